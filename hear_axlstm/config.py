@@ -1,0 +1,164 @@
+"""What a model is, as plain data: the mel front end, the encoder and the six presets.
+
+Imports no torch, so that listing presets or reading a checkpoint's header stays instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+Architecture = Literal["axlstm", "ssast"]
+InputGate = Literal["exponential", "sigmoid"]
+LossOn = Literal["masked", "all"]
+
+PATCHES = ((4, 8), (4, 16), (8, 16))  # the paper's Table 4
+
+
+@dataclass(frozen=True)
+class MelConfig:
+    """The log-mel front end (paper section 3.2)."""
+
+    sample_rate: int = 16_000
+    """Samples per second of the waveform."""
+    n_fft: int = 400
+    """Window and transform length in samples: 25 ms."""
+    hop_length: int = 160
+    """Samples from one frame to the next: 10 ms."""
+    n_mels: int = 80
+    """Mel bins, F."""
+    f_min: float = 50.0
+    """Lower edge of the lowest filter in Hz."""
+    f_max: float = 8_000.0
+    """Upper edge of the highest filter in Hz."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """An encoder over masked log-mel patches: AxLSTM, or the SSAST baseline.
+
+    Raises:
+        ValueError: for a combination that no model can be built from.
+    """
+
+    architecture: Architecture = "axlstm"
+    """mLSTM blocks (``axlstm``) or transformer blocks (``ssast``)."""
+    dim: int = 192
+    """Width of a token, D."""
+    depth: int = 12
+    """Number of blocks."""
+    heads: int = 4
+    """mLSTM or attention heads, H."""
+    expansion: int = 3
+    """AxLSTM: inner width E of a block as a multiple of D (Table 3)."""
+    flip: bool = False
+    """AxLSTM: every second block reads the tokens backwards (Table 5)."""
+    input_gate: InputGate = "exponential"
+    """AxLSTM: activation of the input gate (Table 5)."""
+    mlp_ratio: int = 4
+    """SSAST: width of a block's MLP as a multiple of D."""
+    patch: tuple[int, int] = (4, 16)
+    """Frames and mel bins of a patch (Table 4)."""
+    window_frames: int = 200
+    """Mel frames that are encoded at once: 2 s."""
+    mask_ratio: float = 0.5
+    """Share of the patches that pretraining hides."""
+    loss_on: LossOn = "masked"
+    """Patches that the reconstruction loss averages over."""
+    mel: MelConfig = field(default_factory=MelConfig)
+    """The front end."""
+
+    def __post_init__(self) -> None:
+        self._check_choice("architecture", ("axlstm", "ssast"))
+        self._check_choice("input_gate", ("exponential", "sigmoid"))
+        self._check_choice("loss_on", ("masked", "all"))
+        self._check_choice("patch", PATCHES)
+        if self.window_frames % self.patch[0] or self.mel.n_mels % self.patch[1]:
+            raise ValueError(
+                f"patch {self.patch} does not tile a window of {self.window_frames} frames x "
+                f"{self.mel.n_mels} mel bins: choose sizes that divide both"
+            )
+        if self.inner_dim % (4 * self.heads):
+            raise ValueError(
+                f"inner width {self.inner_dim} must be a multiple of 4 x {self.heads} heads: "
+                "change dim, expansion or heads"
+            )
+        if not 0.0 < self.mask_ratio < 1.0:
+            raise ValueError(f"mask_ratio={self.mask_ratio} must lie between 0 and 1")
+
+    def _check_choice(self, name: str, choices: tuple) -> None:
+        if getattr(self, name) not in choices:
+            raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {choices}")
+
+    @property
+    def inner_dim(self) -> int:
+        """Width inside a block: E of an mLSTM block, D of a transformer block."""
+        return self.dim * (self.expansion if self.architecture == "axlstm" else 1)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches of one window, (along time, along frequency)."""
+        return self.window_frames // self.patch[0], self.mel.n_mels // self.patch[1]
+
+    @property
+    def patch_size(self) -> int:
+        """Values in one patch, p."""
+        return self.patch[0] * self.patch[1]
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of a scene or timestamp embedding: the tokens of a time step side by side."""
+        return self.grid[1] * self.dim
+
+    @property
+    def step_seconds(self) -> float:
+        """Time from one timestamp embedding to the next."""
+        return self.patch[0] * self.mel.hop_length / self.mel.sample_rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting as JSON-ready data; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> ModelConfig:
+        """Rebuild a config from `to_dict`'s data.
+
+        Raises:
+            ValueError: for a setting that this version does not know.
+        """
+        values = dict(settings)
+        _check_keys(cls, values)
+        if "patch" in values:
+            values["patch"] = tuple(values["patch"])
+        if "mel" in values:
+            _check_keys(MelConfig, values["mel"])
+            values["mel"] = MelConfig(**values["mel"])
+        return cls(**values)
+
+
+def _check_keys(cls: type, values: Mapping[str, Any]) -> None:
+    known = {f.name for f in fields(cls)}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"unknown {cls.__name__} setting(s) {unknown}: known are {sorted(known)}")
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "axlstm_tiny": ModelConfig(dim=192),
+    "axlstm_small": ModelConfig(dim=384),
+    "axlstm_base": ModelConfig(dim=768),
+    "ssast_tiny": ModelConfig(architecture="ssast", dim=192, heads=3),
+    "ssast_small": ModelConfig(architecture="ssast", dim=384, heads=6),
+    "ssast_base": ModelConfig(architecture="ssast", dim=768, heads=12),
+}
+
+
+def preset(name: str) -> ModelConfig:
+    """The preset called `name`.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
