@@ -1,0 +1,148 @@
+"""The two residual blocks: mLSTM (AxLSTM) and transformer (the SSAST baseline).
+
+Shapes: B windows, S tokens, D model width, E inner width, H heads, K = E / H head size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+from hear_axlstm import mlstm
+from hear_axlstm.config import ModelConfig
+
+CONV_WIDTH = 4  # tokens that the causal convolution sees
+MAP_WIDTH = 4  # channels that each block of a block-diagonal map mixes
+DENSE_WIDTH = 64  # such blocks are multiplied together up to this width
+NORM_EPS = 1e-5
+
+
+class OffsetNorm(nn.Module):
+    """LayerNorm over the last axis without bias; its weight is stored as an offset from 1."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nnf.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1.0 + self.weight)
+
+
+class CausalConv(nn.Module):
+    """Depthwise causal convolution over tokens, written as shifted multiply-adds."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        bound = 1.0 / math.sqrt(CONV_WIDTH)
+        self.weight = nn.Parameter(torch.empty(CONV_WIDTH, width).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
+
+    def forward(self, x_BSE: Tensor) -> Tensor:
+        """``weight[-1]`` meets the token itself, ``weight[0]`` the one three before."""
+        out = torch.addcmul(self.bias, x_BSE, self.weight[-1])
+        for delay in range(1, min(CONV_WIDTH, x_BSE.shape[1])):
+            past = nnf.pad(x_BSE[:, :-delay], (0, 0, delay, 0))
+            out = torch.addcmul(out, past, self.weight[-1 - delay])
+        return out
+
+
+class BlockDiagonalMap(nn.Module):
+    """Linear map whose matrix is block-diagonal with 4 x 4 blocks, no bias."""
+
+    def __init__(self, width: int, std: float) -> None:
+        super().__init__()
+        blocks = width // MAP_WIDTH
+        self.weight = nn.Parameter(torch.empty(blocks, MAP_WIDTH, MAP_WIDTH).normal_(std=std))
+        # A few dense products beat many tiny ones: neighboring blocks share one padded matrix.
+        self.group = max(g for g in range(1, DENSE_WIDTH // MAP_WIDTH + 1) if blocks % g == 0)
+
+    def forward(self, x_BSE: Tensor) -> Tensor:
+        blocks = self.weight.mT.unflatten(0, (-1, self.group))  # [groups, group, in 4, out 4]
+        eye = torch.eye(self.group, dtype=blocks.dtype, device=blocks.device)
+        dense = (blocks[:, :, :, None, :] * eye[:, None, :, None]).flatten(3).flatten(1, 2)
+        grouped = x_BSE.flatten(0, 1).unflatten(1, (len(dense), -1)).transpose(0, 1)
+        return (grouped @ dense).transpose(0, 1).reshape(x_BSE.shape)
+
+
+class MLSTMBlock(nn.Module):
+    """Pre-norm residual mLSTM block (paper Figure 1, as in Vision-LSTM).
+
+    norm -> up-projection to x and z; q and k from the convolved x, v from x itself; the cell;
+    head norm; + skip of the convolved x; gated by SiLU(z); down-projection.
+    """
+
+    def __init__(self, config: ModelConfig, reverse: bool) -> None:
+        super().__init__()
+        dim, inner, heads = config.dim, config.inner_dim, config.heads
+        small = math.sqrt(2.0 / (5.0 * dim))
+        self.heads, self.input_gate, self.reverse = heads, config.input_gate, reverse
+        self.norm = OffsetNorm((dim,))
+        self.up = nn.Linear(dim, 2 * inner, bias=False)
+        self.conv = CausalConv(inner)
+        self.q, self.k, self.v = (BlockDiagonalMap(inner, small) for _ in "qkv")
+        self.input_gate_map = nn.Linear(3 * inner, heads)
+        self.forget_gate_map = nn.Linear(3 * inner, heads)
+        self.head_norm = OffsetNorm((heads, inner // heads))
+        self.skip = nn.Parameter(torch.ones(inner))
+        self.down = nn.Linear(inner, dim, bias=False)
+        nn.init.normal_(self.up.weight, std=small)
+        nn.init.normal_(self.down.weight, std=2.0 / math.sqrt(dim))
+        nn.init.zeros_(self.input_gate_map.weight)
+        nn.init.zeros_(self.forget_gate_map.weight)
+        nn.init.normal_(self.input_gate_map.bias, std=0.1)
+        with torch.no_grad():
+            self.forget_gate_map.bias.copy_(torch.linspace(3.0, 6.0, heads))
+
+    def forward(self, tokens_BSD: Tensor) -> Tensor:
+        normed = self.norm(tokens_BSD)
+        mixed = self._mix(normed.flip(1)).flip(1) if self.reverse else self._mix(normed)
+        return tokens_BSD + mixed
+
+    def _mix(self, tokens_BSD: Tensor) -> Tensor:
+        x, z = self.up(tokens_BSD).chunk(2, dim=-1)
+        c = nnf.silu(self.conv(x))
+        q, k, v = self.q(c), self.k(c), self.v(x)
+        log_i, log_f = self._log_gates(q, k, v)
+        per_head = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
+        h = mlstm.parallel(*per_head, log_i, log_f)
+        h = self.head_norm(h).flatten(2) + self.skip * c
+        return self.down(h * nnf.silu(z))
+
+    def _log_gates(self, *qkv: Tensor) -> tuple[Tensor, ...]:
+        """Both gates read [q, k, v]; the concatenation is never formed."""
+        weight = torch.cat([self.input_gate_map.weight, self.forget_gate_map.weight])
+        bias = torch.cat([self.input_gate_map.bias, self.forget_gate_map.bias])
+        parts = [nnf.linear(t, w) for t, w in zip(qkv, weight.chunk(3, dim=1), strict=True)]
+        gates = (parts[0] + parts[1] + parts[2]).float() + bias
+        return mlstm.log_gates(*gates.chunk(2, dim=-1), self.input_gate)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm transformer block: softmax attention, then a GELU MLP (the SSAST baseline)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, hidden = config.dim, config.dim * config.mlp_ratio
+        self.heads = config.heads
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.projection = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, tokens_BSD: Tensor) -> Tensor:
+        tokens_BSD = tokens_BSD + self._attend(self.norm1(tokens_BSD))
+        return tokens_BSD + self.mlp(self.norm2(tokens_BSD))
+
+    def _attend(self, tokens_BSD: Tensor) -> Tensor:
+        qkv = self.qkv(tokens_BSD).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, S, K]
+        attended = nnf.scaled_dot_product_attention(q, k, v)
+        return self.projection(attended.transpose(1, 2).flatten(2))

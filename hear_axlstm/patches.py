@@ -1,0 +1,58 @@
+"""Spectrogram to patch tokens and back (paper section 2.2).
+
+Shapes: B windows, T mel frames, F mel bins, N patches (time-major: the patches of one time step
+are neighbors), p values of a patch (frames first), D model width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hear_axlstm.config import ModelConfig
+
+POSITION_BASE = 10_000.0
+
+
+def patchify(mel_BTF: Tensor, patch: tuple[int, int]) -> Tensor:
+    """Cut into non-overlapping patches: ``[B, T, F]`` -> ``[B, N, p]``."""
+    frames, bins = patch
+    grid = mel_BTF.unflatten(2, (-1, bins)).unflatten(1, (-1, frames))  # [B, T', frames, F', bins]
+    return grid.transpose(2, 3).flatten(3).flatten(1, 2)
+
+
+def unpatchify(patches_BNp: Tensor, patch: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Lay patches out as a spectrogram again: ``[B, N, p]`` -> ``[B, T, F]``."""
+    cells = patches_BNp.unflatten(2, patch).unflatten(1, grid)  # [B, T', F', frames, bins]
+    return cells.transpose(2, 3).flatten(3).flatten(1, 2)
+
+
+def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
+    """Fixed 2-D sinusoidal positions, float32 ``[N, D]``.
+
+    The first half of the channels encodes the frequency index, the second half the time index;
+    each half holds its sines, then its cosines.
+    """
+    time, frequency = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    rates = POSITION_BASE ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angles = [index.reshape(-1, 1) * rates for index in (frequency, time)]
+    return torch.cat([wave for a in angles for wave in (a.sin(), a.cos())], dim=1).float()
+
+
+class PatchEmbedding(nn.Module):
+    """Linear projection of patches plus their fixed positions."""
+
+    positions: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patch = config.patch
+        self.projection = nn.Linear(config.patch_size, config.dim)
+        positions = sincos_positions(config.grid, config.dim)
+        self.register_buffer("positions", positions, persistent=False)
+        nn.init.xavier_uniform_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+
+    def forward(self, mel_BTF: Tensor) -> Tensor:
+        """One window of log-mel ``[B, T, F]`` -> tokens ``[B, N, D]``."""
+        return self.projection(patchify(mel_BTF, self.patch)) + self.positions
