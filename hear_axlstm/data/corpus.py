@@ -1,0 +1,164 @@
+"""The pack on disk: memory-mapped shards of log-mel frames and the index of their clips.
+
+A pack is a folder::
+
+    pack.json         written last: format, mel settings, totals, fingerprint of the inputs
+    index.npz         one row a clip: id, shard, offset, frames, mean, std
+    report.csv        one row a file that was left out, with the reason
+    shard-00000.f16   frames of many clips, one after the other: little-endian float16 [sum T, F]
+    shard-00000.json  that shard's clips, and the fingerprint of the files it was made from
+
+Frames are stored as they come from the front end, not standardized: `mean` and `std` are those of
+the whole clip, so that a crop comes out as if the whole clip had been standardized first.
+Shapes: `T` mel frames, `F` mel bins.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hear_axlstm.config import MelConfig
+
+FORMAT = 1
+FRAME_DTYPE = np.dtype("<f2")
+INDEX_DTYPES = {
+    "id": "U",
+    "shard": "i4",
+    "offset": "i8",
+    "frames": "i8",
+    "mean": "f4",
+    "std": "f4",
+}
+OPEN_SHARDS = 256  # a mapped file holds a descriptor, and many systems grant only 1024
+
+
+class PackError(ValueError):
+    """A pack that can't be made or read; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class ClipIndex:
+    """Where each clip's frames are. Arrays have one entry a clip, in the order of the ids."""
+
+    id: NDArray[np.str_]
+    """Path below the source folder, with forward slashes."""
+    shard: NDArray[np.int32]
+    offset: NDArray[np.int64]
+    """First frame inside the shard."""
+    frames: NDArray[np.int64]
+    mean: NDArray[np.float32]
+    """Mean of the clip's log-mel over all frames and bins."""
+    std: NDArray[np.float32]
+    """Unbiased standard deviation over the same."""
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Mapping[str, Any]]) -> ClipIndex:
+        """The index of clips that are given as mappings from column to value."""
+        return cls(
+            **{
+                name: np.array([row[name] for row in rows], dtype)
+                for name, dtype in INDEX_DTYPES.items()
+            }
+        )
+
+
+class Corpus:
+    """A finished pack, opened for reading.
+
+    Raises:
+        PackError: if the folder is no finished pack, or a file of it is missing or cut off.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.info = read_info(self.folder)
+        if self.info is None:
+            raise PackError(
+                f"{self.folder} is no finished pack (it has no pack.json): "
+                f"make one with `axlstm pack AUDIO_FOLDER {self.folder}`"
+            )
+        self.mel = MelConfig(**self.info["mel"])
+        self.fingerprint: str = self.info["fingerprint"]
+        self.index = _read_index(self.folder)
+        self._check_shards()
+        self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._map_shard)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def hours(self) -> float:
+        """Length of all clips together."""
+        hops = int(self.index.frames.sum() - len(self))  # n samples make 1 + n // hop frames
+        return hops * self.mel.hop_length / self.mel.sample_rate / 3600
+
+    def clip(self, clip: int) -> NDArray[np.float16]:
+        """All frames of a clip, [T, F], not standardized; a view of the mapped file."""
+        start = self.index.offset[clip]
+        frames = self._shard(int(self.index.shard[clip]))
+        return frames[start : start + self.index.frames[clip]]
+
+    def _map_shard(self, shard: int) -> NDArray[np.float16]:
+        frames: NDArray[np.float16] = np.memmap(
+            shard_path(self.folder, shard), dtype=FRAME_DTYPE, mode="r"
+        )
+        return frames.reshape(-1, self.mel.n_mels)
+
+    def _check_shards(self) -> None:
+        ends = self.index.offset + self.index.frames
+        for shard in np.unique(self.index.shard):
+            path = shard_path(self.folder, int(shard))
+            expected = int(ends[self.index.shard == shard].max())
+            expected *= self.mel.n_mels * FRAME_DTYPE.itemsize
+            size = path.stat().st_size if path.exists() else 0
+            if size != expected:
+                raise PackError(
+                    f"{path} has {size} bytes instead of {expected}: "
+                    "pack the same folder again, only damaged shards are made anew"
+                )
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """The frames of a shard."""
+    return folder / f"shard-{shard:05d}.f16"
+
+
+def read_info(folder: Path) -> dict[str, Any] | None:
+    """The content of pack.json, None if there is none.
+
+    Raises:
+        PackError: if it is damaged or of another format.
+    """
+    path = folder / "pack.json"
+    if not path.exists():
+        return None
+    try:
+        info = json.loads(path.read_text())
+        if info["format"] != FORMAT:
+            raise PackError(
+                f"{path} has format {info['format']}, this version reads {FORMAT}: pack again"
+            )
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise PackError(f"{path} is damaged: delete it and pack again") from error
+    return info
+
+
+def _read_index(folder: Path) -> ClipIndex:
+    try:
+        with np.load(folder / "index.npz", allow_pickle=False) as arrays:
+            return ClipIndex(**arrays)
+    except Exception as error:  # numpy raises a zip, value, key or OS error, by the damage
+        raise PackError(
+            f"{folder / 'index.npz'} is unreadable: pack the same folder again"
+        ) from error
