@@ -1,0 +1,112 @@
+# Everything that a person does with this project. Each target sets the environment up first.
+# Settings go on the command line: make pretrain DATA=recordings CONFIG=axlstm_small
+
+PYTHON  ?= python3
+CONFIG  ?= axlstm_tiny
+RUN     ?= runs/pretrain/$(CONFIG)
+SYSTEMS ?= naive random axlstm_tiny
+SEEDS   ?= $(if $(TASKS_DIR),10,3)
+OUT     ?= runs/eval
+
+BIN   := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup validate pretrain eval-all test test-slow lint format bench clean
+
+help: ## This list
+	@echo "make TARGET [SETTING=value ...]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "An active virtualenv or conda environment stays untouched: everything goes into ./.venv."
+
+setup: $(READY) ## Make .venv and install everything [PYTHON=python3.11]
+	@echo "Ready: $(BIN)/axlstm and $(BIN)/python. Next: make test, or make eval-all"
+
+validate: $(READY) ## Check the HEAR API of all six presets by the official hear-validator
+	@$(BIN)/hear-validator hear_axlstm
+	@for preset in $$($(BIN)/python -c "from hear_axlstm.config import PRESETS; print(*PRESETS)"); do \
+	    echo "--- $$preset"; $(BIN)/hear-validator hear_axlstm -m $$preset || exit 1; done
+	@echo "The shipped weights and every preset follow the HEAR API. Next: make eval-all"
+
+pretrain: $(READY) ## Pretrain on DATA=folder [CONFIG= RUN= EPOCHS= BATCH=]; without DATA two minutes on generated audio
+ifdef DATA
+	@$(BIN)/axlstm pretrain "$(DATA)" --model $(CONFIG) --run "$(RUN)" \
+	    $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch-size $(BATCH))
+else
+	@$(BIN)/python -m eval.miniature corpus --out runs/miniature/corpus
+	@$(BIN)/axlstm pretrain runs/miniature/corpus --model $(CONFIG) --run "$(RUN)" \
+	    --epochs $(or $(EPOCHS),4) --batch-size $(or $(BATCH),32)
+endif
+	@echo "Weights and log: $(RUN). Next: make eval-all MODULE=hear_axlstm@$(RUN)/model.safetensors"
+
+eval-all: $(READY) ## Score the SYSTEMS on ten generated tasks, or on TASKS_DIR= [TASKS= MODULE= SEEDS= OUT=]
+	@$(BIN)/python -m eval run --systems $(SYSTEMS) $(MODULE) --seeds $(SEEDS) --out "$(OUT)" \
+	    $(if $(TASKS_DIR),--tasks-dir "$(TASKS_DIR)") $(if $(TASKS),--tasks $(TASKS))
+
+test: $(READY) ## Run the tests, without the slow ones
+	@$(BIN)/python -m pytest -q -m "not slow"
+	@echo "Tests passed. Next: make test-slow, or make eval-all"
+
+test-slow: $(READY) ## Run the slow tests [HEAR_AXLSTM_DATA=folder for those on real audio]
+	@$(BIN)/python -m pytest -q -m slow
+	@echo "Slow tests passed."
+
+lint: $(READY) ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@echo "Style and types are clean."
+
+format: $(READY) ## Put the code into the project's style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(READY) ## Measure speed and memory on this machine
+	@$(BIN)/python -m benchmarks
+
+clean: ## Remove caches and builds; .venv and runs/ stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +
+
+# --- The environment -------------------------------------------------------------------------
+# A user's PYTHONPATH or --user/--target habits would put packages outside .venv, or make pip think
+# that they are there already. Mirrors, caches and proxies (other PIP_* settings) stay in force.
+PIP := env -u PYTHONPATH -u PYTHONHOME -u PIP_TARGET -u PIP_PREFIX PIP_USER=0 \
+       $(BIN)/python -m pip install --quiet --disable-pip-version-check
+STANDIN := eval/tensorflow_standin
+
+# The pinned versions in constraints.txt exist from Python 3.11 on; the package itself runs on 3.10.
+define CHECK_PYTHON
+import sys
+if sys.version_info < (3, 11):
+    sys.exit("make setup needs Python 3.11 or newer and {} is {}.{}: name another one, "
+             "e.g. make setup PYTHON=python3.11".format(sys.executable, *sys.version_info[:2]))
+endef
+export CHECK_PYTHON
+
+define HAS_TENSORFLOW
+from importlib.metadata import packages_distributions
+names = set(packages_distributions().get("tensorflow", [])) - {"hear-axlstm-tensorflow-standin"}
+raise SystemExit(not names)
+endef
+export HAS_TENSORFLOW
+
+$(READY): setup.py pyproject.toml constraints.txt eval/requirements-official.txt $(wildcard $(STANDIN)/*.toml $(STANDIN)/*/*.py)
+	@command -v "$(PYTHON)" >/dev/null || { echo "make setup: no $(PYTHON) here: name one, e.g. make setup PYTHON=python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c "$$CHECK_PYTHON"
+	@$(BIN)/python -c "" 2>/dev/null || { echo "Making .venv with $$($(PYTHON) --version)"; env -u PYTHONPATH "$(PYTHON)" -m venv --clear .venv; }
+	@$(BIN)/python -c "$$CHECK_PYTHON"
+	@echo "[1/4] torch (the largest download: minutes on a slow line)"
+	@$(PIP) -c constraints.txt torch
+	@echo "[2/4] the official HEAR packages"
+	@$(PIP) --no-deps -r eval/requirements-official.txt
+	@echo "[3/4] hear_axlstm and what it needs"
+	@$(PIP) -c constraints.txt -e ".[eval,train,dev]"
+	@if env -u PYTHONPATH $(BIN)/python -c "$$HAS_TENSORFLOW"; then \
+	    echo "[4/4] TensorFlow is here and will be used"; \
+	else \
+	    echo "[4/4] a small stand-in for TensorFlow, which the official packages import"; \
+	    $(PIP) --force-reinstall --no-deps ./$(STANDIN); \
+	fi
+	@touch $@

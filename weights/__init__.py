@@ -1,0 +1,1 @@
+"""The weights that ship with hear_axlstm and their model cards (data only)."""
