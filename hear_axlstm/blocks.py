@@ -28,7 +28,7 @@ class OffsetNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        return nnf.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1.0 + self.weight)
+        return nnf.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1.0 + self.weight).to(x.dtype)
 
 
 class CausalConv(nn.Module):
@@ -42,10 +42,11 @@ class CausalConv(nn.Module):
 
     def forward(self, x_BSE: Tensor) -> Tensor:
         """``weight[-1]`` meets the token itself, ``weight[0]`` the one three before."""
-        out = torch.addcmul(self.bias, x_BSE, self.weight[-1])
+        weight, bias = self.weight.to(x_BSE.dtype), self.bias.to(x_BSE.dtype)
+        out = torch.addcmul(bias, x_BSE, weight[-1])
         for delay in range(1, min(CONV_WIDTH, x_BSE.shape[1])):
             past = nnf.pad(x_BSE[:, :-delay], (0, 0, delay, 0))
-            out = torch.addcmul(out, past, self.weight[-1 - delay])
+            out = torch.addcmul(out, past, weight[-1 - delay])
         return out
 
 
@@ -108,7 +109,7 @@ class MLSTMBlock(nn.Module):
         log_i, log_f = self._log_gates(q, k, v)
         per_head = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
         h = mlstm.parallel(*per_head, log_i, log_f)
-        h = self.head_norm(h).flatten(2) + self.skip * c
+        h = self.head_norm(h).flatten(2) + self.skip.to(c.dtype) * c
         return self.down(h * nnf.silu(z))
 
     def _log_gates(self, *qkv: Tensor) -> tuple[Tensor, ...]:
