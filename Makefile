@@ -74,6 +74,7 @@ clean: ## Remove caches and builds; .venv and runs/ stay
 # that they are there already. Mirrors, caches and proxies (other PIP_* settings) stay in force.
 PIP := env -u PYTHONPATH -u PYTHONHOME -u PIP_TARGET -u PIP_PREFIX PIP_USER=0 \
        $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# --no-warn-conflicts below: the official packages' unmeetable pins are known.
 STANDIN := eval/tensorflow_standin
 
 # The pinned versions in constraints.txt exist from Python 3.11 on; the package itself runs on 3.10.
@@ -102,7 +103,7 @@ $(READY): setup.py pyproject.toml constraints.txt eval/requirements-official.txt
 	@echo "[2/4] the official HEAR packages"
 	@$(PIP) --no-deps -r eval/requirements-official.txt
 	@echo "[3/4] hear_axlstm and what it needs"
-	@$(PIP) -c constraints.txt -e ".[eval,train,dev]"
+	@$(PIP) --no-warn-conflicts -c constraints.txt -e ".[eval,train,dev]"
 	@if env -u PYTHONPATH $(BIN)/python -c "$$HAS_TENSORFLOW"; then \
 	    echo "[4/4] TensorFlow is here and will be used"; \
 	else \
