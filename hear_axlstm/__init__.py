@@ -1,0 +1,77 @@
+"""hear_axlstm: general-purpose audio embeddings from an xLSTM, behind the HEAR API.
+
+    model = load_model()
+    scene = get_scene_embeddings(audio, model)                   # [clips, 960]
+    steps, times_ms = get_timestamp_embeddings(audio, model)     # [clips, steps, 960], [clips, steps]
+
+The API is that of HEAR 2021 (https://hearbenchmark.com/hear-api.html); the model that of
+"AxLSTMs: learning self-supervised audio representations with xLSTMs".
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hear_axlstm import weights
+from hear_axlstm.embedder import Embedder
+
+__all__ = ["get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
+
+
+def load_model(
+    model_file_path: str = "", *, pretrained: bool = True, seed: int = 0
+) -> Embedder:
+    """Load an embedding model on the CPU, ready for inference.
+
+    Args:
+        model_file_path: "" for the weights that ship with the package, the name of a preset
+            (``axlstm_tiny``, ... ``ssast_base``), a safetensors file, a folder that holds
+            ``model.safetensors``, or ``hf://org/repo[@revision]``.
+        pretrained: False starts a preset from random weights, as a baseline. A preset without
+            shipped weights starts so in any case, with a warning.
+        seed: of the random weights.
+
+    Returns:
+        A module in eval mode; move it with ``.to(device)``.
+
+    Raises:
+        ValueError: for an unknown name, or a file that is damaged or holds no such model.
+        FileNotFoundError: for a file that is not there.
+    """
+    return weights.load_embedder(model_file_path, pretrained=pretrained, seed=seed).eval()
+
+
+@torch.no_grad()
+def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Tensor]:
+    """Embeddings of consecutive 40 ms steps, for event tasks.
+
+    Args:
+        audio: float ``[clips, samples]`` in -1..1 at ``model.sample_rate``, on the model's device.
+        model: from `load_model`.
+
+    Returns:
+        float32 ``[clips, steps, model.timestamp_embedding_size]``, and the steps' centers in ms,
+        float32 ``[clips, steps]``, both on the audio's device.
+
+    Raises:
+        TypeError, ValueError: for audio of another kind or shape, or with NaN or infinite samples.
+    """
+    return model(audio)
+
+
+@torch.no_grad()
+def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
+    """One embedding a clip: the mean over its time steps.
+
+    Args:
+        audio: float ``[clips, samples]`` in -1..1 at ``model.sample_rate``, on the model's device.
+        model: from `load_model`.
+
+    Returns:
+        float32 ``[clips, model.scene_embedding_size]`` on the audio's device.
+
+    Raises:
+        TypeError, ValueError: for audio of another kind or shape, or with NaN or infinite samples.
+    """
+    return model.scene(audio)

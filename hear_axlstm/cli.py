@@ -1,0 +1,115 @@
+"""The command line: `axlstm info | pack | pretrain`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from hear_axlstm.config import PRESETS, ModelConfig, preset
+from hear_axlstm.pretrain.config import PretrainConfig
+
+INFO_COLUMNS = ("name", "parameters", "dim", "depth", "heads", "patch", "scene_embedding_size")
+
+
+def info(
+    presets: tyro.conf.Positional[tuple[str, ...]] = (),
+    *,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """List the presets: parameters, widths, patch and embedding sizes.
+
+    Args:
+        presets: Names to list, all by default.
+        as_json: Print JSON, with every setting, instead of a table.
+    """
+    rows = [_describe(name, preset(name)) for name in presets or PRESETS]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    cells = [INFO_COLUMNS, *(tuple(_cell(row[c]) for c in INFO_COLUMNS) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip())
+
+
+def pack(
+    audio: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    *,
+    workers: int | None = None,
+) -> None:
+    """Pack a folder of audio into log-mel shards for pretraining.
+
+    Args:
+        audio: Folder that is searched for audio files, all below it included.
+        out: Folder to write; packing the same audio into it again resumes or does nothing.
+        workers: Processes, by default one a core.
+    """
+    from hear_axlstm.data.pack import pack as pack_folder
+
+    print(pack_folder(audio, out, workers=workers))
+    print(f"next: axlstm pretrain {out} --run runs/my-run")
+
+
+def pretrain(
+    data: tyro.conf.Positional[Path],
+    run: Path,
+    config: Annotated[PretrainConfig, tyro.conf.arg(name="")],
+) -> None:
+    """Pretrain an encoder on packed audio, without labels.
+
+    Starting the same run again resumes it from its last checkpoint.
+
+    Args:
+        data: Folder that `axlstm pack` wrote.
+        run: Folder for log, checkpoints and the final weights.
+        config: Settings; the defaults are the paper's.
+    """
+    from hear_axlstm.pretrain.loop import pretrain as train
+
+    weights = train(config, data, run)
+    print(f"weights: {weights}\nnext: load_model({str(weights)!r}) in Python")
+
+
+def main() -> None:
+    """Entry point of `axlstm`: exits with 2 and one line for anything the user can mend."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
+    commands = {"info": info, "pack": pack, "pretrain": pretrain}
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="axlstm",
+            description="Audio embeddings from an xLSTM.",
+            config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
+        )
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.exit(f"axlstm: error: {error}")
+
+
+def _describe(name: str, config: ModelConfig) -> dict[str, Any]:
+    import torch
+
+    from hear_axlstm.reconstruction import ReconstructionModel
+
+    with torch.device("meta"):  # sizes only: base would take a second and 350 MB
+        parameters = sum(p.numel() for p in ReconstructionModel(config).parameters())
+    return {
+        "name": name,
+        "parameters": parameters,
+        "scene_embedding_size": config.embedding_size,
+        "timestamp_embedding_size": config.embedding_size,
+        "sample_rate": config.mel.sample_rate,
+        "step_ms": 1000 * config.step_seconds,
+        **config.to_dict(),
+    }
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,114 @@
+"""The HEAR model: waveforms of any length to timestamp and scene embeddings.
+
+Shapes: B clips, n samples, T mel frames, F mel bins, W windows of 2 s, J time steps of 40 ms
+(for patches of 4 frames), D model width, D' = D x frequency patches, the embedding size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hear_axlstm.config import ModelConfig
+from hear_axlstm.encoder import Encoder
+from hear_axlstm.mel import LogMel, frame_count, standardize
+
+WINDOWS_PER_PASS = {"cpu": 16, "cuda": 256}  # encoded at once: bounds memory, whatever the length
+MAX_AMPLITUDE = 1e15  # the power of louder samples overflows float32
+
+
+class Embedder(nn.Module):
+    """Log-mel front end and encoder behind the attributes that the HEAR API asks for.
+
+    Attributes:
+        sample_rate: in Hz, of the audio that it takes.
+        scene_embedding_size, timestamp_embedding_size: D'.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mel = LogMel(config.mel)
+        self.encoder = Encoder(config)
+        self.sample_rate = config.mel.sample_rate
+        self.scene_embedding_size = config.embedding_size
+        self.timestamp_embedding_size = config.embedding_size
+
+    def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Timestamp embeddings and their times, as in `hear_axlstm.get_timestamp_embeddings`.
+
+        Each is centered on its 4 mel frames. A last step whose center lies past the end of the
+        clip is dropped, unless it is the only one: then it is placed in the clip's middle.
+
+        Args:
+            audio: float ``[B, n]`` in -1..1 at ``sample_rate``, on the model's device.
+
+        Returns:
+            float32 ``[B, J, D']``, and the times in ms, float32 ``[B, J]``.
+        """
+        steps_BJD = self._steps(audio)
+        rate, patch_frames = self.sample_rate, self.config.patch[0]
+        hop_ms = 1000.0 * self.config.mel.hop_length / rate
+        end_ms = 1000.0 * audio.shape[1] / rate
+        index = torch.arange(steps_BJD.shape[1], dtype=torch.float64)
+        centers = (index * patch_frames + (patch_frames - 1) / 2) * hop_ms
+        centers = centers[centers <= end_ms]
+        if len(centers) == 0:
+            centers = torch.tensor([end_ms / 2])
+        timestamps = centers.float().to(steps_BJD.device).expand(len(audio), -1)
+        return steps_BJD[:, : len(centers)], timestamps.contiguous()
+
+    def scene(self, audio: Tensor) -> Tensor:
+        """Scene embeddings: the mean over all time steps (paper section 3.2).
+
+        Args:
+            audio: float ``[B, n]`` in -1..1 at ``sample_rate``, on the model's device.
+
+        Returns:
+            float32 ``[B, D']``.
+        """
+        return self._steps(audio).mean(1)
+
+    def _steps(self, audio: Tensor) -> Tensor:
+        """Every time step of the clips, ``[B, J, D']`` with J = ceil(T / 4)."""
+        _check_audio(audio, self.encoder.cls_token.device)
+        log_mel_BTF = standardize(self.mel(audio.float()))
+        windows = self._windows(log_mel_BTF)
+        size = WINDOWS_PER_PASS.get(audio.device.type, WINDOWS_PER_PASS["cpu"])
+        tokens = torch.cat([self.encoder(part)[:, 1:] for part in windows.split(size)])
+        steps = tokens.unflatten(1, self.config.grid).flatten(2)  # [B W, steps of a window, D']
+        steps_BJD = steps.unflatten(0, (len(audio), -1)).flatten(1, 2)
+        frames = frame_count(audio.shape[1], self.config.mel)
+        return steps_BJD[:, : -(-frames // self.config.patch[0])].float()
+
+    def _windows(self, log_mel_BTF: Tensor) -> Tensor:
+        """Cut into windows, the last one padded with zeros: ``[B W, window frames, F]``."""
+        width = self.config.window_frames
+        missing = -log_mel_BTF.shape[1] % width
+        padded = nn.functional.pad(log_mel_BTF, (0, 0, 0, missing))
+        return padded.unflatten(1, (-1, width)).flatten(0, 1)
+
+
+def _check_audio(audio: Tensor, device: torch.device) -> None:
+    if not isinstance(audio, Tensor):
+        raise TypeError(f"audio is a {type(audio).__name__}: pass a torch.Tensor [clips, samples]")
+    if audio.ndim != 2:
+        raise ValueError(
+            f"audio has shape {tuple(audio.shape)}: pass [clips, samples]; for one mono clip use "
+            "audio[None], for several channels average them first"
+        )
+    if audio.numel() == 0:
+        raise ValueError(f"audio of shape {tuple(audio.shape)} holds no sample: pass at least one")
+    if not audio.is_floating_point():
+        raise TypeError(
+            f"audio is {audio.dtype}: pass real floating-point samples in -1..1 "
+            "(16-bit integers: audio / 32768)"
+        )
+    if audio.device != device:
+        raise ValueError(f"audio is on {audio.device}, the model on {device}: move one to the other")
+    peak = audio.abs().amax().item()
+    if not peak <= MAX_AMPLITUDE:  # also catches NaN
+        raise ValueError(
+            f"audio has a sample of magnitude {peak}: remove NaN and infinite samples, "
+            "and scale to -1..1"
+        )
