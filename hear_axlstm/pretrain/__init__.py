@@ -1,0 +1,1 @@
+"""Self-supervised pretraining: masked log-mel patches, reconstructed (paper section 3.2)."""

@@ -1,0 +1,109 @@
+"""How a pretraining run goes, as plain data; defaults are the paper's (section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from hear_axlstm.config import ModelConfig, preset
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+REFERENCE_BATCH = 256  # the batch size that `base_lr` is meant for
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Settings of a pretraining run.
+
+    Raises:
+        ValueError: for a combination that can't be trained with.
+    """
+
+    model: ModelConfig = field(default_factory=lambda: preset("axlstm_tiny"))
+    """The encoder to train."""
+    epochs: float = 100.0
+    """Passes over the clips; each gives one random crop of a clip."""
+    batch_size: int = 1024
+    """Clips of an optimizer step."""
+    base_lr: float = 1.5e-4
+    """Peak learning rate at a batch of 256; the rate grows in proportion to the batch."""
+    lr: float | None = None
+    """Peak learning rate itself, in place of the scaled `base_lr`."""
+    warmup_epochs: float = 10.0
+    """Epochs over which the learning rate rises linearly; then it falls as a cosine to zero."""
+    weight_decay: float = 0.05
+    """AdamW's, on weights only: not on biases and other 1-D parameters."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's."""
+    clip_norm: float | None = None
+    """Longest gradient that is let through unscaled; the paper doesn't clip."""
+    seed: int = 0
+    """Fixes the initial weights, order, crops and masks."""
+    device: str = "auto"
+    """"auto" takes CUDA, then Apple's MPS, then the CPU; or a torch device such as "cuda:1"."""
+    precision: Precision = "auto"
+    """Of the forward pass; "auto" takes bfloat16 where the hardware is faster with it."""
+    micro_batch: int | None = None
+    """Clips at once on the device; gradients add up to `batch_size`. By default what fits."""
+    threads: int | None = None
+    """CPU threads, by default torch's choice."""
+    log_every: int = 10
+    """Steps between two lines of the log."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+    checkpoint_minutes: float = 10.0
+    """Longest time between two checkpoints."""
+    stop_after_bad_steps: int = 10
+    """Give up after so many steps in a row whose loss or gradient was not finite."""
+
+    def __post_init__(self) -> None:
+        positive = ("epochs", "batch_size", "base_lr", "log_every", "checkpoint_every")
+        optional = ("lr", "clip_norm", "micro_batch", "threads")
+        for name in (*positive, "stop_after_bad_steps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        for name in optional:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0, or left out")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(
+                f"warmup_epochs={self.warmup_epochs} must be at least 0 and below "
+                f"epochs={self.epochs}: a tenth of the epochs is usual"
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must not be negative")
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate of the run."""
+        scaled = self.base_lr * self.batch_size / REFERENCE_BATCH
+        return scaled if self.lr is None else self.lr
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting as JSON-ready data; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> PretrainConfig:
+        """Rebuild a config from `to_dict`'s data."""
+        values = dict(settings)
+        values["model"] = ModelConfig.from_dict(values["model"])
+        values["betas"] = tuple(values["betas"])
+        return cls(**values)
+
+    def conflicts(self, other: PretrainConfig) -> list[str]:
+        """Settings in which a run of `other` can't be continued with this config."""
+        return [
+            f.name
+            for f in fields(self)
+            if f.name not in MAY_CHANGE and getattr(self, f.name) != getattr(other, f.name)
+        ]
+
+
+MAY_CHANGE = frozenset(
+    "device precision micro_batch threads log_every checkpoint_every checkpoint_minutes "
+    "stop_after_bad_steps".split()
+)
+"""Settings that a resumed run may change: they don't alter what is learned, only how it is run."""

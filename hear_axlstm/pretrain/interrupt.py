@@ -1,0 +1,48 @@
+"""Stop between two steps when asked to: Ctrl-C, or the SIGTERM of a cluster."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+
+class Interrupted(RuntimeError):
+    """The run was asked to stop and has saved its state; the message says how to go on."""
+
+
+class StopRequest:
+    """While entered, remembers SIGINT and SIGTERM instead of dying; a second one dies as usual.
+
+    Only the main thread can listen to signals; in another one this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._listen_as_before()
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        self._listen_as_before()
+
+    def _listen_as_before(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before.clear()

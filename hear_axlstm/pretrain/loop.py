@@ -1,0 +1,260 @@
+"""The pretraining loop: learn, log, watch the held-out loss, save, resume."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hear_axlstm import weights
+from hear_axlstm.data.corpus import Corpus
+from hear_axlstm.data.dataset import CropDataset, split_held_out
+from hear_axlstm.masking import random_mask
+from hear_axlstm.pretrain import checkpoint as checkpoints
+from hear_axlstm.pretrain.checkpoint import Checkpoint
+from hear_axlstm.pretrain.config import PretrainConfig
+from hear_axlstm.pretrain.device import choose_device
+from hear_axlstm.pretrain.interrupt import Interrupted, StopRequest
+from hear_axlstm.pretrain.log import JsonLines
+from hear_axlstm.pretrain.optimizer import learning_rate
+from hear_axlstm.pretrain.step import Learner
+from hear_axlstm.reconstruction import ReconstructionModel
+
+log = logging.getLogger(__name__)
+
+Resume = Literal["auto", "never"]
+Batch = tuple[Tensor, Tensor]  # log-mel [B, W, F], mask [B, N]
+
+HELD_OUT_SEED = 0  # the same crops and masks in every epoch and run, so that losses compare
+
+
+class DivergedError(RuntimeError):
+    """The loss stays infinite or NaN; the message says what to try."""
+
+
+def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "auto") -> Path:
+    """Train an encoder on packed audio.
+
+    The folder `run` gets log.jsonl, config.json, checkpoints/ and at the end model.safetensors.
+
+    Args:
+        config: settings of the run.
+        data: a pack, as `data.pack.pack` makes it.
+        run: folder of this run.
+        resume: "auto" goes on from the last checkpoint in `run`; "never" refuses to if there is one.
+
+    Returns:
+        Path of the final weights, float32.
+
+    Raises:
+        ValueError: if data, settings or an earlier run in `run` don't fit together.
+        Interrupted: after SIGINT or SIGTERM, with everything saved.
+        DivergedError: if too many steps in a row had no finite loss.
+    """
+    run = Path(run)
+    corpus = Corpus(data)
+    start = _find_start(config, corpus, run, resume)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    with StopRequest() as stop:
+        training = _Training(config, corpus, run, start, stop)
+        training.go_on()
+    return training.write_weights()
+
+
+def _find_start(
+    config: PretrainConfig, corpus: Corpus, run: Path, resume: Resume
+) -> Checkpoint | None:
+    """The checkpoint to go on from, once it is sure that it belongs to these settings and data."""
+    if corpus.mel != config.model.mel:
+        raise ValueError(
+            f"{corpus.folder} was packed with {corpus.mel}, the model wants {config.model.mel}: "
+            "pack the audio again with the model's settings"
+        )
+    start = checkpoints.load_latest(run / "checkpoints")
+    if start is None:
+        return None
+    if resume == "never":
+        raise ValueError(f"{run} already holds a run, at step {start.step}: choose a new folder")
+    if conflicts := config.conflicts(start.config):
+        raise ValueError(
+            f"{run} was started with other settings ({', '.join(conflicts)}): "
+            "use them again to resume, or choose a new folder"
+        )
+    if start.corpus != corpus.fingerprint:
+        raise ValueError(
+            f"{run} was started on other data than {corpus.folder}: choose a new folder"
+        )
+    return start
+
+
+def _prefetch(make: Callable[[int], Batch], first: int, end: int) -> Iterator[Batch]:
+    """Batches of the steps `first` to `end`, each made while the one before is learned from."""
+    with ThreadPoolExecutor(1) as pool:
+        upcoming = pool.submit(make, first)
+        for step in range(first + 1, end):
+            batch, upcoming = upcoming.result(), pool.submit(make, step)
+            yield batch
+        yield upcoming.result()
+
+
+class _Training:
+    """A run in progress."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        corpus: Corpus,
+        run: Path,
+        start: Checkpoint | None,
+        stop: StopRequest,
+    ) -> None:
+        self.config, self.corpus, self.run, self.stop = config, corpus, run, stop
+        train, held_out = split_held_out(corpus)
+        window = config.model.window_frames
+        self.dataset = CropDataset(corpus, train, window, config.batch_size, config.seed)
+        self.steps = self.dataset.steps(config.epochs)
+        self.warmup = min(self.dataset.steps(config.warmup_epochs), self.steps - 1)
+        self.held_out: Batch | None = None
+        if len(held_out):
+            watched = CropDataset(corpus, held_out, window, len(held_out), HELD_OUT_SEED)
+            self.held_out = self._batch(watched, step=0)
+        self.last_held_out_loss: float | None = None
+
+        device = choose_device(config.device)
+        with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
+            torch.manual_seed(config.seed)
+            model = ReconstructionModel(config.model).to(device)
+        self.learner = Learner(model, config, device, self._count_clips)
+        self.step = 0
+        if start is not None:
+            checkpoints.restore(start, model, self.learner.optimizer)
+            self.learner.interval |= {k: v.to(device) for k, v in start.part("interval").items()}
+            self.step = start.step
+            log.info("resuming %s at step %d of %d", run, self.step, self.steps)
+        self.lines = JsonLines(run / "log.jsonl", self.step)
+        self.progress: tqdm | None = None
+
+    def go_on(self) -> None:
+        """Train from the current step to the last."""
+        if self.step == self.steps:
+            log.info("%s is finished: %d steps", self.run, self.steps)
+            return
+        size = self.config.batch_size
+        self.progress = tqdm(
+            total=self.steps * size,
+            initial=self.step * size,
+            unit="clip",
+            desc="pretraining",
+            dynamic_ncols=True,
+        )
+        pinned = self.learner.device.type == "cuda"
+        batches = _prefetch(lambda s: self._batch(self.dataset, s, pinned), self.step, self.steps)
+        with self.progress:
+            self._loop(batches)
+
+    def _loop(self, batches: Iterator[Batch]) -> None:
+        logged_step, logged_at, waited, saved_at = self.step, time.monotonic(), 0.0, time.monotonic()
+        while self.step < self.steps:
+            before = time.monotonic()
+            mel, mask = next(batches)
+            waited += time.monotonic() - before
+            done = self.learner.step(mel, mask, self._rate(self.step))
+            self.step += done
+            if done and self._is_due(self.config.log_every):
+                seconds = time.monotonic() - logged_at
+                self._log(seconds, waited, self.step - logged_step)
+                logged_step, logged_at, waited = self.step, time.monotonic(), 0.0
+            if done and math.floor(self._epoch()) > math.floor(self._epoch(self.step - 1)):
+                self._watch_held_out()
+            minutes = (time.monotonic() - saved_at) / 60
+            late = minutes >= self.config.checkpoint_minutes
+            if self.stop or late or self._is_due(self.config.checkpoint_every):
+                self._save()
+                saved_at = time.monotonic()
+            if self.stop:
+                raise Interrupted(
+                    f"stopped after step {self.step} of {self.steps}, saved in {self.run}: "
+                    "give the same command again to resume"
+                )
+
+    def _is_due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.steps
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(step, self.steps, self.warmup, self.config.peak_lr)
+
+    def _epoch(self, step: int | None = None) -> float:
+        return self.dataset.epoch_at(self.step if step is None else step)
+
+    def _batch(self, dataset: CropDataset, step: int, pinned: bool = False) -> Batch:
+        """Crops and masks of a step; in page-locked memory where a GPU fetches them."""
+        rows, patches = dataset.batch_size, math.prod(self.config.model.grid)
+        ratio = self.config.model.mask_ratio
+        mel = dataset.batch(step)
+        mask = random_mask(rows, patches, ratio, dataset.mask_generator(step))
+        return (mel.pin_memory(), mask.pin_memory()) if pinned else (mel, mask)
+
+    def _count_clips(self, clips: int) -> bool:
+        """After each micro-batch: show progress, and say whether to go on."""
+        if self.progress is not None:
+            self.progress.update(clips)
+        return not self.stop
+
+    def _log(self, seconds: float, waited: float, steps: int) -> None:
+        means = self.learner.take_interval()
+        in_a_row = means.pop("in_a_row")
+        self.lines.write(
+            step=self.step,
+            epoch=self._epoch(),
+            **means,
+            lr=self._rate(self.step - 1),
+            samples_per_second=steps * self.config.batch_size / seconds,
+            data_wait=waited / seconds,
+        )
+        if self.progress is not None:
+            self.progress.set_postfix_str(f"epoch {self._epoch():.1f}, loss {means['loss']:.4f}")
+        if in_a_row >= self.config.stop_after_bad_steps:
+            raise DivergedError(
+                f"the loss of {in_a_row:.0f} steps in a row, up to step {self.step}, was not finite:"
+                f" lower the learning rate (now {self.config.peak_lr:g}), or set clip_norm"
+            )
+
+    def _watch_held_out(self) -> None:
+        if self.held_out is None:
+            return
+        self.last_held_out_loss = self.learner.evaluate(*self.held_out)
+        self.lines.write(
+            step=self.step, epoch=self._epoch(), held_out_loss=self.last_held_out_loss
+        )
+
+    def _save(self) -> None:
+        learner = self.learner
+        tensors = checkpoints.collect(learner.model, learner.optimizer, learner.interval)
+        state = Checkpoint(self.step, self.config, self.corpus.fingerprint, tensors)
+        checkpoints.save(self.run / "checkpoints", state)
+
+    def write_weights(self) -> Path:
+        """Write model.safetensors, with what a model card needs in its header."""
+        path = self.run / weights.FILE_NAME
+        facts = {
+            "clips": len(self.corpus),
+            "hours": round(self.corpus.hours, 2),
+            "corpus": self.corpus.fingerprint,
+            "steps": self.steps,
+            "held_out_loss": self.last_held_out_loss,
+            "config": self.config.to_dict(),
+        }
+        weights.save(path, self.learner.model, facts, torch.float32)
+        return path

@@ -1,0 +1,148 @@
+"""One optimizer step; what it computes stays on the device until the log asks for it.
+
+Shapes: B clips of a batch, W frames of a crop, F mel bins, N patches.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from hear_axlstm.pretrain.config import PretrainConfig
+from hear_axlstm.pretrain.device import choose_micro_batch, choose_precision
+from hear_axlstm.pretrain.optimizer import adamw, set_learning_rate, skip_if
+
+log = logging.getLogger(__name__)
+
+
+class Learner:
+    """A model, its optimizer, and sums over the steps since the last log line.
+
+    Args:
+        model: maps (log-mel [B, W, F], mask [B, N]) to the loss, a scalar.
+        config: of the run.
+        device: where `model` lies.
+        on_clips: called with the number of clips after each micro-batch; if it returns False, the
+            step is given up.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: PretrainConfig,
+        device: torch.device,
+        on_clips: Callable[[int], bool] = lambda clips: True,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.device = device
+        self.on_clips = on_clips
+        self.optimizer = adamw(model, config)
+        self.parameters = list(model.parameters())
+        self.precision = choose_precision(config, device)
+        self.micro_batch = choose_micro_batch(config, device)
+        self.interval = self._empty_interval()
+
+    def step(self, mel: Tensor, mask: Tensor, rate: float) -> bool:
+        """Learn from a batch at the learning rate `rate`.
+
+        A step whose loss or gradient is not finite leaves weights and moments as they are.
+
+        Returns:
+            False if the step was given up halfway; then nothing changed.
+        """
+        loss = self._backward_what_fits(mel, mask)
+        if loss is None:
+            self.optimizer.zero_grad()
+            return False
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
+        bad = (~(loss.isfinite() & norm.isfinite())).float()
+        set_learning_rate(self.optimizer, rate)
+        skip_if(self.optimizer, bad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._add_to_interval(loss, norm, bad)
+        return True
+
+    @torch.no_grad()
+    def evaluate(self, mel: Tensor, mask: Tensor) -> float:
+        """The loss of a batch, without learning from it."""
+        self.model.eval()
+        total = torch.zeros((), device=self.device)
+        for part, hidden in self._split(mel, mask):
+            total += self._loss(part, hidden) * len(part)
+        self.model.train()
+        return total.item() / len(mel)
+
+    def take_interval(self) -> dict[str, float]:
+        """Means since the last call, and how many steps in a row were bad. Waits for the device."""
+        sums = {name: value.item() for name, value in self.interval.items()}
+        good = sums["good"] or float("nan")
+        in_a_row = self.interval["in_a_row"]
+        self.interval = self._empty_interval() | {"in_a_row": in_a_row}
+        return {
+            "loss": sums["loss"] / good,
+            "grad_norm": sums["grad_norm"] / good,
+            "skipped": sums["skipped"],
+            "in_a_row": sums["in_a_row"],
+        }
+
+    def _backward_what_fits(self, mel: Tensor, mask: Tensor) -> Tensor | None:
+        """Add up the gradients of a batch; where it does not fit in memory, in smaller parts."""
+        while True:
+            try:
+                return self._backward(mel, mask)
+            except torch.OutOfMemoryError as error:
+                if self.config.micro_batch is not None or self.micro_batch == 1:
+                    raise MemoryError(
+                        f"{self.micro_batch} clips at once do not fit in the memory of "
+                        f"{self.device}: lower micro_batch, the result stays the same"
+                    ) from error
+            self.optimizer.zero_grad()
+            torch.cuda.empty_cache()
+            self.micro_batch = (self.micro_batch + 1) // 2
+            log.warning("out of memory: going on with micro_batch=%d", self.micro_batch)
+
+    def _backward(self, mel: Tensor, mask: Tensor) -> Tensor | None:
+        total = torch.zeros((), device=self.device)
+        for part, hidden in self._split(mel, mask):
+            # Each row hides equally many patches, so the batch's mean is the weighted mean of these
+            loss = self._loss(part, hidden) * (len(part) / len(mel))
+            loss.backward()
+            total += loss.detach()
+            if not self.on_clips(len(part)):
+                return None
+        return total
+
+    def _split(self, mel: Tensor, mask: Tensor):  # type: ignore[no-untyped-def]
+        """Micro-batches, on the device."""
+        for part, hidden in zip(
+            mel.split(self.micro_batch), mask.split(self.micro_batch), strict=True
+        ):
+            yield (
+                part.to(self.device, non_blocking=True),
+                hidden.to(self.device, non_blocking=True),
+            )
+
+    def _loss(self, mel: Tensor, mask: Tensor) -> Tensor:
+        lower = self.precision != torch.float32
+        with torch.autocast(self.device.type, self.precision, enabled=lower):
+            return self.model(mel, mask).float()
+
+    def _empty_interval(self) -> dict[str, Tensor]:
+        names = ("loss", "grad_norm", "good", "skipped", "in_a_row")
+        return {name: torch.zeros((), device=self.device) for name in names}
+
+    def _add_to_interval(self, loss: Tensor, norm: Tensor, bad: Tensor) -> None:
+        sums, is_bad = self.interval, bad.bool()
+        sums["loss"] += loss.where(~is_bad, 0.0)
+        sums["grad_norm"] += norm.where(~is_bad, 0.0)
+        sums["good"] += 1.0 - bad
+        sums["skipped"] += bad
+        sums["in_a_row"] = (sums["in_a_row"] + 1.0) * bad
