@@ -21,14 +21,18 @@ NORM_EPS = 1e-5
 
 
 class OffsetNorm(nn.Module):
-    """LayerNorm over the last axis without bias; its weight is stored as an offset from 1."""
+    """LayerNorm without bias over the last axis of ``[..., width]`` or of ``[..., heads, K]``.
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    The weight, one value a channel, is stored as an offset from 1.
+    """
+
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(shape))
+        self.weight = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return nnf.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1.0 + self.weight).to(x.dtype)
+        scale = (1.0 + self.weight).view(-1, x.shape[-1]).to(x.dtype)
+        return nnf.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * scale
 
 
 class CausalConv(nn.Module):
@@ -80,13 +84,13 @@ class MLSTMBlock(nn.Module):
         dim, inner, heads = config.dim, config.inner_dim, config.heads
         small = math.sqrt(2.0 / (5.0 * dim))
         self.heads, self.input_gate, self.reverse = heads, config.input_gate, reverse
-        self.norm = OffsetNorm((dim,))
+        self.norm = OffsetNorm(dim)
         self.up = nn.Linear(dim, 2 * inner, bias=False)
         self.conv = CausalConv(inner)
         self.q, self.k, self.v = (BlockDiagonalMap(inner, small) for _ in "qkv")
         self.input_gate_map = nn.Linear(3 * inner, heads)
         self.forget_gate_map = nn.Linear(3 * inner, heads)
-        self.head_norm = OffsetNorm((heads, inner // heads))
+        self.head_norm = OffsetNorm(inner)
         self.skip = nn.Parameter(torch.ones(inner))
         self.down = nn.Linear(inner, dim, bias=False)
         nn.init.normal_(self.up.weight, std=small)
