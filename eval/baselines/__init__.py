@@ -1,0 +1,1 @@
+"""Other systems behind the HEAR API, to compare with."""
