@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,6 +85,18 @@ def parse_system(spec: str) -> System:
     stem = Path(model).stem if model else ""
     default = re.sub(r"[^\w.+-]+", "-", f"{module}-{stem}" if stem else module)
     return System(label or default, module, model)
+
+
+def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
+    """The fingerprint of every system, each from a fresh process.
+
+    What one system imports must not show in the digest of the next.
+
+    Raises:
+        SystemSpecError: as `fingerprint` does.
+    """
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        return pool.map(fingerprint, systems, chunksize=1)
 
 
 def fingerprint(system: System) -> Fingerprint:

@@ -1,0 +1,137 @@
+"""Evaluate audio embeddings by the official heareval: `python -m eval run | score | tasks`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from eval import table
+from eval.kit import Grid
+from eval.miniature.writer import write_tasks
+from eval.plan import Entrant, Plan, PlanError
+from eval.sweep import Failure, SweepError, sweep
+from eval.systems import SystemSpecError, fingerprints, parse_systems
+from eval.tasks import Task, TaskError, check_audio, find_tasks
+
+INTERRUPTED = 130  # the shell's exit status after Ctrl-C
+
+
+def run(
+    tasks_dir: Path | None = None,
+    tasks: tuple[str, ...] = (),
+    systems: tuple[str, ...] = (),
+    seeds: int = 10,
+    out: Path = Path("runs/eval"),
+    jobs: int | None = None,
+    grid: Grid = "paper",
+) -> int:
+    """Evaluate systems on tasks with several seeds; finished runs are never repeated.
+
+    Args:
+        tasks_dir: folder of HEAR task folders; without it ten miniature tasks are generated.
+        tasks: names of the tasks, all of the folder if none.
+        systems: naive, random, axlstm_tiny, or [LABEL=]MODULE[@MODEL] for any other HEAR module.
+        seeds: how many seeds, from 0 on.
+        out: folder of everything that is computed.
+        jobs: steps at the same time, one thread each; as many as there are cores if not given.
+        grid: search space of the probes: the paper's 2 points or 8 of heareval's own 16.
+    """
+    if jobs is not None and jobs < 1:
+        raise PlanError(f"jobs={jobs}: at least one is needed")
+    chosen = parse_systems(systems)
+    folder = tasks_dir if tasks_dir is not None else miniature_tasks(out / "tasks")
+    found = find_tasks(folder, tasks)
+    prints = fingerprints(chosen)
+    entrants = tuple(Entrant(s, f) for s, f in zip(chosen, prints, strict=True))
+    for rate in {entrant.fingerprint.sample_rate for entrant in entrants}:
+        for task in found:
+            check_audio(task, rate)
+    plan = Plan(out.resolve(), entrants, found, seeds, grid)
+    plan.save()
+    try:
+        failures = sweep(plan, jobs or os.cpu_count() or 1)
+    except KeyboardInterrupt:
+        report(plan)
+        print("Interrupted. What is finished stays; run the same command again to go on.")
+        return INTERRUPTED
+    report(plan)
+    return conclude(out, failures)
+
+
+def score(out: Annotated[Path, tyro.conf.Positional] = Path("runs/eval")) -> int:
+    """Rebuild the table from the finished runs of the last evaluation.
+
+    Args:
+        out: the evaluation's folder.
+    """
+    report(Plan.load(out.resolve()))
+    return conclude(out, [])
+
+
+def tasks(folder: Annotated[Path, tyro.conf.Positional]) -> int:
+    """List the tasks of a folder and check them.
+
+    Args:
+        folder: folder of HEAR task folders.
+    """
+    found = find_tasks(folder)
+    width = max(len(task.path.name) for task in found)
+    print(f"{'task':{width}}  {'metric':24} {'folds':>5} {'clips':>6} {'classes':>7}")
+    for task in found:
+        print(_line(task, width))
+    return 0
+
+
+def miniature_tasks(folder: Path) -> Path:
+    """The ten generated tasks, under `folder`; made if they are not there."""
+    try:
+        return write_tasks(folder)
+    except ValueError as error:
+        raise PlanError(str(error)) from error
+
+
+def report(plan: Plan) -> None:
+    """Write the results of `plan` and print its table."""
+    print("\n" + table.write(table.collect(plan)))
+
+
+def conclude(out: Path, failures: list[Failure]) -> int:
+    """Say what failed, where the results are and what to do next; gives the exit status."""
+    for failure in failures:
+        print(f"Failed: {failure.name}: {failure.error}\n  log: {failure.log}")
+    print(f"Results: {out}/table.md, results.csv and results.json. ", end="")
+    if failures:
+        print(f"{len(failures)} failed: repair the cause, then run the same command again.")
+        return 1
+    print("Next: python -m eval run --help for other systems, tasks and seeds.")
+    return 0
+
+
+def _line(task: Task, width: int) -> str:
+    return (
+        f"{task.path.name:{width}}  {task.metric:24} {task.folds:5} {task.clips:6} {task.classes:7}"
+    )
+
+
+def main() -> int:
+    """The command line."""
+    commands: dict[str, Callable[..., int]] = {"run": run, "score": score, "tasks": tasks}
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            commands, prog="python -m eval", description=__doc__
+        )
+    except (TaskError, SystemSpecError, PlanError, SweepError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("Interrupted before anything was computed.", file=sys.stderr)
+        return INTERRUPTED
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

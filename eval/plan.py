@@ -1,0 +1,125 @@
+"""What one evaluation consists of, where its parts lie under the output folder, and its scores.
+
+    OUT/plan.json                                                the plan itself
+    OUT/embeddings/<task>/<system>/                              heareval's embeddings
+    OUT/predictions/<task>/<system>/<grid>/seed<n>/              heareval's probes of one seed
+    OUT/results.csv, results.json, table.md                      see eval.table
+
+<task> and <system> end in digests of data and weights, so that nothing stale is ever reused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from eval import kit
+from eval.kit import Grid
+from eval.scores import Run
+from eval.systems import Fingerprint, System
+from eval.tasks import Task
+
+
+class PlanError(ValueError):
+    """An output folder that holds no usable plan."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A system with its fingerprint."""
+
+    system: System
+    fingerprint: Fingerprint
+
+    @property
+    def slug(self) -> str:
+        """Its name in file paths."""
+        return f"{self.system.label}-{self.fingerprint.digest}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every system on every task with every seed."""
+
+    out: Path
+    """Where everything is written."""
+    entrants: tuple[Entrant, ...]
+    """The systems, in the table's order."""
+    tasks: tuple[Task, ...]
+    """The tasks, in the table's order."""
+    seeds: int
+    """Probes are trained with the seeds 0 .. seeds - 1."""
+    grid: Grid = "paper"
+    """The search space of the probes."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise PlanError(f"seeds={self.seeds}: at least one is needed")
+        if self.grid not in get_args(Grid):
+            raise PlanError(f"grid={self.grid!r}: choose one of {get_args(Grid)}")
+
+    def embeddings(self, entrant: Entrant, task: Task) -> Path:
+        """The folder of one system's embeddings of one task."""
+        return self.out / "embeddings" / task.slug / entrant.slug
+
+    def predictions(self, entrant: Entrant, task: Task, seed: int) -> Path:
+        """The folder of one run: one system, task and seed."""
+        folder = self.out / "predictions" / task.slug / entrant.slug
+        return folder / self.grid / f"seed{seed:02d}"
+
+    def runs(self) -> Iterator[Run]:
+        """Every run that is finished, by system, task and seed."""
+        for entrant in self.entrants:
+            for task in self.tasks:
+                for seed in range(self.seeds):
+                    folder = self.predictions(entrant, task, seed)
+                    if kit.finished(folder):
+                        yield _read_run(entrant, task, seed, folder)
+
+    def save(self) -> None:
+        """Write the plan into its output folder."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        file = self.out / "plan.json"
+        draft = file.with_suffix(".tmp")
+        draft.write_text(json.dumps(asdict(self), indent=2, default=str) + "\n")
+        draft.replace(file)
+
+    @classmethod
+    def load(cls, out: Path) -> Plan:
+        """Read the plan of the last evaluation in `out`.
+
+        Raises:
+            PlanError: if there is none.
+        """
+        file = out / "plan.json"
+        try:
+            content = json.loads(file.read_text())
+            entrants = tuple(
+                Entrant(System(**e["system"]), Fingerprint(**e["fingerprint"]))
+                for e in content["entrants"]
+            )
+            tasks = tuple(_task(entry) for entry in content["tasks"])
+            return cls(out, entrants, tasks, content["seeds"], content["grid"])
+        except FileNotFoundError:
+            raise PlanError(f"{file} is missing: evaluate first (python -m eval run)") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise PlanError(f"{file} can't be read ({error}): evaluate again") from error
+
+
+def _task(entry: dict[str, Any]) -> Task:
+    return Task(**{**entry, "path": Path(entry["path"]), "splits": tuple(entry["splits"])})
+
+
+def _read_run(entrant: Entrant, task: Task, seed: int, folder: Path) -> Run:
+    """The primary metric's test score as heareval gives it: the mean over folds, if any."""
+    scores = json.loads((folder / kit.SCORES).read_text())
+    score = (
+        scores["aggregated_scores"]["test_score_mean"]
+        if "aggregated_scores" in scores
+        else scores["test"]["test_score"]
+    )
+    seconds = json.loads((folder / kit.DONE).read_text())["time"]
+    return Run(entrant.system.label, task.path.name, seed, task.metric, score, seconds)

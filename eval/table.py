@@ -1,0 +1,182 @@
+"""The results of a plan: results.csv and results.json, and table.md in the paper's layout."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from eval.plan import Plan
+from eval.scores import Estimate, FrameError, Run, aggregate, aggregate_paper, by_seed, estimate
+
+PACKAGES = ("hear_axlstm", "heareval", "pytorch-lightning", "torch", "numpy", "scikit-learn")
+SHORT_NAMES = {  # the columns of the paper's Table 2
+    "beijing_opera": "BO",
+    "mridangam_stroke": "Mri-S",
+    "mridangam_tonic": "Mri-T",
+    "nsynth_pitch": "NS-5h",
+    "tfds_crema_d": "CD",
+    "libricount": "LC",
+    "speech_commands": "SC-5h",
+    "vox_lingua_top10": "VL",
+    "esc50": "E50",
+    "fsd50k": "F50K",
+}
+FRAMES = {"these systems": "s(m)", "the paper's Table 2": "s(m), paper"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that a table shows, computed from the finished runs of a plan."""
+
+    plan: Plan
+    runs: tuple[Run, ...]
+    cells: dict[tuple[str, str], Estimate]
+    """(system, task) -> mean and interval in percent; absent without a finished run."""
+    aggregates: dict[str, dict[str, Estimate]]
+    """Frame -> system -> s(m)."""
+    notes: tuple[str, ...]
+    """What is missing, and why."""
+
+
+def collect(plan: Plan) -> Results:
+    """Compute means, intervals and s(m) from the finished runs of `plan`."""
+    runs = tuple(plan.runs())
+    systems = [entrant.system.label for entrant in plan.entrants]
+    tasks = {task.path.name: (task.name, task.mode) for task in plan.tasks}
+    cells: dict[tuple[str, str], Estimate] = {}
+    aggregates: dict[str, dict[str, Estimate]] = {frame: {} for frame in FRAMES}
+    notes: dict[str, None] = {}  # an ordered set
+    for system in systems:
+        seeds = by_seed(runs, system)
+        for task in tasks:
+            values = [scores[task] for _, scores in sorted(seeds.items()) if task in scores]
+            if values:
+                cells[system, task] = estimate(values)
+            if len(values) < plan.seeds:
+                note = f"{system} on {task}: {len(values)} of {plan.seeds} seeds are finished."
+                notes[note] = None
+        for frame in FRAMES:
+            try:
+                aggregates[frame][system] = (
+                    aggregate(runs, system, list(tasks))
+                    if frame == "these systems"
+                    else aggregate_paper(runs, system, tasks)
+                )
+            except FrameError as error:
+                if frame == "these systems":
+                    notes[f"No s(m) for {system}: {error}."] = None
+    return Results(plan, runs, cells, aggregates, tuple(notes))
+
+
+def write(results: Results) -> str:
+    """Write results.csv, results.json and table.md into the plan's folder; gives the table."""
+    out = results.plan.out
+    with (out / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["system", "task", "seed", "metric", "score", "seconds"])
+        for run in results.runs:
+            row = [run.system, run.task, run.seed, run.metric]
+            writer.writerow([*row, f"{run.percent:.6f}", f"{run.seconds:.1f}"])
+    (out / "results.json").write_text(json.dumps(_record(results), indent=2) + "\n")
+    table = markdown(results)
+    (out / "table.md").write_text(table)
+    return table
+
+
+def markdown(results: Results) -> str:
+    """The table in the layout of the paper's Table 2, the best of each column in bold."""
+    plan = results.plan
+    frames = [frame for frame in FRAMES if results.aggregates[frame] or frame == "these systems"]
+    heads = ["Model", "#M Params", *(_head(task.name, task.mode) for task in plan.tasks)]
+    heads += [FRAMES[frame] for frame in frames]
+    systems = [entrant.system.label for entrant in plan.entrants]
+    columns = [systems, [_millions(e.fingerprint.parameters) for e in plan.entrants]]
+    for task in plan.tasks:
+        columns.append(_column([results.cells.get((s, task.path.name)) for s in systems]))
+    for frame in frames:
+        columns.append(_column([results.aggregates[frame].get(s) for s in systems]))
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1), *zip(*columns, strict=True)]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    notes = [f"- {note}" for note in results.notes]
+    return "\n".join([*lines, "", _caption(results), *([""] if notes else []), *notes]) + "\n"
+
+
+def _head(name: str, mode: str) -> str:
+    """The paper's short name, for the paper's tasks only: not for parts or likenesses of them."""
+    official = mode == ("5h" if name in ("nsynth_pitch", "speech_commands") else "full")
+    return SHORT_NAMES[name] if official and name in SHORT_NAMES else name
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f}" if parameters else "-"
+
+
+def _column(estimates: Sequence[Estimate | None]) -> list[str]:
+    means = [round(e.mean, 1) for e in estimates if e is not None]
+    best = max(means, default=None)
+    texts = ["-" if e is None else str(e) for e in estimates]
+    return [
+        f"**{text}**" if e is not None and round(e.mean, 1) == best else text
+        for e, text in zip(estimates, texts, strict=True)
+    ]
+
+
+def _caption(results: Results) -> str:
+    plan = results.plan
+    metrics = ", ".join(f"{task.path.name} ({task.metric})" for task in plan.tasks)
+    plural = "s" if plan.seeds > 1 else ""
+    text = (
+        f"Test scores in percent by the official heareval (grid: {plan.grid}), mean over "
+        f"{plan.seeds} seed{plural} and 95 % interval (Student t). s(m) is relative to the worst "
+        f"and best single runs of the systems in this table, over these {len(plan.tasks)} tasks: "
+        f"{metrics}."
+    )
+    if results.aggregates["the paper's Table 2"]:
+        text += " s(m), paper is on the scale of the paper's Table 2."
+    return text
+
+
+def _record(results: Results) -> dict[str, Any]:
+    plan = results.plan
+    return {
+        "systems": [asdict(entrant) for entrant in plan.entrants],
+        "tasks": [{**asdict(task), "path": str(task.path)} for task in plan.tasks],
+        "seeds": plan.seeds,
+        "grid": plan.grid,
+        "runs": [{**asdict(run), "percent": run.percent} for run in results.runs],
+        "means": [
+            {"system": system, "task": task, **asdict(cell)}
+            for (system, task), cell in results.cells.items()
+        ],
+        "s(m)": {
+            frame: {system: asdict(value) for system, value in column.items()}
+            for frame, column in results.aggregates.items()
+        },
+        "notes": list(results.notes),
+        "versions": _versions(),
+        "hardware": _hardware(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _hardware() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    machine = {"machine": platform.machine(), "system": platform.system()}
+    return {**machine, "cpus": os.cpu_count(), "gpu": gpu}
