@@ -1,0 +1,128 @@
+"""The cell against the paper's equations, step by step in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as nnf
+
+from hear_axlstm import mlstm
+from hear_axlstm.config import InputGate
+
+
+def step_by_step(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
+    """Equations 1-3 as written, one token after another, with xLSTM's stabilizer m_t.
+
+    C, n and so the whole state are kept divided by exp(m_t); the 1 in equation 3 then is exp(-m_t).
+    """
+    q, k, v, log_i, log_f = (t.double() for t in (q, k, v, log_i, log_f))
+    batch, tokens, heads, size = q.shape
+    memory = q.new_zeros(batch, heads, size, size)
+    normalizer = q.new_zeros(batch, heads, size)
+    m = q.new_full((batch, heads), -torch.inf)
+    states = []
+    for t in range(tokens):
+        m_next = torch.maximum(log_f[:, t] + m, log_i[:, t])
+        i, f = torch.exp(log_i[:, t] - m_next), torch.exp(log_f[:, t] + m - m_next)
+        key = k[:, t] / size**0.5  # equation 5
+        memory = f[..., None, None] * memory
+        memory = memory + i[..., None, None] * v[:, t, :, :, None] * key[:, :, None, :]
+        normalizer = f[..., None] * normalizer + i[..., None] * key
+        read = (memory @ q[:, t, :, :, None])[..., 0]
+        weight = (normalizer * q[:, t]).sum(-1).abs()
+        states.append(read / (torch.maximum(weight, torch.exp(-m_next)) + mlstm.EPS)[..., None])
+        m = m_next
+    return torch.stack(states, dim=1)
+
+
+def head_norm(h: Tensor) -> Tensor:
+    """What the block does next; h itself is ill-conditioned where its normalizer is near zero."""
+    return nnf.layer_norm(h, h.shape[-1:])
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return ((found.double() - expected).abs().max() / expected.abs().max()).item()
+
+
+def inputs(shape: tuple[int, int, int, int], gate: float, seed: int) -> list[Tensor]:
+    """q, k, v and the pre-activations of both gates, uniform within +-gate."""
+    generator = torch.Generator().manual_seed(seed)
+    qkv = [torch.randn(shape, generator=generator) for _ in range(3)]
+    return qkv + [(torch.rand(shape[:3], generator=generator) * 2 - 1) * gate for _ in range(2)]
+
+
+@pytest.mark.parametrize("gate", [1.0, 10.0, 30.0])
+@pytest.mark.parametrize("input_gate", ["exponential", "sigmoid"])
+def test_a_full_window_equals_the_recurrence(gate: float, input_gate: InputGate) -> None:
+    q, k, v, raw_i, raw_f = inputs((2, 251, 4, 144), gate, seed=0)
+    gates = mlstm.log_gates(raw_i, raw_f, input_gate)
+    q, k = q.abs(), k.abs()  # all q . k above zero: no row's sum cancels, every digit is defined
+    found, expected = mlstm.parallel(q, k, v, *gates), step_by_step(q, k, v, *gates)
+    assert relative_error(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("gate", [1.0, 10.0, 30.0])
+def test_products_of_any_sign_equal_the_recurrence(gate: float) -> None:
+    q, k, v, raw_i, raw_f = inputs((2, 251, 4, 144), gate, seed=0)
+    gates = mlstm.log_gates(raw_i, raw_f, "exponential")
+    found = head_norm(mlstm.parallel(q, k, v, *gates))
+    expected = head_norm(step_by_step(q, k, v, *gates))
+    error = (found - expected).abs().amax(-1) / expected.abs().amax(-1)
+    # In a few rows the products that matter nearly cancel, and float32 products lose digits.
+    assert error.quantile(0.99) < 1e-5
+    assert error.max() < 2e-4
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    tokens=st.integers(1, 300),
+    heads=st.integers(1, 3),
+    size=st.sampled_from([4, 12, 48]),
+    gate=st.floats(0.0, 30.0),
+    seed=st.integers(0, 2**16),
+)
+def test_any_shape_equals_the_recurrence(
+    batch: int, tokens: int, heads: int, size: int, gate: float, seed: int
+) -> None:
+    q, k, v, raw_i, raw_f = inputs((batch, tokens, heads, size), gate, seed)
+    q, k = q.abs(), k.abs()
+    gates = mlstm.log_gates(raw_i, raw_f, "exponential")
+    found, expected = mlstm.parallel(q, k, v, *gates), step_by_step(q, k, v, *gates)
+    assert relative_error(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("gate", [2.0, 30.0])
+def test_gradients_equal_those_of_the_recurrence(gate: float) -> None:
+    leaves = [t.requires_grad_() for t in inputs((1, 140, 2, 24), gate, seed=1)]
+    weight = torch.randn(1, 140, 2, 24, generator=torch.Generator().manual_seed(2))
+
+    def gradients(cell) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+        q, k, v, raw_i, raw_f = leaves
+        h = cell(q, k, v, *mlstm.log_gates(raw_i, raw_f, "exponential"))
+        return torch.autograd.grad((head_norm(h) * weight).sum(), leaves)
+
+    found, expected = gradients(mlstm.parallel), gradients(step_by_step)
+    for name, ours, theirs in zip("q k v input forget".split(), found, expected, strict=True):
+        assert relative_error(ours, theirs.double()) < 1e-4, name
+
+
+def test_bfloat16_stays_close() -> None:
+    q, k, v, raw_i, raw_f = inputs((1, 251, 4, 144), 3.0, seed=3)
+    gates = mlstm.log_gates(raw_i, raw_f, "exponential")
+    low = mlstm.parallel(q.bfloat16(), k.bfloat16(), v.bfloat16(), *gates)
+    assert low.dtype == torch.bfloat16
+    expected = head_norm(step_by_step(q, k, v, *gates))
+    cosine = nnf.cosine_similarity(head_norm(low.double()), expected, dim=-1)
+    assert cosine.mean() > 0.99
+
+
+def test_no_token_sees_the_future() -> None:
+    q, k, v, raw_i, raw_f = inputs((1, 200, 2, 12), 5.0, seed=4)
+    whole = mlstm.parallel(q, k, v, *mlstm.log_gates(raw_i, raw_f, "exponential"))
+    start = [t[:, :150] for t in (q, k, v, raw_i, raw_f)]
+    part = mlstm.parallel(*start[:3], *mlstm.log_gates(*start[3:], "exponential"))
+    torch.testing.assert_close(whole[:, :150], part, rtol=1e-5, atol=1e-6)
