@@ -10,11 +10,13 @@ import soxr
 from numpy.typing import NDArray
 
 AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .wv".split()
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
 )
 """File endings that libsndfile decodes."""
 
-OTHER_AUDIO_SUFFIXES = frozenset(".m4a .aac .mp4 .wma .webm .mka .ape .amr".split())
+OTHER_AUDIO_SUFFIXES = frozenset(
+    {".m4a", ".aac", ".mp4", ".wma", ".webm", ".mka", ".ape", ".amr", ".wv"}
+)
 """Endings of audio that libsndfile can't decode: worth a word to the user, not silence."""
 
 

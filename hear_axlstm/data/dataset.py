@@ -71,8 +71,13 @@ class CropDataset:
 
     def batch(self, step: int) -> Tensor:
         """The crops of a step, float32 [B, W, F]."""
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        return torch.from_numpy(np.stack([self._crop(*divmod(p, len(self))) for p in positions]))
+        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+        crops, clips = zip(*(self._crop(*divmod(p, len(self))) for p in positions), strict=True)
+        index, chosen = self.corpus.index, list(clips)
+        mean, std = (
+            torch.from_numpy(column[chosen])[:, None, None] for column in (index.mean, index.std)
+        )
+        return torch.from_numpy(np.stack(crops)).float().sub_(mean).div_(std + STD_FLOOR)
 
     def mask_generator(self, step: int) -> torch.Generator:
         """The source of randomness for the masks of a step; on the CPU, the same on any device."""
@@ -84,24 +89,22 @@ class CropDataset:
         order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(self.clips)
         return order, np.random.default_rng([self.seed, _CROP, epoch]).random(len(order))
 
-    def _crop(self, epoch: int, position: int) -> NDArray[np.float32]:
-        """One standardized crop, [W, F]."""
+    def _crop(self, epoch: int, position: int) -> tuple[NDArray[np.float16], int]:
+        """One crop as it is stored, [W, F], and the clip it is from."""
         order, starts = self._epoch(epoch)
-        clip, width = order[position], self.window_frames
+        clip, width = int(order[position]), self.window_frames
         frames = self.corpus.clip(clip)
         if len(frames) < width:
             frames = np.tile(frames, (-(-width // len(frames)), 1))
         start = int(starts[position] * (len(frames) - width + 1))
-        crop = frames[start : start + width].astype(np.float32)
-        index = self.corpus.index
-        return (crop - index.mean[clip]) / (index.std[clip] + np.float32(STD_FLOOR))
+        return frames[start : start + width], clip
 
 
 def split_held_out(corpus: Corpus) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the clips to train on, and of those to watch the loss on.
 
-    One clip in 20 is held out (none of fewer than 40 clips), chosen by a hash of its id: the same in
-    every run, whatever the seed.
+    One clip in 20 is held out (none of fewer than 40 clips), chosen by a hash of its id: the same
+    in every run, whatever the seed.
     """
     digests = [hashlib.sha256(clip_id.encode()).digest() for clip_id in corpus.index.id]
     order = np.array(sorted(range(len(corpus)), key=digests.__getitem__), dtype=np.int64)

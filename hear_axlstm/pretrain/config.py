@@ -103,7 +103,15 @@ class PretrainConfig:
 
 
 MAY_CHANGE = frozenset(
-    "device precision micro_batch threads log_every checkpoint_every checkpoint_minutes "
-    "stop_after_bad_steps".split()
+    {
+        "device",
+        "precision",
+        "micro_batch",
+        "threads",
+        "log_every",
+        "checkpoint_every",
+        "checkpoint_minutes",
+        "stop_after_bad_steps",
+    }
 )
 """Settings that a resumed run may change: they don't alter what is learned, only how it is run."""

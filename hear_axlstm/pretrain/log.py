@@ -23,6 +23,10 @@ class JsonLines:
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         partial.replace(path)
 
+    def read(self) -> list[dict[str, Any]]:
+        """All lines so far."""
+        return read_log(self.path)
+
     def write(self, **values: Any) -> None:
         """Append one line."""
         with open(self.path, "a") as file:

@@ -6,8 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -18,11 +17,12 @@ from tqdm import tqdm
 from hear_axlstm import weights
 from hear_axlstm.data.corpus import Corpus
 from hear_axlstm.data.dataset import CropDataset, split_held_out
+from hear_axlstm.data.prefetch import prefetch
 from hear_axlstm.masking import random_mask
 from hear_axlstm.pretrain import checkpoint as checkpoints
 from hear_axlstm.pretrain.checkpoint import Checkpoint
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.device import choose_device
+from hear_axlstm.pretrain.device import choose_device, keep_freed_memory
 from hear_axlstm.pretrain.interrupt import Interrupted, StopRequest
 from hear_axlstm.pretrain.log import JsonLines
 from hear_axlstm.pretrain.optimizer import learning_rate
@@ -50,7 +50,7 @@ def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "au
         config: settings of the run.
         data: a pack, as `data.pack.pack` makes it.
         run: folder of this run.
-        resume: "auto" goes on from the last checkpoint in `run`; "never" refuses to if there is one.
+        resume: "auto" goes on from the last checkpoint in `run`, if any; "never" refuses to.
 
     Returns:
         Path of the final weights, float32.
@@ -99,16 +99,6 @@ def _find_start(
     return start
 
 
-def _prefetch(make: Callable[[int], Batch], first: int, end: int) -> Iterator[Batch]:
-    """Batches of the steps `first` to `end`, each made while the one before is learned from."""
-    with ThreadPoolExecutor(1) as pool:
-        upcoming = pool.submit(make, first)
-        for step in range(first + 1, end):
-            batch, upcoming = upcoming.result(), pool.submit(make, step)
-            yield batch
-        yield upcoming.result()
-
-
 class _Training:
     """A run in progress."""
 
@@ -130,16 +120,17 @@ class _Training:
         if len(held_out):
             watched = CropDataset(corpus, held_out, window, len(held_out), HELD_OUT_SEED)
             self.held_out = self._batch(watched, step=0)
-        self.last_held_out_loss: float | None = None
 
         device = choose_device(config.device)
+        if device.type == "cpu":
+            keep_freed_memory()
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
             torch.manual_seed(config.seed)
-            model = ReconstructionModel(config.model).to(device)
-        self.learner = Learner(model, config, device, self._count_clips)
+            self.model = ReconstructionModel(config.model).to(device)
+        self.learner = Learner(self.model, config, device, self._count_clips)
         self.step = 0
         if start is not None:
-            checkpoints.restore(start, model, self.learner.optimizer)
+            checkpoints.restore(start, self.model, self.learner.optimizer)
             self.learner.interval |= {k: v.to(device) for k, v in start.part("interval").items()}
             self.step = start.step
             log.info("resuming %s at step %d of %d", run, self.step, self.steps)
@@ -160,12 +151,13 @@ class _Training:
             dynamic_ncols=True,
         )
         pinned = self.learner.device.type == "cuda"
-        batches = _prefetch(lambda s: self._batch(self.dataset, s, pinned), self.step, self.steps)
+        batches = prefetch(lambda s: self._batch(self.dataset, s, pinned), self.step, self.steps)
         with self.progress:
             self._loop(batches)
 
     def _loop(self, batches: Iterator[Batch]) -> None:
-        logged_step, logged_at, waited, saved_at = self.step, time.monotonic(), 0.0, time.monotonic()
+        logged_step, waited = self.step, 0.0
+        logged_at = saved_at = time.monotonic()
         while self.step < self.steps:
             before = time.monotonic()
             mel, mask = next(batches)
@@ -176,7 +168,7 @@ class _Training:
                 seconds = time.monotonic() - logged_at
                 self._log(seconds, waited, self.step - logged_step)
                 logged_step, logged_at, waited = self.step, time.monotonic(), 0.0
-            if done and math.floor(self._epoch()) > math.floor(self._epoch(self.step - 1)):
+            if done and (self.step == self.steps or self._ends_epoch()):
                 self._watch_held_out()
             minutes = (time.monotonic() - saved_at) / 60
             late = minutes >= self.config.checkpoint_minutes
@@ -195,8 +187,11 @@ class _Training:
     def _rate(self, step: int) -> float:
         return learning_rate(step, self.steps, self.warmup, self.config.peak_lr)
 
-    def _epoch(self, step: int | None = None) -> float:
-        return self.dataset.epoch_at(self.step if step is None else step)
+    def _epoch(self) -> float:
+        return self.dataset.epoch_at(self.step)
+
+    def _ends_epoch(self) -> bool:
+        return math.floor(self._epoch()) > math.floor(self.dataset.epoch_at(self.step - 1))
 
     def _batch(self, dataset: CropDataset, step: int, pinned: bool = False) -> Batch:
         """Crops and masks of a step; in page-locked memory where a GPU fetches them."""
@@ -227,17 +222,15 @@ class _Training:
             self.progress.set_postfix_str(f"epoch {self._epoch():.1f}, loss {means['loss']:.4f}")
         if in_a_row >= self.config.stop_after_bad_steps:
             raise DivergedError(
-                f"the loss of {in_a_row:.0f} steps in a row, up to step {self.step}, was not finite:"
-                f" lower the learning rate (now {self.config.peak_lr:g}), or set clip_norm"
+                f"the loss of {in_a_row:.0f} steps in a row, up to step {self.step}, was not "
+                f"finite: lower the learning rate (now {self.config.peak_lr:g}), or set clip_norm"
             )
 
     def _watch_held_out(self) -> None:
         if self.held_out is None:
             return
-        self.last_held_out_loss = self.learner.evaluate(*self.held_out)
-        self.lines.write(
-            step=self.step, epoch=self._epoch(), held_out_loss=self.last_held_out_loss
-        )
+        loss = self.learner.evaluate(*self.held_out)
+        self.lines.write(step=self.step, epoch=self._epoch(), held_out_loss=loss)
 
     def _save(self) -> None:
         learner = self.learner
@@ -248,13 +241,14 @@ class _Training:
     def write_weights(self) -> Path:
         """Write model.safetensors, with what a model card needs in its header."""
         path = self.run / weights.FILE_NAME
+        losses = [line["held_out_loss"] for line in self.lines.read() if "held_out_loss" in line]
         facts = {
             "clips": len(self.corpus),
             "hours": round(self.corpus.hours, 2),
             "corpus": self.corpus.fingerprint,
             "steps": self.steps,
-            "held_out_loss": self.last_held_out_loss,
+            "held_out_loss": losses[-1] if losses else None,
             "config": self.config.to_dict(),
         }
-        weights.save(path, self.learner.model, facts, torch.float32)
+        weights.save(path, self.model, facts, torch.float32)
         return path

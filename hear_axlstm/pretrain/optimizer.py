@@ -15,7 +15,8 @@ def adamw(model: nn.Module, config: PretrainConfig) -> torch.optim.AdamW:
 
     Fused, because only the fused step can be skipped on the device, see `skip_if`.
     """
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         one_dimensional = parameter.ndim <= 1 or name.endswith("bias")
         (spared if one_dimensional else decayed).append(parameter)

@@ -6,7 +6,7 @@ Shapes: B clips of a batch, W frames of a crop, F mel bins, N patches.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +120,7 @@ class Learner:
                 return None
         return total
 
-    def _split(self, mel: Tensor, mask: Tensor):  # type: ignore[no-untyped-def]
+    def _split(self, mel: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Micro-batches, on the device."""
         for part, hidden in zip(
             mel.split(self.micro_batch), mask.split(self.micro_batch), strict=True
