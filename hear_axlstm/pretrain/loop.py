@@ -63,12 +63,15 @@ def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "au
     run = Path(run)
     corpus = Corpus(data)
     start = _find_start(config, corpus, run, resume)
+    device = choose_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     with StopRequest() as stop:
-        training = _Training(config, corpus, run, start, stop)
+        training = _Training(config, corpus, run, start, device, stop)
         training.go_on()
     return training.write_weights()
 
@@ -108,6 +111,7 @@ class _Training:
         corpus: Corpus,
         run: Path,
         start: Checkpoint | None,
+        device: torch.device,
         stop: StopRequest,
     ) -> None:
         self.config, self.corpus, self.run, self.stop = config, corpus, run, stop
@@ -121,9 +125,6 @@ class _Training:
             watched = CropDataset(corpus, held_out, window, len(held_out), HELD_OUT_SEED)
             self.held_out = self._batch(watched, step=0)
 
-        device = choose_device(config.device)
-        if device.type == "cpu":
-            keep_freed_memory()
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
             torch.manual_seed(config.seed)
             self.model = ReconstructionModel(config.model).to(device)

@@ -1,0 +1,162 @@
+"""Packing a folder of audio: what is stored, what is left out, what is done again."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from hear_axlstm.config import MelConfig
+from hear_axlstm.data import pack as packing
+from hear_axlstm.data.corpus import Corpus, PackError
+from hear_axlstm.data.pack import pack
+from hear_axlstm.mel import LogMel
+
+
+def write_noise(path: Path, seconds: float, seed: int = 0) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = np.random.default_rng(seed).normal(0, 0.1, int(16_000 * seconds))
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+    return samples.astype(np.float32)
+
+
+@pytest.fixture
+def audio(tmp_path: Path) -> Path:
+    for seed, seconds in enumerate([1.0, 2.5, 0.3, 4.0, 1.7]):
+        write_noise(tmp_path / "audio" / f"part{seed % 2}" / f"{seed}.wav", seconds, seed)
+    return tmp_path / "audio"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Content of a pack, but for the time stamps that a zip archive carries."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "index.npz"}
+
+
+def test_stored_frames_are_the_log_mel_of_the_file(audio: Path, tmp_path: Path) -> None:
+    report = pack(audio, tmp_path / "pack")
+    corpus = Corpus(tmp_path / "pack")
+    assert report.clips == len(corpus) == 5 and not report.skipped
+    assert corpus.index.id.tolist() == sorted(corpus.index.id.tolist())
+    assert report.hours * 3600 == pytest.approx(9.5, abs=0.05)
+    for clip, clip_id in enumerate(corpus.index.id):
+        samples, _ = soundfile.read(audio / clip_id, dtype="float32")
+        expected = LogMel()(torch.from_numpy(samples)[None])[0]
+        stored = torch.from_numpy(corpus.clip(clip).astype(np.float32))
+        torch.testing.assert_close(stored, expected, atol=8e-3, rtol=1e-3)
+        std, mean = torch.std_mean(expected)
+        assert corpus.index.mean[clip] == pytest.approx(mean.item(), abs=1e-3)
+        assert corpus.index.std[clip] == pytest.approx(std.item(), rel=1e-3)
+
+
+def test_unusable_files_are_listed_and_stop_nothing(audio: Path, tmp_path: Path) -> None:
+    (audio / "broken.wav").write_bytes(b"RIFF but no more")
+    (audio / "empty.flac").touch()
+    (audio / "song.m4a").write_bytes(b"....ftypM4A ")
+    (audio / "notes.txt").write_text("no audio, no word about it")
+    soundfile.write(audio / "silent.wav", np.zeros(16_000), 16_000)
+    soundfile.write(audio / "offset.wav", np.full(16_000, 0.3), 16_000)
+    write_noise(audio / "click.wav", 0.01)
+    report = pack(audio, tmp_path / "pack")
+    reasons = {skip.id: skip.reason for skip in report.skipped}
+    assert report.clips == 5
+    assert reasons.keys() == {
+        "broken.wav", "empty.flac", "song.m4a", "silent.wav", "offset.wav", "click.wav"
+    }  # fmt: skip
+    assert "decodable" in reasons["broken.wav"] and "silent" in reasons["offset.wav"]
+    assert "too short: 160 samples" in reasons["click.wav"]
+    with open(tmp_path / "pack" / "report.csv", newline="") as file:
+        assert {row["id"]: row["reason"] for row in csv.DictReader(file)} == reasons
+
+
+def test_a_folder_without_usable_audio_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(PackError, match="is no folder"):
+        pack(tmp_path / "missing", tmp_path / "pack")
+    (tmp_path / "audio").mkdir()
+    with pytest.raises(PackError, match="holds no audio"):
+        pack(tmp_path / "audio", tmp_path / "pack")
+    (tmp_path / "audio" / "a.wav").touch()
+    with pytest.raises(PackError, match="none of the 1 audio files"):
+        pack(tmp_path / "audio", tmp_path / "pack")
+
+
+def test_the_result_does_not_depend_on_workers(audio: Path, tmp_path: Path) -> None:
+    pack(audio, tmp_path / "one", workers=1)
+    pack(audio, tmp_path / "two", workers=2)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_only_what_changed_is_made_again(
+    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "FILES_PER_SHARD", 2)
+    made: list[int] = []
+    write_shard = packing._write_shard
+
+    def note_and_write(shard: packing._Shard, found: Iterator) -> None:
+        made.append(shard.number)
+        write_shard(shard, found)
+
+    monkeypatch.setattr(packing, "_write_shard", note_and_write)
+    out = tmp_path / "pack"
+    pack(audio, out)
+    assert made == [0, 1, 2]
+    pack(audio, out)
+    assert made == [0, 1, 2], "an unchanged folder is packed once"
+
+    made.clear()
+    write_noise(audio / "part1" / "3.wav", 2.0, seed=9)  # the last file, in the last shard
+    pack(audio, out)
+    assert made == [2]
+
+    made.clear()
+    with open(out / "shard-00001.f16", "rb+") as file:
+        file.truncate(100)
+    with pytest.raises(PackError, match="has 100 bytes instead of"):
+        Corpus(out)
+    pack(audio, out)
+    assert made == [1]
+
+    for number in (2, 4):
+        (audio / "part0" / f"{number}.wav").unlink()
+    assert pack(audio, out).clips == 3
+    assert len(list(out.glob("shard-*.f16"))) == 2, "shards without files are removed"
+
+
+def test_an_interrupted_pack_goes_on(
+    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "FILES_PER_SHARD", 2)
+    pack(audio, tmp_path / "whole")
+    write_shard = packing._write_shard
+
+    def interrupted(shard: packing._Shard, found: Iterator) -> None:
+        if shard.number == 1:
+            raise KeyboardInterrupt
+        write_shard(shard, found)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(packing, "_write_shard", interrupted)
+        pack(audio, tmp_path / "resumed")
+    with pytest.raises(PackError, match="no finished pack"):
+        Corpus(tmp_path / "resumed")
+    first = (tmp_path / "resumed" / "shard-00000.f16").stat().st_mtime_ns
+    pack(audio, tmp_path / "resumed")
+    assert (tmp_path / "resumed" / "shard-00000.f16").stat().st_mtime_ns == first
+    assert files(tmp_path / "resumed") == files(tmp_path / "whole")
+
+
+def test_packs_are_not_mixed_or_overwritten(audio: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pack"
+    pack(audio, out)
+    with pytest.raises(PackError, match=r"other mel settings \(f_min\)"):
+        pack(audio, out, replace(MelConfig(), f_min=60.0))
+    write_noise(tmp_path / "other" / "a.wav", 1.0)
+    with pytest.raises(PackError, match="is a pack of"):
+        pack(tmp_path / "other", out)
+    with pytest.raises(PackError, match="holds other files"):
+        pack(audio, tmp_path / "other")
+    assert len(Corpus(out)) == 5
