@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import joblib
 import tyro
 
 from eval import table
@@ -54,7 +55,7 @@ def run(
     plan = Plan(out.resolve(), entrants, found, seeds, grid)
     plan.save()
     try:
-        failures = sweep(plan, jobs or os.cpu_count() or 1)
+        failures = sweep(plan, jobs or joblib.cpu_count())
     except KeyboardInterrupt:
         report(plan)
         print("Interrupted. What is finished stays; run the same command again to go on.")
@@ -120,6 +121,8 @@ def _line(task: Task, width: int) -> str:
 
 def main() -> int:
     """The command line."""
+    # A scheduler's "stop" is treated like Ctrl-C: finish cleanly, keep what is there.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     commands: dict[str, Callable[..., int]] = {"run": run, "score": score, "tasks": tasks}
     try:
         return tyro.extras.subcommand_cli_from_dict(
