@@ -31,12 +31,12 @@ class Prosody:
 
 
 EMOTIONS = {
-    "anger": Prosody(3, 4, -3, 5.5, 0.7),
-    "disgust": Prosody(-2, 2, -4, 3.5, 0.8),
-    "fear": Prosody(5, 1.5, 1, 6.0, 1.1, tremor=0.6),
-    "happiness": Prosody(4, 5, 3, 5.0, 1.0),
-    "neutral": Prosody(0, 1.5, -1, 4.5, 1.0),
-    "sadness": Prosody(-2, 1, -3, 3.0, 1.3),
+    "anger": Prosody(4, 5, -3, 6.0, 0.55),
+    "disgust": Prosody(-4, 2, -5, 3.0, 0.7),
+    "fear": Prosody(8, 1.5, 1, 7.0, 1.2, tremor=0.8),
+    "happiness": Prosody(6, 6, 4, 5.0, 1.0),
+    "neutral": Prosody(0, 1.0, -1, 4.5, 1.0),
+    "sadness": Prosody(-3, 0.5, -3, 2.5, 1.5),
 }
 
 COUNTS = tuple(str(count) for count in range(11))
@@ -109,10 +109,10 @@ class Language:
 def _language(name: str) -> Language:
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     return Language(
-        vowels=tuple(rng.dirichlet(np.full(len(VOWELS), 1.5))),
-        consonants=tuple(rng.dirichlet(np.full(len(CONSONANTS), 0.8))),
+        vowels=tuple(rng.dirichlet(np.full(len(VOWELS), 0.7))),
+        consonants=tuple(rng.dirichlet(np.full(len(CONSONANTS), 0.4))),
         closed=rng.uniform(0, 0.6),
-        rate=rng.uniform(3.5, 6.5),
+        rate=rng.uniform(3, 7),
         stress=rng.uniform(0, 0.8),
     )
 

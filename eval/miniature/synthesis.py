@@ -117,11 +117,11 @@ def place(sounds: Sequence[Wave], starts: Sequence[float], seconds: float) -> Wa
 def record(sound: Wave, rng: Rng) -> Wave:
     """The sound as some microphone hears it: random coloring, background noise and level.
 
-    The peak lies between -20 and -2 dB of full scale, so that nothing clips. Silence becomes
+    The peak lies between -14 and -2 dB of full scale, so that nothing clips. Silence becomes
     the background noise alone.
     """
     colored = lfilter([1.0, rng.uniform(-0.5, 0.5)], [1.0], sound)
     noise = colored_noise(sound.size, rng.uniform(0, 6), rng)
     noise_level = max(float(np.std(colored)), 1e-6) * 10 ** (-rng.uniform(8, 35) / 20)
     heard = colored + noise_level * noise
-    return heard / np.abs(heard).max() * 10 ** (-rng.uniform(2, 20) / 20)
+    return heard / np.abs(heard).max() * 10 ** (-rng.uniform(2, 14) / 20)

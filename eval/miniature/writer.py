@@ -19,7 +19,7 @@ from eval.miniature.corpus import corpus_clip
 from eval.miniature.synthesis import SAMPLE_RATE, Rng, Wave
 from eval.miniature.tasks import SPLITS, TASKS, MiniatureTask, Split
 
-VERSION = "v1"  # raise it with any change of the sound: folders of another version are made anew
+VERSION = "v2"  # raise it with any change of the sound: folders of another version are made anew
 STAMP = ".miniature-complete"
 
 Clip = tuple[Path, Callable[[Rng], Wave]]
