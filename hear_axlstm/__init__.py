@@ -1,8 +1,8 @@
 """hear_axlstm: general-purpose audio embeddings from an xLSTM, behind the HEAR API.
 
     model = load_model()
-    scene = get_scene_embeddings(audio, model)                   # [clips, 960]
-    steps, times_ms = get_timestamp_embeddings(audio, model)     # [clips, steps, 960], [clips, steps]
+    scene = get_scene_embeddings(audio, model)         # [clips, 960]
+    steps, ms = get_timestamp_embeddings(audio, model)  # [clips, steps, 960], [clips, steps]
 
 The API is that of HEAR 2021 (https://hearbenchmark.com/hear-api.html); the model that of
 "AxLSTMs: learning self-supervised audio representations with xLSTMs".
@@ -19,9 +19,7 @@ from hear_axlstm.embedder import Embedder
 __all__ = ["get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
 
-def load_model(
-    model_file_path: str = "", *, pretrained: bool = True, seed: int = 0
-) -> Embedder:
+def load_model(model_file_path: str = "", *, pretrained: bool = True, seed: int = 0) -> Embedder:
     """Load an embedding model on the CPU, ready for inference.
 
     Args:

@@ -31,6 +31,7 @@ class OffsetNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Any shape that ends in ``width`` channels, or in heads that make up ``width``."""
         scale = (1.0 + self.weight).view(-1, x.shape[-1]).to(x.dtype)
         return nnf.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * scale
 
@@ -65,6 +66,7 @@ class BlockDiagonalMap(nn.Module):
         self.group = max(g for g in range(1, DENSE_WIDTH // MAP_WIDTH + 1) if blocks % g == 0)
 
     def forward(self, x_BSE: Tensor) -> Tensor:
+        """``[B, S, E]`` -> ``[B, S, E]``."""
         blocks = self.weight.mT.unflatten(0, (-1, self.group))  # [groups, group, in 4, out 4]
         eye = torch.eye(self.group, dtype=blocks.dtype, device=blocks.device)
         dense = (blocks[:, :, :, None, :] * eye[:, None, :, None]).flatten(3).flatten(1, 2)
@@ -102,6 +104,7 @@ class MLSTMBlock(nn.Module):
             self.forget_gate_map.bias.copy_(torch.linspace(3.0, 6.0, heads))
 
     def forward(self, tokens_BSD: Tensor) -> Tensor:
+        """``[B, S, D]`` -> ``[B, S, D]``."""
         normed = self.norm(tokens_BSD)
         mixed = self._mix(normed.flip(1)).flip(1) if self.reverse else self._mix(normed)
         return tokens_BSD + mixed
@@ -111,18 +114,19 @@ class MLSTMBlock(nn.Module):
         c = nnf.silu(self.conv(x))
         q, k, v = self.q(c), self.k(c), self.v(x)
         log_i, log_f = self._log_gates(q, k, v)
-        per_head = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
-        h = mlstm.parallel(*per_head, log_i, log_f)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
+        h = mlstm.parallel(q, k, v, log_i, log_f)
         h = self.head_norm(h).flatten(2) + self.skip.to(c.dtype) * c
         return self.down(h * nnf.silu(z))
 
-    def _log_gates(self, *qkv: Tensor) -> tuple[Tensor, ...]:
+    def _log_gates(self, *qkv: Tensor) -> tuple[Tensor, Tensor]:
         """Both gates read [q, k, v]; the concatenation is never formed."""
         weight = torch.cat([self.input_gate_map.weight, self.forget_gate_map.weight])
         bias = torch.cat([self.input_gate_map.bias, self.forget_gate_map.bias])
         parts = [nnf.linear(t, w) for t, w in zip(qkv, weight.chunk(3, dim=1), strict=True)]
         gates = (parts[0] + parts[1] + parts[2]).float() + bias
-        return mlstm.log_gates(*gates.chunk(2, dim=-1), self.input_gate)
+        input_BSH, forget_BSH = gates.chunk(2, dim=-1)
+        return mlstm.log_gates(input_BSH, forget_BSH, self.input_gate)
 
 
 class TransformerBlock(nn.Module):
@@ -143,6 +147,7 @@ class TransformerBlock(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, tokens_BSD: Tensor) -> Tensor:
+        """``[B, S, D]`` -> ``[B, S, D]``."""
         tokens_BSD = tokens_BSD + self._attend(self.norm1(tokens_BSD))
         return tokens_BSD + self.mlp(self.norm2(tokens_BSD))
 

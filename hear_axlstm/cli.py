@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 
 from hear_axlstm.config import PRESETS, ModelConfig, preset
+from hear_axlstm.data.corpus import is_pack
+from hear_axlstm.data.pack import pack as pack_folder
 from hear_axlstm.pretrain.config import PretrainConfig
+from hear_axlstm.pretrain.interrupt import Interrupted
+from hear_axlstm.pretrain.loop import pretrain as train
+from hear_axlstm.reconstruction import ReconstructionModel
 
 INFO_COLUMNS = ("name", "parameters", "dim", "depth", "heads", "patch", "scene_embedding_size")
 
@@ -50,8 +57,6 @@ def pack(
         out: Folder to write; packing the same audio into it again resumes or does nothing.
         workers: Processes, by default one a core.
     """
-    from hear_axlstm.data.pack import pack as pack_folder
-
     print(pack_folder(audio, out, workers=workers))
     print(f"next: axlstm pretrain {out} --run runs/my-run")
 
@@ -61,41 +66,40 @@ def pretrain(
     run: Path,
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")],
 ) -> None:
-    """Pretrain an encoder on packed audio, without labels.
+    """Pretrain an encoder on audio, without labels.
 
     Starting the same run again resumes it from its last checkpoint.
 
     Args:
-        data: Folder that `axlstm pack` wrote.
+        data: Folder that `axlstm pack` wrote, or a folder of audio, packed first into RUN/pack.
         run: Folder for log, checkpoints and the final weights.
         config: Settings; the defaults are the paper's.
     """
-    from hear_axlstm.pretrain.loop import pretrain as train
-
-    weights = train(config, data, run)
+    packed = data if is_pack(data) else pack_folder(data, run / "pack").folder
+    weights = train(config, packed, run)
     print(f"weights: {weights}\nnext: load_model({str(weights)!r}) in Python")
 
 
 def main() -> None:
     """Entry point of `axlstm`: exits with 2 and one line for anything the user can mend."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
-    commands = {"info": info, "pack": pack, "pretrain": pretrain}
+    commands: dict[str, Callable[..., Any]] = {"info": info, "pack": pack, "pretrain": pretrain}
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,
             prog="axlstm",
             description="Audio embeddings from an xLSTM.",
-            config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
+            config=(tyro.conf.OmitArgPrefixes,),
         )
+    except Interrupted as stop:
+        print(f"axlstm: {stop}", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"axlstm: error: {error}")
+        print(f"axlstm: error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _describe(name: str, config: ModelConfig) -> dict[str, Any]:
-    import torch
-
-    from hear_axlstm.reconstruction import ReconstructionModel
-
     with torch.device("meta"):  # sizes only: base would take a second and 350 MB
         parameters = sum(p.numel() for p in ReconstructionModel(config).parameters())
     return {

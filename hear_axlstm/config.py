@@ -64,6 +64,9 @@ class ModelConfig:
     """Mel frames that are encoded at once: 2 s."""
     mask_ratio: float = 0.5
     """Share of the patches that pretraining hides."""
+    mask_keeps_position: bool = False
+    """A hidden patch keeps its position. The reference hides it too, which costs a recurrent model
+    little; a transformer then cannot tell one hidden patch from another."""
     loss_on: LossOn = "masked"
     """Patches that the reconstruction loss averages over."""
     mel: MelConfig = field(default_factory=MelConfig)
@@ -95,6 +98,11 @@ class ModelConfig:
     def inner_dim(self) -> int:
         """Width inside a block: E of an mLSTM block, D of a transformer block."""
         return self.dim * (self.expansion if self.architecture == "axlstm" else 1)
+
+    @property
+    def causal(self) -> bool:
+        """Whether no token sees the tokens after it."""
+        return self.architecture == "axlstm" and not self.flip
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -143,13 +151,17 @@ def _check_keys(cls: type, values: Mapping[str, Any]) -> None:
         raise ValueError(f"unknown {cls.__name__} setting(s) {unknown}: known are {sorted(known)}")
 
 
+def _ssast(dim: int, heads: int) -> ModelConfig:
+    return ModelConfig(architecture="ssast", dim=dim, heads=heads, mask_keeps_position=True)
+
+
 PRESETS: dict[str, ModelConfig] = {
     "axlstm_tiny": ModelConfig(dim=192),
     "axlstm_small": ModelConfig(dim=384),
     "axlstm_base": ModelConfig(dim=768),
-    "ssast_tiny": ModelConfig(architecture="ssast", dim=192, heads=3),
-    "ssast_small": ModelConfig(architecture="ssast", dim=384, heads=6),
-    "ssast_base": ModelConfig(architecture="ssast", dim=768, heads=12),
+    "ssast_tiny": _ssast(dim=192, heads=3),
+    "ssast_small": _ssast(dim=384, heads=6),
+    "ssast_base": _ssast(dim=768, heads=12),
 }
 
 

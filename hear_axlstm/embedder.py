@@ -6,14 +6,18 @@ Shapes: B clips, n samples, T mel frames, F mel bins, W windows of 2 s, J time s
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.encoder import Encoder
-from hear_axlstm.mel import LogMel, frame_count, standardize
+from hear_axlstm.mel import LogMel, standardize
 
-WINDOWS_PER_PASS = {"cpu": 16, "cuda": 256}  # encoded at once: bounds memory, whatever the length
+# Mel frames encoded at once: bounds memory, whatever the length. On a CPU, small tensors that stay
+# in the cache are faster than many windows at once.
+FRAMES_PER_PASS = {"cpu": 400, "cuda": 51_200}
 MAX_AMPLITUDE = 1e15  # the power of louder samples overflows float32
 
 
@@ -73,20 +77,27 @@ class Embedder(nn.Module):
         """Every time step of the clips, ``[B, J, D']`` with J = ceil(T / 4)."""
         _check_audio(audio, self.encoder.cls_token.device)
         log_mel_BTF = standardize(self.mel(audio.float()))
-        windows = self._windows(log_mel_BTF)
-        size = WINDOWS_PER_PASS.get(audio.device.type, WINDOWS_PER_PASS["cpu"])
-        tokens = torch.cat([self.encoder(part)[:, 1:] for part in windows.split(size)])
-        steps = tokens.unflatten(1, self.config.grid).flatten(2)  # [B W, steps of a window, D']
-        steps_BJD = steps.unflatten(0, (len(audio), -1)).flatten(1, 2)
-        frames = frame_count(audio.shape[1], self.config.mel)
-        return steps_BJD[:, : -(-frames // self.config.patch[0])].float()
+        clips, frames, width = len(audio), log_mel_BTF.shape[1], self.config.window_frames
+        whole = frames // width * width
+        steps = []
+        if whole:
+            windows = log_mel_BTF[:, :whole].unflatten(1, (-1, width)).flatten(0, 1)
+            steps.append(self._encode(windows).unflatten(0, (clips, -1)).flatten(1, 2))
+        if whole < frames:
+            # A causal encoder never looks at the padding that follows: it is left out.
+            multiple = self.config.patch[0] if self.config.causal else width
+            padding = -(frames - whole) % multiple
+            steps.append(
+                self._encode(nn.functional.pad(log_mel_BTF[:, whole:], (0, 0, 0, padding)))
+            )
+        return torch.cat(steps, dim=1)[:, : math.ceil(frames / self.config.patch[0])].float()
 
-    def _windows(self, log_mel_BTF: Tensor) -> Tensor:
-        """Cut into windows, the last one padded with zeros: ``[B W, window frames, F]``."""
-        width = self.config.window_frames
-        missing = -log_mel_BTF.shape[1] % width
-        padded = nn.functional.pad(log_mel_BTF, (0, 0, 0, missing))
-        return padded.unflatten(1, (-1, width)).flatten(0, 1)
+    def _encode(self, windows: Tensor) -> Tensor:
+        """Windows ``[B W, T, F]`` to the steps of each, ``[B W, T / 4, D']``."""
+        budget = FRAMES_PER_PASS.get(windows.device.type, FRAMES_PER_PASS["cpu"])
+        passes = windows.split(max(1, budget // windows.shape[1]))
+        tokens = torch.cat([self.encoder(part)[:, 1:] for part in passes])
+        return tokens.unflatten(1, (-1, self.config.grid[1])).flatten(2)
 
 
 def _check_audio(audio: Tensor, device: torch.device) -> None:
@@ -105,7 +116,9 @@ def _check_audio(audio: Tensor, device: torch.device) -> None:
             "(16-bit integers: audio / 32768)"
         )
     if audio.device != device:
-        raise ValueError(f"audio is on {audio.device}, the model on {device}: move one to the other")
+        raise ValueError(
+            f"audio is on {audio.device}, the model on {device}: move one to the other"
+        )
     peak = audio.abs().amax().item()
     if not peak <= MAX_AMPLITUDE:  # also catches NaN
         raise ValueError(

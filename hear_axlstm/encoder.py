@@ -28,7 +28,8 @@ class Encoder(nn.Module):
         """Encode windows of standardized log-mel.
 
         Args:
-            mel_BTF: ``[B, T, F]`` with T = ``config.window_frames``.
+            mel_BTF: ``[B, T, F]``, T a multiple of the patch's frames, at most
+                ``config.window_frames``.
 
         Returns:
             ``[B, 1 + N, D]``: the class token, then the patches, time-major.

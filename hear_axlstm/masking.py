@@ -22,6 +22,6 @@ def random_mask(
     return ranks < round(ratio * patches)
 
 
-def apply_mask(tokens_BND: Tensor, mask_BN: Tensor, mask_token_D: Tensor) -> Tensor:
-    """Replace hidden tokens, positions included, by the bare mask token."""
-    return torch.where(mask_BN[..., None], mask_token_D.to(tokens_BND.dtype), tokens_BND)
+def apply_mask(tokens_BND: Tensor, mask_BN: Tensor, mask_token: Tensor) -> Tensor:
+    """Replace hidden tokens by the mask token ``[D]``, or by one for each position ``[N, D]``."""
+    return torch.where(mask_BN[..., None], mask_token.to(tokens_BND.dtype), tokens_BND)

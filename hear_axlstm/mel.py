@@ -50,7 +50,7 @@ class LogMel(nn.Module):
         """
         c = self.config
         samples, edge = waveform.shape[-1], c.n_fft // 2
-        # A reflected edge needs more samples than it is wide: a shorter clip is followed by silence.
+        # A reflected edge needs more samples than it is wide: silence follows a shorter clip.
         waveform = nn.functional.pad(waveform, (0, max(0, edge + 1 - samples)))
         padded = nn.functional.pad(waveform, (edge, edge), mode="reflect")
         frames_BTn = padded.unfold(-1, c.n_fft, c.hop_length)[:, : frame_count(samples, c)]
@@ -74,14 +74,15 @@ def standardize(log_mel_BTF: Tensor) -> Tensor:
 
 def mel_filterbank(config: MelConfig) -> Tensor:
     """Triangular filters on the HTK mel scale, float32 ``[n_fft // 2 + 1, F]``, peak 1."""
-    hz = torch.linspace(0, config.sample_rate / 2, config.n_fft // 2 + 1, dtype=torch.float64)
+    # In float32 like torchaudio: the filters' edges then agree to the last digit but one.
+    hz = torch.linspace(0, config.sample_rate / 2, config.n_fft // 2 + 1)
     low, high = _hz_to_mel(config.f_min), _hz_to_mel(config.f_max)
-    edge_mel = torch.linspace(low, high, config.n_mels + 2, dtype=torch.float64)
+    edge_mel = torch.linspace(low, high, config.n_mels + 2)
     edge_hz = 700.0 * (10.0 ** (edge_mel / 2595.0) - 1.0)
     left, center, right = edge_hz[:-2], edge_hz[1:-1], edge_hz[2:]
     rising = (hz[:, None] - left) / (center - left)
     falling = (right - hz[:, None]) / (right - center)
-    return torch.minimum(rising, falling).clamp_(min=0).float()
+    return torch.minimum(rising, falling).clamp_(min=0)
 
 
 def _hz_to_mel(hz: float) -> float:

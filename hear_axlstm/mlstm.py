@@ -28,7 +28,9 @@ EPS = 1e-6  # added to the normalizer
 ROWS = 128  # query rows weighted at once: the part right of the causal diagonal is not computed
 
 
-def log_gates(input_BSH: Tensor, forget_BSH: Tensor, input_gate: InputGate) -> tuple[Tensor, ...]:
+def log_gates(
+    input_BSH: Tensor, forget_BSH: Tensor, input_gate: InputGate
+) -> tuple[Tensor, Tensor]:
     """Logarithms of the input and forget gate from their pre-activations.
 
     The forget gate is a sigmoid; the input gate an exponential (equation 7) or, in the paper's
@@ -42,8 +44,11 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> T
     """All hidden states at once: quadratic in S, the fastest form for short windows.
 
     Args:
-        q, k, v: ``[B, S, H, K]`` in one dtype; k is not yet divided by sqrt(K).
-        log_i, log_f: logarithms of the gates, float ``[B, S, H]``.
+        q: queries ``[B, S, H, K]``.
+        k: keys, likewise, not yet divided by sqrt(K).
+        v: values, likewise, all three in one dtype.
+        log_i: logarithm of the input gate, float ``[B, S, H]``.
+        log_f: logarithm of the forget gate, likewise.
 
     Returns:
         h ``[B, S, H, K]`` in the dtype of v.
@@ -66,7 +71,7 @@ class _WeightedSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
     ) -> Tensor:
         h = torch.empty_like(v)
@@ -85,7 +90,7 @@ class _WeightedSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor, ...]:
         q, k, v, a, running_max, floor, h, n = ctx.saved_tensors
         scale = q.shape[-1] ** -0.5
         normalizer = torch.maximum(n.abs(), floor).add_(EPS)

@@ -54,5 +54,6 @@ class PatchEmbedding(nn.Module):
         nn.init.zeros_(self.projection.bias)
 
     def forward(self, mel_BTF: Tensor) -> Tensor:
-        """One window of log-mel ``[B, T, F]`` -> tokens ``[B, N, D]``."""
-        return self.projection(patchify(mel_BTF, self.patch)) + self.positions
+        """A window of log-mel, or its beginning: ``[B, T, F]`` -> tokens ``[B, N, D]``."""
+        tokens = self.projection(patchify(mel_BTF, self.patch))
+        return tokens + self.positions[: tokens.shape[1]]

@@ -25,9 +25,10 @@ class ReconstructionModel(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(config.dim, config.dim), nn.GELU(), nn.Linear(config.dim, config.patch_size)
         )
-        for layer in (self.head[0], self.head[2]):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for layer in self.head:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, mel_BTF: Tensor, mask_BN: Tensor) -> Tensor:
         """Mean squared reconstruction error, a scalar in float32.
@@ -42,6 +43,9 @@ class ReconstructionModel(nn.Module):
 
     def reconstruct(self, mel_BTF: Tensor, mask_BN: Tensor) -> Tensor:
         """Predicted patches ``[B, N, p]`` of standardized log-mel, from what the mask leaves."""
-        tokens = self.encoder.patches(mel_BTF)
-        encoded = self.encoder.encode(apply_mask(tokens, mask_BN, self.mask_token))
+        mask_token: Tensor = self.mask_token
+        if self.config.mask_keeps_position:
+            mask_token = mask_token + self.encoder.patches.positions
+        tokens = apply_mask(self.encoder.patches(mel_BTF), mask_BN, mask_token)
+        encoded = self.encoder.encode(tokens)
         return self.head(encoded[:, 1:])

@@ -61,18 +61,24 @@ def read(path: Path) -> tuple[ModelConfig, dict[str, Any], dict[str, Tensor]]:
         ValueError: if it is damaged, or not one of ours.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: pass a .safetensors file, or a folder of one")
+        raise FileNotFoundError(
+            f"no weights at {path}: pass a .safetensors file, or a folder of one"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
             tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is no complete safetensors file ({error}): fetch it again") from None
+        raise ValueError(
+            f"{path} is no complete safetensors file ({error}): fetch it again"
+        ) from None
     if header is None:
-        raise ValueError(f"{path} has no {HEADER_KEY!r} header: it was not written by this package")
+        raise ValueError(f"{path} has no {HEADER_KEY!r} header: it is not a file of this package")
     facts = json.loads(header)
     if facts["format"] != FORMAT:
-        raise ValueError(f"{path} has format {facts['format']}, this version reads {FORMAT}: update")
+        raise ValueError(
+            f"{path} has format {facts['format']}, this version reads {FORMAT}: update"
+        )
     return ModelConfig.from_dict(facts["model"]), facts["training"], tensors
 
 
@@ -89,7 +95,9 @@ def load_embedder(spec: str, *, pretrained: bool = True, seed: int = 0) -> Embed
     if pretrained:
         log.warning(
             "no weights ship for %s: it starts from random ones (seed %d). Pretrain it, or pass "
-            "the path of its weights.", name, seed
+            "the path of its weights.",
+            name,
+            seed,
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

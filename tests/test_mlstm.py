@@ -106,7 +106,7 @@ def test_gradients_equal_those_of_the_recurrence(gate: float) -> None:
         return torch.autograd.grad((head_norm(h) * weight).sum(), leaves)
 
     found, expected = gradients(mlstm.parallel), gradients(step_by_step)
-    for name, ours, theirs in zip("q k v input forget".split(), found, expected, strict=True):
+    for name, ours, theirs in zip(["q", "k", "v", "input", "forget"], found, expected, strict=True):
         assert relative_error(ours, theirs.double()) < 1e-4, name
 
 

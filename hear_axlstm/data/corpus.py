@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from hear_axlstm.config import MelConfig
 
 FORMAT = 1
+INFO_NAME = "pack.json"
 FRAME_DTYPE = np.dtype("<f2")
 INDEX_DTYPES = {
     "id": "U",
@@ -134,13 +135,18 @@ def shard_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:05d}.f16"
 
 
+def is_pack(folder: Path) -> bool:
+    """Whether the folder holds a finished pack."""
+    return (folder / INFO_NAME).exists()
+
+
 def read_info(folder: Path) -> dict[str, Any] | None:
     """The content of pack.json, None if there is none.
 
     Raises:
         PackError: if it is damaged or of another format.
     """
-    path = folder / "pack.json"
+    path = folder / INFO_NAME
     if not path.exists():
         return None
     try:

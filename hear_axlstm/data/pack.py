@@ -22,7 +22,15 @@ from tqdm import tqdm
 
 from hear_axlstm.audio import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
 from hear_axlstm.config import MelConfig
-from hear_axlstm.data.corpus import FORMAT, ClipIndex, Corpus, PackError, read_info, shard_path
+from hear_axlstm.data.corpus import (
+    FORMAT,
+    INFO_NAME,
+    ClipIndex,
+    Corpus,
+    PackError,
+    read_info,
+    shard_path,
+)
 from hear_axlstm.data.extract import Features, Skipped, extract_all
 
 log = logging.getLogger(__name__)
@@ -87,7 +95,7 @@ def pack(
         log.info("%s is up to date", out)
         return _report(out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "pack.json").unlink(missing_ok=True)
+    (out / INFO_NAME).unlink(missing_ok=True)
     todo = [shard for shard in shards if not _is_whole(shard, mel)]
     total = sum(len(shard.files) for shard in todo)
     with (
@@ -227,7 +235,7 @@ def _finish(
         path.unlink()
     info = {"format": FORMAT, "mel": asdict(mel), "fingerprint": fingerprint}
     totals = {"clips": len(clips), "skipped": len(skipped), "source": str(source)}
-    _write_text(out / "pack.json", json.dumps(info | totals, indent=2))
+    _write_text(out / INFO_NAME, json.dumps(info | totals, indent=2))
 
 
 def _write_text(path: Path, text: str) -> None:

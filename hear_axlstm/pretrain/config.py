@@ -3,14 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Annotated, Any, Literal
 
-from hear_axlstm.config import ModelConfig, preset
+import tyro
+
+from hear_axlstm.config import InputGate, LossOn, ModelConfig, preset
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
 REFERENCE_BATCH = 256  # the batch size that `base_lr` is meant for
+
+
+def variant(
+    model: str = "axlstm_tiny",
+    *,
+    expansion: int | None = None,
+    patch: tuple[int, int] | None = None,
+    flip: bool | None = None,
+    input_gate: InputGate | None = None,
+    mask_keeps_position: bool | None = None,
+    loss_on: LossOn | None = None,
+) -> ModelConfig:
+    """A preset, or one of its ablations (paper section 4.2); what is None stays the preset's.
+
+    Args:
+        model: The preset: axlstm_ or ssast_ tiny, small or base.
+        expansion: Inner width of an mLSTM block as a multiple of D.
+        patch: Frames and mel bins of a patch.
+        flip: Every second mLSTM block reads the tokens backwards.
+        input_gate: Activation of the mLSTM input gate.
+        mask_keeps_position: A hidden patch keeps its position.
+        loss_on: Patches that the reconstruction loss averages over.
+    """
+    changes: dict[str, Any] = {
+        "expansion": expansion,
+        "patch": patch,
+        "flip": flip,
+        "input_gate": input_gate,
+        "mask_keeps_position": mask_keeps_position,
+        "loss_on": loss_on,
+    }
+    return replace(preset(model), **{k: v for k, v in changes.items() if v is not None})
 
 
 @dataclass(frozen=True)
@@ -21,7 +55,9 @@ class PretrainConfig:
         ValueError: for a combination that can't be trained with.
     """
 
-    model: ModelConfig = field(default_factory=lambda: preset("axlstm_tiny"))
+    model: Annotated[ModelConfig, tyro.conf.arg(constructor=variant)] = field(
+        default_factory=lambda: preset("axlstm_tiny")
+    )
     """The encoder to train."""
     epochs: float = 100.0
     """Passes over the clips; each gives one random crop of a clip."""
@@ -31,8 +67,9 @@ class PretrainConfig:
     """Peak learning rate at a batch of 256; the rate grows in proportion to the batch."""
     lr: float | None = None
     """Peak learning rate itself, in place of the scaled `base_lr`."""
-    warmup_epochs: float = 10.0
-    """Epochs over which the learning rate rises linearly; then it falls as a cosine to zero."""
+    warmup_epochs: float | None = None
+    """Epochs over which the learning rate rises linearly, by default a tenth of all; then it falls
+    as a cosine to zero."""
     weight_decay: float = 0.05
     """AdamW's, on weights only: not on biases and other 1-D parameters."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -67,13 +104,18 @@ class PretrainConfig:
         for name in optional:
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0, or left out")
-        if not 0 <= self.warmup_epochs < self.epochs:
+        if not 0 <= self.warmup < self.epochs:
             raise ValueError(
-                f"warmup_epochs={self.warmup_epochs} must be at least 0 and below "
+                f"warmup_epochs={self.warmup} must be at least 0 and below "
                 f"epochs={self.epochs}: a tenth of the epochs is usual"
             )
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} must not be negative")
+
+    @property
+    def warmup(self) -> float:
+        """Epochs of rising learning rate."""
+        return self.epochs / 10 if self.warmup_epochs is None else self.warmup_epochs
 
     @property
     def peak_lr(self) -> float:

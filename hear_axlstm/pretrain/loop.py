@@ -119,7 +119,7 @@ class _Training:
         window = config.model.window_frames
         self.dataset = CropDataset(corpus, train, window, config.batch_size, config.seed)
         self.steps = self.dataset.steps(config.epochs)
-        self.warmup = min(self.dataset.steps(config.warmup_epochs), self.steps - 1)
+        self.warmup = min(self.dataset.steps(config.warmup), self.steps - 1)
         self.held_out: Batch | None = None
         if len(held_out):
             watched = CropDataset(corpus, held_out, window, len(held_out), HELD_OUT_SEED)

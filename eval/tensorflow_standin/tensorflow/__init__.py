@@ -1,4 +1,4 @@
-"""Not TensorFlow: the names that heareval and hear-validator touch when they judge a torch model."""
+"""Not TensorFlow: the names that heareval and hear-validator touch for a torch model."""
 
 from types import SimpleNamespace
 
