@@ -16,7 +16,7 @@ import torch
 from eval.miniature import TASKS, MiniatureTask, write_corpus, write_tasks, writer
 from eval.miniature.tasks import SPLITS, Split
 from hear_axlstm.config import MelConfig
-from hear_axlstm.mel import LogMel
+from hear_axlstm.mel import LogMel, standardize
 
 FORMATS = [pytest.param(task, id=task.name) for task in TASKS]
 MULTICLASS = [pytest.param(task, id=task.name) for task in TASKS if task.most_labels == 1]
@@ -40,19 +40,20 @@ def annotations(task: MiniatureTask, split: Split, tasks_dir: Path) -> dict[str,
 
 
 def load(task: MiniatureTask, split: Split, tasks_dir: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Mean log-mel [clips, F] and the first label [clips] of a split."""
+    """Mean and deviation of the log-mel [clips, 2 F] and the label [clips] of a split."""
     labels = annotations(task, split, tasks_dir)
     folder = tasks_dir / task.name / "16000" / split
     audio = np.stack([soundfile.read(folder / name, dtype="float32")[0] for name in labels])
-    mel = LogMel(MelConfig())(torch.from_numpy(audio)).mean(1).numpy()
-    return mel - mel.mean(1, keepdims=True), np.array([first for first, *_ in labels.values()])
+    mel = standardize(LogMel(MelConfig())(torch.from_numpy(audio)))
+    statistics = torch.cat([mel.mean(1), mel.std(1)], dim=1).numpy()
+    return statistics, np.array([label for (label,) in labels.values()])
 
 
 def nearest_centroid_accuracy(task: MiniatureTask, tasks_dir: Path) -> float:
-    mel, labels = load(task, "train", tasks_dir)
-    centroids = np.stack([mel[labels == label].mean(0) for label in task.classes])
-    mel, labels = load(task, "test", tasks_dir)
-    nearest = np.square(mel[:, None] - centroids).sum(-1).argmin(1)
+    features, labels = load(task, "train", tasks_dir)
+    centroids = np.stack([features[labels == label].mean(0) for label in task.classes])
+    features, labels = load(task, "test", tasks_dir)
+    nearest = np.square(features[:, None] - centroids).sum(-1).argmin(1)
     return float(np.mean(np.array(task.classes)[nearest] == labels))
 
 
@@ -119,15 +120,11 @@ def test_corpus_clips_last_2_to_10_seconds(tmp_path: Path) -> None:
     assert 2 <= min(seconds) < max(seconds) <= 10
 
 
-def test_mean_spectra_beat_chance_but_solve_nothing(tasks_dir: Path) -> None:
-    accuracy = {
-        task.name: nearest_centroid_accuracy(task, tasks_dir)
-        for task in TASKS
-        if task.most_labels == 1
-    }
-    for task in TASKS:
-        if task.most_labels == 1:
-            assert accuracy[task.name] > 1.5 / len(task.classes), task.name
+def test_spectral_statistics_beat_chance_but_solve_nothing(tasks_dir: Path) -> None:
+    multiclass = [task for task in TASKS if task.most_labels == 1]
+    accuracy = {task.name: nearest_centroid_accuracy(task, tasks_dir) for task in multiclass}
+    for task in multiclass:
+        assert accuracy[task.name] > 1.3 / len(task.classes), task.name
     assert max(accuracy.values()) < 0.97
     assert accuracy["keywords-mini"] < 0.6  # each word has a twin of the same average spectrum
 
