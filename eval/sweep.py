@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from joblib.externals.loky import as_completed, get_reusable_executor
+from joblib.externals.loky import ProcessPoolExecutor, as_completed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
@@ -23,7 +23,6 @@ from eval.plan import Entrant, Plan
 from eval.tasks import Task
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-IDLE_SECONDS = 300
 
 
 class SweepError(RuntimeError):
@@ -63,14 +62,13 @@ def sweep(plan: Plan, jobs: int) -> list[Failure]:
 @contextmanager
 def workers(jobs: int) -> Iterator[Any]:
     """Warm worker processes; killed if the block is left by an exception or Ctrl-C."""
-    executor = get_reusable_executor(
-        max_workers=jobs, timeout=IDLE_SECONDS, env=ONE_THREAD, initializer=_prepare_worker
-    )
+    executor = ProcessPoolExecutor(jobs, env=ONE_THREAD, initializer=_prepare_worker)
     try:
         yield executor
     except BaseException:
-        executor.shutdown(wait=True, kill_workers=True)
+        executor.shutdown(kill_workers=True)
         raise
+    executor.shutdown()
 
 
 def _prepare_worker() -> None:
