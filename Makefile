@@ -3,7 +3,7 @@
 
 PYTHON  ?= python3
 CONFIG  ?= axlstm_tiny
-RUN     ?= runs/pretrain/$(CONFIG)
+RUN     ?= $(if $(DATA),runs/pretrain,runs/miniature/pretrain)/$(CONFIG)
 SYSTEMS ?= naive random axlstm_tiny
 SEEDS   ?= $(if $(TASKS_DIR),10,3)
 OUT     ?= runs/eval
@@ -36,7 +36,7 @@ ifdef DATA
 else
 	@$(BIN)/python -m eval.miniature corpus --out runs/miniature/corpus
 	@$(BIN)/axlstm pretrain runs/miniature/corpus --model $(CONFIG) --run "$(RUN)" \
-	    --epochs $(or $(EPOCHS),4) --batch-size $(or $(BATCH),32)
+	    --epochs $(or $(EPOCHS),5) --batch-size $(or $(BATCH),16) --lr 1e-3
 endif
 	@echo "Weights and log: $(RUN). Next: make eval-all MODULE=hear_axlstm@$(RUN)/model.safetensors"
 
