@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from benchmarks.reference import plain_parallel
 from hear_axlstm import mlstm
 from hear_axlstm.config import InputGate
 
@@ -118,6 +119,13 @@ def test_bfloat16_stays_close() -> None:
     expected = head_norm(step_by_step(q, k, v, *gates))
     cosine = nnf.cosine_similarity(head_norm(low.double()), expected, dim=-1)
     assert cosine.mean() > 0.99
+
+
+def test_the_plain_form_that_benchmarks_compare_with_is_the_same() -> None:
+    q, k, v, raw_i, raw_f = inputs((2, 100, 2, 24), 2.0, seed=5)
+    gates = mlstm.log_gates(raw_i, raw_f, "exponential")
+    found, expected = plain_parallel(q, k, v, *gates), mlstm.parallel(q, k, v, *gates)
+    assert relative_error(head_norm(found), head_norm(expected.double())) < 1e-4
 
 
 def test_no_token_sees_the_future() -> None:

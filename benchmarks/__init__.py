@@ -1,0 +1,1 @@
+"""Speed on this machine; what was measured, where and how stands in RESULTS.md."""
