@@ -47,6 +47,7 @@ def save(
     tensors = {k: t.detach().to("cpu", dtype).contiguous() for k, t in model.state_dict().items()}
     temporary = path.with_suffix(".partial")
     save_file(tensors, temporary, metadata={HEADER_KEY: json.dumps(header)})
+    temporary.chmod(0o644)  # safetensors keeps its files to their owner
     temporary.replace(path)
 
 
