@@ -25,6 +25,7 @@ from torch.nn import functional as nnf
 from hear_axlstm.config import InputGate
 
 EPS = 1e-6  # added to the normalizer
+ACCELERATOR_WINDOWS = 64  # windows at once where there is no cache to fit in
 ROWS = 128  # query rows weighted at once: the part right of the causal diagonal is not computed
 
 
@@ -64,7 +65,7 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> T
 
 
 class _WeightedSum(torch.autograd.Function):
-    """h from q, k, v and the gates' vectors, one window at a time so that S x S stays in cache.
+    """h from q, k, v and the gates' vectors, few windows at a time so that S x S stays in cache.
 
     Autograd through the plain form would keep several S x S matrices of every block alive; here
     the backward pass recomputes the weights from what was saved, which is linear in S.
@@ -74,17 +75,17 @@ class _WeightedSum(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
     ) -> Tensor:
-        h = torch.empty_like(v)
-        n = torch.empty_like(floor)
-        for b in range(len(q)):
-            q_HSK, k_HSK, v_HSK, h_HSK = (x[b].transpose(0, 1) for x in (q, k, v, h))
+        h, n = torch.empty_like(v), torch.empty_like(floor)
+        for some in _windows(q):
+            q_BHSK, k_BHSK, v_BHSK, h_BHSK = (x[some].transpose(1, 2) for x in (q, k, v, h))
             for rows, seen in _row_blocks(q.shape[1]):
-                weights = _weights(a[b], running_max[b], rows, seen).to(v.dtype)
-                scores = (q_HSK[:, rows] @ k_HSK[:, seen].mT).mul_(weights)
-                n[b, rows] = scores.sum(-1, dtype=torch.float32).mul_(q.shape[-1] ** -0.5).T
-                h_HSK[:, rows] = scores @ v_HSK[:, seen]
-        normalizer = torch.maximum(n.abs(), floor).add_(EPS)
-        h.mul_((q.shape[-1] ** -0.5 / normalizer)[..., None])
+                weights = _weights(a[some, seen], running_max[some, rows], rows.start).to(v.dtype)
+                scores = (q_BHSK[:, :, rows] @ k_BHSK[:, :, seen].mT).mul_(weights)
+                n[some, rows] = scores.sum(-1, dtype=torch.float32).transpose(1, 2)
+                h_BHSK[:, :, rows] = scores @ v_BHSK[:, :, seen]
+        scale = q.shape[-1] ** -0.5
+        n.mul_(scale)
+        h.mul_((scale / _normalizer(n, floor))[..., None])
         ctx.save_for_backward(q, k, v, a, running_max, floor, h, n)
         return h
 
@@ -93,26 +94,27 @@ class _WeightedSum(torch.autograd.Function):
     def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor, ...]:
         q, k, v, a, running_max, floor, h, n = ctx.saved_tensors
         scale = q.shape[-1] ** -0.5
-        normalizer = torch.maximum(n.abs(), floor).add_(EPS)
+        normalizer = _normalizer(n, floor)
         grad_normalizer = -(grad_h.float() * h.float()).sum(-1) / normalizer
         by_sum = n.abs() > floor
         grad_n = torch.where(by_sum, grad_normalizer * n.sign(), 0.0)
         grad_u = (grad_h / normalizer[..., None]).to(v.dtype)  # u = sum_s S_ts v_s
-        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for b in range(len(q)):
-            q_HSK, k_HSK, v_HSK, g_HSK = (x[b].transpose(0, 1) for x in (q, k, v, grad_u))
-            grad_q_HSK, grad_k_HSK, grad_v_HSK = (
-                x[b].transpose(0, 1) for x in (grad_q, grad_k, grad_v)
+        grads = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for some in _windows(q):
+            q_BHSK, k_BHSK, v_BHSK, g_BHSK, dq_BHSK, dk_BHSK, dv_BHSK = (
+                x[some].transpose(1, 2) for x in (q, k, v, grad_u, *grads)
             )
             for rows, seen in _row_blocks(q.shape[1]):
-                weights = _weights(a[b], running_max[b], rows, seen).mul_(scale).to(v.dtype)
-                scores = (q_HSK[:, rows] @ k_HSK[:, seen].mT).mul_(weights)
-                grad_v_HSK[:, seen] += scores.mT @ g_HSK[:, rows]
-                grad_scores = g_HSK[:, rows] @ v_HSK[:, seen].mT
-                grad_scores += grad_n[b, rows].T[..., None]
+                weights = _weights(a[some, seen], running_max[some, rows], rows.start)
+                weights = weights.mul_(scale).to(v.dtype)
+                scores = (q_BHSK[:, :, rows] @ k_BHSK[:, :, seen].mT).mul_(weights)
+                dv_BHSK[:, :, seen] += scores.mT @ g_BHSK[:, :, rows]
+                grad_scores = g_BHSK[:, :, rows] @ v_BHSK[:, :, seen].mT
+                grad_scores += grad_n[some, rows].transpose(1, 2)[..., None]
                 grad_scores *= weights
-                grad_q_HSK[:, rows] = grad_scores @ k_HSK[:, seen]
-                grad_k_HSK[:, seen] += grad_scores.mT @ q_HSK[:, rows]
+                dq_BHSK[:, :, rows] = grad_scores @ k_BHSK[:, :, seen]
+                dk_BHSK[:, :, seen] += grad_scores.mT @ q_BHSK[:, :, rows]
+        grad_q, grad_k, grad_v = grads
         # d/da_s sums S_ts dS_ts over t, which is k_s . dk_s; likewise M_t with q_t . dq_t.
         grad_a = (grad_k.float() * k.float()).sum(-1)
         grad_max = -(grad_q.float() * q.float()).sum(-1)
@@ -120,13 +122,24 @@ class _WeightedSum(torch.autograd.Function):
         return grad_q, grad_k, grad_v, grad_a.to(a.dtype), grad_max.to(a.dtype), grad_floor
 
 
+def _windows(q: Tensor) -> list[slice]:
+    """Parts of the batch: single windows on a CPU, where its cache is what counts."""
+    size = 1 if q.device.type == "cpu" else ACCELERATOR_WINDOWS
+    return [slice(start, start + size) for start in range(0, len(q), size)]
+
+
 def _row_blocks(tokens: int) -> list[tuple[slice, slice]]:
     """Blocks of query rows, each with the keys that its last row may see."""
-    starts = range(0, tokens, ROWS)
-    return [(slice(s, min(s + ROWS, tokens)), slice(0, min(s + ROWS, tokens))) for s in starts]
+    ends = [min(start + ROWS, tokens) for start in range(0, tokens, ROWS)]
+    return [(slice(ROWS * i, end), slice(0, end)) for i, end in enumerate(ends)]
 
 
-def _weights(a_SH: Tensor, running_max_SH: Tensor, rows: slice, seen: slice) -> Tensor:
-    """exp(a_s - M_t) for s <= t, else 0: float32 ``[H, rows, seen]``."""
-    log_weights = a_SH[seen].T[:, None, :] - running_max_SH[rows].T[:, :, None]
-    return log_weights.float().exp_().tril_(rows.start)
+def _weights(a_BSH: Tensor, running_max_BRH: Tensor, first_row: int) -> Tensor:
+    """exp(a_s - M_t) for s <= t, else 0: float32 ``[B, H, R, S]`` for R rows from the first on."""
+    a_BHS, max_BHR = a_BSH.transpose(1, 2), running_max_BRH.transpose(1, 2)
+    return (a_BHS[:, :, None, :] - max_BHR[..., None]).float().exp_().tril_(first_row)
+
+
+def _normalizer(n: Tensor, floor: Tensor) -> Tensor:
+    """max(|n_t|, exp(-m_t)) + eps."""
+    return torch.maximum(n.abs(), floor).add_(EPS)

@@ -111,6 +111,19 @@ def test_gradients_equal_those_of_the_recurrence(gate: float) -> None:
         assert relative_error(ours, theirs.double()) < 1e-4, name
 
 
+def test_windows_together_equal_windows_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves = [t.requires_grad_() for t in inputs((5, 140, 2, 12), 3.0, seed=6)]
+
+    def run() -> tuple[Tensor, ...]:
+        h = mlstm.parallel(*leaves[:3], *mlstm.log_gates(leaves[3], leaves[4], "exponential"))
+        return h, *torch.autograd.grad(h.square().sum(), leaves)
+
+    one_by_one = run()
+    monkeypatch.setattr(mlstm, "_windows", lambda q: [slice(0, 2), slice(2, 5)])  # as on a GPU
+    for together, alone in zip(run(), one_by_one, strict=True):
+        assert relative_error(together, alone.double()) < 1e-5
+
+
 def test_bfloat16_stays_close() -> None:
     q, k, v, raw_i, raw_f = inputs((1, 251, 4, 144), 3.0, seed=3)
     gates = mlstm.log_gates(raw_i, raw_f, "exponential")
