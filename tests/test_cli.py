@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import soundfile
+
+from hear_axlstm import load_model
+
 AXLSTM = str(Path(sys.executable).with_name("axlstm"))
 
 
@@ -36,3 +41,20 @@ def test_mistakes_get_one_line(tmp_path: Path) -> None:
         result = run(*arguments)
         assert result.returncode == 2, arguments
         assert result.stderr.startswith("axlstm: error: ") and "Traceback" not in result.stderr
+
+
+def test_a_folder_of_audio_becomes_a_model(tmp_path: Path) -> None:
+    audio, run_folder = tmp_path / "audio", tmp_path / "run"
+    audio.mkdir()
+    time = np.arange(32_000) / 16_000
+    for index in range(4):
+        tone = 0.5 * np.sin(2 * np.pi * 220 * (index + 1) * time)
+        soundfile.write(audio / f"{index}.wav", tone, 16_000)
+    result = run(
+        *("pretrain", str(audio), "--run", str(run_folder), "--model", "axlstm_tiny"),
+        *("--epochs", "2", "--batch-size", "4", "--expansion", "2", "--patch", "8", "16"),
+    )
+    assert result.returncode == 0, result.stderr
+    model = load_model(str(run_folder))
+    assert (model.config.expansion, model.config.patch) == (2, (8, 16))
+    assert "model.safetensors" in result.stdout
