@@ -15,6 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hear_axlstm.config import MelConfig
+from hear_axlstm.mel import mel_filterbank
+
 SAMPLE_RATE = 16_000  # Hz
 N_FFT = 2_048  # samples: 128 ms
 N_MELS = 256
@@ -38,7 +41,8 @@ class NaiveModel(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("window", torch.hann_window(N_FFT))
-        self.register_buffer("mel_filters", mel_filters())
+        filters = MelConfig(n_fft=N_FFT, n_mels=N_MELS, f_min=0.0)
+        self.register_buffer("mel_filters", mel_filterbank(filters))
         projection = torch.rand(N_MELS, EMBEDDING_SIZE, generator=generator) / N_MELS**0.5
         self.register_buffer("projection", projection)
 
@@ -49,16 +53,6 @@ class NaiveModel(nn.Module):
         frames = padded.unfold(-1, N_FFT, hop) * self.window  # [B, T, N_FFT]
         spectrum = torch.fft.rfft(frames).abs()
         return torch.log(spectrum @ self.mel_filters + LOG_OFFSET)
-
-
-def mel_filters() -> Tensor:
-    """Triangular filters, evenly spaced on HTK's mel scale from 0 Hz to 8 kHz: [N_FFT/2 + 1, F]."""
-    top = 2595.0 * torch.log10(torch.tensor(1.0 + SAMPLE_RATE / 2 / 700.0))
-    corners = 700.0 * (10.0 ** (torch.linspace(0.0, float(top), N_MELS + 2) / 2595.0) - 1.0)  # Hz
-    frequencies = torch.linspace(0.0, SAMPLE_RATE / 2, N_FFT // 2 + 1)[:, None]
-    rising = (frequencies - corners[:-2]) / (corners[1:-1] - corners[:-2])
-    falling = (corners[2:] - frequencies) / (corners[2:] - corners[1:-1])
-    return torch.minimum(rising, falling).clamp(min=0.0)
 
 
 def load_model(model_file_path: str = "", *, seed: int = 0) -> NaiveModel:
