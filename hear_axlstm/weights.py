@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 FILE_NAME = "model.safetensors"
 HEADER_KEY = "hear_axlstm"
 FORMAT = 1
+OBJECTIVE = ("mask_ratio", "mask_keeps_position", "loss_on")  # settings that no tensor depends on
 ENCODER = "encoder."  # what the embedder takes of a pretraining model's tensors
 
 
@@ -87,12 +89,10 @@ def load_embedder(spec: str, *, pretrained: bool = True, seed: int = 0) -> Embed
     """The embedding model that `hear_axlstm.load_model` returns; see there."""
     shipped = manifest()
     name = spec or shipped["default"]
-    if name not in PRESETS:
-        if not pretrained:
-            raise ValueError(f"pretrained=False needs a preset's name, not {spec!r}")
+    if pretrained and (name not in PRESETS or name in shipped["weights"]):
         return _embedder_from_file(locate(name))
-    if pretrained and name in shipped["weights"]:
-        return _embedder_from_file(_shipped_file(shipped["weights"][name]))
+    if name not in PRESETS:
+        raise ValueError(f"pretrained=False needs a preset's name, not {spec!r}")
     if pretrained:
         log.warning(
             "no weights ship for %s: it starts from random ones (seed %d). Pretrain it, or pass "
@@ -105,14 +105,32 @@ def load_embedder(spec: str, *, pretrained: bool = True, seed: int = 0) -> Embed
         return Embedder(preset(name))
 
 
+def initialize(model: ReconstructionModel, spec: str) -> None:
+    """Start a pretraining model from existing weights; only its objective may differ from theirs.
+
+    Raises:
+        FileNotFoundError, ValueError: if there are none, or they belong to another encoder.
+    """
+    path = locate(spec)
+    config, _, tensors = read(path)
+    objective = {name: getattr(model.config, name) for name in OBJECTIVE}
+    if replace(config, **objective) != model.config:
+        raise ValueError(
+            f"the weights in {path} are of another encoder, {config}: use its settings"
+        )
+    model.load_state_dict(tensors)
+
+
 def locate(spec: str) -> Path:
-    """The local file behind a path, a folder or ``hf://org/repo[@revision][/file]``.
+    """The local file behind a preset, a path, a folder or ``hf://org/repo[@revision][/file]``.
 
     Raises:
         FileNotFoundError, ValueError: if there is none; the message lists what may be passed.
     """
     if spec.startswith("hf://"):
         return _download(spec)
+    if spec in (shipped := manifest()["weights"]):
+        return _shipped_file(shipped[spec])
     path = Path(spec).expanduser()
     if path.is_dir():
         path = path / FILE_NAME

@@ -187,11 +187,13 @@ def test_what_does_not_fit_together_is_refused(
         pretrain(replace(CONFIG, model=other_mel), tones, tmp_path / "run")
     with pytest.raises(ValueError, match="can't be used"):
         pretrain(replace(CONFIG, device="abacus"), tones, tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="no weights at 'nowhere'"):
+        pretrain(replace(CONFIG, init="nowhere"), tones, tmp_path / "run")
     assert not (tmp_path / "run").exists(), "nothing is written for a run that can't start"
 
 
 @pytest.mark.parametrize(
-    "settings", [{"epochs": 5}, {"batch_size": 0}, {"lr": -1.0}, {"seed": -1}, {"micro_batch": 0}]
+    "settings", [{"warmup_epochs": 100.0}, {"batch_size": 0}, {"lr": -1.0}, {"seed": -1}, {"micro_batch": 0}]
 )
 def test_settings_that_make_no_sense(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):

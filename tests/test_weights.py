@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def test_load_model_takes_a_file_or_its_folder(
     assert loaded.config == CONFIG and not loaded.training
     mel = torch.randn(1, 200, 80)
     torch.testing.assert_close(loaded.encoder(mel), model.encoder.eval()(mel))
+
+
+def test_a_model_starts_from_the_weights_of_the_same_encoder_only(
+    file: Path, model: ReconstructionModel
+) -> None:
+    other = ReconstructionModel(replace(CONFIG, loss_on="all"))
+    weights.initialize(other, str(file))
+    assert torch.equal(other.head[0].weight, model.head[0].weight)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"another encoder.*flip=True"):
+        weights.initialize(ReconstructionModel(replace(CONFIG, flip=False)), str(file))
 
 
 def test_float16_files_load_as_float32(model: ReconstructionModel, tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ class PretrainConfig:
         default_factory=lambda: preset("axlstm_tiny")
     )
     """The encoder to train."""
+    init: str | None = None
+    """Weights to start from, as `load_model` takes them; by default random ones."""
     epochs: float = 100.0
     """Passes over the clips; each gives one random crop of a clip."""
     batch_size: int = 1024

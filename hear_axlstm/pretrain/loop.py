@@ -87,6 +87,8 @@ def _find_start(
         )
     start = checkpoints.load_latest(run / "checkpoints")
     if start is None:
+        if config.init is not None:
+            weights.locate(config.init)  # a wrong name is said before anything is written
         return None
     if resume == "never":
         raise ValueError(f"{run} already holds a run, at step {start.step}: choose a new folder")
@@ -128,6 +130,8 @@ class _Training:
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
             torch.manual_seed(config.seed)
             self.model = ReconstructionModel(config.model).to(device)
+        if config.init is not None and start is None:
+            weights.initialize(self.model, config.init)
         self.learner = Learner(self.model, config, device, self._count_clips)
         self.step = 0
         if start is not None:
