@@ -193,7 +193,8 @@ def test_what_does_not_fit_together_is_refused(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"warmup_epochs": 100.0}, {"batch_size": 0}, {"lr": -1.0}, {"seed": -1}, {"micro_batch": 0}]
+    "settings",
+    [{"warmup_epochs": 100.0}, {"batch_size": 0}, {"lr": -1.0}, {"seed": -1}, {"micro_batch": 0}],
 )
 def test_settings_that_make_no_sense(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
