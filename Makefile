@@ -36,7 +36,7 @@ ifdef DATA
 else
 	@$(BIN)/python -m eval.miniature corpus --out runs/miniature/corpus
 	@$(BIN)/axlstm pretrain runs/miniature/corpus --model $(CONFIG) --run "$(RUN)" \
-	    --epochs $(or $(EPOCHS),5) --batch-size $(or $(BATCH),16) --lr 1e-3
+	    --epochs $(or $(EPOCHS),4) --batch-size $(or $(BATCH),16) --lr 1e-3
 endif
 	@echo "Weights and log: $(RUN). Next: make eval-all MODULE=hear_axlstm@$(RUN)/model.safetensors"
 
