@@ -15,6 +15,7 @@ import torch
 
 from eval.plan import Plan
 from eval.scores import Estimate, FrameError, Run, aggregate, aggregate_paper, by_seed, estimate
+from eval.tasks import Task
 
 PACKAGES = ("hear_axlstm", "heareval", "pytorch-lightning", "torch", "numpy", "scikit-learn")
 SHORT_NAMES = {  # the columns of the paper's Table 2
@@ -95,7 +96,7 @@ def markdown(results: Results) -> str:
     """The table in the layout of the paper's Table 2, the best of each column in bold."""
     plan = results.plan
     frames = [frame for frame in FRAMES if results.aggregates[frame] or frame == "these systems"]
-    heads = ["Model", "#M Params", *(_head(task.name, task.mode) for task in plan.tasks)]
+    heads = ["Model", "#M Params", *(_head(task) for task in plan.tasks)]
     heads += [FRAMES[frame] for frame in frames]
     systems = [entrant.system.label for entrant in plan.entrants]
     columns = [systems, [_millions(e.fingerprint.parameters) for e in plan.entrants]]
@@ -109,10 +110,10 @@ def markdown(results: Results) -> str:
     return "\n".join([*lines, "", _caption(results), *([""] if notes else []), *notes]) + "\n"
 
 
-def _head(name: str, mode: str) -> str:
-    """The paper's short name, for the paper's tasks only: not for parts or likenesses of them."""
-    official = mode == ("5h" if name in ("nsynth_pitch", "speech_commands") else "full")
-    return SHORT_NAMES[name] if official and name in SHORT_NAMES else name
+def _head(task: Task) -> str:
+    """The paper's short name, for the paper's tasks only; the folder's for parts and likenesses."""
+    official = task.mode == ("5h" if task.name in ("nsynth_pitch", "speech_commands") else "full")
+    return SHORT_NAMES.get(task.name, task.path.name) if official else task.path.name
 
 
 def _millions(parameters: int) -> str:
