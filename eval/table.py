@@ -137,7 +137,7 @@ def _caption(results: Results) -> str:
     text = (
         f"Test scores in percent by the official heareval (grid: {plan.grid}), mean over "
         f"{plan.seeds} seed{plural} and 95 % interval (Student t). s(m) is relative to the worst "
-        f"and best single runs of the systems in this table, over these {len(plan.tasks)} tasks: "
+        f"and best single runs of the systems in this table, over {len(plan.tasks)} task(s): "
         f"{metrics}."
     )
     if results.aggregates["the paper's Table 2"]:
