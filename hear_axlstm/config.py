@@ -65,8 +65,8 @@ class ModelConfig:
     mask_ratio: float = 0.5
     """Share of the patches that pretraining hides."""
     mask_keeps_position: bool = False
-    """A hidden patch keeps its position. The reference hides it too, which costs a recurrent model
-    little; a transformer then cannot tell one hidden patch from another."""
+    """A hidden patch keeps its position. The reference hides it too; a transformer, which knows
+    positions by nothing else, then cannot tell one hidden patch from another."""
     loss_on: LossOn = "masked"
     """Patches that the reconstruction loss averages over."""
     mel: MelConfig = field(default_factory=MelConfig)

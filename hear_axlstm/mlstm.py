@@ -42,7 +42,7 @@ def log_gates(
 
 
 def parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """All hidden states at once: quadratic in S, the fastest form for short windows.
+    """All hidden states at once: quadratic in S, meant for short windows.
 
     Args:
         q: queries ``[B, S, H, K]``.
