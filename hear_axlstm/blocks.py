@@ -13,6 +13,7 @@ from torch.nn import functional as nnf
 
 from hear_axlstm import mlstm
 from hear_axlstm.config import ModelConfig
+from hear_axlstm.matmul import Linear, linear, matmul
 
 CONV_WIDTH = 4  # tokens that the causal convolution sees
 MAP_WIDTH = 4  # channels that each block of a block-diagonal map mixes
@@ -33,6 +34,8 @@ class OffsetNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape that ends in ``width`` channels, or in heads that make up ``width``."""
         scale = (1.0 + self.weight).view(-1, x.shape[-1]).to(x.dtype)
+        if len(scale) == 1:
+            return nnf.layer_norm(x, x.shape[-1:], scale[0], eps=NORM_EPS)
         return nnf.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * scale
 
 
@@ -62,16 +65,16 @@ class BlockDiagonalMap(nn.Module):
         super().__init__()
         blocks = width // MAP_WIDTH
         self.weight = nn.Parameter(torch.empty(blocks, MAP_WIDTH, MAP_WIDTH).normal_(std=std))
-        # A few dense products beat many tiny ones: neighboring blocks share one padded matrix.
         self.group = max(g for g in range(1, DENSE_WIDTH // MAP_WIDTH + 1) if blocks % g == 0)
 
     def forward(self, x_BSE: Tensor) -> Tensor:
         """``[B, S, E]`` -> ``[B, S, E]``."""
+        # A few dense products beat many tiny ones: neighboring blocks share one padded matrix.
         blocks = self.weight.mT.unflatten(0, (-1, self.group))  # [groups, group, in 4, out 4]
         eye = torch.eye(self.group, dtype=blocks.dtype, device=blocks.device)
         dense = (blocks[:, :, :, None, :] * eye[:, None, :, None]).flatten(3).flatten(1, 2)
-        grouped = x_BSE.flatten(0, 1).unflatten(1, (len(dense), -1)).transpose(0, 1)
-        return (grouped @ dense).transpose(0, 1).reshape(x_BSE.shape)
+        groups = x_BSE.flatten(0, 1).unflatten(1, (len(dense), -1)).transpose(0, 1)
+        return matmul(groups, dense).transpose(0, 1).reshape(x_BSE.shape)
 
 
 class MLSTMBlock(nn.Module):
@@ -87,14 +90,14 @@ class MLSTMBlock(nn.Module):
         small = math.sqrt(2.0 / (5.0 * dim))
         self.heads, self.input_gate, self.reverse = heads, config.input_gate, reverse
         self.norm = OffsetNorm(dim)
-        self.up = nn.Linear(dim, 2 * inner, bias=False)
+        self.up = Linear(dim, 2 * inner, bias=False)
         self.conv = CausalConv(inner)
         self.q, self.k, self.v = (BlockDiagonalMap(inner, small) for _ in "qkv")
-        self.input_gate_map = nn.Linear(3 * inner, heads)
-        self.forget_gate_map = nn.Linear(3 * inner, heads)
+        self.input_gate_map = Linear(3 * inner, heads)
+        self.forget_gate_map = Linear(3 * inner, heads)
         self.head_norm = OffsetNorm(inner)
         self.skip = nn.Parameter(torch.ones(inner))
-        self.down = nn.Linear(inner, dim, bias=False)
+        self.down = Linear(inner, dim, bias=False)
         nn.init.normal_(self.up.weight, std=small)
         nn.init.normal_(self.down.weight, std=2.0 / math.sqrt(dim))
         nn.init.zeros_(self.input_gate_map.weight)
@@ -115,7 +118,7 @@ class MLSTMBlock(nn.Module):
         q, k, v = self.q(c), self.k(c), self.v(x)
         log_i, log_f = self._log_gates(q, k, v)
         q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
-        h = mlstm.parallel(q, k, v, log_i, log_f)
+        h = mlstm.cell(q, k, v, log_i, log_f)
         h = self.head_norm(h).flatten(2) + self.skip.to(c.dtype) * c
         return self.down(h * nnf.silu(z))
 
@@ -123,7 +126,7 @@ class MLSTMBlock(nn.Module):
         """Both gates read [q, k, v]; the concatenation is never formed."""
         weight = torch.cat([self.input_gate_map.weight, self.forget_gate_map.weight])
         bias = torch.cat([self.input_gate_map.bias, self.forget_gate_map.bias])
-        parts = [nnf.linear(t, w) for t, w in zip(qkv, weight.chunk(3, dim=1), strict=True)]
+        parts = [linear(t, w) for t, w in zip(qkv, weight.chunk(3, dim=1), strict=True)]
         gates = (parts[0] + parts[1] + parts[2]).float() + bias
         input_BSH, forget_BSH = gates.chunk(2, dim=-1)
         return mlstm.log_gates(input_BSH, forget_BSH, self.input_gate)
@@ -137,10 +140,10 @@ class TransformerBlock(nn.Module):
         dim, hidden = config.dim, config.dim * config.mlp_ratio
         self.heads = config.heads
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.projection = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.projection = Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.mlp = nn.Sequential(Linear(dim, hidden), nn.GELU(), Linear(hidden, dim))
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.encoder import Encoder
+from hear_axlstm.inference import encode_windows
 from hear_axlstm.mel import LogMel, standardize
 
 # Mel frames encoded at once: bounds memory, whatever the length. On a CPU, small tensors that stay
@@ -34,6 +35,7 @@ class Embedder(nn.Module):
         self.config = config
         self.mel = LogMel(config.mel)
         self.encoder = Encoder(config)
+        self.dtype = torch.float32
         self.sample_rate = config.mel.sample_rate
         self.scene_embedding_size = config.embedding_size
         self.timestamp_embedding_size = config.embedding_size
@@ -95,8 +97,11 @@ class Embedder(nn.Module):
     def _encode(self, windows: Tensor) -> Tensor:
         """Windows ``[B W, T, F]`` to the steps of each, ``[B W, T / 4, D']``."""
         budget = FRAMES_PER_PASS.get(windows.device.type, FRAMES_PER_PASS["cpu"])
-        passes = windows.split(max(1, budget // windows.shape[1]))
-        tokens = torch.cat([self.encoder(part)[:, 1:] for part in passes])
+        if windows.device.type == "cpu" and not torch.is_grad_enabled():
+            tokens = encode_windows(self.encoder, windows, self.dtype)
+        else:
+            passes = windows.split(max(1, budget // windows.shape[1]))
+            tokens = torch.cat([self.encoder(part)[:, 1:] for part in passes])
         return tokens.unflatten(1, (-1, self.config.grid[1])).flatten(2)
 
 

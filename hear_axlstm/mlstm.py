@@ -10,23 +10,41 @@ with F the running sum of log f and m_t = max_s D_ts, which keeps every exponent
 With a_s = log i_s - F_s and M_t its running maximum, D_ts - m_t is just a_s - M_t: the weights
 need one subtraction and one exponential, and the stabilizer is m_t = F_t + M_t.
 
-Shapes: B windows, H heads, S tokens, K head size. The output gate lives in the block.
+Three forms give the same h: `parallel` is quadratic in S and fastest for short windows,
+`chunkwise` is linear, with a state that goes from chunk to chunk, `recurrent` takes one token.
+`cell` chooses.
+
+Shapes: B windows, H heads, S tokens, K head size.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
+from torch.utils.checkpoint import checkpoint
 
 from hear_axlstm.config import InputGate
+from hear_axlstm.weighted_sum import weighted_sum
+
+Form = Literal["auto", "parallel", "chunkwise"]
 
 EPS = 1e-6  # added to the normalizer
-ACCELERATOR_WINDOWS = 64  # windows at once where there is no cache to fit in
-ROWS = 128  # query rows weighted at once: the part right of the causal diagonal is not computed
+CHUNK = 128  # tokens
+LONGEST_PARALLEL = 512  # tokens up to which the quadratic form is the faster one
+
+
+class State(NamedTuple):
+    """All that the past means to the future: C and n, both divided by exp(m)."""
+
+    memory: Tensor
+    """C exp(-m), float32 ``[B, H, K, K]``, value by key."""
+    normalizer: Tensor
+    """n exp(-m), float32 ``[B, H, K]``."""
+    m: Tensor
+    """The stabilizer, float64 ``[B, H]``."""
 
 
 def log_gates(
@@ -41,8 +59,10 @@ def log_gates(
     return log_i, nnf.logsigmoid(forget_BSH)
 
 
-def parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """All hidden states at once: quadratic in S, meant for short windows.
+def cell(
+    q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor, form: Form = "auto"
+) -> Tensor:
+    """All hidden states of windows that start from nothing, in the form that is fastest.
 
     Args:
         q: queries ``[B, S, H, K]``.
@@ -50,96 +70,148 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> T
         v: values, likewise, all three in one dtype.
         log_i: logarithm of the input gate, float ``[B, S, H]``.
         log_f: logarithm of the forget gate, likewise.
+        form: overrides the choice.
 
     Returns:
         h ``[B, S, H, K]`` in the dtype of v.
     """
-    # Sums of log f over a window can reach thousands while their differences decide: float32
-    # would lose the third digit of those. Only these small vectors are held in float64.
-    exact = torch.float32 if q.device.type == "mps" else torch.float64
-    total_f = log_f.to(exact).cumsum(dim=1)
-    a = log_i.to(exact) - total_f
+    if form == "auto":
+        form = "parallel" if q.shape[1] <= LONGEST_PARALLEL else "chunkwise"
+    if form == "parallel":
+        return parallel(q, k, v, log_i, log_f)
+    return chunkwise(q, k, v, log_i, log_f)[0]
+
+
+def parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
+    """The quadratic form; arguments and result are those of `cell`."""
+    total_f, a = _sums(log_i, log_f)
     running_max = a.cummax(dim=1).values
-    floor = torch.exp(-(total_f + running_max)).float()
-    return _WeightedSum.apply(q, k, v, a, running_max, floor)
+    u, n = weighted_sum(q, k, v, a, running_max)
+    return _normalize(u, n, total_f + running_max, q.shape[-1])
 
 
-class _WeightedSum(torch.autograd.Function):
-    """h from q, k, v and the gates' vectors, few windows at a time so that S x S stays in cache.
+def chunkwise(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_i: Tensor,
+    log_f: Tensor,
+    state: State | None = None,
+    chunk: int = CHUNK,
+) -> tuple[Tensor, State]:
+    """The linear form: quadratic inside chunks, a state from one to the next.
 
-    Autograd through the plain form would keep several S x S matrices of every block alive; here
-    the backward pass recomputes the weights from what was saved, which is linear in S.
+    The backward pass computes every chunk a second time and so keeps only the states.
+
+    Args:
+        q: queries, and so on, as in `cell`.
+        k: keys.
+        v: values.
+        log_i: input gate.
+        log_f: forget gate.
+        state: where to go on from, by default nothing.
+        chunk: tokens of a chunk; the last one may be shorter.
+
+    Returns:
+        h ``[B, S, H, K]`` in the dtype of v, and the state after the last token.
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
-    ) -> Tensor:
-        h, n = torch.empty_like(v), torch.empty_like(floor)
-        for some in _windows(q):
-            q_BHSK, k_BHSK, v_BHSK, h_BHSK = (x[some].transpose(1, 2) for x in (q, k, v, h))
-            for rows, seen in _row_blocks(q.shape[1]):
-                weights = _weights(a[some, seen], running_max[some, rows], rows.start).to(v.dtype)
-                scores = (q_BHSK[:, :, rows] @ k_BHSK[:, :, seen].mT).mul_(weights)
-                n[some, rows] = scores.sum(-1, dtype=torch.float32).transpose(1, 2)
-                h_BHSK[:, :, rows] = scores @ v_BHSK[:, :, seen]
-        scale = q.shape[-1] ** -0.5
-        n.mul_(scale)
-        h.mul_((scale / _normalizer(n, floor))[..., None])
-        ctx.save_for_backward(q, k, v, a, running_max, floor, h, n)
-        return h
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor, ...]:
-        q, k, v, a, running_max, floor, h, n = ctx.saved_tensors
-        scale = q.shape[-1] ** -0.5
-        normalizer = _normalizer(n, floor)
-        grad_normalizer = -(grad_h.float() * h.float()).sum(-1) / normalizer
-        by_sum = n.abs() > floor
-        grad_n = torch.where(by_sum, grad_normalizer * n.sign(), 0.0)
-        grad_u = (grad_h / normalizer[..., None]).to(v.dtype)  # u = sum_s S_ts v_s
-        grads = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for some in _windows(q):
-            q_BHSK, k_BHSK, v_BHSK, g_BHSK, dq_BHSK, dk_BHSK, dv_BHSK = (
-                x[some].transpose(1, 2) for x in (q, k, v, grad_u, *grads)
-            )
-            for rows, seen in _row_blocks(q.shape[1]):
-                weights = _weights(a[some, seen], running_max[some, rows], rows.start)
-                weights = weights.mul_(scale).to(v.dtype)
-                scores = (q_BHSK[:, :, rows] @ k_BHSK[:, :, seen].mT).mul_(weights)
-                dv_BHSK[:, :, seen] += scores.mT @ g_BHSK[:, :, rows]
-                grad_scores = g_BHSK[:, :, rows] @ v_BHSK[:, :, seen].mT
-                grad_scores += grad_n[some, rows].transpose(1, 2)[..., None]
-                grad_scores *= weights
-                dq_BHSK[:, :, rows] = grad_scores @ k_BHSK[:, :, seen]
-                dk_BHSK[:, :, seen] += grad_scores.mT @ q_BHSK[:, :, rows]
-        grad_q, grad_k, grad_v = grads
-        # d/da_s sums S_ts dS_ts over t, which is k_s . dk_s; likewise M_t with q_t . dq_t.
-        grad_a = (grad_k.float() * k.float()).sum(-1)
-        grad_max = -(grad_q.float() * q.float()).sum(-1)
-        grad_floor = torch.where(by_sum, 0.0, grad_normalizer)
-        return grad_q, grad_k, grad_v, grad_a.to(a.dtype), grad_max.to(a.dtype), grad_floor
+    parts = []
+    state = state or empty_state(q)
+    inputs = zip(*(t.split(chunk, dim=1) for t in (q, k, v, log_i, log_f)), strict=True)
+    for part in inputs:
+        h, *after = (
+            checkpoint(_chunk, *part, *state, use_reentrant=False)
+            if torch.is_grad_enabled()
+            else _chunk(*part, *state)
+        )
+        state = State(*after)
+        parts.append(h)
+    return torch.cat(parts, dim=1), state
 
 
-def _windows(q: Tensor) -> list[slice]:
-    """Parts of the batch: single windows on a CPU, where its cache is what counts."""
-    size = 1 if q.device.type == "cpu" else ACCELERATOR_WINDOWS
-    return [slice(start, start + size) for start in range(0, len(q), size)]
+def recurrent(
+    q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor, state: State | None = None
+) -> tuple[Tensor, State]:
+    """One token, in constant time and memory: equations 1-3 as they stand.
+
+    Args:
+        q: query ``[B, H, K]``.
+        k: key, likewise, not yet divided by sqrt(K).
+        v: value, likewise.
+        log_i: logarithm of the input gate ``[B, H]``.
+        log_f: logarithm of the forget gate, likewise.
+        state: after the tokens before, by default nothing.
+
+    Returns:
+        h ``[B, H, K]`` in the dtype of v, and the state after this token.
+    """
+    memory, normalizer, m_before = state or empty_state(q[:, None])
+    log_i, log_f = log_i.to(m_before.dtype), log_f.to(m_before.dtype)
+    m = torch.maximum(log_f + m_before, log_i)
+    f, i = torch.exp(log_f + m_before - m).float(), torch.exp(log_i - m).float()
+    key, query = k.float() * i[..., None], q.float()
+    memory = f[..., None, None] * memory + v.float()[..., :, None] * key[..., None, :]
+    normalizer = f[..., None] * normalizer + key
+    u, n = (memory @ query[..., None])[..., 0], (normalizer * query).sum(-1)
+    return _normalize(u, n, m, q.shape[-1]).to(v.dtype), State(memory, normalizer, m)
 
 
-def _row_blocks(tokens: int) -> list[tuple[slice, slice]]:
-    """Blocks of query rows, each with the keys that its last row may see."""
-    ends = [min(start + ROWS, tokens) for start in range(0, tokens, ROWS)]
-    return [(slice(ROWS * i, end), slice(0, end)) for i, end in enumerate(ends)]
+def empty_state(q: Tensor) -> State:
+    """The state before the first token, for queries ``[B, S, H, K]``."""
+    batch, _, heads, size = q.shape
+    zeros = q.new_zeros(batch, heads, size, size, dtype=torch.float32)
+    never = q.new_full((batch, heads), -torch.inf, dtype=_exact(q))
+    return State(zeros, zeros[..., 0], never)
 
 
-def _weights(a_BSH: Tensor, running_max_BRH: Tensor, first_row: int) -> Tensor:
-    """exp(a_s - M_t) for s <= t, else 0: float32 ``[B, H, R, S]`` for R rows from the first on."""
-    a_BHS, max_BHR = a_BSH.transpose(1, 2), running_max_BRH.transpose(1, 2)
-    return (a_BHS[:, :, None, :] - max_BHR[..., None]).float().exp_().tril_(first_row)
+def _chunk(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_i: Tensor,
+    log_f: Tensor,
+    memory: Tensor,
+    normalizer: Tensor,
+    m: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states of some tokens, and the state after them: the past adds one term to each sum."""
+    total_f, a = _sums(log_i, log_f)
+    running_max = torch.maximum(a.cummax(dim=1).values, m[:, None])
+    u, n = weighted_sum(q, k, v, a, running_max)
+
+    before_BSH = torch.exp(m[:, None] - running_max).float()
+    q_BHSK = q.float().transpose(1, 2)
+    from_before = (q_BHSK @ memory.mT).transpose(1, 2)
+    u = (u + before_BSH[..., None] * from_before).to(v.dtype)
+    n = n + before_BSH * (q_BHSK @ normalizer[..., None])[..., 0].transpose(1, 2)
+    h = _normalize(u, n, total_f + running_max, q.shape[-1])
+
+    last = running_max[:, -1]
+    kept = torch.exp(m - last).float()
+    new_BSH1 = torch.exp(a - last[:, None]).float()[..., None]
+    keys_BHSK = (k.float() * new_BSH1).transpose(1, 2)
+    added = v.float().transpose(1, 2).mT @ keys_BHSK
+    memory = kept[..., None, None] * memory + added
+    normalizer = kept[..., None] * normalizer + keys_BHSK.sum(2)
+    return h, memory, normalizer, total_f[:, -1] + last
 
 
-def _normalizer(n: Tensor, floor: Tensor) -> Tensor:
-    """max(|n_t|, exp(-m_t)) + eps."""
-    return torch.maximum(n.abs(), floor).add_(EPS)
+def _sums(log_i: Tensor, log_f: Tensor) -> tuple[Tensor, Tensor]:
+    """F and a, ``[B, S, H]``.
+
+    Sums of log f over a window can reach thousands while their differences decide: float32 would
+    lose the third digit of those. Only these small vectors are held in float64.
+    """
+    total_f = log_f.to(_exact(log_f)).cumsum(dim=1)
+    return total_f, log_i.to(total_f.dtype) - total_f
+
+
+def _exact(like: Tensor) -> torch.dtype:
+    return torch.float32 if like.device.type == "mps" else torch.float64
+
+
+def _normalize(u: Tensor, n: Tensor, m: Tensor, head_size: int) -> Tensor:
+    """Divide u by max(|n|, exp(-m)) + eps; u and n still lack the 1 / sqrt(K) of the keys."""
+    scale = head_size**-0.5
+    normalizer = torch.maximum(n.abs() * scale, torch.exp(-m).float()) + EPS
+    return u * (scale / normalizer).to(u.dtype)[..., None]
