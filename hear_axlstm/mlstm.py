@@ -117,13 +117,12 @@ def chunkwise(
     """
     parts = []
     state = state or empty_state(q)
-    inputs = zip(*(t.split(chunk, dim=1) for t in (q, k, v, log_i, log_f)), strict=True)
-    for part in inputs:
-        h, *after = (
-            checkpoint(_chunk, *part, *state, use_reentrant=False)
-            if torch.is_grad_enabled()
-            else _chunk(*part, *state)
-        )
+    pieces = [t.split(chunk, dim=1) for t in (q, k, v, log_i, log_f)]
+    for piece in zip(*pieces, strict=True):
+        if torch.is_grad_enabled():
+            h, *after = checkpoint(_chunk, *piece, *state, use_reentrant=False)
+        else:
+            h, *after = _chunk(*piece, *state)
         state = State(*after)
         parts.append(h)
     return torch.cat(parts, dim=1), state
@@ -174,7 +173,7 @@ def _chunk(
     normalizer: Tensor,
     m: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states of some tokens, and the state after them: the past adds one term to each sum."""
+    """Hidden states of some tokens and the state after them; the past adds a term to each sum."""
     total_f, a = _sums(log_i, log_f)
     running_max = torch.maximum(a.cummax(dim=1).values, m[:, None])
     u, n = weighted_sum(q, k, v, a, running_max)
