@@ -14,10 +14,12 @@ from torch import nn
 from hear_axlstm import weights
 from hear_axlstm.config import MelConfig, ModelConfig
 from hear_axlstm.data.pack import pack
-from hear_axlstm.pretrain import checkpoint as checkpoints
 from hear_axlstm.pretrain import loop
+from hear_axlstm.pretrain.checkpoint import collect
 from hear_axlstm.pretrain.config import PretrainConfig
+from hear_axlstm.pretrain.distributed import World
 from hear_axlstm.pretrain.interrupt import Interrupted
+from hear_axlstm.pretrain.keeper import list_checkpoints
 from hear_axlstm.pretrain.log import read_log
 from hear_axlstm.pretrain.loop import DivergedError, pretrain
 from hear_axlstm.pretrain.optimizer import adamw, learning_rate
@@ -36,7 +38,7 @@ CONFIG = PretrainConfig(
     log_every=3,
     checkpoint_every=4,
 )  # 57 clips: 28 steps
-TIMES = ("samples_per_second", "data_wait")
+TIMES = ("samples_per_second", "data_wait", "memory_gb")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_the_run_describes_itself(whole_run: Path) -> None:
     assert PretrainConfig.from_dict(training["config"]) == CONFIG
     assert training["held_out_loss"] == curve(whole_run)[-1]["held_out_loss"]
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
-    assert len(checkpoints.list_checkpoints(whole_run / "checkpoints")) == 2
+    assert len(list_checkpoints(whole_run / "checkpoints")) == 2
     steps = [line["step"] for line in curve(whole_run) if "loss" in line]
     assert steps == [*range(3, 28, 3), 28]
 
@@ -157,7 +159,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         stop_at(patch, 11, signal.SIGTERM)
         pretrain(CONFIG, tones, tmp_path)
-    last = checkpoints.list_checkpoints(tmp_path / "checkpoints")[-1]
+    last = list_checkpoints(tmp_path / "checkpoints")[-1]
     content = bytearray(last.read_bytes())
     content[-100] ^= 1
     last.write_bytes(content[:-50] if damage == "cut off" else content)
@@ -233,11 +235,11 @@ class Regression(nn.Module):
 
 def regression(config: PretrainConfig = CONFIG) -> Learner:
     torch.manual_seed(0)
-    return Learner(Regression(), config, CPU)
+    return Learner(Regression(), config, World(CPU))
 
 
 def state(learner: Learner) -> list[torch.Tensor]:
-    tensors = checkpoints.collect(learner.model, learner.optimizer, {})
+    tensors = collect(learner.model, learner.optimizer, {})
     return [tensor.clone() for tensor in tensors.values()]
 
 
@@ -269,7 +271,7 @@ def test_a_step_that_is_not_finite_changes_nothing() -> None:
 def test_a_diverged_run_stops(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = loop.CropDataset.batch
     monkeypatch.setattr(loop.CropDataset, "batch", lambda self, at: make(self, at) * torch.nan)
-    with pytest.raises(DivergedError, match="lower the learning rate"):
+    with pytest.raises(DivergedError, match="Lower the learning rate"):
         pretrain(replace(CONFIG, stop_after_bad_steps=4), tones, tmp_path)
     assert read_log(tmp_path / "log.jsonl")[-1]["step"] == 6  # the first line after the fourth
 
