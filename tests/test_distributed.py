@@ -1,0 +1,137 @@
+"""Several ranks: they learn what one does, stop together, and fail with one voice."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hear_axlstm.pretrain.config import PretrainConfig
+from hear_axlstm.pretrain.device import choose_device
+from hear_axlstm.pretrain.distributed import World
+from hear_axlstm.pretrain.interrupt import Interrupted
+from hear_axlstm.pretrain.keeper import load_latest
+from hear_axlstm.pretrain.loop import CropDataset, pretrain
+from tests.runs import CONFIG, curve, same_weights, start_ranks
+
+UNEVEN = replace(CONFIG, batch_size=7, micro_batch=3, epochs=2, clip_norm=1.0)  # 16 steps
+
+
+def train(config: PretrainConfig, data: Path, run: Path, act: Callable[..., None]) -> None:
+    """Train, do `act(rank)` before the batch of step 9, and leave a note on how it ended."""
+    rank = int(os.environ["RANK"])
+    make = CropDataset.batch
+
+    def batch(self: CropDataset, step: int, *share: int) -> torch.Tensor:
+        if step == 9 and self.batch_size == config.batch_size:
+            act(rank)
+        return make(self, step, *share)
+
+    CropDataset.batch = batch  # type: ignore[method-assign]
+    note = {"error": None, "group": False}
+    try:
+        pretrain(config, data, run)
+    except (Exception, SystemExit) as error:
+        note["error"] = f"{type(error).__name__}: {error}"
+    note["group"] = torch.distributed.is_initialized()
+    run.mkdir(exist_ok=True)
+    (run / f"note-{rank}.json").write_text(json.dumps(note))
+
+
+def nothing(rank: int) -> None: ...
+
+
+def stop_one(rank: int) -> None:
+    if rank == 1:
+        signal.raise_signal(signal.SIGUSR1)
+
+
+def fail_one(rank: int) -> None:
+    if rank == 1:
+        raise OSError("the disk is gone")
+
+
+def kill_one(rank: int) -> None:
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def notes(run: Path, ranks: list[BaseProcess]) -> list[dict[str, Any]]:
+    for rank in ranks:
+        rank.join(60)
+        assert not rank.is_alive()
+    return [json.loads(path.read_text()) for path in sorted(run.glob("note-*.json"))]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("ranks") / "run"
+    ended = notes(run, start_ranks(2, train, UNEVEN, tones, run, nothing))
+    assert ended == [{"error": None, "group": False}] * 2
+    return run
+
+
+def test_two_ranks_learn_what_one_does(two_ranks: Path, tones: Path, tmp_path: Path) -> None:
+    """With 3 and 4 clips of a batch, in one and two parts."""
+    pretrain(UNEVEN, tones, tmp_path)
+    together, alone = curve(two_ranks), curve(tmp_path)
+    assert [line.keys() for line in together] == [line.keys() for line in alone]
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_signal_to_one_rank_stops_both_and_they_resume_exactly(
+    two_ranks: Path, tones: Path, tmp_path: Path
+) -> None:
+    ended = notes(tmp_path, start_ranks(2, train, UNEVEN, tones, tmp_path, stop_one))
+    assert all(note["error"].startswith(Interrupted.__name__) for note in ended)
+    assert not any(note["group"] for note in ended)
+    latest = load_latest(tmp_path / "checkpoints")
+    assert latest is not None and 8 <= latest.step < 12
+    notes(tmp_path, start_ranks(2, train, UNEVEN, tones, tmp_path, nothing))
+    assert curve(tmp_path) == curve(two_ranks) and same_weights(tmp_path, two_ranks)
+
+
+def test_one_rank_says_why_all_end(tones: Path, tmp_path: Path) -> None:
+    ended = notes(tmp_path, start_ranks(2, train, UNEVEN, tones, tmp_path, fail_one))
+    assert ended[0]["error"].startswith("OtherRankError")
+    assert ended[1]["error"] == "OSError: the disk is gone"
+
+
+def test_a_killed_rank_ends_the_other(tones: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    ended = notes(tmp_path, start_ranks(2, train, UNEVEN, tones, tmp_path, kill_one))
+    assert len(ended) == 1 and "lost contact with another process" in ended[0]["error"]
+    assert time.monotonic() - began < 60
+
+
+def test_a_mistake_is_told_once(tones: Path, tmp_path: Path) -> None:
+    ended = notes(tmp_path, start_ranks(2, train, UNEVEN, tmp_path, tmp_path / "run", nothing))
+    ended = notes(tmp_path / "run", [])
+    errors = sorted(note["error"].split(":")[0] for note in ended)
+    assert errors == ["OtherRankError", "PackError"]
+
+
+def test_rows_are_shared_out() -> None:
+    for total in (1, 7, 8):
+        shares = [World(torch.device("cpu"), rank, 3).rows(total) for rank in range(3)]
+        assert [row for share in shares for row in range(total)[share]] == list(range(total))
+        sizes = [share.stop - share.start for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_ranks_that_find_no_work_or_device_are_refused(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="one for 2 processes"):
+        choose_device("cuda:1", local_rank=0, local_size=2)
+    monkeypatch.setenv("WORLD_SIZE", "9")
+    with pytest.raises(ValueError, match="batch_size=8"):
+        pretrain(CONFIG, tones, tmp_path)
