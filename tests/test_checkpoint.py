@@ -58,17 +58,21 @@ def test_killed_in_the_middle_of_a_save(
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(kills: int, tones: Path, whole_run: Path, tmp_path: Path) -> None:
-    moments, step = random.Random(kills), 0
-    started = tmp_path / "config.json"
+    folder, started, step = tmp_path / "checkpoints", tmp_path / "config.json", 0
+    draw = random.Random(kills)
     for _ in range(kills):
         started.unlink(missing_ok=True)
+        before = list_checkpoints(folder)
+        early = draw.random() < 0.3  # before the first step, else around a save
         process = start_process(pretrain, EAGER, tones, tmp_path)
-        while process.is_alive() and not started.exists():
-            time.sleep(0.01)
-        process.join(moments.uniform(0.0, 0.6))
+        while process.is_alive() and not (
+            started.exists() and (early or list_checkpoints(folder) != before)
+        ):
+            time.sleep(0.001)
+        process.join(draw.uniform(0.0, 0.1))
         process.kill()
         process.join()
-        latest = load_latest(tmp_path / "checkpoints")
+        latest = load_latest(folder)
         if latest is not None:
             assert latest.step >= step, "what was saved stays saved"
             step = latest.step

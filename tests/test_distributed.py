@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,19 +20,20 @@ from hear_axlstm.pretrain.device import choose_device
 from hear_axlstm.pretrain.distributed import World
 from hear_axlstm.pretrain.interrupt import Interrupted
 from hear_axlstm.pretrain.keeper import load_latest
+from hear_axlstm.pretrain.log import read_log
 from hear_axlstm.pretrain.loop import CropDataset, pretrain
 from tests.runs import CONFIG, curve, same_weights, start_ranks
 
-UNEVEN = replace(CONFIG, batch_size=7, micro_batch=3, epochs=2, clip_norm=1.0)  # 16 steps
+UNEVEN = replace(CONFIG, batch_size=7, micro_batch=3, epochs=1.5, clip_norm=1.0)  # 12 steps
 
 
 def train(config: PretrainConfig, data: Path, run: Path, act: Callable[..., None]) -> None:
-    """Train, do `act(rank)` before the batch of step 9, and leave a note on how it ended."""
+    """Train, do `act(rank)` before the batch of step 5, and leave a note on how it ended."""
     rank = int(os.environ["RANK"])
     make = CropDataset.batch
 
     def batch(self: CropDataset, step: int, *share: int) -> torch.Tensor:
-        if step == 9 and self.batch_size == config.batch_size:
+        if step == 5 and self.batch_size == config.batch_size:
             act(rank)
         return make(self, step, *share)
 
@@ -94,7 +97,7 @@ def test_a_signal_to_one_rank_stops_both_and_they_resume_exactly(
     assert all(note["error"].startswith(Interrupted.__name__) for note in ended)
     assert not any(note["group"] for note in ended)
     latest = load_latest(tmp_path / "checkpoints")
-    assert latest is not None and 8 <= latest.step < 12
+    assert latest is not None and 4 <= latest.step < 8
     notes(tmp_path, start_ranks(2, train, UNEVEN, tones, tmp_path, nothing))
     assert curve(tmp_path) == curve(two_ranks) and same_weights(tmp_path, two_ranks)
 
@@ -135,3 +138,27 @@ def test_ranks_that_find_no_work_or_device_are_refused(
     monkeypatch.setenv("WORLD_SIZE", "9")
     with pytest.raises(ValueError, match="batch_size=8"):
         pretrain(CONFIG, tones, tmp_path)
+
+
+@pytest.mark.slow
+def test_torchrun_stops_resumes_and_finishes(tones: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node=2", "--signals-to-handle=SIGUSR1,SIGTERM,SIGINT"]
+    command = [*torchrun, "-m", "--", "hear_axlstm.cli", "pretrain", str(tones), "--run", str(run)]
+    command += ["--model", "axlstm_tiny", "--expansion", "2", "--patch", "8", "16"]
+    command += ["--epochs", "1", "--batch-size", "7", "--log-every", "2", "--device", "cpu"]
+
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not read_log(run / "log.jsonl"):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGUSR1)
+    message = process.communicate(timeout=120)[1]
+    assert message.count("axlstm: stopped after step") == 1
+    assert message.count("Traceback") == 1, "torchrun's own"
+
+    refused = subprocess.run([*command, "--resume", "never"], capture_output=True, text=True)
+    assert refused.returncode and refused.stderr.count("axlstm: error") == 1
+    subprocess.run([*command, "--resume", "auto"], check=True)
+    steps = [line["step"] for line in read_log(run / "log.jsonl") if "loss" in line]
+    assert steps == [2, 4, 6, 8] and (run / "model.safetensors").exists()
