@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from hear_axlstm import weights
 from hear_axlstm.config import ModelConfig
@@ -69,16 +69,22 @@ def start_process(target: Callable[..., Any], *args: object, **environ: str) -> 
     return process
 
 
-def start_ranks(size: int, target: Callable[..., Any], *args: object) -> list[BaseProcess]:
-    """Run a function on as many ranks as torchrun would."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
+def run_ranks(size: int, target: Callable[..., Any], *args: object) -> None:
+    """Run a function on as many ranks as torchrun would, around a store that outlives them."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    common = {
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    processes = [
         start_process(target, *args, RANK=str(rank), LOCAL_RANK=str(rank), **common)
         for rank in range(size)
     ]
+    for process in processes:
+        process.join(300)
+        assert not process.is_alive(), "a rank hangs"
 
 
 def _call(target: Callable[..., Any], args: tuple[object, ...], environ: dict[str, str]) -> None:

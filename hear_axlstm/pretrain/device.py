@@ -78,11 +78,11 @@ def choose_precision(config: PretrainConfig, device: torch.device) -> torch.dtyp
     return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
 
 
-def choose_micro_batch(config: PretrainConfig, device: torch.device) -> int:
-    """Clips at once: as asked, else few on a CPU and the whole batch on an accelerator."""
+def choose_micro_batch(config: PretrainConfig, device: torch.device, clips: int) -> int:
+    """How many of `clips` at once: as asked, else few on a CPU and all on an accelerator."""
     if config.micro_batch is not None:
-        return min(config.micro_batch, config.batch_size)
-    return min(CPU_MICRO_BATCH, config.batch_size) if device.type == "cpu" else config.batch_size
+        return min(config.micro_batch, clips)
+    return min(CPU_MICRO_BATCH, clips) if device.type == "cpu" else clips
 
 
 def keep_freed_memory() -> None:

@@ -130,7 +130,10 @@ def join(config: PretrainConfig) -> Iterator[World]:
         yield World(device)
         return
     if config.batch_size < size:
-        raise ValueError(f"batch_size={config.batch_size} is less than a clip for {size} processes")
+        raise ValueError(
+            f"batch_size={config.batch_size} is less than a clip for each of {size} processes: "
+            "start fewer, or enlarge it"
+        )
     store, rank, size = next(rendezvous("env://"))
     group = dist.PrefixStore("group", store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

@@ -161,6 +161,7 @@ class _Training:
                 self._save(milestone)
                 saved_at = time.monotonic()
             if stop:
+                agreement.finish()
                 self._leave()
         agreement.finish()
 
@@ -200,9 +201,9 @@ class _Training:
         if in_a_row >= self.config.stop_after_bad_steps:
             raise DivergedError(
                 f"the loss of {in_a_row:.0f} steps in a row, up to step {self.step}, was not "
-                f"finite; {self.run / CHECKPOINTS} holds no later checkpoint than before these. "
-                f"Lower the learning rate (now {self.config.peak_lr:g}), or set clip_norm, in a "
-                "new run"
+                f"finite; the checkpoints in {self.run / CHECKPOINTS} are from before. "
+                f"Lower the learning rate (now {self.config.peak_lr:g}), or set clip_norm, "
+                "in a new run"
             )
 
     def _watch_held_out(self) -> None:

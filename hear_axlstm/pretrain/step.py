@@ -48,7 +48,8 @@ class Learner:
         self.optimizer = adamw(model, config)
         self.parameters = list(model.parameters())
         self.precision = choose_precision(config, world.device)
-        self.micro_batch = choose_micro_batch(config, world.device)
+        rows = world.rows(config.batch_size)
+        self.micro_batch = choose_micro_batch(config, world.device, rows.stop - rows.start)
         self.interval = self._empty_interval()
 
     def step(self, mel: Tensor, mask: Tensor, rate: float) -> bool:
