@@ -72,7 +72,7 @@ def pretrain(
 ) -> None:
     """Pretrain an encoder on audio, without labels.
 
-    Several processes, one a GPU: `torchrun --nproc-per-node 8 -m hear_axlstm.cli pretrain ...`.
+    Several processes, one a GPU: `torchrun --nproc-per-node 8 -m -- hear_axlstm.cli pretrain ...`.
 
     Args:
         data: Folder that `axlstm pack` wrote, or a folder of audio, packed first into RUN/pack.

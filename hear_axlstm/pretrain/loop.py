@@ -156,7 +156,7 @@ class _Training:
             if late:
                 saved_at = time.monotonic()  # asked for; with several ranks it comes a step later
             stop, late = agreement.ask(bool(self.stop), late)
-            milestone = self._ends_epochs(self.config.milestone_epochs)
+            milestone = done and self._ends_epochs(self.config.milestone_epochs)
             if stop or late or milestone or self._is_due(self.config.checkpoint_every):
                 self._save(milestone)
                 saved_at = time.monotonic()
