@@ -157,3 +157,38 @@ def test_torchrun_stops_resumes_and_finishes(tones: Path, tmp_path: Path) -> Non
     subprocess.run([*command, "--resume", "auto"], check=True)
     steps = [line["step"] for line in read_log(run / "log.jsonl") if "loss" in line]
     assert steps == [2, 4, 6, 8] and (run / "model.safetensors").exists()
+
+
+RESTARTED = """
+import os, sys
+from pathlib import Path
+from tests.test_distributed import UNEVEN, kill_one, nothing, train
+first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+train(UNEVEN, Path(sys.argv[1]), Path(sys.argv[2]), kill_one if first else nothing)
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_starts_killed_ranks_again(two_ranks: Path, tones: Path, tmp_path: Path) -> None:
+    script = tmp_path / "restarted.py"
+    script.write_text(RESTARTED)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node=2", "--max-restarts=1", str(script), str(tones), str(tmp_path)]
+    root = str(Path(__file__).parent.parent)
+    environ = {**os.environ, "PYTHONPATH": root}
+    subprocess.run(torchrun, check=True, timeout=300, env=environ)
+    assert curve(tmp_path) == curve(two_ranks) and same_weights(tmp_path, two_ranks)
+
+
+def test_a_restart_on_several_machines_needs_fresh_meeting_points(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "GROUP_WORLD_SIZE": "2",
+        "TORCHELASTIC_MAX_RESTARTS": "3",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        pretrain(CONFIG, tones, tmp_path)

@@ -134,10 +134,9 @@ def join(config: PretrainConfig) -> Iterator[World]:
             f"batch_size={config.batch_size} is less than a clip for each of {size} processes: "
             "start fewer, or enlarge it"
         )
-    store, rank, size = next(rendezvous("env://"))
-    group = dist.PrefixStore("group", store)
+    store = _meet()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=group, rank=rank, world_size=size)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield World(device, rank, size)
     except Interrupted:
@@ -151,6 +150,22 @@ def join(config: PretrainConfig) -> Iterator[World]:
         raise
     else:
         dist.destroy_process_group()
+
+
+def _meet() -> dist.Store:
+    """The store in which ranks find each other, without what a failed attempt left in it."""
+    environ = os.environ
+    several_machines = int(environ.get("GROUP_WORLD_SIZE", 1)) > 1
+    restarts = int(environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+    shared = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if several_machines and restarts and shared:  # each machine counts its own restarts
+        raise ValueError(
+            "restarted processes would find the addresses of the last attempt: "
+            "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, or use --max-restarts=0"
+        )
+    store, _, _ = next(rendezvous("env://"))
+    attempt = environ.get("TORCHELASTIC_RESTART_COUNT", 0) if shared else 0
+    return dist.PrefixStore(f"attempt {attempt}", store)
 
 
 def is_first_process() -> bool:
