@@ -11,6 +11,16 @@ OUT     ?= runs/eval
 BIN   := .venv/bin
 READY := .venv/.ready
 
+# One process packs audio as it starts; several want it packed before.
+ifdef NPROC
+PRETRAIN = data="$1"; if [ ! -e "$$data/pack.json" ]; then \
+    $(BIN)/axlstm pack "$$data" "$(RUN)/pack" && data="$(RUN)/pack" || exit; fi; \
+    $(BIN)/torchrun --standalone --nproc-per-node $(NPROC) -m -- hear_axlstm.cli \
+    pretrain "$$data" --model $(CONFIG) --run "$(RUN)"
+else
+PRETRAIN = $(BIN)/axlstm pretrain "$1" --model $(CONFIG) --run "$(RUN)"
+endif
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup validate pretrain eval-all test test-slow lint format bench clean
@@ -29,13 +39,13 @@ validate: $(READY) ## Check the HEAR API of all six presets by the official hear
 	    echo "--- $$preset"; $(BIN)/hear-validator hear_axlstm -m $$preset || exit 1; done
 	@echo "The shipped weights and every preset follow the HEAR API. Next: make eval-all"
 
-pretrain: $(READY) ## Pretrain on DATA=folder [CONFIG= RUN= EPOCHS= BATCH=]; without DATA two minutes on generated audio
+pretrain: $(READY) ## Pretrain on DATA=folder [CONFIG= RUN= EPOCHS= BATCH= NPROC=processes]; without DATA two minutes on generated audio
 ifdef DATA
-	@$(BIN)/axlstm pretrain "$(DATA)" --model $(CONFIG) --run "$(RUN)" \
+	@$(call PRETRAIN,$(DATA)) \
 	    $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch-size $(BATCH))
 else
 	@$(BIN)/python -m eval.miniature corpus --out runs/miniature/corpus
-	@$(BIN)/axlstm pretrain runs/miniature/corpus --model $(CONFIG) --run "$(RUN)" \
+	@$(call PRETRAIN,runs/miniature/corpus) \
 	    --epochs $(or $(EPOCHS),4) --batch-size $(or $(BATCH),16) --lr 1e-3
 endif
 	@echo "Weights and log: $(RUN). Next: make eval-all MODULE=hear_axlstm@$(RUN)/model.safetensors"

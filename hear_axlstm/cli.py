@@ -16,8 +16,10 @@ from hear_axlstm.config import PRESETS, ModelConfig, preset
 from hear_axlstm.data.corpus import is_pack
 from hear_axlstm.data.pack import pack as pack_folder
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.interrupt import Interrupted
+from hear_axlstm.pretrain.distributed import OtherRankError, is_first_process
+from hear_axlstm.pretrain.interrupt import Interrupted, is_under_torchrun
 from hear_axlstm.pretrain.loop import pretrain as train
+from hear_axlstm.pretrain.start import Resume
 from hear_axlstm.reconstruction import ReconstructionModel
 
 INFO_COLUMNS = ("name", "parameters", "dim", "depth", "heads", "patch", "scene_embedding_size")
@@ -65,24 +67,34 @@ def pretrain(
     data: tyro.conf.Positional[Path],
     run: Path,
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")],
+    *,
+    resume: Resume = "auto",
 ) -> None:
     """Pretrain an encoder on audio, without labels.
 
-    Starting the same run again resumes it from its last checkpoint.
+    Several processes, one a GPU: `torchrun --nproc-per-node 8 -m -- hear_axlstm.cli pretrain ...`.
 
     Args:
         data: Folder that `axlstm pack` wrote, or a folder of audio, packed first into RUN/pack.
         run: Folder for log, checkpoints and the final weights.
         config: Settings; the defaults are the paper's.
+        resume: "auto" goes on where the run in this folder was left; "never" refuses to.
     """
-    packed = data if is_pack(data) else pack_folder(data, run / "pack").folder
-    weights = train(config, packed, run)
-    print(f"weights: {weights}\nnext: load_model({str(weights)!r}) in Python")
+    if is_pack(data):
+        packed = data
+    elif is_under_torchrun():
+        raise ValueError(f"{data} is no pack: before torchrun, make one with `axlstm pack`")
+    else:
+        packed = pack_folder(data, run / "pack").folder
+    weights = train(config, packed, run, resume)
+    if is_first_process():
+        print(f"weights: {weights}\nnext: load_model({str(weights)!r}) in Python")
 
 
 def main() -> None:
     """Entry point of `axlstm`: exits with 2 and one line for anything the user can mend."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
+    level = logging.INFO if is_first_process() else logging.WARNING
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=level)
     commands: dict[str, Callable[..., Any]] = {"info": info, "pack": pack, "pretrain": pretrain}
     try:
         tyro.extras.subcommand_cli_from_dict(
@@ -90,10 +102,14 @@ def main() -> None:
             prog="axlstm",
             description="Audio embeddings from an xLSTM.",
             config=(tyro.conf.OmitArgPrefixes,),
+            console_outputs=is_first_process(),
         )
     except Interrupted as stop:
-        print(f"axlstm: {stop}", file=sys.stderr)
-        sys.exit(130)
+        if is_first_process():
+            print(f"axlstm: {stop}", file=sys.stderr)
+        sys.exit(0 if is_under_torchrun() else 130)  # torchrun would start a failed one again
+    except OtherRankError:
+        sys.exit(1)  # the other one explains itself
     except (ValueError, RuntimeError, OSError) as error:
         print(f"axlstm: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -117,3 +133,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+if __name__ == "__main__":
+    main()

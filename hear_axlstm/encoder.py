@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hear_axlstm.blocks import MLSTMBlock, TransformerBlock
 from hear_axlstm.config import ModelConfig
@@ -15,6 +16,9 @@ from hear_axlstm.patches import PatchEmbedding
 
 class Encoder(nn.Module):
     """AxLSTM or SSAST, by ``config.architecture``."""
+
+    checkpoint_blocks = False
+    """Keep only the tokens between blocks for the backward pass, and compute the rest again."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -41,7 +45,10 @@ class Encoder(nn.Module):
         cls = self.cls_token.expand(len(tokens_BND), 1, -1).to(tokens_BND.dtype)
         tokens = torch.cat([cls, tokens_BND], dim=1)
         for block in self.blocks:
-            tokens = block(tokens)
+            if self.checkpoint_blocks and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, use_reentrant=False, preserve_rng_state=False)
+            else:
+                tokens = block(tokens)
         return self.norm(tokens)
 
 

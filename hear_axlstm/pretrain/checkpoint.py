@@ -1,17 +1,18 @@
-"""Checkpoints of a run: one safetensors file each, written whole or not at all.
+"""A checkpoint: one safetensors file that describes itself, written whole or not at all.
 
-A file holds the weights, AdamW's moments and the sums of the open log interval; its header holds
-step, settings, corpus and a checksum. Batches follow from (seed, step), so no generator is kept.
+It holds the weights, AdamW's moments and the sums of the open log interval; its header holds step,
+settings, corpus, versions and a checksum over all of it. Batches follow from (seed, step), and
+nothing else is random, so no generator is kept.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -21,10 +22,8 @@ from torch import Tensor, nn
 
 from hear_axlstm.pretrain.config import PretrainConfig
 
-log = logging.getLogger(__name__)
-
-FORMAT = "1"
-KEPT = 2  # the last, and one before it in case the last is damaged
+FORMAT = "2"
+PARTIAL = ".partial"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -43,6 +42,13 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     """On the CPU; names start with model., optimizer. or interval."""
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether the last step was a good one and left no infinite weight or moment."""
+        bad_steps = self.tensors.get("interval.in_a_row")
+        finite = all(bool(tensor.isfinite().all()) for tensor in self.tensors.values())
+        return finite and not bad_steps
+
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors below a prefix, without it."""
         prefix = name + "."
@@ -56,13 +62,15 @@ class Checkpoint:
 def collect(
     model: nn.Module, optimizer: torch.optim.AdamW, interval: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Everything that the next step depends on, under the names of a checkpoint."""
+    """A copy of everything that the next step depends on, under the names of a checkpoint."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"interval.{name}": tensor for name, tensor in interval.items()}
     for name, parameter in model.named_parameters():
         state = optimizer.state[parameter]
         tensors |= {f"optimizer.{key}.{name}": state[key] for key in _MOMENTS if key in state}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
+    }
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.AdamW) -> None:
@@ -77,35 +85,32 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Ada
         }
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint and drop all but the last two.
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; once this returns, it outlasts a power cut.
 
     Raises:
-        CheckpointError: if it can't be written, e.g. for want of space; older ones stay.
+        CheckpointError: if it can't be written, e.g. for want of space.
     """
-    path = folder / f"step-{checkpoint.step:08d}.safetensors"
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(PARTIAL)
     header = {
         "format": FORMAT,
         "step": str(checkpoint.step),
         "config": json.dumps(checkpoint.config.to_dict()),
         "corpus": checkpoint.corpus,
-        "crc32": _checksum(checkpoint.tensors),
+        "versions": f"hear_axlstm {version('hear_axlstm')}, torch {torch.__version__}",
     }
+    header["crc32"] = _checksum(header, checkpoint.tensors)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(dict(checkpoint.tensors), partial, metadata=header)
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
+        _sync(partial)
         os.replace(partial, path)
+        _sync(path.parent)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise CheckpointError(
             f"can't write {path} ({error}): make room, then start again to resume"
         ) from error
-    for old in list_checkpoints(folder)[:-KEPT]:
-        old.unlink(missing_ok=True)
-    return path
 
 
 def load(path: Path) -> Checkpoint:
@@ -116,11 +121,11 @@ def load(path: Path) -> Checkpoint:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            header = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header["format"] != FORMAT:
             raise CheckpointError(f"{path} has format {header['format']}: start a new run")
-        if header["crc32"] != _checksum(tensors):
+        if header.pop("crc32") != _checksum(header, tensors):
             raise CheckpointError(f"{path} is damaged: its checksum does not match")
         config = PretrainConfig.from_dict(json.loads(header["config"]))
         return Checkpoint(int(header["step"]), config, header["corpus"], tensors)
@@ -128,34 +133,21 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
-def load_latest(folder: Path) -> Checkpoint | None:
-    """The last checkpoint that is whole; None if the folder has none.
-
-    Raises:
-        CheckpointError: if there are some, but every one is damaged.
-    """
-    paths = list_checkpoints(folder)
-    for path in reversed(paths):
-        try:
-            return load(path)
-        except CheckpointError as error:
-            log.warning("%s; trying the checkpoint before it", error)
-    if paths:
-        raise CheckpointError(
-            f"no checkpoint in {folder} is usable: delete the folder to train from the start"
-        )
-    return None
+def _sync(path: Path) -> None:
+    """Have the system put a file, or the names in a folder, on disk now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint files, the earliest step first."""
-    return sorted(folder.glob("step-*.safetensors"))
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """CRC-32 over names and values: catches damage that leaves the file readable."""
+def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 over header, names, shapes and values: damage can leave a file readable."""
     crc = 0
-    for name in sorted(tensors):
-        crc = zlib.crc32(name.encode(), crc)
-        crc = zlib.crc32(tensors[name].reshape(-1).numpy().tobytes(), crc)
+    for item in sorted(header.items()):
+        crc = zlib.crc32(repr(item).encode(), crc)
+    for name, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(repr((name, tensor.dtype, tuple(tensor.shape))).encode(), crc)
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"

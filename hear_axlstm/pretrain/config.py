@@ -85,22 +85,30 @@ class PretrainConfig:
     precision: Precision = "auto"
     """Of the forward pass; "auto" takes bfloat16 where the hardware is faster with it."""
     micro_batch: int | None = None
-    """Clips at once on the device; gradients add up to `batch_size`. By default what fits."""
+    """Clips at once on each device; gradients add up to `batch_size`. By default what fits."""
+    checkpoint_blocks: bool = False
+    """Compute a block's activations again in the backward pass: less memory, more time."""
+    compile: bool = False
+    """Compile the model by torch.compile; meant for GPUs."""
     threads: int | None = None
-    """CPU threads, by default torch's choice."""
+    """CPU threads, by default torch's choice; of several processes each takes its share."""
     log_every: int = 10
     """Steps between two lines of the log."""
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
     checkpoint_minutes: float = 10.0
     """Longest time between two checkpoints."""
+    keep_checkpoints: int = 2
+    """So many of the last checkpoints stay; older ones go when a new one is whole."""
+    milestone_epochs: float | None = 10.0
+    """A checkpoint every so many epochs stays for good."""
     stop_after_bad_steps: int = 10
     """Give up after so many steps in a row whose loss or gradient was not finite."""
 
     def __post_init__(self) -> None:
         positive = ("epochs", "batch_size", "base_lr", "log_every", "checkpoint_every")
-        optional = ("lr", "clip_norm", "micro_batch", "threads")
-        for name in (*positive, "stop_after_bad_steps"):
+        optional = ("lr", "clip_norm", "micro_batch", "threads", "milestone_epochs")
+        for name in (*positive, "keep_checkpoints", "stop_after_bad_steps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
         for name in optional:
@@ -151,10 +159,14 @@ MAY_CHANGE = frozenset(
         "device",
         "precision",
         "micro_batch",
+        "checkpoint_blocks",
+        "compile",
         "threads",
         "log_every",
         "checkpoint_every",
         "checkpoint_minutes",
+        "keep_checkpoints",
+        "milestone_epochs",
         "stop_after_bad_steps",
     }
 )

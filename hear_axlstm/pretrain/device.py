@@ -1,8 +1,9 @@
-"""Where a run computes: device, precision, and how many clips at once."""
+"""Where a run computes: device, threads, precision, and how many clips at once."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -14,24 +15,60 @@ CPU_MICRO_BATCH = 4  # keeps the cell's N x N matrices near the cache
 # glibc's mallopt: keep up to 2 GB of freed memory, take blocks of up to 1 GB from it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
+PEAK_BFLOAT16 = (
+    ("B200", 2250e12),
+    ("H200", 989e12),
+    ("H100 PCIe", 756e12),
+    ("H100 NVL", 835e12),
+    ("H100", 989e12),
+    ("A100", 312e12),
+    ("L40S", 362e12),
+    ("L4", 121e12),
+    ("4090", 165e12),
+    ("3090", 71e12),
+)
+"""FLOP/s of dense bfloat16 products by the data sheets; the first name that fits counts."""
 
-def choose_device(name: str) -> torch.device:
+
+def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.device:
     """The device of that name; "auto" takes CUDA, then MPS, then the CPU.
 
+    Args:
+        name: of the device, as in `PretrainConfig`.
+        local_rank: this process' number on this machine: each takes a GPU of its own.
+        local_size: processes of the run on this machine.
+
     Raises:
-        ValueError: if this machine doesn't have it.
+        ValueError: if this machine doesn't have it, or not for so many processes.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else _without_cuda(local_size)
+    if local_size > 1 and name.startswith(("cuda:", "mps")):
+        raise ValueError(f"device={name!r} is one for {local_size} processes: take 'cuda' or 'cpu'")
+    if name == "cuda" and torch.cuda.is_available():
+        if local_size > torch.cuda.device_count():
+            raise ValueError(
+                f"{local_size} processes for {torch.cuda.device_count()} GPUs: "
+                "start one a GPU, or set device='cpu'"
+            )
+        name = f"cuda:{local_rank}" if local_size > 1 else name
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device={name!r} can't be used ({reason}): try 'auto'") from error
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
+
+
+def choose_threads(config: PretrainConfig, device: torch.device, local_size: int) -> None:
+    """Set the CPU threads: as asked, else torch's choice, or a share of the cores a process."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    elif device.type == "cpu" and local_size > 1:
+        torch.set_num_threads(max(1, _cores() // local_size))
 
 
 def choose_precision(config: PretrainConfig, device: torch.device) -> torch.dtype:
@@ -41,11 +78,11 @@ def choose_precision(config: PretrainConfig, device: torch.device) -> torch.dtyp
     return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
 
 
-def choose_micro_batch(config: PretrainConfig, device: torch.device) -> int:
-    """Clips at once: as asked, else few on a CPU and the whole batch on an accelerator."""
+def choose_micro_batch(config: PretrainConfig, device: torch.device, clips: int) -> int:
+    """How many of `clips` at once: as asked, else few on a CPU and all on an accelerator."""
     if config.micro_batch is not None:
-        return min(config.micro_batch, config.batch_size)
-    return min(CPU_MICRO_BATCH, config.batch_size) if device.type == "cpu" else config.batch_size
+        return min(config.micro_batch, clips)
+    return min(CPU_MICRO_BATCH, clips) if device.type == "cpu" else clips
 
 
 def keep_freed_memory() -> None:
@@ -59,6 +96,26 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """The device's peak in bfloat16, FLOP/s; None on a CPU and on devices not in the table."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK_BFLOAT16 if part in name), None)
+
+
+def _without_cuda(local_size: int) -> str:
+    return "mps" if torch.backends.mps.is_available() and local_size == 1 else "cpu"
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:

@@ -1,10 +1,15 @@
-"""Stop between two steps when asked to: Ctrl-C, or the SIGTERM of a cluster."""
+"""Stop between two steps when asked to: Ctrl-C, or the signals of a cluster."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
+
+SIGNALS = tuple(  # Slurm warns by the one it is told to, commonly SIGUSR1
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
 
 
 class Interrupted(RuntimeError):
@@ -12,8 +17,10 @@ class Interrupted(RuntimeError):
 
 
 class StopRequest:
-    """While entered, remembers SIGINT and SIGTERM instead of dying; a second one dies as usual.
+    """While entered, remembers these signals instead of dying; a second one acts as usual.
 
+    Under torchrun it remembers the second too: torchrun passes on a Ctrl-C that each process gets
+    from the terminal anyway, and ends those that don't stop in time.
     Only the main thread can listen to signals; in another one this does nothing.
     """
 
@@ -23,7 +30,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._remember)
         return self
 
@@ -40,9 +47,15 @@ class StopRequest:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
-        self._listen_as_before()
+        if not is_under_torchrun():
+            self._listen_as_before()
 
     def _listen_as_before(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._before.clear()
+
+
+def is_under_torchrun() -> bool:
+    """Whether torchrun started this process, and starts it again if it fails."""
+    return "TORCHELASTIC_RUN_ID" in os.environ

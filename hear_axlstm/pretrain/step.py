@@ -1,6 +1,7 @@
 """One optimizer step; what it computes stays on the device until the log asks for it.
 
-Shapes: B clips of a batch, W frames of a crop, F mel bins, N patches.
+Shapes: B clips of a batch, of which this rank has some rows; W frames of a crop, F mel bins,
+N patches.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.device import choose_micro_batch, choose_precision
+from hear_axlstm.pretrain.distributed import World
 from hear_axlstm.pretrain.optimizer import adamw, set_learning_rate, skip_if
 
 log = logging.getLogger(__name__)
@@ -22,9 +24,10 @@ class Learner:
     """A model, its optimizer, and sums over the steps since the last log line.
 
     Args:
-        model: maps (log-mel [B, W, F], mask [B, N]) to the loss, a scalar.
+        model: maps (log-mel [rows, W, F], mask [rows, N]) to the loss, a scalar; on all ranks the
+            same.
         config: of the run.
-        device: where `model` lies.
+        world: the ranks that learn together; `model` lies on its device.
         on_clips: called with the number of clips after each micro-batch; if it returns False, the
             step is given up.
     """
@@ -33,21 +36,24 @@ class Learner:
         self,
         model: nn.Module,
         config: PretrainConfig,
-        device: torch.device,
+        world: World,
         on_clips: Callable[[int], bool] = lambda clips: True,
     ) -> None:
         self.model = model
         self.config = config
-        self.device = device
+        self.world = world
+        self.device = world.device
         self.on_clips = on_clips
+        self.forward = torch.compile(model) if config.compile else model
         self.optimizer = adamw(model, config)
         self.parameters = list(model.parameters())
-        self.precision = choose_precision(config, device)
-        self.micro_batch = choose_micro_batch(config, device)
+        self.precision = choose_precision(config, world.device)
+        rows = world.rows(config.batch_size)
+        self.micro_batch = choose_micro_batch(config, world.device, rows.stop - rows.start)
         self.interval = self._empty_interval()
 
     def step(self, mel: Tensor, mask: Tensor, rate: float) -> bool:
-        """Learn from a batch at the learning rate `rate`.
+        """Learn from this rank's rows of a batch, at the learning rate `rate`.
 
         A step whose loss or gradient is not finite leaves weights and moments as they are.
 
@@ -59,6 +65,7 @@ class Learner:
             self.optimizer.zero_grad()
             return False
         gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.world.add_up([*gradients, loss])
         norm = nn.utils.get_total_norm(gradients)
         if self.config.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
@@ -72,13 +79,15 @@ class Learner:
 
     @torch.no_grad()
     def evaluate(self, mel: Tensor, mask: Tensor) -> float:
-        """The loss of a batch, without learning from it."""
+        """The mean loss of the rows that all ranks have, without learning from them."""
         self.model.eval()
-        total = torch.zeros((), device=self.device)
+        total, clips = torch.zeros(2, device=self.device)
         for part, hidden in self._split(mel, mask):
             total += self._loss(part, hidden) * len(part)
+            clips += len(part)
         self.model.train()
-        return total.item() / len(mel)
+        self.world.add_up([total, clips])
+        return total.item() / clips.item()
 
     def take_interval(self) -> dict[str, float]:
         """Means since the last call, and how many steps in a row were bad. Waits for the device."""
@@ -113,7 +122,7 @@ class Learner:
         total = torch.zeros((), device=self.device)
         for part, hidden in self._split(mel, mask):
             # Each row hides equally many patches, so the batch's mean is the weighted mean of these
-            loss = self._loss(part, hidden) * (len(part) / len(mel))
+            loss = self._loss(part, hidden) * (len(part) / self.config.batch_size)
             loss.backward()
             total += loss.detach()
             if not self.on_clips(len(part)):
@@ -121,19 +130,18 @@ class Learner:
         return total
 
     def _split(self, mel: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Micro-batches, on the device."""
-        for part, hidden in zip(
-            mel.split(self.micro_batch), mask.split(self.micro_batch), strict=True
-        ):
+        """Micro-batches, on the device; none if there are no rows."""
+        for start in range(0, len(mel), self.micro_batch):
+            rows = slice(start, start + self.micro_batch)
             yield (
-                part.to(self.device, non_blocking=True),
-                hidden.to(self.device, non_blocking=True),
+                mel[rows].to(self.device, non_blocking=True),
+                mask[rows].to(self.device, non_blocking=True),
             )
 
     def _loss(self, mel: Tensor, mask: Tensor) -> Tensor:
         lower = self.precision != torch.float32
         with torch.autocast(self.device.type, self.precision, enabled=lower):
-            return self.model(mel, mask).float()
+            return self.forward(mel, mask).float()
 
     def _empty_interval(self) -> dict[str, Tensor]:
         names = ("loss", "grad_norm", "good", "skipped", "in_a_row")
