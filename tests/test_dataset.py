@@ -75,8 +75,9 @@ def test_a_batch_follows_from_seed_and_step_alone(corpus: Corpus) -> None:
         used.batch(step)
     assert torch.equal(used.batch(9), fresh)
     assert not torch.equal(dataset(corpus, seed=1).batch(9), fresh)
-    draws = [torch.rand(8, generator=dataset(corpus).mask_generator(step)) for step in (9, 9, 10)]
-    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[1], draws[2])
+    masks = [dataset(corpus).masks(step, patches=250, ratio=0.5) for step in (9, 9, 10)]
+    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[1], masks[2])
+    assert masks[0].shape == (16, 250) and (masks[0].sum(1) == 125).all()
 
 
 def test_held_out_clips_are_fixed_and_apart(corpus: Corpus) -> None:

@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 from hear_axlstm import weights
 from hear_axlstm.data.corpus import Corpus
-from hear_axlstm.data.dataset import CropDataset, split_held_out
+from hear_axlstm.data.dataset import CropDataset, crop_dataset, split_held_out
 from hear_axlstm.data.prefetch import prefetch
-from hear_axlstm.masking import random_mask
 from hear_axlstm.pretrain import checkpoint as checkpoints
 from hear_axlstm.pretrain.checkpoint import Checkpoint
 from hear_axlstm.pretrain.config import PretrainConfig
@@ -119,7 +118,7 @@ class _Training:
         self.config, self.corpus, self.run, self.stop = config, corpus, run, stop
         train, held_out = split_held_out(corpus)
         window = config.model.window_frames
-        self.dataset = CropDataset(corpus, train, window, config.batch_size, config.seed)
+        self.dataset = crop_dataset(corpus, train, window, config.batch_size, config.seed, device)
         self.steps = self.dataset.steps(config.epochs)
         self.warmup = min(self.dataset.steps(config.warmup), self.steps - 1)
         self.held_out: Batch | None = None
@@ -200,11 +199,12 @@ class _Training:
 
     def _batch(self, dataset: CropDataset, step: int, pinned: bool = False) -> Batch:
         """Crops and masks of a step; in page-locked memory where a GPU fetches them."""
-        rows, patches = dataset.batch_size, math.prod(self.config.model.grid)
-        ratio = self.config.model.mask_ratio
+        model = self.config.model
         mel = dataset.batch(step)
-        mask = random_mask(rows, patches, ratio, dataset.mask_generator(step))
-        return (mel.pin_memory(), mask.pin_memory()) if pinned else (mel, mask)
+        mask = dataset.masks(step, math.prod(model.grid), model.mask_ratio)
+        if pinned:
+            mel, mask = mel if mel.is_cuda else mel.pin_memory(), mask.pin_memory()
+        return mel, mask
 
     def _count_clips(self, clips: int) -> bool:
         """After each micro-batch: show progress, and say whether to go on."""
