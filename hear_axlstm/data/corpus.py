@@ -29,6 +29,8 @@ from hear_axlstm.config import MelConfig
 
 FORMAT = 2
 INFO_NAME = "pack.json"
+INDEX_NAME = "index.npz"
+REPORT_NAME = "report.csv"
 FRAME_DTYPE = np.dtype("<f2")
 OPEN_SHARDS = 512  # a mapped file holds a descriptor, and many systems grant only 1024
 
@@ -159,9 +161,9 @@ def read_info(folder: Path) -> dict[str, Any] | None:
 
 def _read_index(folder: Path) -> ClipIndex:
     try:
-        with np.load(folder / "index.npz", allow_pickle=False) as arrays:
+        with np.load(folder / INDEX_NAME, allow_pickle=False) as arrays:
             return ClipIndex(**arrays)
     except Exception as error:  # numpy raises a zip, value, key or OS error, by the damage
         raise PackError(
-            f"{folder / 'index.npz'} is unreadable: pack the same audio again"
+            f"{folder / INDEX_NAME} is unreadable: pack the same audio again"
         ) from error

@@ -43,6 +43,7 @@ class CropDataset:
         window_frames: frames of a crop, W; a shorter clip is repeated in time.
         batch_size: clips of a batch over all ranks, B.
         seed: fixes order, crops and masks.
+        pin_memory: make batches in page-locked memory, from where a GPU fetches them.
 
     Raises:
         ValueError: if there are no clips.
@@ -55,6 +56,7 @@ class CropDataset:
         window_frames: int,
         batch_size: int,
         seed: int,
+        pin_memory: bool = False,
     ) -> None:
         if not len(clips):
             raise ValueError("no clips to train on: pack a folder with more audio")
@@ -63,6 +65,7 @@ class CropDataset:
         self.window_frames = window_frames
         self.batch_size = batch_size
         self.seed = seed
+        self.pin_memory = pin_memory
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)  # a batch can touch two
 
     def __len__(self) -> int:
@@ -122,7 +125,7 @@ class CropDataset:
         width, bins = self.window_frames, self.corpus.mel.n_mels
         mean, scale = _statistics(self.corpus, clips)
         crops = np.empty((CROPS_PER_PASS, width, bins), FRAME_DTYPE)
-        batch = torch.empty(len(clips), width, bins)
+        batch = torch.empty(len(clips), width, bins, pin_memory=self.pin_memory)
         stored = self._stored(clips, starts)
         for first in range(0, len(clips), CROPS_PER_PASS):
             part = slice(first, min(first + CROPS_PER_PASS, len(clips)))
@@ -201,7 +204,8 @@ def crop_dataset(
         size = int(corpus.index.frames.sum()) * corpus.mel.n_mels * FRAME_DTYPE.itemsize
         if size <= RESIDENT_SHARE * free:
             return ResidentCropDataset(corpus, clips, window_frames, batch_size, seed, device)
-    return CropDataset(corpus, clips, window_frames, batch_size, seed)
+    pin_memory = device.type == "cuda"
+    return CropDataset(corpus, clips, window_frames, batch_size, seed, pin_memory)
 
 
 def share(rows: int, rank: int, world_size: int) -> slice:

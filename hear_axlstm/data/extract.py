@@ -81,7 +81,12 @@ def extract_all(
 def _map(work: Callable[[Job], T], jobs: Iterable[Job], workers: int) -> Iterator[T]:
     """Like `map`, but by processes, and never far ahead of what is taken."""
     if workers <= 1:
-        yield from map(work, jobs)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in a worker; more slow such small operations down
+        try:
+            yield from map(work, jobs)
+        finally:
+            torch.set_num_threads(threads)
         return
     # spawned, because a forked child of a process that has used torch's threads can hang
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)

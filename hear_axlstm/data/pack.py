@@ -6,9 +6,6 @@ recognized, and after a change only the shards that it touches are made again.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,10 +19,10 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from hear_axlstm.config import MelConfig
-from hear_axlstm.data.corpus import FORMAT, INFO_NAME, Corpus, PackError, read_info
+from hear_axlstm.data.corpus import INDEX_NAME, INFO_NAME, REPORT_NAME, Corpus, PackError, read_info
 from hear_axlstm.data.extract import Features, Job, extract_all
-from hear_axlstm.data.shards import Shard, join, write_text
-from hear_axlstm.data.sources import CSV, Skipped, Source, open_source
+from hear_axlstm.data.shards import Shard, digest, finish
+from hear_axlstm.data.sources import Skipped, Source, open_source
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +45,7 @@ class PackReport:
         if self.skipped:
             kinds = ", ".join(f"{number:,} {kind}" for kind, number in self.skipped.items())
             text += f"; {sum(self.skipped.values()):,} left out ({kinds}), see "
-            text += str(self.folder / "report.csv")
+            text += str(self.folder / REPORT_NAME)
         return text
 
 
@@ -79,7 +76,7 @@ def pack(
     """
     source, out, mel = open_source(audio), Path(out), mel or MelConfig()
     shards, sizes = _plan(source, out, mel)
-    fingerprint = _digest(shard.fingerprint for shard in shards)
+    fingerprint = digest(shard.fingerprint for shard in shards)
     if _is_up_to_date(out, source, mel, fingerprint):
         log.info("%s is up to date", out)
         return _report(out)
@@ -89,7 +86,7 @@ def pack(
             (out / INFO_NAME).unlink(missing_ok=True)
             todo = {shard.number: shard for shard in shards if not shard.is_done()}
             _write(todo, sizes, source, mel, workers, device)
-            _finish(out, source, mel, shards)
+            finish(out, source.name, mel, shards)
     except Timeout as error:
         raise PackError(f"{out} is being written by another process: wait for it") from error
     return _report(out)
@@ -99,13 +96,9 @@ def _plan(source: Source, out: Path, mel: MelConfig) -> tuple[list[Shard], list[
     """The shards to be, and how many clips go into each, where that is known."""
     shards, sizes = [], []
     for number, unit in enumerate(tqdm(source.units(), "listing", unit="shard", leave=False)):
-        shards.append(Shard(out, number, _digest([str(FORMAT), repr(mel), *unit.inputs()])))
+        shards.append(Shard(out, number, digest([repr(mel), *unit.inputs()])))
         sizes.append(unit.size)
     return shards, sizes
-
-
-def _digest(parts: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _is_up_to_date(out: Path, source: Source, mel: MelConfig, fingerprint: str) -> bool:
@@ -133,7 +126,7 @@ def _is_up_to_date(out: Path, source: Source, mel: MelConfig, fingerprint: str) 
 
 def _is_ours(path: Path) -> bool:
     name = path.name.removesuffix(".partial")
-    return name.startswith("shard-") or name in ("index.npz", "report.csv", INFO_NAME, LOCK_NAME)
+    return name.startswith("shard-") or name in (INDEX_NAME, REPORT_NAME, INFO_NAME, LOCK_NAME)
 
 
 def _opens(out: Path) -> bool:
@@ -197,30 +190,6 @@ def _tick(progress: tqdm, found: Iterable[Features | Skipped]) -> Iterator[Featu
     for item in found:
         progress.update()
         yield item
-
-
-def _finish(out: Path, source: Source, mel: MelConfig, shards: Sequence[Shard]) -> None:
-    """Join the shards' sidecars, drop stale shards, stamp with pack.json."""
-    contents = join(out, shards)
-    if not contents.clips:
-        with open(out / "report.csv", encoding="utf-8", **CSV) as file:
-            first = next(csv.DictReader(file), {"id": "tars", "reason": "without audio files"})
-        raise PackError(
-            f"none of the {sum(contents.skipped.values())} audio files in {source.name} is usable, "
-            f"e.g. {first['id']}: {first['reason']}; all reasons: {out / 'report.csv'}"
-        )
-    keep = {path for shard in shards for path in (shard.frames, shard.sidecar)}
-    for path in set(out.glob("shard-*")) - keep:
-        path.unlink()
-    info = {
-        "format": FORMAT,
-        "mel": asdict(mel),
-        "fingerprint": _digest(contents.fingerprints),
-        "clips": contents.clips,
-        "skipped": contents.skipped,
-        "source": source.name,
-    }
-    write_text(out / INFO_NAME, json.dumps(info, indent=2))
 
 
 def _report(out: Path) -> PackReport:

@@ -7,17 +7,27 @@ carries the fingerprint of what it was made from: it is the stamp that says that
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hear_axlstm.data.corpus import ClipIndex, shard_path
+from hear_axlstm.config import MelConfig
+from hear_axlstm.data.corpus import (
+    FORMAT,
+    INDEX_NAME,
+    INFO_NAME,
+    REPORT_NAME,
+    ClipIndex,
+    PackError,
+    shard_path,
+)
 from hear_axlstm.data.extract import Features
 from hear_axlstm.data.sources import CSV, Skipped
 
@@ -81,25 +91,49 @@ class Shard:
             "clips": columns,
             "skipped": [[skip.id, skip.reason] for skip in skipped],
         }
-        write_text(self.sidecar, json.dumps(made))
+        _write_text(self.sidecar, json.dumps(made))
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What the shards of a pack hold."""
+def finish(folder: Path, source: str, mel: MelConfig, shards: Sequence[Shard]) -> None:
+    """Join the shards' sidecars, drop stale shards, stamp with pack.json.
 
-    clips: int
-    skipped: Mapping[str, int]
-    """Number of files that gave no clip, by kind of reason, the most frequent first."""
-    fingerprints: list[str]
+    Raises:
+        PackError: if there is no clip in any of them.
+    """
+    index, kinds, fingerprints = _join(folder, shards)
+    if not len(index):
+        with open(folder / REPORT_NAME, encoding="utf-8", **CSV) as file:
+            first = next(csv.DictReader(file), {"id": "tars", "reason": "without audio files"})
+        raise PackError(
+            f"none of the {kinds.total()} audio files in {source} is usable, "
+            f"e.g. {first['id']}: {first['reason']}; all reasons: {folder / REPORT_NAME}"
+        )
+    keep = {path for shard in shards for path in (shard.frames, shard.sidecar)}
+    for path in set(folder.glob("shard-*")) - keep:
+        path.unlink()
+    info = {
+        "format": FORMAT,
+        "mel": asdict(mel),
+        "fingerprint": digest(fingerprints),
+        "clips": len(index),
+        "skipped": dict(kinds.most_common()),
+        "source": source,
+    }
+    _write_text(folder / INFO_NAME, json.dumps(info, indent=2))
 
 
-def join(folder: Path, shards: Iterable[Shard]) -> Contents:
-    """Write index.npz and report.csv from the shards' sidecars; holds one row a clip in arrays."""
+def digest(parts: Iterable[str]) -> str:
+    """A fingerprint of text."""
+    text = "\n".join((str(FORMAT), *parts))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _join(folder: Path, shards: Iterable[Shard]) -> tuple[ClipIndex, Counter[str], list[str]]:
+    """Write index.npz and report.csv; return index, reasons and the shards' fingerprints."""
     columns: dict[str, list[np.ndarray]] = defaultdict(list)
     kinds: Counter[str] = Counter()
     fingerprints = []
-    with open(folder / "report.csv", "w", encoding="utf-8", **CSV) as file:
+    with open(folder / REPORT_NAME, "w", encoding="utf-8", **CSV) as file:
         report = csv.writer(file)
         report.writerow(("id", "reason"))
         for shard in shards:
@@ -116,11 +150,12 @@ def join(folder: Path, shards: Iterable[Shard]) -> Contents:
             columns["id_end"].append(np.array([len(clip_id) for clip_id in ids], "i8"))
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
     joined["id_end"] = joined["id_end"].cumsum()
-    np.savez(folder / "index.npz", **vars(ClipIndex(**joined)))
-    return Contents(len(joined["shard"]), dict(kinds.most_common()), fingerprints)
+    index = ClipIndex(**joined)
+    np.savez(folder / INDEX_NAME, **vars(index))
+    return index, kinds, fingerprints
 
 
-def write_text(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     with open(partial, "w") as file:

@@ -231,7 +231,7 @@ class TarSource:
                     clips += 1
         except Exception as error:  # of the tar format, a compression, a file or a connection
             detail = str(error).split(" @ <")[0]
-            reason = f"breaks off after {clips} clips ({detail}): fetch it again"
+            reason = f"breaks off, after {clips} clips ({detail}): fetch it again"
             yield Skipped(name, reason, passing=_is_remote(url))
 
 
