@@ -59,9 +59,9 @@ def load_audio(
     name = "audio" if isinstance(source, bytes) else str(source)
     _check_file(source, name)
     try:
-        with soundfile.SoundFile(
-            io.BytesIO(source) if isinstance(source, bytes) else source
-        ) as file:
+        # as bytes, because soundfile can't encode a name that is not UTF-8
+        opened = io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)
+        with soundfile.SoundFile(opened) as file:
             rate = file.samplerate
             mono = _read_mono(file, name, start, end, longest)
     except AudioError:
@@ -69,7 +69,7 @@ def load_audio(
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         if not isinstance(source, bytes) and not os.access(source, os.R_OK):
             raise AudioError(f"{name}: no permission to read it: change its mode") from error
-        detail = str(error).replace(f"{name!r}: ", "").rstrip(": .") or "damaged or cut off"
+        detail = getattr(error, "error_string", str(error)).rstrip(".") or "damaged or cut off"
         raise AudioError(
             f"{name}: not decodable ({detail}): copy it again or convert it, e.g. to FLAC"
         ) from error

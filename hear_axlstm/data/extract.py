@@ -128,6 +128,8 @@ def _decode(job: Job, mel: MelConfig) -> tuple[int, Decoded | Skipped]:
     except AudioError as error:
         name = clip.audio if isinstance(clip.audio, str) else "audio"
         return number, Skipped(clip.id, str(error).removeprefix(f"{name}: "))
+    except Exception as error:  # one strange file must not stop millions
+        return number, Skipped(clip.id, f"fails with {type(error).__name__} ({error})")
     if waveform.size < mel.n_fft:
         reason = f"too short: {waveform.size} samples, one window needs {mel.n_fft}"
         return number, Skipped(clip.id, reason)
