@@ -16,6 +16,7 @@ Shapes: `T` mel frames, `F` mel bins.
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -86,7 +87,7 @@ class Corpus:
         self.fingerprint: str = self.info["fingerprint"]
         self.index = _read_index(self.folder)
         self._check_shards()
-        self.shard = lru_cache(maxsize=OPEN_SHARDS)(self._map_shard)
+        self._mapped = lru_cache(maxsize=OPEN_SHARDS)(self._map_shard)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -103,16 +104,30 @@ class Corpus:
         frames = self.shard(int(self.index.shard[clip]))
         return frames[start : start + self.index.frames[clip]]
 
+    def shard(self, shard: int) -> NDArray[np.float16]:
+        """All frames of a shard, [sum T, F]; a view of the mapped file."""
+        frames: NDArray[np.float16] = np.frombuffer(self._mapped(shard), FRAME_DTYPE)
+        return frames.reshape(-1, self.mel.n_mels)
+
+    def will_need(self, shard: int, start: int, frames: int) -> None:
+        """Let the system fetch these frames of a shard from disk, without waiting for them."""
+        if hasattr(mmap, "MADV_WILLNEED"):
+            width = self.mel.n_mels * FRAME_DTYPE.itemsize
+            first = start * width // mmap.PAGESIZE * mmap.PAGESIZE
+            self._mapped(shard).madvise(mmap.MADV_WILLNEED, first, (start + frames) * width - first)
+
     def shard_sizes(self) -> NDArray[np.int64]:
         """Frames of each shard; shards without a clip have none."""
         sizes = np.zeros(int(self.index.shard.max()) + 1, np.int64)
         np.maximum.at(sizes, self.index.shard, self.index.offset + self.index.frames)
         return sizes
 
-    def _map_shard(self, shard: int) -> NDArray[np.float16]:
-        """All frames of a shard, [sum T, F]; an array, because a memmap is slow to slice."""
-        mapped = np.memmap(shard_path(self.folder, shard), dtype=FRAME_DTYPE, mode="r")
-        return np.asarray(mapped).reshape(-1, self.mel.n_mels)
+    def _map_shard(self, shard: int) -> mmap.mmap:
+        with open(shard_path(self.folder, shard), "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if hasattr(mmap, "MADV_RANDOM"):  # else each crop reads megabytes ahead
+            mapped.madvise(mmap.MADV_RANDOM)
+        return mapped
 
     def _check_shards(self) -> None:
         for shard, frames in enumerate(self.shard_sizes().tolist()):

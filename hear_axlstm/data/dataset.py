@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hear_axlstm.data.corpus import FRAME_DTYPE, Corpus
+from hear_axlstm.data.corpus import FRAME_DTYPE, Corpus, shard_path
 from hear_axlstm.masking import random_mask
 from hear_axlstm.mel import STD_FLOOR
 
 HELD_OUT_SHARE = 0.05
 HELD_OUT_CLIPS = 2048  # as many tell the loss to a fraction of a percent; more only cost time
 FEWEST_TO_SPLIT = 40
-CROPS_PER_PASS = 16  # 0.5 MB of frames, 1 MB standardized: stays in the cache of a core
+VALUES_PER_PASS = 32_000  # torch does so few in one thread, and leaves the others to the model
 RESIDENT_SHARE = 0.25  # of a device's free memory
 
 _ORDER, _CROP, _MASK = range(3)  # independent random streams of one seed
@@ -124,11 +124,12 @@ class CropDataset:
         """Standardized crops, [B, W, F], pass by pass so that each value is fetched once."""
         width, bins = self.window_frames, self.corpus.mel.n_mels
         mean, scale = _statistics(self.corpus, clips)
-        crops = np.empty((CROPS_PER_PASS, width, bins), FRAME_DTYPE)
+        size = max(1, VALUES_PER_PASS // (width * bins))
+        crops = np.empty((size, width, bins), FRAME_DTYPE)
         batch = torch.empty(len(clips), width, bins, pin_memory=self.pin_memory)
         stored = self._stored(clips, starts)
-        for first in range(0, len(clips), CROPS_PER_PASS):
-            part = slice(first, min(first + CROPS_PER_PASS, len(clips)))
+        for first in range(0, len(clips), size):
+            part = slice(first, min(first + size, len(clips)))
             rows = part.stop - part.start
             for row in range(rows):
                 crops[row] = next(stored)
@@ -142,7 +143,11 @@ class CropDataset:
         """The crops as they are stored, [W, F]; one slice each, unless the clip is shorter."""
         index, width = self.corpus.index, self.window_frames
         columns = (index.shard[clips], index.offset[clips], index.frames[clips], starts)
-        for shard, offset, length, start in zip(*(c.tolist() for c in columns), strict=True):
+        rows = list(zip(*(column.tolist() for column in columns), strict=True))
+        for shard, offset, length, start in rows:
+            whole = length < width
+            self.corpus.will_need(shard, offset + start * (not whole), length if whole else width)
+        for shard, offset, length, start in rows:
             frames = self.corpus.shard(shard)
             if length < width:
                 yield frames[offset + np.arange(start, start + width) % length]
@@ -172,7 +177,8 @@ class ResidentCropDataset(CropDataset):
             int(sizes.sum()), corpus.mel.n_mels, dtype=torch.float16, device=device
         )
         for shard in np.flatnonzero(sizes).tolist():
-            frames = torch.from_numpy(corpus.shard(shard).copy())
+            values = np.fromfile(shard_path(corpus.folder, shard), FRAME_DTYPE)
+            frames = torch.from_numpy(values).view(-1, corpus.mel.n_mels)
             self._frames[self._first[shard] :][: len(frames)] = frames.to(device)
 
     def _read(self, clips: NDArray[np.int64], starts: NDArray[np.int64]) -> Tensor:
