@@ -1,6 +1,10 @@
 """Packing a folder of audio: what is stored, what is left out, what is done again."""
 
 import csv
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +16,7 @@ import torch
 
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data import sources
-from hear_axlstm.data.corpus import Corpus, PackError
+from hear_axlstm.data.corpus import Corpus, PackError, is_pack
 from hear_axlstm.data.pack import pack
 from hear_axlstm.data.shards import Shard
 from hear_axlstm.mel import LogMel
@@ -171,3 +175,22 @@ def test_packs_are_not_mixed_or_overwritten(audio: Path, tmp_path: Path) -> None
     with pytest.raises(PackError, match="holds other files"):
         pack(audio, tmp_path / "other")
     assert len(Corpus(out)) == 5
+
+
+@pytest.mark.slow
+def test_a_killed_pack_goes_on(tmp_path: Path) -> None:
+    for seed in range(1500):
+        write_noise(tmp_path / "audio" / f"{seed}.wav", 2.0, seed)
+    pack(tmp_path / "audio", tmp_path / "whole", workers=1)
+    out = tmp_path / "killed"
+    program = "import sys; from hear_axlstm.data.pack import pack; pack(*sys.argv[1:], workers=1)"
+    command = [sys.executable, "-c", program, str(tmp_path / "audio"), str(out)]
+    for shards in (1, 3):
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None and not (out / f"shard-{shards:05d}.f16.partial").exists():
+                time.sleep(0.002)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL and not is_pack(out)
+        assert len(list(out.glob("shard-*.json"))) >= shards
+    pack(tmp_path / "audio", out, workers=1)
+    assert files(out) == files(tmp_path / "whole")
