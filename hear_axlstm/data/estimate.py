@@ -62,9 +62,8 @@ def estimate(
         PackError: if `audio` has nothing usable.
     """
     source, mel = open_source(audio), mel or MelConfig()
-    _, total = source.sample(1)
+    clips, total = source.sample(SAMPLE_PER_WORKER * (workers or choose_workers(None)))
     workers = max(1, choose_workers(total) if workers is None else workers)
-    clips, total = source.sample(SAMPLE_PER_WORKER * workers)
     found, ends = [], [time.monotonic()]
     results = extract_all(((0, clip) for clip in clips), mel, workers, choose_device(device))
     for _, item in tqdm(results, "measuring", len(clips), unit="clip", leave=False):
