@@ -105,7 +105,9 @@ def _read_mono(
     last = file.frames if end is None else min(file.frames, round(end * rate))
     if first and first >= file.frames:
         seconds = file.frames / rate
-        raise AudioError(f"{name}: too short: ends at {seconds:g} s, the span begins at {start:g} s")
+        raise AudioError(
+            f"{name}: too short: ends at {seconds:g} s, the span begins at {start:g} s"
+        )
     if longest is not None and last - first > longest * rate:
         hours = (last - first) / rate / 3600
         raise AudioError(f"{name}: too long, {hours:.2f} hours: cut it, or list spans of it")
