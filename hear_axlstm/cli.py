@@ -14,7 +14,8 @@ import tyro
 
 from hear_axlstm.config import PRESETS, ModelConfig, preset
 from hear_axlstm.data.corpus import is_pack
-from hear_axlstm.data.pack import pack as pack_folder
+from hear_axlstm.data.estimate import estimate
+from hear_axlstm.data.pack import pack as pack_audio
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.distributed import OtherRankError, is_first_process
 from hear_axlstm.pretrain.interrupt import Interrupted, is_under_torchrun
@@ -47,19 +48,26 @@ def info(
 
 
 def pack(
-    audio: tyro.conf.Positional[Path],
+    audio: tyro.conf.Positional[str],
     out: tyro.conf.Positional[Path],
     *,
     workers: int | None = None,
+    dry_run: bool = False,
 ) -> None:
-    """Pack a folder of audio into log-mel shards for pretraining.
+    """Pack audio into log-mel shards for pretraining.
 
     Args:
-        audio: Folder that is searched for audio files, all below it included.
+        audio: Folder that is searched for audio files, all below it included; or a .csv or .tsv
+            with the column path, optionally start and end in seconds; or WebDataset tars, paths or
+            URLs, e.g. 'train-{000..127}.tar'.
         out: Folder to write; packing the same audio into it again resumes or does nothing.
         workers: Processes, by default one a core.
+        dry_run: Only tell the hours, disk and time that it will take, from a small sample.
     """
-    print(pack_folder(audio, out, workers=workers))
+    if dry_run:
+        print(estimate(audio, out, workers=workers))
+        return
+    print(pack_audio(audio, out, workers=workers))
     print(f"next: axlstm pretrain {out} --run runs/my-run")
 
 
@@ -85,7 +93,7 @@ def pretrain(
     elif is_under_torchrun():
         raise ValueError(f"{data} is no pack: before torchrun, make one with `axlstm pack`")
     else:
-        packed = pack_folder(data, run / "pack").folder
+        packed = pack_audio(data, run / "pack").folder
     weights = train(config, packed, run, resume)
     if is_first_process():
         print(f"weights: {weights}\nnext: load_model({str(weights)!r}) in Python")
@@ -110,6 +118,9 @@ def main() -> None:
         sys.exit(0 if is_under_torchrun() else 130)  # torchrun would start a failed one again
     except OtherRankError:
         sys.exit(1)  # the other one explains itself
+    except KeyboardInterrupt:
+        print("axlstm: interrupted: give the same command again to go on", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"axlstm: error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -119,10 +119,11 @@ def chunkwise(
     state = state or empty_state(q)
     pieces = [t.split(chunk, dim=1) for t in (q, k, v, log_i, log_f)]
     for piece in zip(*pieces, strict=True):
+        inputs: tuple[Tensor, ...] = (*piece, *state)
         if torch.is_grad_enabled():
-            h, *after = checkpoint(_chunk, *piece, *state, use_reentrant=False)
+            h, *after = checkpoint(_chunk, *inputs, use_reentrant=False)
         else:
-            h, *after = _chunk(*piece, *state)
+            h, *after = _chunk(*inputs)
         state = State(*after)
         parts.append(h)
     return torch.cat(parts, dim=1), state

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from hear_axlstm.data.dataset import share
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.device import choose_device
-from hear_axlstm.pretrain.distributed import World
 from hear_axlstm.pretrain.interrupt import Interrupted
 from hear_axlstm.pretrain.keeper import load_latest
 from hear_axlstm.pretrain.log import read_log
@@ -119,9 +119,9 @@ def test_a_mistake_is_told_once(tmp_path: Path) -> None:
 
 def test_rows_are_shared_out() -> None:
     for total in (1, 7, 8):
-        shares = [World(torch.device("cpu"), rank, 3).rows(total) for rank in range(3)]
-        assert [row for share in shares for row in range(total)[share]] == list(range(total))
-        sizes = [share.stop - share.start for share in shares]
+        shares = [share(total, rank, 3) for rank in range(3)]
+        assert [row for own in shares for row in range(total)[own]] == list(range(total))
+        sizes = [own.stop - own.start for own in shares]
         assert max(sizes) - min(sizes) <= 1
 
 

@@ -1,7 +1,11 @@
 """Packing a folder of audio: what is stored, what is left out, what is done again."""
 
 import csv
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +15,10 @@ import soundfile
 import torch
 
 from hear_axlstm.config import MelConfig
-from hear_axlstm.data import pack as packing
-from hear_axlstm.data.corpus import Corpus, PackError
+from hear_axlstm.data import sources
+from hear_axlstm.data.corpus import Corpus, PackError, is_pack
 from hear_axlstm.data.pack import pack
+from hear_axlstm.data.shards import Shard
 from hear_axlstm.mel import LogMel
 
 
@@ -36,13 +41,23 @@ def files(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "index.npz"}
 
 
+def ids(corpus: Corpus) -> list[str]:
+    return [clip_id.decode() for clip_id in corpus.index.ids()]
+
+
+def reasons(folder: Path) -> dict[str, str]:
+    """What the report of a pack says about each file that was left out."""
+    with open(folder / "report.csv", newline="") as file:
+        return {row["id"]: row["reason"] for row in csv.DictReader(file)}
+
+
 def test_stored_frames_are_the_log_mel_of_the_file(audio: Path, tmp_path: Path) -> None:
     report = pack(audio, tmp_path / "pack")
     corpus = Corpus(tmp_path / "pack")
     assert report.clips == len(corpus) == 5 and not report.skipped
-    assert corpus.index.id.tolist() == sorted(corpus.index.id.tolist())
+    assert ids(corpus) == sorted(ids(corpus))
     assert report.hours * 3600 == pytest.approx(9.5, abs=0.05)
-    for clip, clip_id in enumerate(corpus.index.id):
+    for clip, clip_id in enumerate(ids(corpus)):
         samples, _ = soundfile.read(audio / clip_id, dtype="float32")
         expected = LogMel()(torch.from_numpy(samples)[None])[0]
         stored = torch.from_numpy(corpus.clip(clip).astype(np.float32))
@@ -61,15 +76,15 @@ def test_unusable_files_are_listed_and_stop_nothing(audio: Path, tmp_path: Path)
     soundfile.write(audio / "offset.wav", np.full(16_000, 0.3), 16_000)
     write_noise(audio / "click.wav", 0.01)
     report = pack(audio, tmp_path / "pack")
-    reasons = {skip.id: skip.reason for skip in report.skipped}
+    found = reasons(tmp_path / "pack")
     assert report.clips == 5
-    assert reasons.keys() == {
+    assert found.keys() == {
         "broken.wav", "empty.flac", "song.m4a", "silent.wav", "offset.wav", "click.wav"
     }  # fmt: skip
-    assert "decodable" in reasons["broken.wav"] and "silent" in reasons["offset.wav"]
-    assert "too short: 160 samples" in reasons["click.wav"]
-    with open(tmp_path / "pack" / "report.csv", newline="") as file:
-        assert {row["id"]: row["reason"] for row in csv.DictReader(file)} == reasons
+    assert "decodable" in found["broken.wav"] and "silent" in found["offset.wav"]
+    assert "too short: 160 samples" in found["click.wav"]
+    assert sum(report.skipped.values()) == 6 and report.skipped["silent"] == 2
+    assert "6 left out (2 silent" in str(report)
 
 
 def test_a_folder_without_usable_audio_is_an_error(tmp_path: Path) -> None:
@@ -92,15 +107,15 @@ def test_the_result_does_not_depend_on_workers(audio: Path, tmp_path: Path) -> N
 def test_only_what_changed_is_made_again(
     audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "FILES_PER_SHARD", 2)
+    monkeypatch.setattr(sources, "CLIPS_PER_SHARD", 2)
     made: list[int] = []
-    write_shard = packing._write_shard
+    write = Shard.write
 
-    def note_and_write(shard: packing._Shard, found: Iterator) -> None:
+    def note_and_write(shard: Shard, found: Iterable) -> None:
         made.append(shard.number)
-        write_shard(shard, found)
+        write(shard, found)
 
-    monkeypatch.setattr(packing, "_write_shard", note_and_write)
+    monkeypatch.setattr(Shard, "write", note_and_write)
     out = tmp_path / "pack"
     pack(audio, out)
     assert made == [0, 1, 2]
@@ -129,17 +144,17 @@ def test_only_what_changed_is_made_again(
 def test_an_interrupted_pack_goes_on(
     audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "FILES_PER_SHARD", 2)
+    monkeypatch.setattr(sources, "CLIPS_PER_SHARD", 2)
     pack(audio, tmp_path / "whole")
-    write_shard = packing._write_shard
+    write = Shard.write
 
-    def interrupted(shard: packing._Shard, found: Iterator) -> None:
+    def interrupted(shard: Shard, found: Iterable) -> None:
         if shard.number == 1:
             raise KeyboardInterrupt
-        write_shard(shard, found)
+        write(shard, found)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(packing, "_write_shard", interrupted)
+        patch.setattr(Shard, "write", interrupted)
         pack(audio, tmp_path / "resumed")
     with pytest.raises(PackError, match="no finished pack"):
         Corpus(tmp_path / "resumed")
@@ -160,3 +175,22 @@ def test_packs_are_not_mixed_or_overwritten(audio: Path, tmp_path: Path) -> None
     with pytest.raises(PackError, match="holds other files"):
         pack(audio, tmp_path / "other")
     assert len(Corpus(out)) == 5
+
+
+@pytest.mark.slow
+def test_a_killed_pack_goes_on(tmp_path: Path) -> None:
+    for seed in range(1500):
+        write_noise(tmp_path / "audio" / f"{seed}.wav", 2.0, seed)
+    pack(tmp_path / "audio", tmp_path / "whole", workers=1)
+    out = tmp_path / "killed"
+    program = "import sys; from hear_axlstm.data.pack import pack; pack(*sys.argv[1:], workers=1)"
+    command = [sys.executable, "-c", program, str(tmp_path / "audio"), str(out)]
+    for shards in (1, 3):
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None and not (out / f"shard-{shards:05d}.f16.partial").exists():
+                time.sleep(0.002)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL and not is_pack(out)
+        assert len(list(out.glob("shard-*.json"))) >= shards
+    pack(tmp_path / "audio", out, workers=1)
+    assert files(out) == files(tmp_path / "whole")

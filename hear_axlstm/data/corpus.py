@@ -16,7 +16,8 @@ Shapes: `T` mel frames, `F` mel bins.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,18 +28,12 @@ from numpy.typing import NDArray
 
 from hear_axlstm.config import MelConfig
 
-FORMAT = 1
+FORMAT = 2
 INFO_NAME = "pack.json"
+INDEX_NAME = "index.npz"
+REPORT_NAME = "report.csv"
 FRAME_DTYPE = np.dtype("<f2")
-INDEX_DTYPES = {
-    "id": "U",
-    "shard": "i4",
-    "offset": "i8",
-    "frames": "i8",
-    "mean": "f4",
-    "std": "f4",
-}
-OPEN_SHARDS = 256  # a mapped file holds a descriptor, and many systems grant only 1024
+OPEN_SHARDS = 512  # a mapped file holds a descriptor, and many systems grant only 1024
 
 
 class PackError(ValueError):
@@ -47,10 +42,12 @@ class PackError(ValueError):
 
 @dataclass(frozen=True)
 class ClipIndex:
-    """Where each clip's frames are. Arrays have one entry a clip, in the order of the ids."""
+    """Where each clip's frames are. Arrays have one entry a clip, in the order of packing."""
 
-    id: NDArray[np.str_]
-    """Path below the source folder, with forward slashes."""
+    id_bytes: NDArray[np.uint8]
+    """All ids in UTF-8, one after the other: a tenth of the memory of so many strings."""
+    id_end: NDArray[np.int64]
+    """Where each id ends in `id_bytes`."""
     shard: NDArray[np.int32]
     offset: NDArray[np.int64]
     """First frame inside the shard."""
@@ -61,17 +58,14 @@ class ClipIndex:
     """Unbiased standard deviation over the same."""
 
     def __len__(self) -> int:
-        return len(self.id)
+        return len(self.shard)
 
-    @classmethod
-    def from_rows(cls, rows: Sequence[Mapping[str, Any]]) -> ClipIndex:
-        """The index of clips that are given as mappings from column to value."""
-        return cls(
-            **{
-                name: np.array([row[name] for row in rows], dtype)
-                for name, dtype in INDEX_DTYPES.items()
-            }
-        )
+    def ids(self) -> Iterator[bytes]:
+        """The clips' names in UTF-8: the path below the source folder, or what a manifest says."""
+        text, start = self.id_bytes.tobytes(), 0
+        for end in self.id_end.tolist():
+            yield text[start:end]
+            start = end
 
 
 class Corpus:
@@ -93,7 +87,7 @@ class Corpus:
         self.fingerprint: str = self.info["fingerprint"]
         self.index = _read_index(self.folder)
         self._check_shards()
-        self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._map_shard)
+        self._mapped = lru_cache(maxsize=OPEN_SHARDS)(self._map_shard)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -107,26 +101,45 @@ class Corpus:
     def clip(self, clip: int) -> NDArray[np.float16]:
         """All frames of a clip, [T, F], not standardized; a view of the mapped file."""
         start = self.index.offset[clip]
-        frames = self._shard(int(self.index.shard[clip]))
+        frames = self.shard(int(self.index.shard[clip]))
         return frames[start : start + self.index.frames[clip]]
 
-    def _map_shard(self, shard: int) -> NDArray[np.float16]:
-        frames: NDArray[np.float16] = np.memmap(
-            shard_path(self.folder, shard), dtype=FRAME_DTYPE, mode="r"
-        )
+    def shard(self, shard: int) -> NDArray[np.float16]:
+        """All frames of a shard, [sum T, F]; a view of the mapped file."""
+        frames: NDArray[np.float16] = np.frombuffer(self._mapped(shard), FRAME_DTYPE)
         return frames.reshape(-1, self.mel.n_mels)
 
+    def will_need(self, shard: int, start: int, frames: int) -> None:
+        """Let the system fetch these frames of a shard from disk, without waiting for them."""
+        if hasattr(mmap, "MADV_WILLNEED"):
+            width = self.mel.n_mels * FRAME_DTYPE.itemsize
+            first = start * width // mmap.PAGESIZE * mmap.PAGESIZE
+            self._mapped(shard).madvise(mmap.MADV_WILLNEED, first, (start + frames) * width - first)
+
+    def shard_sizes(self) -> NDArray[np.int64]:
+        """Frames of each shard; shards without a clip have none."""
+        sizes = np.zeros(int(self.index.shard.max()) + 1, np.int64)
+        np.maximum.at(sizes, self.index.shard, self.index.offset + self.index.frames)
+        return sizes
+
+    def _map_shard(self, shard: int) -> mmap.mmap:
+        with open(shard_path(self.folder, shard), "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if hasattr(mmap, "MADV_RANDOM"):  # else each crop reads megabytes ahead
+            mapped.madvise(mmap.MADV_RANDOM)
+        return mapped
+
     def _check_shards(self) -> None:
-        ends = self.index.offset + self.index.frames
-        for shard in np.unique(self.index.shard):
-            path = shard_path(self.folder, int(shard))
-            expected = int(ends[self.index.shard == shard].max())
-            expected *= self.mel.n_mels * FRAME_DTYPE.itemsize
+        for shard, frames in enumerate(self.shard_sizes().tolist()):
+            if not frames:
+                continue
+            path = shard_path(self.folder, shard)
+            expected = frames * self.mel.n_mels * FRAME_DTYPE.itemsize
             size = path.stat().st_size if path.exists() else 0
             if size != expected:
                 raise PackError(
                     f"{path} has {size} bytes instead of {expected}: "
-                    "pack the same folder again, only damaged shards are made anew"
+                    "pack the same audio again, only damaged shards are made anew"
                 )
 
 
@@ -153,7 +166,8 @@ def read_info(folder: Path) -> dict[str, Any] | None:
         info = json.loads(path.read_text())
         if info["format"] != FORMAT:
             raise PackError(
-                f"{path} has format {info['format']}, this version reads {FORMAT}: pack again"
+                f"{path} has format {info['format']}, this version reads {FORMAT}: "
+                "delete the folder and pack again"
             )
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise PackError(f"{path} is damaged: delete it and pack again") from error
@@ -162,9 +176,9 @@ def read_info(folder: Path) -> dict[str, Any] | None:
 
 def _read_index(folder: Path) -> ClipIndex:
     try:
-        with np.load(folder / "index.npz", allow_pickle=False) as arrays:
+        with np.load(folder / INDEX_NAME, allow_pickle=False) as arrays:
             return ClipIndex(**arrays)
     except Exception as error:  # numpy raises a zip, value, key or OS error, by the damage
         raise PackError(
-            f"{folder / 'index.npz'} is unreadable: pack the same folder again"
+            f"{folder / INDEX_NAME} is unreadable: pack the same audio again"
         ) from error

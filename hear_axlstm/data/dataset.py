@@ -1,15 +1,17 @@
 """Training batches from a packed corpus, each a pure function of (seed, step).
 
 Positions 0, 1, 2, ... walk through one fresh permutation of the clips after another, so every clip
-comes once an epoch; step s takes positions [s B, (s + 1) B), also across the end of an epoch.
-Nothing depends on how the work before went: that makes an interrupted run resume exactly.
+comes once an epoch; step s takes positions [s B, (s + 1) B), also across the end of an epoch, and
+a rank its share of them. Nothing depends on how the work before went, nor on how many ranks share
+it: that makes an interrupted run resume exactly.
 
-Shapes: `B` clips, `T` mel frames of a clip, `W` frames of a crop, `F` mel bins.
+Shapes: `B` clips, `T` mel frames of a clip, `W` frames of a crop, `F` mel bins, `N` patches.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -17,12 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hear_axlstm.data.corpus import Corpus
+from hear_axlstm.data.corpus import FRAME_DTYPE, Corpus, shard_path
+from hear_axlstm.masking import random_mask
 from hear_axlstm.mel import STD_FLOOR
 
 HELD_OUT_SHARE = 0.05
 HELD_OUT_CLIPS = 2048  # as many tell the loss to a fraction of a percent; more only cost time
 FEWEST_TO_SPLIT = 40
+VALUES_PER_PASS = 32_000  # torch does so few in one thread, and leaves the others to the model
+RESIDENT_SHARE = 0.25  # of a device's free memory
 
 _ORDER, _CROP, _MASK = range(3)  # independent random streams of one seed
 
@@ -30,12 +35,15 @@ _ORDER, _CROP, _MASK = range(3)  # independent random streams of one seed
 class CropDataset:
     """Random crops of whole-clip standardized log-mel (paper section 3.2: 2 s of each clip).
 
+    Frames are read from the memory-mapped shards; processes share them through the page cache.
+
     Args:
         corpus: the packed clips.
         clips: which of them to use, as positions in the corpus' index.
         window_frames: frames of a crop, W; a shorter clip is repeated in time.
-        batch_size: clips of a batch, B.
+        batch_size: clips of a batch over all ranks, B.
         seed: fixes order, crops and masks.
+        pin_memory: make batches in page-locked memory, from where a GPU fetches them.
 
     Raises:
         ValueError: if there are no clips.
@@ -48,6 +56,7 @@ class CropDataset:
         window_frames: int,
         batch_size: int,
         seed: int,
+        pin_memory: bool = False,
     ) -> None:
         if not len(clips):
             raise ValueError("no clips to train on: pack a folder with more audio")
@@ -56,6 +65,7 @@ class CropDataset:
         self.window_frames = window_frames
         self.batch_size = batch_size
         self.seed = seed
+        self.pin_memory = pin_memory
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)  # a batch can touch two
 
     def __len__(self) -> int:
@@ -69,46 +79,164 @@ class CropDataset:
         """Steps that come closest to this many epochs, at least one."""
         return max(1, round(epochs * len(self) / self.batch_size))
 
-    def batch(self, step: int) -> Tensor:
-        """The crops of a step, float32 [B, W, F]."""
-        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
-        crops, clips = zip(*(self._crop(*divmod(p, len(self))) for p in positions), strict=True)
-        index, chosen = self.corpus.index, list(clips)
-        mean, std = (
-            torch.from_numpy(column[chosen])[:, None, None] for column in (index.mean, index.std)
-        )
-        return torch.from_numpy(np.stack(crops)).float().sub_(mean).div_(std + STD_FLOOR)
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Tensor:
+        """A rank's crops of a step, float32 [B / world_size, W, F]."""
+        rows = share(self.batch_size, rank, world_size)
+        positions = np.arange(rows.start, rows.stop) + step * self.batch_size
+        clips, starts = self._crops(positions)
+        return self._read(clips, starts)
 
-    def mask_generator(self, step: int) -> torch.Generator:
-        """The source of randomness for the masks of a step; on the CPU, the same on any device."""
+    def masks(
+        self, step: int, patches: int, ratio: float, rank: int = 0, world_size: int = 1
+    ) -> Tensor:
+        """A rank's masks of a step, bool [B / world_size, N]; on the CPU, the same on any device.
+
+        Args:
+            step: of the run.
+            patches: of a crop, N.
+            ratio: share of the patches that is hidden.
+            rank: whose share.
+            world_size: number of ranks.
+        """
         state = np.random.SeedSequence([self.seed, _MASK, step]).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(state[0]))
+        generator = torch.Generator().manual_seed(int(state[0]))
+        masks = random_mask(self.batch_size, patches, ratio, generator)
+        return masks[share(self.batch_size, rank, world_size)]
 
     def _draw_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Order of the clips, and where in each clip the crop starts as a share of the choice."""
         order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(self.clips)
         return order, np.random.default_rng([self.seed, _CROP, epoch]).random(len(order))
 
-    def _crop(self, epoch: int, position: int) -> tuple[NDArray[np.float16], int]:
-        """One crop as it is stored, [W, F], and the clip it is from."""
-        order, starts = self._epoch(epoch)
-        clip, width = int(order[position]), self.window_frames
-        frames = self.corpus.clip(clip)
-        if len(frames) < width:
-            frames = np.tile(frames, (-(-width // len(frames)), 1))
-        start = int(starts[position] * (len(frames) - width + 1))
-        return frames[start : start + width], clip
+    def _crops(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Clips at these positions, and the first frame of each crop in its repeated clip."""
+        epochs, places = np.divmod(positions, len(self))
+        clips, shares = np.empty(len(positions), np.int64), np.empty(len(positions))
+        for epoch in np.unique(epochs):
+            own = epochs == epoch
+            order, drawn = self._epoch(int(epoch))
+            clips[own], shares[own] = order[places[own]], drawn[places[own]]
+        frames, width = self.corpus.index.frames[clips], self.window_frames
+        repeated = np.where(frames < width, frames * -(-width // frames), frames)
+        return clips, (shares * (repeated - width + 1)).astype(np.int64)
+
+    def _read(self, clips: NDArray[np.int64], starts: NDArray[np.int64]) -> Tensor:
+        """Standardized crops, [B, W, F], pass by pass so that each value is fetched once."""
+        width, bins = self.window_frames, self.corpus.mel.n_mels
+        mean, scale = _statistics(self.corpus, clips)
+        size = max(1, VALUES_PER_PASS // (width * bins))
+        crops = np.empty((size, width, bins), FRAME_DTYPE)
+        batch = torch.empty(len(clips), width, bins, pin_memory=self.pin_memory)
+        stored = self._stored(clips, starts)
+        for first in range(0, len(clips), size):
+            part = slice(first, min(first + size, len(clips)))
+            rows = part.stop - part.start
+            for row in range(rows):
+                crops[row] = next(stored)
+            torch.sub(torch.from_numpy(crops[:rows]), mean[part], out=batch[part])
+            batch[part].div_(scale[part])
+        return batch
+
+    def _stored(
+        self, clips: NDArray[np.int64], starts: NDArray[np.int64]
+    ) -> Iterator[NDArray[np.float16]]:
+        """The crops as they are stored, [W, F]; one slice each, unless the clip is shorter."""
+        index, width = self.corpus.index, self.window_frames
+        columns = (index.shard[clips], index.offset[clips], index.frames[clips], starts)
+        rows = list(zip(*(column.tolist() for column in columns), strict=True))
+        for shard, offset, length, start in rows:
+            whole = length < width
+            self.corpus.will_need(shard, offset + start * (not whole), length if whole else width)
+        for shard, offset, length, start in rows:
+            frames = self.corpus.shard(shard)
+            if length < width:
+                yield frames[offset + np.arange(start, start + width) % length]
+            else:
+                yield frames[offset + start : offset + start + width]
+
+
+class ResidentCropDataset(CropDataset):
+    """The same crops from frames that lie on the device as one float16 tensor.
+
+    Takes as much device memory as the pack takes on disk. Arguments as for `CropDataset`.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        clips: NDArray[np.int64],
+        window_frames: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__(corpus, clips, window_frames, batch_size, seed)
+        sizes = corpus.shard_sizes()
+        self._first = sizes.cumsum() - sizes  # frames before each shard
+        self._frames = torch.empty(
+            int(sizes.sum()), corpus.mel.n_mels, dtype=torch.float16, device=device
+        )
+        for shard in np.flatnonzero(sizes).tolist():
+            values = np.fromfile(shard_path(corpus.folder, shard), FRAME_DTYPE)
+            frames = torch.from_numpy(values).view(-1, corpus.mel.n_mels)
+            self._frames[self._first[shard] :][: len(frames)] = frames.to(device)
+
+    def _read(self, clips: NDArray[np.int64], starts: NDArray[np.int64]) -> Tensor:
+        """Standardized crops on the device, [B, W, F]."""
+        index, device = self.corpus.index, self._frames.device
+        first = torch.from_numpy(self._first[index.shard[clips]] + index.offset[clips])
+        columns = (first, torch.from_numpy(starts), torch.from_numpy(index.frames[clips]))
+        first, start, frames = (column.to(device)[:, None] for column in columns)
+        steps = torch.arange(self.window_frames, device=device)
+        crops = self._frames[first + (start + steps) % frames]
+        mean, scale = _statistics(self.corpus, clips)
+        return crops.float().sub_(mean.to(device)).div_(scale.to(device))
+
+
+def crop_dataset(
+    corpus: Corpus,
+    clips: NDArray[np.int64],
+    window_frames: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+) -> CropDataset:
+    """The dataset for training on `device`: resident there if a quarter of its memory is enough.
+
+    Only on CUDA; on a CPU the page cache does the same. Arguments as for `CropDataset`.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        size = int(corpus.index.frames.sum()) * corpus.mel.n_mels * FRAME_DTYPE.itemsize
+        if size <= RESIDENT_SHARE * free:
+            return ResidentCropDataset(corpus, clips, window_frames, batch_size, seed, device)
+    pin_memory = device.type == "cuda"
+    return CropDataset(corpus, clips, window_frames, batch_size, seed, pin_memory)
+
+
+def share(rows: int, rank: int, world_size: int) -> slice:
+    """A rank's rows of a batch; sizes differ by at most one."""
+    return slice(rank * rows // world_size, (rank + 1) * rows // world_size)
 
 
 def split_held_out(corpus: Corpus) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the clips to train on, and of those to watch the loss on.
 
-    One clip in 20 is held out (none of fewer than 40 clips), chosen by a hash of its id: the same
-    in every run, whatever the seed.
+    One clip in 20, at most 2,048, is held out (none of fewer than 40 clips), chosen by a hash of
+    its id: the same in every run, whatever the seed.
     """
-    digests = [hashlib.sha256(clip_id.encode()).digest() for clip_id in corpus.index.id]
-    order = np.array(sorted(range(len(corpus)), key=digests.__getitem__), dtype=np.int64)
+    digests = b"".join(hashlib.sha256(clip_id).digest() for clip_id in corpus.index.ids())
+    order = np.frombuffer(digests, "S32").argsort(kind="stable")
     if len(order) < FEWEST_TO_SPLIT:
         return np.sort(order), order[:0]
     held_out = min(int(len(order) * HELD_OUT_SHARE), HELD_OUT_CLIPS)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def _statistics(corpus: Corpus, clips: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """What to subtract from a clip and what to divide it by, [B, 1, 1]."""
+    mean, std = (
+        torch.from_numpy(column[clips])[:, None, None]
+        for column in (corpus.index.mean, corpus.index.std)
+    )
+    return mean, std + STD_FLOOR

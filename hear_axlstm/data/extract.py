@@ -1,17 +1,19 @@
-"""One audio file to raw log-mel frames, or to the reason why it gives none; many in parallel."""
+"""Clips to raw log-mel frames, or to the reason why one gives none; many in parallel."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
+from itertools import islice
+from multiprocessing import get_context, parent_process
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +22,25 @@ from numpy.typing import NDArray
 from hear_axlstm.audio import AudioError, load_audio
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import FRAME_DTYPE, PackError
+from hear_axlstm.data.sources import Clip, Skipped
 from hear_axlstm.mel import LogMel
 
 SILENCE = 1e-4  # peak in full scale, -80 dB: three steps of 16-bit audio
-FILES_PER_WORKER = 64  # fewer don't pay for starting a process
+LONGEST = 3600.0  # seconds; bounds the memory of a worker
+AHEAD = 8  # clips in flight for each worker
+DEVICE_SAMPLES = 10_000_000  # of waveforms that go to an accelerator together: 62 clips of 10 s
+
+Job = tuple[int, Clip | Skipped]  # a number of the caller's, and what to do
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The samples of one clip."""
+
+    id: str
+    waveform: NDArray[np.float32]
+    """At the front end's rate, [n]."""
 
 
 @dataclass(frozen=True)
@@ -38,68 +55,47 @@ class Features:
     """Unbiased, as everywhere."""
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """A file that gives no clip."""
-
-    id: str
-    reason: str
-
-
-Extract = Callable[[Sequence[Path]], Iterable[Features | Skipped]]
-
-
-def extract(path: Path, source: Path, front_end: LogMel) -> Features | Skipped:
-    """Decode one file and compute its log-mel frames.
-
-    Args:
-        path: the audio file.
-        source: folder above it that the clip id is relative to.
-        front_end: waveform to log-mel.
-    """
-    mel = front_end.config
-    clip_id = path.relative_to(source).as_posix()
-    try:
-        waveform = load_audio(path, mel.sample_rate)
-    except AudioError as error:
-        return Skipped(clip_id, str(error).removeprefix(f"{path}: "))
-    if waveform.size < mel.n_fft:
-        reason = f"too short: {waveform.size} samples, one window needs {mel.n_fft}"
-        return Skipped(clip_id, reason)
-    if np.abs(waveform - waveform.mean()).max() < SILENCE:
-        return Skipped(clip_id, "silent: its peak is below -80 dB of full scale")
-    with torch.inference_mode():
-        frames = front_end(torch.from_numpy(waveform)[None])[0].numpy().astype(FRAME_DTYPE)
-    # statistics of what is stored, not of what was rounded away
-    mean, std = frames.mean(dtype=np.float64), frames.std(dtype=np.float64, ddof=1)
-    return Features(clip_id, frames, float(mean), float(std))
-
-
-@contextmanager
 def extract_all(
-    mel: MelConfig, source: Path, files: int, workers: int | None = None
-) -> Iterator[Extract]:
-    """Give a function that extracts a list of files in order, by processes where that pays.
+    jobs: Iterable[Job], mel: MelConfig, workers: int, device: torch.device | None = None
+) -> Generator[tuple[int, Features | Skipped]]:
+    """Decode clips and compute their log-mel frames, in order.
+
+    At most `AHEAD` clips a worker are in memory at a time.
 
     Args:
+        jobs: clips, each with a number that comes back with its frames.
         mel: the front end.
-        source: folder that clip ids are relative to.
-        files: how many files there are in all.
-        workers: processes, by default one a CPU, but none idle.
+        workers: processes; 1 works in this one.
+        device: where waveforms become log-mel, many at once; by default each worker does its own.
 
     Raises:
         PackError: if a worker process dies.
     """
-    if workers is None:
-        workers = min(_cpus(), files // FILES_PER_WORKER)
-    work = partial(_extract_in_worker, source=source, mel=mel)
+    if device is None:
+        yield from _map(partial(_extract, mel=mel), jobs, workers)
+    else:
+        decoded = _map(partial(_decode, mel=mel), jobs, workers)
+        yield from _features_on(device, decoded, mel)
+
+
+def _map(work: Callable[[Job], T], jobs: Iterable[Job], workers: int) -> Iterator[T]:
+    """Like `map`, but by processes, and never far ahead of what is taken."""
     if workers <= 1:
-        yield partial(map, work)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in a worker; more slow such small operations down
+        try:
+            yield from map(work, jobs)
+        finally:
+            torch.set_num_threads(threads)
         return
     # spawned, because a forked child of a process that has used torch's threads can hang
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
+    jobs, ahead = iter(jobs), deque[Future[T]]()
     try:
-        yield partial(pool.map, work, chunksize=4)
+        ahead.extend(pool.submit(work, job) for job in islice(jobs, AHEAD * workers))
+        while ahead:
+            yield ahead.popleft().result()
+            ahead.extend(pool.submit(work, job) for job in islice(jobs, 1))
     except BrokenProcessPool as error:
         raise PackError(
             f"one of {workers} worker processes died, perhaps out of memory: "
@@ -109,19 +105,91 @@ def extract_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _start_worker() -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-_front_ends: dict[MelConfig, LogMel] = {}
+def _end_with_parent() -> None:
+    """A killed parent can't end its workers, which would wait for work forever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
-def _extract_in_worker(path: Path, source: Path, mel: MelConfig) -> Features | Skipped:
-    if mel not in _front_ends:  # filter banks are made once a process
-        _front_ends[mel] = LogMel(mel)
-    return extract(path, source, _front_ends[mel])
+def _decode(job: Job, mel: MelConfig) -> tuple[int, Decoded | Skipped]:
+    number, clip = job
+    if isinstance(clip, Skipped):
+        return number, clip
+    try:
+        waveform = load_audio(clip.audio, mel.sample_rate, clip.start, clip.end, LONGEST)
+    except AudioError as error:
+        name = clip.audio if isinstance(clip.audio, str) else "audio"
+        return number, Skipped(clip.id, str(error).removeprefix(f"{name}: "))
+    except Exception as error:  # one strange file must not stop millions
+        return number, Skipped(clip.id, f"fails with {type(error).__name__} ({error})")
+    if waveform.size < mel.n_fft:
+        reason = f"too short: {waveform.size} samples, one window needs {mel.n_fft}"
+        return number, Skipped(clip.id, reason)
+    if np.abs(waveform - waveform.mean()).max() < SILENCE:
+        return number, Skipped(clip.id, "silent: its peak is below -80 dB of full scale")
+    return number, Decoded(clip.id, waveform)
+
+
+def _extract(job: Job, mel: MelConfig) -> tuple[int, Features | Skipped]:
+    number, decoded = _decode(job, mel)
+    if isinstance(decoded, Skipped):
+        return number, decoded
+    frames = _log_mel(decoded.waveform[None], mel, torch.device("cpu"))[0]
+    return number, _features(decoded.id, frames)
+
+
+def _features_on(
+    device: torch.device, decoded: Iterable[tuple[int, Decoded | Skipped]], mel: MelConfig
+) -> Iterator[tuple[int, Features | Skipped]]:
+    """Waveforms of equal length that follow each other go through the front end together."""
+    batch: list[tuple[int, Decoded]] = []
+    for number, item in decoded:
+        full = len(batch) * batch[0][1].waveform.size >= DEVICE_SAMPLES if batch else False
+        fits = isinstance(item, Decoded) and (
+            not batch or item.waveform.size == batch[0][1].waveform.size
+        )
+        if full or not fits:
+            yield from _batch_features(device, batch, mel)
+            batch = []
+        if isinstance(item, Decoded):
+            batch.append((number, item))
+        else:
+            yield number, item
+    yield from _batch_features(device, batch, mel)
+
+
+def _batch_features(
+    device: torch.device, batch: Sequence[tuple[int, Decoded]], mel: MelConfig
+) -> Iterator[tuple[int, Features | Skipped]]:
+    if batch:
+        frames = _log_mel(np.stack([item.waveform for _, item in batch]), mel, device)
+        for (number, item), own in zip(batch, frames, strict=True):
+            yield number, _features(item.id, own)
+
+
+_front_ends: dict[tuple[MelConfig, torch.device], LogMel] = {}
+
+
+@torch.inference_mode()
+def _log_mel(waveforms: NDArray[np.float32], mel: MelConfig, device: torch.device) -> NDArray:
+    """Raw log-mel as it is stored, [B, T, F]."""
+    if (mel, device) not in _front_ends:  # filter banks are made once a process
+        _front_ends[mel, device] = LogMel(mel).to(device)
+    frames = _front_ends[mel, device](torch.from_numpy(waveforms).to(device))
+    return frames.half().cpu().numpy().astype(FRAME_DTYPE, copy=False)
+
+
+def _features(clip_id: str, frames: NDArray[np.float16]) -> Features | Skipped:
+    if not np.isfinite(frames).all():
+        return Skipped(clip_id, "too loud: its power is no finite number, export it again")
+    # statistics of what is stored, not of what was rounded away
+    mean, std = frames.mean(dtype=np.float64), frames.std(dtype=np.float64, ddof=1)
+    return Features(clip_id, frames, float(mean), float(std))

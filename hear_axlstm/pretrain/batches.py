@@ -14,7 +14,6 @@ from torch import Tensor
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.data.dataset import CropDataset
 from hear_axlstm.data.prefetch import prefetch
-from hear_axlstm.masking import random_mask
 from hear_axlstm.pretrain.distributed import World
 
 Batch = tuple[Tensor, Tensor]  # log-mel [rows, W, F], mask [rows, N]
@@ -23,19 +22,13 @@ Batch = tuple[Tensor, Tensor]  # log-mel [rows, W, F], mask [rows, N]
 def batches(
     dataset: CropDataset, model: ModelConfig, world: World, first: int, end: int
 ) -> Iterator[Batch]:
-    """This rank's share of the steps from `first` up to `end`; page-locked for a GPU."""
-
-    def make(step: int) -> Batch:
-        mel, mask = batch(dataset, model, world, step)
-        return (mel.pin_memory(), mask.pin_memory()) if world.device.type == "cuda" else (mel, mask)
-
-    return prefetch(make, first, end)
+    """This rank's share of the steps from `first` up to `end`, page-locked for a GPU."""
+    return prefetch(lambda step: batch(dataset, model, world, step), first, end)
 
 
 def batch(dataset: CropDataset, model: ModelConfig, world: World, step: int) -> Batch:
     """This rank's rows of the crops and masks of a step, which are the same for any world."""
-    rows = world.rows(dataset.batch_size)
-    patches = math.prod(model.grid)
-    generator = dataset.mask_generator(step)
-    mask = random_mask(dataset.batch_size, patches, model.mask_ratio, generator)
-    return dataset.batch(step)[rows], mask[rows]
+    ranks = world.rank, world.size
+    mask = dataset.masks(step, math.prod(model.grid), model.mask_ratio, *ranks)
+    pinned = mask.pin_memory() if world.device.type == "cuda" else mask
+    return dataset.batch(step, *ranks), pinned

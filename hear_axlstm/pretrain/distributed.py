@@ -48,10 +48,6 @@ class World:
         """Whether this is rank 0, which alone writes files and messages."""
         return self.rank == 0
 
-    def rows(self, total: int) -> slice:
-        """This rank's share of `total` rows; sizes differ by at most one."""
-        return slice(self.rank * total // self.size, (self.rank + 1) * total // self.size)
-
     def share(self, value: T) -> T:
         """Rank 0's value, on every rank."""
         if self.size == 1:

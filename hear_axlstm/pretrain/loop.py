@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from hear_axlstm import weights
 from hear_axlstm.data.corpus import Corpus
-from hear_axlstm.data.dataset import CropDataset, split_held_out
+from hear_axlstm.data.dataset import CropDataset, crop_dataset, split_held_out
 from hear_axlstm.pretrain.batches import Batch, batch, batches
 from hear_axlstm.pretrain.checkpoint import Checkpoint, collect, restore
 from hear_axlstm.pretrain.config import PretrainConfig
@@ -92,7 +92,8 @@ class _Training:
         self.config, self.corpus, self.run, self.world, self.stop = config, corpus, run, world, stop
         train, held_out = split_held_out(corpus)
         window = config.model.window_frames
-        self.dataset = CropDataset(corpus, train, window, config.batch_size, config.seed)
+        size, seed, device = config.batch_size, config.seed, world.device
+        self.dataset = crop_dataset(corpus, train, window, size, seed, device)
         self.steps = self.dataset.steps(config.epochs)
         self.warmup = min(self.dataset.steps(config.warmup), self.steps - 1)
         self.held_out: Batch | None = None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from hear_axlstm.data.dataset import share
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.device import choose_micro_batch, choose_precision
 from hear_axlstm.pretrain.distributed import World
@@ -48,7 +49,7 @@ class Learner:
         self.optimizer = adamw(model, config)
         self.parameters = list(model.parameters())
         self.precision = choose_precision(config, world.device)
-        rows = world.rows(config.batch_size)
+        rows = share(config.batch_size, world.rank, world.size)
         self.micro_batch = choose_micro_batch(config, world.device, rows.stop - rows.start)
         self.interval = self._empty_interval()
 

@@ -1,0 +1,95 @@
+"""What a pack will take, told from a sample of its clips."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from hear_axlstm.config import MelConfig
+from hear_axlstm.data.corpus import PackError
+from hear_axlstm.data.extract import extract_all
+from hear_axlstm.data.pack import choose_device, choose_workers
+from hear_axlstm.data.sources import Skipped, open_source
+
+SAMPLE_PER_WORKER = 64
+
+
+@dataclass(frozen=True)
+class PackEstimate:
+    """A forecast from `sampled` clips; hours, bytes and seconds are for all of them."""
+
+    sampled: int
+    clips: int
+    """Including those that will be left out."""
+    usable: float
+    """Share of the sample that gave a clip."""
+    hours: float
+    bytes: int
+    """Of the finished pack."""
+    free: int
+    """Bytes that the disk has now."""
+    seconds: float
+    """Of packing with `workers`."""
+    workers: int
+
+    def __str__(self) -> str:
+        text = (
+            f"from {self.sampled} of {self.clips:,} clips, {self.usable:.0%} of them usable: "
+            f"about {self.hours:,.1f} hours of audio, {self.bytes / 1e9:,.2f} GB on disk, "
+            f"{self.seconds / 60:,.1f} minutes with {self.workers} worker(s)"
+        )
+        if self.bytes > self.free:
+            text += f"; the disk has only {self.free / 1e9:,.2f} GB free"
+        return text
+
+
+def estimate(
+    audio: str | Path,
+    out: str | Path,
+    mel: MelConfig | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+) -> PackEstimate:
+    """Measure a sample of what `pack` would do with the same arguments; writes nothing.
+
+    Of tars only the first is looked at; the others are taken to be like it.
+
+    Raises:
+        PackError: if `audio` has nothing usable.
+    """
+    source, mel = open_source(audio), mel or MelConfig()
+    clips, total = source.sample(SAMPLE_PER_WORKER * (workers or choose_workers(None)))
+    workers = max(1, choose_workers(total) if workers is None else workers)
+    found, ends = [], [time.monotonic()]
+    results = extract_all(((0, clip) for clip in clips), mel, workers, choose_device(device))
+    for _, item in tqdm(results, "measuring", len(clips), unit="clip", leave=False):
+        found.append(item if isinstance(item, Skipped) else (len(item.frames), item.frames.nbytes))
+        ends.append(time.monotonic())
+    features = [item for item in found if not isinstance(item, Skipped)]
+    if not features:
+        raise PackError(f"none of {len(clips)} sampled clips of {source.name} is usable")
+    scale = total / len(clips)
+    hops = sum(frames - 1 for frames, _ in features)
+    # from the first result on: starting the workers takes seconds, but only once
+    rest = max(1, len(found) - 1)
+    return PackEstimate(
+        sampled=len(clips),
+        clips=total,
+        usable=len(features) / len(clips),
+        hours=scale * hops * mel.hop_length / mel.sample_rate / 3600,
+        bytes=round(scale * sum(size for _, size in features)),
+        free=shutil.disk_usage(_existing(Path(out))).free,
+        seconds=(ends[-1] - ends[min(1, len(found) - 1)]) / rest * total,
+        workers=workers,
+    )
+
+
+def _existing(path: Path) -> Path:
+    path = path.resolve()
+    while not path.exists():
+        path = path.parent
+    return path
