@@ -1,4 +1,4 @@
-"""The command line: `axlstm info | pack | pretrain`."""
+"""The command line: `axlstm info | pack | pretrain | plot`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ import torch
 import tyro
 
 from hear_axlstm.config import PRESETS, ModelConfig, preset
-from hear_axlstm.data.corpus import is_pack
+from hear_axlstm.data.corpus import Corpus, is_pack
 from hear_axlstm.data.pack import pack as pack_folder
 from hear_axlstm.pretrain.config import PretrainConfig
+from hear_axlstm.pretrain.estimate import estimate as cost_card
 from hear_axlstm.pretrain.interrupt import Interrupted
 from hear_axlstm.pretrain.loop import pretrain as train
+from hear_axlstm.pretrain.plot import plot as draw_curves
+from hear_axlstm.pretrain.recipes import from_recipe
 from hear_axlstm.reconstruction import ReconstructionModel
 
 INFO_COLUMNS = ("name", "parameters", "dim", "depth", "heads", "patch", "scene_embedding_size")
@@ -62,8 +65,11 @@ def pack(
 
 
 def pretrain(
-    data: tyro.conf.Positional[Path],
-    run: Path,
+    data: tyro.conf.Positional[Path | None] = None,
+    *,
+    run: Path | None = None,
+    recipe: str | None = None,
+    estimate: bool = False,
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")],
 ) -> None:
     """Pretrain an encoder on audio, without labels.
@@ -73,17 +79,42 @@ def pretrain(
     Args:
         data: Folder that `axlstm pack` wrote, or a folder of audio, packed first into RUN/pack.
         run: Folder for log, checkpoints and the final weights.
+        recipe: One of the paper's runs by name; other settings given here override its own.
+        estimate: Don't train: print parameters, FLOPs, memory, disk and, measured within a minute,
+            hours, for AudioSet if no data are given.
         config: Settings; the defaults are the paper's.
     """
+    if recipe is not None:
+        config = from_recipe(recipe, config)
+    if estimate:
+        print(cost_card(config, None if data is None else Corpus(data)))
+        return
+    if data is None or run is None:
+        raise ValueError("pretraining needs data and a run: axlstm pretrain DATA --run RUN")
     packed = data if is_pack(data) else pack_folder(data, run / "pack").folder
     weights = train(config, packed, run)
     print(f"weights: {weights}\nnext: load_model({str(weights)!r}) in Python")
 
 
+def plot(runs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path = Path("curves.png")) -> None:
+    """Draw the curves of one or more runs: losses, learning rate, gradient norm, probe.
+
+    Args:
+        runs: Folders of runs, in progress or finished.
+        out: PNG to write.
+    """
+    print(f"curves: {draw_curves(runs, out)}")
+
+
 def main() -> None:
     """Entry point of `axlstm`: exits with 2 and one line for anything the user can mend."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
-    commands: dict[str, Callable[..., Any]] = {"info": info, "pack": pack, "pretrain": pretrain}
+    commands: dict[str, Callable[..., Any]] = {
+        "info": info,
+        "pack": pack,
+        "pretrain": pretrain,
+        "plot": plot,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,
@@ -94,7 +125,7 @@ def main() -> None:
     except Interrupted as stop:
         print(f"axlstm: {stop}", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
         print(f"axlstm: error: {error}", file=sys.stderr)
         sys.exit(2)
 

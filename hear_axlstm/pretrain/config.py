@@ -96,9 +96,21 @@ class PretrainConfig:
     """Longest time between two checkpoints."""
     stop_after_bad_steps: int = 10
     """Give up after so many steps in a row whose loss or gradient was not finite."""
+    look_every: int = 5
+    """Epochs between two pictures of what the model reconstructs, and two scores of the probe."""
+    probe: str | None = None
+    """Labeled clips that the representation is scored on: a CSV with columns path and label, or a
+    folder with one subfolder a class."""
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "batch_size", "base_lr", "log_every", "checkpoint_every")
+        positive = (
+            "epochs",
+            "batch_size",
+            "base_lr",
+            "log_every",
+            "checkpoint_every",
+            "look_every",
+        )
         optional = ("lr", "clip_norm", "micro_batch", "threads")
         for name in (*positive, "stop_after_bad_steps"):
             if not getattr(self, name) > 0:
@@ -156,6 +168,8 @@ MAY_CHANGE = frozenset(
         "checkpoint_every",
         "checkpoint_minutes",
         "stop_after_bad_steps",
+        "look_every",
+        "probe",
     }
 )
 """Settings that a resumed run may change: they don't alter what is learned, only how it is run."""

@@ -24,9 +24,10 @@ from hear_axlstm.pretrain.checkpoint import Checkpoint
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.device import choose_device, keep_freed_memory
 from hear_axlstm.pretrain.interrupt import Interrupted, StopRequest
-from hear_axlstm.pretrain.log import JsonLines
+from hear_axlstm.pretrain.log import RunLog
 from hear_axlstm.pretrain.optimizer import learning_rate
 from hear_axlstm.pretrain.step import Learner
+from hear_axlstm.pretrain.watch import Watch
 from hear_axlstm.reconstruction import ReconstructionModel
 
 log = logging.getLogger(__name__)
@@ -139,7 +140,9 @@ class _Training:
             self.learner.interval |= {k: v.to(device) for k, v in start.part("interval").items()}
             self.step = start.step
             log.info("resuming %s at step %d of %d", run, self.step, self.steps)
-        self.lines = JsonLines(run / "log.jsonl", self.step)
+        self.lines = RunLog(run, self.step, config.to_dict())
+        shown = self.held_out or self._batch(self.dataset, step=0)
+        self.watch = Watch(self.model, config, run, self.lines, shown)
         self.progress: tqdm | None = None
 
     def go_on(self) -> None:
@@ -147,6 +150,7 @@ class _Training:
         if self.step == self.steps:
             log.info("%s is finished: %d steps", self.run, self.steps)
             return
+        self.watch.start()
         size = self.config.batch_size
         self.progress = tqdm(
             total=self.steps * size,
@@ -175,6 +179,8 @@ class _Training:
                 logged_step, logged_at, waited = self.step, time.monotonic(), 0.0
             if done and (self.step == self.steps or self._ends_epoch()):
                 self._watch_held_out()
+                before, last = self.dataset.epoch_at(self.step - 1), self.step == self.steps
+                self.watch.look(self.step, before, self._epoch(), last)
             minutes = (time.monotonic() - saved_at) / 60
             late = minutes >= self.config.checkpoint_minutes
             if self.stop or late or self._is_due(self.config.checkpoint_every):
