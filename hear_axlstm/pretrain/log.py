@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import zlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,12 +53,17 @@ class Sink(Protocol):
     def show(self, step: int, picture: NDArray[np.uint8]) -> None:
         """A picture, RGB [height, width, 3]."""
 
+    def close(self) -> None:
+        """Nothing comes anymore."""
+
 
 class RunLog:
     """A run's log.jsonl, and every sink that is installed and wanted.
 
     TensorBoard is written where tensorboardX is installed (extra `train`); Weights & Biases where
     wandb is installed and WANDB_PROJECT names a project, its usual variables apply.
+
+    A context manager: leaving it closes the sinks.
 
     Args:
         run: the run's folder.
@@ -67,8 +73,20 @@ class RunLog:
 
     def __init__(self, run: Path, step: int, settings: dict[str, Any]) -> None:
         self.lines = JsonLines(run / "log.jsonl", step)
-        found = (_tensorboard(run, step), _wandb(run, settings))
-        self.sinks: list[Sink] = [sink for sink in found if sink is not None]
+        self.run, self.step, self.settings = run, step, settings
+
+    @cached_property
+    def sinks(self) -> list[Sink]:
+        """Opened with the first line: a finished run that is started again leaves no trace."""
+        found = (_tensorboard(self.run, self.step), _wandb(self.run, self.settings))
+        return [sink for sink in found if sink is not None]
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for sink in self.__dict__.pop("sinks", []):
+            sink.close()
 
     def read(self) -> list[dict[str, Any]]:
         """All lines so far."""
@@ -98,6 +116,9 @@ class _TensorBoard:
         self.writer.add_image("reconstruction", picture, step, dataformats="HWC")
         self.writer.flush()
 
+    def close(self) -> None:
+        self.writer.close()
+
 
 def _tensorboard(run: Path, step: int) -> _TensorBoard | None:
     # Not torch.utils.tensorboard: that imports TensorFlow if anything of the name is installed.
@@ -118,6 +139,9 @@ class _WandB:
 
     def show(self, step: int, picture: NDArray[np.uint8]) -> None:
         self.run.log({"step": step, "reconstruction": self.image(picture)})
+
+    def close(self) -> None:
+        self.run.finish()
 
 
 def _wandb(run: Path, settings: dict[str, Any]) -> _WandB | None:

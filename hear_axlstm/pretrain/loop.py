@@ -150,7 +150,6 @@ class _Training:
         if self.step == self.steps:
             log.info("%s is finished: %d steps", self.run, self.steps)
             return
-        self.watch.start()
         size = self.config.batch_size
         self.progress = tqdm(
             total=self.steps * size,
@@ -161,7 +160,8 @@ class _Training:
         )
         pinned = self.learner.device.type == "cuda"
         batches = prefetch(lambda s: self._batch(self.dataset, s, pinned), self.step, self.steps)
-        with self.progress:
+        with self.progress, self.lines:
+            self.watch.start()
             self._loop(batches)
 
     def _loop(self, batches: Iterator[Batch]) -> None:
