@@ -98,19 +98,18 @@ def estimate(
     if device.type == "cpu":
         keep_freed_memory()
     with torch.random.fork_rng(devices=[]):
-        model = ReconstructionModel(config.model).to(device)
-    learner = Learner(model, config, device)
+        learner = Learner(ReconstructionModel(config.model).to(device), config, device)
+        size, rate, peak = _measure(learner, seconds)
     if corpus is None:
         clips, disk = AUDIOSET_CLIPS, audioset_bytes(config.model.mel)
     else:
         clips = len(split_held_out(corpus)[0])
         disk = int(corpus.index.frames.sum()) * corpus.mel.n_mels * FRAME_DTYPE.itemsize
-    size, rate, peak = _measure(learner, seconds)
     return CostCard(
         config=config,
         clips=clips,
         disk_bytes=disk,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=sum(p.numel() for p in learner.parameters),
         flops=config.batch_size * training_flops(config.model),
         where=f"{device}, {str(learner.precision).removeprefix('torch.')}, "
         f"micro-batches of {learner.micro_batch}",

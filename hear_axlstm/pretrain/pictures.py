@@ -60,9 +60,10 @@ def draw(shown: Tensor, seconds: float, title: str, path: Path) -> NDArray[np.ui
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.image import imsave
 
     clips, _, bins = shown.shape[1:]
-    figure = Figure(figsize=(11, 0.7 + 1.6 * clips), layout="constrained")
+    figure = Figure(figsize=(11, 0.7 + 1.6 * clips), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     colors = colormaps["magma"].with_extremes(bad=HIDDEN_COLOR)
     axes = figure.subplots(clips, len(TITLES), sharex=True, sharey=True, squeeze=False)
@@ -85,9 +86,10 @@ def draw(shown: Tensor, seconds: float, title: str, path: Path) -> NDArray[np.ui
     for axis in axes[-1]:
         axis.set_xlabel("seconds")
     figure.suptitle(title)
+    canvas.draw()
+    picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png", dpi=100)
+    imsave(partial, picture, format="png")
     partial.replace(path)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return picture

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from hear_axlstm.audio import AUDIO_SUFFIXES, load_audio
 from hear_axlstm.embedder import Embedder
@@ -44,7 +45,7 @@ class LabeledClips:
         device = next(embedder.parameters()).device
         scenes = []
         with torch.no_grad():
-            for path in self.paths:
+            for path in tqdm(self.paths, desc="probe", unit="clip", leave=False):
                 samples = torch.from_numpy(load_audio(path, embedder.sample_rate))
                 scenes.append(embedder.scene(samples[None].to(device))[0].cpu())
         names, classes = np.unique(self.labels, return_inverse=True)
