@@ -80,7 +80,14 @@ def markdown(table: Table, trained: list[Path], results: Results) -> str:
     """The table, a row's held-out loss and s(m) beside the s(m) that the paper prints."""
     official = "the paper's Table 2"
     frame = official if results.aggregates[official] else "these systems"
-    heads = [*table.settings, "parameters", "held-out loss", FRAMES[frame], "printed s(m)"]
+    heads = [
+        "recipe",
+        *table.settings,
+        "parameters",
+        "held-out loss",
+        FRAMES[frame],
+        "printed s(m)",
+    ]
     lines = [heads, ["---"] * len(heads)]
     for row, path in zip(table.rows, trained, strict=True):
         score = results.aggregates[frame].get(row.recipe)
@@ -103,6 +110,7 @@ def _cells(table: Table, row: Row, path: Path) -> list[str]:
     config, training, tensors = weights.read(path)
     loss = training["held_out_loss"]
     return [
+        row.recipe,
         *(_setting(config, name) for name in table.settings),
         f"{sum(tensor.numel() for tensor in tensors.values()):,}",
         "-" if loss is None else f"{loss:.4f}",

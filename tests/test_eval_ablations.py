@@ -58,9 +58,13 @@ def test_rows_are_trained_once_and_tabled(audio: Path, tmp_path: Path) -> None:
     results = scored(Plan(out, (), (), 1), {names[0]: 20.0, names[2]: 80.0})
     rows = ablations.write("expansion", trained, results, out).splitlines()
     assert rows == (out / "expansion.md").read_text().splitlines()
-    assert rows[2].startswith("| ssast | - |") and rows[2].endswith("| 20.0 | 55.6 ± 0.2 |")
-    assert rows[3].startswith("| axlstm | 2 |") and rows[3].endswith("| - | 66.9 ± 0.3 |")
-    assert rows[4].startswith("| axlstm | 3 |") and rows[4].endswith("| 80.0 | 68.9 ± 0.4 |")
+    assert rows[2].startswith("| ssast_tiny | - |") and rows[2].endswith("| 20.0 | 55.6 ± 0.2 |")
+    assert rows[3].startswith("| axlstm_tiny_e2_flip | 2 |") and rows[3].endswith(
+        "| - | 66.9 ± 0.3 |"
+    )
+    assert rows[4].startswith("| axlstm_tiny_e3_flip | 3 |") and rows[4].endswith(
+        "| 80.0 | 68.9 ± 0.4 |"
+    )
     assert "compare the order, not the numbers" in rows[-1]
 
 
