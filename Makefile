@@ -7,6 +7,7 @@ RUN     ?= $(if $(DATA),runs/pretrain,runs/miniature/pretrain)/$(CONFIG)
 SYSTEMS ?= naive random axlstm_tiny
 SEEDS   ?= $(if $(TASKS_DIR),10,3)
 OUT     ?= runs/eval
+TABLE   ?= expansion
 
 BIN   := .venv/bin
 READY := .venv/.ready
@@ -23,7 +24,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup validate pretrain eval-all test test-slow lint format bench clean
+.PHONY: help setup validate pretrain ablations eval-all test test-slow lint format bench clean
 
 help: ## This list
 	@echo "make TARGET [SETTING=value ...]"
@@ -49,6 +50,12 @@ else
 	    --epochs $(or $(EPOCHS),4) --batch-size $(or $(BATCH),16) --lr 1e-3
 endif
 	@echo "Weights and log: $(RUN). Next: make eval-all MODULE=hear_axlstm@$(RUN)/model.safetensors"
+
+ablations: OUT = $(if $(DATA),runs/ablations,runs/miniature/ablations)
+ablations: $(READY) ## Train and score the rows of TABLE=comparison|expansion|patch|gating [DATA= EPOCHS= BATCH= LR= TASKS_DIR= SEEDS= OUT=]
+	@$(BIN)/python -m eval ablations $(if $(DATA),"$(DATA)") --table $(TABLE) --seeds $(SEEDS) \
+	    --out "$(OUT)" $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch-size $(BATCH)) \
+	    $(if $(LR),--lr $(LR)) $(if $(TASKS_DIR),--tasks-dir "$(TASKS_DIR)") $(if $(TASKS),--tasks $(TASKS))
 
 eval-all: $(READY) ## Score the SYSTEMS on ten generated tasks, or on TASKS_DIR= [TASKS= MODULE= SEEDS= OUT=]
 	@$(BIN)/python -m eval run --systems $(SYSTEMS) $(MODULE) --seeds $(SEEDS) --out "$(OUT)" \

@@ -1,4 +1,7 @@
-"""Evaluate audio embeddings by the official heareval: `python -m eval run | score | tasks`."""
+"""Evaluate audio embeddings by the official heareval: `python -m eval run | score | tasks`.
+
+`python -m eval ablations` trains and evaluates the rows of one of the paper's tables.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,17 @@ from typing import Annotated
 import joblib
 import tyro
 
-from eval import table
+from eval import ablations as paper_tables
+from eval import table as result_tables
+from eval.ablations import AblationError
 from eval.kit import Grid
 from eval.miniature.writer import write_tasks
 from eval.plan import Entrant, Plan, PlanError
 from eval.sweep import Failure, SweepError, sweep
 from eval.systems import SystemSpecError, fingerprints, parse_systems
 from eval.tasks import Task, TaskError, check_audio, find_tasks
+from hear_axlstm.pretrain.interrupt import Interrupted
+from hear_axlstm.pretrain.recipes import TableName
 
 INTERRUPTED = 130  # the shell's exit status after Ctrl-C
 
@@ -88,6 +95,49 @@ def tasks(folder: Annotated[Path, tyro.conf.Positional]) -> int:
     return 0
 
 
+def ablations(
+    data: Annotated[Path | None, tyro.conf.Positional] = None,
+    *,
+    table: TableName = "expansion",
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    tasks_dir: Path | None = None,
+    tasks: tuple[str, ...] = (),
+    seeds: int = 10,
+    out: Path = Path("runs/ablations"),
+    jobs: int | None = None,
+) -> int:
+    """Train and score the rows of one of the paper's tables; what is finished is never repeated.
+
+    Args:
+        data: what `axlstm pack` wrote, or a folder of audio; without it a generated toy corpus.
+        table: comparison (the paper's Table 2), expansion (3), patch (4) or gating (5).
+        epochs: in place of the paper's 100.
+        batch_size: in place of the paper's 1024.
+        lr: peak learning rate, in place of the paper's 1.5e-4 x batch / 256.
+        tasks_dir: folder of HEAR task folders; without it ten miniature tasks are generated.
+        tasks: names of the tasks, all of the folder if none.
+        seeds: how many seeds, from 0 on.
+        out: folder of everything that is computed.
+        jobs: evaluation steps at the same time, see `run`.
+    """
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    changes = {name: value for name, value in given.items() if value is not None}
+    try:
+        trained = paper_tables.train(table, data, out, changes)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return INTERRUPTED
+    chosen = paper_tables.systems(table, trained)
+    status = run(tasks_dir, tasks, chosen, seeds, out / "eval", jobs)
+    if status != INTERRUPTED:
+        results = result_tables.collect(Plan.load((out / "eval").resolve()))
+        print("\n" + paper_tables.write(table, trained, results, out))
+        print(f"Table: {out / table}.md")
+    return status
+
+
 def miniature_tasks(folder: Path) -> Path:
     """The ten generated tasks, under `folder`; made if they are not there."""
     try:
@@ -98,7 +148,7 @@ def miniature_tasks(folder: Path) -> Path:
 
 def report(plan: Plan) -> None:
     """Write the results of `plan` and print its table."""
-    print("\n" + table.write(table.collect(plan)))
+    print("\n" + result_tables.write(result_tables.collect(plan)))
 
 
 def conclude(out: Path, failures: list[Failure]) -> int:
@@ -123,12 +173,17 @@ def main() -> int:
     """The command line."""
     # A scheduler's "stop" is treated like Ctrl-C: finish cleanly, keep what is there.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    commands: dict[str, Callable[..., int]] = {"run": run, "score": score, "tasks": tasks}
+    commands: dict[str, Callable[..., int]] = {
+        "run": run,
+        "score": score,
+        "tasks": tasks,
+        "ablations": ablations,
+    }
     try:
         return tyro.extras.subcommand_cli_from_dict(
             commands, prog="python -m eval", description=__doc__
         )
-    except (TaskError, SystemSpecError, PlanError, SweepError) as error:
+    except (TaskError, SystemSpecError, PlanError, SweepError, AblationError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("Interrupted before anything was computed.", file=sys.stderr)

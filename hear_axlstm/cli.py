@@ -1,4 +1,4 @@
-"""The command line: `axlstm info | pack | pretrain`."""
+"""The command line: `axlstm info | pack | pretrain | plot`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ import torch
 import tyro
 
 from hear_axlstm.config import PRESETS, ModelConfig, preset
-from hear_axlstm.data.corpus import is_pack
-from hear_axlstm.data.estimate import estimate
+from hear_axlstm.data.corpus import Corpus, is_pack
+from hear_axlstm.data.estimate import estimate as forecast
 from hear_axlstm.data.pack import pack as pack_audio
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.distributed import OtherRankError, is_first_process
+from hear_axlstm.pretrain.estimate import estimate as cost_card
 from hear_axlstm.pretrain.interrupt import Interrupted, is_under_torchrun
 from hear_axlstm.pretrain.loop import pretrain as train
+from hear_axlstm.pretrain.plot import plot as draw_curves
+from hear_axlstm.pretrain.recipes import from_recipe
 from hear_axlstm.pretrain.start import Resume
 from hear_axlstm.reconstruction import ReconstructionModel
 
@@ -65,17 +68,19 @@ def pack(
         dry_run: Only tell the hours, disk and time that it will take, from a small sample.
     """
     if dry_run:
-        print(estimate(audio, out, workers=workers))
+        print(forecast(audio, out, workers=workers))
         return
     print(pack_audio(audio, out, workers=workers))
     print(f"next: axlstm pretrain {out} --run runs/my-run")
 
 
 def pretrain(
-    data: tyro.conf.Positional[Path],
-    run: Path,
-    config: Annotated[PretrainConfig, tyro.conf.arg(name="")],
+    data: tyro.conf.Positional[Path | None] = None,
     *,
+    run: Path | None = None,
+    recipe: str | None = None,
+    estimate: bool = False,
+    config: Annotated[PretrainConfig, tyro.conf.arg(name="")],
     resume: Resume = "auto",
 ) -> None:
     """Pretrain an encoder on audio, without labels.
@@ -85,9 +90,19 @@ def pretrain(
     Args:
         data: Folder that `axlstm pack` wrote, or a folder of audio, packed first into RUN/pack.
         run: Folder for log, checkpoints and the final weights.
+        recipe: One of the paper's runs by name; other settings given here override its own.
+        estimate: Don't train: print parameters, FLOPs, memory, disk and, measured within a minute,
+            hours, for AudioSet if no data are given.
         config: Settings; the defaults are the paper's.
         resume: "auto" goes on where the run in this folder was left; "never" refuses to.
     """
+    if recipe is not None:
+        config = from_recipe(recipe, config)
+    if estimate:
+        print(cost_card(config, None if data is None else Corpus(data)))
+        return
+    if data is None or run is None:
+        raise ValueError("pretraining needs data and a run: axlstm pretrain DATA --run RUN")
     if is_pack(data):
         packed = data
     elif is_under_torchrun():
@@ -99,11 +114,26 @@ def pretrain(
         print(f"weights: {weights}\nnext: load_model({str(weights)!r}) in Python")
 
 
+def plot(runs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path = Path("curves.png")) -> None:
+    """Draw the curves of one or more runs: losses, learning rate, gradient norm, probe.
+
+    Args:
+        runs: Folders of runs, in progress or finished.
+        out: PNG to write.
+    """
+    print(f"curves: {draw_curves(runs, out)}")
+
+
 def main() -> None:
     """Entry point of `axlstm`: exits with 2 and one line for anything the user can mend."""
     level = logging.INFO if is_first_process() else logging.WARNING
     logging.basicConfig(format="%(levelname)s: %(message)s", level=level)
-    commands: dict[str, Callable[..., Any]] = {"info": info, "pack": pack, "pretrain": pretrain}
+    commands: dict[str, Callable[..., Any]] = {
+        "info": info,
+        "pack": pack,
+        "pretrain": pretrain,
+        "plot": plot,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,
@@ -121,7 +151,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("axlstm: interrupted: give the same command again to go on", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
         print(f"axlstm: error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -37,6 +37,8 @@ def test_mistakes_get_one_line(tmp_path: Path) -> None:
         ("info", "axlstm_huge"),
         ("pack", str(tmp_path / "nowhere"), str(tmp_path / "out")),
         ("pretrain", str(tmp_path / "nowhere"), "--run", str(tmp_path / "run")),
+        ("pretrain", "--recipe", "axlstm_tiny"),
+        ("plot", str(tmp_path)),
     ):
         result = run(*arguments)
         assert result.returncode == 2, arguments

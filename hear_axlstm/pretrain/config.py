@@ -104,11 +104,16 @@ class PretrainConfig:
     """A checkpoint every so many epochs stays for good."""
     stop_after_bad_steps: int = 10
     """Give up after so many steps in a row whose loss or gradient was not finite."""
+    look_every: int = 5
+    """Epochs between two pictures of what the model reconstructs, and two scores of the probe."""
+    probe: str | None = None
+    """Labeled clips that the representation is scored on: a CSV with columns path and label, or a
+    folder with one subfolder a class."""
 
     def __post_init__(self) -> None:
         positive = ("epochs", "batch_size", "base_lr", "log_every", "checkpoint_every")
         optional = ("lr", "clip_norm", "micro_batch", "threads", "milestone_epochs")
-        for name in (*positive, "keep_checkpoints", "stop_after_bad_steps"):
+        for name in (*positive, "keep_checkpoints", "stop_after_bad_steps", "look_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
         for name in optional:
@@ -168,6 +173,8 @@ MAY_CHANGE = frozenset(
         "keep_checkpoints",
         "milestone_epochs",
         "stop_after_bad_steps",
+        "look_every",
+        "probe",
     }
 )
 """Settings that a resumed run may change: they don't alter what is learned, only how it is run."""

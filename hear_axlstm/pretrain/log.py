@@ -1,10 +1,21 @@
-"""The log of a run: one JSON object a line, kept consistent across resumes."""
+"""The log of a run: log.jsonl always; TensorBoard and Weights & Biases beside it where wanted."""
 
 from __future__ import annotations
 
 import json
+import logging
+import os
+import zlib
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+TENSORBOARD_FOLDER = "tensorboard"
 
 
 class JsonLines:
@@ -31,6 +42,130 @@ class JsonLines:
         """Append one line."""
         with open(self.path, "a") as file:
             file.write(json.dumps(values) + "\n")
+
+
+class Sink(Protocol):
+    """Where a run's numbers and pictures go besides log.jsonl."""
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Numbers of one step."""
+
+    def show(self, step: int, picture: NDArray[np.uint8]) -> None:
+        """A picture, RGB [height, width, 3]."""
+
+    def close(self) -> None:
+        """Nothing comes anymore."""
+
+
+class RunLog:
+    """A run's log.jsonl, and every sink that is installed and wanted.
+
+    TensorBoard is written where tensorboardX is installed (extra `train`); Weights & Biases where
+    wandb is installed and WANDB_PROJECT names a project, its usual variables apply.
+
+    A context manager: leaving it closes the sinks.
+
+    Args:
+        run: the run's folder.
+        step: step that the run starts from, see `JsonLines`.
+        settings: JSON-ready settings of the run, for the sinks that show them.
+    """
+
+    def __init__(self, run: Path, step: int, settings: dict[str, Any]) -> None:
+        self.lines = JsonLines(run / "log.jsonl", step)
+        self.run, self.step, self.settings = run, step, settings
+
+    @cached_property
+    def sinks(self) -> list[Sink]:
+        """Opened with the first line: a finished run that is started again leaves no trace."""
+        found = (_tensorboard(self.run, self.step), _wandb(self.run, self.settings))
+        return [sink for sink in found if sink is not None]
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for sink in self.__dict__.pop("sinks", []):
+            sink.close()
+
+    def read(self) -> list[dict[str, Any]]:
+        """All lines so far."""
+        return self.lines.read()
+
+    def write(self, step: int, **values: Any) -> None:
+        """Append one line, and tell the sinks its numbers."""
+        self.lines.write(step=step, **values)
+        for sink in self.sinks:
+            sink.write(step, values)
+
+    def show(self, step: int, picture: NDArray[np.uint8]) -> None:
+        """Give the sinks a picture, RGB [height, width, 3]; it has no place in log.jsonl."""
+        for sink in self.sinks:
+            sink.show(step, picture)
+
+
+class _TensorBoard:
+    def __init__(self, writer: Any) -> None:
+        self.writer = writer
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def show(self, step: int, picture: NDArray[np.uint8]) -> None:
+        self.writer.add_image("reconstruction", picture, step, dataformats="HWC")
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def _tensorboard(run: Path, step: int) -> _TensorBoard | None:
+    # Not torch.utils.tensorboard: that imports TensorFlow if anything of the name is installed.
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    # Steps after `step` that an interrupted run wrote are about to come again.
+    return _TensorBoard(SummaryWriter(str(run / TENSORBOARD_FOLDER), purge_step=step + 1))
+
+
+class _WandB:
+    def __init__(self, run: Any, image: Any) -> None:
+        self.run, self.image = run, image
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self.run.log({"step": step, **values})
+
+    def show(self, step: int, picture: NDArray[np.uint8]) -> None:
+        self.run.log({"step": step, "reconstruction": self.image(picture)})
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def _wandb(run: Path, settings: dict[str, Any]) -> _WandB | None:
+    if not os.environ.get("WANDB_PROJECT"):
+        return None
+    try:
+        import wandb
+    except ImportError:
+        log.warning("WANDB_PROJECT is set, but wandb is not installed: pip install wandb")
+        return None
+    try:
+        started = wandb.init(
+            dir=str(run),
+            id=f"{run.name}-{zlib.crc32(str(run.resolve()).encode()):08x}",  # resumes find it
+            name=run.name,
+            resume="allow",
+            config=settings,
+        )
+    except Exception as error:  # of wandb's own kinds, which can't be named without it
+        log.warning("going on without Weights & Biases: %s", error)
+        return None
+    # wandb's own step may not go back, as it does after a resume: ours is a value like others
+    started.define_metric("*", step_metric="step")
+    return _WandB(started, wandb.Image)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

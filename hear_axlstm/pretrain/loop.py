@@ -22,11 +22,12 @@ from hear_axlstm.pretrain.device import keep_freed_memory
 from hear_axlstm.pretrain.distributed import Agreement, World, join
 from hear_axlstm.pretrain.interrupt import Interrupted, StopRequest
 from hear_axlstm.pretrain.keeper import CheckpointKeeper
-from hear_axlstm.pretrain.log import JsonLines, read_log
+from hear_axlstm.pretrain.log import RunLog, read_log
 from hear_axlstm.pretrain.meter import Meter
 from hear_axlstm.pretrain.optimizer import learning_rate
 from hear_axlstm.pretrain.start import CHECKPOINTS, Resume, check_fit, find_start, sole_use
 from hear_axlstm.pretrain.step import Learner
+from hear_axlstm.pretrain.watch import Watch
 from hear_axlstm.reconstruction import ReconstructionModel
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,11 @@ class _Training:
             interval = start.part("interval")
             self.learner.interval |= {k: v.to(world.device) for k, v in interval.items()}
             log.info("resuming %s at step %d of %d", run, self.step, self.steps)
-        self.lines = JsonLines(run / LOG, self.step) if world.is_first else None
+        self.lines = RunLog(run, self.step, config.to_dict()) if world.is_first else None
+        self.watch: Watch | None = None
+        if self.lines is not None:
+            shown = self.held_out or batch(self.dataset, config.model, world, step=0)
+            self.watch = Watch(self.model, config, run, self.lines, shown)
         self.progress: tqdm | None = None
         self.keeper: CheckpointKeeper | None = None
 
@@ -137,7 +142,9 @@ class _Training:
             dynamic_ncols=True,
         )
         self.keeper = CheckpointKeeper(self.run / CHECKPOINTS, self.config.keep_checkpoints)
-        with self.keeper, self.progress:
+        assert self.lines is not None and self.watch is not None
+        with self.keeper, self.progress, self.lines:
+            self.watch.start()
             self._loop(upcoming)
 
     def _loop(self, upcoming: Iterator[Batch]) -> None:
@@ -152,6 +159,9 @@ class _Training:
                 logged_step = self.step
             if done and (self.step == self.steps or self._ends_epochs(1)):
                 self._watch_held_out()
+                if self.watch is not None:
+                    before, last = self.dataset.epoch_at(self.step - 1), self.step == self.steps
+                    self.watch.look(self.step, before, self._epoch(), last)
             minutes = (time.monotonic() - saved_at) / 60
             late = self.world.is_first and minutes >= self.config.checkpoint_minutes
             if late:
