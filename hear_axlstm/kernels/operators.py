@@ -6,7 +6,6 @@ Shapes as in `hear_axlstm.kernels.programs`, whose programs these launch.
 from __future__ import annotations
 
 import math
-import os
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,8 +16,12 @@ from torch import Tensor
 from hear_axlstm.kernels import programs
 
 VECTOR_ROWS = 64  # rows of a program that makes no matrix products
-# Rows, columns, warps and stages of software pipelining to choose from; the first is the fallback.
-TILINGS = ((16, 16, 4, 1), (64, 32, 4, 2), (64, 32, 8, 2), (64, 64, 4, 2), (128, 64, 8, 2))
+# Rows, columns, warps and stages of software pipelining. The first ones are for large heads in
+# float32 and for GPUs with little shared memory; the last ones need Hopper's.
+TILINGS = (
+    (16, 16, 4, 1), (32, 16, 8, 1), (64, 16, 8, 2), (64, 32, 4, 2), (64, 32, 8, 2), (64, 64, 4, 2),
+    (128, 64, 8, 2),
+)  # fmt: skip
 INTERPRETED_TILING = (64, 32, 4, 1)
 REGISTERS = 160  # of a thread's 255, those that the running sum may take
 
@@ -29,25 +32,18 @@ def head_tiles(size: int) -> tuple[int, int]:
     return head, max(16, triton.next_power_of_2(size - head)) if size > head else 0
 
 
-def _fitting(configs: list[Any], arguments: dict[str, Any], **constants: Any) -> list[Any]:
-    """The tilings whose sum stays in registers and whose tiles fit into shared memory."""
-    size, values = constants["HEAD"] + constants["REST"], arguments.get("v", arguments.get("z"))
-    memory = torch.cuda.get_device_properties(values.device).shared_memory_per_block_optin
-
-    def fits(config: Any) -> bool:
-        rows, cols = config.kwargs["ROWS"], config.kwargs["COLS"]
-        tiles = (rows + 2 * cols * config.num_stages) * size * values.element_size()
-        return rows * size <= REGISTERS * 32 * config.num_warps and tiles <= memory
-
-    return [config for config in configs if fits(config)] or configs[:1]
+def _fitting(configs: list[Any], _: dict[str, Any], **constants: Any) -> list[Any]:
+    """The tilings whose running sum stays in registers. Those that lack memory are found later."""
+    size = constants["HEAD"] + constants["REST"]
+    return [c for c in configs if c.kwargs["ROWS"] * size <= REGISTERS * 32 * c.num_warps]
 
 
 def _tuned(program: Any) -> Any:
-    """A program that chooses its tiling on its first call for a head size and a dtype."""
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    """A program that chooses its tiling when it first meets a head size and a dtype."""
+    tilings = (INTERPRETED_TILING,) if programs.INTERPRETED.value else TILINGS
     configs = [
         triton.Config({"ROWS": rows, "COLS": cols}, num_warps=warps, num_stages=stages)
-        for rows, cols, warps, stages in ((INTERPRETED_TILING,) if interpreted else TILINGS)
+        for rows, cols, warps, stages in tilings
     ]
     prune = {"early_config_prune": _fitting}
     return triton.autotune(configs, key=["K", "PRECISION", "OF"], prune_configs_by=prune)(program)

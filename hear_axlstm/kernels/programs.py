@@ -17,7 +17,8 @@ M is known beforehand: nothing is rescaled on the way.
 
 Head size. Triton's tiles are powers of two, and 144 = 128 + 16, 288 = 256 + 32, 576 = 512 + 64,
 96 = 64 + 32, 192 = 128 + 64, 384 = 256 + 128. So every tile is two tiles, HEAD and REST wide,
-and nothing is padded or computed twice; other head sizes are masked at the end of REST.
+and nothing is padded or computed twice; other head sizes are masked at the end of REST. Only x.y of float32 is
+summed in pieces of the head: three TF32 products for one need more registers than there are.
 
 Gates. `gates` holds a and M as pairs of float32, high + low (`split_gates`). High parts differ with
 an error relative to the difference, not to their size in the thousands; low parts add what rounding took.
@@ -28,9 +29,12 @@ and a contiguous K; vectors are [B, H, S], contiguous; gates is [B, H, 4, S], te
 
 from __future__ import annotations
 
+import os
+
 import triton
 import triton.language as tl
 
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 EPS = tl.constexpr(1e-6)  # hear_axlstm.mlstm.EPS
 
 
@@ -43,11 +47,11 @@ def _place(S, H, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _load(matrix, rows, stride, first: tl.constexpr, size: tl.constexpr, S, K: tl.constexpr):
+def _load(matrix, rows, stride, first, size: tl.constexpr, S, K: tl.constexpr):
     """[rows, size] of one head from column `first` on; 0 outside of it."""
     columns = first + tl.arange(0, size)
     inside = rows[:, None] < S
-    if first + size > K:
+    if K % size != 0:
         inside = inside & (columns[None, :] < K)
     return tl.load(matrix + rows[:, None] * stride + columns[None, :], mask=inside, other=0.0)
 
@@ -75,14 +79,34 @@ def _weights(a_high, a_low, max_high, max_low, seen):
 
 
 @triton.jit
-def _products(x, x_rest, y, j, stride, S, K: tl.constexpr, HEAD: tl.constexpr, REST: tl.constexpr,
-              PRECISION: tl.constexpr):  # fmt: skip
+def _dot(x, y, total, PRECISION: tl.constexpr):
+    """total + x y"""
+    if INTERPRETED:  # the interpreter multiplies the bits of bfloat16
+        x, y = x.to(tl.float32), y.to(tl.float32)
+    return tl.dot(x, y, total, input_precision=PRECISION)
+
+
+@triton.jit
+def _products(
+    x, i, x_stride, y, j, y_stride, S, K: tl.constexpr, HEAD: tl.constexpr, REST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
     """x_i . y_j"""
-    y_head = _load(y, j, stride, 0, HEAD, S, K)
-    products = tl.dot(x, tl.trans(y_head), input_precision=PRECISION)
-    if REST > 0:
-        y_rest = _load(y, j, stride, HEAD, REST, S, K)
-        products = tl.dot(x_rest, tl.trans(y_rest), products, input_precision=PRECISION)
+    products = tl.zeros([i.shape[0], j.shape[0]], tl.float32)
+    if x.dtype.element_ty == tl.float32:
+        PIECE: tl.constexpr = 32  # of a head
+        for first in range(0, K, PIECE):
+            x_piece = _load(x, i, x_stride, first, PIECE, S, K)
+            y_piece = _load(y, j, y_stride, first, PIECE, S, K)
+            products = _dot(x_piece, tl.trans(y_piece), products, PRECISION)
+    else:  # the compiler takes the loads of x out of the caller's loop
+        x_head = _load(x, i, x_stride, 0, HEAD, S, K)
+        y_head = _load(y, j, y_stride, 0, HEAD, S, K)
+        products = _dot(x_head, tl.trans(y_head), products, PRECISION)
+        if REST > 0:
+            x_rest = _load(x, i, x_stride, HEAD, REST, S, K)
+            y_rest = _load(y, j, y_stride, HEAD, REST, S, K)
+            products = _dot(x_rest, tl.trans(y_rest), products, PRECISION)
     return products
 
 
@@ -120,26 +144,23 @@ def hidden_states(
     h += b * h_strides[0] + head * h_strides[2]
     gates += both * 4 * S
     max_high, max_low = _pair(gates + 2 * S, t[:, None], S)
-    q_head = _load(q, t, q_strides[1], 0, HEAD, S, K)
-    q_rest = q_head
     u = tl.zeros([ROWS, HEAD], tl.float32)  # h before its division by N
     if REST > 0:
-        q_rest = _load(q, t, q_strides[1], HEAD, REST, S, K)
         u_rest = tl.zeros([ROWS, REST], tl.float32)
     n_t = tl.zeros([ROWS], tl.float32)
     for start in range(0, tl.minimum(first + ROWS, S), COLS):
         s = start + tl.arange(0, COLS)
         a_high, a_low = _pair(gates, s[None, :], S)
         seen = (s[None, :] <= t[:, None]) & (t[:, None] < S)
-        scores = _products(q_head, q_rest, k, s, k_strides[1], S, K, HEAD, REST, PRECISION)
+        scores = _products(q, t, q_strides[1], k, s, k_strides[1], S, K, HEAD, REST, PRECISION)
         scores *= _weights(a_high, a_low, max_high, max_low, seen)
         n_t += tl.sum(scores, 1)
         scores = scores.to(v.dtype.element_ty)
         v_head = _load(v, s, v_strides[1], 0, HEAD, S, K)
-        u = tl.dot(scores, v_head, u, input_precision=PRECISION)
+        u = _dot(scores, v_head, u, PRECISION)
         if REST > 0:
             v_rest = _load(v, s, v_strides[1], HEAD, REST, S, K)
-            u_rest = tl.dot(scores, v_rest, u_rest, input_precision=PRECISION)
+            u_rest = _dot(scores, v_rest, u_rest, PRECISION)
     floor += b * floor_strides[0] + head * floor_strides[2]
     least = tl.load(floor + t * floor_strides[1], mask=t < S, other=1.0)
     inverse = (1.0 / (tl.maximum(tl.abs(n_t), least) + EPS))[:, None]
@@ -199,11 +220,8 @@ def gradient(
     z += b * z_strides[0] + head * z_strides[2]
     gates += both * 4 * S
     terms += both * 2 * S
-    x_head = _load(x, i, x_strides[1], 0, HEAD, S, K)
-    x_rest = x_head
     total = tl.zeros([ROWS, HEAD], tl.float32)
     if REST > 0:
-        x_rest = _load(x, i, x_strides[1], HEAD, REST, S, K)
         total_rest = tl.zeros([ROWS, REST], tl.float32)
     if OF == "q":
         t = i[:, None]
@@ -221,16 +239,16 @@ def gradient(
             t = j[None, :]
             max_high, max_low = _pair(gates + 2 * S, t, S)
             inverse, dn = _pair(terms, t, S)
-        parts = _products(x_head, x_rest, y, j, y_strides[1], S, K, HEAD, REST, PRECISION) * inverse
+        parts = _products(x, i, x_strides[1], y, j, y_strides[1], S, K, HEAD, REST, PRECISION) * inverse
         if OF != "v":
             parts += dn
         parts *= _weights(a_high, a_low, max_high, max_low, (s <= t) & (t < S))
         parts = parts.to(z.dtype.element_ty)
         z_head = _load(z, j, z_strides[1], 0, HEAD, S, K)
-        total = tl.dot(parts, z_head, total, input_precision=PRECISION)
+        total = _dot(parts, z_head, total, PRECISION)
         if REST > 0:
             z_rest = _load(z, j, z_strides[1], HEAD, REST, S, K)
-            total_rest = tl.dot(parts, z_rest, total_rest, input_precision=PRECISION)
+            total_rest = _dot(parts, z_rest, total_rest, PRECISION)
     out += b * out_strides[0] + head * out_strides[2]
     _store(out, i, out_strides[1], 0, total, S, K)
     if REST > 0:
