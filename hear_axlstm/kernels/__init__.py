@@ -12,16 +12,17 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+HAS_TRITON = find_spec("triton") is not None
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OLDEST_CAPABILITY = (8, 0)  # the first with tensor cores for bfloat16 and TF32
 
 
 def is_available(device: torch.device) -> bool:
-    """Whether `weighted_sum` runs here: Triton with an NVIDIA GPU of compute capability 8 or newer.
+    """Whether `weighted_sum` runs: it needs Triton and an NVIDIA GPU of compute capability 8 up.
 
-    On a CPU only Triton's interpreter does (`TRITON_INTERPRET=1`), which is slow and meant for tests.
+    On a CPU Triton's interpreter runs it (`TRITON_INTERPRET=1`): slow, and meant for tests.
     """
-    if find_spec("triton") is None:
+    if not HAS_TRITON:
         return False
     if device.type == "cuda":
         return torch.version.cuda is not None and (
@@ -36,8 +37,10 @@ def weighted_sum(
     """Normalized sum over the past, as in `hear_axlstm.mlstm.parallel`.
 
     Differentiable once in all arguments. Products of bfloat16 and float16 are accumulated in
-    float32; those of float32 follow `torch.set_float32_matmul_precision`: "highest", the
-    default, takes three TF32 products for one, which is close to float32; otherwise one TF32 product.
+    float32. Those of float32 follow `torch.set_float32_matmul_precision`: with "highest", the
+    default, three TF32 products stand for one, which is close to float32; else one does.
+
+    The first call for a head size and a dtype compiles and times several tilings.
 
     Args:
         q: queries ``[B, S, H, K]``.
@@ -55,7 +58,7 @@ def weighted_sum(
         ImportError: Triton is not installed.
         ValueError: the device, a dtype or a shape doesn't fit.
     """
-    if find_spec("triton") is None:
+    if not HAS_TRITON:
         raise ImportError("the fused cell needs Triton: pip install 'hear_axlstm[kernels]'")
     _check(q, k, v, a, running_max, floor)
     from hear_axlstm.kernels.operators import forward  # needs Triton
@@ -68,8 +71,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, *gates: Tensor) -> None:
     if not is_available(q.device) or any(t.device != q.device for t in tensors):
         devices = sorted({str(t.device) for t in tensors})
         raise ValueError(
-            f"the fused cell can't run on {devices}: put all six tensors on one NVIDIA GPU of compute "
-            f"capability {OLDEST_CAPABILITY[0]} or newer, or call mlstm.parallel"
+            f"the fused cell can't run on {devices}: put all six tensors on one NVIDIA GPU of "
+            f"compute capability {OLDEST_CAPABILITY[0]} or newer, or call mlstm.parallel"
         )
     if q.dtype not in DTYPES or not q.dtype == k.dtype == v.dtype:
         raise ValueError(

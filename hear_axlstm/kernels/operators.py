@@ -57,12 +57,12 @@ _gradient = _tuned(programs.gradient)
 def forward(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """H, and what the backward pass wants besides: the normalizer sum n and the split gates."""
+    """The hidden states h, and what the backward pass wants besides: the normalizer sum n and the split gates."""
     q, k, v = (_with_contiguous_rows(x) for x in (q, k, v))
     batch, tokens, heads, size = q.shape
-    h = torch.empty_like(q, memory_format=torch.contiguous_format)
-    n = floor.new_empty(batch, heads, tokens)
-    gates = floor.new_empty(batch, heads, 4, tokens)
+    h = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    n = torch.empty((batch, heads, tokens), device=q.device)
+    gates = torch.empty((batch, heads, 4, tokens), device=q.device)
     with _on(q.device):
         programs.split_gates[_grid(q)](
             a, running_max, gates, a.stride(), running_max.stride(), math.log2(size) / 2,
@@ -82,10 +82,12 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k, v and, in float32, of a, the running maximum and the floor."""
     g, q, k, v = (_with_contiguous_rows(x) for x in (grad_h, q, k, v))
-    batch, tokens, heads, size = q.shape
-    terms = n.new_empty(batch, heads, 2, tokens)
-    grad_q, grad_k, grad_v = (torch.empty_like(h) for _ in range(3))
-    grad_a, grad_max, grad_floor = (torch.empty_like(n) for _ in range(3))
+    batch, tokens, heads, _ = q.shape
+    terms = torch.empty((batch, heads, 2, tokens), device=q.device)
+    grad_q, grad_k, grad_v = (
+        torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(3)
+    )
+    grad_a, grad_max, grad_floor = (torch.empty(n.shape, device=q.device) for _ in range(3))
     with _on(q.device):
         programs.normalizer_gradients[_grid(q)](
             g, h, n, floor, terms, grad_floor, *_strides(g, h), floor.stride(),
@@ -100,18 +102,19 @@ def backward(
                 x, y, z, gates, terms, tensor, grad, grad_gate, *_strides(x, y, z, tensor, grad),
                 tokens, heads, **_constants(q), PRECISION=_precision(q.dtype), OF=of,
             )  # fmt: skip
-    return grad_q, grad_k, grad_v, *(x.transpose(1, 2) for x in (grad_a, grad_max, grad_floor))
+    gate_grads = grad_a.transpose(1, 2), grad_max.transpose(1, 2), grad_floor.transpose(1, 2)
+    return grad_q, grad_k, grad_v, *gate_grads
 
 
 @forward.register_fake
-def _(q, k, v, a, running_max, floor):  # type: ignore[no-untyped-def]
+def _(q, k, v, a, running_max, floor):
     batch, tokens, heads, _ = q.shape
     vectors = floor.new_empty(batch, heads, tokens), floor.new_empty(batch, heads, 4, tokens)
-    return torch.empty_like(q, memory_format=torch.contiguous_format), *vectors
+    return q.new_empty(q.shape), *vectors
 
 
 @backward.register_fake
-def _(grad_h, q, k, v, floor, h, n, gates):  # type: ignore[no-untyped-def]
+def _(grad_h, q, k, v, floor, h, n, gates):
     grads = *(torch.empty_like(h) for _ in range(3)), *(torch.empty_like(n) for _ in range(3))
     return *grads[:3], *(x.transpose(1, 2) for x in grads[3:])
 

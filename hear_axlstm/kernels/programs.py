@@ -17,14 +17,17 @@ M is known beforehand: nothing is rescaled on the way.
 
 Head size. Triton's tiles are powers of two, and 144 = 128 + 16, 288 = 256 + 32, 576 = 512 + 64,
 96 = 64 + 32, 192 = 128 + 64, 384 = 256 + 128. So every tile is two tiles, HEAD and REST wide,
-and nothing is padded or computed twice; other head sizes are masked at the end of REST. Only x.y of float32 is
-summed in pieces of the head: three TF32 products for one need more registers than there are.
+and nothing is padded or computed twice; other head sizes are masked at the end of REST. Only x.y of
+float32 is summed in pieces of the head: three TF32 products for one want more registers than
+there are.
 
-Gates. `gates` holds a and M as pairs of float32, high + low (`split_gates`). High parts differ with
-an error relative to the difference, not to their size in the thousands; low parts add what rounding took.
+Gates. `gates` holds a and M as pairs of float32, high + low (`split_gates`). The difference of high
+parts has an error relative to itself, not to their size in the thousands; the low parts add what
+rounding took.
 
-Shapes: B windows, H heads, S tokens, K head size. Matrices are [B, S, H, K] with any strides (b, s, h)
-and a contiguous K; vectors are [B, H, S], contiguous; gates is [B, H, 4, S], terms [B, H, 2, S].
+Shapes: B windows, H heads, S tokens, K head size. Matrices are [B, S, H, K] with any strides
+(b, s, h) and a contiguous K; vectors are [B, H, S], contiguous, but for a, running_max and floor,
+which are [B, S, H] with any strides; gates is [B, H, 4, S], terms [B, H, 2, S].
 """
 
 from __future__ import annotations
@@ -80,7 +83,7 @@ def _weights(a_high, a_low, max_high, max_low, seen):
 
 @triton.jit
 def _dot(x, y, total, PRECISION: tl.constexpr):
-    """total + x y"""
+    """The sum of a total and a product."""
     if INTERPRETED:  # the interpreter multiplies the bits of bfloat16
         x, y = x.to(tl.float32), y.to(tl.float32)
     return tl.dot(x, y, total, input_precision=PRECISION)
@@ -91,7 +94,7 @@ def _products(
     x, i, x_stride, y, j, y_stride, S, K: tl.constexpr, HEAD: tl.constexpr, REST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """x_i . y_j"""
+    """All x_i . y_j."""
     products = tl.zeros([i.shape[0], j.shape[0]], tl.float32)
     if x.dtype.element_ty == tl.float32:
         PIECE: tl.constexpr = 32  # of a head
@@ -111,8 +114,8 @@ def _products(
 
 
 @triton.jit
-def split_gates(a, running_max, gates, a_strides, max_strides, scale, S, H, ROWS: tl.constexpr):
-    """a and M times log2(e), for exp2, as float32 pairs; M also takes in log2(sqrt(K)): `scale`."""
+def split_gates(a, running_max, gates, a_strides, max_strides, log2_scale, S, H, ROWS: tl.constexpr):
+    """Gates a and M times log2(e), for exp2, as float32 pairs; M also takes in log2(sqrt(K))."""
     b, head, both, block = _place(S, H, ROWS)
     s = block * ROWS + tl.arange(0, ROWS)
     a += b * a_strides[0] + head * a_strides[2]
@@ -120,7 +123,7 @@ def split_gates(a, running_max, gates, a_strides, max_strides, scale, S, H, ROWS
     gates += both * 4 * S + s
     log2_e = tl.full([ROWS], 1.4426950408889634, tl.float64)
     a_s = tl.load(a + s * a_strides[1], mask=s < S).to(tl.float64) * log2_e
-    max_s = tl.load(running_max + s * max_strides[1], mask=s < S).to(tl.float64) * log2_e + scale
+    max_s = tl.load(running_max + s * max_strides[1], mask=s < S).to(tl.float64) * log2_e + log2_scale
     a_high, max_high = a_s.to(tl.float32), max_s.to(tl.float32)
     tl.store(gates, a_high, mask=s < S)
     tl.store(gates + S, (a_s - a_high.to(tl.float64)).to(tl.float32), mask=s < S)
@@ -134,7 +137,7 @@ def hidden_states(
     K: tl.constexpr, HEAD: tl.constexpr, REST: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """h and n."""
+    """Compute h and n."""
     b, head, both, block = _place(S, H, ROWS)
     first = (tl.cdiv(S, ROWS) - 1 - block) * ROWS  # those with the longest past begin
     t = first + tl.arange(0, ROWS)
@@ -175,7 +178,7 @@ def normalizer_gradients(
     g, h, n, floor, terms, floor_gradient, g_strides, h_strides, floor_strides, S, H,
     K: tl.constexpr, HEAD: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """terms: 1 / N and dn; and the gradient of the floor, where that was the larger."""
+    """Compute `terms`, that is 1 / N and dn, and the floor's gradient, where it was the larger."""
     b, head, both, block = _place(S, H, ROWS)
     t = block * ROWS + tl.arange(0, ROWS)
     g += b * g_strides[0] + head * g_strides[2]
@@ -239,7 +242,9 @@ def gradient(
             t = j[None, :]
             max_high, max_low = _pair(gates + 2 * S, t, S)
             inverse, dn = _pair(terms, t, S)
-        parts = _products(x, i, x_strides[1], y, j, y_strides[1], S, K, HEAD, REST, PRECISION) * inverse
+        parts = (
+            _products(x, i, x_strides[1], y, j, y_strides[1], S, K, HEAD, REST, PRECISION) * inverse
+        )
         if OF != "v":
             parts += dn
         parts *= _weights(a_high, a_low, max_high, max_low, (s <= t) & (t < S))
