@@ -50,7 +50,7 @@ def compile_for_hopper(program: Any, dtype: str, constants: dict[str, Any], **la
             return "constexpr"
         if name.endswith("strides"):
             return "i32", "i32", "i32"
-        scalars = {"S": "i32", "H": "i32", "log2_scale": "fp32"}
+        scalars = {"S": "i32", "H": "i32", "shift": "fp32"}
         gates = {"a": "*fp64", "running_max": "*fp64"}
         return (scalars | gates).get(name) or f"*{dtype if name in MATRICES else 'fp32'}"
 

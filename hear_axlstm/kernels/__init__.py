@@ -78,6 +78,6 @@ def _check(q: Tensor, k: Tensor, v: Tensor, *gates: Tensor) -> None:
         raise ValueError(
             f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}: convert them to one of {DTYPES}"
         )
-    if q.ndim != 4 or any(t.shape != q.shape[: t.ndim] for t in tensors) or 0 in q.shape:
+    if q.ndim != 4 or any(t.shape != q.shape[: t.ndim] for t in tensors):
         shapes = [tuple(t.shape) for t in tensors]
-        raise ValueError(f"want three [B, S, H, K] and three [B, S, H], none empty; got {shapes}")
+        raise ValueError(f"want three [B, S, H, K] and three [B, S, H]; got {shapes}")

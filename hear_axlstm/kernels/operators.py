@@ -57,7 +57,7 @@ _gradient = _tuned(programs.gradient)
 def forward(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The hidden states h, and what the backward pass wants besides: the normalizer sum n and the split gates."""
+    """Hidden states h, and for the backward pass the normalizer sum n and the split gates."""
     q, k, v = (_with_contiguous_rows(x) for x in (q, k, v))
     batch, tokens, heads, size = q.shape
     h = torch.empty(q.shape, dtype=q.dtype, device=q.device)

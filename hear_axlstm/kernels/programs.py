@@ -114,8 +114,10 @@ def _products(
 
 
 @triton.jit
-def split_gates(a, running_max, gates, a_strides, max_strides, log2_scale, S, H, ROWS: tl.constexpr):
-    """Gates a and M times log2(e), for exp2, as float32 pairs; M also takes in log2(sqrt(K))."""
+def split_gates(
+    a, running_max, gates, a_strides, max_strides, shift, S, H, ROWS: tl.constexpr
+):  # fmt: skip
+    """Gates a and M times log2(e), for exp2, as float32 pairs; M also `shift`, log2(sqrt(K))."""
     b, head, both, block = _place(S, H, ROWS)
     s = block * ROWS + tl.arange(0, ROWS)
     a += b * a_strides[0] + head * a_strides[2]
@@ -123,7 +125,7 @@ def split_gates(a, running_max, gates, a_strides, max_strides, log2_scale, S, H,
     gates += both * 4 * S + s
     log2_e = tl.full([ROWS], 1.4426950408889634, tl.float64)
     a_s = tl.load(a + s * a_strides[1], mask=s < S).to(tl.float64) * log2_e
-    max_s = tl.load(running_max + s * max_strides[1], mask=s < S).to(tl.float64) * log2_e + log2_scale
+    max_s = tl.load(running_max + s * max_strides[1], mask=s < S).to(tl.float64) * log2_e + shift
     a_high, max_high = a_s.to(tl.float32), max_s.to(tl.float32)
     tl.store(gates, a_high, mask=s < S)
     tl.store(gates + S, (a_s - a_high.to(tl.float64)).to(tl.float32), mask=s < S)
