@@ -63,7 +63,7 @@ def main(
         times = _times((windows, count, HEADS, size), dtype, backward, rounds)
         for name, ms in times.items():
             case = f"| {size} | {count} | {str(dtype)[6:]} | {'both' if backward else 'forward'} "
-            speed = f"{times['plain'] / ms:.2f} | {flop / ms / 1e9:.1f}"
+            speed = f"{times.get('plain', float('nan')) / ms:.2f} | {flop / ms / 1e9:.1f}"
             tqdm.write(f"{case}| {name} | {ms:.3f} | {speed} |")
 
 
@@ -96,7 +96,7 @@ def padded_mlstm_kernels(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: 
 def _forms() -> dict[str, Form]:
     forms: dict[str, Form] = {
         "plain": plain_parallel,
-        "plain, compiled": torch.compile(plain_parallel),
+        "plain, compiled": torch.compile(plain_parallel, dynamic=False),
         "mlstm.parallel": mlstm.parallel,
         "fused": fused,
     }
@@ -112,9 +112,10 @@ def _times(
     qkv = [torch.randn(shape, device="cuda", dtype=dtype).requires_grad_() for _ in range(3)]
     raw = [torch.randn(shape[:3], device="cuda").requires_grad_() for _ in range(2)]
     gradient = torch.randn(shape, device="cuda", dtype=dtype)
+    torch.compiler.reset()  # it stops compiling after a few shapes
     works: dict[str, Work] = {}
     for name, form in _forms().items():
-        work = partial(_call, form, qkv, raw, gradient if backward else None)
+        work: Work = partial(_call, form, qkv, raw, gradient if backward else None)
         try:
             work()
         except Exception as error:
@@ -127,10 +128,10 @@ def _times(
 
 def _call(form: Form, qkv: list[Tensor], raw: list[Tensor], gradient: Tensor | None) -> None:
     dtype = qkv[0].dtype
-    gates = mlstm.log_gates(raw[0], raw[1], "exponential")
+    log_i, log_f = mlstm.log_gates(raw[0], raw[1], "exponential")
     with torch.set_grad_enabled(gradient is not None):
         with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
-            h = form(*qkv, *gates)
+            h = form(qkv[0], qkv[1], qkv[2], log_i, log_f)
         if gradient is not None:
             torch.autograd.grad(h, [*qkv, *raw], gradient.to(h.dtype))
 
