@@ -184,7 +184,7 @@ def test_bad_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", HEAD_SIZES)
+@pytest.mark.parametrize("size", [96, 144, 576])
 def test_every_program_compiles_for_hopper(size: int, tmp_path: Path) -> None:
     script = Path(__file__).with_name("compile_kernels.py")  # without the interpreter
     command = [sys.executable, str(script), str(size), str(tmp_path)]

@@ -28,7 +28,7 @@ REGISTERS = 160  # of a thread's 255, those that the running sum may take
 
 def head_tiles(size: int) -> tuple[int, int]:
     """HEAD and REST, the powers of two that cover a head size; REST is 0 where HEAD does."""
-    head = max(16, 1 << int(math.log2(size)))
+    head = max(16, 1 << size.bit_length() - 1)
     return head, max(16, triton.next_power_of_2(size - head)) if size > head else 0
 
 
