@@ -12,24 +12,26 @@ need one subtraction and one exponential, and the stabilizer is m_t = F_t + M_t.
 
 Three forms give the same h: `parallel` is quadratic in S and fastest for short windows,
 `chunkwise` is linear, with a state that goes from chunk to chunk, `recurrent` takes one token.
-`cell` chooses.
+`kernels` holds a fused `parallel` for GPUs. `cell` chooses.
 
 Shapes: B windows, H heads, S tokens, K head size.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import os
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 from torch.utils.checkpoint import checkpoint
 
+from hear_axlstm import kernels
 from hear_axlstm.config import InputGate
 from hear_axlstm.weighted_sum import weighted_sum
 
-Form = Literal["auto", "parallel", "chunkwise"]
+Form = Literal["auto", "parallel", "chunkwise", "fused"]
 
 EPS = 1e-6  # added to the normalizer
 CHUNK = 128  # tokens
@@ -64,28 +66,35 @@ def cell(
 ) -> Tensor:
     """All hidden states of windows that start from nothing, in the form that is fastest.
 
+    The fused form has not been measured on a GPU yet, and is used only where it is asked for.
+
     Args:
         q: queries ``[B, S, H, K]``.
         k: keys, likewise, not yet divided by sqrt(K).
         v: values, likewise, all three in one dtype.
         log_i: logarithm of the input gate, float ``[B, S, H]``.
         log_f: logarithm of the forget gate, likewise.
-        form: overrides the choice.
+        form: overrides the choice; so does the environment variable HEAR_AXLSTM_CELL.
 
     Returns:
         h ``[B, S, H, K]`` in the dtype of v.
     """
     if form == "auto":
-        form = "parallel" if q.shape[1] <= LONGEST_PARALLEL else "chunkwise"
-    if form == "parallel":
-        return parallel(q, k, v, log_i, log_f)
-    return chunkwise(q, k, v, log_i, log_f)[0]
+        form = _asked_for() or ("parallel" if q.shape[1] <= LONGEST_PARALLEL else "chunkwise")
+    if form == "chunkwise":
+        return chunkwise(q, k, v, log_i, log_f)[0]
+    return parallel(q, k, v, log_i, log_f, fused=form == "fused")
 
 
-def parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """The quadratic form; arguments and result are those of `cell`."""
+def parallel(
+    q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor, fused: bool = False
+) -> Tensor:
+    """The quadratic form, on request by the fused kernel; other arguments are those of `cell`."""
     total_f, a = _sums(log_i, log_f)
     running_max = a.cummax(dim=1).values
+    if fused:
+        floor = torch.exp(-(total_f + running_max)).float()
+        return kernels.weighted_sum(q, k, v, a, running_max, floor)
     u, n = weighted_sum(q, k, v, a, running_max)
     return _normalize(u, n, total_f + running_max, q.shape[-1])
 
@@ -194,6 +203,13 @@ def _chunk(
     memory = kept[..., None, None] * memory + added
     normalizer = kept[..., None] * normalizer + keys_BHSK.sum(2)
     return h, memory, normalizer, total_f[:, -1] + last
+
+
+def _asked_for() -> Form | None:
+    asked = os.environ.get("HEAR_AXLSTM_CELL")
+    if asked is not None and asked not in get_args(Form):
+        raise ValueError(f"HEAR_AXLSTM_CELL={asked!r}: use one of {', '.join(get_args(Form))}")
+    return None if asked == "auto" else cast("Form | None", asked)
 
 
 def _sums(log_i: Tensor, log_f: Tensor) -> tuple[Tensor, Tensor]:
