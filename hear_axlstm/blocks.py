@@ -13,9 +13,9 @@ from torch.nn import functional as nnf
 
 from hear_axlstm import mlstm
 from hear_axlstm.config import ModelConfig
+from hear_axlstm.convolution import CausalConv
 from hear_axlstm.matmul import Linear, linear, matmul
 
-CONV_WIDTH = 4  # tokens that the causal convolution sees
 MAP_WIDTH = 4  # channels that each block of a block-diagonal map mixes
 DENSE_WIDTH = 64  # such blocks are multiplied together up to this width
 NORM_EPS = 1e-5
@@ -37,25 +37,6 @@ class OffsetNorm(nn.Module):
         if len(scale) == 1:
             return nnf.layer_norm(x, x.shape[-1:], scale[0], eps=NORM_EPS)
         return nnf.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * scale
-
-
-class CausalConv(nn.Module):
-    """Depthwise causal convolution over tokens, written as shifted multiply-adds."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        bound = 1.0 / math.sqrt(CONV_WIDTH)
-        self.weight = nn.Parameter(torch.empty(CONV_WIDTH, width).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
-
-    def forward(self, x_BSE: Tensor) -> Tensor:
-        """``weight[-1]`` meets the token itself, ``weight[0]`` the one three before."""
-        weight, bias = self.weight.to(x_BSE.dtype), self.bias.to(x_BSE.dtype)
-        out = torch.addcmul(bias, x_BSE, weight[-1])
-        for delay in range(1, min(CONV_WIDTH, x_BSE.shape[1])):
-            past = nnf.pad(x_BSE[:, :-delay], (0, 0, delay, 0))
-            out = torch.addcmul(out, past, weight[-1 - delay])
-        return out
 
 
 class BlockDiagonalMap(nn.Module):
@@ -114,7 +95,7 @@ class MLSTMBlock(nn.Module):
 
     def _mix(self, tokens_BSD: Tensor) -> Tensor:
         x, z = self.up(tokens_BSD).chunk(2, dim=-1)
-        c = nnf.silu(self.conv(x))
+        c = self.conv(x)
         q, k, v = self.q(c), self.k(c), self.v(x)
         log_i, log_f = self._log_gates(q, k, v)
         q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))

@@ -12,14 +12,15 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from hear_axlstm import mlstm
-from hear_axlstm.blocks import CONV_WIDTH, MAP_WIDTH, NORM_EPS, BlockDiagonalMap, MLSTMBlock
+from hear_axlstm.blocks import MAP_WIDTH, NORM_EPS, BlockDiagonalMap, MLSTMBlock
+from hear_axlstm.convolution import convolve
+from hear_axlstm.cores import on_each_core
 from hear_axlstm.encoder import Encoder
 from hear_axlstm.matmul import linear
 
@@ -50,7 +51,10 @@ def encode_windows(encoder: Encoder, mel_WTF: Tensor, dtype: torch.dtype) -> Ten
         return encoder.norm(tokens[:, 1:])
 
     most = max(1, CHANNELS_AT_ONCE // encoder.config.inner_dim)
-    return torch.cat(_on_each_core(encode, encoder.patches(mel_WTF), most))
+    parts = -(-len(mel_WTF) // most)
+    parts += -parts % torch.get_num_threads()  # so that no core waits for the others at the end
+    parts = min(parts, len(mel_WTF))
+    return torch.cat(on_each_core(encode, encoder.patches(mel_WTF).tensor_split(parts)))
 
 
 class FoldedBlock:
@@ -96,7 +100,7 @@ class FoldedBlock:
     def _mix(self, normed_BSD: Tensor) -> Tensor:
         low = normed_BSD.dtype  # of the large products; what lies between them is float32
         x_BSE, z_BSE = linear(normed_BSD, self.up).float().chunk(2, dim=-1)
-        c_BSE = _convolve(x_BSE, self.conv, self.conv_bias)
+        c_BSE = nnf.silu(convolve(x_BSE, self.conv, self.conv_bias), inplace=True)
         gates = linear(c_BSE, self.gates_c) + linear(x_BSE, self.gates_x) + self.gate_bias
         input_BSH, forget_BSH = gates.chunk(2, dim=-1)
         log_i, log_f = mlstm.log_gates(input_BSH, forget_BSH, self.input_gate)
@@ -112,14 +116,6 @@ class FoldedBlock:
         """``[B, S, H, K]`` whose heads are dense matrices in memory."""
         places_BSPHJ = x_BSE.unflatten(-1, (MAP_WIDTH, self.heads, -1))
         return places_BSPHJ.permute(0, 3, 1, 2, 4).flatten(3).transpose(1, 2)
-
-
-def _convolve(x_BSE: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """SiLU of the causal convolution."""
-    c_BSE = torch.addcmul(bias, x_BSE, weight[-1])
-    for delay in range(1, min(CONV_WIDTH, x_BSE.shape[1])):
-        c_BSE[:, delay:].addcmul_(x_BSE[:, :-delay], weight[-1 - delay])
-    return nnf.silu(c_BSE, inplace=True)
 
 
 def _map(x_BSE: Tensor, weight: Tensor) -> Tensor:
@@ -167,17 +163,3 @@ def _fold(block: nn.Module, dtype: torch.dtype) -> Block:
         return FoldedBlock(block, dtype)
     cast = block if dtype == torch.float32 else copy.deepcopy(block).to(dtype)
     return lambda tokens_BSD: cast(tokens_BSD.to(dtype)).float()
-
-
-def _on_each_core(work: Callable[[Tensor], Tensor], windows: Tensor, most: int) -> list[Tensor]:
-    """Work on parts of at most so many windows, by as many threads as torch may use."""
-    threads = torch.get_num_threads()
-    parts = max(-(-len(windows) // most), min(threads, len(windows)))
-    if threads == 1 or parts == 1:
-        return [work(part) for part in windows.tensor_split(parts)]
-    parts += -parts % threads  # so that no core waits for the others at the end
-    # The number set in a thread counts for it alone, but is also what later threads start with.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        results = list(pool.map(work, windows.tensor_split(min(parts, len(windows)))))
-    torch.set_num_threads(threads)
-    return results

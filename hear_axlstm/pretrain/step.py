@@ -7,11 +7,13 @@ N patches.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from hear_axlstm.cores import on_each_core
 from hear_axlstm.data.dataset import share
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.device import choose_micro_batch, choose_precision
@@ -44,7 +46,7 @@ class Learner:
         self.config = config
         self.world = world
         self.device = world.device
-        self.on_clips = on_clips
+        self.on_clips, self.counting = on_clips, threading.Lock()
         self.forward = torch.compile(model) if config.compile else model
         self.optimizer = adamw(model, config)
         self.parameters = list(model.parameters())
@@ -83,7 +85,8 @@ class Learner:
         """The mean loss of the rows that all ranks have, without learning from them."""
         self.model.eval()
         total, clips = torch.zeros(2, device=self.device)
-        for part, hidden in self._split(mel, mask):
+        for start in range(0, len(mel), self.micro_batch):
+            part, hidden = self._part(mel, mask, start)
             total += self._loss(part, hidden) * len(part)
             clips += len(part)
         self.model.train()
@@ -120,24 +123,46 @@ class Learner:
             log.warning("out of memory: going on with micro_batch=%d", self.micro_batch)
 
     def _backward(self, mel: Tensor, mask: Tensor) -> Tensor | None:
-        total = torch.zeros((), device=self.device)
-        for part, hidden in self._split(mel, mask):
-            # Each row hides equally many patches, so the batch's mean is the weighted mean of these
-            loss = self._loss(part, hidden) * (len(part) / self.config.batch_size)
-            loss.backward()
-            total += loss.detach()
-            if not self.on_clips(len(part)):
-                return None
+        """Set the gradients of a batch; on a CPU by as many threads as torch may use."""
+        starts = range(0, len(mel), self.micro_batch)
+        workers = torch.get_num_threads() if self.device.type == "cpu" else 1
+        shares = [starts[worker::workers] for worker in range(max(1, min(workers, len(starts))))]
+        done = on_each_core(lambda share: self._gradients(mel, mask, share), shares)
+        sums = [result for result in done if result is not None]
+        if len(sums) < len(done):
+            return None
+        total, gradients = sums[0]
+        for loss, others in sums[1:]:  # always in this order: equal runs stay equal
+            total += loss
+            torch._foreach_add_(gradients, others)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
         return total
 
-    def _split(self, mel: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Micro-batches, on the device; none if there are no rows."""
-        for start in range(0, len(mel), self.micro_batch):
-            rows = slice(start, start + self.micro_batch)
-            yield (
-                mel[rows].to(self.device, non_blocking=True),
-                mask[rows].to(self.device, non_blocking=True),
-            )
+    def _gradients(
+        self, mel: Tensor, mask: Tensor, starts: range
+    ) -> tuple[Tensor, list[Tensor]] | None:
+        """Loss and gradients of some micro-batches, added up; None if the step is given up."""
+        total = torch.zeros((), device=self.device)
+        gradients = [torch.zeros_like(p) for p in self.parameters]
+        for start in starts:
+            part, hidden = self._part(mel, mask, start)
+            # Each row hides equally many patches, so the batch's mean is the weighted mean of these
+            loss = self._loss(part, hidden) * (len(part) / self.config.batch_size)
+            torch._foreach_add_(gradients, torch.autograd.grad(loss, self.parameters))
+            total += loss.detach()
+            with self.counting:
+                if not self.on_clips(len(part)):
+                    return None
+        return total, gradients
+
+    def _part(self, mel: Tensor, mask: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """A micro-batch, on the device."""
+        rows = slice(start, start + self.micro_batch)
+        return (
+            mel[rows].to(self.device, non_blocking=True),
+            mask[rows].to(self.device, non_blocking=True),
+        )
 
     def _loss(self, mel: Tensor, mask: Tensor) -> Tensor:
         lower = self.precision != torch.float32
