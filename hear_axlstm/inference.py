@@ -148,14 +148,16 @@ def _through(gates: Tensor, block_map: BlockDiagonalMap) -> Tensor:
 
 def _folded(encoder: Encoder, dtype: torch.dtype) -> list[Block]:
     """The blocks in their cheap form, made anew whenever a weight has changed."""
-    state = (dtype, *((p.data_ptr(), p._version) for p in encoder.blocks.parameters()))
+    # The norms are there for changes by way of `.data`, which leave no other trace.
+    norms = torch.stack(torch._foreach_norm(list(encoder.blocks.parameters()))).tolist()
+    state = (dtype, norms, [(p.data_ptr(), p._version) for p in encoder.blocks.parameters()])
     known = _folds.get(encoder)
     if known is None or known[0] != state:
         known = _folds[encoder] = state, [_fold(block, dtype) for block in encoder.blocks]
     return known[1]
 
 
-_folds: weakref.WeakKeyDictionary[Encoder, tuple[tuple, list[Block]]] = weakref.WeakKeyDictionary()
+_folds: weakref.WeakKeyDictionary[Encoder, tuple[object, list[Block]]] = weakref.WeakKeyDictionary()
 
 
 def _fold(block: nn.Module, dtype: torch.dtype) -> Block:

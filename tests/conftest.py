@@ -1,12 +1,17 @@
-"""Data that several test files train on."""
+"""Triton's interpreter where there is no GPU, and data that several test files train on."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+
+if not torch.cuda.is_available():  # before anything imports Triton, which decides on import
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from hear_axlstm.data.pack import pack
 from hear_axlstm.pretrain.loop import pretrain

@@ -12,22 +12,13 @@ from torch import Tensor
 
 from hear_axlstm import kernels, mlstm
 
-if not kernels.HAS_TRITON:
-    pytest.skip("the fused cell needs Triton: extra `kernels`", allow_module_level=True)
+pytest.importorskip("triton", reason="the fused cell needs Triton: extra `kernels`")
+operators = pytest.importorskip("hear_axlstm.kernels.operators")
+programs = pytest.importorskip("hear_axlstm.kernels.programs")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-with pytest.MonkeyPatch.context() as patch:
-    if DEVICE.type == "cpu":  # Triton decides on import whether it interprets
-        patch.setenv("TRITON_INTERPRET", "1")
-    from hear_axlstm.kernels import operators, programs
 
 NAMES = ("q", "k", "v", "a", "running_max", "floor")
 HEAD_SIZES = (96, 144, 192, 288, 384, 576)
-
-
-@pytest.fixture(autouse=True)
-def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    if DEVICE.type == "cpu":
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
 
 
 def definition(

@@ -14,17 +14,19 @@ from hear_axlstm import mlstm, weighted_sum
 from hear_axlstm.config import InputGate
 
 
-def step_by_step(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """Equations 1-3 as written, one token after another, with xLSTM's stabilizer m_t.
+def sums_step_by_step(
+    q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """C_t q_t, n_t q_t and the 1 of equation 3, all times exp(-m_t), one token after another.
 
-    C, n and so the whole state are kept divided by exp(m_t); the 1 in equation 3 then is exp(-m_t).
+    Equations 1 and 2 as written, with xLSTM's stabilizer m_t: the state is kept times exp(-m_t).
     """
     q, k, v, log_i, log_f = (t.double() for t in (q, k, v, log_i, log_f))
     batch, tokens, heads, size = q.shape
     memory = q.new_zeros(batch, heads, size, size)
     normalizer = q.new_zeros(batch, heads, size)
     m = q.new_full((batch, heads), -torch.inf)
-    states = []
+    rows = []
     for t in range(tokens):
         m_next = torch.maximum(log_f[:, t] + m, log_i[:, t])
         i, f = torch.exp(log_i[:, t] - m_next), torch.exp(log_f[:, t] + m - m_next)
@@ -33,10 +35,16 @@ def step_by_step(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) 
         memory = memory + i[..., None, None] * v[:, t, :, :, None] * key[:, :, None, :]
         normalizer = f[..., None] * normalizer + i[..., None] * key
         read = (memory @ q[:, t, :, :, None])[..., 0]
-        weight = (normalizer * q[:, t]).sum(-1).abs()
-        states.append(read / (torch.maximum(weight, torch.exp(-m_next)) + mlstm.EPS)[..., None])
+        rows.append((read, (normalizer * q[:, t]).sum(-1), torch.exp(-m_next)))
         m = m_next
-    return torch.stack(states, dim=1)
+    read, weight, one = (torch.stack(x, dim=1) for x in zip(*rows, strict=True))
+    return read, weight, one
+
+
+def step_by_step(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
+    """Equation 3."""
+    read, weight, one = sums_step_by_step(q, k, v, log_i, log_f)
+    return read / (torch.maximum(weight.abs(), one) + mlstm.EPS)[..., None]
 
 
 def head_norm(h: Tensor) -> Tensor:
@@ -48,6 +56,22 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return ((found.double() - expected).abs().max() / expected.abs().max()).item()
 
 
+def token_by_token(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
+    """The recurrent form over a whole sequence."""
+    hidden, state = [], None
+    for token in zip(*(t.unbind(1) for t in (q, k, v, log_i, log_f)), strict=True):
+        h, state = mlstm.recurrent(*token, state)
+        hidden.append(h)
+    return torch.stack(hidden, dim=1)
+
+
+def in_chunks(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
+    return mlstm.chunkwise(q, k, v, log_i, log_f, chunk=48)[0]
+
+
+FORMS = {"parallel": mlstm.parallel, "chunkwise": in_chunks, "recurrent": token_by_token}
+
+
 def inputs(shape: tuple[int, int, int, int], gate: float, seed: int) -> list[Tensor]:
     """q, k, v and the pre-activations of both gates, uniform within +-gate."""
     generator = torch.Generator().manual_seed(seed)
@@ -57,24 +81,29 @@ def inputs(shape: tuple[int, int, int, int], gate: float, seed: int) -> list[Ten
 
 @pytest.mark.parametrize("gate", [1.0, 10.0, 30.0])
 @pytest.mark.parametrize("input_gate", ["exponential", "sigmoid"])
-def test_a_full_window_equals_the_recurrence(gate: float, input_gate: InputGate) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_full_window_equals_the_recurrence(form: str, gate: float, input_gate: InputGate) -> None:
     q, k, v, raw_i, raw_f = inputs((2, 251, 4, 144), gate, seed=0)
     gates = mlstm.log_gates(raw_i, raw_f, input_gate)
     q, k = q.abs(), k.abs()  # all q . k above zero: no row's sum cancels, every digit is defined
-    found, expected = mlstm.parallel(q, k, v, *gates), step_by_step(q, k, v, *gates)
+    found, expected = FORMS[form](q, k, v, *gates), step_by_step(q, k, v, *gates)
     assert relative_error(found, expected) < 1e-5
 
 
 @pytest.mark.parametrize("gate", [1.0, 10.0, 30.0])
-def test_products_of_any_sign_equal_the_recurrence(gate: float) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_products_of_any_sign_equal_the_recurrence(form: str, gate: float) -> None:
     q, k, v, raw_i, raw_f = inputs((2, 251, 4, 144), gate, seed=0)
     gates = mlstm.log_gates(raw_i, raw_f, "exponential")
-    found = head_norm(mlstm.parallel(q, k, v, *gates))
-    expected = head_norm(step_by_step(q, k, v, *gates))
-    error = (found - expected).abs().amax(-1) / expected.abs().amax(-1)
-    # In a few rows the products that matter nearly cancel, and float32 products lose digits.
-    assert error.quantile(0.99) < 1e-5
-    assert error.max() < 2e-4
+    read, weight, one = sums_step_by_step(q, k, v, *gates)
+    normalizer = torch.maximum(weight.abs(), one) + mlstm.EPS
+    expected = read / normalizer[..., None]
+    # Where products nearly cancel in a sum, no float32 form has all digits of it. So the bound is
+    # relative to the sizes of what is added up, in the numerator and in the normalizer.
+    size, size_of_weight, _ = sums_step_by_step(q.abs(), k.abs(), v.abs(), *gates)
+    added_up = size + expected.abs() * size_of_weight[..., None]
+    error = (FORMS[form](q, k, v, *gates) - expected).abs()
+    assert (error / (added_up / normalizer[..., None])).max() < 1e-5
 
 
 @settings(max_examples=30, deadline=None)
@@ -84,20 +113,50 @@ def test_products_of_any_sign_equal_the_recurrence(gate: float) -> None:
     heads=st.integers(1, 3),
     size=st.sampled_from([4, 12, 48]),
     gate=st.floats(0.0, 30.0),
+    chunk=st.integers(1, 128),
+    input_gate=st.sampled_from(["exponential", "sigmoid"]),
     seed=st.integers(0, 2**16),
 )
 def test_any_shape_equals_the_recurrence(
-    batch: int, tokens: int, heads: int, size: int, gate: float, seed: int
+    batch: int,
+    tokens: int,
+    heads: int,
+    size: int,
+    gate: float,
+    chunk: int,
+    input_gate: InputGate,
+    seed: int,
 ) -> None:
     q, k, v, raw_i, raw_f = inputs((batch, tokens, heads, size), gate, seed)
     q, k = q.abs(), k.abs()
-    gates = mlstm.log_gates(raw_i, raw_f, "exponential")
-    found, expected = mlstm.parallel(q, k, v, *gates), step_by_step(q, k, v, *gates)
-    assert relative_error(found, expected) < 1e-5
+    gates = mlstm.log_gates(raw_i, raw_f, input_gate)
+    expected = step_by_step(q, k, v, *gates)
+    assert relative_error(mlstm.parallel(q, k, v, *gates), expected) < 1e-5
+    chunks, _ = mlstm.chunkwise(q, k, v, *gates, chunk=chunk)
+    assert relative_error(chunks, expected) < 1e-5
 
 
+@given(cut=st.integers(1, 59), gate=st.floats(0.0, 30.0), seed=st.integers(0, 2**16))
+@settings(max_examples=20, deadline=None)
+def test_a_state_carries_all_of_the_past(cut: int, gate: float, seed: int) -> None:
+    q, k, v, raw_i, raw_f = inputs((2, 60, 2, 12), gate, seed)
+    whole = (q.abs(), k.abs(), v, *mlstm.log_gates(raw_i, raw_f, "exponential"))
+    first, second = [t[:, :cut] for t in whole], [t[:, cut:] for t in whole]
+    expected = step_by_step(*whole)
+    h, state = mlstm.chunkwise(*first, chunk=16)
+    rest, end = mlstm.chunkwise(*second, state, chunk=16)
+    assert relative_error(torch.cat([h, rest], dim=1), expected) < 1e-5
+    for t in range(60 - cut):
+        h, state = mlstm.recurrent(*(x[:, t] for x in second), state)
+        assert relative_error(h, expected[:, cut + t]) < 1e-4  # of this token's own largest value
+    torch.testing.assert_close(state.m, end.m, rtol=1e-9, atol=1e-9)
+    assert relative_error(state.memory, end.memory.double()) < 1e-5
+    assert relative_error(state.normalizer, end.normalizer.double()) < 1e-5
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("gate", [2.0, 30.0])
-def test_gradients_equal_those_of_the_recurrence(gate: float) -> None:
+def test_gradients_equal_those_of_the_recurrence(form: str, gate: float) -> None:
     leaves = [t.requires_grad_() for t in inputs((1, 140, 2, 24), gate, seed=1)]
     weight = torch.randn(1, 140, 2, 24, generator=torch.Generator().manual_seed(2))
 
@@ -106,7 +165,7 @@ def test_gradients_equal_those_of_the_recurrence(gate: float) -> None:
         h = cell(q, k, v, *mlstm.log_gates(raw_i, raw_f, "exponential"))
         return torch.autograd.grad((head_norm(h) * weight).sum(), leaves)
 
-    found, expected = gradients(mlstm.parallel), gradients(step_by_step)
+    found, expected = gradients(FORMS[form]), gradients(step_by_step)
     for name, ours, theirs in zip(["q", "k", "v", "input", "forget"], found, expected, strict=True):
         assert relative_error(ours, theirs.double()) < 1e-4, name
 
@@ -141,6 +200,30 @@ def test_the_plain_form_that_benchmarks_compare_with_is_the_same() -> None:
     gates = mlstm.log_gates(raw_i, raw_f, "exponential")
     found, expected = plain_parallel(q, k, v, *gates), mlstm.parallel(q, k, v, *gates)
     assert relative_error(head_norm(found), head_norm(expected.double())) < 1e-4
+
+
+def test_moderate_exponents_may_be_factored(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves = [t.requires_grad_() for t in inputs((3, 60, 2, 12), 1.0, seed=8)]
+    weight = torch.randn(3, 60, 2, 12)
+
+    def run(limit: float) -> tuple[Tensor, ...]:
+        monkeypatch.setattr(weighted_sum, "MODERATE", limit)
+        h = mlstm.parallel(*leaves[:3], *mlstm.log_gates(*leaves[3:], "exponential"))
+        return h, *torch.autograd.grad((head_norm(h) * weight).sum(), leaves)
+
+    for factored, plain in zip(run(64.0), run(0.0), strict=True):
+        assert not torch.equal(factored, plain)
+        assert relative_error(factored, plain.double()) < 2e-5
+
+
+def test_the_form_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v, raw_i, raw_f = inputs((1, 20, 2, 12), 1.0, seed=9)
+    gates = mlstm.log_gates(raw_i, raw_f, "exponential")
+    monkeypatch.setenv("HEAR_AXLSTM_CELL", "chunkwise")
+    assert torch.equal(mlstm.cell(q, k, v, *gates), mlstm.chunkwise(q, k, v, *gates)[0])
+    monkeypatch.setenv("HEAR_AXLSTM_CELL", "fastest")
+    with pytest.raises(ValueError, match=r"'fastest'.*parallel, chunkwise, fused"):
+        mlstm.cell(q, k, v, *gates)
 
 
 def test_no_token_sees_the_future() -> None:

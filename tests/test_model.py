@@ -45,15 +45,21 @@ def test_masks_hide_exactly_their_share() -> None:
     assert (masked[mask] == mask_token).all() and (masked[~mask] == tokens[~mask]).all()
 
 
-def test_convolution_equals_torch_conv1d() -> None:
-    conv, x = CausalConv(12), torch.randn(2, 30, 12)
+@pytest.mark.parametrize("tokens", [1, 2, 30])
+def test_convolution_equals_torch_conv1d(tokens: int) -> None:
+    conv, x = CausalConv(12), torch.randn(2, tokens, 12, requires_grad=True)
     expected = torch.nn.functional.conv1d(
         torch.nn.functional.pad(x.transpose(1, 2), (3, 0)),
         conv.weight.T[:, None],
         conv.bias,
         groups=12,
     ).transpose(1, 2)
+    expected = torch.nn.functional.silu(expected)
     torch.testing.assert_close(conv(x), expected, rtol=1e-5, atol=1e-6)
+    found = torch.autograd.grad(conv(x).square().sum(), [*conv.parameters(), x])
+    wanted = torch.autograd.grad(expected.square().sum(), [*conv.parameters(), x])
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [48, 92, 576])
