@@ -15,11 +15,18 @@ from torch import Tensor
 
 from hear_axlstm import weights
 from hear_axlstm.embedder import Embedder
+from hear_axlstm.precision import Precision, product_dtype
 
 __all__ = ["get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
 
-def load_model(model_file_path: str = "", *, pretrained: bool = True, seed: int = 0) -> Embedder:
+def load_model(
+    model_file_path: str = "",
+    *,
+    pretrained: bool = True,
+    seed: int = 0,
+    precision: Precision = "float32",
+) -> Embedder:
     """Load an embedding model on the CPU, ready for inference.
 
     Args:
@@ -29,15 +36,22 @@ def load_model(model_file_path: str = "", *, pretrained: bool = True, seed: int 
         pretrained: False starts a preset from random weights, as a baseline. A preset without
             shipped weights starts so in any case, with a warning.
         seed: of the random weights.
+        precision: of the large matrix products: "float32"; "bfloat16", faster where the hardware
+            multiplies in it, and close (benchmarks/RESULTS.md); "auto", bfloat16 on such hardware
+            and float32 elsewhere. Embeddings are float32 in any case.
 
     Returns:
         A module in eval mode; move it with ``.to(device)``.
 
     Raises:
-        ValueError: for an unknown name, or a file that is damaged or holds no such model.
+        ValueError: for an unknown name or precision, or a file that is damaged or holds no such
+            model.
         FileNotFoundError: for a file that is not there.
     """
-    return weights.load_embedder(model_file_path, pretrained=pretrained, seed=seed).eval()
+    product_dtype(precision, torch.device("cpu"))  # refuses an unknown one
+    model = weights.load_embedder(model_file_path, pretrained=pretrained, seed=seed).eval()
+    model.precision = precision
+    return model
 
 
 @torch.no_grad()

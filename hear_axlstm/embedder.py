@@ -7,6 +7,7 @@ Shapes: B clips, n samples, T mel frames, F mel bins, W windows of 2 s, J time s
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,10 @@ from hear_axlstm.config import ModelConfig
 from hear_axlstm.encoder import Encoder
 from hear_axlstm.inference import encode_windows
 from hear_axlstm.mel import LogMel, standardize
+from hear_axlstm.precision import Precision, product_dtype
 
-# Mel frames encoded at once: bounds memory, whatever the length. On a CPU, small tensors that stay
-# in the cache are faster than many windows at once.
-FRAMES_PER_PASS = {"cpu": 400, "cuda": 51_200}
+# Mel frames encoded at once: bounds memory, whatever the length.
+FRAMES_PER_PASS = {"cpu": 12_800, "cuda": 51_200}
 MAX_AMPLITUDE = 1e15  # the power of louder samples overflows float32
 
 
@@ -26,6 +27,8 @@ class Embedder(nn.Module):
     """Log-mel front end and encoder behind the attributes that the HEAR API asks for.
 
     Attributes:
+        precision: of the large matrix products, "float32", "bfloat16", or "auto": bfloat16 where
+            the hardware multiplies in it. Embeddings are float32 in any case.
         sample_rate: in Hz, of the audio that it takes.
         scene_embedding_size, timestamp_embedding_size: D'.
     """
@@ -35,7 +38,7 @@ class Embedder(nn.Module):
         self.config = config
         self.mel = LogMel(config.mel)
         self.encoder = Encoder(config)
-        self.dtype = torch.float32
+        self.precision: Precision = "float32"
         self.sample_rate = config.mel.sample_rate
         self.scene_embedding_size = config.embedding_size
         self.timestamp_embedding_size = config.embedding_size
@@ -52,7 +55,7 @@ class Embedder(nn.Module):
         Returns:
             float32 ``[B, J, D']``, and the times in ms, float32 ``[B, J]``.
         """
-        steps_BJD = self._steps(audio)
+        steps_BJD = torch.cat(list(self._passes(audio)), dim=1)
         rate, patch_frames = self.sample_rate, self.config.patch[0]
         hop_ms = 1000.0 * self.config.mel.hop_length / rate
         end_ms = 1000.0 * audio.shape[1] / rate
@@ -73,35 +76,40 @@ class Embedder(nn.Module):
         Returns:
             float32 ``[B, D']``.
         """
-        return self._steps(audio).mean(1)
+        sums, steps = [], 0
+        for steps_BJD in self._passes(audio):
+            sums.append(steps_BJD.sum(1))
+            steps += steps_BJD.shape[1]
+        return torch.stack(sums).sum(0) / steps
 
-    def _steps(self, audio: Tensor) -> Tensor:
-        """Every time step of the clips, ``[B, J, D']`` with J = ceil(T / 4)."""
+    def _passes(self, audio: Tensor) -> Iterator[Tensor]:
+        """The time steps of the clips, ``[B, J, D']``, some windows of every clip after another."""
         _check_audio(audio, self.encoder.cls_token.device)
         log_mel_BTF = standardize(self.mel(audio.float()))
-        clips, frames, width = len(audio), log_mel_BTF.shape[1], self.config.window_frames
+        clips, frames = log_mel_BTF.shape[:2]
+        width = self.config.window_frames
+        budget = FRAMES_PER_PASS.get(audio.device.type, FRAMES_PER_PASS["cpu"])
+        at_once = max(1, budget // (clips * width)) * width
         whole = frames // width * width
-        steps = []
-        if whole:
-            windows = log_mel_BTF[:, :whole].unflatten(1, (-1, width)).flatten(0, 1)
-            steps.append(self._encode(windows).unflatten(0, (clips, -1)).flatten(1, 2))
+        for part in log_mel_BTF[:, :whole].split(at_once, dim=1) if whole else ():
+            windows = part.unflatten(1, (-1, width)).flatten(0, 1)
+            yield self._encode(windows).unflatten(0, (clips, -1)).flatten(1, 2)
         if whole < frames:
             # A causal encoder never looks at the padding that follows: it is left out.
             multiple = self.config.patch[0] if self.config.causal else width
             padding = -(frames - whole) % multiple
-            steps.append(
-                self._encode(nn.functional.pad(log_mel_BTF[:, whole:], (0, 0, 0, padding)))
-            )
-        return torch.cat(steps, dim=1)[:, : math.ceil(frames / self.config.patch[0])].float()
+            tail = nn.functional.pad(log_mel_BTF[:, whole:], (0, 0, 0, padding))
+            yield self._encode(tail)[:, : math.ceil((frames - whole) / self.config.patch[0])]
 
     def _encode(self, windows: Tensor) -> Tensor:
         """Windows ``[B W, T, F]`` to the steps of each, ``[B W, T / 4, D']``."""
-        budget = FRAMES_PER_PASS.get(windows.device.type, FRAMES_PER_PASS["cpu"])
+        dtype = product_dtype(self.precision, windows.device)
         if windows.device.type == "cpu" and not torch.is_grad_enabled():
-            tokens = encode_windows(self.encoder, windows, self.dtype)
+            tokens = encode_windows(self.encoder, windows, dtype)
         else:
-            passes = windows.split(max(1, budget // windows.shape[1]))
-            tokens = torch.cat([self.encoder(part)[:, 1:] for part in passes])
+            lower = dtype != torch.float32
+            with torch.autocast(windows.device.type, dtype, enabled=lower):
+                tokens = self.encoder(windows)[:, 1:].float()
         return tokens.unflatten(1, (-1, self.config.grid[1])).flatten(2)
 
 

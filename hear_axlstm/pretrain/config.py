@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from hear_axlstm.config import InputGate, LossOn, ModelConfig, preset
-
-Precision = Literal["auto", "float32", "bfloat16"]
+from hear_axlstm.precision import Precision
 
 REFERENCE_BATCH = 256  # the batch size that `base_lr` is meant for
 

@@ -1,4 +1,4 @@
-"""Where a run computes: device, threads, precision, and how many clips at once."""
+"""Where a run computes: device, threads, and how many clips at once."""
 
 from __future__ import annotations
 
@@ -71,13 +71,6 @@ def choose_threads(config: PretrainConfig, device: torch.device, local_size: int
         torch.set_num_threads(max(1, _cores() // local_size))
 
 
-def choose_precision(config: PretrainConfig, device: torch.device) -> torch.dtype:
-    """The type of the forward pass; "auto" takes bfloat16 where the hardware multiplies in it."""
-    if config.precision == "auto":
-        return torch.bfloat16 if _has_fast_bfloat16(device) else torch.float32
-    return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-
-
 def choose_micro_batch(config: PretrainConfig, device: torch.device, clips: int) -> int:
     """How many of `clips` at once: as asked, else few on a CPU and all on an accelerator."""
     if config.micro_batch is not None:
@@ -116,11 +109,3 @@ def _cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
         return os.cpu_count() or 1
-
-
-def _has_fast_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
-    return device.type == "cpu" and (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )

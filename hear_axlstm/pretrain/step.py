@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from hear_axlstm.cores import on_each_core
 from hear_axlstm.data.dataset import share
+from hear_axlstm.precision import product_dtype
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.device import choose_micro_batch, choose_precision
+from hear_axlstm.pretrain.device import choose_micro_batch
 from hear_axlstm.pretrain.distributed import World
 from hear_axlstm.pretrain.optimizer import adamw, set_learning_rate, skip_if
 
@@ -50,7 +51,7 @@ class Learner:
         self.forward = torch.compile(model) if config.compile else model
         self.optimizer = adamw(model, config)
         self.parameters = list(model.parameters())
-        self.precision = choose_precision(config, world.device)
+        self.precision = product_dtype(config.precision, world.device)
         rows = share(config.batch_size, world.rank, world.size)
         self.micro_batch = choose_micro_batch(config, world.device, rows.stop - rows.start)
         self.interval = self._empty_interval()

@@ -1,0 +1,30 @@
+"""In which type the large matrix products are computed."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def product_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The type behind a name; "auto" takes bfloat16 where the hardware multiplies in it.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision={precision!r}: use one of {', '.join(get_args(Precision))}")
+    if precision == "auto":
+        return torch.bfloat16 if _has_fast_bfloat16(device) else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def _has_fast_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
+    return device.type == "cpu" and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
