@@ -1,109 +1,190 @@
-"""`python -m benchmarks`: speed of embedding, training and the cell on this machine."""
+"""`python -m benchmarks`: embedding, training and the cell against the plain way of computing.
+
+Every figure is a median over rounds in which the forms take turns. The plain way is
+`benchmarks.reference`: float32, the S x S matrices materialized, one 2 s window after the other,
+left to autograd. `benchmarks.data`, `.kernels` and `.scaling` measure the rest.
+"""
 
 from __future__ import annotations
 
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 import tyro
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as nnf
 from tqdm import tqdm
 
-from benchmarks.reference import plain_parallel
+from benchmarks.reference import plain, plain_parallel, plain_timestamps
+from benchmarks.timing import Work, in_turns, machine, product_rate
 from hear_axlstm import get_scene_embeddings, load_model, mlstm
 from hear_axlstm.config import PRESETS, preset
 from hear_axlstm.masking import random_mask
+from hear_axlstm.precision import Precision
+from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.device import choose_device, keep_freed_memory
+from hear_axlstm.pretrain.distributed import World
+from hear_axlstm.pretrain.flops import training_flops
+from hear_axlstm.pretrain.optimizer import adamw
+from hear_axlstm.pretrain.step import Learner
 from hear_axlstm.reconstruction import ReconstructionModel
 
 CLIP_SECONDS = 10
-Work = Callable[[], object]
+PRECISIONS: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
 
 
-def main(presets: tuple[str, ...] = tuple(PRESETS), rounds: int = 5, device: str = "auto") -> None:
+def main(
+    presets: tuple[str, ...] = tuple(PRESETS),
+    clips: int = 8,
+    batch: int = 16,
+    rounds: int = 5,
+    device: str = "auto",
+) -> None:
     """Measure and print Markdown tables.
 
     Args:
         presets: Presets to measure.
+        clips: Clips of 10 s that are embedded at once.
+        batch: Clips of a training step.
         rounds: Repetitions; the tables show medians.
         device: "auto", or a torch device.
     """
     where = choose_device(device)
-    keep_freed_memory()
-    print(f"{_machine(where)}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    print("| preset | embedding, x real time | training float32, clips/s | bfloat16, clips/s |")
-    print("|---|---|---|---|")
-    for name in tqdm(presets, leave=False):
-        cells = (
-            CLIP_SECONDS / _seconds(_embedding(name, where), rounds, where),
-            *(4 / _seconds(_training(name, t, where), rounds, where) for t in PRECISIONS),
-        )
-        tqdm.write(f"| {name} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |")
-    print("\nCell alone, forward and backward, against the plain form in turns:")
-    for size in (144, 288, 576):
-        ours, plain = _cell(mlstm.parallel, size, where), _cell(plain_parallel, size, where)
-        ratios = [_once(plain, where) / _once(ours, where) for _ in range(rounds)]
-        print(f"head size {size}: {statistics.median(ratios):.1f}x")
-
-
-PRECISIONS = (torch.float32, torch.bfloat16)
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()
-
-
-def _embedding(name: str, device: torch.device) -> Work:
-    model = load_model(name, pretrained=False).to(device)
-    audio = torch.randn(1, CLIP_SECONDS * model.sample_rate, device=device) * 0.1
-    return lambda: get_scene_embeddings(audio, model)
-
-
-def _training(name: str, precision: torch.dtype, device: torch.device) -> Work:
-    model = ReconstructionModel(preset(name)).to(device)
-    mel = torch.randn(4, 200, 80, device=device)
-    mask = random_mask(4, 250, 0.5).to(device)
-
-    def step() -> None:
-        with _autocast(precision, device):
-            loss = model(mel, mask)
-        loss.backward()
-        model.zero_grad()
-
-    return step
-
-
-def _autocast(precision: torch.dtype, device: torch.device) -> AbstractContextManager:
-    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
-
-
-def _cell(form: Callable[..., torch.Tensor], size: int, device: torch.device) -> Work:
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (
-        torch.randn(4, 251, 4, size, generator=generator).to(device).requires_grad_()
-        for _ in range(3)
+    if where.type == "cpu":
+        keep_freed_memory()  # the plain way gains most from it
+    peaks = {name: product_rate(dtype, where) for name, dtype in PRECISIONS.items()}
+    by_torch = product_rate(torch.float32, where, by_torch=True)
+    rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in peaks.items())
+    print(
+        f"{machine(where)}\nproducts, GFLOP/s: {rates} (torch's own float32: {by_torch / 1e9:.0f})"
     )
-    raw_i, raw_f = (torch.randn(4, 251, 4, generator=generator).to(device) for _ in range(2))
-    log_i, log_f = mlstm.log_gates(raw_i, raw_f, "exponential")
-    return lambda: form(q, k, v, log_i, log_f).sum().backward()
+
+    print(f"\nEmbedding {clips} clips of 10 s, x real time (x the plain way; share of the peak):\n")
+    print("| preset | plain | float32 | bfloat16 | cosine per step | per scene |")
+    print("|---|---|---|---|---|---|")
+    for name in tqdm(presets, leave=False):
+        tqdm.write(_embedding(name, clips, rounds, where, peaks))
+
+    print(f"\nTraining steps of {batch} clips, clips/s (x the plain way; share of the peak):\n")
+    print("| preset | plain | float32 | bfloat16 | kept for backward, MB a clip (plain) |")
+    print("|---|---|---|---|---|")
+    for name in tqdm(presets, leave=False):
+        tqdm.write(_training(name, batch, rounds, where, peaks))
+
+    torch.set_num_threads(1)  # as the cell runs inside of both: each core on windows of its own
+    print("\nThe cell alone, 4 windows of 251 tokens, one thread, x the plain form:\n")
+    print("| head size | forward | forward and backward | chunkwise, both |")
+    print("|---|---|---|---|")
+    for size in (144, 288, 576):
+        print(_cell(size, rounds, where))
 
 
-def _seconds(work: Work, rounds: int, device: torch.device) -> float:
-    work()
-    return statistics.median(_once(work, device) for _ in range(rounds))
+def _embedding(
+    name: str, clips: int, rounds: int, device: torch.device, peaks: dict[Precision, float]
+) -> str:
+    model = load_model(name).to(device)
+    twin = plain(model)
+    audio = 0.1 * torch.randn(clips, CLIP_SECONDS * model.sample_rate, device=device)
+
+    def embed(precision: Precision) -> Tensor:
+        model.precision = precision
+        return get_scene_embeddings(audio, model)
+
+    with torch.no_grad():
+        works: dict[str, Work] = {"plain": lambda: plain_timestamps(twin, audio)}
+        works |= {p: lambda p=p: embed(p) for p in PRECISIONS}  # type: ignore[misc]
+        seconds = in_turns(works, rounds, device)
+        exact = plain_timestamps(twin, audio)
+        model.precision = "bfloat16"
+        low = torch.cat(list(model._passes(audio)), dim=1)
+    flops = training_flops(model.config) / 3 * clips * CLIP_SECONDS / 2  # a third is forward
+    cells = [f"{clips * CLIP_SECONDS / seconds['plain']:.1f}"]
+    cells += _compared(seconds, clips * CLIP_SECONDS, flops, peaks)
+    steps = nnf.cosine_similarity(low, exact, dim=-1).mean()
+    scenes = nnf.cosine_similarity(low.mean(1), exact.mean(1), dim=-1).mean()
+    return f"| {name} | " + " | ".join(cells) + f" | {steps:.5f} | {scenes:.5f} |"
 
 
-def _once(work: Work, device: torch.device) -> float:
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+def _training(
+    name: str, batch: int, rounds: int, device: torch.device, peaks: dict[Precision, float]
+) -> str:
+    model = ReconstructionModel(preset(name)).to(device)
+    twin = plain(model)
+    config = PretrainConfig(model=model.config, batch_size=batch, device=str(device))
+    mel = torch.randn(batch, 200, 80, device=device)
+    mask = random_mask(batch, model.config.grid[0] * model.config.grid[1], 0.5).to(device)
+    optimizer = adamw(twin, config)
+
+    def plain_step() -> None:
+        twin(mel, mask).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def step(precision: Precision) -> Work:
+        learner = Learner(model, replace(config, precision=precision), World(device))
+        return lambda: learner.step(mel, mask, rate=1e-6)
+
+    works: dict[str, Work] = {"plain": plain_step}
+    seconds = in_turns(works | {p: step(p) for p in PRECISIONS}, rounds, device)
+    flops = training_flops(model.config) * batch
+    cells = [f"{batch / seconds['plain']:.1f}", *_compared(seconds, batch, flops, peaks)]
+    ours, plains = (_kept(net, mel[:4], mask[:4]) / 4e6 for net in (model, twin))
+    return f"| {name} | " + " | ".join(cells) + f" | {ours:.0f} ({plains:.0f}) |"
+
+
+def _cell(size: int, rounds: int, device: torch.device) -> str:
+    generator = torch.Generator().manual_seed(0)
+    shape = (4, 251, 4)
+    qkv = [torch.randn(*shape, size, generator=generator).to(device) for _ in "qkv"]
+    raw = [torch.randn(shape, generator=generator).to(device) for _ in "if"]
+    gates = mlstm.log_gates(raw[0], raw[1] + 4.5, "exponential")  # biased as in a fresh model
+    leaves = [t.requires_grad_() for t in qkv]
+
+    def forward(form: Callable[..., Tensor]) -> Work:
+        return torch.no_grad()(lambda: form(*qkv, *gates))
+
+    def both(form: Callable[..., Tensor]) -> Work:
+        return lambda: torch.autograd.grad(form(*leaves, *gates).sum(), leaves)
+
+    def chunks(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
+        return mlstm.chunkwise(q, k, v, log_i, log_f)[0]
+
+    works = {"plain 1": forward(plain_parallel), "ours 1": forward(mlstm.parallel)}
+    works |= {"plain": both(plain_parallel), "ours": both(mlstm.parallel), "chunks": both(chunks)}
+    s = in_turns(works, rounds, device)
+    ratios = s["plain 1"] / s["ours 1"], s["plain"] / s["ours"], s["plain"] / s["chunks"]
+    return f"| {size} | " + " | ".join(f"{ratio:.1f}" for ratio in ratios) + " |"
+
+
+def _compared(
+    seconds: dict[str, float], amount: float, flops: float, peaks: dict[Precision, float]
+) -> list[str]:
+    """Rate, its ratio to the plain way's and the share of the peak, by precision."""
+    return [
+        f"{amount / seconds[p]:.1f} ({seconds['plain'] / seconds[p]:.1f}x; "
+        f"{flops / seconds[p] / peaks[p]:.0%})"
+        for p in PRECISIONS
+    ]
+
+
+def _kept(model: nn.Module, *inputs: Tensor) -> int:
+    """Bytes that autograd keeps for the backward pass in float32, parameters aside."""
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model(*inputs)
+    del loss
+    return sum(storages.values())
 
 
 if __name__ == "__main__":

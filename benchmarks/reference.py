@@ -11,6 +11,7 @@ Shapes: B windows, S tokens, E inner width, H heads, K head size.
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from hear_axlstm import mlstm
 from hear_axlstm.blocks import NORM_EPS, MLSTMBlock
 from hear_axlstm.embedder import Embedder
 from hear_axlstm.mel import standardize
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def plain_parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
@@ -63,7 +66,7 @@ def _map(weight: Tensor, x: Tensor) -> Tensor:
     return torch.einsum("bsni,noi->bsno", blocks, weight).flatten(-2)
 
 
-def plain(model: nn.Module) -> nn.Module:
+def plain(model: M) -> M:
     """A copy of a model, trainable like it, that computes in the plain way."""
     twin = copy.deepcopy(model)
     for part in twin.modules():

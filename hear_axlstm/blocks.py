@@ -14,6 +14,7 @@ from torch.nn import functional as nnf
 from hear_axlstm import mlstm
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.convolution import CausalConv
+from hear_axlstm.gating import gated
 from hear_axlstm.matmul import Linear, linear, matmul
 
 MAP_WIDTH = 4  # channels that each block of a block-diagonal map mixes
@@ -22,21 +23,15 @@ NORM_EPS = 1e-5
 
 
 class OffsetNorm(nn.Module):
-    """LayerNorm without bias over the last axis of ``[..., width]`` or of ``[..., heads, K]``.
-
-    The weight, one value a channel, is stored as an offset from 1.
-    """
+    """LayerNorm without bias over the last axis; the weight is stored as an offset from 1."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape that ends in ``width`` channels, or in heads that make up ``width``."""
-        scale = (1.0 + self.weight).view(-1, x.shape[-1]).to(x.dtype)
-        if len(scale) == 1:
-            return nnf.layer_norm(x, x.shape[-1:], scale[0], eps=NORM_EPS)
-        return nnf.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * scale
+        """``[..., width]`` -> ``[..., width]``."""
+        return nnf.layer_norm(x, x.shape[-1:], (1.0 + self.weight).to(x.dtype), eps=NORM_EPS)
 
 
 class BlockDiagonalMap(nn.Module):
@@ -98,10 +93,10 @@ class MLSTMBlock(nn.Module):
         c = self.conv(x)
         q, k, v = self.q(c), self.k(c), self.v(x)
         log_i, log_f = self._log_gates(q, k, v)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
+        q, k, v, c, z = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v, c, z))
         h = mlstm.cell(q, k, v, log_i, log_f)
-        h = self.head_norm(h).flatten(2) + self.skip.to(c.dtype) * c
-        return self.down(h * nnf.silu(z))
+        scale, skip = (t.view(self.heads, -1) for t in (1.0 + self.head_norm.weight, self.skip))
+        return self.down(gated(h, c, z, scale, skip, NORM_EPS).flatten(2))
 
     def _log_gates(self, *qkv: Tensor) -> tuple[Tensor, Tensor]:
         """Both gates read [q, k, v]; the concatenation is never formed."""

@@ -12,8 +12,9 @@ from hear_axlstm.pretrain.config import PretrainConfig
 
 CPU_MICRO_BATCH = 4  # keeps the cell's N x N matrices near the cache
 
-# glibc's mallopt: keep up to 2 GB of freed memory, take blocks of up to 1 GB from it
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+# glibc's mallopt: keep up to 2 GB of freed memory, take blocks of up to 1 GB from it, and let all
+# threads share it
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 PEAK_BFLOAT16 = (
     ("B200", 2250e12),
@@ -89,6 +90,7 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def peak_flops(device: torch.device) -> float | None:

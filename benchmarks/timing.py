@@ -1,0 +1,61 @@
+"""Taking times in turns, so that what else a machine does meets every form alike."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from hear_axlstm.matmul import matmul
+
+Work = Callable[[], object]
+
+
+def in_turns(works: Mapping[str, Work], rounds: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each work over rounds in which all take their turn, after one for free."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(rounds + 1):
+        for name, work in works.items():
+            seconds = once(work, device)
+            if turn:
+                times[name].append(seconds)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def once(work: Work, device: torch.device) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def machine(device: torch.device) -> str:
+    """The processor or GPU that is measured, and torch's version."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{_processor()}, {torch.get_num_threads()} threads"
+    return f"{name}, torch {torch.__version__}"
+
+
+def product_rate(dtype: torch.dtype, device: torch.device, by_torch: bool = False) -> float:
+    """FLOP/s of 1024 x 1024 products: the peak that shares are given of."""
+    a, b = (torch.randn(1024, 1024, device=device).to(dtype) for _ in range(2))
+    form = torch.matmul if by_torch else matmul
+    seconds = min(in_turns({"": lambda: form(a, b)}, 20, device).values())
+    return 2 * 1024**3 / seconds
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not on Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
