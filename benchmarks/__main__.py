@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 import tyro
@@ -32,6 +33,8 @@ from hear_axlstm.pretrain.step import Learner
 from hear_axlstm.reconstruction import ReconstructionModel
 
 CLIP_SECONDS = 10
+LENGTHS = (251, 1001, 4001)  # tokens
+Form = Callable[..., Tensor]
 PRECISIONS: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -78,10 +81,16 @@ def main(
 
     torch.set_num_threads(1)  # as the cell runs inside of both: each core on windows of its own
     print("\nThe cell alone, 4 windows of 251 tokens, one thread, x the plain form:\n")
-    print("| head size | forward | forward and backward | chunkwise, both |")
-    print("|---|---|---|---|")
+    print("| head size | forward | forward and backward |")
+    print("|---|---|---|")
     for size in (144, 288, 576):
         print(_cell(size, rounds, where))
+
+    print("\nchunkwise against parallel, one window, time of forward and backward:\n")
+    print("| head size | " + " | ".join(f"{tokens} tokens" for tokens in LENGTHS) + " |")
+    print("|---" * (1 + len(LENGTHS)) + "|")
+    for size in (144, 288, 576):
+        print(_lengths(size, rounds, where))
 
 
 def _embedding(
@@ -138,27 +147,47 @@ def _training(
 
 
 def _cell(size: int, rounds: int, device: torch.device) -> str:
+    inputs = _cell_inputs(4, 251, size, device)
+
+    @torch.no_grad()
+    def forward(form: Form) -> None:
+        form(*inputs)
+
+    works: dict[str, Work] = {
+        "plain 1": lambda: forward(plain_parallel),
+        "ours 1": lambda: forward(mlstm.parallel),
+        "plain": lambda: _backward(plain_parallel, inputs),
+        "ours": lambda: _backward(mlstm.parallel, inputs),
+    }
+    s = in_turns(works, rounds, device)
+    return f"| {size} | {s['plain 1'] / s['ours 1']:.1f}x | {s['plain'] / s['ours']:.1f}x |"
+
+
+def _lengths(size: int, rounds: int, device: torch.device) -> str:
+    ratios = []
+    for tokens in LENGTHS:
+        inputs = _cell_inputs(1, tokens, size, device)
+        works: dict[str, Work] = {
+            form: partial(_backward, partial(mlstm.cell, form=form), inputs)
+            for form in ("parallel", "chunkwise")
+        }
+        seconds = in_turns(works, rounds, device)
+        ratios.append(seconds["chunkwise"] / seconds["parallel"])
+    return f"| {size} | " + " | ".join(f"{ratio:.1f}x" for ratio in ratios) + " |"
+
+
+def _cell_inputs(windows: int, tokens: int, size: int, device: torch.device) -> list[Tensor]:
+    """q, k, v, and gates that are biased as in a fresh model."""
     generator = torch.Generator().manual_seed(0)
-    shape = (4, 251, 4)
+    shape = (windows, tokens, 4)
     qkv = [torch.randn(*shape, size, generator=generator).to(device) for _ in "qkv"]
     raw = [torch.randn(shape, generator=generator).to(device) for _ in "if"]
-    gates = mlstm.log_gates(raw[0], raw[1] + 4.5, "exponential")  # biased as in a fresh model
-    leaves = [t.requires_grad_() for t in qkv]
+    gates = mlstm.log_gates(raw[0], raw[1] + 4.5, "exponential")
+    return [*(t.requires_grad_() for t in qkv), *gates]
 
-    def forward(form: Callable[..., Tensor]) -> Work:
-        return torch.no_grad()(lambda: form(*qkv, *gates))
 
-    def both(form: Callable[..., Tensor]) -> Work:
-        return lambda: torch.autograd.grad(form(*leaves, *gates).sum(), leaves)
-
-    def chunks(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-        return mlstm.chunkwise(q, k, v, log_i, log_f)[0]
-
-    works = {"plain 1": forward(plain_parallel), "ours 1": forward(mlstm.parallel)}
-    works |= {"plain": both(plain_parallel), "ours": both(mlstm.parallel), "chunks": both(chunks)}
-    s = in_turns(works, rounds, device)
-    ratios = s["plain 1"] / s["ours 1"], s["plain"] / s["ours"], s["plain"] / s["chunks"]
-    return f"| {size} | " + " | ".join(f"{ratio:.1f}" for ratio in ratios) + " |"
+def _backward(form: Form, inputs: list[Tensor]) -> None:
+    torch.autograd.grad(form(*inputs).sum(), inputs[:3])
 
 
 def _compared(

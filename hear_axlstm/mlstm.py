@@ -35,7 +35,7 @@ Form = Literal["auto", "parallel", "chunkwise", "fused"]
 
 EPS = 1e-6  # added to the normalizer
 CHUNK = 128  # tokens
-LONGEST_PARALLEL = 512  # tokens up to which the quadratic form is the faster one
+PARALLEL_TOKENS = 7  # times K: up to so many the quadratic form is the faster one (measured)
 
 
 class State(NamedTuple):
@@ -80,7 +80,8 @@ def cell(
         h ``[B, S, H, K]`` in the dtype of v.
     """
     if form == "auto":
-        form = _asked_for() or ("parallel" if q.shape[1] <= LONGEST_PARALLEL else "chunkwise")
+        short = q.shape[1] <= PARALLEL_TOKENS * q.shape[3]
+        form = _asked_for() or ("parallel" if short else "chunkwise")
     if form == "chunkwise":
         return chunkwise(q, k, v, log_i, log_f)[0]
     return parallel(q, k, v, log_i, log_f, fused=form == "fused")

@@ -10,7 +10,7 @@ import torch
 
 from hear_axlstm.pretrain.config import PretrainConfig
 
-CPU_MICRO_BATCH = 4  # keeps the cell's N x N matrices near the cache
+CPU_CHANNELS = 4608  # inner width times clips at once: more leave the cache, fewer cost more calls
 
 # glibc's mallopt: keep up to 2 GB of freed memory, take blocks of up to 1 GB from it, and let all
 # threads share it
@@ -76,7 +76,10 @@ def choose_micro_batch(config: PretrainConfig, device: torch.device, clips: int)
     """How many of `clips` at once: as asked, else few on a CPU and all on an accelerator."""
     if config.micro_batch is not None:
         return min(config.micro_batch, clips)
-    return min(CPU_MICRO_BATCH, clips) if device.type == "cpu" else clips
+    if device.type != "cpu":
+        return clips
+    share = -(-clips // torch.get_num_threads())  # each thread works on micro-batches of its own
+    return max(1, min(CPU_CHANNELS // config.model.inner_dim, share))
 
 
 def keep_freed_memory() -> None:
