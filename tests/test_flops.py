@@ -48,8 +48,9 @@ def not_needed(model: ReconstructionModel) -> int:
     ],
 )
 def test_axlstm_needs_what_torch_counts_but_for_zeros_and_recomputation(
-    config: ModelConfig,
+    config: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HEAR_AXLSTM_CELL", "parallel")
     model = ReconstructionModel(config)
     assert counted(model) - not_needed(model) == training_flops(config)
 
