@@ -97,7 +97,7 @@ class _Weights:
     def __init__(self, a_BSH: Tensor, running_max_BSH: Tensor, dtype: torch.dtype) -> None:
         self.a_BSH, self.running_max_BSH, self.dtype = a_BSH, running_max_BSH, dtype
         low, high = a_BSH.amin(1, keepdim=True), running_max_BSH.amax(1, keepdim=True)
-        self.factored = a_BSH.device.type == "cpu" and bool((high - low).max() < MODERATE)
+        self.factored = _are_moderate(high - low)
         if self.factored:
             middle_B1H = (low + high) / 2
             self.rows_BSH1 = torch.exp(middle_B1H - running_max_BSH).to(dtype)[..., None]
@@ -126,6 +126,11 @@ class _Weights:
             a_BHS, max_BHR = a_BHS.float(), max_BHR.float()
         exponents = (a_BHS[:, :, None, :] - max_BHR[..., None]).flatten(0, 1)
         return exponents.to(self.dtype).exp_()  # of later tokens perhaps infinite: masked next
+
+
+def _are_moderate(spans: Tensor) -> bool:
+    """Asked on a CPU only: an accelerator would have to be waited for."""
+    return spans.device.type == "cpu" and bool(spans.max() < MODERATE)
 
 
 def _stack(x_BSHK: Tensor) -> Tensor:
