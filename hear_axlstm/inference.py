@@ -148,9 +148,11 @@ def _through(gates: Tensor, block_map: BlockDiagonalMap) -> Tensor:
 
 def _folded(encoder: Encoder, dtype: torch.dtype) -> list[Block]:
     """The blocks in their cheap form, made anew whenever a weight has changed."""
+    parameters = list(encoder.blocks.parameters())
     # The norms are there for changes by way of `.data`, which leave no other trace.
-    norms = torch.stack(torch._foreach_norm(list(encoder.blocks.parameters()))).tolist()
-    state = (dtype, norms, [(p.data_ptr(), p._version) for p in encoder.blocks.parameters()])
+    norms = torch.stack(torch._foreach_norm(parameters)).tolist()
+    versions = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
+    state = (dtype, norms, versions)
     known = _folds.get(encoder)
     if known is None or known[0] != state:
         known = _folds[encoder] = state, [_fold(block, dtype) for block in encoder.blocks]

@@ -97,7 +97,7 @@ class _Weights:
     def __init__(self, a_BSH: Tensor, running_max_BSH: Tensor, dtype: torch.dtype) -> None:
         self.a_BSH, self.running_max_BSH, self.dtype = a_BSH, running_max_BSH, dtype
         low, high = a_BSH.amin(1, keepdim=True), running_max_BSH.amax(1, keepdim=True)
-        self.factored = _are_moderate(high - low)
+        self.factored = dtype != torch.float16 and _are_moderate(high - low)
         if self.factored:
             middle_B1H = (low + high) / 2
             self.rows_BSH1 = torch.exp(middle_B1H - running_max_BSH).to(dtype)[..., None]

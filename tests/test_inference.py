@@ -88,6 +88,13 @@ def test_changed_weights_count(precision: torch.dtype) -> None:
         assert cosine.min() > 0.99
 
 
+def test_a_model_that_was_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        encoder, mel = lively(TINY), torch.randn(1, 48, 80)
+        found = encode_windows(encoder, mel, torch.float32)
+    torch.testing.assert_close(found, expected(encoder, mel), rtol=1e-4, atol=1e-4)
+
+
 def test_threads_are_left_as_they_were() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
