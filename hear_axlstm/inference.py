@@ -148,7 +148,7 @@ def _through(gates: Tensor, block_map: BlockDiagonalMap) -> Tensor:
 
 def _folded(encoder: Encoder, dtype: torch.dtype) -> list[Block]:
     """The blocks in their cheap form, made anew whenever a weight has changed."""
-    parameters = list(encoder.blocks.parameters())
+    parameters: list[Tensor] = list(encoder.blocks.parameters())
     # The norms are there for changes by way of `.data`, which leave no other trace.
     norms = torch.stack(torch._foreach_norm(parameters)).tolist()
     versions = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
