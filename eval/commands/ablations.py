@@ -1,0 +1,60 @@
+"""`python -m eval ablations`: train and score the rows of one of the paper's tables."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from eval import ablations as paper_tables
+from eval import table as result_tables
+from eval.commands import INTERRUPTED
+from eval.commands.run import run
+from eval.plan import Plan
+from hear_axlstm.pretrain.interrupt import Interrupted
+from hear_axlstm.pretrain.recipes import TableName
+
+
+def ablations(
+    data: Annotated[Path | None, tyro.conf.Positional] = None,
+    *,
+    table: TableName = "expansion",
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    tasks_dir: Path | None = None,
+    tasks: tuple[str, ...] = (),
+    seeds: int = 10,
+    out: Path = Path("runs/ablations"),
+    jobs: int | None = None,
+) -> int:
+    """Train and score the rows of one of the paper's tables; what is finished is never repeated.
+
+    Args:
+        data: what `axlstm pack` wrote, or a folder of audio; without it a generated toy corpus.
+        table: comparison (the paper's Table 2), expansion (3), patch (4) or gating (5).
+        epochs: in place of the paper's 100.
+        batch_size: in place of the paper's 1024.
+        lr: peak learning rate, in place of the paper's 1.5e-4 x batch / 256.
+        tasks_dir: folder of HEAR task folders; without it ten miniature tasks are generated.
+        tasks: names of the tasks, all of the folder if none.
+        seeds: how many seeds, from 0 on.
+        out: folder of everything that is computed.
+        jobs: evaluation steps at the same time, see `run`.
+    """
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    changes = {name: value for name, value in given.items() if value is not None}
+    try:
+        trained = paper_tables.train(table, data, out, changes)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return INTERRUPTED
+    chosen = paper_tables.systems(table, trained)
+    status = run(tasks_dir, tasks, chosen, seeds, out / "eval", jobs)
+    if status != INTERRUPTED:
+        results = result_tables.collect(Plan.load((out / "eval").resolve()))
+        print("\n" + paper_tables.write(table, trained, results, out))
+        print(f"Table: {out / table}.md")
+    return status

@@ -1,0 +1,95 @@
+"""`python -m eval run` and `score`: evaluate systems on tasks, and tell what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import joblib
+import tyro
+
+from eval import table as result_tables
+from eval.commands import INTERRUPTED
+from eval.kit import Grid
+from eval.miniature.writer import write_tasks
+from eval.plan import Entrant, Plan, PlanError
+from eval.sweep import Failure, sweep
+from eval.systems import fingerprints, parse_systems
+from eval.tasks import check_audio, find_tasks
+
+
+def run(
+    tasks_dir: Path | None = None,
+    tasks: tuple[str, ...] = (),
+    systems: tuple[str, ...] = (),
+    seeds: int = 10,
+    out: Path = Path("runs/eval"),
+    jobs: int | None = None,
+    grid: Grid = "paper",
+) -> int:
+    """Evaluate systems on tasks with several seeds; finished runs are never repeated.
+
+    Args:
+        tasks_dir: folder of HEAR task folders; without it ten miniature tasks are generated.
+        tasks: names of the tasks, all of the folder if none.
+        systems: naive, random, axlstm_tiny, or [LABEL=]MODULE[@MODEL] for any other HEAR module.
+        seeds: how many seeds, from 0 on.
+        out: folder of everything that is computed.
+        jobs: steps at the same time, one thread each; as many as there are cores if not given.
+        grid: search space of the probes: the paper's 2 points or 8 of heareval's own 16.
+    """
+    if jobs is not None and jobs < 1:
+        raise PlanError(f"jobs={jobs}: at least one is needed")
+    chosen = parse_systems(systems)
+    folder = tasks_dir if tasks_dir is not None else miniature_tasks(out / "tasks")
+    found = find_tasks(folder, tasks)
+    prints = fingerprints(chosen)
+    entrants = tuple(Entrant(s, f) for s, f in zip(chosen, prints, strict=True))
+    for rate in {entrant.fingerprint.sample_rate for entrant in entrants}:
+        for task in found:
+            check_audio(task, rate)
+    plan = Plan(out.resolve(), entrants, found, seeds, grid)
+    plan.save()
+    try:
+        failures = sweep(plan, jobs or joblib.cpu_count())
+    except KeyboardInterrupt:
+        report(plan)
+        print("Interrupted. What is finished stays; run the same command again to go on.")
+        return INTERRUPTED
+    report(plan)
+    return conclude(out, failures)
+
+
+def score(out: Annotated[Path, tyro.conf.Positional] = Path("runs/eval")) -> int:
+    """Rebuild the table from the finished runs of the last evaluation.
+
+    Args:
+        out: the evaluation's folder.
+    """
+    report(Plan.load(out.resolve()))
+    return conclude(out, [])
+
+
+def miniature_tasks(folder: Path) -> Path:
+    """The ten generated tasks, under `folder`; made if they are not there."""
+    try:
+        return write_tasks(folder)
+    except ValueError as error:
+        raise PlanError(str(error)) from error
+
+
+def report(plan: Plan) -> None:
+    """Write the results of `plan` and print its table."""
+    print("\n" + result_tables.write(result_tables.collect(plan)))
+
+
+def conclude(out: Path, failures: list[Failure]) -> int:
+    """Say what failed, where the results are and what to do next; gives the exit status."""
+    for failure in failures:
+        print(f"Failed: {failure.name}: {failure.error}\n  log: {failure.log}")
+    print(f"Results: {out}/table.md, results.csv and results.json. ", end="")
+    if failures:
+        print(f"{len(failures)} failed: repair the cause, then run the same command again.")
+        return 1
+    print("Next: python -m eval run --help for other systems, tasks and seeds.")
+    return 0

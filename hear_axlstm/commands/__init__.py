@@ -1,0 +1,1 @@
+"""What `axlstm` can do: one command a file."""

@@ -1,0 +1,55 @@
+"""`axlstm info`: what the presets are."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from hear_axlstm.config import PRESETS, ModelConfig, preset
+from hear_axlstm.reconstruction import ReconstructionModel
+
+COLUMNS = ("name", "parameters", "dim", "depth", "heads", "patch", "scene_embedding_size")
+
+
+def info(
+    presets: tyro.conf.Positional[tuple[str, ...]] = (),
+    *,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """List the presets: parameters, widths, patch and embedding sizes.
+
+    Args:
+        presets: Names to list, all by default.
+        as_json: Print JSON, with every setting, instead of a table.
+    """
+    rows = [_describe(name, preset(name)) for name in presets or PRESETS]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    cells = [COLUMNS, *(tuple(_cell(row[c]) for c in COLUMNS) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip())
+
+
+def _describe(name: str, config: ModelConfig) -> dict[str, Any]:
+    with torch.device("meta"):  # sizes only: base would take a second and 350 MB
+        parameters = sum(p.numel() for p in ReconstructionModel(config).parameters())
+    return {
+        "name": name,
+        "parameters": parameters,
+        "scene_embedding_size": config.embedding_size,
+        "timestamp_embedding_size": config.embedding_size,
+        "sample_rate": config.mel.sample_rate,
+        "step_ms": 1000 * config.step_seconds,
+        **config.to_dict(),
+    }
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
