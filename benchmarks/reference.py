@@ -3,7 +3,8 @@
 What the package is measured against. It shares the package's parameters and front end, so that both
 give the same embeddings; the way of computing is the straightforward one: every S x S matrix of
 the cell materialized, convolution by conv1d, block-diagonal maps by einsum, gates on the
-concatenation of q, k and v, one window of 2 s after the other, everything left to autograd.
+concatenation of q, k and v, one window of 2 s after the other, products by torch, gradients by
+autograd.
 
 Shapes: B windows, S tokens, E inner width, H heads, K head size.
 """
@@ -20,6 +21,7 @@ from torch.nn import functional as nnf
 from hear_axlstm import mlstm
 from hear_axlstm.blocks import NORM_EPS, MLSTMBlock
 from hear_axlstm.embedder import Embedder
+from hear_axlstm.matmul import Linear
 from hear_axlstm.mel import standardize
 
 M = TypeVar("M", bound=nn.Module)
@@ -72,6 +74,8 @@ def plain(model: M) -> M:
     for part in twin.modules():
         if isinstance(part, MLSTMBlock):
             part.__class__ = PlainBlock
+        elif isinstance(part, Linear):
+            part.__class__ = nn.Linear  # type: ignore[assignment]
     return twin
 
 

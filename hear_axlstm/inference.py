@@ -10,6 +10,7 @@ Shapes: W windows, N patches, S = N + 1 tokens, D model width, E inner width, H 
 from __future__ import annotations
 
 import copy
+import math
 import weakref
 from collections.abc import Callable
 
@@ -17,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from hear_axlstm import mlstm
+from hear_axlstm import mlstm, native
 from hear_axlstm.blocks import MAP_WIDTH, NORM_EPS, BlockDiagonalMap, MLSTMBlock
 from hear_axlstm.convolution import convolve
 from hear_axlstm.cores import on_each_core
 from hear_axlstm.encoder import Encoder
-from hear_axlstm.matmul import linear
+from hear_axlstm.matmul import linear, matmul
+from hear_axlstm.weighted_sum import row_blocks
 
 CHANNELS_AT_ONCE = 2304  # E times windows: larger tensors leave the cache, smaller cost more calls
 Block = Callable[[Tensor], Tensor]  # tokens [B, S, D] to tokens
@@ -89,12 +91,16 @@ class FoldedBlock:
         self.gate_bias = torch.cat([block.input_gate_map.bias, block.forget_gate_map.bias]).detach()
         self.head_norm, self.skip = by_head(1.0 + block.head_norm.weight), by_head(block.skip)
         self.down = by_head(block.down.weight).flatten(-2).to(dtype)
+        self.eps = mlstm.EPS * math.sqrt(self.down.shape[1] / self.heads), NORM_EPS
 
     def __call__(self, tokens_BSD: Tensor) -> Tensor:
         """Tokens ``[B, S, D]`` in float32, before and after."""
         source = tokens_BSD.flip(1) if self.reverse else tokens_BSD
         normed = nnf.layer_norm(source, source.shape[-1:], self.norm, eps=NORM_EPS)
-        mixed = self._mix(normed.to(self.up.dtype)).float()
+        head_size = self.down.shape[1] // self.heads
+        parallel = mlstm.fastest_form(source.shape[1], head_size) == "parallel"
+        mix = self._mix_natively if parallel and native.library() else self._mix
+        mixed = mix(normed.to(self.up.dtype)).float()
         return tokens_BSD + (mixed.flip(1) if self.reverse else mixed)
 
     def _mix(self, normed_BSD: Tensor) -> Tensor:
@@ -111,6 +117,23 @@ class FoldedBlock:
         h_BSHK = mlstm.cell(q, k, v, log_i, log_f).float()
         out_BSHK = _gate(h_BSHK, c_BSHK, z_BSE.view_as(h_BSHK), self.head_norm, self.skip)
         return linear(out_BSHK.flatten(2).to(low), self.down)
+
+    def _mix_natively(self, normed_BSD: Tensor) -> Tensor:
+        """The same as `_mix`, by compiled code between the products."""
+        xz = linear(normed_BSD, self.up)
+        weights = (self.conv, self.conv_bias, self.key, self.value, self.gates_c, self.gates_x)
+        given = native.before_cell(
+            xz, self.heads, self.input_gate == "sigmoid", (*weights, self.gate_bias)
+        )
+        out = xz.new_empty(*xz.shape[:2], xz.shape[2] // 2)
+        for rows, seen in row_blocks(xz.shape[1]):
+            scores = matmul(given.c[:, rows], given.k[:, seen].mT)
+            sums = native.weigh(scores, rows.start, given)
+            u = matmul(scores, given.v[:, seen])
+            native.after_cell(
+                u, sums, rows.start, given, xz, (self.head_norm, self.skip), self.eps, out
+            )
+        return linear(out, self.down)
 
     def _sort_by_heads(self, x_BSE: Tensor) -> Tensor:
         """``[B, S, H, K]`` whose heads are dense matrices in memory."""

@@ -80,11 +80,20 @@ def cell(
         h ``[B, S, H, K]`` in the dtype of v.
     """
     if form == "auto":
-        short = q.shape[1] <= PARALLEL_TOKENS * q.shape[3]
-        form = _asked_for() or ("parallel" if short else "chunkwise")
+        form = fastest_form(q.shape[1], q.shape[3])
     if form == "chunkwise":
         return chunkwise(q, k, v, log_i, log_f)[0]
     return parallel(q, k, v, log_i, log_f, fused=form == "fused")
+
+
+def fastest_form(tokens: int, head_size: int) -> Form:
+    """The form for windows of so many tokens, or the one that HEAR_AXLSTM_CELL asks for.
+
+    Raises:
+        ValueError: if the environment variable names no form.
+    """
+    short = tokens <= PARALLEL_TOKENS * head_size
+    return _asked_for() or ("parallel" if short else "chunkwise")
 
 
 def parallel(

@@ -49,7 +49,7 @@ class _WeightedSum(torch.autograd.Function):
             weights = _Weights(a[some], running_max[some], v.dtype)
             q_NSK, k_NSK = weights.of_rows(q[some]), weights.of_columns(k[some])
             v_NSK = _stack(v[some])
-            for rows, seen in _row_blocks(q.shape[1]):
+            for rows, seen in row_blocks(q.shape[1]):
                 scores = weights.apply(matmul(q_NSK[:, rows], k_NSK[:, seen].mT), rows)
                 n[some, rows] = _unstack(scores.sum(-1), n[some])
                 u[some, rows] = _unstack(matmul(scores, v_NSK[:, seen]), u[some])
@@ -67,7 +67,7 @@ class _WeightedSum(torch.autograd.Function):
             v_NSK, g_NSK = _stack(v[some]), _stack(grad_u[some])
             gn_NS1 = _stack(grad_n[some, ..., None].to(v.dtype))
             dq_NSK, dk_NSK, dv_NSK = (torch.zeros_like(x) for x in (q_NSK, k_NSK, v_NSK))
-            for rows, seen in _row_blocks(q.shape[1]):
+            for rows, seen in row_blocks(q.shape[1]):
                 scores = weights.apply(matmul(q_NSK[:, rows], k_NSK[:, seen].mT), rows)
                 dv_NSK[:, seen] += matmul(scores.mT, g_NSK[:, rows])
                 grad_scores = matmul(g_NSK[:, rows], v_NSK[:, seen].mT).add_(gn_NS1[:, rows])
@@ -149,7 +149,7 @@ def _windows(q: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(q), size)]
 
 
-def _row_blocks(tokens: int) -> list[tuple[slice, slice]]:
+def row_blocks(tokens: int) -> list[tuple[slice, slice]]:
     """Blocks of query rows, each with the keys that its last row may see."""
     ends = [min(start + ROWS, tokens) for start in range(0, tokens, ROWS)]
     return [(slice(ROWS * i, end), slice(0, end)) for i, end in enumerate(ends)]
