@@ -68,7 +68,7 @@ def before_cell(xz_BSE: Tensor, heads: int, sigmoid: bool, weights: Sequence[Ten
         heads: H.
         sigmoid: whether the input gate is a sigmoid.
         weights: float32, channels of x by place: convolution ``[4, E]``, its bias ``[E]``, maps to
-            keys and to values ``[in 4, out 4, H J]``, gates on c, on x ``[2 H, E]``, bias ``[2 H]``.
+            keys and values ``[in 4, out 4, H J]``, gates on c and x ``[2 H, E]``, bias ``[2 H]``.
     """
     batch, tokens, double = xz_BSE.shape
     size = double // 2 // heads
