@@ -110,7 +110,7 @@ raise SystemExit(not names)
 endef
 export HAS_TENSORFLOW
 
-$(READY): setup.py hear_axlstm/native/block.cpp pyproject.toml constraints.txt eval/requirements-official.txt $(wildcard $(STANDIN)/*.toml $(STANDIN)/*/*.py)
+$(READY): setup.py $(wildcard hear_axlstm/native/*.cpp hear_axlstm/native/*.h) pyproject.toml constraints.txt eval/requirements-official.txt $(wildcard $(STANDIN)/*.toml $(STANDIN)/*/*.py)
 	@command -v "$(PYTHON)" >/dev/null || { echo "make setup: no $(PYTHON) here: name one, e.g. make setup PYTHON=python3.11" >&2; exit 1; }
 	@"$(PYTHON)" -c "$$CHECK_PYTHON"
 	@$(BIN)/python -c "" 2>/dev/null || { echo "Making .venv with $$($(PYTHON) --version)"; env -u PYTHONPATH "$(PYTHON)" -m venv --clear .venv; }

@@ -4,12 +4,13 @@ import platform
 
 from setuptools import Extension, find_packages, setup
 
-# What pays to be compiled of inference on a CPU; called by way of ctypes. Without a compiler the
+# What pays to be compiled for a CPU; called by way of ctypes. Without a compiler the
 # installation goes on, and PyTorch computes the same.
 VECTORS = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
 block = Extension(
     "hear_axlstm.native._block",
-    ["hear_axlstm/native/block.cpp"],
+    ["hear_axlstm/native/forward.cpp", "hear_axlstm/native/backward.cpp"],
+    depends=["hear_axlstm/native/numbers.h"],
     extra_compile_args=[
         *("-O3", "-std=c++17", "-fopenmp-simd", *VECTORS),
         *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),

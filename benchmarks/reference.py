@@ -55,7 +55,7 @@ class PlainBlock(MLSTMBlock):
         q, k, v = _map(self.q.weight, c), _map(self.k.weight, c), _map(self.v.weight, x)
         qkv = torch.cat([q, k, v], dim=-1)
         raw_i, raw_f = self.input_gate_map(qkv), self.forget_gate_map(qkv)
-        log_i, log_f = mlstm.log_gates(raw_i, raw_f, self.input_gate)
+        log_i, log_f = mlstm.log_gates(raw_i, raw_f, self.settings.input_gate)
         q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
         h = plain_parallel(q, k, v, log_i, log_f)
         scale = 1.0 + self.head_norm.weight

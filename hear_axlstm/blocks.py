@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from hear_axlstm import mlstm
+from hear_axlstm import mlstm, native
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.convolution import CausalConv
+from hear_axlstm.folding import MAP_WIDTH, MixSettings, fold
 from hear_axlstm.gating import gated
 from hear_axlstm.matmul import Linear, linear, matmul
 
-MAP_WIDTH = 4  # channels that each block of a block-diagonal map mixes
 DENSE_WIDTH = 64  # such blocks are multiplied together up to this width
 NORM_EPS = 1e-5
 
@@ -64,7 +64,9 @@ class MLSTMBlock(nn.Module):
         super().__init__()
         dim, inner, heads = config.dim, config.inner_dim, config.heads
         small = math.sqrt(2.0 / (5.0 * dim))
-        self.heads, self.input_gate, self.reverse = heads, config.input_gate, reverse
+        self.heads, self.reverse = heads, reverse
+        gate = config.input_gate
+        self.settings = MixSettings(heads, inner // heads, gate, mlstm.EPS, NORM_EPS)
         self.norm = OffsetNorm(dim)
         self.up = Linear(dim, 2 * inner, bias=False)
         self.conv = CausalConv(inner)
@@ -89,6 +91,9 @@ class MLSTMBlock(nn.Module):
         return tokens_BSD + mixed
 
     def _mix(self, tokens_BSD: Tensor) -> Tensor:
+        if native.is_usable(tokens_BSD, self.settings):
+            up, weights, down = fold(self)
+            return linear(native.mix(linear(tokens_BSD, up), weights, self.settings), down)
         x, z = self.up(tokens_BSD).chunk(2, dim=-1)
         c = self.conv(x)
         q, k, v = self.q(c), self.k(c), self.v(x)
@@ -105,7 +110,7 @@ class MLSTMBlock(nn.Module):
         parts = [linear(t, w) for t, w in zip(qkv, weight.chunk(3, dim=1), strict=True)]
         gates = (parts[0] + parts[1] + parts[2]).float() + bias
         input_BSH, forget_BSH = gates.chunk(2, dim=-1)
-        return mlstm.log_gates(input_BSH, forget_BSH, self.input_gate)
+        return mlstm.log_gates(input_BSH, forget_BSH, self.settings.input_gate)
 
 
 class TransformerBlock(nn.Module):

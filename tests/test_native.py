@@ -1,72 +1,115 @@
-"""The compiled part of inference against the same in PyTorch, and against the cell's definition."""
+"""The compiled part of a block against the same in PyTorch, forward and backward."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from hear_axlstm import native
 from hear_axlstm.blocks import MLSTMBlock
 from hear_axlstm.config import InputGate, preset
-from hear_axlstm.inference import FoldedBlock
+from hear_axlstm.folding import fold
+from hear_axlstm.inference import mix_by_torch
+from hear_axlstm.native import library, mix
 
-TINY = preset("axlstm_tiny")
+pytestmark = pytest.mark.skipif(
+    not library.is_there_for(torch.empty(0)), reason="there was no C++ compiler"
+)
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="there was no C++ compiler")
 
-
-def folded(
-    dtype: torch.dtype, input_gate: InputGate = "exponential", gates: float = 1.0
-) -> FoldedBlock:
+def lively_block(input_gate: InputGate = "exponential", gates: float = 1.0) -> MLSTMBlock:
     """A block with weights that matter, and pre-activations of the gates of about `gates`."""
     torch.manual_seed(0)
-    block = MLSTMBlock(TINY, reverse=False)
-    block.input_gate = input_gate
+    block = MLSTMBlock(replace(preset("axlstm_tiny"), input_gate=input_gate), reverse=False)
     for parameter in block.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.05)
     for gate in (block.input_gate_map, block.forget_gate_map):
         gate.weight.data.mul_(gates)
         gate.bias.data.mul_(gates)
-    return FoldedBlock(block, dtype)
+    return block
+
+
+def up_projection(block: MLSTMBlock, tokens: int) -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(3, tokens, block.up.out_features)
 
 
 @torch.no_grad()
-def both(block: FoldedBlock, tokens: int) -> tuple[Tensor, Tensor]:
-    normed = torch.randn(3, tokens, TINY.dim).to(block.up.dtype)
-    return block._mix_natively(normed).float(), block._mix(normed).float()
+def both(block: MLSTMBlock, tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    xz, weights = up_projection(block, tokens).to(dtype), fold(block).mix
+    found = mix(xz, weights, block.settings)
+    return found.float(), mix_by_torch(xz, weights, block.settings).float()
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 127, 128, 129, 251])
 @pytest.mark.parametrize("input_gate", ["exponential", "sigmoid"])
 def test_same_as_pytorch(tokens: int, input_gate: InputGate) -> None:
-    found, expected = both(folded(torch.float32, input_gate), tokens)
+    found, expected = both(lively_block(input_gate), tokens, torch.float32)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_strong_gates() -> None:
-    found, expected = both(folded(torch.float32, gates=30.0), 251)
+    found, expected = both(lively_block(gates=30.0), 251, torch.float32)
     error = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
     assert error.median() < 1e-5 and error.max() < 2e-3  # where the normalizer is near zero
 
 
 def test_bfloat16_is_close() -> None:
-    found, expected = both(folded(torch.bfloat16), 251)
-    exact, _ = both(folded(torch.float32), 251)
+    block = lively_block()
+    found, expected = both(block, 251, torch.bfloat16)
+    exact, _ = both(block, 251, torch.float32)
     assert (found - exact).norm() < 1.5 * (expected - exact).norm()
 
 
+def gradients(block: MLSTMBlock, tokens: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    tokens = tokens.clone().requires_grad_()
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        out = block(tokens).float()
+    torch.manual_seed(2)
+    loss = (out * torch.randn_like(out)).sum()
+    named = {"tokens": tokens, **dict(block.named_parameters())}
+    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 129, 251])
+@pytest.mark.parametrize("input_gate", ["exponential", "sigmoid"])
+@pytest.mark.parametrize("gates", [1.0, 10.0])
+def test_gradients_are_those_of_pytorch(
+    tokens: int, input_gate: InputGate, gates: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = lively_block(input_gate, gates)
+    inputs = torch.randn(2, tokens, block.up.in_features)
+    found = gradients(block, inputs, torch.float32)
+    monkeypatch.setattr(library, "_library", lambda: None)
+    # In float64, by PyTorch: the reference must be better than what is tested.
+    exact = gradients(block.double(), inputs.double(), torch.float32)
+    for name, expected in exact.items():
+        error = (found[name].double() - expected).norm() / expected.norm().clamp(min=1e-3)
+        assert error < 1e-4, f"{name}: {error:.1e}"
+
+
+def test_gradients_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = lively_block()
+    inputs = torch.randn(2, 251, block.up.in_features)
+    found = gradients(block, inputs, torch.bfloat16)
+    monkeypatch.setattr(library, "_library", lambda: None)
+    by_torch = gradients(block, inputs, torch.bfloat16)
+    exact = gradients(block, inputs, torch.float32)
+    for name, expected in exact.items():
+        error, usual = (found[name] - expected).norm(), (by_torch[name] - expected).norm()
+        assert error < 2.0 * usual + 1e-3 * expected.norm(), name
+
+
 def test_weights_of_any_span() -> None:
-    """exp(a_s - M_t) for s <= t, also where the exponents leave float32."""
+    """Scores times exp(a_s - M_t) for s <= t, also where the exponents leave float32."""
     torch.manual_seed(0)
-    block = folded(torch.float32, gates=200.0)
-    xz = torch.randn(2, 40, 2 * block.down.shape[1])
-    names = ("conv", "conv_bias", "key", "value", "gates_c", "gates_x", "gate_bias")
-    given = native.before_cell(xz, block.heads, False, [getattr(block, name) for name in names])
-    assert given.a.max() - given.a.min() > 200
-    exponents = given.a[:, None, :] - given.running_max[:, :, None]
+    a = 200 * torch.randn(8, 40, dtype=torch.float64)
+    top = a.cummax(1).values
     scores = torch.randn(8, 40, 40)
-    expected = scores.double() * exponents.exp().tril()
-    sums = native.weigh(scores, 0, given)
+    expected = scores.double() * (a[:, None, :] - top[:, :, None]).exp().tril()
+    sums = torch.empty(8, 40)
+    library.call("weigh", (2, 40, 4, 36), scores, 40, 40, 0, a, top, sums)
     torch.testing.assert_close(scores, expected.float(), rtol=1e-5, atol=1e-30)
     torch.testing.assert_close(sums, expected.sum(-1).float(), rtol=1e-4, atol=1e-4)

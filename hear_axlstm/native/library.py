@@ -1,0 +1,61 @@
+"""The compiled library: finding it, and calling it with tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import logging
+import os
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of the functions in forward.cpp and backward.cpp
+SWITCH = "HEAR_AXLSTM_NATIVE"
+SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+def is_there_for(tensor: Tensor) -> bool:
+    """Whether there is compiled code for tensors on the device of this one."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and bool(_library())
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Call a function by its name in the C++ code, while other threads run.
+
+    Args:
+        name: without the dtype, which is that of the first tensor in `arguments`.
+        arguments: dense tensors, integers, floats, and the structs: tuples of integers (Sizes) or
+            of tensors (Weights, Gradients).
+    """
+    dtype = next(a.dtype for a in arguments if isinstance(a, Tensor))
+    getattr(_library(), f"{name}_{SUFFIXES[dtype]}")(*map(_as_c, arguments))
+
+
+def _as_c(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        assert argument.is_contiguous()
+        return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, int):
+        return ctypes.c_int64(argument)
+    if isinstance(argument, float):
+        return ctypes.c_float(argument)
+    kind = ctypes.c_int64 if isinstance(argument[0], int) else ctypes.c_void_p
+    return (kind * len(argument))(*(_as_c(part) for part in argument))
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    spec = importlib.util.find_spec("hear_axlstm.native._block")
+    if spec is None or spec.origin is None or os.environ.get(SWITCH) == "0":
+        return None
+    library = ctypes.CDLL(spec.origin)
+    library.native_version.restype = ctypes.c_int64
+    if library.native_version() != VERSION:
+        log.warning("%s is of another version and stays unused: install again", spec.origin)
+        return None
+    return library

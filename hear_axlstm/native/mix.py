@@ -1,0 +1,143 @@
+"""From the up-projection of an mLSTM block to what its down-projection reads, with gradients.
+
+Kept for the backward pass are the up-projection and the cell's sums; all else is computed again.
+
+Shapes: B windows, S tokens, H heads, N = B H, K head size, E = H K, R query rows of one block,
+C keys that they may see.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hear_axlstm import mlstm
+from hear_axlstm.folding import MAP_WIDTH, MixSettings, MixWeights
+from hear_axlstm.matmul import matmul
+from hear_axlstm.native import library
+from hear_axlstm.native.library import call
+from hear_axlstm.weighted_sum import row_blocks
+
+
+class CellInput(NamedTuple):
+    """What the cell reads, and its stabilizer."""
+
+    c: Tensor
+    """SiLU of the convolution, which is also the query, ``[N, S, K]``."""
+    k: Tensor
+    v: Tensor
+    gates: Tensor
+    """Pre-activations, float32 ``[B, S, 2 H]``."""
+    a: Tensor
+    """log i - F, float64 ``[N, S]``."""
+    running_max: Tensor
+    """M, of `a` along S, likewise."""
+    floor: Tensor
+    """The least normalizer, sqrt(K) exp(-m), float32 ``[N, S]``."""
+
+
+def is_usable(tokens: Tensor, settings: MixSettings) -> bool:
+    """Whether `mix` can work where tokens ``[B, S, ...]`` are, and is the best for so many."""
+    short = mlstm.fastest_form(tokens.shape[1], settings.head_size) == "parallel"
+    return short and library.is_there_for(tokens)
+
+
+def mix(xz_BSE: Tensor, weights: MixWeights, settings: MixSettings) -> Tensor:
+    """Convolution, maps, gates, cell in its quadratic form, head norm, skip and output gate.
+
+    Args:
+        xz_BSE: the up-projection ``[B, S, 2 E]`` by `folding.fold`, float32 or bfloat16.
+        weights: folded, float32.
+        settings: of the block.
+
+    Returns:
+        ``[B, S, E]`` in the same dtype.
+    """
+    return _Mix.apply(xz_BSE.contiguous(), settings, *weights)
+
+
+class _Mix(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, xz_BSE: Tensor, settings: MixSettings, *weights: Tensor) -> Tensor:
+        sizes, given = _before_cell(xz_BSE, settings, weights)
+        batch, tokens, double = xz_BSE.shape
+        out_BSE = xz_BSE.new_empty(batch, tokens, double // 2)
+        eps = _eps(settings)
+        sums = []
+        for rows, seen in row_blocks(tokens):
+            scores_NRC = matmul(given.c[:, rows], given.k[:, seen].mT)
+            n_NR = torch.empty(scores_NRC.shape[:2])
+            block = (*scores_NRC.shape[1:], rows.start)
+            call("weigh", sizes, scores_NRC, *block, given.a, given.running_max, n_NR)
+            u_NRK = matmul(scores_NRC, given.v[:, seen])
+            call(
+                *("after_cell", sizes, weights, u_NRK, n_NR, u_NRK.shape[1], rows.start),
+                *(given.floor, given.c, xz_BSE, *eps, out_BSE),
+            )
+            sums += [u_NRK, n_NR]
+        ctx.settings, ctx.count = settings, len(weights)
+        ctx.save_for_backward(xz_BSE, *weights, *sums)
+        return out_BSE
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out_BSE: Tensor) -> tuple[Tensor | None, ...]:
+        xz_BSE, *others = ctx.saved_tensors
+        weights, sums = others[: ctx.count], others[ctx.count :]
+        d_weights = tuple(torch.zeros_like(weight) for weight in weights)
+        sizes, given = _before_cell(xz_BSE, ctx.settings, weights)
+        eps = _eps(ctx.settings)
+        d_xz_BSE, d_out_BSE = torch.empty_like(xz_BSE), d_out_BSE.contiguous()
+        d_q, d_k, d_v = (torch.zeros_like(given.c) for _ in "qkv")
+        d_a, d_max, d_m = (torch.zeros_like(given.floor) for _ in range(3))
+        d_c = torch.empty_like(given.c, dtype=torch.float32)
+        blocks = zip(row_blocks(xz_BSE.shape[1]), sums[::2], sums[1::2], strict=True)
+        for (rows, seen), u_NRK, n_NR in blocks:
+            d_u_NRK, d_n_NR = torch.empty_like(u_NRK), torch.empty_like(n_NR)
+            call(
+                *("after_cell_backward", sizes, weights, u_NRK, n_NR, u_NRK.shape[1], rows.start),
+                *(given.floor, given.c, xz_BSE, *eps, d_out_BSE),
+                *(d_u_NRK, d_n_NR, d_m, d_c, d_xz_BSE, d_weights),
+            )
+            scores_NRC = matmul(given.c[:, rows], given.k[:, seen].mT)
+            d_scores_NRC = matmul(d_u_NRK, given.v[:, seen].mT)
+            block = (*scores_NRC.shape[1:], rows.start)
+            call(
+                *("weigh_backward", sizes, scores_NRC, d_scores_NRC, d_n_NR, *block),
+                *(given.a, given.running_max, d_a, d_max),
+            )
+            d_v[:, seen] += matmul(scores_NRC.mT, d_u_NRK)
+            d_q[:, rows] = matmul(d_scores_NRC, given.k[:, seen])
+            d_k[:, seen] += matmul(d_scores_NRC.mT, given.c[:, rows])
+        call(
+            *("before_cell_backward", sizes, weights, xz_BSE, _is_sigmoid(ctx.settings)),
+            *(given.gates, given.a, given.running_max, d_c, d_q, d_k, d_v),
+            *(d_a, d_max, d_m, d_xz_BSE, d_weights),
+        )
+        return d_xz_BSE, None, *d_weights
+
+
+def _before_cell(
+    xz_BSE: Tensor, settings: MixSettings, weights: tuple[Tensor, ...]
+) -> tuple[tuple[int, ...], CellInput]:
+    batch, tokens, heads, head_size = *xz_BSE.shape[:2], settings.heads, settings.head_size
+    sizes = batch, tokens, heads, head_size // MAP_WIDTH
+    c, k, v = (xz_BSE.new_empty(batch * heads, tokens, head_size) for _ in "ckv")
+    a, running_max = (torch.empty(batch * heads, tokens, dtype=torch.float64) for _ in "aM")
+    gates, floor = torch.empty(batch, tokens, 2 * heads), torch.empty(batch * heads, tokens)
+    given = CellInput(c, k, v, gates, a, running_max, floor)
+    call("before_cell", sizes, weights, xz_BSE, _is_sigmoid(settings), *given)
+    return sizes, given
+
+
+def _eps(settings: MixSettings) -> tuple[float, float]:
+    """Of a normalizer that lacks the 1 / sqrt(K) of the keys, and of the norm."""
+    return settings.cell_eps * math.sqrt(settings.head_size), settings.norm_eps
+
+
+def _is_sigmoid(settings: MixSettings) -> int:
+    return int(settings.input_gate == "sigmoid")

@@ -1,0 +1,140 @@
+// Numbers and vector loops for the compiled part of an mLSTM block: see forward.cpp.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define EACH_CPU
+#endif
+#define INLINE static inline __attribute__((always_inline))
+#define VECTORIZED _Pragma("omp simd")
+
+using Index = std::int64_t;
+constexpr Index PLACES = 4;  // channels of one block of a map
+constexpr Index WIDTH = 4;   // tokens that the convolution sees
+
+// B windows, S tokens, H heads, J blocks of a head in the maps.
+struct Sizes {
+    Index B, S, H, J;
+    Index K() const { return PLACES * J; }
+    Index E() const { return H * K(); }
+    Index HJ() const { return H * J; }
+};
+
+// Weights that `folding.py` makes, all float.
+struct Weights {
+    const float *conv, *conv_bias;    // [4, E], [E]
+    const float *key, *value;         // [in 4, out 4, H J]
+    const float *gates_c, *gates_x;   // [2 H, E], input gates first
+    const float* gate_bias;           // [2 H]
+    const float *norm, *skip;         // [H K]
+};
+
+struct BFloat16 {
+    std::uint16_t bits;
+};
+
+INLINE float get(float x) { return x; }
+
+INLINE float get(BFloat16 x) {
+    const std::uint32_t bits = std::uint32_t(x.bits) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+INLINE void put(float* to, float x) { *to = x; }
+
+INLINE void put(BFloat16* to, float x) {  // rounds to nearest, ties to even
+    std::uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    to->bits = std::uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// exp to 2e-7 relative; what would underflow is 0 up to 1e-38.
+INLINE float exp_of(float x) {
+    x = std::min(std::max(x, -87.0f), 88.0f);
+    const float shifted = x * 1.44269504f + 12582912.0f;  // adding 1.5 x 2^23 rounds to an integer
+    const float n = shifted - 12582912.0f;
+    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // x - n log 2, |r| < 0.35
+    float series = 1.0f / 5040.0f;
+    series = series * r + 1.0f / 720.0f;
+    series = series * r + 1.0f / 120.0f;
+    series = series * r + 1.0f / 24.0f;
+    series = series * r + 1.0f / 6.0f;
+    series = series * r + 0.5f;
+    series = series * r + 1.0f;
+    series = series * r + 1.0f;
+    const std::int32_t exponent = (std::int32_t(n) + 127) << 23;
+    float power;
+    std::memcpy(&power, &exponent, sizeof power);
+    return series * power;
+}
+
+INLINE float sigmoid(float x) { return 1.0f / (1.0f + exp_of(-x)); }
+
+INLINE float silu(float x) { return x * sigmoid(x); }
+
+INLINE double log_sigmoid(double x) {
+    return std::min(x, 0.0) - std::log1p(std::exp(-std::abs(x)));
+}
+
+// A row whose channels lie by place, [4, H, J], to or from the rows of H heads, each [4, J] of a
+// matrix [S, K].
+template <class T>
+INLINE void to_heads(const float* row, const Sizes& is, T* heads) {
+    for (Index h = 0; h < is.H; ++h)
+        for (Index p = 0; p < PLACES; ++p) {
+            const float* from = row + (p * is.H + h) * is.J;
+            T* to = heads + h * is.S * is.K() + p * is.J;
+            VECTORIZED
+            for (Index j = 0; j < is.J; ++j) put(to + j, from[j]);
+        }
+}
+
+template <class T>
+INLINE void from_heads(const T* heads, const Sizes& is, float* row) {
+    for (Index h = 0; h < is.H; ++h)
+        for (Index p = 0; p < PLACES; ++p) {
+            const T* from = heads + h * is.S * is.K() + p * is.J;
+            float* to = row + (p * is.H + h) * is.J;
+            VECTORIZED
+            for (Index j = 0; j < is.J; ++j) to[j] = get(from[j]);
+        }
+}
+
+// The causal convolution of row s of x, before its SiLU; rows before the first one are zero.
+template <class T>
+INLINE void convolve_row(const T* xz, Index s, Index E, const Weights& weights, float* out) {
+    const float* now = weights.conv + (WIDTH - 1) * E;
+    VECTORIZED
+    for (Index e = 0; e < E; ++e) out[e] = weights.conv_bias[e] + now[e] * get(xz[e]);
+    for (Index delay = 1; delay < WIDTH && delay <= s; ++delay) {
+        const T* before = xz - delay * 2 * E;
+        const float* w = now - delay * E;
+        VECTORIZED
+        for (Index e = 0; e < E; ++e) out[e] += w[e] * get(before[e]);
+    }
+}
+
+// hidden = u times factor minus its mean; gives 1 / sqrt(variance + eps).
+template <class T>
+INLINE float normalize_row(const T* u, float factor, Index K, float eps, float* hidden) {
+    float mean = 0.0f, square = 0.0f;
+#pragma omp simd reduction(+ : mean)
+    for (Index i = 0; i < K; ++i) mean += hidden[i] = get(u[i]) * factor;
+    mean /= float(K);
+#pragma omp simd reduction(+ : square)
+    for (Index i = 0; i < K; ++i) {
+        hidden[i] -= mean;
+        square += hidden[i] * hidden[i];
+    }
+    return 1.0f / std::sqrt(square / float(K) + eps);
+}
