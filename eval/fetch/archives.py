@@ -69,6 +69,10 @@ def find_archives(
         urls, size, checksum = [], None, checksums.get(task.archive, "")
         for mirror, listing in listings.items():
             if listing is not None and task.archive not in listing:
+                first = task.archive.split("-")[:2]  # hear2021-<task name>
+                similar = [name for name in listing if name.split("-")[:2] == first]
+                has = ", ".join(similar) or "nothing like it"
+                log.warning("%s has no %s; it has %s", mirror.files, task.archive, has)
                 continue
             urls.append(f"{mirror.files}/{task.archive}")
             if listing is not None and size is None:
@@ -116,5 +120,5 @@ def _listing(mirror: Mirror) -> dict[str, tuple[int | None, str]] | None:
         entries = content.get("entries") or content["files"]
         return {e["key"]: (e.get("size"), e.get("checksum") or "") for e in entries}
     except (requests.RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("no sizes and checksums from %s (%s)", mirror.listing, error)
+        log.warning("no sizes and checksums from %s (%s)", mirror.listing, type(error).__name__)
         return None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from eval.fetch.archives import Archive
 from eval.fetch.convert import convert
-from eval.fetch.download import FetchError, NotThereError, download, verify
+from eval.fetch.download import NotThereError, download, verify
 
 
 def fetch_task(

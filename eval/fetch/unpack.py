@@ -92,13 +92,15 @@ def _checked(
         tarfile.data_filter(info, "/nowhere")
     except tarfile.FilterError as error:
         raise _refused(archive, info.name, "its path leads elsewhere") from error
-    parts = info.name.removeprefix("./").rstrip("/").split("/")
-    if not all(NAME.fullmatch(part) and part.strip(".") for part in parts):
+    parts = [part for part in info.name.split("/") if part not in ("", ".")]
+    if info.name.startswith("/") or not all(
+        NAME.fullmatch(part) and part.strip(".") for part in parts
+    ):
         raise _refused(archive, info.name, "its path is not a plain one")
-    if parts[0].startswith("hear"):
-        parts = parts[1:]
     if info.isdir():
         return None
+    if parts[0].startswith("hear"):
+        parts = parts[1:]
     if parts[:2] != ["tasks", folder]:
         raise _refused(archive, info.name, f"it lies outside of tasks/{folder}")
     parts = parts[2:]
@@ -112,8 +114,8 @@ def _checked(
 
 def _refused(archive: Path, name: str, why: str) -> FetchError:
     return FetchError(
-        f"{archive.name} holds {name[:200]!r} and {why}: this is no archive of a HEAR task, "
-        "nothing of it was kept"
+        f"{archive} is no archive of a HEAR task: it holds {name[:200]!r} and {why}; delete it and "
+        "get it from another place"
     )
 
 
