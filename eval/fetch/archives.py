@@ -40,10 +40,13 @@ class Needs:
     disk: int
     """At the peak: all task folders, and the largest archive (or all, if they are kept)."""
     free: int
+    at_most: bool
+    """Whether some archive's size is not known, and was bounded."""
 
     def __str__(self) -> str:
+        bound = "at most " if self.at_most else ""
         return (
-            f"{self.download / 1e9:,.1f} GB to download, {self.disk / 1e9:,.1f} GB of disk needed, "
+            f"{bound}{self.download / 1e9:,.1f} GB to download, {self.disk / 1e9:,.1f} GB of disk needed, "
             f"{self.free / 1e9:,.1f} GB free"
         )
 
@@ -89,8 +92,9 @@ def needs(archives: Sequence[Archive], folder: Path, rates: Sequence[int], keep:
     left = [max(0, size - part) for size, part in zip(sizes, here, strict=True)]
     folders = sum(folder_bytes(archive.task, rates) for archive in archives)
     existing = next(path for path in [folder, *folder.resolve().parents] if path.exists())
+    at_most = any(archive.size is None for archive in archives)
     peak = sum(left) if keep else max(left, default=0)
-    return Needs(sum(left), folders + peak, shutil.disk_usage(existing).free)
+    return Needs(sum(left), folders + peak, shutil.disk_usage(existing).free, at_most)
 
 
 def read_checksums(file: Path) -> dict[str, str]:
