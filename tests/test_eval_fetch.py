@@ -206,11 +206,12 @@ HOSTILE: dict[str, tuple[tarfile.TarInfo, str]] = {
     "pipe": (link(tarfile.FIFOTYPE), "no plain file"),
     "sparse file": (sparse(), "no plain file"),
     "absolute path": (regular("/etc/cron.d/x"), "not a plain one"),
-    "parent": (regular("../../x.json"), "leads elsewhere"),
+    "parent": (regular("../../x.json"), "not a plain one"),
     "parent inside": (regular(f"tasks/{NAME}/48000/../x.wav"), "not a plain one"),
     "backslash": (regular(f"tasks/{NAME}/48000/train/..\\x.wav"), "not a plain one"),
     "drive": (regular(f"tasks/{NAME}/48000/train/C:x.wav"), "not a plain one"),
     "line feed": (regular(f"tasks/{NAME}/48000/train/a\nb.wav"), "not a plain one"),
+    "no name": (regular("."), "outside of tasks/beijing"),
     "other task": (regular("tasks/esc50-v2.0.0-full/test.json"), "outside of tasks/beijing"),
     "top folder": (regular("bin/x.json"), "outside of tasks/beijing"),
     "other rate": (regular(f"tasks/{NAME}/16000/train/x.wav"), "clips lie in 48000/<split>"),
@@ -242,6 +243,10 @@ def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(unpack, "LARGEST_MEMBER", 2 << 20)
     with pytest.raises(FetchError, match=r"a.json' and it is too large"):
         list(members(path, NAME, RATE, 6 << 20))
+    monkeypatch.setattr(unpack, "MOST_MEMBERS", 1)
+    with pytest.raises(FetchError, match="and 1 others"):
+        list(members(path, NAME, RATE, 6 << 20))
+    monkeypatch.undo()
     long_name = write(tmp_path, tar({f"tasks/{NAME}/{'a' * (4 << 20)}.json": b"{}"}))
     with pytest.raises(FetchError, match="headers are too large"):
         list(members(long_name, NAME, RATE, 6 << 20))

@@ -46,8 +46,8 @@ class Needs:
     def __str__(self) -> str:
         bound = "at most " if self.at_most else ""
         return (
-            f"{bound}{self.download / 1e9:,.1f} GB to download, {self.disk / 1e9:,.1f} GB of disk needed, "
-            f"{self.free / 1e9:,.1f} GB free"
+            f"{bound}{self.download / 1e9:,.1f} GB to download, "
+            f"{bound}{self.disk / 1e9:,.1f} GB of disk needed, {self.free / 1e9:,.1f} GB free"
         )
 
 

@@ -88,6 +88,11 @@ def _convert_members(
                     running.popleft().result()
             while running:
                 running.popleft().result()
+    except AudioError as error:
+        raise FetchError(
+            f"{archive} holds an unusable clip ({error}): delete it and run again to download it "
+            "anew"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -108,7 +113,7 @@ def _write(member: Member, folder: Path, rates: Sequence[int]) -> None:
         try:
             samples = load_audio(member.content, rate, longest=LONGEST)
         except AudioError as error:
-            raise FetchError(f"{member.path}: {str(error).removeprefix('audio: ')}") from error
+            raise AudioError(f"{member.path}: {str(error).removeprefix('audio: ')}") from error
         pcm = np.clip(np.rint(samples * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
         wav = io.BytesIO()
         soundfile.write(wav, pcm, rate, format="WAV")

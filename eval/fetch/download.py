@@ -89,6 +89,8 @@ def download(url: str, path: Path, size: int | None = None) -> None:
                     ) from error
                 asked = error.after if isinstance(error, _TryAgainError) else 0.0
                 time.sleep(min(LONGEST_PAUSE, max(asked, PAUSE * 2 ** (failures - 1))))
+            except requests.RequestException as error:  # e.g. no URL, or redirected in circles
+                raise NotThereError(f"{url}: {error}") from error
     part.replace(path)
     _note(part).unlink(missing_ok=True)
 
