@@ -81,7 +81,7 @@ def _headers(
             raise _refused(archive, info.name, f"it is too large ({total:,} bytes up to here)")
         bounded.allow(size + LARGEST_HEADER)
         yield info
-    raise _refused(archive, info.name, f"{MOST_MEMBERS:,} others")
+    raise FetchError(f"{archive} has more than {MOST_MEMBERS:,} members: it is no HEAR task")
 
 
 def _checked(
