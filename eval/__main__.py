@@ -11,8 +11,10 @@ import tyro
 from eval.ablations import AblationError
 from eval.commands import INTERRUPTED
 from eval.commands.ablations import ablations
+from eval.commands.fetch_tasks import fetch_tasks
 from eval.commands.run import run, score
 from eval.commands.tasks import tasks
+from eval.fetch.download import FetchError
 from eval.plan import PlanError
 from eval.sweep import SweepError
 from eval.systems import SystemSpecError
@@ -22,6 +24,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
     "score": score,
     "tasks": tasks,
+    "fetch-tasks": fetch_tasks,
     "ablations": ablations,
 }
 
@@ -34,7 +37,7 @@ def main() -> int:
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="python -m eval", description=__doc__
         )
-    except (TaskError, SystemSpecError, PlanError, SweepError, AblationError) as error:
+    except (TaskError, SystemSpecError, PlanError, SweepError, AblationError, FetchError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("Interrupted before anything was computed.", file=sys.stderr)

@@ -13,20 +13,22 @@ LABELS = ("high", "low")
 FREQUENCIES = {"low": 200.0, "high": 3_000.0}  # Hz
 
 
-def write_task(folder: Path, folds: int = 0, clips: int = 12, **metadata: object) -> Path:
+def write_task(
+    folder: Path, folds: int = 0, clips: int = 12, rate: int = SAMPLE_RATE, **metadata: object
+) -> Path:
     """Write a task of `folds` folds (0: train, valid, test) with `clips` clips in each split."""
     splits = [f"fold{i:02d}" for i in range(folds)] or ["train", "valid", "test"]
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for split in splits:
-        audio = folder / str(SAMPLE_RATE) / split
+        audio = folder / str(rate) / split
         audio.mkdir(parents=True)
         labels = {f"{split}-{i}.wav": [LABELS[i % 2]] for i in range(clips)}
         (folder / f"{split}.json").write_text(json.dumps(labels))
         for clip, (label,) in labels.items():
-            time = np.arange(SAMPLE_RATE // 4) / SAMPLE_RATE
+            time = np.arange(rate // 4) / rate
             tone = 0.1 * np.sin(2 * np.pi * FREQUENCIES[label] * time)
-            soundfile.write(audio / clip, tone + 0.3 * rng.normal(size=len(time)), SAMPLE_RATE)
+            soundfile.write(audio / clip, tone + 0.3 * rng.normal(size=len(time)), rate)
     rows = [f"{index},{label}" for index, label in enumerate(LABELS)]
     (folder / "labelvocabulary.csv").write_text("\n".join(["idx,label", *rows]) + "\n")
     settings: dict[str, object] = {

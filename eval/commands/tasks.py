@@ -1,4 +1,4 @@
-"""`python -m eval tasks`: what a folder of tasks holds."""
+"""`python -m eval tasks`: the ten official tasks, what a folder holds, and whether it is sound."""
 
 from __future__ import annotations
 
@@ -7,24 +7,64 @@ from typing import Annotated
 
 import tyro
 
-from eval.tasks import Task, find_tasks
+from eval.check import Findings, check_task
+from eval.official import LICENSES, OFFICIAL
+from eval.tasks import TaskError
+
+HEADS = ("task", "state", "metric", "folds", "classes", "clips", "hours", "license")
+WIDTHS = (34, 8, 10, 6, 8, 7, 7)
+SHOWN = 20  # problems of one task
 
 
-def tasks(folder: Annotated[Path, tyro.conf.Positional]) -> int:
-    """List the tasks of a folder and check them.
+def tasks(folder: Annotated[Path | None, tyro.conf.Positional] = None) -> int:
+    """List the ten tasks of the paper and those of a folder; every file that is there is checked.
+
+    A task "differs" if it is sound, but has other numbers than were published.
 
     Args:
-        folder: folder of HEAR task folders.
+        folder: folder of HEAR task folders; without it the ten are only listed.
     """
-    found = find_tasks(folder)
-    width = max(len(task.path.name) for task in found)
-    print(f"{'task':{width}}  {'metric':24} {'folds':>5} {'clips':>6} {'classes':>7}")
-    for task in found:
-        print(_line(task, width))
-    return 0
+    paths = _folders(folder) if folder is not None else []
+    found = {path.name: check_task(path) for path in paths}
+    print(_line(HEADS))
+    for name in dict.fromkeys([*OFFICIAL, *found]):
+        print(_row(name, found.get(name)))
+    print(f"\nThe licenses are those of the original datasets: {LICENSES}")
+    broken = {name: findings.problems for name, findings in found.items() if findings.problems}
+    for name, problems in broken.items():
+        print(f"\n{name} is broken:", *problems[:SHOWN], sep="\n  ")
+        if len(problems) > SHOWN:
+            print(f"  and {len(problems) - SHOWN:,} more")
+    if missing := [name for name in OFFICIAL if name not in found]:
+        print(f"{len(missing)} of the ten are missing: python -m eval fetch-tasks --help")
+    return 1 if broken else 0
 
 
-def _line(task: Task, width: int) -> str:
-    return (
-        f"{task.path.name:{width}}  {task.metric:24} {task.folds:5} {task.clips:6} {task.classes:7}"
-    )
+def _folders(folder: Path) -> list[Path]:
+    """What is a task, or bears the name of an official one."""
+    if not folder.is_dir():
+        raise TaskError(f"no folder {folder}: give the folder that holds the tasks")
+    paths = sorted(path for path in folder.iterdir() if path.is_dir())
+    return [p for p in paths if p.name in OFFICIAL or (p / "task_metadata.json").is_file()]
+
+
+def _row(name: str, found: Findings | None) -> str:
+    """A task's own numbers if it is there and sound, else the published ones."""
+    official = OFFICIAL.get(name)
+    published = official and (official.metric, official.folds, official.classes, official.clips)
+    state, numbers = "missing", published or ("-",) * 4
+    if found is not None and found.problems:
+        state = "broken"
+    elif found is not None and found.task is not None:
+        task = found.task
+        numbers = (task.metric, task.folds, task.classes, task.clips)
+        state = "there" if published in (None, numbers) else "differs"
+    rest = (f"{official.hours:.1f}", official.license or "unknown") if official else ("-", "-")
+    return _line((name, state, *numbers, *rest))
+
+
+def _line(cells: tuple[object, ...]) -> str:
+    name, state, metric, *numbers, license = map(str, cells)
+    left = f"{name:{WIDTHS[0]}}{state:{WIDTHS[1]}}{metric:{WIDTHS[2]}}"
+    right = "".join(f"{n:>{width}}" for n, width in zip(numbers, WIDTHS[3:], strict=True))
+    return f"{left}{right}  {license}".rstrip()

@@ -1,0 +1,213 @@
+"""One large file over HTTP: resumed where it broke off, never spliced from two versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import requests
+import urllib3
+from tqdm import tqdm
+
+TIMEOUT = (15.0, 60.0)  # seconds to connect, and without a byte
+ATTEMPTS = 6  # in a row that bring no byte
+PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
+LONGEST_PAUSE = 120.0
+CHUNK = 1 << 20
+BUSY = (429, 500, 502, 503, 504)
+DROPPED = (
+    requests.ConnectionError,
+    requests.Timeout,
+    urllib3.exceptions.HTTPError,  # while the body is read
+)
+
+
+class FetchError(RuntimeError):
+    """Something that can't be fetched, and what to do about it."""
+
+
+class NotThereError(FetchError):
+    """The server has no such file, or doesn't give it to us."""
+
+
+class _TryAgainError(Exception):
+    """A passing failure; `after` is how many seconds the server asks to wait."""
+
+    def __init__(self, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+@dataclass(frozen=True)
+class _State:
+    """Of which version of which file the downloaded part is."""
+
+    url: str
+    validator: str
+    """Strong ETag or date of change; empty if the server names none, which forbids to resume."""
+    size: int | None
+
+
+def download(url: str, path: Path, size: int | None = None) -> None:
+    """Download `url` to `path`, going on with an earlier try if the file is still the same one.
+
+    What has arrived stays in `<path>.part`, beside a note of what it is. A dropped connection is
+    tried again, `ATTEMPTS` times without progress.
+
+    Args:
+        url: of the file.
+        path: where the complete file goes; it appears there at once.
+        size: in bytes, if known: for the progress bar.
+
+    Raises:
+        NotThereError: if the server refuses the file.
+        FetchError: if it keeps failing.
+    """
+    part = path.with_name(path.name + ".part")
+    failures = 0
+    with (
+        requests.Session() as session,
+        tqdm(
+            desc=path.name, total=size, unit="B", unit_scale=True, unit_divisor=1000, smoothing=0.1
+        ) as progress,
+    ):
+        while True:
+            before = _size(part)
+            try:
+                _attempt(session, url, part, progress)
+                break
+            except (*DROPPED, _TryAgainError) as error:
+                failures = failures + 1 if _size(part) <= before else 1
+                if failures >= ATTEMPTS:
+                    raise FetchError(
+                        f"{url} failed {ATTEMPTS} times without progress, at last with {error}: "
+                        "run again later, what has arrived is kept"
+                    ) from error
+                asked = error.after if isinstance(error, _TryAgainError) else 0.0
+                time.sleep(min(LONGEST_PAUSE, max(asked, PAUSE * 2 ** (failures - 1))))
+            except requests.RequestException as error:  # e.g. no URL, or redirected in circles
+                raise NotThereError(f"{url}: {error}") from error
+    part.replace(path)
+    _note(part).unlink(missing_ok=True)
+
+
+def verify(path: Path, checksum: str) -> None:
+    """Compare a file with its checksum; a wrong one is removed.
+
+    Args:
+        path: the file.
+        checksum: `<algorithm>:<hex digits>` or hex digits alone, of MD5, SHA-1, SHA-256 or SHA-512.
+
+    Raises:
+        FetchError: if they differ.
+    """
+    algorithm, _, digits = checksum.rpartition(":")
+    name = algorithm or {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}.get(len(digits), "")
+    if name not in hashlib.algorithms_guaranteed:
+        raise FetchError(f"{checksum!r} is no checksum: write md5:... or sha256:...")
+    total = hashlib.new(name, usedforsecurity=False)
+    with (
+        path.open("rb") as file,
+        tqdm(
+            desc=f"checking {path.name}", total=_size(path), unit="B", unit_scale=True, leave=False
+        ) as progress,
+    ):
+        while chunk := file.read(CHUNK):
+            total.update(chunk)
+            progress.update(len(chunk))
+    if total.hexdigest() != digits.lower():
+        path.unlink()
+        raise FetchError(
+            f"{path.name} is damaged: its {name} is {total.hexdigest()} instead of {digits}; "
+            "it was removed, run again to get it anew"
+        )
+
+
+def partial_size(path: Path) -> int:
+    """Bytes of `path` that are here already, whole or in part."""
+    return _size(path) or _size(path.with_name(path.name + ".part"))
+
+
+def _attempt(session: requests.Session, url: str, part: Path, progress: tqdm) -> None:
+    """One request; returns when `part` is complete."""
+    state = _read_note(part)
+    have = _size(part) if state is not None and state.url == url and state.validator else 0
+    # identity: bytes of the file, not of a compressed transfer, are what ranges count
+    headers = {"Accept-Encoding": "identity"}
+    if have and state is not None:
+        headers |= {"Range": f"bytes={have}-", "If-Range": state.validator}
+    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        _check_status(response)
+        if response.status_code == 416 and state is not None and have == state.size:
+            return  # complete: only its name was not changed
+        if have and state is not None and not _continues(response, state, have):
+            have = 0
+            if response.status_code != 200:  # a range of something else
+                part.unlink()
+                raise _TryAgainError("the file changed on the server")
+        if response.status_code != (206 if have else 200):
+            raise _TryAgainError(f"status {response.status_code}")
+        if not have:
+            state = _State(url, _validator(response), _length(response))
+            _note(part).write_text(json.dumps(asdict(state)))
+        assert state is not None
+        progress.total = state.size or progress.total
+        progress.n = have
+        progress.refresh()
+        with part.open("ab" if have else "wb") as file:
+            for chunk in response.raw.stream(CHUNK, decode_content=False):
+                file.write(chunk)
+                progress.update(len(chunk))
+    if state.size is not None and _size(part) != state.size:
+        raise _TryAgainError(f"{_size(part)} of {state.size} bytes")
+
+
+def _check_status(response: requests.Response) -> None:
+    status = response.status_code
+    if status in BUSY:
+        after = response.headers.get("Retry-After", "")
+        raise _TryAgainError(f"status {status}", float(after) if after.isdigit() else 0.0)
+    if 400 <= status < 500 and status != 416:
+        raise NotThereError(f"{response.url}: the server answers {status} {response.reason}")
+
+
+def _continues(response: requests.Response, state: _State, have: int) -> bool:
+    """Whether the response is the rest of the very file whose first `have` bytes are here."""
+    if response.status_code != 206:
+        return False
+    validator = _validator(response)
+    span = f"bytes {have}-"
+    return (
+        response.headers.get("Content-Range", "").startswith(span)
+        and validator in ("", state.validator)
+        and state.size in (None, have + (_length(response) or 0))
+    )
+
+
+def _validator(response: requests.Response) -> str:
+    """What If-Range may hold (RFC 9110, 13.1.5): a strong ETag, else the date of change."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+
+
+def _length(response: requests.Response) -> int | None:
+    text = response.headers.get("Content-Length", "")
+    return int(text) if text.isdigit() else None
+
+
+def _note(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _read_note(part: Path) -> _State | None:
+    with suppress(FileNotFoundError, ValueError, TypeError):
+        return _State(**json.loads(_note(part).read_text()))
+    return None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
