@@ -71,8 +71,8 @@ class ModelConfig:
     loss_on: LossOn = "masked"
     """Patches that the reconstruction loss averages over."""
     layout: Layout = "time"
-    """Row t of an embedding of N tokens, F' a time step: the tokens of time step t (``time``), or
-    tokens t, t + N / F', t + 2 N / F', ..., of F' moments, as in the reference release (``release``)."""
+    """Row t of an embedding: the patches of time step t (``time``), or tokens t, t + J, t + 2J, ...
+    of a window of J steps, which mix moments, as in the reference release (``release``)."""
     mel: MelConfig = field(default_factory=MelConfig)
     """The front end."""
 

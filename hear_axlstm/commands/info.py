@@ -9,7 +9,7 @@ import torch
 import tyro
 
 from hear_axlstm import weights
-from hear_axlstm.config import PRESETS, ModelConfig
+from hear_axlstm.config import PRESETS
 from hear_axlstm.reconstruction import ReconstructionModel
 
 COLUMNS = ("name", "parameters", "dim", "depth", "heads", "patch", "layout", "scene_embedding_size")
@@ -37,8 +37,10 @@ def info(
 
 
 def _describe(name: str) -> dict[str, Any]:
-    config, training = PRESETS.get(name), {}
-    if config is None:
+    training: dict[str, Any] = {}
+    if name in PRESETS:
+        config = PRESETS[name]
+    else:
         config, training, _ = weights.read(weights.locate(name))
     with torch.device("meta"):  # sizes only: base would take a second and 350 MB
         parameters = sum(p.numel() for p in ReconstructionModel(config).parameters())

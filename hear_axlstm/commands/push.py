@@ -40,7 +40,7 @@ def push(
     if dry_run:
         print(text)
         return
-    contents = {
+    contents: dict[str, Path | bytes] = {
         weights.FILE_NAME: path,
         f"{weights.FILE_NAME}{SIDECAR}": f"{sha256(path)}  {weights.FILE_NAME}\n".encode(),
         "README.md": text.encode(),

@@ -16,15 +16,17 @@ TEMPLATE = """---
 
 # {name}
 
-Audio embeddings by [hear_axlstm](https://hearbenchmark.com/hear-api.html), behind the HEAR API: {kind}, {parameters:,}
-parameters, mask token and reconstruction head included.
+Audio embeddings of hear_axlstm, behind the [HEAR API](https://hearbenchmark.com/hear-api.html):
+{kind}, {parameters:,} parameters, mask token and reconstruction head included.
 
 ```python
 from hear_axlstm import get_scene_embeddings, load_model
 
 model = load_model("hf://{repo}")
-scene = get_scene_embeddings(audio, model)  # [clips, {size}], from float [clips, samples] at {rate} Hz
+scene = get_scene_embeddings(audio, model)  # [clips, {size}]
 ```
+
+`audio` is a float tensor `[clips, samples]` in -1..1 at {rate} Hz.
 
 A timestamp embedding stands for {step:g} ms. {layout}
 
@@ -40,6 +42,7 @@ A timestamp embedding stands for {step:g} ms. {layout}
 
 {license}
 """
+RECIPE = ("init", "epochs", "warmup_epochs", "batch_size", "base_lr", "lr", "weight_decay", "seed")
 LAYOUTS = {
     "time": "It holds the patches of that moment side by side.",
     "release": "Its rows mix moments, as the reference release lays them out; "
@@ -78,9 +81,15 @@ def write_card(
         step=1000 * config.step_seconds,
         layout=LAYOUTS[config.layout],
         settings=_table(config.to_dict()),
-        training=_table(training),
+        training=_table(_for_the_card(training)),
         license=license or "Not stated by the publisher.",
     )
+
+
+def _for_the_card(training: Mapping[str, Any]) -> dict[str, Any]:
+    recipe = training.get("config", {})
+    facts = {name: value for name, value in training.items() if name != "config"}
+    return facts | {name: recipe[name] for name in RECIPE if name in recipe}
 
 
 def _table(facts: Mapping[str, Any]) -> str:

@@ -98,22 +98,23 @@ def read_release(
     Raises:
         ValueError: if it is damaged or holds another model; the message names the tensor.
     """
-    checkpoint = Checkpoint(path)
-    contents = checkpoint.contents if isinstance(checkpoint.contents, dict) else {}
-    views = contents.get("model")
-    if not isinstance(views, dict) or not all(
-        isinstance(name, str) and isinstance(view, View) for name, view in views.items()
-    ):
-        raise ValueError(
-            f"{path} holds no tensors under 'model': pass a checkpoint of the release's pretraining"
-        )
-    theirs = checkpoint.tensors(views)
+    with Checkpoint(path) as checkpoint:
+        contents = checkpoint.contents if isinstance(checkpoint.contents, dict) else {}
+        views = contents.get("model")
+        if not isinstance(views, dict) or not all(
+            isinstance(name, str) and isinstance(view, View) for name, view in views.items()
+        ):
+            raise ValueError(
+                f"{path} holds no tensors under 'model': pass a checkpoint of the release's "
+                "pretraining"
+            )
+        theirs = checkpoint.tensors(views)
     try:
         config = _settings(theirs, flip is not False)
         tensors = _translate(theirs, config)
     except KeyError as error:
         raise ValueError(f"{path} has no tensor {error}: it is of another model") from None
-    except ValueError as error:
+    except (ValueError, IndexError, ZeroDivisionError) as error:
         raise ValueError(f"{path} is of another model: {error}") from None
     if flip is None and config.architecture == "axlstm":
         log.warning(
@@ -166,10 +167,8 @@ def _translate(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, T
     for their, our in names.items():
         tensor = _rearrange(their, theirs[their])
         if tensor.shape != wanted[our].shape:
-            shape = tuple(theirs[their].shape)
-            raise ValueError(
-                f"{their} has shape {shape}, which gives no {tuple(wanted[our].shape)}"
-            )
+            shapes = tuple(theirs[their].shape), tuple(wanted[our].shape)
+            raise ValueError("{} has shape {}, which gives no {}".format(their, *shapes))
         tensors[our] = tensor
     positions = sincos_positions(config.grid, config.dim)
     found = theirs["pos_embed"][0, 1:]

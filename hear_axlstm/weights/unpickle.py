@@ -53,12 +53,12 @@ class Placeholder:
 
     __slots__ = ()
 
-    def __new__(cls, *_: Any, **__: Any) -> Placeholder:
+    def __new__(cls, *_: Any, **__: Any) -> Placeholder:  # noqa: D102
         return object.__new__(cls)
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
-    def __call__(self, *_: Any, **__: Any) -> Placeholder:
+    def __call__(self, *_: Any, **__: Any) -> Placeholder:  # noqa: D102
         return self
 
     def _ignore(self, *_: Any) -> None: ...
@@ -90,7 +90,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class Checkpoint:
-    """An open checkpoint.
+    """A checkpoint, open while it is entered.
 
     Attributes:
         contents: what was pickled, with placeholders for objects and `View` for tensors.
@@ -112,6 +112,12 @@ class Checkpoint:
             self.contents = _Unpickler(io.BytesIO(data)).load()
         except Exception as error:  # a pickle can fail in any way
             raise self._damaged(error) from None
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
 
     def tensors(self, views: Mapping[str, View]) -> dict[str, Tensor]:
         """Read tensors, in float32.
