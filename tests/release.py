@@ -65,15 +65,15 @@ def random_state(
         state[f"{layer}learnable_skip"] = 1 + normal(inner)
         state[f"{layer}proj_up.weight"] = normal(2 * inner, dim, std=dim**-0.5)
         state[f"{layer}proj_down.weight"] = normal(dim, inner, std=inner**-0.5)
-        state |= {f"{layer}{x}_proj.weight": normal(inner // 4, 4, 4, std=0.5) for x in "qkv"}
+        state |= {f"{layer}{x}_proj.weight": normal(inner // 4, 4, 4) for x in "qkv"}
         state[f"{layer}mlstm_cell.outnorm.weight"] = normal(inner)
         shapes[f"{layer}conv1d.conv"] = (inner, 1, 4)
         for gate in ("igate", "fgate"):
             shapes[f"{layer}mlstm_cell.{gate}"] = (HEADS, 3 * inner)
     for name, shape in shapes.items():
-        small = 0.3 if "gate" in name else 1.0  # as trained ones are
+        small = 0.3 if "gate" in name else 1.0  # as in trained ones
         state[f"{name}.weight"] = normal(*shape, std=small * math.prod(shape[1:]) ** -0.5)
-        state[f"{name}.bias"] = normal(shape[0])
+        state[f"{name}.bias"] = normal(shape[0]) + (4.0 if "fgate" in name else 0.0)
     state |= {"encoder_norm.weight": 1 + normal(dim), "encoder_norm.bias": normal(dim)}
     return state
 
