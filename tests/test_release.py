@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import copyreg
 import functools
+import json
 import os
 import pickle
 import zipfile
@@ -17,6 +18,8 @@ import torch
 
 from hear_axlstm import get_scene_embeddings, get_timestamp_embeddings, load_model, weights
 from hear_axlstm.commands.convert import convert
+from hear_axlstm.commands.info import info
+from hear_axlstm.commands.push import push
 from hear_axlstm.weights.release import read_release
 from tests.release import State, random_state, reference_rows, save_checkpoint
 
@@ -98,6 +101,31 @@ def test_float16_checkpoints_and_parameters_are_read(state: State, tmp_path: Pat
     torch.testing.assert_close(
         tensors["encoder.blocks.0.norm.weight"], half["blocks.0.norm.weight"].float()
     )
+
+
+def test_info_tells_the_layout(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    convert(checkpoint, checkpoint.with_suffix(".safetensors"))
+    for path in (checkpoint, checkpoint.with_suffix(".safetensors")):
+        capsys.readouterr()
+        info((str(path), "axlstm_tiny"))
+        _, released, ours = capsys.readouterr().out.splitlines()
+        assert "release" in released.split() and "time" in ours.split()
+        info((str(path),), as_json=True)
+        (facts,) = json.loads(capsys.readouterr().out)
+        assert facts["layout"] == "release" and facts["flip"]
+        assert facts["training"] == {"source": "reference release", "epoch": 7}
+
+
+def test_commands_name_mistakes(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"let its name end in \.safetensors"):
+        convert(checkpoint, tmp_path / "out.pth")
+    convert(checkpoint, out := tmp_path / "folder/out.safetensors")
+    with pytest.raises(ValueError, match="no PyTorch checkpoint"):
+        convert(out, out)
+    with pytest.raises(FileNotFoundError, match="no weights at"):
+        convert(tmp_path / "folder", out)
+    with pytest.raises(ValueError, match="use `axlstm convert` first"):
+        push(checkpoint, "lab/a")
 
 
 def test_other_models_are_refused_by_the_name_of_a_tensor(state: State, tmp_path: Path) -> None:
