@@ -45,7 +45,7 @@ def verify(path: Path, known: str | None = None) -> None:
     if expected is not None and (found := sha256(path)) != expected:
         raise ChecksumError(
             f"{path} does not match its checksum (sha256 {found[:12]}..., published "
-            f"{expected[:12]}...): fetch it again"
+            f"{expected[:12]}...): fetch or install it again"
         )
 
 

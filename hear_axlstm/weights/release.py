@@ -160,7 +160,7 @@ def _translate(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, T
         for their, our in in_block.items()
     }
     if unknown := sorted(theirs.keys() - names.keys() - {"pos_embed"}):
-        raise ValueError(f"it has an unknown tensor {unknown[0]}")
+        raise ValueError(f"it has an unknown tensor {unknown[0]!r}")
     with torch.device("meta"):
         wanted = ReconstructionModel(config).state_dict()
     tensors = {}

@@ -29,6 +29,7 @@ DTYPES = {
     "torch.BFloat16Storage": torch.bfloat16,
     "torch.DoubleStorage": torch.float64,
 }
+MOST_TUPLES = 20_000  # AxLSTM-B has 4,000; hashing a million inside each other overflows the stack
 PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 EXTENSIONS = ("EXT1", "EXT2", "EXT4")  # would be looked up among what the process has registered
 
@@ -137,8 +138,8 @@ class Checkpoint:
             return values.as_strided(view.size, view.stride, view.offset).float().contiguous()
         except Exception as error:
             raise ValueError(
-                f"{self.path}: the tensor {name} can't be read ({type(error).__name__}: {error}): "
-                "fetch the file again"
+                f"{self.path}: the tensor {name!r} can't be read "
+                f"({type(error).__name__}: {error}): fetch the file again"
             ) from None
 
     def _find_prefix(self) -> str:
@@ -162,15 +163,20 @@ class Checkpoint:
         return self._zip.read(info)  # compares the CRC
 
     def _damaged(self, error: Exception) -> ValueError:
+        reason = " ".join(str(error).split())
         return ValueError(
-            f"{self.path} is no complete checkpoint ({type(error).__name__}: {error}): fetch it "
+            f"{self.path} is no complete checkpoint ({type(error).__name__}: {reason}): fetch it "
             "again"
         )
 
 
 def _check_program(data: bytes) -> None:
-    """Refuse operations that no checkpoint needs and that cost memory out of proportion."""
+    """Refuse what no checkpoint needs and what could bring the interpreter down."""
+    tuples = 0
     for operation, argument, _ in pickletools.genops(data):
+        tuples += "TUPLE" in operation.name
+        if tuples > MOST_TUPLES:
+            raise ValueError("it is nested too deep")
         if operation.name in EXTENSIONS:
             raise ValueError("it uses the extension registry")
         if operation.name in PUTS and argument is not None and int(argument) > len(data):
