@@ -198,7 +198,9 @@ def test_offline_the_cache_alone_serves(
     hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert load_model(f"hf://{REPO}").config == CONFIG
-    with pytest.raises(FileNotFoundError, match=r"b\.safetensors.* HF_HUB_OFFLINE is set: unset"):
+    with pytest.raises(
+        FileNotFoundError, match=r"b\.safetensors of .* HF_HUB_OFFLINE is set: unset"
+    ):
         load_model(f"hf://{REPO}/b.safetensors")
     assert not hub.requests
 
@@ -236,7 +238,7 @@ def test_the_clients_variables_count(hub: Hub, content: bytes, tmp_path: Path) -
     specs = (f"hf://{REPO}", f"hf://{REPO}/b.safetensors")
     cached, missing = locate(*specs, HF_HUB_OFFLINE="1")
     assert Path(cached).read_bytes() == content and not hub.requests
-    assert "b.safetensors, which is not in the cache, and HF_HUB_OFFLINE is set" in missing
+    assert f"b.safetensors of {REPO} is not in the cache, and HF_HUB_OFFLINE is set" in missing
 
 
 def test_push_publishes_what_load_model_takes(
@@ -268,10 +270,14 @@ def test_push_takes_a_card_and_an_existing_repository(hub: Hub, run: Path, tmp_p
     assert files["README.md"] == b"# Mine\n" and files["other.txt"] == b"stays"
 
 
-def test_push_fails_in_one_line(hub: Hub, run: Path) -> None:
+def test_push_fails_in_one_line(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.token = "secret"
     with pytest.raises((PermissionError, FileNotFoundError), match="HF_TOKEN"):
         push(run, REPO)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match=f"can't publish {REPO}, and HF_HUB_OFFLINE"):
+        push(run, REPO)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hub.token, hub.broken = None, True
     with pytest.raises(ConnectionError, match="500"):
         push(run, REPO)

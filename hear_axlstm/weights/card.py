@@ -28,7 +28,7 @@ scene = get_scene_embeddings(audio, model)  # [clips, {size}]
 
 `audio` is a float tensor `[clips, samples]` in -1..1 at {rate} Hz.
 
-A timestamp embedding stands for {step:g} ms. {layout}
+There is a timestamp embedding every {step:g} ms. {layout}
 
 ## Settings
 
@@ -38,15 +38,15 @@ A timestamp embedding stands for {step:g} ms. {layout}
 
 {training}
 
-## Licence
+## License
 
 {license}
 """
 RECIPE = ("init", "epochs", "warmup_epochs", "batch_size", "base_lr", "lr", "weight_decay", "seed")
 LAYOUTS = {
-    "time": "It holds the patches of that moment side by side.",
-    "release": "Its rows mix moments, as the reference release lays them out; "
-    'load_model(..., layout="time") lays them out by time.',
+    "time": "It holds the patches of its moment side by side.",
+    "release": "It mixes moments of its window, as in the reference release;\n"
+    '`load_model(..., layout="time")` gives rows of one moment each.',
 }
 
 

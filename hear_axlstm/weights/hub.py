@@ -165,9 +165,9 @@ def _explained(error: Exception, address: Address) -> Exception:
     if isinstance(error, OfflineModeIsEnabled) or (
         isinstance(error, LocalEntryNotFoundError) and constants.is_offline_mode()
     ):
+        lacking = f"{file} of {where} is not in the cache" if file else f"can't publish {where}"
         return FileNotFoundError(
-            f"{where} is asked for {file or 'an upload'}, which is not in the cache, and "
-            "HF_HUB_OFFLINE is set: unset it, or fetch the file once with a connection"
+            f"{lacking}, and HF_HUB_OFFLINE is set: unset it and try again with a connection"
         )
     if isinstance(error, LocalEntryNotFoundError):
         return ConnectionError(
