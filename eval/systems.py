@@ -103,7 +103,7 @@ def fingerprint(system: System) -> Fingerprint:
     """Load `system` and say what it is.
 
     The digest covers the module's name, version, options and source files as far as loading has
-    imported them, and the model's state (a torch module's `state_dict`, else the weights file).
+    imported them, and the model's state (a torch module's `state_dict`) and weights file.
 
     Raises:
         SystemSpecError: if it can't be imported or loaded, or does not follow the HEAR API.
@@ -137,7 +137,7 @@ def fingerprint(system: System) -> Fingerprint:
     if isinstance(model, torch.nn.Module):
         total.update(_state_digest(model))
         parameters = sum(p.numel() for p in model.parameters())
-    elif Path(system.model).is_file():
+    if Path(system.model).is_file():
         total.update(hashlib.sha256(Path(system.model).read_bytes()).digest())
     return Fingerprint(total.hexdigest()[:12], model.sample_rate, parameters, version)
 

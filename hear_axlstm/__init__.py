@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hear_axlstm import weights
+from hear_axlstm.config import Layout
 from hear_axlstm.embedder import Embedder
 from hear_axlstm.precision import Precision, product_dtype
 
@@ -26,30 +27,38 @@ def load_model(
     pretrained: bool = True,
     seed: int = 0,
     precision: Precision = "float32",
+    layout: Layout | None = None,
 ) -> Embedder:
     """Load an embedding model on the CPU, ready for inference.
 
     Args:
         model_file_path: "" for the weights that ship with the package, the name of a preset
             (``axlstm_tiny``, ... ``ssast_base``), a safetensors file, a folder that holds
-            ``model.safetensors``, or ``hf://org/repo[@revision]``.
+            ``model.safetensors``, ``hf://org/repo[@revision][/file]``, or a ``.pth`` checkpoint or
+            run of the reference release. A checksum that is known is verified.
         pretrained: False starts a preset from random weights, as a baseline. A preset without
             shipped weights starts so in any case, with a warning.
         seed: of the random weights.
         precision: of the large matrix products: "float32"; "bfloat16", faster where the hardware
             multiplies in it, and close (benchmarks/RESULTS.md); "auto", bfloat16 on such hardware
             and float32 elsewhere. Embeddings are float32 in any case.
+        layout: what a row of an embedding is: "time", the patches of one moment; "release", rows
+            that mix moments, as the reference release computes them. By default what the file
+            says: "release" if it was converted from there, else "time".
 
     Returns:
         A module in eval mode; move it with ``.to(device)``.
 
     Raises:
-        ValueError: for an unknown name or precision, or a file that is damaged or holds no such
-            model.
-        FileNotFoundError: for a file that is not there.
+        ValueError: for an unknown name or option, or a file that is damaged, does not match its
+            checksum, or holds no such model.
+        FileNotFoundError: for a file that is not there, or not in the cache when offline.
+        PermissionError, ConnectionError: if the hub refuses, or can't be reached.
     """
     product_dtype(precision, torch.device("cpu"))  # refuses an unknown one
-    model = weights.load_embedder(model_file_path, pretrained=pretrained, seed=seed).eval()
+    model = weights.load_embedder(
+        model_file_path, pretrained=pretrained, seed=seed, layout=layout
+    ).eval()
     model.precision = precision
     return model
 

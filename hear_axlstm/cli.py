@@ -9,18 +9,22 @@ from typing import Any
 
 import tyro
 
+from hear_axlstm.commands.convert import convert
 from hear_axlstm.commands.info import info
 from hear_axlstm.commands.pack import pack
 from hear_axlstm.commands.plot import plot
 from hear_axlstm.commands.pretrain import pretrain
+from hear_axlstm.commands.push import push
 from hear_axlstm.pretrain.distributed import OtherRankError, is_first_process
 from hear_axlstm.pretrain.interrupt import Interrupted, is_under_torchrun
 
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "convert": convert,
     "info": info,
     "pack": pack,
     "pretrain": pretrain,
     "plot": plot,
+    "push": push,
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 Architecture = Literal["axlstm", "ssast"]
 InputGate = Literal["exponential", "sigmoid"]
 LossOn = Literal["masked", "all"]
+Layout = Literal["time", "release"]
 
 PATCHES = ((4, 8), (4, 16), (8, 16))  # the paper's Table 4
 
@@ -69,6 +70,9 @@ class ModelConfig:
     positions by nothing else, then cannot tell one hidden patch from another."""
     loss_on: LossOn = "masked"
     """Patches that the reconstruction loss averages over."""
+    layout: Layout = "time"
+    """Row t of an embedding: the patches of time step t (``time``), or tokens t, t + J, t + 2J, ...
+    of a window of J steps, which mix moments, as in the reference release (``release``)."""
     mel: MelConfig = field(default_factory=MelConfig)
     """The front end."""
 
@@ -76,6 +80,7 @@ class ModelConfig:
         self._check_choice("architecture", ("axlstm", "ssast"))
         self._check_choice("input_gate", ("exponential", "sigmoid"))
         self._check_choice("loss_on", ("masked", "all"))
+        self._check_choice("layout", ("time", "release"))
         self._check_choice("patch", PATCHES)
         if self.window_frames % self.patch[0] or self.mel.n_mels % self.patch[1]:
             raise ValueError(

@@ -95,8 +95,10 @@ class Embedder(nn.Module):
             windows = part.unflatten(1, (-1, width)).flatten(0, 1)
             yield self._encode(windows).unflatten(0, (clips, -1)).flatten(1, 2)
         if whole < frames:
-            # A causal encoder never looks at the padding that follows: it is left out.
-            multiple = self.config.patch[0] if self.config.causal else width
+            # A causal encoder never looks at the padding that follows: it is left out, unless
+            # rows mix early and late tokens.
+            alone = self.config.causal and self.config.layout == "time"
+            multiple = self.config.patch[0] if alone else width
             padding = -(frames - whole) % multiple
             tail = nn.functional.pad(log_mel_BTF[:, whole:], (0, 0, 0, padding))
             yield self._encode(tail)[:, : math.ceil((frames - whole) / self.config.patch[0])]
@@ -110,7 +112,10 @@ class Embedder(nn.Module):
             lower = dtype != torch.float32
             with torch.autocast(windows.device.type, dtype, enabled=lower):
                 tokens = self.encoder(windows)[:, 1:].float()
-        return tokens.unflatten(1, (-1, self.config.grid[1])).flatten(2)
+        bands = self.config.grid[1]
+        if self.config.layout == "release":
+            return tokens.unflatten(1, (bands, -1)).transpose(1, 2).flatten(2)
+        return tokens.unflatten(1, (-1, bands)).flatten(2)
 
 
 def _check_audio(audio: Tensor, device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from hear_axlstm import get_scene_embeddings, load_model, weights
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.reconstruction import ReconstructionModel
+from hear_axlstm.weights import checksum
 
 CONFIG = ModelConfig(dim=48, depth=2, expansion=2, patch=(8, 16), flip=True, input_gate="sigmoid")
 
@@ -77,14 +79,43 @@ def test_damaged_and_foreign_files_are_refused(file: Path, tmp_path: Path) -> No
         load_model(str(foreign))
 
 
-def test_tensors_that_do_not_fit_the_settings_are_refused(
-    model: ReconstructionModel, tmp_path: Path
-) -> None:
-    header = {"format": 1, "model": {**CONFIG.to_dict(), "depth": 3}, "training": {}}
+SETTINGS = CONFIG.to_dict()
+MISMATCHES = {
+    "deeper": ({**SETTINGS, "depth": 3}, r"fit its settings: blocks\.2\.\S+ is missing"),
+    "shallower": ({**SETTINGS, "depth": 1}, r"blocks\.1\.\S+ is unknown.* and \d+ more"),
+    "wider": ({**SETTINGS, "dim": 64}, r"cls_token has shape \(48,\) instead of \(64,\)"),
+    "unknown setting": ({**SETTINGS, "window": "hann"}, r"mismatch.*unknown .*'window'"),
+    "unknown mel setting": ({**SETTINGS, "mel": {"fmin": 0}}, r"mismatch.*MelConfig.*'fmin'"),
+    "unknown choice": ({**SETTINGS, "input_gate": "relu"}, "mismatch.*input_gate='relu'"),
+    "another type": ({**SETTINGS, "dim": "48"}, "header of .*mismatch"),
+}
+
+
+@pytest.mark.parametrize("kind", MISMATCHES)
+def test_what_does_not_fit_is_named(kind: str, model: ReconstructionModel, tmp_path: Path) -> None:
+    settings, message = MISMATCHES[kind]
+    header = {"format": 1, "model": settings, "training": {}}
     path = tmp_path / "mismatch.safetensors"
     save_file(model.state_dict(), path, metadata={weights.HEADER_KEY: json.dumps(header)})
-    with pytest.raises(ValueError, match="do not fit its settings"):
+    with pytest.raises(ValueError, match=message):
         load_model(str(path))
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [("{}", "lacks 'format'"), ('{"format": 2}', "format 2, this"), ("{", "can't be used")],
+)
+def test_other_headers_are_refused(header: str, message: str, tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "a", metadata={weights.HEADER_KEY: header})
+    with pytest.raises(ValueError, match=message):
+        load_model(str(tmp_path / "a"))
+
+
+def test_the_layout_is_no_part_of_the_encoder(file: Path, model: ReconstructionModel) -> None:
+    assert load_model(str(file), layout="release").config == replace(CONFIG, layout="release")
+    weights.initialize(ReconstructionModel(replace(CONFIG, layout="release")), str(file))
+    with pytest.raises(ValueError, match="layout='rows'"):
+        load_model(str(file), layout="rows")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -96,33 +127,35 @@ def test_unknown_weights_list_what_can_be_passed(spec: str, error: type[Exceptio
         load_model(spec)
 
 
-def test_hub_addresses_name_repo_revision_and_file(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
+@pytest.mark.parametrize("name", ["model.safetensors.sha256", "manifest.json"])
+def test_a_known_checksum_is_verified(name: str, file: Path) -> None:
+    def write(digest: str) -> None:
+        entry = {"file": file.name, "sha256": digest}
+        text = json.dumps({"weights": {"a": entry}}) if name == "manifest.json" else digest
+        (file.parent / name).write_text(text)
 
-    def download(repo: str, name: str, revision: str | None) -> str:
-        asked.append((repo, name, revision))
-        return str(file)
+    write(hashlib.sha256(file.read_bytes()).hexdigest())
+    load_model(str(file))
+    write("0" * 64)
+    with pytest.raises(ValueError, match=r"model\.safetensors does not match its checksum"):
+        load_model(str(file.parent))
 
-    monkeypatch.setattr(weights, "hf_hub_download", download)
-    for spec in ("hf://lab/axlstm", "hf://lab/axlstm@v2", "hf://lab/axlstm@v2/runs/a.safetensors"):
-        assert load_model(spec).config == CONFIG
-    assert asked == [
-        ("lab/axlstm", "model.safetensors", None),
-        ("lab/axlstm", "model.safetensors", "v2"),
-        ("lab/axlstm", "runs/a.safetensors", "v2"),
-    ]
-    with pytest.raises(ValueError, match="incomplete"):
-        load_model("hf://lab")
+
+def test_what_knows_no_checksum(file: Path) -> None:
+    for text in ("[]", "no JSON", '{"weights": {"a": {"file": "b"}}}', '{"weights": 1}'):
+        (file.parent / "manifest.json").write_text(text)  # another program's
+        load_model(str(file))
+    (file.parent / "model.safetensors.sha256").write_text("not a digest")
+    with pytest.raises(ValueError, match="sha256 holds no sha256 digest"):
+        load_model(str(file))
 
 
 def test_shipped_weights_match_their_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = weights.manifest()
     assert shipped["default"] in shipped["weights"]
-    for name in shipped["weights"]:
-        load_model(name)
-    wrong = {name: {**entry, "sha256": "0" * 64} for name, entry in shipped["weights"].items()}
-    monkeypatch.setattr(weights, "manifest", lambda: {**shipped, "weights": wrong})
-    with pytest.raises(ValueError, match="checksum"):
-        load_model()
+    seen = []
+    monkeypatch.setattr(checksum, "sha256", lambda path: seen.append(path.name) or "0" * 64)
+    for name, entry in shipped["weights"].items():
+        with pytest.raises(ValueError, match="checksum"):
+            load_model(name)
+        assert seen.pop() == entry["file"]

@@ -1,4 +1,4 @@
-"""`axlstm info`: what the presets are."""
+"""`axlstm info`: what presets and files of weights are."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from hear_axlstm.config import PRESETS, ModelConfig, preset
+from hear_axlstm import weights
+from hear_axlstm.config import PRESETS
 from hear_axlstm.reconstruction import ReconstructionModel
 
-COLUMNS = ("name", "parameters", "dim", "depth", "heads", "patch", "scene_embedding_size")
+COLUMNS = ("name", "parameters", "dim", "depth", "heads", "patch", "layout", "scene_embedding_size")
 
 
 def info(
-    presets: tyro.conf.Positional[tuple[str, ...]] = (),
+    models: tyro.conf.Positional[tuple[str, ...]] = (),
     *,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """List the presets: parameters, widths, patch and embedding sizes.
+    """List presets or files of weights: parameters, widths, patch, layout and embedding sizes.
 
     Args:
-        presets: Names to list, all by default.
+        models: Presets, files, folders or hf:// addresses; all presets by default.
         as_json: Print JSON, with every setting, instead of a table.
     """
-    rows = [_describe(name, preset(name)) for name in presets or PRESETS]
+    rows = [_describe(name) for name in models or PRESETS]
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -35,7 +36,12 @@ def info(
         print("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip())
 
 
-def _describe(name: str, config: ModelConfig) -> dict[str, Any]:
+def _describe(name: str) -> dict[str, Any]:
+    training: dict[str, Any] = {}
+    if name in PRESETS:
+        config = PRESETS[name]
+    else:
+        config, training, _ = weights.read(weights.locate(name))
     with torch.device("meta"):  # sizes only: base would take a second and 350 MB
         parameters = sum(p.numel() for p in ReconstructionModel(config).parameters())
     return {
@@ -46,6 +52,7 @@ def _describe(name: str, config: ModelConfig) -> dict[str, Any]:
         "sample_rate": config.mel.sample_rate,
         "step_ms": 1000 * config.step_seconds,
         **config.to_dict(),
+        **({"training": training} if training else {}),
     }
 
 

@@ -1,0 +1,68 @@
+"""Whether a file of weights is the one that was published.
+
+Its sha256 may be known from a sidecar, ``model.safetensors.sha256`` as `sha256sum` writes it, or
+from a ``manifest.json`` like the one of the weights that ship, both beside the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+SIDECAR = ".sha256"  # after the file's name
+MANIFEST = "manifest.json"
+DIGEST = re.compile(r"[0-9a-f]{64}")
+BLOCK = 1 << 20  # bytes read at once
+
+
+class ChecksumError(ValueError):
+    """A file that does not match its checksum."""
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def verify(path: Path, known: str | None = None) -> None:
+    """Compare a file with its checksum, if one is known.
+
+    Args:
+        path: the file.
+        known: what its digest must be if nothing beside it says so.
+
+    Raises:
+        ChecksumError: if it differs.
+        ValueError: for a sidecar that holds no digest.
+    """
+    expected = _from_sidecar(path) or _from_manifest(path) or known
+    if expected is not None and (found := sha256(path)) != expected:
+        raise ChecksumError(
+            f"{path} does not match its checksum (sha256 {found[:12]}..., published "
+            f"{expected[:12]}...): fetch or install it again"
+        )
+
+
+def _from_sidecar(path: Path) -> str | None:
+    sidecar = path.with_name(path.name + SIDECAR)
+    if not sidecar.is_file():
+        return None
+    digest = sidecar.read_text(errors="replace").strip().split(" ", 1)[0].lower()
+    if not DIGEST.fullmatch(digest):
+        raise ValueError(f"{sidecar} holds no sha256 digest: write it by sha256sum, or delete it")
+    return digest
+
+
+def _from_manifest(path: Path) -> str | None:
+    """None also where another program's manifest lies beside the file."""
+    try:
+        entries = json.loads((path.parent / MANIFEST).read_text())["weights"].values()
+        return next((e["sha256"] for e in entries if e["file"] == path.name), None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
