@@ -47,7 +47,7 @@ def train(table: TableName, data: Path | None, out: Path, changes: Mapping[str, 
         Interrupted: after Ctrl-C; the same command goes on.
     """
     rows = TABLES[table].rows
-    trained = []
+    trained = {}
     try:
         if data is None:
             data, changes = write_corpus(out / "corpus"), {**TOY, **changes}
