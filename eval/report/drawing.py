@@ -7,7 +7,7 @@ from html import escape
 
 WIDTH = 360.0  # user units; a phone shows them as pixels
 TEXT = 11.0  # size of most text
-LETTER = 0.56  # mean width of a letter in units of its size
+LETTER = 0.6  # mean width of a letter in units of its size
 
 
 class Canvas:

@@ -8,6 +8,7 @@ import pickle
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -101,17 +102,20 @@ def _recalls(
 def _precisions(
     labels: tuple[str, ...], seeds: list[list[tuple[np.ndarray, np.ndarray]]]
 ) -> tuple[ClassScore, ...]:
-    scores = []
-    for index, label in enumerate(labels):
-        clips = sum(int(target[:, index].sum()) for target, _ in seeds[0])
-        if clips:
-            values = [
-                average_precision_score(target[:, index], prediction[:, index])
-                for folds in seeds
-                for target, prediction in folds
-                if target[:, index].any()
-            ]
-            scores.append(ClassScore(label, clips, 100.0 * float(np.mean(values)), "", 0.0))
+    found: dict[int, list[float]] = {}
+    for folds in seeds:
+        for target, prediction in folds:
+            present = np.flatnonzero(target.any(0))
+            values = average_precision_score(
+                target[:, present], prediction[:, present], average=None
+            )
+            for index, value in zip(present, np.atleast_1d(values), strict=True):
+                found.setdefault(int(index), []).append(100.0 * float(value))
+    clips = sum(target.sum(0) for target, _ in seeds[0])
+    scores = [
+        ClassScore(labels[index], int(clips[index]), fmean(values), "", 0.0)
+        for index, values in found.items()
+    ]
     return tuple(sorted(scores, key=lambda score: score.percent))
 
 

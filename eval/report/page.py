@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from eval.scores import by_seed
 from eval.table import THESE, Results
 
 WORST = 8  # classes listed for each system and task
+UNBROKEN = 14  # letters of a name that is not broken
 
 
 def html(content: Content) -> str:
@@ -38,6 +40,7 @@ def html(content: Content) -> str:
 def _values(content: Content) -> dict[str, Any]:
     results, plan = content.results, content.results.plan
     systems = [entrant.system.label for entrant in plan.entrants]
+    placed = results.aggregates[THESE]
     return {
         "title": content.title,
         "lead": content.lead,
@@ -50,6 +53,7 @@ def _values(content: Content) -> dict[str, Any]:
             for name in systems
             if len(systems) > 1
         ],
+        "first_reference": max(systems, key=lambda s: placed[s].mean if s in placed else -inf),
         "mistakes": [
             (task, [_entry(found) for found in group])
             for task, group in groupby(content.mistakes, key=lambda found: found.task)
@@ -105,6 +109,8 @@ def _entry(found: Mistakes) -> dict[str, Any]:
 
 def _pieces(text: str) -> list[str]:
     """Where a long name may break: after - _ / and =."""
+    if len(text) <= UNBROKEN:
+        return [text]
     return re.findall(r"[^-_/=]*[-_/=]+|[^-_/=]+", text)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from eval.report.drawing import LETTER, TEXT, WIDTH, Canvas, Scale, ticks
 from eval.report.mistakes import Mistakes
 from eval.scores import Estimate
 
 NAMES = 104.0  # room for the names of systems
-SHADES = 8  # of a confusion matrix
+SHADES = 20  # of a confusion matrix
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 LABELED = 24  # classes up to which a confusion matrix names them
 
 
@@ -65,29 +67,25 @@ def bars(marks: Sequence[Mark], title: str) -> str:
 def scatter(marks: Sequence[Mark], title: str) -> str:
     """s(m) against parameters; systems without parameters are left out."""
     shown = [mark for mark in marks if mark.parameters]
-    canvas = Canvas(270, title)
+    floor = 236.0 if len(shown) <= 10 else 396.0
+    canvas = Canvas(floor + 34, title)
     sizes = [mark.parameters or 1.0 for mark in shown]
-    across = Scale(min(sizes) / 1.6, max(sizes) * 2.2, 34, WIDTH - 4, logarithmic=True)
-    low = min(0.0, *(m.low for m in shown), 0.0)
-    up = Scale(low, max(100.0, *(m.high for m in shown), 0.0), 236, 8)
-    for tick in ticks(low, 100.0):
+    smallest, largest = min(sizes) / 1.6, max(sizes) * 1.6
+    across = Scale(smallest, largest, 34, WIDTH - 4, logarithmic=True)
+    low, high = min(m.low for m in shown), max(m.high for m in shown)
+    margin = max(0.12 * (high - low), 1.0)
+    up = Scale(low - margin, high + margin, floor, 8)
+    for tick in ticks(low - margin, high + margin):
         canvas.line(34, up(tick), WIDTH - 4, up(tick), "grid")
         canvas.text(28, up(tick) + 4, f"{tick:g}", "end small")
-    for size in (m * 10**k for k in range(-2, 5) for m in (1, 2, 5)):
-        if min(sizes) / 1.6 <= size <= max(sizes) * 2.2:
-            canvas.line(across(size), 236, across(size), 240, "axis")
-            canvas.text(across(size), 252, f"{size:g}", "mid small")
-    canvas.line(34, 236, WIDTH - 4, 236, "axis")
-    canvas.text((34 + WIDTH) / 2, 266, "million parameters", "mid small")
-    taken: list[tuple[float, float, float, float]] = []
-    for mark in shown:
-        x, y = across(mark.parameters or 1.0), up(mark.value.mean)
-        taken.append((x - 5, y - 5, x + 5, y + 5))
-    for mark in sorted(shown, key=lambda m: not m.measured):  # ours get their names first
-        x, y = across(mark.parameters or 1.0), up(mark.value.mean)
-        canvas.line(x, up(mark.low), x, up(mark.high), "interval")
-        canvas.dot(x, y, 4, mark.style, f"{mark.name}: {mark.value}")
-        _name(canvas, mark, x, y, taken)
+    steps = (1, 2, 5) if largest > 10 * smallest else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    for size in (step * 10**power for power in range(-2, 5) for step in steps):
+        if smallest <= size <= largest:
+            canvas.line(across(size), floor, across(size), floor + 4, "axis")
+            canvas.text(across(size), floor + 16, f"{size:g}", "mid small")
+    canvas.line(34, floor, WIDTH - 4, floor, "axis")
+    canvas.text((34 + WIDTH) / 2, floor + 30, "million parameters", "mid small")
+    _points(canvas, shown, [(across(m.parameters or 1.0), up(m.value.mean)) for m in shown], up)
     return canvas.svg()
 
 
@@ -96,21 +94,34 @@ def dots(marks: Sequence[Mark], title: str) -> str:
     pitch, top = 22.0, 4.0
     bottom = top + pitch * len(marks)
     canvas = Canvas(bottom + 18, title)
-    values = [v for mark in marks for v in (*mark.seeds, mark.low, mark.high)]
-    margin = max(0.04 * (max(values) - min(values)), 0.2)
+    near = _near(marks)
+    values = [v for mark in near for v in (*mark.seeds, mark.low, mark.high)]
+    margin = max(0.06 * (max(values) - min(values)), 0.2)
     low, high = min(values) - margin, max(values) + margin
     scale = Scale(low, high, NAMES + 12, WIDTH - 8)
-    for tick in ticks(low, high, 4):
+    for tick in ticks(low, high):
         canvas.line(scale(tick), top, scale(tick), bottom, "grid")
         canvas.text(scale(tick), bottom + 14, f"{tick:g}", "mid small")
     for index, mark in enumerate(marks):
         y = top + pitch * (index + 0.5)
         canvas.text(NAMES, y + 4, mark.name, "end ours-text", NAMES)
+        if mark not in near:
+            far = mark.value.mean > high
+            x, style = (WIDTH - 8, "end small") if far else (NAMES + 12, "small")
+            canvas.text(x, y + 4, f"{mark.value} ▸" if far else f"◂ {mark.value}", style)
+            continue
         _interval(canvas, scale(mark.low), scale(mark.high), y)
         for value in mark.seeds:
             canvas.dot(scale(value), y, 3.2, "seed", f"{value:.2f}")
         canvas.line(scale(mark.value.mean), y - 7, scale(mark.value.mean), y + 7, "mean")
     return canvas.svg()
+
+
+def _near(marks: Sequence[Mark]) -> list[Mark]:
+    """Those that an axis is to show: an outlier would squeeze all others."""
+    middle = median(mark.value.mean for mark in marks)
+    spread = median(abs(mark.value.mean - middle) for mark in marks)
+    return [m for m in marks if abs(m.value.mean - middle) <= max(4 * spread, 5.0)]
 
 
 def confusion(mistakes: Mistakes) -> str:
@@ -159,26 +170,38 @@ def _interval(canvas: Canvas, left: float, right: float, y: float) -> None:
         canvas.line(right, y - 3, right, y + 3, "interval")
 
 
-def _name(
-    canvas: Canvas, mark: Mark, x: float, y: float, taken: list[tuple[float, float, float, float]]
+def _points(
+    canvas: Canvas, marks: Sequence[Mark], places: Sequence[tuple[float, float]], up: Scale
 ) -> None:
-    """Write a name where it covers nothing; a published one that finds no room stays unnamed."""
+    """Dots with their names; a published one whose name finds no room stays unnamed."""
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
+    both = zip(marks, places, strict=True)
+    for mark, (x, y) in sorted(both, key=lambda pair: pair[0].measured):
+        canvas.line(x, up(mark.low), x, up(mark.high), "interval")
+        canvas.dot(x, y, 4, mark.style, f"{mark.name}: {mark.value}")
+    both = zip(marks, places, strict=True)
+    for mark, (x, y) in sorted(both, key=lambda pair: not pair[0].measured):
+        _name(canvas, mark, x, y, taken)
+
+
+def _name(canvas: Canvas, mark: Mark, x: float, y: float, taken: list[Box]) -> None:
     size = TEXT if mark.measured else TEXT - 2
     width = len(mark.name) * size * LETTER
     styles = f"{mark.style}-text" + ("" if mark.measured else " small")
-    places = [(x + 7, y + 4), (x - 7 - width, y + 4), (x - width / 2, y - 8)]
-    places += [(x - width / 2, y + 16), (x + 7, y - 6), (x + 7, y + 14)]
-    places += [(x - 7 - width, y - 6), (x - 7 - width, y + 14)]
-    for left, base in places:
-        box = (left, base - size + 1, left + width, base + 2)
-        inside = 30 <= box[0] and box[2] <= WIDTH and 0 <= box[1] and box[3] <= 234
+    right, left, middle = (x + 7, ""), (x - 7, "end"), (x, "mid")
+    places = [(right, y + 4), (left, y + 4), (middle, y - 8), (middle, y + 16)]
+    places += [(side, y + shift) for side in (right, left) for shift in (-6, 14)]
+    for (at, anchor), base in places:
+        start = at - {"": 0.0, "end": width, "mid": width / 2}[anchor]
+        box = (start, base - size + 1, start + width, base + 2)
+        inside = 34 <= box[0] and box[2] <= WIDTH and 0 <= box[1] and box[3] <= canvas.height - 36
         if inside and not any(_overlap(box, other) for other in taken):
             taken.append(box)
-            canvas.text(left, base, mark.name, styles)
+            canvas.text(at, base, mark.name, f"{styles} {anchor}")
             return
     if mark.measured:
         canvas.text(min(x + 7, WIDTH - width), y + 4, mark.name, styles)
 
 
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
