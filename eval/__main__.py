@@ -11,9 +11,13 @@ import tyro
 from eval.ablations import AblationError
 from eval.commands import INTERRUPTED
 from eval.commands.ablations import ablations
-from eval.commands.run import run, score
+from eval.commands.paper import paper
+from eval.commands.report import report
+from eval.commands.run import run
+from eval.commands.score import score
 from eval.commands.tasks import tasks
 from eval.plan import PlanError
+from eval.scores import FrameError
 from eval.sweep import SweepError
 from eval.systems import SystemSpecError
 from eval.tasks import TaskError
@@ -23,6 +27,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "score": score,
     "tasks": tasks,
     "ablations": ablations,
+    "paper": paper,
+    "report": report,
 }
 
 
@@ -34,7 +40,7 @@ def main() -> int:
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="python -m eval", description=__doc__
         )
-    except (TaskError, SystemSpecError, PlanError, SweepError, AblationError) as error:
+    except (TaskError, SystemSpecError, PlanError, SweepError, AblationError, FrameError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("Interrupted before anything was computed.", file=sys.stderr)

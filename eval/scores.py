@@ -105,7 +105,7 @@ def aggregate(runs: Sequence[Run], system: str, tasks: Sequence[str]) -> Estimat
 
 
 def aggregate_by_seed(runs: Sequence[Run], system: str, tasks: Sequence[str]) -> dict[int, float]:
-    """seed -> s of `system` in the frame of `runs`, for the seeds that have every task.
+    """Seed -> s of `system` in the frame of `runs`, for the seeds that have every task.
 
     Raises:
         FrameError: if the system lacks a task, or nothing tells the runs of a task apart.

@@ -57,7 +57,9 @@ def collect(plan: Plan) -> Results:
             if values:
                 cells[system, task] = estimate(values)
             if len(values) < plan.seeds:
-                notes.append(f"{system} on {task}: {len(values)} of {plan.seeds} seeds are finished.")
+                notes.append(
+                    f"{system} on {task}: {len(values)} of {plan.seeds} seeds are finished."
+                )
         for frame in FRAMES:
             try:
                 aggregates[frame][system] = (

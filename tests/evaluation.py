@@ -1,4 +1,4 @@
-"""A finished evaluation without computing one: heareval's files, filled with made-up predictions."""
+"""A finished evaluation without computing one: heareval's files with made-up predictions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The report of an evaluation: one self-contained HTML page, and Markdown, CSV and LaTeX.
 
-    OUT/report/report.html, report.md, report.csv, report.tex
+OUT/report/report.html, report.md, report.csv, report.tex
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SVG by hand: a canvas as wide as a phone, elements, ticks. Colors are classes of the page's style."""
+"""SVG by hand: a canvas as wide as a phone, elements, ticks. Colors are the style sheet's."""
 
 from __future__ import annotations
 

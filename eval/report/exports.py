@@ -22,8 +22,8 @@ def markdown(content: Content) -> str:
     if content.comparisons:
         parts += ["## Two systems, seed by seed", _differences(content)]
         parts.append(
-            "Mean difference of the same seeds ± half of the paired 95 % interval (Student t), over "
-            "seeds of the probe only and not corrected for the number of comparisons; * where the "
+            "Mean difference of the same seeds ± half of the paired 95 % interval (Student t), "
+            "over seeds of the probe only and not corrected for the number of comparisons; * where the "
             "interval excludes zero."
         )
     if content.mistakes:
@@ -140,4 +140,6 @@ def _markdown(
 ) -> str:
     rule = ["---"] + ["---:" if numbers else "---"] * (len(heads) - 1)
     lines = [heads, rule, *rows]
-    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
+    )

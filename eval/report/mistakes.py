@@ -1,4 +1,4 @@
-"""What the probes of one system got wrong on one task, from the predictions that heareval stored."""
+"""What the probes of a system got wrong on a task, from the predictions that heareval stored."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def mistakes(plan: Plan, entrant: Entrant, task: Task) -> Mistakes | None:
         return None
     name, system = task.path.name, entrant.system.label
     if metadata["prediction_type"] == "multiclass":
-        counts = sum(_confusion(*fold, len(labels)) for folds in seeds for fold in folds)
+        folds = [fold for of_seed in seeds for fold in of_seed]
+        counts = np.sum([_confusion(*fold, len(labels)) for fold in folds], axis=0)
         clips = counts.sum(1, keepdims=True)
         confusion = 100.0 * counts / np.maximum(clips, 1)
         per_class = _recalls(labels, confusion, clips[:, 0] // len(seeds))

@@ -93,8 +93,8 @@ def _dots(results: Results, table: ScoreTable) -> Iterator[tuple[Head, Markup]]:
     for index, task in enumerate(results.plan.tasks):
         marks = []
         for row in table.rows:
-            seeds = by_seed(results.runs, row.name)
-            values = [scores[task.path.name] for scores in seeds.values() if task.path.name in scores]
+            seeds = by_seed(results.runs, row.name).values()
+            values = [scores[name] for scores in seeds if (name := task.path.name) in scores]
             if (value := row.cells[index]) is not None:
                 marks.append(Mark(row.name, value, True, seeds=tuple(values)))
         if marks:

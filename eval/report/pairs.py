@@ -42,7 +42,7 @@ def certain(difference: Estimate | None) -> bool:
 
 
 def _per_seed(results: Results, label: str) -> list[dict[int, float]]:
-    """seed -> score, for each task, then s(m)."""
+    """Seed -> score, for each task, then s(m)."""
     tasks = [task.path.name for task in results.plan.tasks]
     seeds = by_seed(results.runs, label)
     columns = [{s: scores[task] for s, scores in seeds.items() if task in scores} for task in tasks]

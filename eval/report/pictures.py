@@ -136,7 +136,9 @@ def confusion(mistakes: Mistakes) -> str:
     shades: dict[int, list[str]] = {}
     for (row, column), percent in _cells(mistakes):
         shade = max(1, round(SHADES * percent / 100))
-        path = f"M{room + column * cell:.1f} {2 + row * cell:.1f}h{cell:.1f}v{cell:.1f}h-{cell:.1f}z"
+        path = (
+            f"M{room + column * cell:.1f} {2 + row * cell:.1f}h{cell:.1f}v{cell:.1f}h-{cell:.1f}z"
+        )
         shades.setdefault(shade, []).append(path)
     for shade, paths in sorted(shades.items()):
         canvas.raw(f'<path class="shade" opacity="{shade / SHADES:.2f}" d="{"".join(paths)}"/>')
@@ -194,7 +196,7 @@ def _name(canvas: Canvas, mark: Mark, x: float, y: float, taken: list[Box]) -> N
     for (at, anchor), base in places:
         start = at - {"": 0.0, "end": width, "mid": width / 2}[anchor]
         box = (start, base - size + 1, start + width, base + 2)
-        inside = 34 <= box[0] and box[2] <= WIDTH and 0 <= box[1] and box[3] <= canvas.height - 36
+        inside = box[0] >= 34 and box[2] <= WIDTH and box[1] >= 0 and box[3] <= canvas.height - 36
         if inside and not any(_overlap(box, other) for other in taken):
             taken.append(box)
             canvas.text(at, base, mark.name, f"{styles} {anchor}")

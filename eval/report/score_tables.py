@@ -54,7 +54,7 @@ class ScoreTable:
         return pick(means, default=None)
 
     def is_best(self, row: Row, column: int) -> bool:
-        """Whether the row has the column's best mean; the only row of a table has nothing to win."""
+        """Whether the row has the column's best mean; nobody wins alone."""
         cell = row.cells[column]
         return cell is not None and len(self.rows) > 1 and round(cell.mean, 1) == self.best(column)
 
@@ -83,8 +83,8 @@ def measured(results: Results) -> ScoreTable:
     metrics = dict.fromkeys(task.metric for task in plan.tasks)
     caption = (
         f"Test scores ({', '.join(metrics)}; all but d_prime in percent): mean over "
-        f"{plural(plan.seeds, 'seed')} of the probe, ± half of the 95 % interval (Student t). Best in "
-        f"bold. s(m) is relative to the worst and best single runs of the systems in this table, "
+        f"{plural(plan.seeds, 'seed')} of the probe, ± half of the 95 % interval (Student t). Best "
+        f"in bold. s(m) is relative to the worst and best single runs of the systems in this table, "
         f"over {plural(len(plan.tasks), 'task')}: it does not compare with any other table."
     )
     return ScoreTable("measured", "Scores", tuple(heads), tuple(rows), caption)
@@ -105,9 +105,7 @@ def beside(results: Results) -> ScoreTable | None:
     for row in published.rows("table2"):
         cells = [row.scores[column.name] for column in columns] + [row.aggregate] * bool(placed)
         group = f"Published: {row.group}"
-        rows.append(
-            Row(row.model, group, False, row.parameters, row.with_decoder, tuple(cells))
-        )
+        rows.append(Row(row.model, group, False, row.parameters, row.with_decoder, tuple(cells)))
     for entrant in results.plan.entrants:
         label = entrant.system.label
         tasks = [by_column[column.name].path.name for column in columns]

@@ -46,7 +46,6 @@ RECIPES: dict[str, PretrainConfig] = {
 class Table:
     """A table of the paper; what it prints is in `eval/published`."""
 
-    number: int
     title: str
     settings: tuple[str, ...]
     """What tells its rows apart: fields of `ModelConfig`."""
@@ -56,8 +55,7 @@ class Table:
 
 TABLES: dict[TableName, Table] = {
     "comparison": Table(
-        2,
-        "AxLSTM against SSAST",
+        "Table 2: AxLSTM against SSAST",
         ("dim",),
         (
             "ssast_tiny",
@@ -69,8 +67,7 @@ TABLES: dict[TableName, Table] = {
         ),
     ),
     "expansion": Table(
-        3,
-        "expansion factor",
+        "Table 3: expansion factor",
         ("expansion",),
         (
             "ssast_tiny",
@@ -80,8 +77,7 @@ TABLES: dict[TableName, Table] = {
         ),
     ),
     "patch": Table(
-        4,
-        "patch size",
+        "Table 4: patch size",
         ("patch",),
         (
             "ssast_tiny_8x16",
@@ -93,8 +89,7 @@ TABLES: dict[TableName, Table] = {
         ),
     ),
     "gating": Table(
-        5,
-        "exponential gate and flip",
+        "Table 5: exponential gate and flip",
         ("expansion", "input_gate", "flip"),
         (
             "axlstm_tiny_e2_flip",
