@@ -110,6 +110,8 @@ def aggregate_by_seed(runs: Sequence[Run], system: str, tasks: Sequence[str]) ->
     Raises:
         FrameError: if the system lacks a task, or nothing tells the runs of a task apart.
     """
+    if not runs:
+        raise FrameError("no run is finished")
     if len({run.system for run in runs}) < 2:
         raise FrameError("s(m) compares systems, and there is only one")
     ranges = frame(runs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,18 @@ def task(folder: str, classes: int = 5, folds: int = 1, **changes: object) -> Ta
     name, mode = folder.split("-")[0], folder.split("-")[-1]
     splits = tuple(f"fold{i:02d}" for i in range(folds)) if folds > 1 else ("test",)
     metric = "mAP" if folder == MULTILABEL else "top1_acc"
-    values = (Path("tasks") / folder, name, mode, metric, folds, 100, classes, splits, "0123abcd")
-    fields = dict(zip(Task.__dataclass_fields__, values, strict=False))
-    return Task(**{**fields, **changes})  # type: ignore[arg-type]
+    made = Task(
+        path=Path("tasks") / folder,
+        name=name,
+        mode=mode,
+        metric=metric,
+        folds=folds,
+        clips=100,
+        classes=classes,
+        splits=splits,
+        digest="0123abcd",
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
 
 
 def write_evaluation(
@@ -53,7 +63,7 @@ def _write_run(folder: Path, task: Task, skill: float, rng: np.random.Generator)
     kind = "multilabel" if task.metric == "mAP" else "multiclass"
     metadata = {"embedding_type": "scene", "prediction_type": kind}
     (folder / "task_metadata.json").write_text(json.dumps(metadata))
-    labels = [f"{i},class {i}" for i in range(task.classes)]
+    labels = [f"{i},class & {i}" for i in range(task.classes)]
     (folder / "labelvocabulary.csv").write_text("\n".join(["idx,label", *labels]) + "\n")
     scores = []
     for split in task.splits:

@@ -1,4 +1,4 @@
-"""The printed tables as data: complete, consistent with each other, and beside official tasks only."""
+"""The printed tables as data: complete, consistent, and for official tasks only."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def paper(
     tasks_dir: Path | None = None,
     tasks: tuple[str, ...] = (),
     seeds: int = 10,
-    out: Path = Path("runs/ablations"),
+    out: Path = Path("runs/tables"),
     jobs: int | None = None,
 ) -> int:
     """Score the rows of one of the paper's tables that are trained, beside the published ones.

@@ -23,7 +23,7 @@ def markdown(content: Content) -> str:
         parts += ["## Two systems, seed by seed", _differences(content)]
         parts.append(
             "Mean difference of the same seeds ± half of the paired 95 % interval (Student t), "
-            "over seeds of the probe only and not corrected for the number of comparisons; * where the "
+            "over the probe's seeds only, not corrected for the number of comparisons; * where the "
             "interval excludes zero."
         )
     if content.mistakes:

@@ -47,7 +47,7 @@ def _values(content: Content) -> dict[str, Any]:
         "notes": results.notes,
         "measured": content.measured,
         "published": content.published,
-        "no_aggregate": next(iter(results.refused[THESE].values()), "nothing is evaluated"),
+        "no_aggregate": next(iter(results.refused[THESE].values()), ""),
         "references": [
             {"name": name, "pairs": [c for c in content.comparisons if c.reference == name]}
             for name in systems

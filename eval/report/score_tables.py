@@ -84,8 +84,8 @@ def measured(results: Results) -> ScoreTable:
     caption = (
         f"Test scores ({', '.join(metrics)}; all but d_prime in percent): mean over "
         f"{plural(plan.seeds, 'seed')} of the probe, ± half of the 95 % interval (Student t). Best "
-        f"in bold. s(m) is relative to the worst and best single runs of the systems in this table, "
-        f"over {plural(len(plan.tasks), 'task')}: it does not compare with any other table."
+        f"in bold. s(m) is relative to the worst and best single runs of the systems in this "
+        f"table, over {plural(len(plan.tasks), 'task')}: it does not compare with any other table."
     )
     return ScoreTable("measured", "Scores", tuple(heads), tuple(rows), caption)
 
