@@ -14,6 +14,7 @@ from eval.tasks import Task
 
 PublishedTable = Literal["table2", "table3", "table4", "table5"]
 FOLDER = Path(__file__).parent
+IN_FULL = 0.99  # of the clips: some archives differ by a few from the number that is given
 SEEDS = 10  # behind every printed interval
 
 
@@ -27,6 +28,8 @@ class Column:
     """The official HEAR folder, `<task name>-<version>-<mode>`."""
     area: str
     """What Table 2 files it under."""
+    clips: int
+    """In all splits, as hearbenchmark.com gives it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,10 @@ class Row:
 @cache
 def columns() -> tuple[Column, ...]:
     """The paper's ten tasks in the order of Table 2."""
-    return tuple(Column(row["column"], row["folder"], row["area"]) for row in _read("tasks"))
+    return tuple(
+        Column(row["column"], row["folder"], row["area"], int(row["clips"]))
+        for row in _read("tasks")
+    )
 
 
 @cache
@@ -72,13 +78,15 @@ def printed(table: PublishedTable) -> dict[str, Estimate]:
 def column(task: Task) -> Column | None:
     """The paper's column that `task` is, or None for a part, a likeness or anything else.
 
-    It must be the official one in full: by its folder, and by the name and mode that its
-    description gives.
+    It must be the official one in full: by its folder, by the name and mode that its description
+    gives, and by its number of clips.
     """
     for official in columns():
         name, mode = f"{task.name}-", f"-{task.mode}"
         if task.path.name == official.folder and (
-            official.folder.startswith(name) and official.folder.endswith(mode)
+            official.folder.startswith(name)
+            and official.folder.endswith(mode)
+            and task.clips >= IN_FULL * official.clips
         ):
             return official
     return None
