@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from eval import published
+from eval.commands.score import score
 from eval.published import PublishedTable
 from eval.scores import PAPER_RANGES, FrameError, paper_score
 from hear_axlstm.pretrain.recipes import RECIPES
-from tests.evaluation import OFFICIAL, task
-
-ROOT = Path(__file__).parents[1]
+from tests.evaluation import OFFICIAL, task, write_evaluation
 
 
 def test_table_2_has_twenty_systems_on_ten_tasks() -> None:
@@ -83,18 +80,29 @@ def test_parts_and_likenesses_are_not_official(likeness: object) -> None:
     assert published.column(likeness) is None  # type: ignore[arg-type]
 
 
-def score(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "eval", "score", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
-def test_command_line() -> None:
-    found = json.loads(score("--frame", "paper", "--published", "table2", "--json").stdout)
+def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    score(frame="paper", published="table2", json=True)
+    found = json.loads(capsys.readouterr().out)
     assert len(found) == 20
     assert all(abs(row["s"] - row["printed"]) <= 0.05 for row in found)
-    refused = [
-        row["refused"] for row in json.loads(score("--published", "table4", "--json").stdout)[:2]
+    score(published="table4", json=True)
+    rows = json.loads(capsys.readouterr().out)
+    assert [row.get("refused") for row in rows[1:3]] == [
+        "the paper prints no task scores of this row",
+        None,
     ]
-    assert refused == ["the paper prints no task scores of this row"] * 2
-    wrong = score("--frame", "these", "--published", "table2")
-    assert wrong.returncode == 2 and "use --frame paper" in wrong.stderr
+    with pytest.raises(FrameError, match="use --frame paper"):
+        score(frame="these", published="table2")
+
+
+def test_an_evaluation_s_missing_tasks_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_evaluation(tmp_path, (task(OFFICIAL[0]),), {"low": 20.0, "high": 80.0})
+    score(tmp_path, json=True)
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["s"] is None for row in rows] == [False, False, True, True]
+    assert rows[0]["seeds"] == 3 and rows[0]["half_width"] > 0
+    assert "Mri-S, Mri-T, NS-5h, CD, LC, SC-5h, VL, E50, F50K missing" in rows[2]["refused"]
+    with pytest.raises(FrameError, match="ten official tasks in full"):
+        score(tmp_path, frame="paper")

@@ -48,7 +48,6 @@ class Mistakes:
     """[true, predicted] in percent of the true class; None for several labels a clip."""
     classes: tuple[ClassScore, ...]
     """Worst first."""
-    seeds: int
 
 
 def mistakes(plan: Plan, entrant: Entrant, task: Task) -> Mistakes | None:
@@ -75,8 +74,8 @@ def mistakes(plan: Plan, entrant: Entrant, task: Task) -> Mistakes | None:
         clips = counts.sum(1, keepdims=True)
         confusion = 100.0 * counts / np.maximum(clips, 1)
         per_class = _recalls(labels, confusion, clips[:, 0] // len(seeds))
-        return Mistakes(system, name, labels, confusion, per_class, len(seeds))
-    return Mistakes(system, name, labels, None, _precisions(labels, seeds), len(seeds))
+        return Mistakes(system, name, labels, confusion, per_class)
+    return Mistakes(system, name, labels, None, _precisions(labels, seeds))
 
 
 def _confusion(target: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
