@@ -8,6 +8,7 @@ SYSTEMS ?= naive random axlstm_tiny
 SEEDS   ?= $(if $(TASKS_DIR),10,3)
 OUT     ?= runs/eval
 TABLE   ?= expansion
+RUNS    ?= runs/ablations/runs
 
 BIN   := .venv/bin
 READY := .venv/.ready
@@ -24,11 +25,11 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup validate pretrain ablations eval-all test test-slow lint format bench clean
+.PHONY: help setup validate pretrain ablations table2 table3 table4 table5 eval-all test test-slow lint format bench clean
 
 help: ## This list
 	@echo "make TARGET [SETTING=value ...]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "An active virtualenv or conda environment stays untouched: everything goes into ./.venv."
 
 setup: $(READY) ## Make .venv and install everything [PYTHON=python3.11]
@@ -56,6 +57,12 @@ ablations: $(READY) ## Train and score the rows of TABLE=comparison|expansion|pa
 	@$(BIN)/python -m eval ablations $(if $(DATA),"$(DATA)") --table $(TABLE) --seeds $(SEEDS) \
 	    --out "$(OUT)" $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch-size $(BATCH)) \
 	    $(if $(LR),--lr $(LR)) $(if $(TASKS_DIR),--tasks-dir "$(TASKS_DIR)") $(if $(TASKS),--tasks $(TASKS))
+
+table2: ## One of the paper's tables (also table3, table4, table5) from finished training RUNS= [TASKS_DIR= TASKS= SEEDS= OUT=]
+table2 table3 table4 table5: OUT = runs/tables
+table2 table3 table4 table5: $(READY)
+	@$(BIN)/python -m eval paper $@ --runs "$(RUNS)" --seeds $(SEEDS) --out "$(OUT)" \
+	    $(if $(TASKS_DIR),--tasks-dir "$(TASKS_DIR)") $(if $(TASKS),--tasks $(TASKS))
 
 eval-all: $(READY) ## Score the SYSTEMS on ten generated tasks, or on TASKS_DIR= [TASKS= MODULE= SEEDS= OUT=]
 	@$(BIN)/python -m eval run --systems $(SYSTEMS) $(MODULE) --seeds $(SEEDS) --out "$(OUT)" \

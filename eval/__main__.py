@@ -12,13 +12,20 @@ from eval.ablations import AblationError
 from eval.commands import INTERRUPTED
 from eval.commands.ablations import ablations
 from eval.commands.fetch_tasks import fetch_tasks
-from eval.commands.run import run, score
+from eval.commands.paper import paper
+from eval.commands.report import report
+from eval.commands.run import run
+from eval.commands.score import score
 from eval.commands.tasks import tasks
 from eval.fetch.download import FetchError
 from eval.plan import PlanError
+from eval.scores import FrameError
 from eval.sweep import SweepError
 from eval.systems import SystemSpecError
 from eval.tasks import TaskError
+
+# What a user can mend: one line, no traceback.
+ERRORS = (TaskError, SystemSpecError, PlanError, SweepError, AblationError, FetchError, FrameError)
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
@@ -26,6 +33,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "tasks": tasks,
     "fetch-tasks": fetch_tasks,
     "ablations": ablations,
+    "paper": paper,
+    "report": report,
 }
 
 
@@ -37,7 +46,7 @@ def main() -> int:
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="python -m eval", description=__doc__
         )
-    except (TaskError, SystemSpecError, PlanError, SweepError, AblationError, FetchError) as error:
+    except ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("Interrupted before anything was computed.", file=sys.stderr)

@@ -18,18 +18,18 @@ LOWER_IS_BETTER = ("segment_1s_er",)
 NO_FRACTION = ("d_prime",)  # all other metrics are printed in percent
 
 # Least squares over the 20 rows of the paper's Table 2 (residuals below 0.05), since the paper does
-# not print them: (task name, mode) -> range of the single runs in percent.
+# not print them: column of Table 2 -> range of the single runs in percent.
 PAPER_RANGES = {
-    ("beijing_opera", "full"): 51.38,
-    ("mridangam_stroke", "full"): 59.46,
-    ("mridangam_tonic", "full"): 66.06,
-    ("nsynth_pitch", "5h"): 68.12,
-    ("tfds_crema_d", "full"): 45.41,
-    ("libricount", "full"): 38.27,
-    ("speech_commands", "5h"): 85.49,
-    ("vox_lingua_top10", "full"): 57.80,
-    ("esc50", "full"): 89.98,
-    ("fsd50k", "full"): 56.83,
+    "BO": 51.38,
+    "Mri-S": 59.46,
+    "Mri-T": 66.06,
+    "NS-5h": 68.12,
+    "CD": 45.41,
+    "LC": 38.27,
+    "SC-5h": 85.49,
+    "VL": 57.80,
+    "E50": 89.98,
+    "F50K": 56.83,
 }
 PAPER_CONSTANT = -40.154
 
@@ -100,28 +100,35 @@ def frame(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
 
 
 def aggregate(runs: Sequence[Run], system: str, tasks: Sequence[str]) -> Estimate:
-    """s(m) of `system` over `tasks` in the frame of `runs`, from the seeds that have every task.
+    """s(m) of `system` over `tasks` in the frame of `runs`, see `aggregate_by_seed`."""
+    return estimate(list(aggregate_by_seed(runs, system, tasks).values()))
+
+
+def aggregate_by_seed(runs: Sequence[Run], system: str, tasks: Sequence[str]) -> dict[int, float]:
+    """Seed -> s of `system` in the frame of `runs`, for the seeds that have every task.
 
     Raises:
         FrameError: if the system lacks a task, or nothing tells the runs of a task apart.
     """
+    if not runs:
+        raise FrameError("no run is finished")
     if len({run.system for run in runs}) < 2:
         raise FrameError("s(m) compares systems, and there is only one")
     ranges = frame(runs)
     complete = _complete_seeds(runs, system, tasks)
     if flat := [task for task in tasks if ranges[task][0] == ranges[task][1]]:
         raise FrameError(f"all runs score the same on {flat[0]}")
-    return estimate([_place(scores, ranges, tasks) for scores in complete])
+    return {seed: _place(scores, ranges, tasks) for seed, scores in complete.items()}
 
 
 def _complete_seeds(
     runs: Sequence[Run], system: str, tasks: Sequence[str]
-) -> list[dict[str, float]]:
+) -> dict[int, dict[str, float]]:
     seeds = by_seed(runs, system)
     done = {task for scores in seeds.values() for task in scores}
     if missing := [task for task in tasks if task not in done]:
         raise FrameError(f"no score on {', '.join(missing)}")
-    complete = [seeds[seed] for seed in sorted(seeds) if all(task in seeds[seed] for task in tasks)]
+    complete = {seed: seeds[seed] for seed in sorted(seeds) if seeds[seed].keys() >= set(tasks)}
     if not complete:
         raise FrameError("no seed has finished every task")
     return complete
@@ -135,32 +142,32 @@ def _place(
     return 100.0 * fmean(parts)
 
 
-def aggregate_paper(
-    runs: Sequence[Run], system: str, tasks: Mapping[str, tuple[str, str]]
-) -> Estimate:
+def aggregate_paper(runs: Sequence[Run], system: str, columns: Mapping[str, str]) -> Estimate:
     """s(m) of `system` on the scale of the paper's Table 2.
 
     Args:
         runs: scores of the ten official tasks.
         system: label of the system.
-        tasks: the tasks' folders -> (task name, mode).
+        columns: the tasks' folders -> the column of Table 2 that each is.
 
     Raises:
         FrameError: if these are not exactly the paper's ten tasks, or one has no score.
     """
-    if sorted(tasks.values()) != sorted(PAPER_RANGES):
-        lacking = [f"{name} ({mode})" for name, mode in PAPER_RANGES.keys() - set(tasks.values())]
+    if lacking := [column for column in PAPER_RANGES if column not in columns.values()]:
         raise FrameError(
-            "the paper's frame holds for its ten official tasks only"
-            + (f"; these lack {', '.join(sorted(lacking))}" if lacking else "")
+            f"the paper's scale needs its ten official tasks in full; {', '.join(lacking)} missing"
         )
-    complete = _complete_seeds(runs, system, list(tasks))
-    return estimate(
-        [paper_score({tasks[task]: x for task, x in scores.items()}) for scores in complete]
-    )
+    seeds = _complete_seeds(runs, system, list(columns)).values()
+    return estimate([paper_score({columns[t]: seed[t] for t in columns}) for seed in seeds])
 
 
-def paper_score(scores: Mapping[tuple[str, str], float]) -> float:
-    """One model's s from its ten x_t in percent, on the scale of the paper's Table 2."""
-    parts = [10.0 * scores[task] / PAPER_RANGES[task] for task in PAPER_RANGES]
+def paper_score(scores: Mapping[str, float]) -> float:
+    """One model's s from its ten x_t in percent, on the scale of the paper's Table 2.
+
+    Raises:
+        FrameError: if a column of Table 2 is missing.
+    """
+    if lacking := [column for column in PAPER_RANGES if column not in scores]:
+        raise FrameError(f"no score on {', '.join(lacking)}")
+    parts = [10.0 * scores[column] / PAPER_RANGES[column] for column in PAPER_RANGES]
     return PAPER_CONSTANT + sum(parts)

@@ -13,24 +13,14 @@ from typing import Any
 
 import torch
 
+from eval import published
 from eval.plan import Plan
 from eval.scores import Estimate, FrameError, Run, aggregate, aggregate_paper, by_seed, estimate
 from eval.tasks import Task
 
 PACKAGES = ("hear_axlstm", "heareval", "pytorch-lightning", "torch", "numpy", "scikit-learn")
-SHORT_NAMES = {  # the columns of the paper's Table 2
-    "beijing_opera": "BO",
-    "mridangam_stroke": "Mri-S",
-    "mridangam_tonic": "Mri-T",
-    "nsynth_pitch": "NS-5h",
-    "tfds_crema_d": "CD",
-    "libricount": "LC",
-    "speech_commands": "SC-5h",
-    "vox_lingua_top10": "VL",
-    "esc50": "E50",
-    "fsd50k": "F50K",
-}
-FRAMES = {"these systems": "s(m)", "the paper's Table 2": "s(m), paper"}
+THESE, PAPER = "these systems", "the paper's Table 2"
+FRAMES = {THESE: "s(m)", PAPER: "s(m), paper"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +33,8 @@ class Results:
     """(system, task) -> mean and interval in percent; absent without a finished run."""
     aggregates: dict[str, dict[str, Estimate]]
     """Frame -> system -> s(m)."""
+    refused: dict[str, dict[str, str]]
+    """Frame -> system -> why it has no s(m)."""
     notes: tuple[str, ...]
     """What is missing, and why."""
 
@@ -51,10 +43,13 @@ def collect(plan: Plan) -> Results:
     """Compute means, intervals and s(m) from the finished runs of `plan`."""
     runs = tuple(plan.runs())
     systems = [entrant.system.label for entrant in plan.entrants]
-    tasks = {task.path.name: (task.name, task.mode) for task in plan.tasks}
+    tasks = [task.path.name for task in plan.tasks]
+    columns = {task.path.name: published.column(task) for task in plan.tasks}
+    official = {task: column.name for task, column in columns.items() if column}
     cells: dict[tuple[str, str], Estimate] = {}
     aggregates: dict[str, dict[str, Estimate]] = {frame: {} for frame in FRAMES}
-    notes: dict[str, None] = {}  # an ordered set
+    refused: dict[str, dict[str, str]] = {frame: {} for frame in FRAMES}
+    notes = []
     for system in systems:
         seeds = by_seed(runs, system)
         for task in tasks:
@@ -62,19 +57,23 @@ def collect(plan: Plan) -> Results:
             if values:
                 cells[system, task] = estimate(values)
             if len(values) < plan.seeds:
-                note = f"{system} on {task}: {len(values)} of {plan.seeds} seeds are finished."
-                notes[note] = None
+                notes.append(
+                    f"{system} on {task}: {len(values)} of {plan.seeds} seeds are finished."
+                )
         for frame in FRAMES:
             try:
                 aggregates[frame][system] = (
-                    aggregate(runs, system, list(tasks))
-                    if frame == "these systems"
-                    else aggregate_paper(runs, system, tasks)
+                    aggregate(runs, system, tasks)
+                    if frame == THESE
+                    else aggregate_paper(runs, system, official)
                 )
             except FrameError as error:
-                if frame == "these systems":
-                    notes[f"No s(m) for {system}: {error}."] = None
-    return Results(plan, runs, cells, aggregates, tuple(notes))
+                refused[frame][system] = str(error)
+    notes += [f"No s(m) for {system}: {why}." for system, why in refused[THESE].items()]
+    if official:
+        reasons = dict.fromkeys(refused[PAPER].values())
+        notes += [f"No s(m) on the scale of the paper's Table 2: {why}." for why in reasons]
+    return Results(plan, runs, cells, aggregates, refused, tuple(notes))
 
 
 def write(results: Results) -> str:
@@ -95,7 +94,7 @@ def write(results: Results) -> str:
 def markdown(results: Results) -> str:
     """The table in the layout of the paper's Table 2, the best of each column in bold."""
     plan = results.plan
-    frames = [frame for frame in FRAMES if results.aggregates[frame] or frame == "these systems"]
+    frames = [frame for frame in FRAMES if results.aggregates[frame] or frame == THESE]
     heads = ["Model", "#M Params", *(_head(task) for task in plan.tasks)]
     heads += [FRAMES[frame] for frame in frames]
     systems = [entrant.system.label for entrant in plan.entrants]
@@ -112,8 +111,8 @@ def markdown(results: Results) -> str:
 
 def _head(task: Task) -> str:
     """The paper's short name, for the paper's tasks only; the folder's for parts and likenesses."""
-    official = task.mode == ("5h" if task.name in ("nsynth_pitch", "speech_commands") else "full")
-    return SHORT_NAMES.get(task.name, task.path.name) if official else task.path.name
+    column = published.column(task)
+    return column.name if column else task.path.name
 
 
 def _millions(parameters: int) -> str:
@@ -140,7 +139,7 @@ def _caption(results: Results) -> str:
         f"and best single runs of the systems in this table, over {len(plan.tasks)} task(s): "
         f"{metrics}."
     )
-    if results.aggregates["the paper's Table 2"]:
+    if results.aggregates[PAPER]:
         text += " s(m), paper is on the scale of the paper's Table 2."
     return text
 
@@ -162,12 +161,12 @@ def _record(results: Results) -> dict[str, Any]:
             for frame, column in results.aggregates.items()
         },
         "notes": list(results.notes),
-        "versions": _versions(),
-        "hardware": _hardware(),
+        "versions": versions(),
+        "hardware": hardware(),
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -177,7 +176,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _hardware() -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     machine = {"machine": platform.machine(), "system": platform.system()}
     return {**machine, "cpus": os.cpu_count(), "gpu": gpu}

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from eval import ablations
+from eval import ablations, paper_tables
 from eval.ablations import AblationError
 from eval.plan import Plan
 from eval.scores import Estimate
 from eval.systems import parse_systems
-from eval.table import Results
+from eval.table import PAPER, THESE, Results
 from hear_axlstm.pretrain import recipes
 
 TINY = {"epochs": 1.0, "batch_size": 4, "device": "cpu"}
@@ -39,25 +39,26 @@ def audio(tmp_path: Path) -> Path:
 
 def scored(plan: Plan, scores: dict[str, float]) -> Results:
     column = {name: Estimate(mean, None, 1) for name, mean in scores.items()}
-    return Results(plan, (), {}, {"these systems": column, "the paper's Table 2": {}}, ())
+    return Results(plan, (), {}, {THESE: column, PAPER: {}}, {THESE: {}, PAPER: {}}, ())
 
 
 @pytest.mark.usefixtures("small_rows")
 def test_rows_are_trained_once_and_tabled(audio: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    trained = ablations.train("expansion", audio, out, TINY)
-    names = [row.recipe for row in recipes.TABLES["expansion"].rows]
-    assert trained == [out / "runs" / name / "model.safetensors" for name in names]
-    logs = [(path.parent / "log.jsonl").read_bytes() for path in trained]
-    assert ablations.train("expansion", audio, out, TINY) == trained
-    assert [(path.parent / "log.jsonl").read_bytes() for path in trained] == logs
-    systems = parse_systems(ablations.systems("expansion", trained))
+    runs = ablations.train("expansion", audio, out, TINY)
+    names = recipes.TABLES["expansion"].rows
+    trained = paper_tables.finished("table3", runs)
+    assert trained == {name: runs / name / "model.safetensors" for name in names}
+    logs = [(path.parent / "log.jsonl").read_bytes() for path in trained.values()]
+    assert ablations.train("expansion", audio, out, TINY) == runs
+    assert [(path.parent / "log.jsonl").read_bytes() for path in trained.values()] == logs
+    systems = parse_systems(paper_tables.systems(trained))
     assert [system.label for system in systems] == ["naive", *names]
-    assert [system.model for system in systems[1:]] == [str(path) for path in trained]
+    assert [system.model for system in systems[1:]] == [str(path) for path in trained.values()]
 
+    trained.pop(names[3])
     results = scored(Plan(out, (), (), 1), {names[0]: 20.0, names[2]: 80.0})
-    rows = ablations.write("expansion", trained, results, out).splitlines()
-    assert rows == (out / "expansion.md").read_text().splitlines()
+    rows = paper_tables.write("table3", trained, results, out).read_text().splitlines()
     assert rows[2].startswith("| ssast_tiny | - |") and rows[2].endswith("| 20.0 | 55.6 ± 0.2 |")
     assert rows[3].startswith("| axlstm_tiny_e2_flip | 2 |") and rows[3].endswith(
         "| - | 66.9 ± 0.3 |"
@@ -65,7 +66,14 @@ def test_rows_are_trained_once_and_tabled(audio: Path, tmp_path: Path) -> None:
     assert rows[4].startswith("| axlstm_tiny_e3_flip | 3 |") and rows[4].endswith(
         "| 80.0 | 68.9 ± 0.4 |"
     )
-    assert "compare the order, not the numbers" in rows[-1]
+    assert rows[5] == "| axlstm_tiny_e4_flip | - | - | - | - | 63.4 ± 0.2 |"
+    assert "compare the order, not the numbers" in rows[7]
+    assert rows[9] == "Not trained: axlstm_tiny_e4_flip."
+
+
+def test_no_finished_row_says_how_to_train_one(tmp_path: Path) -> None:
+    with pytest.raises(AblationError, match="axlstm pretrain DATA --recipe ssast_tiny_8x16"):
+        paper_tables.finished("table4", tmp_path)
 
 
 @pytest.mark.usefixtures("small_rows")

@@ -23,5 +23,5 @@ from eval.tasks import Task
 def test_only_the_paper_s_own_tasks_get_its_short_names(
     folder: str, name: str, mode: str, head: str | None
 ) -> None:
-    task = Task(Path(folder), name, mode, "top1_acc", 1, 10, 2, ("train",), "0")
+    task = Task(Path(folder), name, mode, "top1_acc", 1, 9_999, 2, ("train",), "0")
     assert _head(task) == (head or folder)

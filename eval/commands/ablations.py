@@ -8,13 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from eval import ablations as paper_tables
-from eval import table as result_tables
+from eval.ablations import train
 from eval.commands import INTERRUPTED
-from eval.commands.run import run
-from eval.plan import Plan
+from eval.commands.paper import paper
+from eval.paper_tables import BY_NAME
 from hear_axlstm.pretrain.interrupt import Interrupted
-from hear_axlstm.pretrain.recipes import TableName
+from hear_axlstm.pretrain.recipes import TABLES, TableName
 
 
 def ablations(
@@ -47,14 +46,9 @@ def ablations(
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     changes = {name: value for name, value in given.items() if value is not None}
     try:
-        trained = paper_tables.train(table, data, out, changes)
+        runs = train(table, data, out, changes)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return INTERRUPTED
-    chosen = paper_tables.systems(table, trained)
-    status = run(tasks_dir, tasks, chosen, seeds, out / "eval", jobs)
-    if status != INTERRUPTED:
-        results = result_tables.collect(Plan.load((out / "eval").resolve()))
-        print("\n" + paper_tables.write(table, trained, results, out))
-        print(f"Table: {out / table}.md")
-    return status
+    name = next(n for n, t in BY_NAME.items() if t is TABLES[table])
+    return paper(name, runs=runs, tasks_dir=tasks_dir, tasks=tasks, seeds=seeds, out=out, jobs=jobs)

@@ -1,13 +1,12 @@
-"""`python -m eval run` and `score`: evaluate systems on tasks, and tell what came out."""
+"""`python -m eval run`: evaluate systems on tasks, and tell what came out."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import joblib
-import tyro
 
+from eval import report as reports
 from eval import table as result_tables
 from eval.commands import INTERRUPTED
 from eval.kit import Grid
@@ -56,18 +55,8 @@ def run(
         report(plan)
         print("Interrupted. What is finished stays; run the same command again to go on.")
         return INTERRUPTED
-    report(plan)
+    reports.write(report(plan))
     return conclude(out, failures)
-
-
-def score(out: Annotated[Path, tyro.conf.Positional] = Path("runs/eval")) -> int:
-    """Rebuild the table from the finished runs of the last evaluation.
-
-    Args:
-        out: the evaluation's folder.
-    """
-    report(Plan.load(out.resolve()))
-    return conclude(out, [])
 
 
 def miniature_tasks(folder: Path) -> Path:
@@ -78,16 +67,18 @@ def miniature_tasks(folder: Path) -> Path:
         raise PlanError(str(error)) from error
 
 
-def report(plan: Plan) -> None:
-    """Write the results of `plan` and print its table."""
-    print("\n" + result_tables.write(result_tables.collect(plan)))
+def report(plan: Plan) -> result_tables.Results:
+    """Write the results of `plan` and print its table; gives them."""
+    results = result_tables.collect(plan)
+    print("\n" + result_tables.write(results))
+    return results
 
 
 def conclude(out: Path, failures: list[Failure]) -> int:
     """Say what failed, where the results are and what to do next; gives the exit status."""
     for failure in failures:
         print(f"Failed: {failure.name}: {failure.error}\n  log: {failure.log}")
-    print(f"Results: {out}/table.md, results.csv and results.json. ", end="")
+    print(f"Results: {out}/report/report.html; table.md, results.csv and results.json. ", end="")
     if failures:
         print(f"{len(failures)} failed: repair the cause, then run the same command again.")
         return 1

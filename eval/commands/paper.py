@@ -1,0 +1,48 @@
+"""`python -m eval paper`: one of the paper's tables from training runs that are finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from eval import paper_tables
+from eval.commands import INTERRUPTED
+from eval.commands.run import run
+from eval.plan import Plan
+from eval.published import PublishedTable
+from eval.table import collect
+
+
+def paper(
+    table: Annotated[PublishedTable, tyro.conf.Positional],
+    *,
+    runs: Path = Path("runs/ablations/runs"),
+    tasks_dir: Path | None = None,
+    tasks: tuple[str, ...] = (),
+    seeds: int = 10,
+    out: Path = Path("runs/tables"),
+    jobs: int | None = None,
+) -> int:
+    """Score the rows of one of the paper's tables that are trained, beside the published ones.
+
+    Args:
+        table: which one.
+        runs: folder of training runs, RECIPE/model.safetensors; rows that are missing are named.
+        tasks_dir: folder of HEAR task folders; without it ten miniature tasks are generated.
+        tasks: names of the tasks, all of the folder if none.
+        seeds: how many seeds, from 0 on.
+        out: folder of the evaluation and the table; what is finished there is never repeated.
+        jobs: evaluation steps at the same time, see `run`.
+    """
+    trained = paper_tables.finished(table, runs)
+    chosen = paper_tables.systems(trained)
+    place = out / "eval"
+    status = run(
+        tasks_dir=tasks_dir, tasks=tasks, systems=chosen, seeds=seeds, out=place, jobs=jobs
+    )
+    if status != INTERRUPTED:
+        file = paper_tables.write(table, trained, collect(Plan.load(place.resolve())), out)
+        print(f"\n{file.read_text()}\nTable: {file}")
+    return status

@@ -1,0 +1,116 @@
+"""The paper's Tables 2 to 5 with our own rows: training runs that are finished, and their scores.
+
+RUNS/<recipe>/model.safetensors    a row's training (hear_axlstm.pretrain.recipes)
+OUT/eval/                          their evaluation, see eval.plan
+OUT/<table>.md                     the table
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from eval import published
+from eval.ablations import AblationError
+from eval.published import PublishedTable
+from eval.report.exports import markdown_table
+from eval.report.score_tables import beside
+from eval.table import FRAMES, PAPER, THESE, Results
+from hear_axlstm import weights
+from hear_axlstm.config import ModelConfig
+from hear_axlstm.pretrain.recipes import TABLES, Table
+
+ANCHOR = "naive"  # scored with the rows: without it the worst row would be the zero of s(m)
+BY_NAME: dict[PublishedTable, Table] = {
+    "table2": TABLES["comparison"],
+    "table3": TABLES["expansion"],
+    "table4": TABLES["patch"],
+    "table5": TABLES["gating"],
+}
+
+
+def finished(name: PublishedTable, runs: Path) -> dict[str, Path]:
+    """The rows that are trained: recipe -> weights.
+
+    Raises:
+        AblationError: if none is.
+    """
+    files = {recipe: runs / recipe / weights.FILE_NAME for recipe in BY_NAME[name].rows}
+    found = {recipe: path for recipe, path in files.items() if path.is_file()}
+    if not found:
+        first = next(iter(files))
+        raise AblationError(
+            f"{runs} holds no finished row of {name}: train them by `make ablations`, or one by "
+            f"`axlstm pretrain DATA --recipe {first} --run {runs / first}`"
+        )
+    return found
+
+
+def systems(trained: Mapping[str, Path]) -> tuple[str, ...]:
+    """What to evaluate, as `eval.systems.parse_systems` takes it."""
+    return (ANCHOR, *(f"{recipe}=hear_axlstm@{path}" for recipe, path in trained.items()))
+
+
+def write(name: PublishedTable, trained: Mapping[str, Path], results: Results, out: Path) -> Path:
+    """Write OUT/<table>.md; gives its path."""
+    file = out / f"{name}.md"
+    file.write_text(markdown(name, trained, results))
+    return file
+
+
+def markdown(name: PublishedTable, trained: Mapping[str, Path], results: Results) -> str:
+    """The table: settings, parameters, held-out loss and s(m) of each row, and the printed s(m).
+
+    Table 2 is followed by all of its published rows, on the official tasks that were evaluated.
+    """
+    table, printed = BY_NAME[name], published.printed(name)
+    frame = PAPER if results.aggregates[PAPER] else THESE
+    heads = ["recipe", *table.settings, "parameters", "held-out loss"]
+    heads += [FRAMES[frame], "printed s(m)"]
+    lines = [heads, ["---"] * len(heads)]
+    for recipe in table.rows:
+        cells = ["-"] * (len(table.settings) + 2)
+        if recipe in trained:
+            cells = _cells(table, trained[recipe])
+        score = results.aggregates[frame].get(recipe)
+        lines.append([recipe, *cells, str(score or "-"), str(printed.get(recipe) or "-")])
+    parts = ["\n".join("| " + " | ".join(line) + " |" for line in lines)]
+    parts.append(_caption(table, frame, results))
+    if missing := [recipe for recipe in table.rows if recipe not in trained]:
+        parts.append(f"Not trained: {', '.join(missing)}.")
+    if results.notes:
+        parts.append("\n".join(f"- {note}" for note in results.notes))
+    if name == "table2" and (whole := beside(results)):
+        parts += [markdown_table(whole), whole.caption]
+    return "\n\n".join(parts) + "\n"
+
+
+def _caption(table: Table, frame: str, results: Results) -> str:
+    scale = (
+        "Both are on the scale of the paper's Table 2."
+        if frame == PAPER
+        else f"Ours is relative to these rows and HEAR-{ANCHOR} on {len(results.plan.tasks)} "
+        "task(s): compare the order, not the numbers."
+    )
+    return (
+        f"{table.title}. The printed s(m) are the paper's. {scale} {results.plan.seeds} seed(s). "
+        "Losses of different patch sizes don't compare."
+    )
+
+
+def _cells(table: Table, path: Path) -> list[str]:
+    """Settings, parameters and held-out loss, as the weights' file tells them."""
+    config, training, tensors = weights.read(path)
+    loss = training["held_out_loss"]
+    return [
+        *(_setting(config, name) for name in table.settings),
+        f"{sum(tensor.numel() for tensor in tensors.values()):,}",
+        "-" if loss is None else f"{loss:.4f}",
+    ]
+
+
+def _setting(config: ModelConfig, name: str) -> str:
+    if config.architecture == "ssast" and name == "expansion":
+        return "-"
+    value = getattr(config, name)
+    return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)

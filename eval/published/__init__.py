@@ -1,0 +1,115 @@
+"""The scores that the paper prints, from the CSV files beside this one (see README.md)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from eval.scores import Estimate
+from eval.tasks import Task
+
+PublishedTable = Literal["table2", "table3", "table4", "table5"]
+FOLDER = Path(__file__).parent
+IN_FULL = 0.99  # of the clips: some archives differ by a few from the number that is given
+SEEDS = 10  # behind every printed interval
+
+
+@dataclass(frozen=True)
+class Column:
+    """One of the paper's ten tasks."""
+
+    name: str
+    """Its short name, e.g. `E50`."""
+    folder: str
+    """The official HEAR folder, `<task name>-<version>-<mode>`."""
+    area: str
+    """What Table 2 files it under."""
+    clips: int
+    """In all splits, as hearbenchmark.com gives it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a printed table."""
+
+    model: str
+    group: str
+    """Heading above it in Table 2, else empty."""
+    parameters: float | None
+    """In millions."""
+    with_decoder: bool
+    """Whether the parameters include a decoder."""
+    recipe: str
+    """The same settings in `hear_axlstm.pretrain.recipes`, or empty."""
+    scores: Mapping[str, Estimate]
+    """Column -> score in percent; empty where the paper prints none for the row's model."""
+    aggregate: Estimate
+    """The printed s(m)."""
+
+
+@cache
+def columns() -> tuple[Column, ...]:
+    """The paper's ten tasks in the order of Table 2."""
+    return tuple(
+        Column(row["column"], row["folder"], row["area"], int(row["clips"]))
+        for row in _read("tasks")
+    )
+
+
+@cache
+def rows(table: PublishedTable) -> tuple[Row, ...]:
+    """The rows of one of the paper's tables, in its order.
+
+    Tables 3 to 5 print no task scores; a row that is also in Table 2 has them from there.
+    """
+    twins = {} if table == "table2" else {row.model: row.scores for row in rows("table2")}
+    return tuple(_row(cells, twins) for cells in _read(table))
+
+
+def printed(table: PublishedTable) -> dict[str, Estimate]:
+    """Recipe -> printed s(m), of the rows whose settings are one of ours."""
+    return {row.recipe: row.aggregate for row in rows(table) if row.recipe}
+
+
+def column(task: Task) -> Column | None:
+    """The paper's column that `task` is, or None for a part, a likeness or anything else.
+
+    It must be the official one in full: by its folder, by the name and mode that its description
+    gives, and by its number of clips.
+    """
+    for official in columns():
+        name, mode = f"{task.name}-", f"-{task.mode}"
+        if task.path.name == official.folder and (
+            official.folder.startswith(name)
+            and official.folder.endswith(mode)
+            and task.clips >= IN_FULL * official.clips
+        ):
+            return official
+    return None
+
+
+def _row(cells: Mapping[str, str], twins: Mapping[str, Mapping[str, Estimate]]) -> Row:
+    names = [official.name for official in columns()]
+    scores = {name: _estimate(cells, name) for name in names if name in cells}
+    return Row(
+        cells["model"],
+        cells.get("group", ""),
+        float(cells["parameters"]) if cells.get("parameters") else None,
+        cells.get("with_decoder") == "yes",
+        cells["recipe"],
+        scores or twins.get(cells["table2_model"], {}),
+        _estimate(cells, "s"),
+    )
+
+
+def _estimate(cells: Mapping[str, str], name: str) -> Estimate:
+    return Estimate(float(cells[name]), float(cells[f"{name} ±"]), SEEDS)
+
+
+def _read(name: str) -> list[dict[str, str]]:
+    with (FOLDER / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,141 @@
+"""The score tables of a report: this evaluation alone, and beside the published scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eval import published
+from eval.plan import Entrant
+from eval.scores import LOWER_IS_BETTER, Estimate
+from eval.table import FRAMES, PAPER, THESE, Results
+from eval.tasks import Task
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands over a column of scores."""
+
+    text: str
+    area: str
+    """Of Table 2 for the official tasks; else what kind of task it is."""
+    detail: str
+    lower_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system's scores, in the order of the heads; None where there is none."""
+
+    name: str
+    group: str
+    measured: bool
+    """By this evaluation; else printed in the paper."""
+    parameters: float | None
+    """In millions; None if there are none or they are not known."""
+    with_decoder: bool
+    cells: tuple[Estimate | None, ...]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of systems on tasks."""
+
+    name: str
+    title: str
+    heads: tuple[Head, ...]
+    rows: tuple[Row, ...]
+    caption: str
+
+    def best(self, column: int) -> float | None:
+        """The best mean of a column as it is printed."""
+        means = [round(e.mean, 1) for row in self.rows if (e := row.cells[column])]
+        pick = min if self.heads[column].lower_is_better else max
+        return pick(means, default=None)
+
+    def is_best(self, row: Row, column: int) -> bool:
+        """Whether the row has the column's best mean; nobody wins alone."""
+        cell = row.cells[column]
+        return cell is not None and len(self.rows) > 1 and round(cell.mean, 1) == self.best(column)
+
+
+def kind(task: Task) -> str:
+    """What a task is, told from its folder, so that no likeness passes for the official task."""
+    if column := published.column(task):
+        return column.area
+    if any(column.folder.startswith(f"{task.name}-") for column in published.columns()):
+        return "Official task in part"
+    if task.path.name.endswith("-mini"):
+        return "Generated"
+    return "Other tasks"
+
+
+def measured(results: Results) -> ScoreTable:
+    """All systems of the evaluation on all of its tasks."""
+    plan = results.plan
+    heads = [_head(task) for task in plan.tasks]
+    heads.append(Head(FRAMES[THESE], "All tasks", "relative to the runs of these systems"))
+    rows = []
+    for entrant in plan.entrants:
+        label = entrant.system.label
+        cells = [results.cells.get((label, task.path.name)) for task in plan.tasks]
+        rows.append(_row(entrant, [*cells, results.aggregates[THESE].get(label)]))
+    metrics = dict.fromkeys(task.metric for task in plan.tasks)
+    caption = (
+        f"Test scores ({', '.join(metrics)}; all but d_prime in percent): mean over "
+        f"{plural(plan.seeds, 'seed')} of the probe, ± half of the 95 % interval (Student t). Best "
+        f"in bold. s(m) is relative to the worst and best single runs of the systems in this "
+        f"table, over {plural(len(plan.tasks), 'task')}: it does not compare with any other table."
+    )
+    return ScoreTable("measured", "Scores", tuple(heads), tuple(rows), caption)
+
+
+def beside(results: Results) -> ScoreTable | None:
+    """Ours and the paper's Table 2, on those of its tasks that were evaluated in full, if any."""
+    by_column = {
+        column.name: task for task in results.plan.tasks if (column := published.column(task))
+    }
+    columns = [column for column in published.columns() if column.name in by_column]
+    if not columns:
+        return None
+    placed = results.aggregates[PAPER]
+    heads = [_head(by_column[column.name]) for column in columns]
+    heads += [Head("s(m)", "Ten tasks", "on the scale of the paper's Table 2")] if placed else []
+    rows = []
+    for row in published.rows("table2"):
+        cells = [row.scores[column.name] for column in columns] + [row.aggregate] * bool(placed)
+        group = f"Published: {row.group}"
+        rows.append(Row(row.model, group, False, row.parameters, row.with_decoder, tuple(cells)))
+    for entrant in results.plan.entrants:
+        label = entrant.system.label
+        tasks = [by_column[column.name].path.name for column in columns]
+        cells_ = [results.cells.get((label, task)) for task in tasks]
+        rows.append(_row(entrant, cells_ + [placed.get(label)] * bool(placed)))
+    return ScoreTable("published", "Beside the published scores", tuple(heads), tuple(rows), (
+        "Published: Table 2 of the paper, ten seeds. Measured: this evaluation, "
+        f"{plural(results.plan.seeds, 'seed')}. Only official tasks in full, by name and version, "
+        "stand here. Best in bold; * includes the decoder. "
+        + (
+            "s(m) is on the scale of the paper's Table 2 for all rows."
+            if placed
+            else f"No s(m) here: {next(iter(results.refused[PAPER].values()), 'no runs')}."
+        )
+    ))  # fmt: skip
+
+
+def _head(task: Task) -> Head:
+    column = published.column(task)
+    detail = f"{task.path.name}: {task.metric}, {task.classes} classes, {task.clips:,} clips"
+    name = column.name if column else task.path.name
+    return Head(name, kind(task), detail, task.metric in LOWER_IS_BETTER)
+
+
+def _row(entrant: Entrant, cells: Sequence[Estimate | None]) -> Row:
+    count = entrant.fingerprint.parameters
+    parameters = count / 1e6 if count else None
+    return Row(entrant.system.label, "Measured", True, parameters, False, tuple(cells))
+
+
+def plural(count: int, noun: str) -> str:
+    """`count` and the noun."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
