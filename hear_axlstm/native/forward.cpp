@@ -12,17 +12,33 @@ namespace {
 
 constexpr Index VERSION = 1;  // of what this folder exports, to be raised with every change of it
 
-INLINE float dot(const float* a, const float* b, Index n) {
+// Adds to out[g] the product of a row and each of G rows of a weight; some at once, as each waits for
+// its sum before the next step.
+template <Index AT_ONCE>
+INLINE Index add_products(const float* row, const float* weight, Index E, Index g, Index G,
+                          float* out) {
     constexpr Index LANES = 16;
-    float sums[LANES] = {}, sum = 0.0f;
-    const Index whole = n - n % LANES;
-    for (Index i = 0; i < whole; i += LANES) {
-        VECTORIZED
-        for (Index lane = 0; lane < LANES; ++lane) sums[lane] += a[i + lane] * b[i + lane];
+    const Index whole = E - E % LANES;
+    for (; g + AT_ONCE <= G; g += AT_ONCE) {
+        float sums[AT_ONCE][LANES] = {};
+        const float* w = weight + g * E;
+        for (Index e = 0; e < whole; e += LANES)
+            for (Index i = 0; i < AT_ONCE; ++i) {
+                VECTORIZED
+                for (Index lane = 0; lane < LANES; ++lane)
+                    sums[i][lane] += row[e + lane] * w[i * E + e + lane];
+            }
+        for (Index i = 0; i < AT_ONCE; ++i) {
+            for (Index e = whole; e < E; ++e) out[g + i] += row[e] * w[i * E + e];
+            for (Index lane = 0; lane < LANES; ++lane) out[g + i] += sums[i][lane];
+        }
     }
-    for (Index i = whole; i < n; ++i) sum += a[i] * b[i];
-    for (Index lane = 0; lane < LANES; ++lane) sum += sums[lane];
-    return sum;
+    return g;
+}
+
+INLINE void add_products(const float* row, const float* weight, Index E, Index G, float* out) {
+    const Index done = add_products<8>(row, weight, E, 0, G, out);
+    add_products<1>(row, weight, E, done, G, out);
 }
 
 // A block-diagonal map of a row, weights [in 4, out 4, H J].
@@ -76,10 +92,10 @@ INLINE void before_cell(const T* xz, const Sizes& is, bool sigmoid_input, const 
             to_heads(mapped, is, k + at);
             map_row(x_row, weights.value, is.HJ(), mapped);
             to_heads(mapped, is, v + at);
-            for (Index g = 0; g < G; ++g)
-                gates[(b * is.S + s) * G + g] = weights.gate_bias[g] +
-                                                dot(c_row, weights.gates_c + g * E, E) +
-                                                dot(x_row, weights.gates_x + g * E, E);
+            float* gates_row = gates + (b * is.S + s) * G;
+            std::copy(weights.gate_bias, weights.gate_bias + G, gates_row);
+            add_products(c_row, weights.gates_c, E, G, gates_row);
+            add_products(x_row, weights.gates_x, E, G, gates_row);
         }
         const Index heads = b * is.H * is.S;
         scan(gates + b * is.S * G, is, sigmoid_input, a + heads, top + heads, floor + heads);

@@ -63,17 +63,13 @@ def mix(xz_BSE: Tensor, weights: MixWeights, settings: MixSettings) -> Tensor:
 class _Mix(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, xz_BSE: Tensor, settings: MixSettings, *weights: Tensor) -> Tensor:
-        sizes, given = _before_cell(xz_BSE, settings, weights)
+        sizes, given = before_cell(xz_BSE, settings, weights)
         batch, tokens, double = xz_BSE.shape
         out_BSE = xz_BSE.new_empty(batch, tokens, double // 2)
         eps = _eps(settings)
         sums = []
         for rows, seen in row_blocks(tokens):
-            scores_NRC = matmul(given.c[:, rows], given.k[:, seen].mT)
-            n_NR = torch.empty(scores_NRC.shape[:2])
-            block = (*scores_NRC.shape[1:], rows.start)
-            call("weigh", sizes, scores_NRC, *block, given.a, given.running_max, n_NR)
-            u_NRK = matmul(scores_NRC, given.v[:, seen])
+            u_NRK, n_NR = weighted_sums(sizes, given, rows, seen)
             call(
                 *("after_cell", sizes, weights, u_NRK, n_NR, u_NRK.shape[1], rows.start),
                 *(given.floor, given.c, xz_BSE, *eps, out_BSE),
@@ -89,7 +85,7 @@ class _Mix(torch.autograd.Function):
         xz_BSE, *others = ctx.saved_tensors
         weights, sums = others[: ctx.count], others[ctx.count :]
         d_weights = tuple(torch.zeros_like(weight) for weight in weights)
-        sizes, given = _before_cell(xz_BSE, ctx.settings, weights)
+        sizes, given = before_cell(xz_BSE, ctx.settings, weights)
         eps = _eps(ctx.settings)
         d_xz_BSE, d_out_BSE = torch.empty_like(xz_BSE), d_out_BSE.contiguous()
         d_q, d_k, d_v = (torch.zeros_like(given.c) for _ in "qkv")
@@ -121,9 +117,10 @@ class _Mix(torch.autograd.Function):
         return d_xz_BSE, None, *d_weights
 
 
-def _before_cell(
+def before_cell(
     xz_BSE: Tensor, settings: MixSettings, weights: tuple[Tensor, ...]
 ) -> tuple[tuple[int, ...], CellInput]:
+    """The struct Sizes, and what comes of the up-projection before the cell."""
     batch, tokens, heads, head_size = *xz_BSE.shape[:2], settings.heads, settings.head_size
     sizes = batch, tokens, heads, head_size // MAP_WIDTH
     c, k, v = (xz_BSE.new_empty(batch * heads, tokens, head_size) for _ in "ckv")
@@ -132,6 +129,17 @@ def _before_cell(
     given = CellInput(c, k, v, gates, a, running_max, floor)
     call("before_cell", sizes, weights, xz_BSE, _is_sigmoid(settings), *given)
     return sizes, given
+
+
+def weighted_sums(
+    sizes: tuple[int, ...], given: CellInput, rows: slice, seen: slice
+) -> tuple[Tensor, Tensor]:
+    """The cell's sums u ``[N, R, K]`` and n ``[N, R]`` of some rows, as in `weighted_sum`."""
+    scores_NRC = matmul(given.c[:, rows], given.k[:, seen].mT)
+    n_NR = torch.empty(scores_NRC.shape[:2])
+    block = (*scores_NRC.shape[1:], rows.start)
+    call("weigh", sizes, scores_NRC, *block, given.a, given.running_max, n_NR)
+    return matmul(scores_NRC, given.v[:, seen]), n_NR
 
 
 def _eps(settings: MixSettings) -> tuple[float, float]:
