@@ -16,9 +16,9 @@ from eval.commands.run import run, score
 from eval.commands.tasks import tasks
 from eval.fetch.download import FetchError
 from eval.plan import PlanError
-from eval.sweep import SweepError
 from eval.systems import SystemSpecError
 from eval.tasks import TaskError
+from eval.workers import SweepError
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,

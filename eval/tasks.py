@@ -54,6 +54,8 @@ class Task:
     """Names of the splits."""
     digest: str
     """Names a state of labels and audio; embeddings of another state are never reused."""
+    embedding_type: str = "scene"
+    """`scene`: one label set a clip; `event`: labels over time."""
 
     @property
     def slug(self) -> str:
@@ -106,6 +108,7 @@ def read_task(path: Path) -> Task:
         classes=len(vocabulary),
         splits=tuple(sizes),
         digest=_digest(path),
+        embedding_type=metadata["embedding_type"],
     )
 
 
