@@ -14,40 +14,29 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from numpy.typing import NDArray
 
 from eval import kit
+from eval.clips import Clip, equal_batches, find_clips
 from eval.systems import System
-from eval.tasks import Task, TaskError
+from eval.tasks import Task
 from hear_axlstm.audio import load_audio
 from hear_axlstm.data.prefetch import prefetch
 
 SAMPLES_PER_BATCH = 84 * 16_000  # what heareval gives to a model at once, whatever its rate
 MEMORY_SHARE = 0.5  # of a GPU's free memory, for one batch
+Rows = NDArray[Any]
 PROGRESS = "progress.txt"  # seconds of audio embedded so far
 
 
 class EmbeddingError(ValueError):
     """A model's output that no probe can be trained on."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One audio file of a task."""
-
-    split: str
-    name: str
-    path: Path
-    samples: int
 
 
 def embed(system: System, task: Task, folder: Path, threads: int = 1) -> None:
@@ -67,44 +56,11 @@ def embed(system: System, task: Task, folder: Path, threads: int = 1) -> None:
         return
     with kit.output_to(folder / kit.EMBEDDINGS_LOG):
         torch.set_num_threads(threads)
-        official = _heareval()
         start = time.monotonic()
-        model = official.Embedding(system.module, system.model or None, dict(system.options))
-        target = folder / system.module / task.path.name
-        clips = list(find_clips(task, model.sample_rate))
-        _embed_clips(official, model, task, clips, target)
-        _join(official, task, target)
-        official.gpu_max_mem.measure()
-        profile = {
-            "time_elapsed": time.monotonic() - start,
-            "gpu_max_mem": official.gpu_max_mem.measure(),
-            "gpu_device_name": official.gpu_max_mem.device_name(),
-        }
-        (target / "profile.embeddings.json").write_text(json.dumps(profile, indent=4))
-        (target / kit.EMBEDDED).touch()
-        for split in task.splits:
-            shutil.rmtree(target / split)
-
-
-def find_clips(task: Task, sample_rate: int) -> Iterator[Clip]:
-    """Every clip of `task` at `sample_rate` Hz, with its length as its header tells it.
-
-    Raises:
-        TaskError: for a file that is no audio, of another rate, or with several channels.
-    """
-    for split in task.splits:
-        for name in json.loads((task.path / f"{split}.json").read_text()):
-            path = task.path / str(sample_rate) / split / name
-            try:
-                header = soundfile.info(str(path))
-            except (soundfile.LibsndfileError, OSError) as error:
-                raise TaskError(f"{path}: not decodable ({error}): unpack the task again") from None
-            if (header.samplerate, header.channels) != (sample_rate, 1):
-                raise TaskError(
-                    f"{path}: {header.samplerate} Hz with {header.channels} channel(s), the model "
-                    f"wants {sample_rate} Hz mono: resample the task"
-                )
-            yield Clip(split, name, path, header.frames)
+        work = _Work(system, task, folder)
+        work.embed_clips(folder / PROGRESS)
+        work.join_splits()
+        work.finish(time.monotonic() - start)
 
 
 def embedded_seconds(folder: Path) -> float:
@@ -115,61 +71,130 @@ def embedded_seconds(folder: Path) -> float:
         return 0.0
 
 
-def equal_batches(clips: Sequence[Clip], most_samples: int) -> list[list[Clip]]:
-    """Clips of equal length together, the longest first, at most so many samples a batch."""
-    by_length: dict[int, list[Clip]] = {}
-    for clip in clips:
-        by_length.setdefault(clip.samples, []).append(clip)
-    batches = []
-    for samples, alike in sorted(by_length.items(), reverse=True):
-        size = max(1, most_samples // max(1, samples))
-        batches += [alike[i : i + size] for i in range(0, len(alike), size)]
-    return batches
+class _Work:
+    """One task on its way through one model."""
 
+    def __init__(self, system: System, task: Task, folder: Path) -> None:
+        try:
+            from heareval.embeddings import task_embeddings
+        except ImportError as error:
+            remedy = "run `make setup`, or see eval/tensorflow_standin"
+            raise ImportError(f"{error}: {remedy}") from error
+        self.official = task_embeddings
+        self.task = task
+        self.target = folder / system.module / task.path.name
+        self.metadata = json.loads((task.path / "task_metadata.json").read_text())
+        self.labels = {
+            split: json.loads((task.path / f"{split}.json").read_text()) for split in task.splits
+        }
+        # heareval's own wrapper: torch or TensorFlow, on the GPU if there is one
+        self.model = task_embeddings.Embedding(
+            system.module, system.model or None, dict(system.options)
+        )
 
-def _heareval() -> ModuleType:
-    try:
-        from heareval.embeddings import task_embeddings
-    except ImportError as error:
-        remedy = "run `make setup`, or see eval/tensorflow_standin"
-        raise ImportError(f"{error}: {remedy}") from error
-    return task_embeddings
+    def embed_clips(self, progress: Path) -> None:
+        """Write the files of each clip that lacks them, and to `progress` how far this is."""
+        for split in self.labels:
+            (self.target / split).mkdir(parents=True, exist_ok=True)
+        rate = self.model.sample_rate
+        clips = find_clips(self.task, rate)
+        missing = [clip for clip in clips if not _is_complete(self._stem(clip))]
+        if not missing:
+            return
+        done = sum(clip.samples for clip in clips) - sum(clip.samples for clip in missing)
+        batches = equal_batches(missing, self._samples_at_once(missing))
 
+        def load(index: int) -> NDArray[np.float32]:
+            return np.stack([load_audio(clip.path, rate) for clip in batches[index]])
 
-def _embed_clips(
-    official: ModuleType, model: Any, task: Task, clips: Sequence[Clip], target: Path
-) -> None:
-    """Write the files of each clip that lacks them, and how far this is."""
-    labels = {}
-    for split in task.splits:
-        (target / split).mkdir(parents=True, exist_ok=True)
-        labels[split] = json.loads((task.path / f"{split}.json").read_text())
-    missing = [clip for clip in clips if not _is_complete(target / clip.split / clip.name)]
-    progress = target.parents[1] / PROGRESS
-    done = sum(clip.samples for clip in clips) - sum(clip.samples for clip in missing)
-    if not missing:
-        return
-    batches = equal_batches(missing, _samples_at_once(model, task, missing))
+        for batch, audio_Bn in zip(batches, prefetch(load, 0, len(batches)), strict=True):
+            self._save(batch, *self._compute(batch, audio_Bn))
+            done += sum(clip.samples for clip in batch)
+            progress.write_text(f"{done / rate:.2f}")
 
-    def load(index: int) -> tuple[list[Clip], NDArray[np.float32]]:
-        batch = batches[index]
-        return batch, np.stack([load_audio(clip.path, model.sample_rate) for clip in batch])
+    def join_splits(self) -> None:
+        """Write the files of each split from those of its clips, in heareval's order."""
+        order = random.Random()
+        order.seed(0)
+        for name in ("task_metadata.json", "labelvocabulary.csv"):
+            shutil.copy(self.task.path / name, self.target)
+        for split, labels in self.labels.items():
+            shutil.copy(self.task.path / f"{split}.json", self.target)
+            self.official.memmap_embeddings(
+                self.target / split, order, self.metadata, split, self.target, labels
+            )
 
-    for batch, audio_Bn in prefetch(load, 0, len(batches)):
-        embeddings, timestamps = _compute(model, task, batch, audio_Bn)
+    def finish(self, seconds: float) -> None:
+        """Mark the task as done."""
+        profile = {
+            "time_elapsed": seconds,
+            "gpu_max_mem": self.official.gpu_max_mem.measure(),
+            "gpu_device_name": self.official.gpu_max_mem.device_name(),
+        }
+        (self.target / "profile.embeddings.json").write_text(json.dumps(profile, indent=4))
+        (self.target / kit.EMBEDDED).touch()
+        for split in self.labels:
+            shutil.rmtree(self.target / split)
+
+    def _stem(self, clip: Clip) -> Path:
+        return self.target / clip.split / clip.name
+
+    def _save(self, batch: Sequence[Clip], rows: Rows, times_BT: Rows | None) -> None:
         for index, clip in enumerate(batch):
-            row = slice(index, index + 1)
-            arguments: list[Any] = [embeddings[row]]
-            label = [labels[clip.split][clip.name]]
-            if timestamps is None:
-                save = official.save_scene_embedding_and_labels
+            one, folder = slice(index, index + 1), self._stem(clip).parent
+            labels = [self.labels[clip.split][clip.name]]
+            if times_BT is None:
+                save = self.official.save_scene_embedding_and_labels
+                save(rows[one], labels, (clip.name,), folder)
             else:
-                save = official.save_timestamp_embedding_and_labels
-                label = official.get_labels_for_timestamps(label, timestamps[row])
-                arguments.append(timestamps[row])
-            save(*arguments, label, (clip.name,), target / clip.split)
-        done += sum(clip.samples for clip in batch)
-        progress.write_text(f"{done / model.sample_rate:.2f}")
+                labels = self.official.get_labels_for_timestamps(labels, times_BT[one])
+                save = self.official.save_timestamp_embedding_and_labels
+                save(rows[one], times_BT[one], labels, (clip.name,), folder)
+
+    def _compute(
+        self, batch: Sequence[Clip], audio_Bn: NDArray[np.float32]
+    ) -> tuple[Rows, Rows | None]:
+        """Scenes [B, D] and None, or steps [B, T, D] and times [B, T]; halves what is too large."""
+        times_BT = None
+        try:
+            if self.metadata["embedding_type"] == "event":
+                rows, times_BT = self.model.get_timestamp_embedding_as_numpy(audio_Bn)
+            else:
+                rows = self.model.get_scene_embedding_as_numpy(audio_Bn)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            half = len(batch) // 2
+            first = self._compute(batch[:half], audio_Bn[:half])
+            second = self._compute(batch[half:], audio_Bn[half:])
+            times = [part for part in (first[1], second[1]) if part is not None]
+            return np.concatenate([first[0], second[0]]), np.concatenate(times) if times else None
+        finite = np.isfinite(rows).reshape(len(batch), -1).all(axis=1)
+        if not finite.all():
+            clip = batch[int(finite.argmin())]
+            raise EmbeddingError(
+                f"{self.model.name} gives NaN or infinity for {clip.path}: look at that file, or "
+                "leave the system out"
+            )
+        return rows, times_BT
+
+    def _samples_at_once(self, clips: Sequence[Clip]) -> int:
+        """How many samples a batch may hold.
+
+        On a GPU, where larger batches are faster, what fills half of the free memory, as a trial
+        with the longest clip tells, but no less than heareval's measure.
+        """
+        if getattr(self.model, "device", "cpu") != "cuda":
+            return SAMPLES_PER_BATCH
+        longest = max(clips, key=lambda clip: clip.samples)
+        audio_Bn = load_audio(longest.path, self.model.sample_rate)[None]
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        self._compute([longest], audio_Bn)
+        bytes_a_sample = (torch.cuda.max_memory_allocated() - before) / audio_Bn.size
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info()
+        return max(SAMPLES_PER_BATCH, int(MEMORY_SHARE * free / max(1.0, bytes_a_sample)))
 
 
 def _is_complete(stem: Path) -> bool:
@@ -180,63 +205,3 @@ def _is_complete(stem: Path) -> bool:
     except (FileNotFoundError, ValueError, EOFError):
         return False
     return True
-
-
-def _compute(
-    model: Any, task: Task, batch: Sequence[Clip], audio_Bn: NDArray[np.float32]
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Scenes [B, D] and None, or events [B, T, D] with times [B, T]; halves what is too large."""
-    try:
-        if task.embedding_type == "event":
-            embeddings, timestamps = model.get_timestamp_embedding_as_numpy(audio_Bn)
-        else:
-            embeddings, timestamps = model.get_scene_embedding_as_numpy(audio_Bn), None
-    except torch.OutOfMemoryError:
-        if len(batch) == 1:
-            raise
-        torch.cuda.empty_cache()
-        half = len(batch) // 2
-        parts = [
-            _compute(model, task, batch[part], audio_Bn[part])
-            for part in (slice(half), slice(half, None))
-        ]
-        times = None if parts[0][1] is None else np.concatenate([part[1] for part in parts])
-        return np.concatenate([part[0] for part in parts]), times
-    finite = np.isfinite(embeddings.reshape(len(batch), -1)).all(axis=1)
-    if not finite.all():
-        clip = batch[int(np.argmin(finite))]
-        raise EmbeddingError(
-            f"{model.name} gives NaN or infinity for {clip.path}: no probe can learn from that"
-        )
-    return embeddings, timestamps
-
-
-def _samples_at_once(model: Any, task: Task, clips: Sequence[Clip]) -> int:
-    """How many samples a batch may hold.
-
-    On a GPU, where larger batches are faster, what a trial with one clip says to fill half of the
-    free memory, but no less than heareval's measure.
-    """
-    if getattr(model, "device", "cpu") != "cuda":
-        return SAMPLES_PER_BATCH
-    longest = max(clips, key=lambda clip: clip.samples)
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    _compute(model, task, [longest], load_audio(longest.path, model.sample_rate)[None])
-    bytes_a_sample = (torch.cuda.max_memory_allocated() - before) / longest.samples
-    torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info()
-    return max(SAMPLES_PER_BATCH, int(MEMORY_SHARE * free / max(bytes_a_sample, 1.0)))
-
-
-def _join(official: ModuleType, task: Task, target: Path) -> None:
-    """Write the files of each split from those of its clips, in heareval's order."""
-    order = random.Random()
-    order.seed(0)
-    for name in ("task_metadata.json", "labelvocabulary.csv"):
-        shutil.copy(task.path / name, target)
-    metadata = json.loads((task.path / "task_metadata.json").read_text())
-    for split in metadata["splits"]:
-        shutil.copy(task.path / f"{split}.json", target)
-        labels = json.loads((task.path / f"{split}.json").read_text())
-        official.memmap_embeddings(target / split, order, metadata, split, target, labels)

@@ -62,6 +62,8 @@ class Plan:
     """The search space of the probes."""
     engine: Engine = "heareval"
     """What trains the probes: the official heareval, or eval.probes where it can."""
+    only_heareval: tuple[str, ...] = ()
+    """Names of the task folders that go to heareval in any case."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -72,8 +74,8 @@ class Plan:
             raise PlanError(f"engine={self.engine!r}: choose one of {get_args(Engine)}")
 
     def engine_of(self, task: Task) -> Engine:
-        """What trains the probes of `task`: event tasks always go to heareval."""
-        return "heareval" if task.embedding_type == "event" else self.engine
+        """What trains the probes of `task`."""
+        return "heareval" if task.path.name in self.only_heareval else self.engine
 
     def embeddings(self, entrant: Entrant, task: Task) -> Path:
         """The folder of one system's embeddings of one task."""
@@ -121,7 +123,15 @@ class Plan:
                 for e in content["entrants"]
             )
             tasks = tuple(_task(entry) for entry in content["tasks"])
-            return cls(out, entrants, tasks, content["seeds"], content["grid"], content["engine"])
+            return cls(
+                out,
+                entrants,
+                tasks,
+                content["seeds"],
+                content["grid"],
+                content["engine"],
+                tuple(content["only_heareval"]),
+            )
         except FileNotFoundError:
             raise PlanError(f"{file} is missing: evaluate first (python -m eval run)") from None
         except PlanError:

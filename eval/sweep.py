@@ -18,7 +18,8 @@ import torch
 from tqdm import tqdm
 
 from eval import kit
-from eval.embed import embed, embedded_seconds, find_clips
+from eval.clips import find_clips
+from eval.embed import embed, embedded_seconds
 from eval.kit import Grid
 from eval.plan import Entrant, Plan
 from eval.tasks import Task
@@ -103,10 +104,8 @@ def _jobs_of_fast(plan: Plan, missing: Sequence[Missing]) -> list[Job]:
 
 def predict_fast(embeddings: Path, folders: Mapping[int, Path], grid: Grid, log: Path) -> None:
     """Train and test the probes of many seeds at once, those that are finished excepted."""
-    probes = import_module("eval.probes")
     with kit.output_to(log):
-        todo = {seed: folder for seed, folder in folders.items() if not kit.finished(folder)}
-        probes.predict(embeddings, todo, grid)
+        import_module("eval.probes").predict(embeddings, folders, grid)
 
 
 def _missing_runs(plan: Plan) -> list[Missing]:

@@ -54,8 +54,6 @@ class Task:
     """Names of the splits."""
     digest: str
     """Names a state of labels and audio; embeddings of another state are never reused."""
-    embedding_type: str = "scene"
-    """`scene`: one label set a clip; `event`: labels over time."""
 
     @property
     def slug(self) -> str:
@@ -108,7 +106,6 @@ def read_task(path: Path) -> Task:
         classes=len(vocabulary),
         splits=tuple(sizes),
         digest=_digest(path),
-        embedding_type=metadata["embedding_type"],
     )
 
 

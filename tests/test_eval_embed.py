@@ -17,7 +17,8 @@ pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 
 from eval import embed as embedding
 from eval import kit
-from eval.embed import EmbeddingError, embed, embedded_seconds, equal_batches, find_clips
+from eval.clips import equal_batches, find_clips
+from eval.embed import EmbeddingError, embed, embedded_seconds
 from eval.systems import System
 from eval.tasks import Task, TaskError, read_task
 
@@ -81,7 +82,6 @@ def heareval_s(task: Task, folder: Path) -> Path:
 def test_files_are_those_of_heareval_s_runner(tmp_path: Path, kind: str) -> None:
     write = {"split": write_task, "folded": lambda p: write_task(p, folds=3)}
     task = read_task(write.get(kind, write_events)(tmp_path / "tasks" / "tones"))
-    assert task.embedding_type == ("event" if kind == "events" else "scene")
     theirs = heareval_s(task, tmp_path / "theirs")
     embed(NAIVE, task, tmp_path / "ours")
     ours = kit.embedded(task, tmp_path / "ours")
@@ -104,7 +104,7 @@ def test_files_are_those_of_heareval_s_runner(tmp_path: Path, kind: str) -> None
 
 def test_batches_hold_clips_of_one_length(tmp_path: Path) -> None:
     task = read_task(write_events(tmp_path / "tones"))
-    clips = list(find_clips(task, SAMPLE_RATE))
+    clips = find_clips(task, SAMPLE_RATE)
     batches = equal_batches(clips, most_samples=40_000)
     assert sorted((clip for batch in batches for clip in batch), key=str) == sorted(clips, key=str)
     assert [len({clip.samples for clip in batch}) for batch in batches] == [1] * len(batches)
@@ -117,7 +117,7 @@ def test_a_killed_embedding_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     task = read_task(write_task(tmp_path / "tones"))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     embed(NAIVE, task, whole)
-    monkeypatch.setattr(embedding, "_join", stop)
+    monkeypatch.setattr(embedding._Work, "join_splits", stop)
     with pytest.raises(KeyboardInterrupt):
         embed(NAIVE, task, cut)
     monkeypatch.undo()

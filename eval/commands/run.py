@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +17,7 @@ from eval.miniature.writer import write_tasks
 from eval.plan import Engine, Entrant, Plan, PlanError, sole_use
 from eval.sweep import sweep
 from eval.systems import fingerprints, parse_systems
-from eval.tasks import check_audio, find_tasks
+from eval.tasks import Task, check_audio, find_tasks
 from eval.workers import Backend, Failure
 
 
@@ -55,7 +57,8 @@ def run(
         for rate in {entrant.fingerprint.sample_rate for entrant in entrants}:
             for task in found:
                 check_audio(task, rate)
-        plan = Plan(out.resolve(), entrants, found, seeds, grid, engine)
+        official = not_for_fast(found) if engine == "fast" else ()
+        plan = Plan(out.resolve(), entrants, found, seeds, grid, engine, official)
         plan.save()
         try:
             failures = sweep(plan, jobs or joblib.cpu_count(), backend)
@@ -83,6 +86,15 @@ def miniature_tasks(folder: Path) -> Path:
         return write_tasks(folder)
     except ValueError as error:
         raise PlanError(str(error)) from error
+
+
+def not_for_fast(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """The names of those that eval.probes can't train on, which are told."""
+    supports = import_module("eval.probes").supports
+    names = tuple(task.path.name for task in tasks if not supports(task.path))
+    if names:
+        print(f"By heareval, since the fast engine can't: {', '.join(names)}")
+    return names
 
 
 def report(plan: Plan) -> None:
