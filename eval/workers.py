@@ -79,8 +79,8 @@ def workers(backend: Backend, jobs: int) -> Iterator[Submit]:
         import_module(module)
     except ImportError as error:
         raise SweepError(
-            f"--backend {backend}: {error}; pip install 'hear_axlstm[{backend}]', here and on the "
-            "cluster's machines"
+            f"--backend {backend}: {error}; install it in this project's folder, on every machine: "
+            f"pip install -e '.[{backend}]'"
         ) from error
     with start(jobs) as submit:
         yield submit
