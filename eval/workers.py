@@ -144,7 +144,8 @@ def _followed(bar: tqdm[Any], done: Callable[[], float]) -> Iterator[None]:
     stop = threading.Event()
 
     def look() -> None:
-        bar.update(max(0.0, done() - bar.n))
+        if (more := done() - bar.n) > 0:
+            bar.update(more)
 
     def follow() -> None:
         while not stop.wait(LOOK_EVERY):
