@@ -145,15 +145,17 @@ def sole_use(out: Path) -> Iterator[None]:
     """Hold an output folder against other evaluations; the system lets go when the process ends.
 
     Raises:
-        PlanError: if another evaluation holds it.
+        PlanError: if another evaluation holds it, or it can't be written to.
     """
-    out.mkdir(parents=True, exist_ok=True)
     try:
+        out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / LOCK).acquire(timeout=0)
     except Timeout:
         raise PlanError(
             f"another evaluation is at work in {out}: wait for it, stop it, or choose another --out"
         ) from None
+    except OSError as error:
+        raise PlanError(f"can't write to {out} ({error.strerror}): choose another --out") from None
     with lock:
         yield
 

@@ -53,7 +53,8 @@ def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
         for entrant, task in _pairs(plan)
         if kit.embedded(task, plan.embeddings(entrant, task)) is None
     ]
-    threads = max(1, jobs // max(1, len(missing)))  # no core stays idle
+    # Few jobs leave cores idle, which help inside of them.
+    threads = max(1, jobs // max(1, len(missing))) if backend == "loky" else 1
     todo = []
     for entrant, task, folder in missing:
         name = f"{entrant.system.label} on {task.path.name}, embeddings"

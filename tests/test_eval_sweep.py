@@ -102,6 +102,9 @@ def test_one_evaluation_a_folder(tmp_path: Path) -> None:
             pass
     with sole_use(tmp_path / "out"):
         pass
+    (tmp_path / "file").touch()
+    with pytest.raises(PlanError, match="can't write to"), sole_use(tmp_path / "file"):
+        pass
 
 
 def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
