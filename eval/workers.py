@@ -26,7 +26,7 @@ from tqdm import tqdm
 Backend = Literal["loky", "dask", "ray"]
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-LOOK_EVERY = 0.5  # seconds, at progress and at whether the parent lives
+LOOK_EVERY = 1.0  # seconds, at progress and at whether the parent lives
 
 
 class SweepError(RuntimeError):
