@@ -25,13 +25,22 @@ from eval.plan import Entrant, Plan
 from eval.tasks import Task
 from eval.workers import Backend, Failure, Job, run, workers
 
-HOURS_BAR = (
-    "{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} h of audio "
-    "[{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
-)
-
 Missing = tuple[Entrant, Task, Path, dict[int, Path]]
 """A system, a task, its embeddings, and seed -> folder of the runs that lack."""
+
+
+HOURS = "{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} h [{elapsed}<{remaining}, {speed}]"
+
+
+class HoursBar(tqdm):
+    """Counts hours of audio, and shows speeds that are far below one hour a second."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """As tqdm has it, with the mean speed in `speed`."""
+        values = super().format_dict
+        hours, seconds = values["n"] - values["initial"], values["elapsed"]
+        return {**values, "speed": f"{hours / seconds:.2g} h/s" if seconds else "? h/s"}
 
 
 def sweep(plan: Plan, jobs: int, backend: Backend = "loky") -> list[Failure]:
@@ -61,7 +70,10 @@ def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
         arguments = (entrant.system, task, folder, threads)
         todo.append(Job(name, folder, kit.EMBEDDINGS_LOG, embed, arguments))
     total = sum(_hours(task, entrant.fingerprint.sample_rate) for entrant, task, _ in missing)
-    bar = {"desc": "embeddings", "total": total, "unit": "h", "bar_format": HOURS_BAR}
+    form = (
+        "{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} h [{elapsed}<{remaining}, {speed}]"
+    )
+    bar = HoursBar(desc="embeddings", total=total, bar_format=form, disable=not todo)
 
     def hours_done() -> float:
         return sum(embedded_seconds(folder) for _, _, folder in missing) / 3600
@@ -72,7 +84,7 @@ def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
 def _train(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
     missing = _missing_runs(plan)
     folders = [folder for *_, seeds in missing for folder in seeds.values()]
-    bar = {"desc": "probes", "total": len(folders), "unit": "run"}
+    bar = tqdm(desc="probes", total=len(folders), unit="run", disable=not folders)
     todo = _jobs_of_fast(plan, missing) + _jobs_of_heareval(plan, missing)
     return _compute(todo, bar, lambda: sum(map(kit.finished, folders)), jobs, backend)
 
@@ -134,7 +146,7 @@ def _hours(task: Task, sample_rate: int) -> float:
 
 def _compute(
     todo: Sequence[Job],
-    bar: Mapping[str, Any],
+    bar: tqdm[Any],
     done: Callable[[], float],
     jobs: int,
     backend: Backend,
@@ -142,4 +154,4 @@ def _compute(
     if not todo:
         return []
     with workers(backend, jobs) as submit:
-        return run(submit, todo, tqdm(**bar), done)
+        return run(submit, todo, bar, done)
