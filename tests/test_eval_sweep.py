@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from eval import kit, sweep, workers
+from eval.commands.run import not_for_fast
 from eval.plan import Entrant, Plan, PlanError, sole_use
 from eval.systems import NAMED, Fingerprint
 from eval.tasks import find_tasks
@@ -63,6 +65,23 @@ def test_fast_takes_all_missing_seeds_of_a_task(
     assert [job.step for job in official] == [kit.predict] * 3
     assert [job.folder.name for job in official] == ["seed00", "seed01", "seed02"]
     assert {job.folder.parent.name for job in official} == {"heareval-paper"}
+
+
+def test_what_fast_is_asked(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+    fake = SimpleNamespace(
+        supports=lambda folder: folder.name == "scenes",
+        predict=lambda *arguments: os.write(1, b"trained") and calls.append(arguments),
+    )
+    monkeypatch.setitem(sys.modules, "eval.probes", fake)
+    assert not_for_fast(plan.tasks) == plan.only_heareval
+    assert "since the fast engine can't: events" in capfd.readouterr().out
+    fast, *_ = jobs_of(plan, monkeypatch)
+    assert attempt(fast) is None
+    assert calls == [fast.arguments[:3]]
+    assert (fast.folder / fast.log).read_text() == "trained"
 
 
 def pair(plan: Plan, task: int) -> tuple[Entrant, Any]:
