@@ -4,7 +4,9 @@
 PYTHON  ?= python3
 CONFIG  ?= axlstm_tiny
 RUN     ?= $(if $(DATA),runs/pretrain,runs/miniature/pretrain)/$(CONFIG)
-SYSTEMS ?= naive random axlstm_tiny
+# SYSTEMS, and MODULE for one more, are earlier names.
+MODULES ?= $(or $(SYSTEMS),naive random axlstm_tiny) $(MODULE)
+ENGINE  ?= heareval
 SEEDS   ?= $(if $(TASKS_DIR),10,3)
 OUT     ?= runs/eval
 TABLE   ?= expansion
@@ -50,22 +52,23 @@ else
 	@$(call PRETRAIN,runs/miniature/corpus) \
 	    --epochs $(or $(EPOCHS),4) --batch-size $(or $(BATCH),16) --lr 1e-3
 endif
-	@echo "Weights and log: $(RUN). Next: make eval-all MODULE=hear_axlstm@$(RUN)/model.safetensors"
+	@echo "Weights and log: $(RUN). Next: make eval-all MODULES='naive hear_axlstm@$(RUN)/model.safetensors'"
 
 ablations: OUT = $(if $(DATA),runs/ablations,runs/miniature/ablations)
-ablations: $(READY) ## Train and score the rows of TABLE=comparison|expansion|patch|gating [DATA= EPOCHS= BATCH= LR= TASKS_DIR= SEEDS= OUT=]
-	@$(BIN)/python -m eval ablations $(if $(DATA),"$(DATA)") --table $(TABLE) --seeds $(SEEDS) \
+ablations: $(READY) ## Train and score the rows of TABLE=comparison|expansion|patch|gating [DATA= EPOCHS= BATCH= LR= TASKS_DIR= SEEDS= ENGINE= OUT=]
+	@$(BIN)/python -m eval ablations $(if $(DATA),"$(DATA)") --table $(TABLE) --seeds $(SEEDS) --engine $(ENGINE) \
 	    --out "$(OUT)" $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch-size $(BATCH)) \
 	    $(if $(LR),--lr $(LR)) $(if $(TASKS_DIR),--tasks-dir "$(TASKS_DIR)") $(if $(TASKS),--tasks $(TASKS))
 
-table2: ## One of the paper's tables (also table3, table4, table5) from finished training RUNS= [TASKS_DIR= TASKS= SEEDS= OUT=]
+table2: ## One of the paper's tables (also table3, table4, table5) from finished training RUNS= [TASKS_DIR= TASKS= SEEDS= ENGINE= OUT=]
 table2 table3 table4 table5: OUT = runs/tables
 table2 table3 table4 table5: $(READY)
-	@$(BIN)/python -m eval paper $@ --runs "$(RUNS)" --seeds $(SEEDS) --out "$(OUT)" \
+	@$(BIN)/python -m eval paper $@ --runs "$(RUNS)" --seeds $(SEEDS) --out "$(OUT)" --engine $(ENGINE) \
 	    $(if $(TASKS_DIR),--tasks-dir "$(TASKS_DIR)") $(if $(TASKS),--tasks $(TASKS))
 
-eval-all: $(READY) ## Score the SYSTEMS on ten generated tasks, or on TASKS_DIR= [TASKS= MODULE= SEEDS= OUT=]
-	@$(BIN)/python -m eval run --systems $(SYSTEMS) $(MODULE) --seeds $(SEEDS) --out "$(OUT)" \
+eval-all: $(READY) ## Score the MODULES on ten generated tasks, or on TASKS_DIR= [TASKS= SEEDS= ENGINE=fast BACKEND= JOBS= OUT=]
+	@$(BIN)/python -m eval run --systems $(MODULES) --seeds $(SEEDS) --out "$(OUT)" \
+	    --engine $(ENGINE) $(if $(BACKEND),--backend $(BACKEND)) $(if $(JOBS),--jobs $(JOBS)) \
 	    $(if $(TASKS_DIR),--tasks-dir "$(TASKS_DIR)") $(if $(TASKS),--tasks $(TASKS))
 
 test: $(READY) ## Run the tests, without the slow ones

@@ -20,9 +20,9 @@ from eval.commands.tasks import tasks
 from eval.fetch.download import FetchError
 from eval.plan import PlanError
 from eval.scores import FrameError
-from eval.sweep import SweepError
 from eval.systems import SystemSpecError
 from eval.tasks import TaskError
+from eval.workers import SweepError
 
 # What a user can mend: one line, no traceback.
 ERRORS = (TaskError, SystemSpecError, PlanError, SweepError, AblationError, FetchError, FrameError)

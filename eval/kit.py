@@ -1,4 +1,4 @@
-"""One step of the unmodified heareval, in this process: a task's embeddings, or a seed's probes.
+"""The unmodified heareval, in this process: where a task's embeddings lie, and a seed's probes.
 
 heareval 2021.1.3 has no switch for what the AxLSTM paper's protocol needs, so two of its module
 globals are rebound around the call to its own runner: the seeding (a hard-coded 42) and the grid.
@@ -18,40 +18,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from eval.systems import System
 from eval.tasks import Task
 
 Grid = Literal["paper", "heareval"]
 GRID_POINTS: dict[Grid, int] = {"paper": 2, "heareval": 8}
 EMBEDDINGS_LOG = "embeddings.log"
 PREDICTIONS_LOG = "output.log"
+EMBEDDED = ".done.embeddings"
 SCORES = "test.predicted-scores.json"
 DONE = "prediction-done.json"  # heareval writes it last
 
 
-def embed(system: System, task: Task, folder: Path) -> None:
-    """Compute the embeddings of one task under `folder`, unless they are there (see `embedded`)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with output_to(folder / EMBEDDINGS_LOG):
-        try:
-            from heareval.embeddings.runner import runner
-        except ImportError as error:
-            remedy = "run `make setup`, or see eval/tensorflow_standin"
-            raise ImportError(f"{error}: {remedy}") from error
-        # Not through click, whose `--model` takes files only: HEAR models may also have names.
-        runner.callback(
-            module=system.module,
-            model=system.model or None,
-            tasks_dir=str(task.path.parent),
-            task=task.path.name,
-            embeddings_dir=str(folder),
-            model_options=json.dumps(dict(system.options)),
-        )
-
-
 def embedded(task: Task, folder: Path) -> Path | None:
-    """The finished embeddings of `task` under `folder`: heareval's <module+options>/<task>."""
-    done = next(folder.glob(f"*/{task.path.name}/.done.embeddings"), None)
+    """The finished embeddings of `task` under `folder`: heareval's <module>/<task>."""
+    done = next(folder.glob(f"*/{task.path.name}/{EMBEDDED}"), None)
     return done.parent if done else None
 
 
@@ -163,6 +143,7 @@ def close_loggers(folder: Path) -> None:
 @contextmanager
 def output_to(log: Path) -> Iterator[None]:
     """Append this process's output to `log`, also that of C libraries."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)

@@ -49,7 +49,9 @@ class Run:
     score: float
     """As heareval gives it: the mean over folds, a fraction for most metrics."""
     seconds: float
-    """What heareval took for training and testing."""
+    """What training and testing took."""
+    engine: str = "heareval"
+    """What trained the probe: `heareval` or `fast` (eval.probes)."""
 
     @property
     def percent(self) -> float:

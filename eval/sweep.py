@@ -1,139 +1,157 @@
-"""Runs a plan in worker processes: restartable, interruptible, one failure never stops the rest.
+"""Computes what a plan lacks: embeddings first, then probes by one of two engines; restartable.
 
-Each worker computes with one thread: for fits this small several threads are slower, and their
-number would change the results. Workers stay warm, so heareval's imports are paid once each.
+    heareval   a job trains the probes of one system, task and seed by the official kit
+    fast       a job trains the probes of one system and task for all its seeds together
+
+Both read the same embeddings, and write the same files.
 """
 
 from __future__ import annotations
 
-import signal
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from joblib.externals.loky import ProcessPoolExecutor, as_completed
-from joblib.externals.loky.process_executor import TerminatedWorkerError
+import torch
 from tqdm import tqdm
 
 from eval import kit
+from eval.clips import find_clips
+from eval.embed import embed, embedded_seconds
+from eval.kit import Grid
 from eval.plan import Entrant, Plan
 from eval.tasks import Task
+from eval.workers import Backend, Failure, Job, run, workers
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-
-
-class SweepError(RuntimeError):
-    """The workers themselves broke down."""
+Missing = tuple[Entrant, Task, Path, dict[int, Path]]
+"""A system, a task, its embeddings, and seed -> folder of the runs that lack."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One call of the kit."""
-
-    name: str
-    log: Path
-    step: Callable[..., Any]
-    arguments: tuple[Any, ...]
+HOURS = "{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} h [{elapsed}<{remaining}, {speed}]"
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A job that raised."""
+class HoursBar(tqdm):
+    """Counts hours of audio, and shows speeds that are far below one hour a second."""
 
-    name: str
-    error: str
-    log: Path
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """As tqdm has it, with the mean speed in `speed`."""
+        values = super().format_dict
+        hours, seconds = values["n"] - values["initial"], values["elapsed"]
+        return {**values, "speed": f"{hours / seconds:.2g} h/s" if seconds else "? h/s"}
 
 
-def sweep(plan: Plan, jobs: int) -> list[Failure]:
+def sweep(plan: Plan, jobs: int, backend: Backend = "loky") -> list[Failure]:
     """Compute what `plan` still lacks, `jobs` steps at a time; finished runs are never repeated.
 
     Raises:
-        SweepError: if a worker process was killed. What is finished stays.
+        SweepError: if a worker process was killed, or the backend isn't installed. What is
+            finished stays.
     """
-    with workers(jobs) as executor:
-        failures = _run(executor, list(_embedding_jobs(plan)), "embeddings")
-        return failures + _run(executor, list(_prediction_jobs(plan)), "probes")
+    # One model at a time on a GPU: its batches fill the memory.
+    on_gpu = 1 if torch.cuda.is_available() else jobs
+    failures = _embed(plan, on_gpu, backend)
+    return failures + _train(plan, on_gpu if plan.engine == "fast" else jobs, backend)
 
 
-@contextmanager
-def workers(jobs: int) -> Iterator[Any]:
-    """Warm worker processes; killed if the block is left by an exception or Ctrl-C."""
-    executor = ProcessPoolExecutor(jobs, env=ONE_THREAD, initializer=_prepare_worker)
-    try:
-        yield executor
-    except BaseException:
-        executor.shutdown(kill_workers=True)
-        raise
-    executor.shutdown()
+def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
+    missing = [
+        (entrant, task, plan.embeddings(entrant, task))
+        for entrant, task in _pairs(plan)
+        if kit.embedded(task, plan.embeddings(entrant, task)) is None
+    ]
+    # Few jobs leave cores idle, which help inside of them.
+    threads = max(1, jobs // max(1, len(missing))) if backend == "loky" else 1
+    todo = []
+    for entrant, task, folder in missing:
+        name = f"{entrant.system.label} on {task.path.name}, embeddings"
+        arguments = (entrant.system, task, folder, threads)
+        todo.append(Job(name, folder, kit.EMBEDDINGS_LOG, embed, arguments))
+    total = sum(_hours(task, entrant.fingerprint.sample_rate) for entrant, task, _ in missing)
+    form = (
+        "{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} h [{elapsed}<{remaining}, {speed}]"
+    )
+    bar = HoursBar(desc="embeddings", total=total, bar_format=form, disable=not todo)
+
+    def hours_done() -> float:
+        return sum(embedded_seconds(folder) for _, _, folder in missing) / 3600
+
+    return _compute(todo, bar, hours_done, jobs, backend)
 
 
-def _prepare_worker() -> None:
-    # Lightning takes Ctrl-C as "stop training here" and heareval would go on to score the
-    # half-trained probe: only the parent may be interrupted, and it kills the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import torch
+def _train(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
+    missing = _missing_runs(plan)
+    folders = [folder for *_, seeds in missing for folder in seeds.values()]
+    bar = tqdm(desc="probes", total=len(folders), unit="run", disable=not folders)
+    todo = _jobs_of_fast(plan, missing) + _jobs_of_heareval(plan, missing)
+    return _compute(todo, bar, lambda: sum(map(kit.finished, folders)), jobs, backend)
 
-    torch.set_num_threads(1)
+
+def _jobs_of_heareval(plan: Plan, missing: Sequence[Missing]) -> list[Job]:
+    """One for each run; seed by seed, so that every task has results early."""
+    jobs = []
+    for seed in range(plan.seeds):
+        for entrant, task, embeddings, folders in missing:
+            if plan.engine_of(task) == "heareval" and seed in folders:
+                name = f"{entrant.system.label} on {task.path.name}, seed {seed}"
+                arguments = (embeddings, folders[seed], seed, plan.grid)
+                job = Job(name, folders[seed], kit.PREDICTIONS_LOG, kit.predict, arguments)
+                jobs.append(job)
+    return jobs
 
 
-def _pairs(plan: Plan) -> Iterable[tuple[Entrant, Task]]:
+def _jobs_of_fast(plan: Plan, missing: Sequence[Missing]) -> list[Job]:
+    """One for each system and task."""
+    jobs = []
+    for entrant, task, embeddings, folders in missing:
+        if plan.engine_of(task) == "fast":
+            name = f"{entrant.system.label} on {task.path.name}, {len(folders)} seeds"
+            together = next(iter(folders.values())).parent
+            log = together / kit.PREDICTIONS_LOG
+            arguments = (embeddings, folders, plan.grid, log)
+            jobs.append(Job(name, together, log.name, predict_fast, arguments))
+    return jobs
+
+
+def predict_fast(embeddings: Path, folders: Mapping[int, Path], grid: Grid, log: Path) -> None:
+    """Train and test the probes of many seeds at once, those that are finished excepted."""
+    with kit.output_to(log):
+        import_module("eval.probes").predict(embeddings, folders, grid)
+
+
+def _missing_runs(plan: Plan) -> list[Missing]:
+    """(system, task, its embeddings, seed -> folder) of what is embedded and lacks probes."""
+    missing = []
+    for entrant, task in _pairs(plan):
+        embeddings = kit.embedded(task, plan.embeddings(entrant, task))
+        folders = {seed: plan.predictions(entrant, task, seed) for seed in range(plan.seeds)}
+        todo = {seed: folder for seed, folder in folders.items() if not kit.finished(folder)}
+        if embeddings is not None and todo:
+            missing.append((entrant, task, embeddings, todo))
+    return missing
+
+
+def _pairs(plan: Plan) -> list[tuple[Entrant, Task]]:
     """Every (system, task), the long tasks first so that no worker idles at the end."""
     tasks = sorted(plan.tasks, key=lambda task: -task.clips * task.folds)
     return [(entrant, task) for task in tasks for entrant in plan.entrants]
 
 
-def _embedding_jobs(plan: Plan) -> Iterator[Job]:
-    for entrant, task in _pairs(plan):
-        folder = plan.embeddings(entrant, task)
-        if kit.embedded(task, folder) is None:
-            name = f"{entrant.system.label} on {task.path.name}, embeddings"
-            yield Job(name, folder / kit.EMBEDDINGS_LOG, kit.embed, (entrant.system, task, folder))
+@lru_cache
+def _hours(task: Task, sample_rate: int) -> float:
+    return sum(clip.samples for clip in find_clips(task, sample_rate)) / sample_rate / 3600
 
 
-def _prediction_jobs(plan: Plan) -> Iterator[Job]:
-    """Seed by seed, so that every task has results early."""
-    for seed in range(plan.seeds):
-        for entrant, task in _pairs(plan):
-            folder = plan.predictions(entrant, task, seed)
-            embeddings = kit.embedded(task, plan.embeddings(entrant, task))
-            if embeddings is not None and not kit.finished(folder):
-                name = f"{entrant.system.label} on {task.path.name}, seed {seed}"
-                arguments = (embeddings, folder, seed, plan.grid)
-                yield Job(name, folder / kit.PREDICTIONS_LOG, kit.predict, arguments)
-
-
-def _run(executor: Any, jobs: Sequence[Job], title: str) -> list[Failure]:
-    failures = []
-    futures = {executor.submit(_attempt, job): job for job in jobs}
-    with tqdm(total=len(jobs), desc=title, unit="run", disable=not jobs) as bar:
-        for future in as_completed(futures):
-            job = futures[future]
-            try:
-                failure = future.result()
-            except TerminatedWorkerError as error:
-                raise SweepError(
-                    f"a worker was killed, perhaps for memory, near {job.name!r}: run the same "
-                    "command with fewer --jobs; what is finished stays"
-                ) from error
-            bar.set_postfix_str(job.name)
-            bar.update()
-            if failure is not None:
-                bar.write(f"failed: {failure.name}: {failure.error}")
-                failures.append(failure)
-    return failures
-
-
-def _attempt(job: Job) -> Failure | None:
-    """Run one job in a worker; an error goes to the job's log and comes back as a `Failure`."""
-    try:
-        job.step(*job.arguments)
-    except (Exception, SystemExit) as error:  # whatever heareval or a HEAR module may raise
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open("a") as log:
-            log.write(traceback.format_exc())
-        return Failure(job.name, f"{type(error).__name__}: {error}", job.log)
-    return None
+def _compute(
+    todo: Sequence[Job],
+    bar: tqdm[Any],
+    done: Callable[[], float],
+    jobs: int,
+    backend: Backend,
+) -> list[Failure]:
+    if not todo:
+        return []
+    with workers(backend, jobs) as submit:
+        return run(submit, todo, bar, done)

@@ -81,10 +81,10 @@ def write(results: Results) -> str:
     out = results.plan.out
     with (out / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["system", "task", "seed", "metric", "score", "seconds"])
+        writer.writerow(["system", "task", "seed", "metric", "score", "seconds", "engine"])
         for run in results.runs:
             row = [run.system, run.task, run.seed, run.metric]
-            writer.writerow([*row, f"{run.percent:.6f}", f"{run.seconds:.1f}"])
+            writer.writerow([*row, f"{run.percent:.6f}", f"{run.seconds:.1f}", run.engine])
     (out / "results.json").write_text(json.dumps(_record(results), indent=2) + "\n")
     table = markdown(results)
     (out / "table.md").write_text(table)
@@ -134,7 +134,7 @@ def _caption(results: Results) -> str:
     metrics = ", ".join(f"{task.path.name} ({task.metric})" for task in plan.tasks)
     plural = "s" if plan.seeds > 1 else ""
     text = (
-        f"Test scores in percent by the official heareval (grid: {plan.grid}), mean over "
+        f"Test scores in percent by {_probes(plan)} (grid: {plan.grid}), mean over "
         f"{plan.seeds} seed{plural} and 95 % interval (Student t). s(m) is relative to the worst "
         f"and best single runs of the systems in this table, over {len(plan.tasks)} task(s): "
         f"{metrics}."
@@ -144,6 +144,15 @@ def _caption(results: Results) -> str:
     return text
 
 
+def _probes(plan: Plan) -> str:
+    """Whose probes the scores come from."""
+    official = [task.path.name for task in plan.tasks if plan.engine_of(task) == "heareval"]
+    if len(official) == len(plan.tasks):
+        return "the official heareval"
+    also = f", on {', '.join(official)} by the official heareval" if official else ""
+    return f"the engine `fast`, our own training of heareval's probes{also}"
+
+
 def _record(results: Results) -> dict[str, Any]:
     plan = results.plan
     return {
@@ -151,6 +160,7 @@ def _record(results: Results) -> dict[str, Any]:
         "tasks": [{**asdict(task), "path": str(task.path)} for task in plan.tasks],
         "seeds": plan.seeds,
         "grid": plan.grid,
+        "engine": plan.engine,
         "runs": [{**asdict(run), "percent": run.percent} for run in results.runs],
         "means": [
             {"system": system, "task": task, **asdict(cell)}

@@ -156,7 +156,7 @@ def test_interrupt_and_go_on(tmp_path: Path) -> None:
         *("--seeds", 2, "--jobs", 1, "--out", tmp_path / "out"),
     )
     process = subprocess.Popen(run, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(tmp_path.glob(f"out/predictions/**/{kit.DONE}")):
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -12,6 +12,7 @@ from eval.ablations import train
 from eval.commands import INTERRUPTED
 from eval.commands.paper import paper
 from eval.paper_tables import BY_NAME
+from eval.plan import Engine
 from hear_axlstm.pretrain.interrupt import Interrupted
 from hear_axlstm.pretrain.recipes import TABLES, TableName
 
@@ -28,6 +29,7 @@ def ablations(
     seeds: int = 10,
     out: Path = Path("runs/ablations"),
     jobs: int | None = None,
+    engine: Engine = "heareval",
 ) -> int:
     """Train and score the rows of one of the paper's tables; what is finished is never repeated.
 
@@ -42,6 +44,7 @@ def ablations(
         seeds: how many seeds, from 0 on.
         out: folder of everything that is computed.
         jobs: evaluation steps at the same time, see `run`.
+        engine: what trains the probes, see `run`.
     """
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     changes = {name: value for name, value in given.items() if value is not None}
@@ -51,4 +54,13 @@ def ablations(
         print(stop, file=sys.stderr)
         return INTERRUPTED
     name = next(n for n, t in BY_NAME.items() if t is TABLES[table])
-    return paper(name, runs=runs, tasks_dir=tasks_dir, tasks=tasks, seeds=seeds, out=out, jobs=jobs)
+    return paper(
+        name,
+        runs=runs,
+        tasks_dir=tasks_dir,
+        tasks=tasks,
+        seeds=seeds,
+        out=out,
+        jobs=jobs,
+        engine=engine,
+    )

@@ -10,7 +10,7 @@ import tyro
 from eval import paper_tables
 from eval.commands import INTERRUPTED
 from eval.commands.run import run
-from eval.plan import Plan
+from eval.plan import Engine, Plan
 from eval.published import PublishedTable
 from eval.table import collect
 
@@ -24,6 +24,7 @@ def paper(
     seeds: int = 10,
     out: Path = Path("runs/tables"),
     jobs: int | None = None,
+    engine: Engine = "heareval",
 ) -> int:
     """Score the rows of one of the paper's tables that are trained, beside the published ones.
 
@@ -35,12 +36,19 @@ def paper(
         seeds: how many seeds, from 0 on.
         out: folder of the evaluation and the table; what is finished there is never repeated.
         jobs: evaluation steps at the same time, see `run`.
+        engine: what trains the probes, see `run`.
     """
     trained = paper_tables.finished(table, runs)
     chosen = paper_tables.systems(trained)
     place = out / "eval"
     status = run(
-        tasks_dir=tasks_dir, tasks=tasks, systems=chosen, seeds=seeds, out=place, jobs=jobs
+        tasks_dir=tasks_dir,
+        tasks=tasks,
+        systems=chosen,
+        seeds=seeds,
+        out=place,
+        jobs=jobs,
+        engine=engine,
     )
     if status != INTERRUPTED:
         file = paper_tables.write(table, trained, collect(Plan.load(place.resolve())), out)

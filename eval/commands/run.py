@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import joblib
@@ -11,10 +13,11 @@ from eval import table as result_tables
 from eval.commands import INTERRUPTED
 from eval.kit import Grid
 from eval.miniature.writer import write_tasks
-from eval.plan import Entrant, Plan, PlanError
-from eval.sweep import Failure, sweep
+from eval.plan import Engine, Entrant, Plan, PlanError, sole_use
+from eval.sweep import sweep
 from eval.systems import fingerprints, parse_systems
-from eval.tasks import check_audio, find_tasks
+from eval.tasks import Task, check_audio, find_tasks
+from eval.workers import Backend, Failure
 
 
 def run(
@@ -25,6 +28,8 @@ def run(
     out: Path = Path("runs/eval"),
     jobs: int | None = None,
     grid: Grid = "paper",
+    engine: Engine = "heareval",
+    backend: Backend = "loky",
 ) -> int:
     """Evaluate systems on tasks with several seeds; finished runs are never repeated.
 
@@ -36,27 +41,32 @@ def run(
         out: folder of everything that is computed.
         jobs: steps at the same time, one thread each; as many as there are cores if not given.
         grid: search space of the probes: the paper's 2 points or 8 of heareval's own 16.
+        engine: what trains the probes: the official heareval, or our own trainer, which takes all
+            seeds of a task at once. Event tasks go to heareval in any case.
+        backend: where the steps run: loky is this machine, dask and ray are clusters.
     """
     if jobs is not None and jobs < 1:
         raise PlanError(f"jobs={jobs}: at least one is needed")
     chosen = parse_systems(systems)
-    folder = tasks_dir if tasks_dir is not None else miniature_tasks(out / "tasks")
-    found = find_tasks(folder, tasks)
-    prints = fingerprints(chosen)
-    entrants = tuple(Entrant(s, f) for s, f in zip(chosen, prints, strict=True))
-    for rate in {entrant.fingerprint.sample_rate for entrant in entrants}:
-        for task in found:
-            check_audio(task, rate)
-    plan = Plan(out.resolve(), entrants, found, seeds, grid)
-    plan.save()
-    try:
-        failures = sweep(plan, jobs or joblib.cpu_count())
-    except KeyboardInterrupt:
-        report(plan)
-        print("Interrupted. What is finished stays; run the same command again to go on.")
-        return INTERRUPTED
-    reports.write(report(plan))
-    return conclude(out, failures)
+    with sole_use(out):
+        folder = tasks_dir if tasks_dir is not None else miniature_tasks(out / "tasks")
+        found = find_tasks(folder, tasks)
+        prints = fingerprints(chosen)
+        entrants = tuple(Entrant(s, f) for s, f in zip(chosen, prints, strict=True))
+        for rate in {entrant.fingerprint.sample_rate for entrant in entrants}:
+            for task in found:
+                check_audio(task, rate)
+        official = not_for_fast(found) if engine == "fast" else ()
+        plan = Plan(out.resolve(), entrants, found, seeds, grid, engine, official)
+        plan.save()
+        try:
+            failures = sweep(plan, jobs or joblib.cpu_count(), backend)
+        except KeyboardInterrupt:
+            report(plan)
+            print("Interrupted. What is finished stays; run the same command again to go on.")
+            return INTERRUPTED
+        reports.write(report(plan))
+        return conclude(out, failures)
 
 
 def miniature_tasks(folder: Path) -> Path:
@@ -65,6 +75,15 @@ def miniature_tasks(folder: Path) -> Path:
         return write_tasks(folder)
     except ValueError as error:
         raise PlanError(str(error)) from error
+
+
+def not_for_fast(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """The names of those that eval.probes can't train on, which are told."""
+    supports = import_module("eval.probes").supports
+    names = tuple(task.path.name for task in tasks if not supports(task.path))
+    if names:
+        print(f"By heareval, since the fast engine can't: {', '.join(names)}")
+    return names
 
 
 def report(plan: Plan) -> result_tables.Results:

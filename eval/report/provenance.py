@@ -39,7 +39,7 @@ def provenance(results: Results) -> Provenance:
     facts = {
         "Command": command(plan),
         "Runs": _dates(plan),
-        "Protocol": f"grid {plan.grid}, seeds 0 to {plan.seeds - 1}",
+        "Protocol": f"engine {plan.engine}, grid {plan.grid}, seeds 0 to {plan.seeds - 1}",
         "Probes": f"{len(results.runs)} runs, {probe_hours:.2f} hours one after another"
         f"{_devices(plan)}",
         "Report": f"written {_day(datetime.now(timezone.utc).timestamp())} on {_machine()}",
@@ -73,7 +73,8 @@ def command(plan: Plan) -> str:
     systems = [_spec(entrant.system) for entrant in plan.entrants]
     words = ["python", "-m", "eval", "run", "--tasks-dir", *folders]
     words += ["--tasks", *(task.path.name for task in plan.tasks), "--systems", *systems]
-    words += ["--seeds", str(plan.seeds), "--grid", plan.grid, "--out", str(plan.out)]
+    words += ["--seeds", str(plan.seeds), "--engine", plan.engine, "--grid", plan.grid]
+    words += ["--out", str(plan.out)]
     return shlex.join(words)
 
 

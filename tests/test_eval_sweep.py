@@ -1,0 +1,187 @@
+"""Which jobs a plan makes, for which engine; one evaluation a folder; what a kill leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from eval import kit, sweep, workers
+from eval.commands.run import not_for_fast
+from eval.plan import Entrant, Plan, PlanError, sole_use
+from eval.systems import NAMED, Fingerprint
+from eval.tasks import find_tasks
+from eval.workers import Failure, Job, SweepError, attempt
+from tests.hear_task import write_task
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """Two embedded tasks, three seeds, by the fast engine; one of the tasks is heareval's."""
+    for name in ("events", "scenes"):
+        write_task(tmp_path / "tasks" / name)
+    tasks = find_tasks(tmp_path / "tasks")
+    entrant = Entrant(NAMED["naive"], Fingerprint("0", 16_000, 0, ""))
+    plan = Plan(tmp_path / "out", (entrant,), tasks, 3, engine="fast", only_heareval=("events",))
+    for task in tasks:
+        done = plan.embeddings(entrant, task) / "module" / task.path.name / kit.EMBEDDED
+        done.parent.mkdir(parents=True)
+        done.touch()
+    return plan
+
+
+def finish(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / kit.SCORES).write_text('{"test": {"test_score": 0.5}}')
+    (folder / kit.DONE).write_text('{"time": 1.0}')
+
+
+def jobs_of(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    jobs: list[Job] = []
+    monkeypatch.setattr(sweep, "_compute", lambda todo, *_rest: jobs.extend(todo) or [])
+    assert sweep.sweep(plan, jobs=1) == []
+    return jobs
+
+
+def test_fast_takes_all_missing_seeds_of_a_task(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(plan.predictions(plan.entrants[0], plan.tasks[1], 1))
+    fast, *official = jobs_of(plan, monkeypatch)
+    embeddings, folders, grid, log = fast.arguments
+    assert fast.step is sweep.predict_fast and grid == "paper"
+    assert embeddings == kit.embedded(plan.tasks[1], plan.embeddings(*pair(plan, 1)))
+    assert folders == {seed: plan.predictions(*pair(plan, 1), seed) for seed in (0, 2)}
+    assert log.parent.name == "fast-paper"
+    assert [job.step for job in official] == [kit.predict] * 3
+    assert [job.folder.name for job in official] == ["seed00", "seed01", "seed02"]
+    assert {job.folder.parent.name for job in official} == {"heareval-paper"}
+
+
+def test_what_fast_is_asked(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+    fake = SimpleNamespace(
+        supports=lambda folder: folder.name == "scenes",
+        predict=lambda *arguments: os.write(1, b"trained") and calls.append(arguments),
+    )
+    monkeypatch.setitem(sys.modules, "eval.probes", fake)
+    assert not_for_fast(plan.tasks) == plan.only_heareval
+    assert "since the fast engine can't: events" in capfd.readouterr().out
+    fast, *_ = jobs_of(plan, monkeypatch)
+    assert attempt(fast) is None
+    assert calls == [fast.arguments[:3]]
+    assert (fast.folder / fast.log).read_text() == "trained"
+
+
+def pair(plan: Plan, task: int) -> tuple[Entrant, Any]:
+    return plan.entrants[0], plan.tasks[task]
+
+
+def test_engines_never_mix(plan: Plan) -> None:
+    """What one engine finished is nothing to the other; each run says whose it is."""
+    for number in (0, 1):
+        finish(plan.predictions(*pair(plan, number), 0))
+    plan.save()
+    assert Plan.load(plan.out) == plan
+    assert {(run.task, run.engine) for run in plan.runs()} == {
+        ("events", "heareval"),
+        ("scenes", "fast"),
+    }
+    other = Plan(plan.out, plan.entrants, plan.tasks, 3, engine="heareval")
+    assert {(run.task, run.engine) for run in other.runs()} == {("events", "heareval")}
+
+
+def test_plans_of_earlier_versions_are_refused(plan: Plan) -> None:
+    plan.save()
+    file = plan.out / "plan.json"
+    file.write_text(file.read_text().replace('"engine"', '"motor"'))
+    with pytest.raises(PlanError, match="from an earlier version, which named no engine"):
+        Plan.load(plan.out)
+    with pytest.raises(PlanError, match="engine='slow'"):
+        Plan(plan.out, plan.entrants, plan.tasks, 3, engine="slow")  # type: ignore[arg-type]
+
+
+def test_one_evaluation_a_folder(tmp_path: Path) -> None:
+    with sole_use(tmp_path / "out"):
+        message = r"another evaluation is at work in .*/out"
+        with pytest.raises(PlanError, match=message), sole_use(tmp_path / "out"):
+            pass
+        with sole_use(tmp_path / "elsewhere"):
+            pass
+    with sole_use(tmp_path / "out"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(PlanError, match="can't write to"), sole_use(tmp_path / "file"):
+        pass
+
+
+def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    message = r"--backend ray: .*pip install -e '.\[ray\]'"
+    with pytest.raises(SweepError, match=message), workers.workers("ray", 1):
+        pass
+
+
+def test_a_job_that_fails_leaves_its_traceback(tmp_path: Path) -> None:
+    job = Job("a job", tmp_path / "made" / "folder", "log", int, ("three",))
+    assert attempt(job) == Failure(
+        "a job",
+        "ValueError: invalid literal for int() with base 10: 'three'",
+        tmp_path / "made" / "folder" / "log",
+    )
+    assert "Traceback" in (job.folder / "log").read_text()
+
+
+def children(parent: int) -> set[int]:
+    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True).stdout
+    pairs = [line.split() for line in listed.splitlines()[1:]]
+    return {int(pid) for pid, above in pairs if int(above) == parent}
+
+
+@pytest.mark.slow
+def test_kill_and_go_on(tmp_path: Path) -> None:
+    """After `kill -9` no worker lives on; the same command repeats nothing that was finished."""
+    pytest.importorskip("heareval", reason="heareval is not installed: make setup")
+    write_task(tmp_path / "tasks" / "tones")
+    run = [
+        *(sys.executable, "-m", "eval", "run", "--tasks-dir", str(tmp_path / "tasks")),
+        *("--systems", "naive", "--seeds", "4", "--jobs", "1", "--out", str(tmp_path / "out")),
+    ]
+    process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob(f"out/predictions/**/{kit.DONE}")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    refused = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2 and "another evaluation is at work" in refused.stderr
+    alive = children(process.pid)
+    assert alive
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in alive):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    plan = Plan.load(tmp_path / "out")
+    folders = [plan.predictions(*pair(plan, 0), seed) for seed in range(4)]
+    times = {f: (f / kit.DONE).stat().st_mtime_ns for f in folders if kit.finished(f)}
+    assert 0 < len(times) < 4
+    embedded = kit.embedded(plan.tasks[0], plan.embeddings(*pair(plan, 0)))
+    assert embedded is not None
+    made = (embedded / kit.EMBEDDED).stat().st_mtime_ns
+    assert subprocess.run(run, cwd=ROOT, capture_output=True).returncode == 0
+    assert all(map(kit.finished, folders))
+    assert {f: (f / kit.DONE).stat().st_mtime_ns for f in times} == times
+    assert (embedded / kit.EMBEDDED).stat().st_mtime_ns == made
+    for folder in folders:
+        assert (folder / "prediction.log").read_text().count("Computing predictions") == 1
