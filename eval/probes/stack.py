@@ -51,8 +51,7 @@ class Stack:
     ) -> None:
         self.shape = points[0].shape
         self.product_dtype = product_dtype
-        seeds = [np.random.SeedSequence(e).generate_state(2, np.uint64).tolist() for e in entropies]
-        pairs = list(zip(points, seeds, strict=True))
+        pairs = list(zip(points, map(derived_seeds, entropies), strict=True))
         self.dropouts = [Dropout(point.dropout, seed, device) for point, (_, seed) in pairs]
         probes = [initial(point, seed, features, classes) for point, (seed, _) in pairs]
         # The first hidden weight is [D, G, H], one wide matrix; all other tensors begin with G.
@@ -208,6 +207,11 @@ def initial(point: Point, seed: int, features: int, classes: int) -> list[Tensor
         tensors += [*linear(inputs, hidden, gain), torch.ones(hidden), torch.zeros(hidden)]
         inputs, gain = hidden, nn.init.calculate_gain("relu")
     return tensors + linear(inputs, classes, gain)
+
+
+def derived_seeds(entropy: Sequence[int]) -> list[int]:
+    """Independent seeds for a probe's initialization and dropout."""
+    return np.random.SeedSequence(entropy).generate_state(2, np.uint64).tolist()
 
 
 def losses(logits_GNC: Tensor, y_NC: Tensor, multilabel: bool) -> Tensor:
