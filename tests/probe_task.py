@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,14 +16,14 @@ FEATURES = 12
 SMALL = {
     "hidden_dim": [32],
     "batch_size": [32],
-    "max_epochs": [90],
+    "max_epochs": [45],
     "patience": [5],
     "lr": [3e-3, 1e-3],
 }
 
 
 def write_embeddings(
-    folder: Path, folds: int = 0, multilabel: bool = False, clips: int = 75, **grid: list[float]
+    folder: Path, folds: int = 0, multilabel: bool = False, clips: int = 75, **grid: list[Any]
 ) -> Path:
     """Write `folds` folds (0: train, valid, test) with about `clips` clips in each split."""
     rng = np.random.default_rng(0)

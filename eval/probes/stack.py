@@ -57,7 +57,7 @@ class Stack:
         # The first hidden weight is [D, G, H], one wide matrix; all other tensors begin with G.
         wide = self.shape.hidden_layers > 0
         self.parameters = [
-            torch.stack(tensors, int(wide and i == 0)).to(device).requires_grad_()
+            torch.stack(tensors, int(wide and i == 0)).to(device)
             for i, tensors in enumerate(zip(*probes, strict=True))
         ]
         size = (len(points), self.shape.hidden_dim)
@@ -65,8 +65,8 @@ class Stack:
         self.variances = [torch.ones(size, device=device) for _ in range(self.shape.hidden_layers)]
         self.axes = [int(wide), *[0] * (len(self.parameters) - 1 + 2 * self.shape.hidden_layers)]
         self.best = [tensor.detach().clone() for tensor in self.state]
-        self.moments = [[torch.zeros_like(p) for p in self.parameters] for _ in range(2)]
-        self.step_counts = [torch.zeros((), device=device) for _ in self.parameters]
+        self.moments = [[torch.zeros_like(p) for p in self._learned()] for _ in range(2)]
+        self.step_counts = [torch.zeros((), device=device) for _ in self.moments[0]]
 
     def __len__(self) -> int:
         return len(self.dropouts)
@@ -78,12 +78,13 @@ class Stack:
 
     def learn(self, x_ND: Tensor, y_NC: Tensor, multilabel: bool) -> None:
         """One step of Adam on one batch."""
+        learned = self._learned()
         logits_GNC = self._forward(x_ND, self.state, learning=True)
         loss = losses(logits_GNC, y_NC, multilabel).sum()  # so each probe's gradient is its own
-        gradients = torch.autograd.grad(loss, self.parameters)
+        gradients = torch.autograd.grad(loss, learned)
         with torch.no_grad():
             adam(
-                self.parameters,
+                learned,
                 list(gradients),
                 exp_avgs=self.moments[0],
                 exp_avg_sqs=self.moments[1],
@@ -127,10 +128,20 @@ class Stack:
 
         self.best = chosen(self.best)
         self.moments = [chosen(moment) for moment in self.moments]
-        self.parameters = [p.requires_grad_() for p in chosen(self.parameters)]
+        self.parameters = chosen(self.parameters)
         self.means = [mean[index] for mean in self.means]
         self.variances = [variance[index] for variance in self.variances]
         self.dropouts = [self.dropouts[probe] for probe in probes]
+
+    def _learned(self) -> list[Tensor]:
+        """All parameters but biases before BatchNorm, which keep their first values.
+
+        BatchNorm cancels them: their gradient is nothing but rounding errors, of which Adam would
+        make steps of full size.
+        """
+        layers = range(self.shape.hidden_layers)
+        cancelled = {HIDDEN_TENSORS * layer + 1 for layer in layers}
+        return [p.requires_grad_() for i, p in enumerate(self.parameters) if i not in cancelled]
 
     def _forward(self, x_ND: Tensor, state: Sequence[Tensor], learning: bool) -> Tensor:
         layers = self.shape.hidden_layers

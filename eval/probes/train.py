@@ -53,7 +53,7 @@ class Outcome:
 
 
 @dataclass
-class _Progress:
+class Progress:
     """What early stopping knows of one probe."""
 
     fit: Fit
@@ -135,7 +135,7 @@ class Trainer:
         data = (self.task.features, self.task.classes, self.device, self.product_dtype)
         entropies = [(fit.seed, fit.split, fit.number) for fit in fits]
         stack = Stack([fit.point for fit in fits], entropies, *data)
-        probes = [_Progress(fit) for fit in fits]
+        probes = [Progress(fit) for fit in fits]
         outcomes: list[Outcome] = []
         size = shape.batch_size
         batches = list(zip(x_ND.split(size), y_NC.split(size), strict=True))
@@ -189,5 +189,5 @@ def _check_batches(clips: int, shape: Shape) -> None:
         )
 
 
-def _outcome(probe: _Progress, logits_NC: Tensor) -> Outcome:
+def _outcome(probe: Progress, logits_NC: Tensor) -> Outcome:
     return Outcome(probe.fit, probe.best, probe.epoch, logits_NC, probe.seconds)
