@@ -22,6 +22,7 @@ from eval.probes.scores import score
 from eval.probes.stack import Stack, losses
 from eval.probes.task import ProbeError, Task
 from hear_axlstm.precision import Precision, product_dtype
+from hear_axlstm.pretrain.device import keep_freed_memory
 
 BUDGET = {"cpu": 32 << 20, "cuda": 8 << 30}  # bytes of a stack: a cache, a share of a GPU
 BUFFERS = 8  # activations of one layer that are alive at once, about
@@ -91,6 +92,8 @@ class Trainer:
         self.task = task
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.product_dtype = product_dtype(precision, self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.by_loss = not task.metadata.get("use_scoring_for_early_stopping", True)
         self.upward = not self.by_loss  # all scores of scene tasks are the better, the higher
 
