@@ -46,11 +46,7 @@ def predict(embeddings: Path, folder: Path, seed: int, grid: Grid) -> None:
     """
     if finished(folder):
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for file in embeddings.iterdir():
-        if file.is_file() and not file.name.startswith("."):
-            (folder / file.name).symlink_to(os.path.relpath(file, folder))
+    make_fresh(folder, embeddings)
     with output_to(folder / PREDICTIONS_LOG), predictions_environment():
         from heareval.predictions import runner, task_predictions
 
@@ -65,6 +61,15 @@ def predict(embeddings: Path, folder: Path, seed: int, grid: Grid) -> None:
             close_loggers(folder)
     for checkpoints in folder.glob("lightning_logs/*/checkpoints"):  # up to 0.5 GB a seed
         shutil.rmtree(checkpoints)
+
+
+def make_fresh(folder: Path, embeddings: Path) -> None:
+    """Make `folder` anew, with links to the files of `embeddings`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for file in embeddings.iterdir():
+        if file.is_file() and not file.name.startswith("."):
+            (folder / file.name).symlink_to(os.path.relpath(file, folder))
 
 
 def finished(folder: Path) -> bool:

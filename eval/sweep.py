@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from eval import kit
+from eval import kit, probes
 from eval.clips import find_clips
 from eval.embed import embed, embedded_seconds
 from eval.kit import Grid
@@ -118,7 +117,7 @@ def _jobs_of_fast(plan: Plan, missing: Sequence[Missing]) -> list[Job]:
 def predict_fast(embeddings: Path, folders: Mapping[int, Path], grid: Grid, log: Path) -> None:
     """Train and test the probes of many seeds at once, those that are finished excepted."""
     with kit.output_to(log):
-        import_module("eval.probes").predict(embeddings, folders, grid)
+        probes.predict(embeddings, folders, grid)
 
 
 def _missing_runs(plan: Plan) -> list[Missing]:

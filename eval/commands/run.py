@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 import joblib
 
+from eval import probes
 from eval import report as reports
 from eval import table as result_tables
 from eval.commands import INTERRUPTED
@@ -79,8 +79,7 @@ def miniature_tasks(folder: Path) -> Path:
 
 def not_for_fast(tasks: Sequence[Task]) -> tuple[str, ...]:
     """The names of those that eval.probes can't train on, which are told."""
-    supports = import_module("eval.probes").supports
-    names = tuple(task.path.name for task in tasks if not supports(task.path))
+    names = tuple(task.path.name for task in tasks if not probes.supports(task.path))
     if names:
         print(f"By heareval, since the fast engine can't: {', '.join(names)}")
     return names

@@ -1,0 +1,259 @@
+"""Several probes as one model: the same shape and training data, parameters of their own.
+
+    x -> [Linear -> BatchNorm -> Dropout -> ReLU] * hidden_layers -> Linear -> logits
+
+as heareval's FullyConnectedPrediction. The first layer of all probes is one wide product, for they
+read the same embeddings; in BatchNorm they are that many more features; what follows is stacked.
+
+Shapes: G probes, N clips, D features of an embedding, H hidden units, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as nnf
+from torch.optim.adam import adam
+
+from eval.probes.grid import Point
+from hear_axlstm.matmul import matmul
+
+NORM = nn.BatchNorm1d(1)  # for its defaults
+HIDDEN_TENSORS = 4  # parameters of a hidden layer: weight, bias, and the norm's scale and shift
+
+
+class Stack:
+    """G probes, their optimizer, the best state of each, and their random streams.
+
+    Args:
+        points: the setting of each; all of one shape.
+        entropies: what each probe's randomness (initialization, dropout) is derived from: it
+            learns the same in any company, up to rounding.
+        features: D.
+        classes: C.
+        device: where all of it lives.
+        product_dtype: of the hidden layers' products in training, see `product`.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[Point],
+        entropies: Sequence[Sequence[int]],
+        features: int,
+        classes: int,
+        device: torch.device,
+        product_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.shape = points[0].shape
+        self.product_dtype = product_dtype
+        pairs = list(zip(points, map(derived_seeds, entropies), strict=True))
+        self.dropouts = [Dropout(point.dropout, seed, device) for point, (_, seed) in pairs]
+        probes = [initial(point, seed, features, classes) for point, (seed, _) in pairs]
+        # The first hidden weight is [D, G, H], one wide matrix; all other tensors begin with G.
+        wide = self.shape.hidden_layers > 0
+        self.parameters = [
+            torch.stack(tensors, int(wide and i == 0)).to(device)
+            for i, tensors in enumerate(zip(*probes, strict=True))
+        ]
+        size = (len(points), self.shape.hidden_dim)
+        self.means = [torch.zeros(size, device=device) for _ in range(self.shape.hidden_layers)]
+        self.variances = [torch.ones(size, device=device) for _ in range(self.shape.hidden_layers)]
+        self.axes = [int(wide), *[0] * (len(self.parameters) - 1 + 2 * self.shape.hidden_layers)]
+        self.best = [tensor.detach().clone() for tensor in self.state]
+        self.moments = [[torch.zeros_like(p) for p in self._learned()] for _ in range(2)]
+        self.step_counts = [torch.zeros((), device=device) for _ in self.moments[0]]
+
+    def __len__(self) -> int:
+        return len(self.dropouts)
+
+    @property
+    def state(self) -> list[Tensor]:
+        """What predictions depend on."""
+        return [*self.parameters, *self.means, *self.variances]
+
+    def learn(self, x_ND: Tensor, y_NC: Tensor, multilabel: bool) -> None:
+        """One step of Adam on one batch."""
+        learned = self._learned()
+        logits_GNC = self._forward(x_ND, self.state, learning=True)
+        loss = losses(logits_GNC, y_NC, multilabel).sum()  # so each probe's gradient is its own
+        gradients = torch.autograd.grad(loss, learned)
+        with torch.no_grad():
+            adam(
+                learned,
+                list(gradients),
+                exp_avgs=self.moments[0],
+                exp_avg_sqs=self.moments[1],
+                max_exp_avg_sqs=[],
+                state_steps=self.step_counts,
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=self.shape.lr,
+                weight_decay=0.0,
+                eps=1e-8,
+                maximize=False,
+            )
+
+    @torch.no_grad()
+    def logits(self, x_ND: Tensor, best: bool = False) -> Tensor:
+        """``[G, N, C]`` in float32 as in evaluation, by the present or each probe's best state."""
+        state = self.best if best else self.state
+        batches = x_ND.split(self.shape.batch_size)
+        return torch.cat([self._forward(batch, state, learning=False) for batch in batches], dim=1)
+
+    @torch.no_grad()
+    def remember(self, probes: Sequence[int]) -> None:
+        """Take the present state of these probes for their best."""
+        index = torch.tensor(probes, dtype=torch.long, device=self.parameters[0].device)
+        for best, now, axis in zip(self.best, self.state, self.axes, strict=True):
+            if len(probes) == len(self):
+                best.copy_(now)
+            else:
+                best.index_copy_(axis, index, now.index_select(axis, index))
+
+    @torch.no_grad()
+    def keep(self, probes: Sequence[int]) -> None:
+        """Drop all other probes."""
+        index = torch.tensor(probes, device=self.parameters[0].device)
+
+        def chosen(tensors: Sequence[Tensor]) -> list[Tensor]:
+            axes = self.axes[: len(tensors)]
+            return [t.index_select(axis, index) for t, axis in zip(tensors, axes, strict=True)]
+
+        self.best = chosen(self.best)
+        self.moments = [chosen(moment) for moment in self.moments]
+        self.parameters = chosen(self.parameters)
+        self.means = [mean[index] for mean in self.means]
+        self.variances = [variance[index] for variance in self.variances]
+        self.dropouts = [self.dropouts[probe] for probe in probes]
+
+    def _learned(self) -> list[Tensor]:
+        """All parameters but biases before BatchNorm, which keep their first values.
+
+        BatchNorm cancels them: their gradient is nothing but rounding errors, of which Adam would
+        make steps of full size.
+        """
+        layers = range(self.shape.hidden_layers)
+        cancelled = {HIDDEN_TENSORS * layer + 1 for layer in layers}
+        return [p.requires_grad_() for i, p in enumerate(self.parameters) if i not in cancelled]
+
+    def _forward(self, x_ND: Tensor, state: Sequence[Tensor], learning: bool) -> Tensor:
+        layers = self.shape.hidden_layers
+        *hidden, out_weight, out_bias = state[: len(self.parameters)]
+        running = state[len(self.parameters) :]
+        dtype = self.product_dtype if learning else torch.float32
+        h_GND = x_ND.expand(len(self), *x_ND.shape)
+        for layer in range(layers):
+            weight, *rest = hidden[HIDDEN_TENSORS * layer :][:HIDDEN_TENSORS]
+            if layer == 0:
+                z_NGH = product(x_ND, weight.flatten(1), dtype)
+            else:
+                z_NGH = product(h_GND, weight, dtype).transpose(0, 1).flatten(1)
+            bias, scale, shift = (tensor.flatten() for tensor in rest)
+            z_NGH = nnf.batch_norm(
+                z_NGH.add_(bias),
+                running[layer].view(-1),
+                running[layers + layer].view(-1),
+                scale,
+                shift,
+                training=learning,
+                momentum=NORM.momentum or 0.0,
+                eps=NORM.eps,
+            ).view(len(x_ND), len(self), -1)
+            if learning:
+                z_NGH = self._dropped(z_NGH)
+            h_GND = z_NGH.relu_().transpose(0, 1)
+        return matmul(h_GND, out_weight).add_(out_bias[:, None])
+
+    def _dropped(self, z_NGH: Tensor) -> Tensor:
+        if not any(dropout.rate for dropout in self.dropouts):
+            return z_NGH
+        factors = torch.empty_like(z_NGH)
+        for probe, dropout in enumerate(self.dropouts):
+            dropout.draw(factors[:, probe])
+        return z_NGH * factors
+
+
+class Dropout:
+    """Dropout's random factors of one probe.
+
+    Sixteen random bits decide about a unit, which is five times faster on a CPU than torch's own
+    dropout. The rate is thereby rounded to a multiple of 2^-16.
+    """
+
+    def __init__(self, rate: float, seed: int, device: torch.device) -> None:
+        self.rate = rate
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    def draw(self, out_NH: Tensor) -> None:
+        """Fill with 0 (at the given rate) or 1 / (1 - rate)."""
+        int64, words = torch.iinfo(torch.int64), -(-out_NH.numel() // 4)
+        bits = torch.empty(words, dtype=torch.int64, device=out_NH.device)
+        bits.random_(int64.min, None, generator=self.generator)
+        numbers_NH = bits.view(torch.int16)[: out_NH.numel()].view(out_NH.shape)
+        threshold = round(self.rate * (1 << 16)) + torch.iinfo(torch.int16).min
+        torch.ge(numbers_NH, threshold, out=out_NH)
+        out_NH.mul_(1 / (1 - self.rate))
+
+
+def initial(point: Point, seed: int, features: int, classes: int) -> list[Tensor]:
+    """One probe's parameters, layer by layer, weights ``[in, out]``: what heareval starts from."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def linear(inputs: int, outputs: int, gain: float) -> list[Tensor]:
+        weight, bias = torch.empty(outputs, inputs), torch.empty(outputs)
+        point.initialization(weight, gain=gain, generator=generator)
+        bound = inputs**-0.5  # as in nn.Linear
+        return [weight.T.contiguous(), bias.uniform_(-bound, bound, generator=generator)]
+
+    tensors, inputs, gain = [], features, nn.init.calculate_gain("linear")
+    hidden = point.shape.hidden_dim
+    for _ in range(point.shape.hidden_layers):
+        tensors += [*linear(inputs, hidden, gain), torch.ones(hidden), torch.zeros(hidden)]
+        inputs, gain = hidden, nn.init.calculate_gain("relu")
+    return tensors + linear(inputs, classes, gain)
+
+
+def derived_seeds(entropy: Sequence[int]) -> list[int]:
+    """Independent seeds for a probe's initialization and dropout."""
+    return np.random.SeedSequence(entropy).generate_state(2, np.uint64).tolist()
+
+
+def losses(logits_GNC: Tensor, y_NC: Tensor, multilabel: bool) -> Tensor:
+    """``[G]``: each probe's mean cross-entropy, binary for multilabel tasks."""
+    probes, clips, _ = logits_GNC.shape
+    if multilabel:
+        y_GNC = y_NC.expand_as(logits_GNC)
+        loss = nnf.binary_cross_entropy_with_logits(logits_GNC, y_GNC, reduction="none")
+        return loss.mean((1, 2))
+    labels = y_NC.argmax(1).repeat(probes)
+    loss = nnf.cross_entropy(logits_GNC.flatten(0, 1), labels, reduction="none")
+    return loss.view(probes, clips).mean(1)
+
+
+def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """Matrix product of float32 tensors, computed from factors rounded to `dtype`; so gradients."""
+    return matmul(a, b) if dtype == torch.float32 else _RoundedProduct.apply(a, b, dtype)
+
+
+class _RoundedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+        a, b = a.to(dtype), b.to(dtype)
+        ctx.save_for_backward(a, b)
+        return (a @ b).float()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        a, b = ctx.saved_tensors
+        gradient = gradient.to(a.dtype)
+        grad_a = (gradient @ b.mT).float() if ctx.needs_input_grad[0] else None
+        grad_b = (a.mT @ gradient).float() if ctx.needs_input_grad[1] else None
+        return grad_a, grad_b, None
