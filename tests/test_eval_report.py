@@ -214,5 +214,6 @@ def test_the_command_repeats_the_plan(plan: Plan) -> None:
     words = command(Plan(Path("out"), tuple(entrants), plan.tasks[:1], 3))
     assert words == (
         f"python -m eval run --tasks-dir tasks --tasks {ESC} --systems random "
-        "'mine=hear_axlstm@runs/a b.safetensors' --seeds 3 --grid paper --out out"
+        "'mine=hear_axlstm@runs/a b.safetensors' --seeds 3 --engine heareval "
+        "--grid paper --out out"
     )

@@ -8,12 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from eval import kit, sweep, workers
+from eval import kit, probes, sweep, workers
 from eval.commands.run import not_for_fast
 from eval.plan import Entrant, Plan, PlanError, sole_use
 from eval.systems import NAMED, Fingerprint
@@ -71,11 +70,13 @@ def test_what_fast_is_asked(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     calls: list[tuple[Any, ...]] = []
-    fake = SimpleNamespace(
-        supports=lambda folder: folder.name == "scenes",
-        predict=lambda *arguments: os.write(1, b"trained") and calls.append(arguments),
-    )
-    monkeypatch.setitem(sys.modules, "eval.probes", fake)
+
+    def predict(*arguments: Any) -> None:
+        os.write(1, b"trained")
+        calls.append(arguments)
+
+    monkeypatch.setattr(probes, "supports", lambda folder: folder.name == "scenes")
+    monkeypatch.setattr(probes, "predict", predict)
     assert not_for_fast(plan.tasks) == plan.only_heareval
     assert "since the fast engine can't: events" in capfd.readouterr().out
     fast, *_ = jobs_of(plan, monkeypatch)
