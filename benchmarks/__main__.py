@@ -19,6 +19,7 @@ from torch.nn import functional as nnf
 from tqdm import tqdm
 
 from benchmarks.reference import plain, plain_parallel, plain_timestamps
+from benchmarks.shares import shares
 from benchmarks.timing import Work, in_turns, machine, product_rate
 from hear_axlstm import get_scene_embeddings, load_model, mlstm
 from hear_axlstm.config import PRESETS, preset
@@ -85,6 +86,14 @@ def main(
     print("|---|---|---|")
     for size in (144, 288, 576):
         print(_cell(size, rounds, where))
+
+    print("\nShares of an mLSTM block's time, 4 windows, one thread, float32 (bfloat16):\n")
+    print("| preset | projections | cell | rest |")
+    print("|---|---|---|---|")
+    for name in (n for n in presets if n.startswith("axlstm")):
+        exact, low = (shares(name, dtype, rounds) for dtype in PRECISIONS.values())
+        pairs = (f"{a} ({b})" for a, b in zip(exact, low, strict=True))
+        print(f"| {name} | " + " | ".join(pairs) + " |")
 
     print("\nchunkwise against parallel, one window, time of forward and backward:\n")
     print("| head size | " + " | ".join(f"{tokens} tokens" for tokens in LENGTHS) + " |")
