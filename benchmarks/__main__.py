@@ -119,7 +119,7 @@ def _embedding(
         seconds = in_turns(works, rounds, device)
         exact = plain_timestamps(twin, audio)
         model.precision = "bfloat16"
-        low = torch.cat(list(model._passes(audio)), dim=1)
+        low = torch.stack(model.steps(audio))
     flops = training_flops(model.config) / 3 * clips * CLIP_SECONDS / 2  # a third is forward
     cells = [f"{clips * CLIP_SECONDS / seconds['plain']:.1f}"]
     cells += _compared(seconds, clips * CLIP_SECONDS, flops, peaks)

@@ -6,21 +6,24 @@ Shapes: B clips, n samples, T mel frames, F mel bins, W windows of 2 s, J time s
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from hear_axlstm import clips
+from hear_axlstm.clips import Audio, Kind
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.encoder import Encoder
 from hear_axlstm.inference import encode_windows
-from hear_axlstm.mel import LogMel, standardize
+from hear_axlstm.mel import LogMel, Statistics, standardize
 from hear_axlstm.precision import Precision, product_dtype
+from hear_axlstm.stream import Stream
+from hear_axlstm.windows import Window, batches, cut, step_times
 
 # Mel frames encoded at once: bounds memory, whatever the length.
 FRAMES_PER_PASS = {"cpu": 12_800, "cuda": 51_200}
-MAX_AMPLITUDE = 1e15  # the power of louder samples overflows float32
 
 
 class Embedder(nn.Module):
@@ -46,26 +49,16 @@ class Embedder(nn.Module):
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Timestamp embeddings and their times, as in `hear_axlstm.get_timestamp_embeddings`.
 
-        Each is centered on its 4 mel frames. A last step whose center lies past the end of the
-        clip is dropped, unless it is the only one: then it is placed in the clip's middle.
-
         Args:
             audio: float ``[B, n]`` in -1..1 at ``sample_rate``, on the model's device.
 
         Returns:
             float32 ``[B, J, D']``, and the times in ms, float32 ``[B, J]``.
         """
-        steps_BJD = torch.cat(list(self._passes(audio)), dim=1)
-        rate, patch_frames = self.sample_rate, self.config.patch[0]
-        hop_ms = 1000.0 * self.config.mel.hop_length / rate
-        end_ms = 1000.0 * audio.shape[1] / rate
-        index = torch.arange(steps_BJD.shape[1], dtype=torch.float64)
-        centers = (index * patch_frames + (patch_frames - 1) / 2) * hop_ms
-        centers = centers[centers <= end_ms]
-        if len(centers) == 0:
-            centers = torch.tensor([end_ms / 2])
-        timestamps = centers.float().to(steps_BJD.device).expand(len(audio), -1)
-        return steps_BJD[:, : len(centers)], timestamps.contiguous()
+        clips.check_batch(audio, self.device)
+        times_J = step_times(audio.shape[1], self.config)
+        steps_BJD = torch.stack(self.steps(audio))[:, : len(times_J)]
+        return steps_BJD, times_J.to(audio.device).repeat(len(audio), 1)
 
     def scene(self, audio: Tensor) -> Tensor:
         """Scene embeddings: the mean over all time steps (paper section 3.2).
@@ -76,35 +69,116 @@ class Embedder(nn.Module):
         Returns:
             float32 ``[B, D']``.
         """
-        sums, steps = [], 0
-        for steps_BJD in self._passes(audio):
-            sums.append(steps_BJD.sum(1))
-            steps += steps_BJD.shape[1]
-        return torch.stack(sums).sum(0) / steps
+        clips.check_batch(audio, self.device)
+        return self.scenes(audio)
 
-    def _passes(self, audio: Tensor) -> Iterator[Tensor]:
-        """The time steps of the clips, ``[B, J, D']``, some windows of every clip after another."""
-        _check_audio(audio, self.encoder.cls_token.device)
-        log_mel_BTF = standardize(self.mel(audio.float()))
-        clips, frames = log_mel_BTF.shape[:2]
-        width = self.config.window_frames
-        budget = FRAMES_PER_PASS.get(audio.device.type, FRAMES_PER_PASS["cpu"])
-        at_once = max(1, budget // (clips * width)) * width
-        whole = frames // width * width
-        for part in log_mel_BTF[:, :whole].split(at_once, dim=1) if whole else ():
-            windows = part.unflatten(1, (-1, width)).flatten(0, 1)
-            yield self._encode(windows).unflatten(0, (clips, -1)).flatten(1, 2)
-        if whole < frames:
-            # A causal encoder never looks at the padding that follows: it is left out, unless
-            # rows mix early and late tokens.
-            alone = self.config.causal and self.config.layout == "time"
-            multiple = self.config.patch[0] if alone else width
-            padding = -(frames - whole) % multiple
-            tail = nn.functional.pad(log_mel_BTF[:, whole:], (0, 0, 0, padding))
-            yield self._encode(tail)[:, : math.ceil((frames - whole) / self.config.patch[0])]
+    @torch.no_grad()
+    def embed(
+        self,
+        audio: Audio,
+        lengths: Iterable[int] | None = None,
+        kind: Kind = "scene",
+        statistics: Statistics | tuple[float, float] | None = None,
+    ) -> clips.Embeddings:
+        """Embed files or arrays; each clip comes out as if it were alone.
+
+        Args:
+            audio: the path of a file of any rate and number of channels; samples ``[n]`` in -1..1
+                at ``sample_rate``, as a NumPy array or a tensor; a list of either, of any lengths;
+                or a padded batch ``[B, n]``.
+            lengths: samples that count in each row of a padded batch, by default all.
+            kind: "scene" or "timestamp".
+            statistics: mean and standard deviation to standardize every clip by, as a stream does;
+                by default each clip by its own.
+
+        Returns:
+            Scene embeddings ``[B, D']``. Or a pair: timestamp embeddings and their times in ms,
+            ``[B, J, D']`` and ``[B, J]`` for a batch (past the end of a shorter row 0 and NaN), two
+            lists of B arrays for a list. One file or ``[n]`` is answered without B. Tensors, on the
+            model's device, for tensors; else NumPy arrays.
+
+        Raises:
+            AudioError: for a file that gives no usable audio.
+            TypeError, ValueError: for other arguments that can't be embedded.
+        """
+        fixed = None if statistics is None else Statistics.of(statistics)
+        return clips.embed(self, audio, lengths, kind, fixed)
+
+    @torch.no_grad()
+    def measure(self, audio: Audio) -> Statistics:
+        """Statistics of the log-mel of calibration audio, for `stream` and `embed`.
+
+        Args:
+            audio: one clip or several, as in `embed`; some seconds of what is to come, sound and
+                pauses. Frames of all clips count alike.
+        """
+        log_mels = [self.mel(clip[None])[0] for clip in clips.read(audio, self)]
+        std, mean = torch.std_mean(torch.cat(log_mels))
+        return Statistics(mean.item(), std.item())
+
+    def stream(self, statistics: Statistics | tuple[float, float]) -> Stream:
+        """Embed sound while it comes, each step as soon as it is complete.
+
+        Args:
+            statistics: mean and standard deviation of the log-mel, fixed before: from `measure`, or
+                known. The result is that of ``embed(..., kind="timestamp", statistics=...)``.
+
+        Raises:
+            ValueError: for a model whose steps depend on later ones.
+        """
+        return Stream(self.encoder, self.mel, Statistics.of(statistics), self.precision)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.encoder.cls_token.device
+
+    def scenes(self, audio: Iterable[Tensor], statistics: Statistics | None = None) -> Tensor:
+        """The means over all time steps of clips ``[n]`` of any lengths, float32 ``[B, D']``."""
+        sums: dict[int, list[Tensor]] = defaultdict(list)
+        counts: dict[int, int] = defaultdict(int)
+        for window, steps_JD in self._windows(audio, statistics):
+            sums[window.clip].append(steps_JD.sum(0))
+            counts[window.clip] += len(steps_JD)
+        return torch.stack([torch.stack(sums[c]).sum(0) / counts[c] for c in range(len(sums))])
+
+    def steps(self, audio: Iterable[Tensor], statistics: Statistics | None = None) -> list[Tensor]:
+        """All time steps of clips ``[n]`` of any lengths, float32 ``[J, D']`` each.
+
+        A last one may be centered past the end of its clip; `step_times` tells.
+        """
+        parts: dict[int, list[Tensor]] = defaultdict(list)
+        for window, steps_JD in self._windows(audio, statistics):
+            parts[window.clip].append(steps_JD)
+        return [torch.cat(parts[clip]) for clip in range(len(parts))]
+
+    def _windows(
+        self, audio: Iterable[Tensor], statistics: Statistics | None
+    ) -> Iterator[tuple[Window, Tensor]]:
+        """The windows of all clips with their time steps ``[J, D']``, without those of padding."""
+        log_mels = self._log_mels(list(audio), statistics)
+        width, patch_frames = self.config.window_frames, self.config.patch[0]
+        # A causal encoder never looks at the padding that follows: it is left out.
+        multiple = patch_frames if self.config.causal else width
+        budget = FRAMES_PER_PASS.get(self.device.type, FRAMES_PER_PASS["cpu"])
+        for batch in batches([len(mel) for mel in log_mels], width, multiple, budget):
+            steps_WJD = self._encode(cut(log_mels, batch))
+            for window, steps_JD in zip(batch, steps_WJD, strict=True):
+                yield window, steps_JD[: window.steps(patch_frames)]
+
+    def _log_mels(self, audio: Sequence[Tensor], statistics: Statistics | None) -> list[Tensor]:
+        """Standardized log-mel of each clip, ``[T, F]``; clips of one length go together."""
+        same: dict[int, list[int]] = defaultdict(list)
+        for index, clip in enumerate(audio):
+            same[len(clip)].append(index)
+        log_mels: dict[int, Tensor] = {}
+        for members in same.values():
+            waveforms = torch.stack([audio[index] for index in members]).float()
+            log_mels.update(zip(members, standardize(self.mel(waveforms), statistics), strict=True))
+        return [log_mels[index] for index in range(len(audio))]
 
     def _encode(self, windows: Tensor) -> Tensor:
-        """Windows ``[B W, T, F]`` to the steps of each, ``[B W, T / 4, D']``."""
+        """Windows ``[W, T, F]`` to the steps of each, ``[W, T / 4, D']``."""
         dtype = product_dtype(self.precision, windows.device)
         if windows.device.type == "cpu" and not torch.is_grad_enabled():
             tokens = encode_windows(self.encoder, windows, dtype)
@@ -112,34 +186,4 @@ class Embedder(nn.Module):
             lower = dtype != torch.float32
             with torch.autocast(windows.device.type, dtype, enabled=lower):
                 tokens = self.encoder(windows)[:, 1:].float()
-        bands = self.config.grid[1]
-        if self.config.layout == "release":
-            return tokens.unflatten(1, (bands, -1)).transpose(1, 2).flatten(2)
-        return tokens.unflatten(1, (-1, bands)).flatten(2)
-
-
-def _check_audio(audio: Tensor, device: torch.device) -> None:
-    if not isinstance(audio, Tensor):
-        raise TypeError(f"audio is a {type(audio).__name__}: pass a torch.Tensor [clips, samples]")
-    if audio.ndim != 2:
-        raise ValueError(
-            f"audio has shape {tuple(audio.shape)}: pass [clips, samples]; for one mono clip use "
-            "audio[None], for several channels average them first"
-        )
-    if audio.numel() == 0:
-        raise ValueError(f"audio of shape {tuple(audio.shape)} holds no sample: pass at least one")
-    if not audio.is_floating_point():
-        raise TypeError(
-            f"audio is {audio.dtype}: pass real floating-point samples in -1..1 "
-            "(16-bit integers: audio / 32768)"
-        )
-    if audio.device != device:
-        raise ValueError(
-            f"audio is on {audio.device}, the model on {device}: move one to the other"
-        )
-    peak = audio.abs().amax().item()
-    if not peak <= MAX_AMPLITUDE:  # also catches NaN
-        raise ValueError(
-            f"audio has a sample of magnitude {peak}: remove NaN and infinite samples, "
-            "and scale to -1..1"
-        )
+        return tokens.unflatten(1, (-1, self.config.grid[1])).flatten(2)

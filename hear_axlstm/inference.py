@@ -15,7 +15,7 @@ from torch.nn import functional as nnf
 
 from hear_axlstm import mlstm, native
 from hear_axlstm.blocks import NORM_EPS, MLSTMBlock
-from hear_axlstm.convolution import convolve
+from hear_axlstm.convolution import WIDTH, convolve
 from hear_axlstm.cores import on_each_core
 from hear_axlstm.encoder import Encoder
 from hear_axlstm.folding import MAP_WIDTH, MixSettings, MixWeights, fold
@@ -37,7 +37,7 @@ def encode_windows(encoder: Encoder, mel_WTF: Tensor, dtype: torch.dtype) -> Ten
     Returns:
         float32 ``[W, N, D]``.
     """
-    blocks = _folded(encoder, dtype)
+    blocks = folded_blocks(encoder, dtype)
 
     @torch.no_grad()  # counts for the thread that it runs in
     def encode(patches_BND: Tensor) -> Tensor:
@@ -54,6 +54,27 @@ def encode_windows(encoder: Encoder, mel_WTF: Tensor, dtype: torch.dtype) -> Ten
     return torch.cat(on_each_core(encode, encoder.patches(mel_WTF).tensor_split(parts)))
 
 
+class Past:
+    """What a causal block keeps of the tokens before, so that a window can come in parts."""
+
+    def __init__(self) -> None:
+        self._x_BSE: Tensor | None = None
+        self._state: mlstm.State | None = None
+
+    def convolve(self, x_BSE: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """As `hear_axlstm.convolution.convolve`, over these and the last tokens before."""
+        seen = 0 if self._x_BSE is None else self._x_BSE.shape[1]
+        if self._x_BSE is not None:
+            x_BSE = torch.cat([self._x_BSE, x_BSE], dim=1)
+        self._x_BSE = x_BSE[:, 1 - WIDTH :].clone()
+        return convolve(x_BSE, weight, bias)[:, seen:]
+
+    def cell(self, q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
+        """As `mlstm.cell`, from the state that the tokens before have left."""
+        h, self._state = mlstm.chunkwise(q, k, v, log_i, log_f, self._state)
+        return h
+
+
 class FoldedBlock:
     """An mLSTM block that computes the same from fewer and cheaper operations (see `folding`)."""
 
@@ -63,21 +84,32 @@ class FoldedBlock:
         up, self.weights, down = fold(block)
         self.up, self.down = up.to(dtype), down.to(dtype)
 
-    def __call__(self, tokens_BSD: Tensor) -> Tensor:
-        """Tokens ``[B, S, D]`` in float32, before and after."""
+    def __call__(self, tokens_BSD: Tensor, past: Past | None = None) -> Tensor:
+        """Tokens ``[B, S, D]`` in float32, before and after.
+
+        Args:
+            tokens_BSD: the tokens of windows, or those that follow what `past` has seen.
+            past: of the window that goes on; it takes these tokens in.
+        """
         source = tokens_BSD.flip(1) if self.reverse else tokens_BSD
         normed = nnf.layer_norm(source, source.shape[-1:], self.norm, eps=NORM_EPS)
         xz = linear(normed.to(self.up.dtype), self.up)
-        mix = native.mix if native.is_usable(xz, self.settings) else mix_by_torch
-        mixed = linear(mix(xz, self.weights, self.settings), self.down).float()
+        if past is None and native.is_usable(xz, self.settings):
+            mixed = native.mix(xz, self.weights, self.settings)
+        else:
+            mixed = mix_by_torch(xz, self.weights, self.settings, past)
+        mixed = linear(mixed, self.down).float()
         return tokens_BSD + (mixed.flip(1) if self.reverse else mixed)
 
 
-def mix_by_torch(xz_BSE: Tensor, weights: MixWeights, settings: MixSettings) -> Tensor:
-    """The same as `native.mix`, without gradients."""
+def mix_by_torch(
+    xz_BSE: Tensor, weights: MixWeights, settings: MixSettings, past: Past | None = None
+) -> Tensor:
+    """The same as `native.mix`, without gradients; or what follows on tokens before."""
+    convolution, cell = (past.convolve, past.cell) if past else (convolve, mlstm.cell)
     low = xz_BSE.dtype  # of the large products; what lies between them is float32
     x_BSE, z_BSE = xz_BSE.float().chunk(2, dim=-1)
-    c_BSE = nnf.silu(convolve(x_BSE, weights.conv, weights.conv_bias), inplace=True)
+    c_BSE = nnf.silu(convolution(x_BSE, weights.conv, weights.conv_bias), inplace=True)
     gates = linear(c_BSE, weights.gates_c) + linear(x_BSE, weights.gates_x) + weights.gate_bias
     input_BSH, forget_BSH = gates.chunk(2, dim=-1)
     log_i, log_f = mlstm.log_gates(input_BSH, forget_BSH, settings.input_gate)
@@ -85,7 +117,7 @@ def mix_by_torch(xz_BSE: Tensor, weights: MixWeights, settings: MixSettings) -> 
     k_BSHK = _sort_by_heads(_map(c_BSE, weights.key), settings.heads)
     v_BSHK = _sort_by_heads(_map(x_BSE, weights.value), settings.heads)
     q, k, v = (t.to(low) for t in (c_BSHK, k_BSHK, v_BSHK))
-    h_BSHK = mlstm.cell(q, k, v, log_i, log_f).float()
+    h_BSHK = cell(q, k, v, log_i, log_f).float()
     z_BSHK = z_BSE.reshape(h_BSHK.shape)
     return _gate(h_BSHK, c_BSHK, z_BSHK, weights.head_norm, weights.skip).flatten(2).to(low)
 
@@ -113,7 +145,7 @@ def _gate(h_BSHK: Tensor, c_BSHK: Tensor, z_BSHK: Tensor, norm: Tensor, skip: Te
     return h_BSHK.mul_(norm).addcmul_(c_BSHK, skip).mul_(nnf.silu(z_BSHK, inplace=True))
 
 
-def _folded(encoder: Encoder, dtype: torch.dtype) -> list[Block]:
+def folded_blocks(encoder: Encoder, dtype: torch.dtype) -> list[Block]:
     """The blocks in their cheap form, made anew whenever a weight has changed."""
     parameters: list[Tensor] = list(encoder.blocks.parameters())
     # The norms are there for changes by way of `.data`, which leave no other trace.

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
 
 FEW_ROWS = 512  # in a stack of so small matrices, one call for all of them is as fast
+SINGLE_ROWS = 8  # for so few, oneDNN spends more on laying out the other factor than on the product
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
@@ -28,7 +29,8 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
         a: ``[R, K]`` or ``[N, R, K]``.
         b: ``[K, S]`` or ``[N, K, S]``, of the same type.
     """
-    if not _is_for_onednn(a) or (a.ndim == 3 and a.shape[1] < FEW_ROWS and b.shape[2] <= 64):
+    few = a.ndim == 3 and a.shape[1] < FEW_ROWS and b.shape[2] <= 64
+    if few or a.shape[-2] <= SINGLE_ROWS or not _is_for_onednn(a):
         return a @ b
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         return _Matmul.apply(a, b)

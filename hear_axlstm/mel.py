@@ -6,6 +6,8 @@ Shapes: B clips, n samples, T mel frames, F mel bins.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,32 @@ from hear_axlstm.config import MelConfig
 LOG_FLOOR = torch.finfo(torch.float32).eps  # added before the logarithm: silence is log(2^-23)
 STD_FLOOR = 1e-8  # keeps a silent clip finite
 FRAMES_PER_PASS = 8192  # bounds the spectrum held at once to about 25 MB, whatever the length
+
+
+class Statistics(NamedTuple):
+    """What log-mel is standardized by, where that is not the clip's own."""
+
+    mean: float
+    std: float
+    """Unbiased."""
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Statistics:
+        """Checked mean and standard deviation.
+
+        Raises:
+            ValueError: if they are no such pair.
+        """
+        try:
+            mean, std = (float(value) for value in values)
+        except (TypeError, ValueError):
+            mean, std = math.nan, math.nan
+        if not (math.isfinite(mean) and 0 < std < math.inf):
+            raise ValueError(
+                f"statistics={values!r}: give the mean and standard deviation of log-mel, "
+                "e.g. those that model.measure(audio) returns"
+            )
+        return cls(mean, std)
 
 
 def frame_count(samples: int, config: MelConfig) -> int:
@@ -55,19 +83,22 @@ class LogMel(nn.Module):
         padded = nn.functional.pad(waveform, (edge, edge), mode="reflect")
         frames_BTn = padded.unfold(-1, c.n_fft, c.hop_length)[:, : frame_count(samples, c)]
         passes = frames_BTn.split(max(1, FRAMES_PER_PASS // len(waveform)), dim=1)
-        return torch.cat([self._frames_to_log_mel(frames) for frames in passes], dim=1)
+        return torch.cat([self.of_frames(frames) for frames in passes], dim=1)
 
-    def _frames_to_log_mel(self, frames_BTn: Tensor) -> Tensor:
+    def of_frames(self, frames_BTn: Tensor) -> Tensor:
+        """Log-mel ``[B, T, F]`` of frames that are cut already, ``[B, T, n_fft]``."""
         spectrum = torch.view_as_real(torch.fft.rfft(frames_BTn * self.window))
         power = spectrum.square().sum(-1)
         return (power @ self.filterbank).add_(LOG_FLOOR).log_()
 
 
-def standardize(log_mel_BTF: Tensor) -> Tensor:
+def standardize(log_mel_BTF: Tensor, statistics: Statistics | None = None) -> Tensor:
     """Shift and scale each clip to zero mean and unit (unbiased) standard deviation.
 
-    The statistics run over all frames and bins of the whole clip.
+    The statistics run over all frames and bins of the whole clip, unless they are given.
     """
+    if statistics is not None:
+        return (log_mel_BTF - statistics.mean) / (statistics.std + STD_FLOOR)
     std, mean = torch.std_mean(log_mel_BTF, dim=(-2, -1), keepdim=True)
     return (log_mel_BTF - mean) / (std + STD_FLOOR)
 

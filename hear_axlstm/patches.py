@@ -53,7 +53,12 @@ class PatchEmbedding(nn.Module):
         nn.init.xavier_uniform_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
 
-    def forward(self, mel_BTF: Tensor) -> Tensor:
-        """A window of log-mel, or its beginning: ``[B, T, F]`` -> tokens ``[B, N, D]``."""
+    def forward(self, mel_BTF: Tensor, first: int = 0) -> Tensor:
+        """A window of log-mel, or a part of it: ``[B, T, F]`` -> tokens ``[B, N, D]``.
+
+        Args:
+            mel_BTF: frames, a multiple of the patch's.
+            first: patch of the window that they begin with.
+        """
         tokens = self.projection(patchify(mel_BTF, self.patch))
-        return tokens + self.positions[: tokens.shape[1]]
+        return tokens + self.positions[first : first + tokens.shape[1]]
