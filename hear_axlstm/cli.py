@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 
 from hear_axlstm.commands.convert import convert
+from hear_axlstm.commands.embed import embed
 from hear_axlstm.commands.info import info
 from hear_axlstm.commands.pack import pack
 from hear_axlstm.commands.plot import plot
@@ -20,6 +21,7 @@ from hear_axlstm.pretrain.interrupt import Interrupted, is_under_torchrun
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "convert": convert,
+    "embed": embed,
     "info": info,
     "pack": pack,
     "pretrain": pretrain,

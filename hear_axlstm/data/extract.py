@@ -119,23 +119,32 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _decode(job: Job, mel: MelConfig) -> tuple[int, Decoded | Skipped]:
-    number, clip = job
+def decode(clip: Clip | Skipped, sample_rate: int) -> Decoded | Skipped:
+    """The samples of a clip, or why there are none; never raises."""
     if isinstance(clip, Skipped):
-        return number, clip
+        return clip
     try:
-        waveform = load_audio(clip.audio, mel.sample_rate, clip.start, clip.end, LONGEST)
+        waveform = load_audio(clip.audio, sample_rate, clip.start, clip.end, LONGEST)
     except AudioError as error:
         name = clip.audio if isinstance(clip.audio, str) else "audio"
-        return number, Skipped(clip.id, str(error).removeprefix(f"{name}: "))
+        return Skipped(clip.id, str(error).removeprefix(f"{name}: "))
     except Exception as error:  # one strange file must not stop millions
-        return number, Skipped(clip.id, f"fails with {type(error).__name__} ({error})")
+        return Skipped(clip.id, f"fails with {type(error).__name__} ({error})")
+    return Decoded(clip.id, waveform)
+
+
+def _decode(job: Job, mel: MelConfig) -> tuple[int, Decoded | Skipped]:
+    number, clip = job
+    decoded = decode(clip, mel.sample_rate)
+    if isinstance(decoded, Skipped):
+        return number, decoded
+    waveform = decoded.waveform
     if waveform.size < mel.n_fft:
         reason = f"too short: {waveform.size} samples, one window needs {mel.n_fft}"
         return number, Skipped(clip.id, reason)
     if np.abs(waveform - waveform.mean()).max() < SILENCE:
         return number, Skipped(clip.id, "silent: its peak is below -80 dB of full scale")
-    return number, Decoded(clip.id, waveform)
+    return number, decoded
 
 
 def _extract(job: Job, mel: MelConfig) -> tuple[int, Features | Skipped]:

@@ -91,7 +91,7 @@ class Shard:
             "clips": columns,
             "skipped": [[skip.id, skip.reason] for skip in skipped],
         }
-        _write_text(self.sidecar, json.dumps(made))
+        write_text(self.sidecar, json.dumps(made))
 
 
 def finish(folder: Path, source: str, mel: MelConfig, shards: Sequence[Shard]) -> None:
@@ -119,7 +119,7 @@ def finish(folder: Path, source: str, mel: MelConfig, shards: Sequence[Shard]) -
         "skipped": dict(kinds.most_common()),
         "source": source,
     }
-    _write_text(folder / INFO_NAME, json.dumps(info, indent=2))
+    write_text(folder / INFO_NAME, json.dumps(info, indent=2))
 
 
 def digest(parts: Iterable[str]) -> str:
@@ -155,7 +155,7 @@ def _join(folder: Path, shards: Iterable[Shard]) -> tuple[ClipIndex, Counter[str
     return index, kinds, fingerprints
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     with open(partial, "w") as file:

@@ -71,8 +71,8 @@ class Source(Protocol):
     name: str
     """Absolute, so that two sources don't get mixed up."""
 
-    def units(self) -> Iterator[Unit]:
-        """All clips, shard by shard."""
+    def units(self, size: int | None = None) -> Iterator[Unit]:
+        """All clips, shard by shard; of single files, `size` make one."""
 
     def sample(self, size: int) -> tuple[list[Clip | Skipped], int]:
         """About `size` clips that stand for the rest, and how many there are in all."""
@@ -92,28 +92,33 @@ def open_source(audio: str | Path) -> Source:
     return FolderSource(Path(text))
 
 
-class _Files:
+class Files:
     """What sources of single files have in common; `clips` and `__len__` make the difference."""
 
     def clips(self) -> Iterator[Clip | Skipped]:
+        """All clips, in a fixed order."""
         raise NotImplementedError
 
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def units(self) -> Iterator[Unit]:
-        size, clips = CLIPS_PER_SHARD, self.clips()
-        while len(self) > size * OPEN_SHARDS:
-            size *= 2
+    def units(self, size: int | None = None) -> Iterator[Unit]:
+        """All clips, `size` at a time; by default as many as a shard holds."""
+        clips = self.clips()
+        if size is None:
+            size = CLIPS_PER_SHARD
+            while len(self) > size * OPEN_SHARDS:
+                size *= 2
         while members := tuple(islice(clips, size)):
             yield Unit(members, len(members), partial(_stamps, members))
 
     def sample(self, size: int) -> tuple[list[Clip | Skipped], int]:
+        """Clips at regular distances, and how many there are in all."""
         step = max(1, len(self) // size)
         return list(islice(self.clips(), step // 2, None, step))[:size], len(self)
 
 
-class FolderSource(_Files):
+class FolderSource(Files):
     """Every audio file below a folder, one clip a file."""
 
     def __init__(self, folder: Path) -> None:
@@ -143,7 +148,7 @@ class FolderSource(_Files):
         return (Clip(path, os.path.join(self.name, path)) for path in self._paths)
 
 
-class ManifestSource(_Files):
+class ManifestSource(Files):
     """The rows of a CSV or TSV: `path`, and optionally a span by `start` and `end` in seconds.
 
     Paths are relative to the manifest. `start_seconds` and `end_seconds` mean the same as `start`
@@ -207,7 +212,7 @@ class TarSource:
         self.name = pattern if _is_remote(pattern) else os.path.abspath(pattern)
         self._above = os.path.commonprefix(self.urls).rfind("/") + 1  # noqa: RUF071 (URLs, too)
 
-    def units(self) -> Iterator[Unit]:
+    def units(self, size: int | None = None) -> Iterator[Unit]:
         """All clips, tar by tar."""
         for url in self.urls:
             stamp = url if _is_remote(url) else f"{url[self._above :]}:{_stamp(url)}"

@@ -64,10 +64,10 @@ def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.
     return device
 
 
-def choose_threads(config: PretrainConfig, device: torch.device, local_size: int) -> None:
+def choose_threads(threads: int | None, device: torch.device, local_size: int) -> None:
     """Set the CPU threads: as asked, else torch's choice, or a share of the cores a process."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     elif device.type == "cpu" and local_size > 1:
         torch.set_num_threads(max(1, _cores() // local_size))
 

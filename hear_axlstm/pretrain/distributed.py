@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -56,6 +57,10 @@ class World:
         with _contact():
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
+
+    def wait(self) -> None:
+        """Go on when all ranks have come here."""
+        self.add_up([torch.zeros(1)])
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their sums over all ranks, which get the same bits."""
@@ -104,12 +109,36 @@ class Agreement:
 
 @contextmanager
 def join(config: PretrainConfig) -> Iterator[World]:
+    """Be one of the processes of a run; see `ranks`.
+
+    Raises:
+        ValueError: also if there are more ranks than clips in a batch.
+    """
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if config.batch_size < size > 1:
+        raise ValueError(
+            f"batch_size={config.batch_size} is less than a clip for each of {size} processes: "
+            "start fewer, or enlarge it"
+        )
+    with ranks(config.device, config.threads) as world:
+        yield world
+
+
+@contextmanager
+def ranks(
+    device_name: str, threads: int | None = None, patience: timedelta | None = None
+) -> Iterator[World]:
     """Be one of the processes that torchrun started; alone without torchrun.
 
     An error on any rank ends the run: the others, which miss it, raise `OtherRankError`.
 
+    Args:
+        device_name: as in `PretrainConfig`.
+        threads: likewise.
+        patience: how long ranks wait for each other, by default torch's half an hour.
+
     Raises:
-        ValueError: if the device can't be had, or there are more ranks than clips in a batch.
+        ValueError: if the device can't be had.
     """
     rank, size, local_rank, local_size = (
         int(os.environ.get(name, default))
@@ -120,19 +149,14 @@ def join(config: PretrainConfig) -> Iterator[World]:
             ("LOCAL_WORLD_SIZE", 1),
         )
     )
-    device = choose_device(config.device, local_rank, local_size)
-    choose_threads(config, device, local_size)
+    device = choose_device(device_name, local_rank, local_size)
+    choose_threads(threads, device, local_size)
     if size == 1:
         yield World(device)
         return
-    if config.batch_size < size:
-        raise ValueError(
-            f"batch_size={config.batch_size} is less than a clip for each of {size} processes: "
-            "start fewer, or enlarge it"
-        )
     store = _meet()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     try:
         yield World(device, rank, size)
     except Interrupted:

@@ -1,0 +1,1 @@
+"""`axlstm embed`: many files to files of embeddings."""
