@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import shutil
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
@@ -23,12 +19,13 @@ from tqdm import tqdm
 
 from hear_axlstm import load_model
 from hear_axlstm.bulk.decode import decode_ahead
+from hear_axlstm.bulk.finish import Report, finish, read_report
 from hear_axlstm.bulk.inputs import Inputs
 from hear_axlstm.bulk.output import Output, OutputError
 from hear_axlstm.bulk.parts import FIELDS, Embedded, Part
 from hear_axlstm.data.extract import Decoded, Job
-from hear_axlstm.data.shards import digest, write_text
-from hear_axlstm.data.sources import CSV, Skipped
+from hear_axlstm.data.shards import digest
+from hear_axlstm.data.sources import Skipped
 from hear_axlstm.embedder import Embedder
 from hear_axlstm.precision import Precision
 from hear_axlstm.pretrain.distributed import World, ranks
@@ -36,28 +33,6 @@ from hear_axlstm.windows import step_times
 
 Kind = Literal["scene", "timestamp", "both"]
 PATIENCE = timedelta(days=30)  # ranks wait for the slowest at the end
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was embedded, and what was not."""
-
-    output: Output
-    clips: int
-    hours: float
-    skipped: Mapping[str, int]
-    """Number of files that gave no embedding, by kind of reason; the report names each."""
-
-    def __str__(self) -> str:
-        text = f"{self.output.path}: {self.clips:,} clips, {self.hours:,.2f} hours"
-        if self.skipped:
-            kinds = ", ".join(f"{number:,} {kind}" for kind, number in self.skipped.items())
-            text += (
-                f"; {sum(self.skipped.values()):,} could not be embedded ({kinds}), see "
-                f"{self.output.report}. Mend them and give the same command again; "
-                f"{self.output.parts} keeps the others until then, and may be deleted"
-            )
-        return text
 
 
 def embed(
@@ -96,7 +71,7 @@ def embed(
         embedder = load_model(model, precision=precision).to(world.device)
         parts, total = _plan(clips, output, embedder)
         if world.share(world.is_first and _is_up_to_date(output, parts)):
-            return _report(output) if world.is_first else None
+            return read_report(output) if world.is_first else None
         if not world.is_first:
             world.wait()  # until the first has taken the folder
             _write_share(parts, total, clips, embedder, batch_seconds, world)
@@ -106,7 +81,7 @@ def embed(
             with FileLock(output.parts / "lock", timeout=0):
                 world.wait()
                 _write_share(parts, total, clips, embedder, batch_seconds, world)
-                report = _finish(output, parts, embedder)
+                report = finish(output, parts, embedder)
         except Timeout as error:
             raise OutputError(f"{out} is being written by another process: wait for it") from error
         if not report.skipped:
@@ -235,47 +210,3 @@ class _Clock:
                 speed = self._samples / self._rate / (time.monotonic() - self._start)
                 self._progress.set_postfix_str(f"{speed:.1f} x real time", refresh=False)
             yield item
-
-
-def _finish(output: Output, parts: Sequence[Part], embedder: Embedder) -> Report:
-    """Join the parts, write the report and the stamp; parts that were worth it stay."""
-    output.stamp.unlink(missing_ok=True)
-    kinds: Counter[str] = Counter()
-    fingerprints, clips, samples = [], 0, 0
-    report = output.parts / "report.csv"
-    with open(report, "w", encoding="utf-8", **CSV) as file:
-        writer = csv.writer(file)
-        writer.writerow(("id", "reason"))
-        for part in parts:
-            made = part.read()
-            fingerprints.append(made["fingerprint"])
-            writer.writerows(made["skipped"])
-            kinds.update(Skipped(*skip).kind for skip in made["skipped"])
-            clips += len(made["clips"])
-            samples += sum(count for _, count, _ in made["clips"])
-    if not clips:
-        first = next(iter(kinds), "no audio in the tars")
-        raise OutputError(
-            f"none of {kinds.total()} files could be embedded ({first}, ...): see {report}"
-        )
-    output.write(parts, embedder.scene_embedding_size)
-    output.report.unlink(missing_ok=True)
-    if kinds:
-        shutil.copyfile(report, output.report)
-    stamp = {
-        "fingerprint": digest(fingerprints),
-        "clips": clips,
-        "hours": samples / embedder.sample_rate / 3600,
-        "skipped": dict(kinds.most_common()),
-        "fields": output.fields,
-        "size": embedder.scene_embedding_size,
-        "model": embedder.config.to_dict(),
-        "precision": embedder.precision,
-    }
-    write_text(output.stamp, json.dumps(stamp, indent=2))
-    return _report(output)
-
-
-def _report(output: Output) -> Report:
-    made = json.loads(output.stamp.read_text())
-    return Report(output, made["clips"], made["hours"], made["skipped"])

@@ -20,11 +20,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from hear_axlstm.bulk.parts import Embedded, Part
+from hear_axlstm.bulk import parquet
+from hear_axlstm.bulk.parts import Part
 from hear_axlstm.data.sources import CSV
 
 FORMATS = (".npy", ".npz", ".parquet")
-PARQUET_BYTES = 1 << 26  # of embeddings in a row group
 
 
 class OutputError(ValueError):
@@ -49,7 +49,7 @@ class Output:
         if suffix == ".npy" and self.fields != ("scene",):
             raise OutputError(f"{self.path} holds scenes only: choose .npz, .parquet or a folder")
         if suffix == ".parquet":
-            _pyarrow()
+            parquet.library()
 
     @property
     def is_folder(self) -> bool:
@@ -84,9 +84,9 @@ class Output:
             return json.loads(self.stamp.read_text()) if self.path.exists() else None
         except ValueError:
             return None
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass
-        if self.parts.exists() or (self.is_folder and not any(self.path.iterdir())):
+        if self.parts.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return None
         raise OutputError(f"{self.path} holds something else: choose another name, or delete it")
 
@@ -95,20 +95,27 @@ class Output:
         if self.is_folder:
             _write_folder(self.path, self.parts / "joined", parts, size)
             return
-        write = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
-        write[self.path.suffix.lower()](self.path, parts, size)
+        write = {".npy": _write_npy, ".npz": _write_npz, ".parquet": parquet.write}
+        with _replacing(self.path) as partial:
+            write[self.path.suffix.lower()](partial, parts, size)
+        if self.path.suffix.lower() == ".npy":
+            with _replacing(self._beside("ids.txt")) as partial:
+                _write_ids(partial, parts)
 
 
 def _write_npy(path: Path, parts: Sequence[Part], size: int) -> None:
-    with _replacing(path) as partial, open(partial, "wb") as file:
+    with open(path, "wb") as file:
         _write_field(file, "scene", parts, size)
-    ids = Path(f"{path}.ids.txt")
-    with _replacing(ids) as partial, open(partial, "w", encoding="utf-8", **CSV) as text:
-        text.writelines(f"{json.dumps(i) if _is_odd(i) else i}\n" for i in _ids(parts))
+
+
+def _write_ids(path: Path, parts: Sequence[Part]) -> None:
+    """One a line, as many as rows: a line break inside an id becomes a space."""
+    with open(path, "w", encoding="utf-8", **CSV) as file:
+        file.writelines(f"{' '.join(clip_id.splitlines())}\n" for clip_id in _ids(parts))
 
 
 def _write_npz(path: Path, parts: Sequence[Part], size: int) -> None:
-    with _replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+    with zipfile.ZipFile(path, "w") as archive:
 
         def member(name: str) -> IO[bytes]:
             return archive.open(f"{name}.npy", "w", force_zip64=True)
@@ -132,53 +139,6 @@ def _write_npz(path: Path, parts: Sequence[Part], size: int) -> None:
                     ends = end + np.cumsum(_rows(part, "steps"), dtype="<i8")
                     file.write(ends.tobytes())
                     end = ends[-1:] if len(ends) else end
-
-
-def _write_parquet(path: Path, parts: Sequence[Part], size: int) -> None:
-    """One row a clip: id; the scene as a list; times_ms and steps as lists, one item a step."""
-    pyarrow, parquet = _pyarrow()
-    vector = pyarrow.list_(pyarrow.float32(), size)
-    types = {"scene": vector, "steps": pyarrow.list_(vector), "times_ms": pyarrow.list_(_f4())}
-    fields = parts[0].fields
-    schema = pyarrow.schema([("id", pyarrow.string()), *((f, types[f]) for f in fields)])
-    with _replacing(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
-        for clips in _groups(parts, size):
-            columns = [[_utf8(clip.id) for clip in clips]]
-            columns += [_column(clips, field, types[field], size) for field in fields]
-            writer.write_table(pyarrow.table(columns, schema=schema))
-
-
-def _column(clips: Sequence[Embedded], field: str, kind: Any, size: int) -> Any:
-    """The numbers of several clips as one Arrow array, without a Python object for each."""
-    import pyarrow
-
-    numbers = pyarrow.array(np.concatenate([clip.fields[field].ravel() for clip in clips]))
-    if field != "times_ms":
-        numbers = pyarrow.FixedSizeListArray.from_arrays(numbers, size)
-    if field == "scene":
-        return numbers
-    ends = np.cumsum([0, *(len(clip.fields[field]) for clip in clips)])
-    return pyarrow.ListArray.from_arrays(pyarrow.array(ends, pyarrow.int32()), numbers)
-
-
-def _f4() -> Any:
-    import pyarrow
-
-    return pyarrow.float32()
-
-
-def _groups(parts: Sequence[Part], size: int) -> Iterator[list[Embedded]]:
-    group: list[Embedded] = []
-    held = 0
-    for part in parts:
-        for clip in part.clips(size):
-            group.append(clip)
-            held += sum(array.nbytes for array in clip.fields.values())
-            if held > PARQUET_BYTES:
-                yield group
-                group, held = [], 0
-    if group:
-        yield group
 
 
 def _write_folder(folder: Path, joined: Path, parts: Sequence[Part], size: int) -> None:
@@ -236,27 +196,9 @@ def _ids(parts: Sequence[Part]) -> Iterator[str]:
     return (clip_id for part in parts for clip_id, _, _ in part.read()["clips"])
 
 
-def _is_odd(clip_id: str) -> bool:
-    return "\n" in clip_id or "\r" in clip_id
-
-
-def _utf8(clip_id: str) -> str:
-    """A file's name that is no UTF-8 loses the odd bytes: Parquet takes no other text."""
-    return clip_id.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A file to write in place of `path`, which it becomes when it is whole."""
     partial = path.with_name(path.name + ".partial")
     yield partial
     os.replace(partial, path)
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise OutputError("Parquet needs pyarrow: pip install 'hear_axlstm[parquet]'") from error
-    return pyarrow, pyarrow.parquet
