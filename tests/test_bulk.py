@@ -239,7 +239,7 @@ def test_mistakes_get_one_clear_error(mixed: Path, tmp_path: Path) -> None:
 def test_a_killed_process_goes_on(model: str, many: Path, tmp_path: Path) -> None:
     audio, out = tmp_path / "audio", tmp_path / "o"
     audio.mkdir()
-    write_noise(audio, 400)
+    write_noise(audio, 160)
     arguments = command(audio, "--out", out, "--model", model, "--kind", "both")
     process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(out.glob("parts/part-*.json")):

@@ -64,10 +64,10 @@ def embed(
     Raises:
         ValueError: for inputs, an output or settings that can't be meant.
     """
-    if not batch_seconds > 0:
-        raise ValueError(f"batch_seconds={batch_seconds}: give a number of seconds above 0")
-    output, clips = Output(out, FIELDS[kind]), Inputs(inputs)
     with ranks(device, patience=PATIENCE) as world:
+        if not batch_seconds > 0:
+            raise ValueError(f"batch_seconds={batch_seconds}: give a number of seconds above 0")
+        output, clips = Output(out, FIELDS[kind]), Inputs(inputs)
         embedder = load_model(model, precision=precision).to(world.device)
         parts, total = _plan(clips, output, embedder)
         if world.share(world.is_first and _is_up_to_date(output, parts)):
