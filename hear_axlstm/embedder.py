@@ -137,9 +137,14 @@ class Embedder(nn.Module):
         """The means over all time steps of clips ``[n]`` of any lengths, float32 ``[B, D']``."""
         sums: dict[int, list[Tensor]] = defaultdict(list)
         counts: dict[int, int] = defaultdict(int)
-        for window, steps_JD in self._windows(audio, statistics):
-            sums[window.clip].append(steps_JD.sum(0))
-            counts[window.clip] += len(steps_JD)
+        for batch, steps_WJD in self._encoded(audio, statistics):
+            own = [window.steps(self.config.patch[0]) for window in batch]
+            index_J = torch.arange(steps_WJD.shape[1], device=steps_WJD.device)
+            inside_WJ = index_J < torch.tensor(own, device=steps_WJD.device)[:, None]
+            sums_WD = (steps_WJD * inside_WJ[..., None]).sum(1)
+            for window, steps, sum_D in zip(batch, own, sums_WD, strict=True):
+                sums[window.clip].append(sum_D)
+                counts[window.clip] += steps
         return torch.stack([torch.stack(sums[c]).sum(0) / counts[c] for c in range(len(sums))])
 
     def steps(self, audio: Iterable[Tensor], statistics: Statistics | None = None) -> list[Tensor]:
@@ -148,23 +153,22 @@ class Embedder(nn.Module):
         A last one may be centered past the end of its clip; `step_times` tells.
         """
         parts: dict[int, list[Tensor]] = defaultdict(list)
-        for window, steps_JD in self._windows(audio, statistics):
-            parts[window.clip].append(steps_JD)
+        for batch, steps_WJD in self._encoded(audio, statistics):
+            for window, steps_JD in zip(batch, steps_WJD, strict=True):
+                parts[window.clip].append(steps_JD[: window.steps(self.config.patch[0])])
         return [torch.cat(parts[clip]) for clip in range(len(parts))]
 
-    def _windows(
+    def _encoded(
         self, audio: Iterable[Tensor], statistics: Statistics | None
-    ) -> Iterator[tuple[Window, Tensor]]:
-        """The windows of all clips with their time steps ``[J, D']``, without those of padding."""
+    ) -> Iterator[tuple[list[Window], Tensor]]:
+        """The windows of all clips, in batches with their time steps ``[W, J, D']``."""
         log_mels = self._log_mels(list(audio), statistics)
-        width, patch_frames = self.config.window_frames, self.config.patch[0]
+        width = self.config.window_frames
         # A causal encoder never looks at the padding that follows: it is left out.
-        multiple = patch_frames if self.config.causal else width
+        multiple = self.config.patch[0] if self.config.causal else width
         budget = FRAMES_PER_PASS.get(self.device.type, FRAMES_PER_PASS["cpu"])
         for batch in batches([len(mel) for mel in log_mels], width, multiple, budget):
-            steps_WJD = self._encode(cut(log_mels, batch))
-            for window, steps_JD in zip(batch, steps_WJD, strict=True):
-                yield window, steps_JD[: window.steps(patch_frames)]
+            yield batch, self._encode(cut(log_mels, batch))
 
     def _log_mels(self, audio: Sequence[Tensor], statistics: Statistics | None) -> list[Tensor]:
         """Standardized log-mel of each clip, ``[T, F]``; clips of one length go together."""

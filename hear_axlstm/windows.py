@@ -68,7 +68,9 @@ def cut(log_mels_TF: Sequence[Tensor], batch: Sequence[Window]) -> Tensor:
     """The frames of a batch of windows, padded by zeros to its longest: ``[W, T, F]``."""
     longest = batch[0].padded
     parts = [log_mels_TF[w.clip][w.start : w.start + w.frames] for w in batch]
-    return torch.stack([nnf.pad(part, (0, 0, 0, longest - len(part))) for part in parts])
+    short = [longest - len(part) for part in parts]
+    parts = [nnf.pad(p, (0, 0, 0, n)) if n else p for p, n in zip(parts, short, strict=True)]
+    return torch.stack(parts)
 
 
 def step_centers(first: int, end: int, config: ModelConfig) -> Tensor:

@@ -28,9 +28,9 @@ def embed(
     """Embed audio of any rate and number of channels.
 
     The same command goes on where it was interrupted, and does nothing where nothing has changed.
-    Files that are broken are listed in a report.csv, and the exit code is then 3 (0 under torchrun,
-    which would start again). Several processes, one a GPU: `torchrun --nproc-per-node 8 -m --
-    hear_axlstm.cli embed ...`.
+    Files that are broken, or longer than an hour (list spans of them in a CSV), are told in a
+    report.csv, and the exit code is then 3 (0 under torchrun, which would start again). Several
+    processes, one a GPU: `torchrun --nproc-per-node 8 -m -- hear_axlstm.cli embed ...`.
 
     Args:
         inputs: Files, folders, patterns such as '**/*.flac', a .csv or .tsv with the column path,
