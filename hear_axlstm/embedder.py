@@ -164,8 +164,10 @@ class Embedder(nn.Module):
         """The windows of all clips, in batches with their time steps ``[W, J, D']``."""
         log_mels = self._log_mels(list(audio), statistics)
         width = self.config.window_frames
-        # A causal encoder never looks at the padding that follows: it is left out.
-        multiple = self.config.patch[0] if self.config.causal else width
+        # A causal encoder never looks at the padding that follows: it is left out, unless
+        # rows mix early and late tokens.
+        alone = self.config.causal and self.config.layout == "time"
+        multiple = self.config.patch[0] if alone else width
         budget = FRAMES_PER_PASS.get(self.device.type, FRAMES_PER_PASS["cpu"])
         for batch in batches([len(mel) for mel in log_mels], width, multiple, budget):
             yield batch, self._encode(cut(log_mels, batch))
@@ -190,4 +192,7 @@ class Embedder(nn.Module):
             lower = dtype != torch.float32
             with torch.autocast(windows.device.type, dtype, enabled=lower):
                 tokens = self.encoder(windows)[:, 1:].float()
-        return tokens.unflatten(1, (-1, self.config.grid[1])).flatten(2)
+        bands = self.config.grid[1]
+        if self.config.layout == "release":
+            return tokens.unflatten(1, (bands, -1)).transpose(1, 2).flatten(2)
+        return tokens.unflatten(1, (-1, bands)).flatten(2)

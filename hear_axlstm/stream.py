@@ -53,6 +53,11 @@ class Stream:
                 f"{what} can't embed a stream, because its steps depend on later ones: use an "
                 "axlstm preset without flip, or embed(...) once the clip is whole"
             )
+        if config.layout != "time":
+            raise ValueError(
+                f"layout={config.layout!r} can't embed a stream, because its rows mix early and "
+                "late steps: load the model with layout='time'"
+            )
         self._encoder, self._mel, self._statistics = encoder, mel, statistics
         self._config = config
         self._device = encoder.cls_token.device

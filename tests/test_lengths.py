@@ -22,6 +22,7 @@ SMALL = {
     "axlstm": ModelConfig(dim=32, depth=3),
     "flip": ModelConfig(dim=32, depth=3, flip=True),
     "patch": ModelConfig(dim=32, depth=2, patch=(8, 16)),
+    "release": ModelConfig(dim=32, depth=2, layout="release"),
     "ssast": replace(preset("ssast_tiny"), dim=32, heads=2, depth=2),
 }
 
@@ -67,7 +68,12 @@ def test_equals_padding_every_window(model: Embedder, padded: torch.Tensor) -> N
         whole = nnf.pad(mel, (0, 0, 0, -mel.shape[1] % width))
         with torch.no_grad():
             tokens = torch.cat([model.encoder(w)[0, 1:] for w in whole.split(width, dim=1)])
-        expected = tokens.view(-1, model.config.embedding_size)[: -(-mel.shape[1] // patch)]
+        bands = model.config.grid[1]
+        if model.config.layout == "release":
+            rows = tokens.unflatten(0, (-1, bands, model.config.grid[0])).transpose(1, 2)
+        else:
+            rows = tokens.unflatten(0, (-1, bands))
+        expected = rows.reshape(-1, model.config.embedding_size)[: -(-mel.shape[1] // patch)]
         with torch.no_grad():
             torch.testing.assert_close(model.steps([row[:length]])[0], expected, rtol=0, atol=2e-5)
 

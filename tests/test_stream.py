@@ -112,6 +112,8 @@ def test_tensors_give_tensors_and_a_stream_can_begin_again() -> None:
 def test_models_that_look_ahead_are_refused() -> None:
     with pytest.raises(ValueError, match="flip=True can't embed a stream"):
         small(flip=True).stream(STATISTICS)
+    with pytest.raises(ValueError, match="load the model with layout='time'"):
+        small(layout="release").stream(STATISTICS)
     with pytest.raises(ValueError, match="ssast can't embed a stream"):
         Embedder(preset("ssast_tiny")).stream(STATISTICS)
 
