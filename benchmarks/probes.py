@@ -21,6 +21,7 @@ from tqdm import tqdm
 from benchmarks.timing import Work, machine
 from eval import kit, probes
 from eval.scores import Estimate, estimate
+from hear_axlstm.precision import Precision
 from hear_axlstm.pretrain.device import keep_freed_memory
 
 
@@ -30,7 +31,7 @@ def main(
     epochs: int = 60,
     rounds: int = 1,
     threads: int = 1,
-    precision: probes.Precision = "auto",
+    precision: Precision = "float32",
 ) -> None:
     """Measure and print a Markdown table.
 
@@ -58,7 +59,7 @@ def main(
 
 
 def _times(
-    folder: Path, temporary: Path, epochs: int, rounds: int, precision: probes.Precision
+    folder: Path, temporary: Path, epochs: int, rounds: int, precision: Precision
 ) -> list[str]:
     cut = temporary / "embeddings"
     kit.make_fresh(cut, folder)
@@ -91,7 +92,7 @@ def _processor_seconds(works: dict[str, Work], rounds: int) -> dict[str, float]:
     return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
-def _scores(folder: Path, temporary: Path, seeds: int, precision: probes.Precision) -> list[str]:
+def _scores(folder: Path, temporary: Path, seeds: int, precision: Precision) -> list[str]:
     folders = {seed: temporary / f"seed{seed}" for seed in range(seeds)}
     probes.predict(folder, folders, "paper", precision)
     task, system = folder.parents[2].name, folder.parents[1].name
