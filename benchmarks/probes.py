@@ -96,7 +96,7 @@ def _scores(folder: Path, temporary: Path, seeds: int, precision: Precision) -> 
     folders = {seed: temporary / f"seed{seed}" for seed in range(seeds)}
     probes.predict(folder, folders, "paper", precision)
     task, system = folder.parents[2].name, folder.parents[1].name
-    finished = (folder.parents[4] / "predictions" / task / system / "paper").glob("seed*")
+    finished = (folder.parents[4] / "predictions" / task / system / "heareval-paper").glob("seed*")
     theirs = _estimate([run for run in finished if kit.finished(run)])
     return [theirs, _estimate(list(folders.values()))]
 
