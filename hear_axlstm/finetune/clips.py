@@ -142,7 +142,7 @@ def _read(file: Path, config: FinetuneConfig, folds: Mapping[str, str]) -> list[
         if labels is None:
             unlabeled.append(str(number))
             continue
-        split = folds.get(row.get("fold", ""), row.get("split") or "")
+        split = folds.get(row["fold"], "train") if folds else row.get("split") or ""
         clips.append(_clip(row, f"{file}, line {number}", file.parent, labels, split))
     if unlabeled:
         raise LabelsError(

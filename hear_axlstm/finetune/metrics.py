@@ -96,7 +96,9 @@ def draw_confusion(labels: Labels, logits: Tensor, targets: Tensor, path: Path) 
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     display = ConfusionMatrixDisplay(shares, display_labels=labels.classes)
-    display.plot(ax=axis, include_values=False, xticks_rotation="vertical", cmap="Blues")
+    display.plot(
+        ax=axis, include_values=False, xticks_rotation="vertical", cmap="Blues", colorbar=False
+    )
     if classes <= NUMBERS_UP_TO:
         for row, column in np.argwhere(counts):
             shade = "white" if shares[row, column] > 0.5 else "black"
