@@ -130,7 +130,7 @@ $(READY): setup.py $(wildcard hear_axlstm/native/*.cpp hear_axlstm/native/*.h) p
 	@echo "[2/4] the official HEAR packages"
 	@$(PIP) --no-deps -r eval/requirements-official.txt
 	@echo "[3/4] hear_axlstm and what it needs"
-	@$(PIP) --no-warn-conflicts -c constraints.txt -e ".[eval,huggingface,train,parquet,kernels,dev]"
+	@$(PIP) --no-warn-conflicts -c constraints.txt -e ".[eval,huggingface,train,parquet,finetune,export,kernels,dev]"
 	@if env -u PYTHONPATH $(BIN)/python -c "$$HAS_TENSORFLOW"; then \
 	    echo "[4/4] TensorFlow is here and will be used"; \
 	else \

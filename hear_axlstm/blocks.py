@@ -65,6 +65,7 @@ class MLSTMBlock(nn.Module):
         dim, inner, heads = config.dim, config.inner_dim, config.heads
         small = math.sqrt(2.0 / (5.0 * dim))
         self.heads, self.reverse = heads, reverse
+        self.form: mlstm.Form = "auto"
         gate = config.input_gate
         self.settings = MixSettings(heads, inner // heads, gate, mlstm.EPS, NORM_EPS)
         self.norm = OffsetNorm(dim)
@@ -91,7 +92,7 @@ class MLSTMBlock(nn.Module):
         return tokens_BSD + mixed
 
     def _mix(self, tokens_BSD: Tensor) -> Tensor:
-        if native.is_usable(tokens_BSD, self.settings):
+        if self.form == "auto" and native.is_usable(tokens_BSD, self.settings):
             up, weights, down = fold(self)
             return linear(native.mix(linear(tokens_BSD, up), weights, self.settings), down)
         x, z = self.up(tokens_BSD).chunk(2, dim=-1)
@@ -99,7 +100,7 @@ class MLSTMBlock(nn.Module):
         q, k, v = self.q(c), self.k(c), self.v(x)
         log_i, log_f = self._log_gates(q, k, v)
         q, k, v, c, z = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v, c, z))
-        h = mlstm.cell(q, k, v, log_i, log_f)
+        h = mlstm.cell(q, k, v, log_i, log_f, self.form)
         scale, skip = (t.view(self.heads, -1) for t in (1.0 + self.head_norm.weight, self.skip))
         return self.down(gated(h, c, z, scale, skip, NORM_EPS).flatten(2))
 

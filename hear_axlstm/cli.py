@@ -11,9 +11,12 @@ import tyro
 
 from hear_axlstm.commands.convert import convert
 from hear_axlstm.commands.embed import embed
+from hear_axlstm.commands.export import export
+from hear_axlstm.commands.finetune import finetune
 from hear_axlstm.commands.info import info
 from hear_axlstm.commands.pack import pack
 from hear_axlstm.commands.plot import plot
+from hear_axlstm.commands.predict import predict
 from hear_axlstm.commands.pretrain import pretrain
 from hear_axlstm.commands.push import push
 from hear_axlstm.pretrain.distributed import OtherRankError, is_first_process
@@ -27,6 +30,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "pretrain": pretrain,
     "plot": plot,
     "push": push,
+    "finetune": finetune,
+    "predict": predict,
+    "export": export,
 }
 
 

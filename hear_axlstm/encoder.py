@@ -42,7 +42,7 @@ class Encoder(nn.Module):
 
     def encode(self, tokens_BND: Tensor) -> Tensor:
         """Encode embedded patches ``[B, N, D]``, some of them perhaps masked."""
-        cls = self.cls_token.expand(len(tokens_BND), 1, -1).to(tokens_BND.dtype)
+        cls = self.cls_token.expand(tokens_BND.shape[0], 1, -1).to(tokens_BND.dtype)
         tokens = torch.cat([cls, tokens_BND], dim=1)
         for block in self.blocks:
             if self.checkpoint_blocks and torch.is_grad_enabled():

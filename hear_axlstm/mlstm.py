@@ -12,7 +12,8 @@ need one subtraction and one exponential, and the stabilizer is m_t = F_t + M_t.
 
 Three forms give the same h: `parallel` is quadratic in S and fastest for short windows,
 `chunkwise` is linear, with a state that goes from chunk to chunk, `recurrent` takes one token.
-`kernels` holds a fused `parallel` for GPUs. `cell` chooses.
+`kernels` holds a fused `parallel` for GPUs, and `plain` is the quadratic form in operations that
+any exporter knows. `cell` chooses.
 
 Shapes: B windows, H heads, S tokens, K head size.
 """
@@ -31,7 +32,7 @@ from hear_axlstm import kernels
 from hear_axlstm.config import InputGate
 from hear_axlstm.weighted_sum import weighted_sum
 
-Form = Literal["auto", "parallel", "chunkwise", "fused"]
+Form = Literal["auto", "parallel", "chunkwise", "fused", "plain"]
 
 EPS = 1e-6  # added to the normalizer
 CHUNK = 128  # tokens
@@ -83,6 +84,8 @@ def cell(
         form = fastest_form(q.shape[1], q.shape[3])
     if form == "chunkwise":
         return chunkwise(q, k, v, log_i, log_f)[0]
+    if form == "plain":
+        return plain(q, k, v, log_i, log_f)
     return parallel(q, k, v, log_i, log_f, fused=form == "fused")
 
 
@@ -107,6 +110,21 @@ def parallel(
         return kernels.weighted_sum(q, k, v, a, running_max, floor)
     u, n = weighted_sum(q, k, v, a, running_max)
     return _normalize(u, n, total_f + running_max, q.shape[-1])
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
+    """The quadratic form as it stands: slow, in much memory, but without a branch or a loop."""
+    total_f, a = _sums(log_i, log_f)
+    future = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).triu(1)
+    seen_BHTS = a.transpose(1, 2)[:, :, None].masked_fill(future, -torch.inf)
+    running_max_BHT1 = seen_BHTS.amax(-1, keepdim=True)
+    q, k, v = (t.transpose(1, 2).flatten(0, 1) for t in (q, k, v))
+    weights_BHTS = torch.exp(seen_BHTS - running_max_BHT1).to(q.dtype)
+    scores_BHTS = torch.bmm(q, k.mT).view_as(weights_BHTS) * weights_BHTS
+    u_BHSK = torch.bmm(scores_BHTS.flatten(0, 1), v).unflatten(0, scores_BHTS.shape[:2])
+    m_BSH = total_f + running_max_BHT1[..., 0].transpose(1, 2)
+    n_BSH = scores_BHTS.float().sum(-1).transpose(1, 2)
+    return _normalize(u_BHSK.transpose(1, 2), n_BSH, m_BSH, q.shape[-1])
 
 
 def chunkwise(

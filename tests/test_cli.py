@@ -39,6 +39,9 @@ def test_mistakes_get_one_line(tmp_path: Path) -> None:
         ("pretrain", str(tmp_path / "nowhere"), "--run", str(tmp_path / "run")),
         ("pretrain", "--recipe", "axlstm_tiny"),
         ("plot", str(tmp_path)),
+        ("finetune", str(tmp_path / "nowhere.csv"), "--out", str(tmp_path / "run")),
+        ("predict", str(tmp_path), str(tmp_path)),
+        ("export", str(tmp_path / "model.tflite")),
     ):
         result = run(*arguments)
         assert result.returncode == 2, arguments

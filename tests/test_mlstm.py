@@ -69,7 +69,12 @@ def in_chunks(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> 
     return mlstm.chunkwise(q, k, v, log_i, log_f, chunk=48)[0]
 
 
-FORMS = {"parallel": mlstm.parallel, "chunkwise": in_chunks, "recurrent": token_by_token}
+FORMS = {
+    "parallel": mlstm.parallel,
+    "plain": mlstm.plain,
+    "chunkwise": in_chunks,
+    "recurrent": token_by_token,
+}
 
 
 def inputs(shape: tuple[int, int, int, int], gate: float, seed: int) -> list[Tensor]:

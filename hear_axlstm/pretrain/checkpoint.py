@@ -51,12 +51,7 @@ class Checkpoint:
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors below a prefix, without it."""
-        prefix = name + "."
-        return {
-            key.removeprefix(prefix): tensor
-            for key, tensor in self.tensors.items()
-            if key.startswith(prefix)
-        }
+        return _part(self.tensors, name)
 
 
 def collect(
@@ -73,15 +68,15 @@ def collect(
     }
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.AdamW) -> None:
-    """Put a checkpoint's weights and moments back, on the devices of the parameters."""
-    model.load_state_dict(checkpoint.part("model"))
-    moments = {key: checkpoint.part(f"optimizer.{key}") for key in _MOMENTS}
+def restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.AdamW) -> None:
+    """Put the weights and moments that `collect` gave back, on the devices of the parameters."""
+    model.load_state_dict(_part(tensors, "model"))
+    moments = {key: _part(tensors, f"optimizer.{key}") for key in _MOMENTS}
     for name, parameter in model.named_parameters():
         optimizer.state[parameter] = {
-            key: tensors[name].to(parameter.device, copy=True)
-            for key, tensors in moments.items()
-            if name in tensors
+            key: moment[name].to(parameter.device, copy=True)
+            for key, moment in moments.items()
+            if name in moment
         }
 
 
@@ -131,6 +126,11 @@ def load(path: Path) -> Checkpoint:
         return Checkpoint(int(header["step"]), config, header["corpus"], tensors)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = name + "."
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def _sync(path: Path) -> None:

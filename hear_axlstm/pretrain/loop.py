@@ -112,7 +112,7 @@ class _Training:
         self.step = 0
         if start is not None:
             self.step = start.step
-            restore(start, self.model, self.learner.optimizer)
+            restore(start.tensors, self.model, self.learner.optimizer)
             interval = start.part("interval")
             self.learner.interval |= {k: v.to(world.device) for k, v in interval.items()}
             log.info("resuming %s at step %d of %d", run, self.step, self.steps)

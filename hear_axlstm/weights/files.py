@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hear_axlstm.config import ModelConfig
+from hear_axlstm.embedder import Embedder
 from hear_axlstm.reconstruction import ReconstructionModel
 from hear_axlstm.weights.release import is_release, read_release
 
@@ -28,9 +29,12 @@ Contents = tuple[ModelConfig, dict[str, Any], dict[str, Tensor]]
 
 
 def save(
-    path: Path, model: ReconstructionModel, training: Mapping[str, Any], dtype: torch.dtype
+    path: Path,
+    model: ReconstructionModel | Embedder,
+    training: Mapping[str, Any],
+    dtype: torch.dtype,
 ) -> None:
-    """Write a pretraining model with its settings, replacing `path` at once or not at all.
+    """Write a model with its settings, replacing `path` at once or not at all.
 
     Args:
         path: the safetensors file to write.

@@ -1,0 +1,107 @@
+"""How good a classifier's probabilities are, by scikit-learn.
+
+Shapes: n clips, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as nnf
+
+from hear_axlstm.classifier import Labels
+
+MISSING = "fine-tuning needs scikit-learn and matplotlib: pip install 'hear_axlstm[finetune]'"
+CELL_INCHES = 0.22
+NUMBERS_UP_TO = 20  # classes: with more, the cells are too small to write in
+
+
+def check_libraries() -> None:
+    """Say what is missing before any work is done.
+
+    Raises:
+        ModuleNotFoundError: naming the extra to install.
+    """
+    try:
+        import matplotlib  # noqa: F401
+        import sklearn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(MISSING) from error
+
+
+def loss(labels: Labels, logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean cross-entropy, over clips or, if multilabel, over clips and classes."""
+    if labels.multilabel:
+        return nnf.binary_cross_entropy_with_logits(logits, targets)
+    return nnf.cross_entropy(logits, targets)
+
+
+def scores(labels: Labels, logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """Loss, mAP and AUC; and accuracy and balanced accuracy where a clip has one class.
+
+    mAP and AUC are means over the classes that have both a clip and a clip of another class; they
+    are NaN if there is none.
+
+    Args:
+        labels: of the classifier.
+        logits: ``[n, C]`` on the CPU.
+        targets: as `Dataset.targets` gives them.
+    """
+    from sklearn.metrics import (
+        accuracy_score,
+        average_precision_score,
+        balanced_accuracy_score,
+        roc_auc_score,
+    )
+
+    found = {"loss": loss(labels, logits, targets).item()}
+    if not labels.multilabel:
+        guess = logits.argmax(1).numpy()
+        found["accuracy"] = float(accuracy_score(targets, guess))
+        # It warns of a guessed class that no clip has, which then counts for nothing, as it should
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found["balanced_accuracy"] = float(balanced_accuracy_score(targets, guess))
+    is_class = targets if labels.multilabel else nnf.one_hot(targets, len(labels.classes))
+    score = logits.sigmoid() if labels.multilabel else logits.softmax(1)
+    told = ((is_class.sum(0) > 0) & (is_class.sum(0) < len(targets))).nonzero()[:, 0]
+    for name, measure in (("mAP", average_precision_score), ("AUC", roc_auc_score)):
+        pair = is_class[:, told].numpy(), score[:, told].numpy()
+        found[name] = float(measure(*pair, average="macro")) if len(told) else math.nan
+    return found
+
+
+def draw_confusion(labels: Labels, logits: Tensor, targets: Tensor, path: Path) -> None:
+    """Draw which classes are taken for which: a row sums to 1, numbers are clips.
+
+    Args:
+        labels: of the classifier.
+        logits: ``[n, C]`` on the CPU.
+        targets: class numbers ``[n]``.
+        path: of the PNG.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+
+    classes = len(labels.classes)
+    counts = confusion_matrix(targets, logits.argmax(1), labels=range(classes))
+    shares = counts / counts.sum(1, keepdims=True).clip(min=1)
+    side = 4.0 + CELL_INCHES * classes
+    figure = Figure(figsize=(side, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    display = ConfusionMatrixDisplay(shares, display_labels=labels.classes)
+    display.plot(
+        ax=axis, include_values=False, xticks_rotation="vertical", cmap="Blues", colorbar=False
+    )
+    if classes <= NUMBERS_UP_TO:
+        for row, column in np.argwhere(counts):
+            shade = "white" if shares[row, column] > 0.5 else "black"
+            axis.text(column, row, counts[row, column], ha="center", va="center", color=shade)
+    axis.set(xlabel="predicted class", ylabel="class")
+    figure.savefig(path, dpi=110)
