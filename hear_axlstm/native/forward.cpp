@@ -11,34 +11,31 @@
 namespace {
 
 constexpr Index VERSION = 1;  // of what this folder exports, to be raised with every change of it
+constexpr Index ROWS = 4;     // tokens worked on at once, while the weights for them are in the cache
 
-// Adds to out[g] the product of a row and each of G rows of a weight; some at once, as each waits for
-// its sum before the next step.
-template <Index AT_ONCE>
-INLINE Index add_products(const float* row, const float* weight, Index E, Index g, Index G,
-                          float* out) {
+// out [rows, G] += in [rows, E] times weight [G, E] transposed, for up to ROWS rows.
+INLINE void add_products(const float* in, Index rows, const float* weight, Index E, Index G,
+                         float* out) {
     constexpr Index LANES = 16;
     const Index whole = E - E % LANES;
-    for (; g + AT_ONCE <= G; g += AT_ONCE) {
-        float sums[AT_ONCE][LANES] = {};
-        const float* w = weight + g * E;
+    for (Index g = 0; g < G; g += 2) {  // 2 x ROWS sums that don't wait for each other
+        float sums[2][ROWS][LANES] = {};
+        const float *w[2] = {weight + g * E, weight + (g + 1) * E};
         for (Index e = 0; e < whole; e += LANES)
-            for (Index i = 0; i < AT_ONCE; ++i) {
-                VECTORIZED
-                for (Index lane = 0; lane < LANES; ++lane)
-                    sums[i][lane] += row[e + lane] * w[i * E + e + lane];
+            for (Index r = 0; r < ROWS; ++r)
+                for (Index i = 0; i < 2; ++i) {
+                    VECTORIZED
+                    for (Index lane = 0; lane < LANES; ++lane)
+                        sums[i][r][lane] += in[r * E + e + lane] * w[i][e + lane];
+                }
+        for (Index r = 0; r < rows; ++r)
+            for (Index i = 0; i < 2; ++i) {
+                float sum = 0.0f;
+                for (Index e = whole; e < E; ++e) sum += in[r * E + e] * w[i][e];
+                for (Index lane = 0; lane < LANES; ++lane) sum += sums[i][r][lane];
+                out[r * G + g + i] += sum;
             }
-        for (Index i = 0; i < AT_ONCE; ++i) {
-            for (Index e = whole; e < E; ++e) out[g + i] += row[e] * w[i * E + e];
-            for (Index lane = 0; lane < LANES; ++lane) out[g + i] += sums[i][lane];
-        }
     }
-    return g;
-}
-
-INLINE void add_products(const float* row, const float* weight, Index E, Index G, float* out) {
-    const Index done = add_products<8>(row, weight, E, 0, G, out);
-    add_products<1>(row, weight, E, done, G, out);
 }
 
 // A block-diagonal map of a row, weights [in 4, out 4, H J].
@@ -76,26 +73,36 @@ template <class T>
 INLINE void before_cell(const T* xz, const Sizes& is, bool sigmoid_input, const Weights& weights,
                         T* c, T* k, T* v, float* gates, double* a, double* top, float* floor) {
     const Index E = is.E(), G = 2 * is.H;
-    std::vector<float> rows(3 * E);
-    float *x_row = rows.data(), *c_row = x_row + E, *mapped = c_row + E;
+    std::vector<float> buffers(3 * ROWS * E);
+    float *x_rows = buffers.data(), *c_rows = x_rows + ROWS * E, *mapped = c_rows + ROWS * E;
     for (Index b = 0; b < is.B; ++b) {
-        for (Index s = 0; s < is.S; ++s) {
-            const T* x = xz + (b * is.S + s) * 2 * E;
-            convolve_row(x, s, E, weights, c_row);
-            VECTORIZED
-            for (Index e = 0; e < E; ++e) c_row[e] = silu(c_row[e]);
-            VECTORIZED
-            for (Index e = 0; e < E; ++e) x_row[e] = get(x[e]);
-            const Index at = b * is.H * is.S * is.K() + s * is.K();
-            to_heads(c_row, is, c + at);
-            map_row(c_row, weights.key, is.HJ(), mapped);
-            to_heads(mapped, is, k + at);
-            map_row(x_row, weights.value, is.HJ(), mapped);
-            to_heads(mapped, is, v + at);
-            float* gates_row = gates + (b * is.S + s) * G;
-            std::copy(weights.gate_bias, weights.gate_bias + G, gates_row);
-            add_products(c_row, weights.gates_c, E, G, gates_row);
-            add_products(x_row, weights.gates_x, E, G, gates_row);
+        for (Index first = 0; first < is.S; first += ROWS) {
+            const Index rows = std::min(ROWS, is.S - first), token = b * is.S + first;
+            const Index at = b * is.H * is.S * is.K() + first * is.K();
+            for (Index r = 0; r < rows; ++r) {
+                const T* x = xz + (token + r) * 2 * E;
+                float *x_row = x_rows + r * E, *c_row = c_rows + r * E;
+                convolve_row(x, first + r, E, weights, c_row);
+                VECTORIZED
+                for (Index e = 0; e < E; ++e) {
+                    c_row[e] = silu(c_row[e]);
+                    x_row[e] = get(x[e]);
+                }
+                to_heads(c_row, is, c + at + r * is.K());
+            }
+            for (Index r = 0; r < rows; ++r) {
+                map_row(c_rows + r * E, weights.key, is.HJ(), mapped);
+                to_heads(mapped, is, k + at + r * is.K());
+            }
+            for (Index r = 0; r < rows; ++r) {
+                map_row(x_rows + r * E, weights.value, is.HJ(), mapped);
+                to_heads(mapped, is, v + at + r * is.K());
+            }
+            float* gate_rows = gates + token * G;
+            for (Index r = 0; r < rows; ++r)
+                std::copy(weights.gate_bias, weights.gate_bias + G, gate_rows + r * G);
+            add_products(c_rows, rows, weights.gates_c, E, G, gate_rows);
+            add_products(x_rows, rows, weights.gates_x, E, G, gate_rows);
         }
         const Index heads = b * is.H * is.S;
         scan(gates + b * is.S * G, is, sigmoid_input, a + heads, top + heads, floor + heads);

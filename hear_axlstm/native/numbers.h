@@ -58,9 +58,15 @@ INLINE void put(BFloat16* to, float x) {  // rounds to nearest, ties to even
     to->bits = std::uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// exp to 2e-7 relative; what would underflow is 0 up to 1e-38.
-INLINE float exp_of(float x) {
-    x = std::min(std::max(x, -87.0f), 88.0f);
+// exp to 2e-7 relative; beyond +-87 that of +-87. NaN of NaN and infinities.
+INLINE float exp_of(float given) {
+    // Compared as integers, which vectorizes better: floats that differ from NaN are in their order.
+    std::uint32_t bits;
+    std::memcpy(&bits, &given, sizeof bits);
+    bits = (bits & 0x80000000u) | std::min(bits & 0x7fffffffu, 0x42ae0000u);
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    x += given - given;
     const float shifted = x * 1.44269504f + 12582912.0f;  // adding 1.5 x 2^23 rounds to an integer
     const float n = shifted - 12582912.0f;
     const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // x - n log 2, |r| < 0.35
