@@ -31,7 +31,7 @@ QUERIES = ("birds", "engine", "knocks", "siren")
 EVENTS = ("siren", "birds", "knocks", "siren", "alarm", "footsteps", "siren", "bubbles")
 EVENT_SECONDS, GAP_SECONDS = 1.5, 1.0
 SMOOTHED = 11  # steps of a similarity's running mean: 0.44 s
-LOUDNESS_RANGE = 8.0  # of log-mel that is shown, 35 dB
+LOUDNESS_RANGE = 11.0  # of log-mel that is shown, 48 dB
 COLORS = 64  # of a picture's file
 BLUE = "#1f77b4"  # matplotlib's first, as in the other pictures
 
