@@ -23,7 +23,7 @@ def main(
     threads: tuple[int, ...] = (1, 2),
     rounds: int = 20,
 ) -> None:
-    """Measure in float32 and print a Markdown table: median and 90th percentile in ms.
+    """Measure in float32 and print a Markdown table.
 
     Args:
         presets: Presets to measure.
@@ -32,7 +32,9 @@ def main(
     """
     print(machine(torch.device("cpu")).replace(f"{torch.get_num_threads()} threads, ", ""))
     titles = [f"{seconds} s" for seconds in SECONDS]
-    print(f"\n| preset | threads | {' | '.join(titles)} | 40 ms of a stream |")
+    print(
+        f"\n| ms, median (90th percentile) | threads | {' | '.join(titles)} | 40 ms of a stream |"
+    )
     print("|---|---|" + "---|" * (len(SECONDS) + 1))
     for name in tqdm(presets, leave=False):
         model = load_model(name)

@@ -15,8 +15,10 @@ import torch
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 from PIL import Image
+from tqdm import tqdm
 
 from eval.miniature.environment import ENVIRONMENTS, environment
 from eval.miniature.synthesis import length, place, record, times
@@ -31,7 +33,7 @@ QUERIES = ("birds", "engine", "knocks", "siren")
 EVENTS = ("siren", "birds", "knocks", "siren", "alarm", "footsteps", "siren", "bubbles")
 EVENT_SECONDS, GAP_SECONDS = 1.5, 1.0
 SMOOTHED = 11  # steps of a similarity's running mean: 0.44 s
-LOUDNESS_RANGE = 11.0  # of log-mel that is shown, 48 dB
+LOUDNESS_RANGE = 10.0  # of log-mel that is shown, 43 dB
 COLORS = 64  # of a picture's file
 BLUE = "#1f77b4"  # matplotlib's first, as in the other pictures
 
@@ -47,7 +49,7 @@ class Event(NamedTuple):
 
 
 def main(
-    folder: Path | None = None,
+    folder: tyro.conf.Positional[Path | None] = None,
     queries: tuple[str, ...] = (),
     example: Path | None = None,
     recording: Path | None = None,
@@ -58,12 +60,14 @@ def main(
 
     Args:
         folder: Audio to search; by default generated sounds.
-        queries: Names of the files, without ending, whose neighbors are shown; by default four.
+        queries: Names, inside the folder, of files whose neighbors are shown; by default four.
         example: A sound to find in the recording.
         recording: Where to find it.
         model: As in load_model.
         out: Folder for the pictures.
     """
+    if (example is None) != (recording is None):
+        raise ValueError("a timeline needs both: give --example and --recording")
     embedder = load_model(model)
     sounds = generated_clips() if folder is None else read_folder(folder, embedder.sample_rate)
     if folder is None:
@@ -103,20 +107,23 @@ def read_folder(folder: Path, sample_rate: int) -> Sounds:
     """The first two seconds of every audio file below a folder, by name."""
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
     if len(files) <= NEIGHBORS:
-        raise SystemExit(f"{folder} holds {len(files)} audio files: give at least {NEIGHBORS + 1}")
-    return {path.stem: load_audio(path, sample_rate, end=CLIP_SECONDS) for path in files}
+        raise ValueError(f"{folder} holds {len(files)} audio files: give at least {NEIGHBORS + 1}")
+    return {
+        path.relative_to(folder).as_posix(): load_audio(path, sample_rate, end=CLIP_SECONDS)
+        for path in tqdm(files, "decoding", unit="file")
+    }
 
 
 def draw_neighbors(model: Embedder, sounds: Sounds, queries: tuple[str, ...], out: Path) -> None:
     """Log-mel of each query and, beside it, of the clips nearest to it."""
     names = list(sounds)
     if missing := [query for query in queries if query not in sounds]:
-        raise SystemExit(f"no clip is called {', '.join(missing)}: choose of {', '.join(names)}")
+        raise ValueError(f"no clip is called {', '.join(missing)}: choose of {', '.join(names)}")
     scenes = model.embed(list(sounds.values()))
-    scenes = scenes - scenes.mean(axis=0)
+    scenes = (scenes - scenes.mean(axis=0)) / scenes.std(axis=0)
     scenes /= np.linalg.norm(scenes, axis=1, keepdims=True)
-    figure = Figure(figsize=(9, 1.75 * len(queries)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.05)  # type: ignore[union-attr]
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.05)
+    figure = Figure(figsize=(9, 1.75 * len(queries)), layout=layout)
     rows = figure.subplots(len(queries), NEIGHBORS + 1, squeeze=False)
     for row, query in zip(rows, queries, strict=True):
         similarity = scenes @ scenes[names.index(query)]
@@ -175,10 +182,10 @@ def draw_timeline(
 def similarity_to(
     model: Embedder, recording: NDArray[np.float32], example: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Times in ms and the cosine of each time step with the example, both less the mean step."""
+    """Times in ms and each time step's cosine with the example, both scaled as the steps are."""
     steps_JD, ms = model.embed(recording, kind="timestamp")
-    mean = steps_JD.mean(axis=0)
-    sought, steps_JD = model.embed(example) - mean, steps_JD - mean
+    mean, std = steps_JD.mean(axis=0), steps_JD.std(axis=0)
+    sought, steps_JD = (model.embed(example) - mean) / std, (steps_JD - mean) / std
     lengths = np.linalg.norm(steps_JD, axis=1) * np.linalg.norm(sought)
     cosine = steps_JD @ sought / lengths
     edges = np.pad(cosine, SMOOTHED // 2, mode="edge")
@@ -223,4 +230,7 @@ def _save(figure: Figure, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except ValueError as error:
+        raise SystemExit(f"docs.gallery: {error}") from None
