@@ -154,10 +154,17 @@ def test_wrong_commands_are_found(line: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_links_lead_somewhere() -> None:
     for name, page in PAGES.items():
-        base = ROOT if name == "README.md" else ROOT / "docs"
-        for target in re.findall(r"\]\(([^)#]*)(?:#[^)]*)?\)", page):
-            if target and not target.startswith("http"):
-                assert (base / target).exists(), f"{name}: {target}"
+        here = ROOT / name if name == "README.md" else ROOT / "docs" / name
+        for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page):
+            path = here.parent / target if target else here
+            assert path.exists(), f"{name}: {target}"
+            assert not anchor or anchor in anchors(path), f"{name}: {target}#{anchor}"
+
+
+def anchors(path: Path) -> set[str]:
+    """The headings of a page, as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}
 
 
 def commands(page: str) -> Iterator[list[str]]:
