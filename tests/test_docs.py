@@ -56,8 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for sound, start in ((bark, 0), (room, 0), (night, 3)):
         sound[start * RATE : (start + 1) * RATE] += tone
     (folder / "recordings").mkdir()
-    for index, kind in enumerate(rng.uniform(100, 3000, 8)):
-        tone = np.sin(2 * np.pi * kind * np.arange(RATE) / RATE)
+    for index, hertz in enumerate(rng.uniform(100, 3000, 8)):
+        tone = np.sin(2 * np.pi * hertz * np.arange(RATE) / RATE)
         soundfile.write(folder / "recordings" / f"{index}.wav", 0.3 * tone, RATE)
     noise = rng.uniform(-0.5, 0.5, RATE)
     for path in ("clip.wav", "recordings/same.wav"):
@@ -144,6 +144,7 @@ def test_commands_exist(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "python -m benchmarks.latency --turns 3",
         "make nothing",
         "pip install 'hear_axlstm[nothing]'",
+        "pip install -e .[nothing]",
     ],
 )
 def test_wrong_commands_are_found(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +195,7 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
             tyro.cli(inert(importlib.import_module(module).main), args=arguments)
         case ["make", *arguments]:
             subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True)
-        case [*_, "pip" | "install", wanted]:
+        case ["pip", "install", *_, wanted]:
             extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
             for extra in re.findall(r"\[(.*)\]", wanted):
                 assert extra in extras["optional-dependencies"], wanted
