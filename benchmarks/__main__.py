@@ -2,7 +2,7 @@
 
 Every figure is a median over rounds in which the forms take turns. The plain way is
 `benchmarks.reference`: float32, the S x S matrices materialized, one 2 s window after the other,
-left to autograd. `benchmarks.data`, `.kernels` and `.scaling` measure the rest.
+left to autograd. `benchmarks.data`, `.kernels`, `.latency` and `.scaling` measure the rest.
 """
 
 from __future__ import annotations

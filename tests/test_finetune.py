@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
@@ -323,15 +322,3 @@ def test_predict_writes_a_row_a_file_and_lists_the_broken(
     for row in rows:
         assert {row["label_1"], row["label_2"]} == {"a", "b"}
         assert float(row["probability_1"]) >= float(row["probability_2"])
-
-
-def test_the_python_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    docs = Path(__file__).parent.parent / "docs" / "finetuning.md"
-    (block,) = re.findall(r"```python\n(.*?)```", docs.read_text(), flags=re.DOTALL)
-    (tmp_path / "runs" / "birds").mkdir(parents=True)
-    model = Classifier(SMALL, Labels(("a", "b"), False))
-    model.save(tmp_path / "runs" / "birds" / "classifier.safetensors", {})
-    monkeypatch.chdir(tmp_path)
-    names = {"audio": torch.randn(2, RATE)}
-    exec(block, names)
-    assert names["probabilities"].shape == (2, 2) and names["names"] == ("a", "b")

@@ -1,0 +1,218 @@
+"""What the README and docs/ show works as shown; commands are parsed by the real parsers."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import dropwhile, takewhile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import tomllib
+import torch
+import tyro
+
+import eval.__main__ as evaluation
+from docs import gallery
+from eval.systems import fingerprint, parse_system
+from hear_axlstm import cli
+from hear_axlstm.bulk.embed import embed
+from hear_axlstm.classifier import Classifier, Labels
+from hear_axlstm.config import PRESETS, preset
+from hear_axlstm.embedder import Embedder
+from hear_axlstm.export import export
+
+ROOT = Path(__file__).parent.parent
+PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+RATE = 16_000
+SHELL = ("", "sh", "bash")
+PYTHON = [
+    pytest.param(name, code, id=f"{name}-{number}")
+    for name, page in PAGES.items()
+    for number, (language, code) in enumerate(BLOCK.findall(page))
+    if language == "python"
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the pages assume."""
+    folder = tmp_path_factory.mktemp("docs")
+    rng = np.random.default_rng(0)
+    tone = 0.5 * np.sin(2 * np.pi * 900 * np.arange(RATE) / RATE)
+    bark, room, night = (0.05 * rng.standard_normal(s * RATE) for s in (1, 4, 6))
+    for sound, start in ((bark, 0), (room, 0), (night, 3)):
+        sound[start * RATE : (start + 1) * RATE] += tone
+    (folder / "recordings").mkdir()
+    for index, hertz in enumerate(rng.uniform(100, 3000, 8)):
+        tone = np.sin(2 * np.pi * hertz * np.arange(RATE) / RATE)
+        soundfile.write(folder / "recordings" / f"{index}.wav", 0.3 * tone, RATE)
+    noise = rng.uniform(-0.5, 0.5, RATE)
+    for path in ("clip.wav", "recordings/same.wav"):
+        soundfile.write(folder / path, noise, RATE)
+    for name, sound in {"bark": bark, "room": room, "night": night}.items():
+        soundfile.write(folder / f"{name}.wav", sound, RATE)
+    embed([str(folder / "recordings")], folder / "scenes.npy")
+    (folder / "runs" / "birds").mkdir(parents=True)
+    shallow = replace(preset("axlstm_tiny"), depth=1)
+    classifier = Classifier(shallow, Labels(("a", "b"), False))
+    classifier.save(folder / "runs" / "birds" / "classifier.safetensors", {})
+    export(Embedder(shallow), folder / "axlstm_tiny.onnx")
+    return folder
+
+
+@pytest.mark.parametrize(("page", "code"), PYTHON)
+def test_python_runs(
+    page: str,
+    code: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    audio = torch.randn(2, RATE)
+    names: dict[str, Any] = {"audio": audio.numpy() if "onnx" in code else audio}
+    exec(code, names)
+    printed = capsys.readouterr().out
+    if page == "README.md":
+        assert names["scene"].shape == (1, 960)
+    if page == "embedding.md":
+        assert names["scene"].shape == (960,) and names["steps"].shape == (25, 960)
+    if page == "export.md":
+        assert names["scene"].shape == (2, 960)
+    if page == "finetuning.md":
+        assert names["probabilities"].shape == (2, 2) and names["names"] == ("a", "b")
+    if "NearestNeighbors" in code:
+        assert printed.splitlines()[0].endswith("  same.wav") and printed.startswith("1.00")
+    if "savefig" in code:
+        assert 2.9 < float(printed.split()[0]) < 4.1 and Path("timeline.png").stat().st_size
+    if "watch" in names:
+        assert names["heard"] and all(2900 < ms < 4600 for ms in names["heard"])
+
+
+def test_the_system_in_20_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hearvalidator.validate import ValidateModel
+
+    (code,) = re.findall(r"```python\n(.*?)```", PAGES["evaluation.md"], flags=re.DOTALL)
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 20
+    (tmp_path / "spectrum.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert fingerprint(parse_system("spectrum")).sample_rate == 16_000
+    ValidateModel("spectrum", None, device="cpu")()
+
+
+def test_the_gallery_is_drawn(folder: Path, tmp_path: Path) -> None:
+    night, bark = folder / "night.wav", folder / "bark.wav"
+    gallery.main(folder / "recordings", ("same.wav", "1.wav"), bark, night, out=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"neighbors.png", "timeline.png"}
+    with pytest.raises(ValueError, match="no clip is called other"):
+        gallery.main(folder / "recordings", ("other",), out=tmp_path)
+
+
+def test_every_preset_is_listed() -> None:
+    for name, config in PRESETS.items():
+        assert re.search(rf"`{name}` \| [\d,]+ \| {config.embedding_size} \|", PAGES["README.md"])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_exist(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sum([check(words, monkeypatch) for words in commands(PAGES[page])])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "axlstm embark recordings",
+        "axlstm embed recordings --out a.npy --kinds scene",
+        "axlstm embed recordings --out a.npy --kind scenes",
+        "torchrun -m -- hear_axlstm.cli pretrain packed --modell axlstm_tiny",
+        "python -m eval runs",
+        "python -m benchmarks.nothing",
+        "python -m benchmarks.latency --turns 3",
+        "make nothing",
+        "pip install 'hear_axlstm[nothing]'",
+        "pip install -e .[nothing]",
+    ],
+)
+def test_wrong_commands_are_found(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (words,) = commands(f"```\n{line}\n```")
+    with pytest.raises((AssertionError, ImportError, SystemExit, subprocess.CalledProcessError)):
+        check(words, monkeypatch)
+
+
+def test_links_lead_somewhere() -> None:
+    for name, page in PAGES.items():
+        here = ROOT / name if name == "README.md" else ROOT / "docs" / name
+        for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page):
+            path = here.parent / target if target else here
+            assert path.exists(), f"{name}: {target}"
+            assert not anchor or anchor in anchors(path), f"{name}: {target}#{anchor}"
+
+
+def anchors(path: Path) -> set[str]:
+    """The headings of a page, as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+def commands(page: str) -> Iterator[list[str]]:
+    """The commands in a page's blocks, without settings before them and pipes behind them."""
+    for code in (code for language, code in BLOCK.findall(page) if language in SHELL):
+        for line in code.replace("\\\n", " ").splitlines():
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            lexer.whitespace_split = True
+            try:
+                words = list(lexer)
+            except ValueError:  # a quotation goes on in the next line: no command of ours
+                continue
+            words = list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
+            yield list(takewhile(lambda word: not set(word) <= set("|;&<>()"), words))
+
+
+def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether this is a command of ours, and then that it and its options exist."""
+    if "hear_axlstm.cli" in words:  # under torchrun
+        words = ["axlstm", *words[words.index("hear_axlstm.cli") + 1 :]]
+    match [word.removeprefix(".venv/bin/") for word in words]:
+        case ["axlstm", *arguments]:
+            parse(cli, arguments, monkeypatch)
+        case ["python", "-m", "eval", *arguments]:
+            parse(evaluation, arguments, monkeypatch)
+        case ["python", "-m", module, *arguments]:
+            tyro.cli(inert(importlib.import_module(module).main), args=arguments)
+        case ["make", *arguments]:
+            subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True)
+        case ["pip", "install", *_, wanted]:
+            extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+            for extra in re.findall(r"\[(.*)\]", wanted):
+                assert extra in extras["optional-dependencies"], wanted
+        case _:
+            return False
+    return True
+
+
+def parse(module: ModuleType, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a command line read its arguments, and do nothing with them."""
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "COMMANDS", {n: inert(f) for n, f in module.COMMANDS.items()})
+        patch.setattr(sys, "argv", ["", *arguments])
+        patch.setattr(signal, "signal", lambda *_: None)
+        assert not module.main()
+
+
+def inert(command: Callable[..., Any]) -> Callable[..., int]:
+    """A function of the same arguments that does nothing."""
+    return functools.wraps(command)(lambda *_, **__: 0)
