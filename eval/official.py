@@ -36,6 +36,8 @@ class OfficialTask:
     """Name of its folder: name, version and mode."""
     short: str
     """The column of the paper's Table 2."""
+    area: str
+    """What Table 2 files it under."""
     topic: str
     """What is to be told from the audio."""
     classes: int
@@ -63,6 +65,7 @@ _TASKS = (
     OfficialTask(
         "beijing_opera-v1.0-hear2021-full",
         "BO",
+        "Music & Pitch",
         "percussion instrument",
         classes=4,
         clips=236,
@@ -74,6 +77,7 @@ _TASKS = (
     OfficialTask(
         "mridangam_stroke-v1.5-full",
         "Mri-S",
+        "Music & Pitch",
         "drum stroke",
         classes=10,
         clips=6977,
@@ -85,6 +89,7 @@ _TASKS = (
     OfficialTask(
         "mridangam_tonic-v1.5-full",
         "Mri-T",
+        "Music & Pitch",
         "tonic of a drum",
         classes=6,
         clips=6977,
@@ -96,6 +101,7 @@ _TASKS = (
     OfficialTask(
         "nsynth_pitch-v2.2.3-5h",
         "NS-5h",
+        "Music & Pitch",
         "pitch of a note",
         classes=88,
         clips=5000,
@@ -109,6 +115,7 @@ _TASKS = (
     OfficialTask(
         "tfds_crema_d-1.0.0-full",
         "CD",
+        "Speech-based tasks",
         "emotion",
         classes=6,
         clips=7438,
@@ -120,6 +127,7 @@ _TASKS = (
     OfficialTask(
         "libricount-v1.0.0-hear2021-full",
         "LC",
+        "Speech-based tasks",
         "number of speakers",
         classes=11,
         clips=5720,
@@ -131,6 +139,7 @@ _TASKS = (
     OfficialTask(
         "speech_commands-v0.0.2-5h",
         "SC-5h",
+        "Speech-based tasks",
         "spoken word",
         classes=12,
         clips=22890,
@@ -143,6 +152,7 @@ _TASKS = (
     OfficialTask(
         "vox_lingua_top10-hear2021-full",
         "VL",
+        "Speech-based tasks",
         "language",
         classes=10,
         clips=972,
@@ -154,6 +164,7 @@ _TASKS = (
     OfficialTask(
         "esc50-v2.0.0-full",
         "E50",
+        "Audio",
         "environmental sound",
         classes=50,
         clips=2000,
@@ -165,6 +176,7 @@ _TASKS = (
     OfficialTask(
         "fsd50k-v1.0-full",
         "F50K",
+        "Audio",
         "sound events",
         classes=200,
         clips=51185,

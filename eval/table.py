@@ -45,7 +45,7 @@ def collect(plan: Plan) -> Results:
     systems = [entrant.system.label for entrant in plan.entrants]
     tasks = [task.path.name for task in plan.tasks]
     columns = {task.path.name: published.column(task) for task in plan.tasks}
-    official = {task: column.name for task, column in columns.items() if column}
+    official = {task: column.short for task, column in columns.items() if column}
     cells: dict[tuple[str, str], Estimate] = {}
     aggregates: dict[str, dict[str, Estimate]] = {frame: {} for frame in FRAMES}
     refused: dict[str, dict[str, str]] = {frame: {} for frame in FRAMES}
@@ -112,7 +112,7 @@ def markdown(results: Results) -> str:
 def _head(task: Task) -> str:
     """The paper's short name, for the paper's tasks only; the folder's for parts and likenesses."""
     column = published.column(task)
-    return column.name if column else task.path.name
+    return column.short if column else task.path.name
 
 
 def _millions(parameters: int) -> str:

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eval import kit, published
+from eval import kit
+from eval.official import OFFICIAL
 from eval.plan import Entrant, Plan
 from eval.systems import Fingerprint, System
 from eval.tasks import Task
 
-CLIPS = {column.folder: column.clips for column in published.columns()}
+CLIPS = {folder: task.clips for folder, task in OFFICIAL.items()}
 OFFICIAL = tuple(CLIPS)
 MULTILABEL = "fsd50k-v1.0-full"
 STORED = 600  # predictions that are made up for a run, however many clips the task has

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from eval.official import OFFICIAL, OfficialTask
 from eval.scores import Estimate
 from eval.tasks import Task
 
@@ -16,20 +17,6 @@ PublishedTable = Literal["table2", "table3", "table4", "table5"]
 FOLDER = Path(__file__).parent
 IN_FULL = 0.99  # of the clips: some archives differ by a few from the number that is given
 SEEDS = 10  # behind every printed interval
-
-
-@dataclass(frozen=True)
-class Column:
-    """One of the paper's ten tasks."""
-
-    name: str
-    """Its short name, e.g. `E50`."""
-    folder: str
-    """The official HEAR folder, `<task name>-<version>-<mode>`."""
-    area: str
-    """What Table 2 files it under."""
-    clips: int
-    """In all splits, as hearbenchmark.com gives it."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +39,6 @@ class Row:
 
 
 @cache
-def columns() -> tuple[Column, ...]:
-    """The paper's ten tasks in the order of Table 2."""
-    return tuple(
-        Column(row["column"], row["folder"], row["area"], int(row["clips"]))
-        for row in _read("tasks")
-    )
-
-
-@cache
 def rows(table: PublishedTable) -> tuple[Row, ...]:
     """The rows of one of the paper's tables, in its order.
 
@@ -75,26 +53,23 @@ def printed(table: PublishedTable) -> dict[str, Estimate]:
     return {row.recipe: row.aggregate for row in rows(table) if row.recipe}
 
 
-def column(task: Task) -> Column | None:
+def column(task: Task) -> OfficialTask | None:
     """The paper's column that `task` is, or None for a part, a likeness or anything else.
 
     It must be the official one in full: by its folder, by the name and mode that its description
     gives, and by its number of clips.
     """
-    for official in columns():
-        name, mode = f"{task.name}-", f"-{task.mode}"
-        if task.path.name == official.folder and (
-            official.folder.startswith(name)
-            and official.folder.endswith(mode)
-            and task.clips >= IN_FULL * official.clips
-        ):
-            return official
-    return None
+    official = OFFICIAL.get(task.path.name)
+    if official is None or task.clips < IN_FULL * official.clips:
+        return None
+    name, mode = f"{task.name}-", f"-{task.mode}"
+    in_name = official.folder.startswith(name) and official.folder.endswith(mode)
+    return official if in_name else None
 
 
 def _row(cells: Mapping[str, str], twins: Mapping[str, Mapping[str, Estimate]]) -> Row:
-    names = [official.name for official in columns()]
-    scores = {name: _estimate(cells, name) for name in names if name in cells}
+    names = [task.short for task in OFFICIAL.values() if task.short in cells]
+    scores = {name: _estimate(cells, name) for name in names}
     return Row(
         cells["model"],
         cells.get("group", ""),

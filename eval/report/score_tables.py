@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eval import published
+from eval.official import OFFICIAL
 from eval.plan import Entrant
 from eval.scores import LOWER_IS_BETTER, Estimate
 from eval.table import FRAMES, PAPER, THESE, Results
@@ -63,7 +64,7 @@ def kind(task: Task) -> str:
     """What a task is, told from its folder, so that no likeness passes for the official task."""
     if column := published.column(task):
         return column.area
-    if any(column.folder.startswith(f"{task.name}-") for column in published.columns()):
+    if any(column.folder.startswith(f"{task.name}-") for column in OFFICIAL.values()):
         return "Official task in part"
     if task.path.name.endswith("-mini"):
         return "Generated"
@@ -93,22 +94,22 @@ def measured(results: Results) -> ScoreTable:
 def beside(results: Results) -> ScoreTable | None:
     """Ours and the paper's Table 2, on those of its tasks that were evaluated in full, if any."""
     by_column = {
-        column.name: task for task in results.plan.tasks if (column := published.column(task))
+        column.short: task for task in results.plan.tasks if (column := published.column(task))
     }
-    columns = [column for column in published.columns() if column.name in by_column]
+    columns = [column for column in OFFICIAL.values() if column.short in by_column]
     if not columns:
         return None
     placed = results.aggregates[PAPER]
-    heads = [_head(by_column[column.name]) for column in columns]
+    heads = [_head(by_column[column.short]) for column in columns]
     heads += [Head("s(m)", "Ten tasks", "on the scale of the paper's Table 2")] if placed else []
     rows = []
     for row in published.rows("table2"):
-        cells = [row.scores[column.name] for column in columns] + [row.aggregate] * bool(placed)
+        cells = [row.scores[column.short] for column in columns] + [row.aggregate] * bool(placed)
         group = f"Published: {row.group}"
         rows.append(Row(row.model, group, False, row.parameters, row.with_decoder, tuple(cells)))
     for entrant in results.plan.entrants:
         label = entrant.system.label
-        tasks = [by_column[column.name].path.name for column in columns]
+        tasks = [by_column[column.short].path.name for column in columns]
         cells_ = [results.cells.get((label, task)) for task in tasks]
         rows.append(_row(entrant, cells_ + [placed.get(label)] * bool(placed)))
     return ScoreTable("published", "Beside the published scores", tuple(heads), tuple(rows), (
@@ -126,7 +127,7 @@ def beside(results: Results) -> ScoreTable | None:
 def _head(task: Task) -> Head:
     column = published.column(task)
     detail = f"{task.path.name}: {task.metric}, {task.classes} classes, {task.clips:,} clips"
-    name = column.name if column else task.path.name
+    name = column.short if column else task.path.name
     return Head(name, kind(task), detail, task.metric in LOWER_IS_BETTER)
 
 
