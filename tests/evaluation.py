@@ -18,7 +18,7 @@ from eval.systems import Fingerprint, System
 from eval.tasks import Task
 
 CLIPS = {folder: task.clips for folder, task in OFFICIAL.items()}
-OFFICIAL = tuple(CLIPS)
+FOLDERS = tuple(CLIPS)
 MULTILABEL = "fsd50k-v1.0-full"
 STORED = 600  # predictions that are made up for a run, however many clips the task has
 

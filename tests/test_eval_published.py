@@ -13,7 +13,7 @@ from eval.official import OFFICIAL
 from eval.published import PublishedTable
 from eval.scores import PAPER_RANGES, FrameError, paper_score
 from hear_axlstm.pretrain.recipes import RECIPES
-from tests.evaluation import OFFICIAL, task, write_evaluation
+from tests.evaluation import FOLDERS, task, write_evaluation
 
 
 def test_table_2_has_twenty_systems_on_ten_tasks() -> None:
@@ -57,7 +57,7 @@ def test_a_missing_column_refuses_the_aggregate() -> None:
         paper_score(scores)
 
 
-@pytest.mark.parametrize("folder", OFFICIAL)
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_official_tasks_are_known(folder: str) -> None:
     column = published.column(task(folder))
     assert column is not None and column.folder == folder
@@ -99,7 +99,7 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_evaluation_s_missing_tasks_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_evaluation(tmp_path, (task(OFFICIAL[0]),), {"low": 20.0, "high": 80.0})
+    write_evaluation(tmp_path, (task(FOLDERS[0]),), {"low": 20.0, "high": 80.0})
     score(tmp_path, json=True)
     rows = json.loads(capsys.readouterr().out)
     assert [row["s"] is None for row in rows] == [False, False, True, True]

@@ -26,7 +26,7 @@ from eval.report.provenance import command
 from eval.scores import Estimate, by_seed
 from eval.systems import NAMED, System
 from eval.table import collect
-from tests.evaluation import MULTILABEL, OFFICIAL, task, write_evaluation
+from tests.evaluation import FOLDERS, MULTILABEL, task, write_evaluation
 
 ESC, PARTIAL = "esc50-v2.0.0-full", "mridangam_stroke-v1.5-partial"
 TASKS = (task(ESC, classes=30, folds=5), task(PARTIAL), task(MULTILABEL), task("x-mini"))
@@ -73,7 +73,7 @@ def test_published_scores_stand_beside_official_tasks_only(content: Content) -> 
 
 
 def test_all_ten_official_tasks_get_the_paper_s_scale(tmp_path: Path) -> None:
-    plan = write_evaluation(tmp_path, tuple(map(task, OFFICIAL)), SKILLS, seeds=2)
+    plan = write_evaluation(tmp_path, tuple(map(task, FOLDERS)), SKILLS, seeds=2)
     table = gather(collect(plan)).published
     assert table is not None and table.heads[-1].text == "s(m)"
     assert [row.cells[-1].mean for row in table.rows[:2]] == [5.1, 74.4]  # type: ignore[union-attr]
