@@ -38,8 +38,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 def main() -> None:
     """Entry point of `axlstm`: exits with 2 and one line for anything the user can mend."""
-    level = logging.INFO if is_first_process() else logging.WARNING
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=level)
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    if is_first_process():
+        logging.getLogger("hear_axlstm").setLevel(logging.INFO)
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
