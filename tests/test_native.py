@@ -90,6 +90,24 @@ def test_gradients_are_those_of_pytorch(
         assert error < 1e-4, f"{name}: {error:.1e}"
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_blocks_of_other_types(dtype: torch.dtype) -> None:
+    block = lively_block()
+    inputs = torch.randn(2, 20, block.up.in_features)
+    exact = block(inputs)
+    found = block.to(dtype)(inputs.to(dtype))
+    assert found.dtype == dtype
+    assert (found - exact).norm() < (1e-5 if dtype == torch.float64 else 0.05) * exact.norm()
+
+
+def test_autocast_to_a_type_that_is_not_there() -> None:
+    block = lively_block()
+    inputs = torch.randn(2, 20, block.up.in_features)
+    with torch.autocast("cpu", torch.float16):
+        found = block(inputs)
+    assert (found - block(inputs)).norm() < 0.01 * found.norm()
+
+
 def test_gradients_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     block = lively_block()
     inputs = torch.randn(2, 251, block.up.in_features)

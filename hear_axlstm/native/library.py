@@ -20,8 +20,12 @@ SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 def is_there_for(tensor: Tensor) -> bool:
-    """Whether there is compiled code for tensors on the device of this one."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and bool(_library())
+    """Whether there is compiled code for products of tensors like this one."""
+    if tensor.device.type != "cpu" or torch.compiler.is_compiling() or _library() is None:
+        return False
+    autocast = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if autocast else tensor.dtype
+    return dtype in SUFFIXES
 
 
 def call(name: str, *arguments: Any) -> None:

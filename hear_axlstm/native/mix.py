@@ -51,13 +51,13 @@ def mix(xz_BSE: Tensor, weights: MixWeights, settings: MixSettings) -> Tensor:
 
     Args:
         xz_BSE: the up-projection ``[B, S, 2 E]`` by `folding.fold`, float32 or bfloat16.
-        weights: folded, float32.
+        weights: folded; float32 is what is computed with.
         settings: of the block.
 
     Returns:
         ``[B, S, E]`` in the same dtype.
     """
-    return _Mix.apply(xz_BSE.contiguous(), settings, *weights)
+    return _Mix.apply(xz_BSE.contiguous(), settings, *(weight.float() for weight in weights))
 
 
 class _Mix(torch.autograd.Function):
