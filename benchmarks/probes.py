@@ -31,7 +31,7 @@ def main(
     epochs: int = 60,
     rounds: int = 1,
     threads: int = 1,
-    precision: Precision = "float32",
+    precision: Precision = "auto",
 ) -> None:
     """Measure and print a Markdown table.
 

@@ -54,6 +54,7 @@ class Fingerprint:
 NAMED = {
     "naive": System("naive", "eval.baselines.naive"),
     "random": System("random", "hear_axlstm", "axlstm_tiny", {"pretrained": False}),
+    "ssast_tiny": System("ssast_tiny", "hear_axlstm", "ssast_tiny"),
     "axlstm_tiny": System("axlstm_tiny", "hear_axlstm"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import re
 import shlex
 import signal
@@ -22,9 +23,10 @@ import soundfile
 import tomllib
 import torch
 import tyro
+from PIL import Image
 
 import eval.__main__ as evaluation
-from docs import gallery
+from docs import gallery, results
 from eval.systems import fingerprint, parse_system
 from hear_axlstm import cli
 from hear_axlstm.bulk.embed import embed
@@ -120,6 +122,24 @@ def test_the_gallery_is_drawn(folder: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"neighbors.png", "timeline.png"}
     with pytest.raises(ValueError, match="no clip is called other"):
         gallery.main(folder / "recordings", ("other",), out=tmp_path)
+
+
+def test_the_pictures_of_results_are_drawn(folder: Path, tmp_path: Path) -> None:
+    systems, tasks = ("random", "axlstm_tiny"), ("birds", "words")
+    value = {"mean": 50.0, "half_width": 2.0}
+    record = {
+        "tasks": [{"path": f"tasks/{task}"} for task in tasks],
+        "means": [{"system": s, "task": t, **value} for s in systems for t in tasks],
+        "s(m)": {"these systems": dict.fromkeys(systems, {"mean": 50.0, "half_width": None})},
+    }
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    results.scores(tmp_path, tmp_path / "scores.png")
+    results.reconstruction((folder / "night.wav",), out=tmp_path / "reconstruction.png")
+    for name in ("scores.png", "reconstruction.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 150 and len(picture.convert("L").getcolors() or ()) > 20
+    with pytest.raises(ValueError, match=r"clip\.wav is too short: give recordings of 2 s"):
+        results.reconstruction((folder / "clip.wav",), out=tmp_path / "short.png")
 
 
 def test_every_preset_is_listed() -> None:

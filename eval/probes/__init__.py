@@ -30,7 +30,7 @@ def supports(task: Path) -> bool:
 
 
 def predict(
-    embeddings: Path, folders: Mapping[int, Path], grid: Grid, precision: Precision = "float32"
+    embeddings: Path, folders: Mapping[int, Path], grid: Grid, precision: Precision = "auto"
 ) -> None:
     """Train and test the probes of several seeds, and write what heareval would write.
 
@@ -41,8 +41,8 @@ def predict(
         embeddings: what `kit.embedded` gave: heareval's embeddings of a scene task.
         folders: seed -> its own folder for the results; made, or emptied if unfinished.
         grid: as in `kit.predict`; the points are drawn as heareval draws them with that seed.
-        precision: of the hidden layers' products while training; "auto" is faster where the
-            processor has bfloat16, but that its scores are as good is not established.
+        precision: of the hidden layers' products while training; "auto" takes bfloat16 where the
+            hardware is faster with it (benchmarks/RESULTS.md compares the scores).
 
     Raises:
         ProbeError: for a task that only heareval can do (see `supports`), or embeddings or labels
@@ -65,6 +65,7 @@ def predict(
             for seed in seeds:
                 kit.make_fresh(folders[seed], embeddings)
                 done = {"time": seconds, "grid_points": len(points[seed])}
+                done["precision"] = str(trainer.product_dtype).removeprefix("torch.")
                 write(task, folders[seed], outcomes[seed], done)
 
 

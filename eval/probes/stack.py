@@ -5,6 +5,10 @@
 as heareval's FullyConnectedPrediction. The first layer of all probes is one wide product, for they
 read the same embeddings; in BatchNorm they are that many more features; what follows is stacked.
 
+BatchNorm cancels a bias before it, whose gradient is nothing but rounding errors, of which in
+heareval Adam makes steps of full size. Here it keeps its first value, which moves where the running
+mean starts from, and nothing else.
+
 Shapes: G probes, N clips, D features of an embedding, H hidden units, C classes.
 """
 
@@ -24,7 +28,7 @@ from eval.probes.grid import Point
 from hear_axlstm.matmul import matmul
 
 NORM = nn.BatchNorm1d(1)  # for its defaults
-HIDDEN_TENSORS = 4  # parameters of a hidden layer: weight, bias, and the norm's scale and shift
+HIDDEN_TENSORS = 3  # parameters of a hidden layer: weight, and the norm's scale and shift
 
 
 class Stack:
@@ -50,26 +54,29 @@ class Stack:
         product_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.shape = points[0].shape
-        self.product_dtype = product_dtype
+        wide = self.shape.hidden_layers > 0
+        self.product_dtype = product_dtype if wide else torch.float32
         pairs = list(zip(points, map(derived_seeds, entropies), strict=True))
         self.dropouts = [Dropout(point.dropout, seed, device) for point, (_, seed) in pairs]
         probes = [initial(point, seed, features, classes) for point, (seed, _) in pairs]
         # The first hidden weight is [D, G, H], one wide matrix; all other tensors begin with G.
-        wide = self.shape.hidden_layers > 0
         self.parameters = [
             torch.stack(tensors, int(wide and i == 0)).to(device)
             for i, tensors in enumerate(zip(*probes, strict=True))
         ]
-        size = (len(points), self.shape.hidden_dim)
-        self.means = [torch.zeros(size, device=device) for _ in range(self.shape.hidden_layers)]
-        self.variances = [torch.ones(size, device=device) for _ in range(self.shape.hidden_layers)]
-        self.axes = [int(wide), *[0] * (len(self.parameters) - 1 + 2 * self.shape.hidden_layers)]
+        self.means = [-self.parameters.pop(HIDDEN_TENSORS * i + 1) for i in self._layers]
+        self.variances = [torch.ones_like(mean) for mean in self.means]
+        self.axes = [int(wide), *[0] * (len(self.state) - 1)]
         self.best = [tensor.detach().clone() for tensor in self.state]
-        self.moments = [[torch.zeros_like(p) for p in self._learned()] for _ in range(2)]
+        self.moments = [[torch.zeros_like(p) for p in self.parameters] for _ in range(2)]
         self.step_counts = [torch.zeros((), device=device) for _ in self.moments[0]]
 
     def __len__(self) -> int:
         return len(self.dropouts)
+
+    @property
+    def _layers(self) -> range:
+        return range(self.shape.hidden_layers)
 
     @property
     def state(self) -> list[Tensor]:
@@ -77,8 +84,8 @@ class Stack:
         return [*self.parameters, *self.means, *self.variances]
 
     def learn(self, x_ND: Tensor, y_NC: Tensor, multilabel: bool) -> None:
-        """One step of Adam on one batch."""
-        learned = self._learned()
+        """One step of Adam on one batch, whose embeddings may be rounded to `product_dtype`."""
+        learned = [parameter.requires_grad_() for parameter in self.parameters]
         logits_GNC = self._forward(x_ND, self.state, learning=True)
         loss = losses(logits_GNC, y_NC, multilabel).sum()  # so each probe's gradient is its own
         gradients = torch.autograd.grad(loss, learned)
@@ -133,35 +140,24 @@ class Stack:
         self.variances = [variance[index] for variance in self.variances]
         self.dropouts = [self.dropouts[probe] for probe in probes]
 
-    def _learned(self) -> list[Tensor]:
-        """All parameters but biases before BatchNorm, which keep their first values.
-
-        BatchNorm cancels them: their gradient is nothing but rounding errors, of which Adam would
-        make steps of full size.
-        """
-        layers = range(self.shape.hidden_layers)
-        cancelled = {HIDDEN_TENSORS * layer + 1 for layer in layers}
-        return [p.requires_grad_() for i, p in enumerate(self.parameters) if i not in cancelled]
-
     def _forward(self, x_ND: Tensor, state: Sequence[Tensor], learning: bool) -> Tensor:
-        layers = self.shape.hidden_layers
         *hidden, out_weight, out_bias = state[: len(self.parameters)]
-        running = state[len(self.parameters) :]
+        means = state[len(self.parameters) :]
+        variances = means[len(self._layers) :]
         dtype = self.product_dtype if learning else torch.float32
         h_GND = x_ND.expand(len(self), *x_ND.shape)
-        for layer in range(layers):
-            weight, *rest = hidden[HIDDEN_TENSORS * layer :][:HIDDEN_TENSORS]
+        for layer in self._layers:
+            weight, scale, shift = hidden[HIDDEN_TENSORS * layer :][:HIDDEN_TENSORS]
             if layer == 0:
                 z_NGH = product(x_ND, weight.flatten(1), dtype)
             else:
                 z_NGH = product(h_GND, weight, dtype).transpose(0, 1).flatten(1)
-            bias, scale, shift = (tensor.flatten() for tensor in rest)
             z_NGH = nnf.batch_norm(
-                z_NGH.add_(bias),
-                running[layer].view(-1),
-                running[layers + layer].view(-1),
-                scale,
-                shift,
+                z_NGH,
+                means[layer].view(-1),
+                variances[layer].view(-1),
+                scale.flatten(),
+                shift.flatten(),
                 training=learning,
                 momentum=NORM.momentum or 0.0,
                 eps=NORM.eps,

@@ -141,6 +141,7 @@ class Trainer:
         probes = [Progress(fit) for fit in fits]
         outcomes: list[Outcome] = []
         size = shape.batch_size
+        x_ND = x_ND.to(stack.product_dtype)
         batches = list(zip(x_ND.split(size), y_NC.split(size), strict=True))
         every = shape.check_val_every_n_epoch
         for epoch in range(every - 1, shape.max_epochs, every):
