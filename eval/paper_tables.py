@@ -1,17 +1,19 @@
 """The paper's Tables 2 to 5 with our own rows: training runs that are finished, and their scores.
 
-RUNS/<recipe>/model.safetensors    a row's training (hear_axlstm.pretrain.recipes)
+RUNS/<recipe>/model.safetensors    a row's training (hear_axlstm.pretrain.recipes), and others of
+RUNS/<recipe>-seed<n>/             other seeds
 OUT/eval/                          their evaluation, see eval.plan
 OUT/<table>.md                     the table
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count, takewhile
 from pathlib import Path
 
 from eval import published
-from eval.ablations import AblationError
+from eval.ablations import AblationError, run_name
 from eval.published import PublishedTable
 from eval.report.exports import markdown_table
 from eval.report.score_tables import beside
@@ -30,15 +32,18 @@ BY_NAME: dict[PublishedTable, Table] = {
 
 
 def finished(name: PublishedTable, runs: Path) -> dict[str, Path]:
-    """The rows that are trained: recipe -> weights.
+    """The trainings of its rows that are finished: name -> weights.
 
     Raises:
         AblationError: if none is.
     """
-    files = {recipe: runs / recipe / weights.FILE_NAME for recipe in BY_NAME[name].rows}
-    found = {recipe: path for recipe, path in files.items() if path.is_file()}
+    found: dict[str, Path] = {}
+    for recipe in BY_NAME[name].rows:
+        names = (run_name(recipe, seed) for seed in count())
+        files = ((training, runs / training / weights.FILE_NAME) for training in names)
+        found |= takewhile(lambda pair: pair[1].is_file(), files)
     if not found:
-        first = next(iter(files))
+        first = BY_NAME[name].rows[0]
         raise AblationError(
             f"{runs} holds no finished row of {name}: train them by `make ablations`, or one by "
             f"`axlstm pretrain DATA --recipe {first} --run {runs / first}`"
@@ -48,7 +53,7 @@ def finished(name: PublishedTable, runs: Path) -> dict[str, Path]:
 
 def systems(trained: Mapping[str, Path]) -> tuple[str, ...]:
     """What to evaluate, as `eval.systems.parse_systems` takes it."""
-    return (ANCHOR, *(f"{recipe}=hear_axlstm@{path}" for recipe, path in trained.items()))
+    return (ANCHOR, *(f"{training}=hear_axlstm@{path}" for training, path in trained.items()))
 
 
 def write(name: PublishedTable, trained: Mapping[str, Path], results: Results, out: Path) -> Path:
@@ -69,11 +74,13 @@ def markdown(name: PublishedTable, trained: Mapping[str, Path], results: Results
     heads += [FRAMES[frame], "printed s(m)"]
     lines = [heads, ["---"] * len(heads)]
     for recipe in table.rows:
+        own = [run_name(recipe, seed) for seed in range(len(trained))]
+        own = [training for training in own if training in trained]
         cells = ["-"] * (len(table.settings) + 2)
-        if recipe in trained:
-            cells = _cells(table, trained[recipe])
-        score = results.aggregates[frame].get(recipe)
-        lines.append([recipe, *cells, str(score or "-"), str(printed.get(recipe) or "-")])
+        if own:
+            cells = _cells(table, [trained[training] for training in own])
+        scores = _listed(results.aggregates[frame].get(training) for training in own)
+        lines.append([recipe, *cells, scores, str(printed.get(recipe) or "-")])
     parts = ["\n".join("| " + " | ".join(line) + " |" for line in lines)]
     parts.append(_caption(table, frame, results))
     if missing := [recipe for recipe in table.rows if recipe not in trained]:
@@ -93,20 +100,25 @@ def _caption(table: Table, frame: str, results: Results) -> str:
         "task(s): compare the order, not the numbers."
     )
     return (
-        f"{table.title}. The printed s(m) are the paper's. {scale} {results.plan.seeds} seed(s). "
-        "Losses of different patch sizes don't compare."
+        f"{table.title}. The printed s(m) are the paper's. {scale} {results.plan.seeds} seed(s) "
+        "of the probes. Several values in a cell are of several trainings. Losses of different "
+        "patch sizes don't compare."
     )
 
 
-def _cells(table: Table, path: Path) -> list[str]:
-    """Settings, parameters and held-out loss, as the weights' file tells them."""
-    config, training, tensors = weights.read(path)
-    loss = training["held_out_loss"]
+def _cells(table: Table, paths: Sequence[Path]) -> list[str]:
+    """Settings, parameters and held-out losses of a row's trainings, as the weights tell them."""
+    losses = [weights.read(path)[1]["held_out_loss"] for path in paths]
+    config, _, tensors = weights.read(paths[0])
     return [
         *(_setting(config, name) for name in table.settings),
         f"{sum(tensor.numel() for tensor in tensors.values()):,}",
-        "-" if loss is None else f"{loss:.4f}",
+        _listed(loss and f"{loss:.4f}" for loss in losses),
     ]
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(str(value or "-") for value in values) or "-"
 
 
 def _setting(config: ModelConfig, name: str) -> str:

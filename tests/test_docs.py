@@ -130,7 +130,7 @@ def test_the_pictures_of_results_are_drawn(folder: Path, tmp_path: Path) -> None
     record = {
         "tasks": [{"path": f"tasks/{task}"} for task in tasks],
         "means": [{"system": s, "task": t, **value} for s in systems for t in tasks],
-        "s(m)": {"these systems": dict.fromkeys(systems, {"mean": 50.0, "half_width": None})},
+        "s(m)": {"these systems": {s: {"mean": 50.0, "half_width": None} for s in systems}},
     }
     (tmp_path / "results.json").write_text(json.dumps(record))
     results.scores(tmp_path, tmp_path / "scores.png")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from eval import ablations, paper_tables
 from eval.ablations import AblationError
@@ -15,6 +16,7 @@ from eval.plan import Plan
 from eval.scores import Estimate
 from eval.systems import parse_systems
 from eval.table import PAPER, THESE, Results
+from hear_axlstm import weights
 from hear_axlstm.pretrain import recipes
 
 TINY = {"epochs": 1.0, "batch_size": 4, "device": "cpu"}
@@ -69,6 +71,21 @@ def test_rows_are_trained_once_and_tabled(audio: Path, tmp_path: Path) -> None:
     assert rows[5] == "| axlstm_tiny_e4_flip | - | - | - | - | 63.4 ± 0.2 |"
     assert "compare the order, not the numbers" in rows[7]
     assert rows[9] == "Not trained: axlstm_tiny_e4_flip."
+
+
+@pytest.mark.usefixtures("small_rows")
+def test_rows_are_trained_with_several_seeds(audio: Path, tmp_path: Path) -> None:
+    runs = ablations.train("expansion", audio, tmp_path, TINY, trainings=2)
+    trained = paper_tables.finished("table3", runs)
+    first, second = list(trained)[:2]
+    assert (first, second, len(trained)) == ("ssast_tiny", "ssast_tiny-seed1", 8)
+    heads = [weights.read(trained[name])[2]["head.0.weight"] for name in (first, second)]
+    assert not torch.equal(*heads)
+    results = scored(Plan(tmp_path, (), (), 1), {first: 20.0, second: 30.0})
+    row = paper_tables.markdown("table3", trained, results).splitlines()[2]
+    assert row.endswith("| -, - | 20.0, 30.0 | 55.6 ± 0.2 |")  # so few clips: none is held out
+    with pytest.raises(AblationError, match="trainings=0"):
+        ablations.train("expansion", audio, tmp_path, TINY, trainings=0)
 
 
 def test_no_finished_row_says_how_to_train_one(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def ablations(
     epochs: float | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    trainings: int = 1,
     tasks_dir: Path | None = None,
     tasks: tuple[str, ...] = (),
     seeds: int = 10,
@@ -39,9 +40,10 @@ def ablations(
         epochs: in place of the paper's 100.
         batch_size: in place of the paper's 1024.
         lr: peak learning rate, in place of the paper's 1.5e-4 x batch / 256.
+        trainings: of each row, with as many seeds, from 0 on.
         tasks_dir: folder of HEAR task folders; without it ten miniature tasks are generated.
         tasks: names of the tasks, all of the folder if none.
-        seeds: how many seeds, from 0 on.
+        seeds: how many seeds of the probes, from 0 on.
         out: folder of everything that is computed.
         jobs: evaluation steps at the same time, see `run`.
         engine: what trains the probes, see `run`.
@@ -49,7 +51,7 @@ def ablations(
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     changes = {name: value for name, value in given.items() if value is not None}
     try:
-        runs = train(table, data, out, changes)
+        runs = train(table, data, out, changes, trainings)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return INTERRUPTED

@@ -36,7 +36,8 @@ def run(
     Args:
         tasks_dir: folder of HEAR task folders; without it ten miniature tasks are generated.
         tasks: names of the tasks, all of the folder if none.
-        systems: naive, random, ssast_tiny, axlstm_tiny, or [LABEL=]MODULE[@MODEL] for any other HEAR module.
+        systems: naive, random, ssast_tiny, axlstm_tiny (all of them if none), or
+            [LABEL=]MODULE[@MODEL] for any other HEAR module.
         seeds: how many seeds, from 0 on.
         out: folder of everything that is computed.
         jobs: steps at the same time, one thread each; as many as there are cores if not given.

@@ -64,8 +64,11 @@ def predict(
             seconds = (time.perf_counter() - start) / len(seeds)
             for seed in seeds:
                 kit.make_fresh(folders[seed], embeddings)
-                done = {"time": seconds, "grid_points": len(points[seed])}
-                done["precision"] = str(trainer.product_dtype).removeprefix("torch.")
+                done = {
+                    "time": seconds,
+                    "grid_points": len(points[seed]),
+                    "precision": str(trainer.product_dtype).removeprefix("torch."),
+                }
                 write(task, folders[seed], outcomes[seed], done)
 
 
