@@ -113,8 +113,16 @@ def _style(system: str) -> dict[str, Any]:
     return {"color": COLORS[kind], "marker": MARKERS[kind]}
 
 
-if __name__ == "__main__":
+COMMANDS = {"scores": scores, "reconstruction": reconstruction}
+
+
+def main() -> None:
+    """Run one of `COMMANDS`."""
     try:
-        tyro.extras.subcommand_cli_from_dict({"scores": scores, "reconstruction": reconstruction})
+        tyro.extras.subcommand_cli_from_dict(COMMANDS)
     except (ValueError, OSError) as error:
         raise SystemExit(f"docs.results: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

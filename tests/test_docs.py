@@ -211,6 +211,8 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
             parse(cli, arguments, monkeypatch)
         case ["python", "-m", "eval", *arguments]:
             parse(evaluation, arguments, monkeypatch)
+        case ["python", "-m", "docs.results", *arguments]:
+            parse(results, arguments, monkeypatch)
         case ["python", "-m", module, *arguments]:
             tyro.cli(inert(importlib.import_module(module).main), args=arguments)
         case ["make", *arguments]:
