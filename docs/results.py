@@ -9,6 +9,7 @@ The third, the learning curves, is `axlstm plot RUNS --out docs/curves.png`.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,10 @@ def _style(system: str) -> dict[str, Any]:
     return {"color": COLORS[kind], "marker": MARKERS[kind]}
 
 
-COMMANDS = {"scores": scores, "reconstruction": reconstruction}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "scores": scores,
+    "reconstruction": reconstruction,
+}
 
 
 def main() -> None:
