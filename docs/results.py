@@ -39,8 +39,13 @@ def scores(
         evaluation: Folder of a finished evaluation.
         out: PNG to write.
     """
-    record = json.loads((evaluation / "results.json").read_text())
+    file = evaluation / "results.json"
+    if not file.is_file():
+        raise ValueError(f"{file} is missing: name the folder of an evaluation")
+    record = json.loads(file.read_text())
     aggregates = record["s(m)"][THESE]
+    if not aggregates:
+        raise ValueError(f"{file} has no s(m): finish the evaluation, of two systems at least")
     systems = sorted(aggregates, key=lambda system: aggregates[system]["mean"])
     tasks = [Path(task["path"]).name for task in reversed(record["tasks"])]
     cells = {(mean["system"], mean["task"]): mean for mean in record["means"]}
@@ -89,6 +94,8 @@ def reconstruction(
         model: Weights of a pretraining run, as in load_model; by default the shipped ones.
         out: PNG to write.
     """
+    if not audio:
+        raise ValueError("no recordings: name one or more")
     config, _, tensors = weights.read(weights.locate(model or weights.manifest()["default"]))
     network = ReconstructionModel(config).eval()
     network.load_state_dict(tensors)

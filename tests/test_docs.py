@@ -138,6 +138,8 @@ def test_the_pictures_of_results_are_drawn(folder: Path, tmp_path: Path) -> None
     for name in ("scores.png", "reconstruction.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 150 and len(picture.convert("L").getcolors() or ()) > 20
+    with pytest.raises(ValueError, match=r"results\.json is missing"):
+        results.scores(folder, tmp_path / "none.png")
     with pytest.raises(ValueError, match=r"clip\.wav is too short: give recordings of 2 s"):
         results.reconstruction((folder / "clip.wav",), out=tmp_path / "short.png")
 
