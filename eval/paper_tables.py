@@ -108,8 +108,9 @@ def _caption(table: Table, frame: str, results: Results) -> str:
 
 def _cells(table: Table, paths: Sequence[Path]) -> list[str]:
     """Settings, parameters and held-out losses of a row's trainings, as the weights tell them."""
-    losses = [weights.read(path)[1]["held_out_loss"] for path in paths]
-    config, _, tensors = weights.read(paths[0])
+    contents = [weights.read(path) for path in paths]
+    losses = [training["held_out_loss"] for _, training, _ in contents]
+    config, _, tensors = contents[0]
     return [
         *(_setting(config, name) for name in table.settings),
         f"{sum(tensor.numel() for tensor in tensors.values()):,}",
