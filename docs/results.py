@@ -43,7 +43,7 @@ def scores(
     if not file.is_file():
         raise ValueError(f"{file} is missing: name the folder of an evaluation")
     record = json.loads(file.read_text())
-    aggregates = record["s(m)"][THESE]
+    aggregates = record.get("s(m)", {}).get(THESE)
     if not aggregates:
         raise ValueError(f"{file} has no s(m): finish the evaluation, of two systems at least")
     systems = sorted(aggregates, key=lambda system: aggregates[system]["mean"])
