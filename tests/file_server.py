@@ -89,8 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         drop = self.server.drop_after
         sent = body if drop is None or self.path == "/listing" else body[:drop]
+        self.server.sent += len(sent)  # before the client can have the last of it
         self.wfile.write(sent)
-        self.server.sent += len(sent)
         if len(sent) < len(body):
             self.close_connection = True
 
