@@ -24,7 +24,7 @@ pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 from eval import kit, probes
 from eval.probes import results, stack, train
 from eval.probes.grid import draw
-from eval.probes.stack import derived_seeds, initial
+from eval.probes.randomness import Dropout, derived_seeds, initial
 from eval.probes.task import Task
 from eval.probes.train import Fit, Progress, Trainer
 
@@ -166,7 +166,7 @@ def test_probes_learn_the_same_in_any_company(
 
 def test_dropout_keeps_the_mean_and_its_rate() -> None:
     factors = torch.empty(1000, 3, 101)
-    stack.Dropout(0.25, 7, torch.device("cpu")).draw(factors[:, 1])
+    Dropout(0.25, 7, torch.device("cpu")).draw(factors[:, 1])
     dropped = (factors[:, 1] == 0).double().mean().item()
     assert dropped == pytest.approx(0.25, abs=0.007)  # five standard deviations
     assert factors[:, 1].unique().tolist() == pytest.approx([0, 4 / 3])
