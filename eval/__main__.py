@@ -17,11 +17,11 @@ from eval.commands.report import report
 from eval.commands.run import run
 from eval.commands.score import score
 from eval.commands.tasks import tasks
+from eval.descriptions import TaskError
 from eval.fetch.download import FetchError
 from eval.plan import PlanError
 from eval.scores import FrameError
 from eval.systems import SystemSpecError
-from eval.tasks import TaskError
 from eval.workers import SweepError
 
 # What a user can mend: one line, no traceback.
@@ -46,10 +46,10 @@ def main() -> int:
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="python -m eval", description=__doc__
         )
-    except ERRORS as error:
+    except (*ERRORS, OSError) as error:  # of OSErrors e.g. a full disk, which names the file
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("Interrupted before anything was computed.", file=sys.stderr)
+        print("Interrupted; what is finished stays.", file=sys.stderr)
         return INTERRUPTED
     return 2
 

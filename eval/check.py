@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,8 @@ import joblib
 import soundfile
 from tqdm import tqdm
 
-from eval.tasks import Task, TaskError, check_audio, read_task
+from eval.descriptions import TaskError, read_metadata
+from eval.tasks import Task, check_audio, clip_paths, read_task
 from hear_axlstm.audio import AudioError, load_audio
 
 TOLERANCE = 0.01  # seconds that clips may differ from the task's duration: resampling rounds
@@ -46,7 +46,7 @@ def check_task(path: Path) -> Findings:
             check_audio(task, rate)
     except TaskError as error:
         return Findings(task, (str(error),))
-    seconds = json.loads((path / "task_metadata.json").read_text())["sample_duration"]
+    seconds = read_metadata(path)["sample_duration"]
     problems = [line for rate in rates for line in _check_rate(task, rate, seconds)]
     return Findings(task, tuple(problems))
 
@@ -59,11 +59,7 @@ class _Clip:
 
 
 def _check_rate(task: Task, rate: int, seconds: float | None) -> Iterator[str]:
-    files = [
-        task.path / str(rate) / split / clip
-        for split in task.splits
-        for clip in json.loads((task.path / f"{split}.json").read_text())
-    ]
+    files = clip_paths(task, rate)
     # threads, because decoding lets go of Python's lock
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
         clips = list(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
 
-from eval.tasks import Task, TaskError
+from eval.descriptions import TaskError, read_json
+from eval.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def find_clips(task: Task, sample_rate: int) -> list[Clip]:
     """
     clips = []
     for split in task.splits:
-        for name in json.loads((task.path / f"{split}.json").read_text()):
+        for name in read_json(task.path / f"{split}.json"):
             path = task.path / str(sample_rate) / split / name
             try:
                 header = soundfile.info(str(path))

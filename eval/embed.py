@@ -14,7 +14,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from hear_axlstm.data.prefetch import prefetch
 SAMPLES_PER_BATCH = 84 * 16_000  # what heareval gives to a model at once, whatever its rate
 MEMORY_SHARE = 0.5  # of a GPU's free memory, for one batch
 Rows = NDArray[Any]
-PROGRESS = "progress.txt"  # seconds of audio embedded so far
+PROGRESS = "progress.txt"  # seconds of audio embedded so far, and seconds that this took
 
 
 class EmbeddingError(ValueError):
@@ -50,25 +50,32 @@ def embed(system: System, task: Task, folder: Path, threads: int = 1) -> None:
 
     Raises:
         TaskError: for audio of another rate, or with several channels.
-        EmbeddingError: for embeddings that aren't finite.
+        EmbeddingError: if the model fails, or its embeddings aren't finite, or not one a clip.
     """
     if kit.embedded(task, folder) is not None:
         return
     with kit.output_to(folder / kit.EMBEDDINGS_LOG):
         torch.set_num_threads(threads)
-        start = time.monotonic()
+        begun = time.monotonic() - _progress(folder)[1]
         work = _Work(system, task, folder)
-        work.embed_clips(folder / PROGRESS)
+        for seconds in work.embed_clips():
+            spent = time.monotonic() - begun
+            (folder / PROGRESS).write_text(f"{seconds:.2f} {spent:.1f}")
         work.join_splits()
-        work.finish(time.monotonic() - start)
+        work.finish(time.monotonic() - begun)
 
 
 def embedded_seconds(folder: Path) -> float:
     """Seconds of audio that `embed` has got through in `folder` so far; for progress bars."""
+    return _progress(folder)[0]
+
+
+def _progress(folder: Path) -> tuple[float, float]:
     try:
-        return float((folder / PROGRESS).read_text())
+        audio, spent = (folder / PROGRESS).read_text().split()
+        return float(audio), float(spent)
     except (FileNotFoundError, ValueError):  # not begun, or just being written
-        return 0.0
+        return 0.0, 0.0
 
 
 class _Work:
@@ -92,8 +99,8 @@ class _Work:
             system.module, system.model or None, dict(system.options)
         )
 
-    def embed_clips(self, progress: Path) -> None:
-        """Write the files of each clip that lacks them, and to `progress` how far this is."""
+    def embed_clips(self) -> Iterator[float]:
+        """Write the files of each clip that lacks them; gives the seconds that are done by then."""
         for split in self.labels:
             (self.target / split).mkdir(parents=True, exist_ok=True)
         rate = self.model.sample_rate
@@ -110,7 +117,7 @@ class _Work:
         for batch, audio_Bn in zip(batches, prefetch(load, 0, len(batches)), strict=True):
             self._save(batch, *self._compute(batch, audio_Bn))
             done += sum(clip.samples for clip in batch)
-            progress.write_text(f"{done / rate:.2f}")
+            yield done / rate
 
     def join_splits(self) -> None:
         """Write the files of each split from those of its clips, in heareval's order."""
@@ -155,20 +162,41 @@ class _Work:
         self, batch: Sequence[Clip], audio_Bn: NDArray[np.float32]
     ) -> tuple[Rows, Rows | None]:
         """Scenes [B, D] and None, or steps [B, T, D] and times [B, T]; halves what is too large."""
-        times_BT = None
         try:
-            if self.metadata["embedding_type"] == "event":
-                rows, times_BT = self.model.get_timestamp_embedding_as_numpy(audio_Bn)
-            else:
-                rows = self.model.get_scene_embedding_as_numpy(audio_Bn)
-        except torch.OutOfMemoryError:
+            found = self._call_model(audio_Bn)
+        except torch.OutOfMemoryError as error:
             if len(batch) == 1:
-                raise
+                raise EmbeddingError(f"{batch[0].path} is too long for the memory") from error
+            found = None
+        except Exception as error:  # any module may fail in any way of its own
+            more = f" and {len(batch) - 1} more of that length" if len(batch) > 1 else ""
+            raise EmbeddingError(
+                f"{self.model.name} fails on {batch[0].path}{more}: {type(error).__name__}: {error}"
+            ) from error
+        if found is None:  # only here is the memory of the failed call free
             half = len(batch) // 2
             first = self._compute(batch[:half], audio_Bn[:half])
             second = self._compute(batch[half:], audio_Bn[half:])
             times = [part for part in (first[1], second[1]) if part is not None]
             return np.concatenate([first[0], second[0]]), np.concatenate(times) if times else None
+        self._check(batch, *found)
+        return found
+
+    def _call_model(self, audio_Bn: NDArray[np.float32]) -> tuple[Rows, Rows | None]:
+        if self.metadata["embedding_type"] == "event":
+            return self.model.get_timestamp_embedding_as_numpy(audio_Bn)
+        return self.model.get_scene_embedding_as_numpy(audio_Bn), None
+
+    def _check(self, batch: Sequence[Clip], rows: Rows, times_BT: Rows | None) -> None:
+        wanted = f"[{len(batch)}, D]" if times_BT is None else f"[{len(batch)}, T, D]"
+        if rows.ndim != wanted.count(",") + 1 or len(rows) != len(batch):
+            raise EmbeddingError(
+                f"{self.model.name} gives {list(rows.shape)} for {len(batch)} clips, not {wanted}"
+            )
+        if times_BT is not None and times_BT.shape != rows.shape[:2]:
+            raise EmbeddingError(
+                f"{self.model.name} gives {list(times_BT.shape)} times for {list(rows.shape)} steps"
+            )
         finite = np.isfinite(rows).reshape(len(batch), -1).all(axis=1)
         if not finite.all():
             clip = batch[int(finite.argmin())]
@@ -176,7 +204,6 @@ class _Work:
                 f"{self.model.name} gives NaN or infinity for {clip.path}: look at that file, or "
                 "leave the system out"
             )
-        return rows, times_BT
 
     def _samples_at_once(self, clips: Sequence[Clip]) -> int:
         """How many samples a batch may hold.

@@ -7,6 +7,7 @@ Nothing of it is edited or repeated here; everything it says goes to a log file.
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
@@ -31,7 +32,7 @@ DONE = "prediction-done.json"  # heareval writes it last
 
 def embedded(task: Task, folder: Path) -> Path | None:
     """The finished embeddings of `task` under `folder`: heareval's <module>/<task>."""
-    done = next(folder.glob(f"*/{task.path.name}/{EMBEDDED}"), None)
+    done = next(folder.glob(f"*/{glob.escape(task.path.name)}/{EMBEDDED}"), None)
     return done.parent if done else None
 
 

@@ -79,12 +79,15 @@ class Plan:
 
     def embeddings(self, entrant: Entrant, task: Task) -> Path:
         """The folder of one system's embeddings of one task."""
-        return self.out / "embeddings" / task.slug / entrant.slug
+        return self.out / "embeddings" / self._pair(entrant, task)
 
     def predictions(self, entrant: Entrant, task: Task, seed: int) -> Path:
         """The folder of one run: one system, task and seed."""
-        folder = self.out / "predictions" / task.slug / entrant.slug
+        folder = self.out / "predictions" / self._pair(entrant, task)
         return folder / f"{self.engine_of(task)}-{self.grid}" / f"seed{seed:02d}"
+
+    def _pair(self, entrant: Entrant, task: Task) -> Path:
+        return Path(task.slug(entrant.fingerprint.sample_rate), entrant.slug)
 
     def runs(self) -> Iterator[Run]:
         """Every run that is finished, by system, task and seed."""
@@ -136,7 +139,7 @@ class Plan:
             raise PlanError(f"{file} is missing: evaluate first (python -m eval run)") from None
         except PlanError:
             raise
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise PlanError(f"{file} can't be read ({error}): evaluate again") from error
 
 
@@ -161,7 +164,9 @@ def sole_use(out: Path) -> Iterator[None]:
 
 
 def _task(entry: dict[str, Any]) -> Task:
-    return Task(**{**entry, "path": Path(entry["path"]), "splits": tuple(entry["splits"])})
+    digests = {int(rate): digest for rate, digest in entry["digests"].items()}
+    kept = {"path": Path(entry["path"]), "splits": tuple(entry["splits"]), "digests": digests}
+    return Task(**{**entry, **kept})
 
 
 def _read_run(entrant: Entrant, task: Task, seed: int, folder: Path, engine: Engine) -> Run:

@@ -69,10 +69,7 @@ def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
         arguments = (entrant.system, task, folder, threads)
         todo.append(Job(name, folder, kit.EMBEDDINGS_LOG, embed, arguments))
     total = sum(_hours(task, entrant.fingerprint.sample_rate) for entrant, task, _ in missing)
-    form = (
-        "{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} h [{elapsed}<{remaining}, {speed}]"
-    )
-    bar = HoursBar(desc="embeddings", total=total, bar_format=form, disable=not todo)
+    bar = HoursBar(desc="embeddings", total=total, bar_format=HOURS, disable=not todo)
 
     def hours_done() -> float:
         return sum(embedded_seconds(folder) for _, _, folder in missing) / 3600

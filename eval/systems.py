@@ -7,7 +7,9 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, is_dataclass
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -96,31 +98,41 @@ def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
     Raises:
         SystemSpecError: as `fingerprint` does.
     """
-    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return pool.map(fingerprint, systems, chunksize=1)
+    found = []
+    for system in systems:
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            try:
+                found.append(process.submit(fingerprint, system).result())
+            except BrokenProcessPool as error:
+                raise SystemSpecError(
+                    f"system {system.label!r}: the process that loaded it died, perhaps for "
+                    "lack of memory: load it by hand, in Python, to see why"
+                ) from error
+    return found
 
 
 def fingerprint(system: System) -> Fingerprint:
     """Load `system` and say what it is.
 
     The digest covers the module's name, version, options and source files as far as loading has
-    imported them, and the model's state (a torch module's `state_dict`) and weights file.
+    imported them, the model's state (a torch module's `state_dict`) and settings (its `config`, if
+    that is a dataclass), and the file that it was loaded from, or all files of the folder.
 
     Raises:
         SystemSpecError: if it can't be imported or loaded, or does not follow the HEAR API.
     """
     try:
         module = import_module(system.module)
-    except ImportError as error:
+    except (Exception, SystemExit) as error:  # any module may fail in any way of its own
         raise SystemSpecError(
-            f"system {system.label!r}: can't import {system.module!r} ({error}); install it, or "
-            "run from the folder it lies in"
+            f"system {system.label!r}: can't import {system.module!r} ({type(error).__name__}: "
+            f"{error}); install it, or run from the folder it lies in"
         ) from error
     if missing := [name for name in HEAR_API if not hasattr(module, name)]:
         raise SystemSpecError(f"{system.module} is no HEAR module: it lacks {', '.join(missing)}")
     try:
         model = module.load_model(*([system.model] if system.model else []), **system.options)
-    except Exception as error:  # any module may fail in any way of its own
+    except (Exception, SystemExit) as error:
         raise SystemSpecError(
             f"system {system.label!r}: {system.module}.load_model({system.model!r}, "
             f"**{dict(system.options)}) failed: {type(error).__name__}: {error}"
@@ -138,8 +150,10 @@ def fingerprint(system: System) -> Fingerprint:
     if isinstance(model, torch.nn.Module):
         total.update(_state_digest(model))
         parameters = sum(p.numel() for p in model.parameters())
-    if Path(system.model).is_file():
-        total.update(hashlib.sha256(Path(system.model).read_bytes()).digest())
+    if is_dataclass(config := getattr(model, "config", None)):
+        total.update(repr(config).encode())
+    for file in _files(Path(system.model)) if system.model else []:
+        total.update(hashlib.sha256(file.read_bytes()).digest())
     return Fingerprint(total.hexdigest()[:12], model.sample_rate, parameters, version)
 
 
@@ -151,6 +165,10 @@ def _sources(module: ModuleType) -> list[Path]:
         if package and (name == package or name.startswith(package + ".")):
             files.add(getattr(other, "__file__", None))
     return sorted(Path(file) for file in files if file and file.endswith(".py"))
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in (path, *path.rglob("*")) if p.is_file())
 
 
 def _state_digest(model: torch.nn.Module) -> bytes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,7 +16,16 @@ import torch
 
 from eval import published
 from eval.plan import Plan
-from eval.scores import Estimate, FrameError, Run, aggregate, aggregate_paper, by_seed, estimate
+from eval.scores import (
+    LOWER_IS_BETTER,
+    Estimate,
+    FrameError,
+    Run,
+    aggregate,
+    aggregate_paper,
+    by_seed,
+    estimate,
+)
 from eval.tasks import Task
 
 PACKAGES = ("hear_axlstm", "heareval", "pytorch-lightning", "torch", "numpy", "scikit-learn")
@@ -29,6 +39,7 @@ class Results:
 
     plan: Plan
     runs: tuple[Run, ...]
+    """Those of a system and task of which a score is infinite or NaN are left out."""
     cells: dict[tuple[str, str], Estimate]
     """(system, task) -> mean and interval in percent; absent without a finished run."""
     aggregates: dict[str, dict[str, Estimate]]
@@ -41,7 +52,9 @@ class Results:
 
 def collect(plan: Plan) -> Results:
     """Compute means, intervals and s(m) from the finished runs of `plan`."""
-    runs = tuple(plan.runs())
+    finished = tuple(plan.runs())
+    broken = {(r.system, r.task): r for r in finished if not math.isfinite(r.score)}
+    runs = tuple(run for run in finished if (run.system, run.task) not in broken)
     systems = [entrant.system.label for entrant in plan.entrants]
     tasks = [task.path.name for task in plan.tasks]
     columns = {task.path.name: published.column(task) for task in plan.tasks}
@@ -49,10 +62,15 @@ def collect(plan: Plan) -> Results:
     cells: dict[tuple[str, str], Estimate] = {}
     aggregates: dict[str, dict[str, Estimate]] = {frame: {} for frame in FRAMES}
     refused: dict[str, dict[str, str]] = {frame: {} for frame in FRAMES}
-    notes = []
+    notes = [
+        f"{run.system} on {run.task} has no mean: seed {run.seed} scored {run.score}."
+        for run in broken.values()
+    ]
     for system in systems:
         seeds = by_seed(runs, system)
         for task in tasks:
+            if (system, task) in broken:
+                continue
             values = [scores[task] for _, scores in sorted(seeds.items()) if task in scores]
             if values:
                 cells[system, task] = estimate(values)
@@ -100,9 +118,10 @@ def markdown(results: Results) -> str:
     systems = [entrant.system.label for entrant in plan.entrants]
     columns = [systems, [_millions(e.fingerprint.parameters) for e in plan.entrants]]
     for task in plan.tasks:
-        columns.append(_column([results.cells.get((s, task.path.name)) for s in systems]))
+        cells = [results.cells.get((s, task.path.name)) for s in systems]
+        columns.append(_column(cells, min if task.metric in LOWER_IS_BETTER else max))
     for frame in frames:
-        columns.append(_column([results.aggregates[frame].get(s) for s in systems]))
+        columns.append(_column([results.aggregates[frame].get(s) for s in systems], max))
     rows = [heads, ["---"] + ["---:"] * (len(heads) - 1), *zip(*columns, strict=True)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     notes = [f"- {note}" for note in results.notes]
@@ -119,9 +138,8 @@ def _millions(parameters: int) -> str:
     return f"{parameters / 1e6:.1f}" if parameters else "-"
 
 
-def _column(estimates: Sequence[Estimate | None]) -> list[str]:
-    means = [round(e.mean, 1) for e in estimates if e is not None]
-    best = max(means, default=None)
+def _column(estimates: Sequence[Estimate | None], best_of: Callable[..., float]) -> list[str]:
+    best = best_of((round(e.mean, 1) for e in estimates if e is not None), default=None)
     texts = ["-" if e is None else str(e) for e in estimates]
     return [
         f"**{text}**" if e is not None and round(e.mean, 1) == best else text

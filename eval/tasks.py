@@ -1,35 +1,19 @@
-"""HEAR task folders as data: what a task asks for, checked before anything expensive starts.
-
-A folder holds `task_metadata.json`, `labelvocabulary.csv`, one `<split>.json` (clip -> labels) per
-split and the audio as `<sample rate>/<split>/<clip>` (the format of hearpreprocess 2021).
-"""
+"""HEAR task folders as data: what a task asks for, and its audio `<rate>/<split>/<clip>`."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-BATCH_SIZE = 1024  # heareval's, for every task
-REQUIRED = (
-    "task_name",
-    "version",
-    "embedding_type",
-    "prediction_type",
-    "split_mode",
-    "sample_duration",
-    "evaluation",
-    "splits",
-)
-SPLIT_MODES = ("trainvaltest", "new_split_kfold", "presplit_kfold")
+import joblib
+from tqdm import tqdm
 
-
-class TaskError(ValueError):
-    """A task folder that heareval could not run, and how to repair it."""
+from eval.descriptions import TaskError, describe, read_json, read_metadata
+from eval.official import OFFICIAL
 
 
 @dataclass(frozen=True)
@@ -52,13 +36,12 @@ class Task:
     """Entries of the label vocabulary."""
     splits: tuple[str, ...]
     """Names of the splits."""
-    digest: str
-    """Names a state of labels and audio; embeddings of another state are never reused."""
+    digests: Mapping[int, str] = field(default_factory=dict, hash=False)
+    """Sample rate in Hz -> names a state of labels and audio, see `with_audio`."""
 
-    @property
-    def slug(self) -> str:
-        """The name of this state of the task in file paths."""
-        return f"{self.path.name}-{self.digest}"
+    def slug(self, sample_rate: int) -> str:
+        """The name of this state of the task in file paths; another state has another."""
+        return f"{self.path.name}-{self.digests[sample_rate]}"
 
 
 def find_tasks(folder: Path, names: Sequence[str] = ()) -> tuple[Task, ...]:
@@ -67,46 +50,71 @@ def find_tasks(folder: Path, names: Sequence[str] = ()) -> tuple[Task, ...]:
     A name is a folder's name or a `task_name`.
 
     Raises:
-        TaskError: if there are none, a name is unknown, or a task is broken.
+        TaskError: if there are none, a name is unknown or means several, or a task is broken.
     """
-    if not folder.is_dir():
-        raise TaskError(f"no folder {folder}: give --tasks-dir the folder that holds the tasks")
-    found = {p.parent.name: p.parent for p in sorted(folder.glob("*/task_metadata.json"))}
+    found = {path.name: path for path in task_folders(folder)}
     if not found:
         raise TaskError(f"{folder} holds no HEAR task (no */task_metadata.json): check --tasks-dir")
-    by_name = {_read_metadata(path)["task_name"]: path for path in found.values()} | found
-    if unknown := [name for name in names if name not in by_name]:
-        raise TaskError(f"no task {unknown[0]!r} in {folder}: there are {', '.join(found)}")
-    paths = dict.fromkeys(by_name[name] for name in names) if names else found.values()
-    return tuple(read_task(path) for path in paths)
+    paths = [_find(name, found) for name in names] if names else list(found.values())
+    return tuple(read_task(path) for path in dict.fromkeys(paths))
+
+
+def task_folders(folder: Path) -> list[Path]:
+    """The folders in `folder` that are tasks, or look like one in pieces.
+
+    Raises:
+        TaskError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise TaskError(f"no folder {folder}: give the folder that holds the tasks")
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and _looks_like_task(path)]
 
 
 def read_task(path: Path) -> Task:
-    """Read and check one task folder.
+    """Read and check one task folder, all but its audio.
 
     Raises:
         TaskError: if something that heareval needs is missing or contradicts itself.
     """
-    path = path.resolve()
-    metadata = _read_metadata(path)
-    vocabulary = _read_vocabulary(path)
-    labels = {split: _read_json(path / f"{split}.json") for split in metadata["splits"]}
-    for split, clips in labels.items():
-        _check_labels(path / f"{split}.json", clips, metadata, vocabulary)
-    sizes = {split: len(clips) for split, clips in labels.items()}
-    if metadata["embedding_type"] == "scene":
-        _check_last_batch(path, metadata["split_mode"], sizes)
+    found = describe(path)
+    metadata = found.metadata
     return Task(
-        path=path,
-        name=metadata["task_name"],
+        path=path.absolute(),  # a link keeps its name
+        name=str(metadata["task_name"]),
         mode=str(metadata.get("mode", "")),
         metric=metadata["evaluation"][0],
-        folds=1 if metadata["split_mode"] == "trainvaltest" else len(sizes),
-        clips=sum(sizes.values()),
-        classes=len(vocabulary),
-        splits=tuple(sizes),
-        digest=_digest(path),
+        folds=1 if metadata["split_mode"] == "trainvaltest" else len(found.labels),
+        clips=sum(map(len, found.labels.values())),
+        classes=found.classes,
+        splits=tuple(found.labels),
     )
+
+
+def with_audio(task: Task, sample_rates: Collection[int]) -> Task:
+    """The task with the digests of its labels and audio at these sample rates, in Hz.
+
+    Raises:
+        TaskError: as `check_audio` does.
+    """
+    descriptions = [path for path in task.path.iterdir() if path.suffix in (".json", ".csv")]
+    digests = {}
+    for rate in sorted(sample_rates):
+        check_audio(task, rate)
+        files = sorted(descriptions) + clip_paths(task, rate)
+        # threads, because hashing lets go of Python's lock
+        with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+            contents = tqdm(
+                pool.map(_file_digest, files),
+                desc=f"reading {task.path.name}",
+                total=len(files),
+                unit="file",
+                leave=False,
+            )
+            total = hashlib.sha256()
+            for file, digest in zip(files, contents, strict=True):
+                total.update(file.relative_to(task.path).as_posix().encode() + digest)
+        digests[rate] = total.hexdigest()[:8]
+    return replace(task, digests=digests)
 
 
 def check_audio(task: Task, sample_rate: int) -> None:
@@ -123,87 +131,41 @@ def check_audio(task: Task, sample_rate: int) -> None:
                 f"{folder} is missing: the model wants {sample_rate} Hz and the task has "
                 f"{', '.join(rates) or 'no audio'}; resample the task or pick another model"
             )
-        present = {p.name for p in folder.iterdir()}
-        if missing := sorted(set(_read_json(task.path / f"{split}.json")) - present):
+        with os.scandir(folder) as entries:
+            present = {entry.name for entry in entries if entry.is_file()}
+        if missing := sorted(read_json(task.path / f"{split}.json").keys() - present):
             raise TaskError(f"{folder} lacks {len(missing)} clip(s), the first is {missing[0]}")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise TaskError(f"{path} is missing: unpack the task again") from None
-    except ValueError as error:
-        raise TaskError(f"{path} is not valid JSON ({error}): unpack the task again") from None
-    if not isinstance(content, dict) or not content:
-        raise TaskError(f"{path} must hold a JSON object that is not empty")
-    return content
+def clip_paths(task: Task, sample_rate: int) -> list[Path]:
+    """The audio files that the task's splits name, in their order."""
+    return [
+        task.path / str(sample_rate) / split / clip
+        for split in task.splits
+        for clip in read_json(task.path / f"{split}.json")
+    ]
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
-    file = path / "task_metadata.json"
-    metadata = _read_json(file)
-    if missing := [key for key in REQUIRED if key not in metadata]:
-        raise TaskError(f"{file} lacks {', '.join(missing)}")
-    if metadata["split_mode"] not in SPLIT_MODES:
-        raise TaskError(f"{file}: split_mode {metadata['split_mode']!r} is none of {SPLIT_MODES}")
-    splits = set(metadata["splits"])
-    if metadata["split_mode"] == "trainvaltest" and splits != {"train", "valid", "test"}:
-        raise TaskError(f"{file}: trainvaltest needs train, valid and test, not {sorted(splits)}")
-    if metadata["split_mode"] != "trainvaltest" and len(splits) < 3:
-        raise TaskError(f"{file}: cross-validation needs 3 folds or more, not {len(splits)}")
-    if not metadata["evaluation"]:
-        raise TaskError(f"{file}: evaluation names no metric")
-    return metadata
+def _looks_like_task(path: Path) -> bool:
+    return (
+        path.name in OFFICIAL
+        or (path / "task_metadata.json").exists()
+        or any(part.name.isdigit() and part.is_dir() for part in path.iterdir())
+    )
 
 
-def _read_vocabulary(path: Path) -> set[str]:
-    file = path / "labelvocabulary.csv"
-    if not file.is_file():
-        raise TaskError(f"{file} is missing: unpack the task again")
-    with file.open(newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    if not rows or {"idx", "label"} - set(rows[0]):
-        raise TaskError(f"{file} needs the columns idx and label and one row per class")
-    if sorted(int(row["idx"]) for row in rows) != list(range(len(rows))):
-        raise TaskError(f"{file}: idx must count from 0 to {len(rows) - 1}, each once")
-    return {row["label"] for row in rows}
+def _find(name: str, found: Mapping[str, Path]) -> Path:
+    """The folder called `name`, or else the one whose metadata does."""
+    if name in found:
+        return found[name]
+    paths = [path for path in found.values() if read_metadata(path)["task_name"] == name]
+    if len(paths) > 1:
+        folders = ", ".join(path.name for path in paths)
+        raise TaskError(f"task {name!r} may be any of {folders}: give the folder's name")
+    if not paths:
+        raise TaskError(f"there is no task {name!r}: there are {', '.join(found)}")
+    return paths[0]
 
 
-def _check_labels(
-    file: Path, clips: dict[str, Any], metadata: dict[str, Any], vocabulary: set[str]
-) -> None:
-    events = metadata["embedding_type"] == "event"
-    for clip, labels in clips.items():
-        names = {str(entry["label"] if events else entry) for entry in labels}
-        if names - vocabulary:
-            unknown = sorted(names - vocabulary)[0]
-            raise TaskError(f"{file}: label {unknown!r} of {clip} is not in labelvocabulary.csv")
-        if metadata["prediction_type"] == "multiclass" and not events and len(labels) != 1:
-            raise TaskError(f"{file}: {clip} has {len(labels)} labels, multiclass needs one")
-
-
-def _check_last_batch(path: Path, split_mode: str, sizes: dict[str, int]) -> None:
-    """Refuse a training set whose last batch is one row: heareval's BatchNorm dies of it."""
-    if split_mode == "trainvaltest":
-        rows = [sizes["train"]]
-    else:  # fold i tests, fold i + 1 validates, the others train
-        folds = sorted(sizes)
-        pairs = zip(folds, folds[1:] + folds[:1], strict=True)
-        rows = [sum(sizes.values()) - sizes[test] - sizes[valid] for test, valid in pairs]
-    if bad := [n for n in rows if n % BATCH_SIZE == 1]:
-        raise TaskError(
-            f"{path}: {bad[0]} training clips leave a last batch of one, which heareval's "
-            f"BatchNorm can't take: add or remove a clip"
-        )
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 (first 8 digits) over the descriptions and the audio, at every sample rate."""
-    total = hashlib.sha256()
-    descriptions = [p for p in path.iterdir() if p.suffix in (".json", ".csv")]
-    audio = [p for rate in path.iterdir() if rate.name.isdigit() for p in rate.glob("*/*")]
-    for file in sorted(descriptions) + sorted(audio):
-        total.update(str(file.relative_to(path)).encode())
-        total.update(hashlib.sha256(file.read_bytes()).digest())
-    return total.hexdigest()[:8]
+def _file_digest(file: Path) -> bytes:
+    return hashlib.sha256(file.read_bytes()).digest()

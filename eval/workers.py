@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -131,9 +131,10 @@ def attempt(job: Job) -> Failure | None:
         with FileLock(job.folder.parent / f".{job.folder.name}.lock"):
             job.step(*job.arguments)
     except (Exception, SystemExit) as error:  # whatever heareval or a HEAR module may raise
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
-            file.write(traceback.format_exc())
+        with suppress(OSError):  # the disk may be full
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a") as file:
+                file.write(traceback.format_exc())
         return Failure(job.name, f"{type(error).__name__}: {error}", log)
     return None
 

@@ -27,7 +27,7 @@ def task(folder: str, classes: int = 5, folds: int = 1, **changes: object) -> Ta
     """A task as its folder's name says: `<name>-<version>-<mode>`, or any other."""
     name, mode = folder.split("-")[0], folder.split("-")[-1]
     splits = tuple(f"fold{i:02d}" for i in range(folds)) if folds > 1 else ("test",)
-    metric = "mAP" if folder == MULTILABEL else "top1_acc"
+    metric = OFFICIAL[folder].metric if folder in OFFICIAL else "top1_acc"
     made = Task(
         path=Path("tasks") / folder,
         name=name,
@@ -37,7 +37,7 @@ def task(folder: str, classes: int = 5, folds: int = 1, **changes: object) -> Ta
         clips=CLIPS.get(folder, 100),
         classes=classes,
         splits=splits,
-        digest="0123abcd",
+        digests={16_000: "0123abcd"},
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ import soundfile
 
 from eval.check import check_task
 from eval.commands.tasks import tasks
-from eval.tasks import TaskError
+from eval.descriptions import TaskError
 from tests.hear_task import SAMPLE_RATE, write_task
 
 CLIP = Path(str(SAMPLE_RATE)) / "test" / "test-3.wav"

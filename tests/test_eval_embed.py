@@ -18,9 +18,10 @@ pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 from eval import embed as embedding
 from eval import kit
 from eval.clips import equal_batches, find_clips
+from eval.descriptions import TaskError
 from eval.embed import EmbeddingError, embed, embedded_seconds
 from eval.systems import System
-from eval.tasks import Task, TaskError, read_task
+from eval.tasks import Task, read_task
 
 NAIVE = System("naive", "eval.baselines.naive", options={"seed": 1})
 FAILING = """
@@ -166,7 +167,7 @@ def test_a_batch_too_large_for_memory_is_halved(
         whole = np.fromfile(tmp_path / "whole" / "eval.baselines.naive" / name, np.float32)
         np.testing.assert_allclose(halved, whole, rtol=1e-5)
     none = module(tmp_path, monkeypatch, "no_memory", largest=0, then="")
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(EmbeddingError, match=r"train-0.wav is too long for the memory"):
         embed(none, task, tmp_path / "none")
 
 
@@ -175,6 +176,12 @@ def test_errors_name_the_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     bad = module(tmp_path, monkeypatch, "not_finite", largest=99, then="/ 0.0")
     with pytest.raises(EmbeddingError, match=r"not_finite gives NaN or infinity for .*\.wav"):
         embed(bad, task, tmp_path / "bad")
+    twice = module(tmp_path, monkeypatch, "twice", largest=99, then=".repeat(2, 1)")
+    with pytest.raises(EmbeddingError, match=r"twice gives \[72, 4096\] for 36 clips, not \[36, D"):
+        embed(twice, task, tmp_path / "twice")
+    fails = module(tmp_path, monkeypatch, "fails", largest=99, then=".nonsense")
+    with pytest.raises(EmbeddingError, match=r"fails on .*-0.wav and 35 more .* 'nonsense'"):
+        embed(fails, task, tmp_path / "fails")
     clip = task.path / str(SAMPLE_RATE) / "valid" / "valid-1.wav"
     soundfile.write(clip, np.zeros((100, 2)), SAMPLE_RATE)
     with pytest.raises(TaskError, match=r"valid-1.wav: 16000 Hz with 2 channel.* wants .* mono"):

@@ -23,7 +23,7 @@ from eval import kit, table
 from eval.plan import Entrant, Plan, PlanError
 from eval.sweep import sweep
 from eval.systems import NAMED, System, fingerprints
-from eval.tasks import find_tasks
+from eval.tasks import find_tasks, with_audio
 
 BROKEN = """
 from eval.baselines.naive import *
@@ -43,7 +43,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     sys.path.insert(0, str(folder))
     systems = (NAMED["naive"], System("broken", "broken_hear_module"))
     entrants = tuple(Entrant(s, f) for s, f in zip(systems, fingerprints(systems), strict=True))
-    plan = Plan(folder / "out", entrants, find_tasks(folder / "tasks"), seeds=2)
+    tasks = tuple(with_audio(task, [16_000]) for task in find_tasks(folder / "tasks"))
+    plan = Plan(folder / "out", entrants, tasks, seeds=2)
     plan.save()
     failures = sweep(plan, jobs=2)
     sys.path.remove(str(folder))

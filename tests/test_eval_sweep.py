@@ -16,7 +16,7 @@ from eval import kit, probes, sweep, workers
 from eval.commands.run import not_for_fast
 from eval.plan import Entrant, Plan, PlanError, sole_use
 from eval.systems import NAMED, Fingerprint
-from eval.tasks import find_tasks
+from eval.tasks import find_tasks, with_audio
 from eval.workers import Failure, Job, SweepError, attempt
 from tests.hear_task import write_task
 
@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
     """Two embedded tasks, three seeds, by the fast engine; one of the tasks is heareval's."""
-    for name in ("events", "scenes"):
+    for name in ("events", "scenes[v1]"):
         write_task(tmp_path / "tasks" / name)
-    tasks = find_tasks(tmp_path / "tasks")
+    tasks = tuple(with_audio(task, [16_000]) for task in find_tasks(tmp_path / "tasks"))
     entrant = Entrant(NAMED["naive"], Fingerprint("0", 16_000, 0, ""))
     plan = Plan(tmp_path / "out", (entrant,), tasks, 3, engine="fast", only_heareval=("events",))
     for task in tasks:
@@ -75,7 +75,7 @@ def test_what_fast_is_asked(
         os.write(1, b"trained")
         calls.append(arguments)
 
-    monkeypatch.setattr(probes, "supports", lambda folder: folder.name == "scenes")
+    monkeypatch.setattr(probes, "supports", lambda folder: folder.name == "scenes[v1]")
     monkeypatch.setattr(probes, "predict", predict)
     assert not_for_fast(plan.tasks) == plan.only_heareval
     assert "since the fast engine can't: events" in capfd.readouterr().out
@@ -97,7 +97,7 @@ def test_engines_never_mix(plan: Plan) -> None:
     assert Plan.load(plan.out) == plan
     assert {(run.task, run.engine) for run in plan.runs()} == {
         ("events", "heareval"),
-        ("scenes", "fast"),
+        ("scenes[v1]", "fast"),
     }
     other = Plan(plan.out, plan.entrants, plan.tasks, 3, engine="heareval")
     assert {(run.task, run.engine) for run in other.runs()} == {("events", "heareval")}
@@ -157,7 +157,7 @@ def test_kill_and_go_on(tmp_path: Path) -> None:
     write_task(tmp_path / "tasks" / "tones")
     run = [
         *(sys.executable, "-m", "eval", "run", "--tasks-dir", str(tmp_path / "tasks")),
-        *("--systems", "naive", "--seeds", "4", "--jobs", "1", "--out", str(tmp_path / "out")),
+        *("--systems", "naive", "--seeds", "8", "--jobs", "1", "--out", str(tmp_path / "out")),
     ]
     process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
@@ -174,9 +174,9 @@ def test_kill_and_go_on(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     plan = Plan.load(tmp_path / "out")
-    folders = [plan.predictions(*pair(plan, 0), seed) for seed in range(4)]
+    folders = [plan.predictions(*pair(plan, 0), seed) for seed in range(8)]
     times = {f: (f / kit.DONE).stat().st_mtime_ns for f in folders if kit.finished(f)}
-    assert 0 < len(times) < 4
+    assert 0 < len(times) < 8
     embedded = kit.embedded(plan.tasks[0], plan.embeddings(*pair(plan, 0)))
     assert embedded is not None
     made = (embedded / kit.EMBEDDED).stat().st_mtime_ns

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from eval.baselines import naive
-from eval.systems import NAMED, System, SystemSpecError, fingerprint, parse_system, parse_systems
+from eval.systems import (
+    NAMED,
+    System,
+    SystemSpecError,
+    fingerprint,
+    fingerprints,
+    parse_system,
+    parse_systems,
+)
 
 MODULE = """
 import torch
@@ -77,6 +85,25 @@ def test_systems_that_cant_be_loaded(module: str, tmp_path: Path) -> None:
         fingerprint(System("x", "json"))
     with pytest.raises(SystemSpecError, match="unexpected keyword argument 'size'"):
         fingerprint(System("x", module, options={"size": 1}))
+    failing = {
+        "old": ("import numpy\nnumpy.float", "AttributeError: module 'numpy' has no"),
+        "exits": ("import sys\nsys.exit('needs a GPU')", "SystemExit: needs a GPU"),
+        "dies": ("import os\nos._exit(1)", "the process that loaded it died"),
+    }
+    for name, (code, message) in failing.items():
+        (tmp_path / f"{name}_module.py").write_text(code)
+        with pytest.raises(SystemSpecError, match=f"system 'x': .*{message}"):
+            fingerprints([System("x", f"{name}_module")])
+
+
+def test_fingerprint_follows_the_files_of_a_folder(module: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model" / "deep"
+    folder.mkdir(parents=True)
+    digests = set()
+    for content in ("{}", '{"normalize": true}'):
+        (folder / "config.json").write_text(content)
+        digests.add(fingerprint(System("x", module, str(folder.parent))).digest)
+    assert len(digests) == 2
 
 
 def test_naive_follows_the_hear_api() -> None:

@@ -30,7 +30,7 @@ def main(
     Args:
         file: model.safetensors of a pretraining run.
         name: Preset that it was trained as.
-        license: SPDX name of the weights' licence.
+        license: SPDX name of the weights' license.
     """
     config, training, tensors = weights.read(file)
     if config != preset(name):

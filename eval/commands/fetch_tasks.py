@@ -50,6 +50,10 @@ def fetch_tasks(
     wanted = [task for task in _choose(tasks) if not _is_there(folder / task.folder, rates)]
     mirrors = MIRRORS if url is None else (Mirror(url.rstrip("/")),)
     known = read_checksums(checksums) if checksums is not None else {}
+    if known and wanted and known.keys().isdisjoint(task.archive for task in wanted):
+        raise FetchError(
+            f"{checksums} names none of the archives: {', '.join(task.archive for task in wanted)}"
+        )
     archives = find_archives(wanted, folder / WORK, mirrors, known)
     needed = needs(archives, folder, rates, keep_archives)
     print(f"{len(archives)} task(s) to fetch: {needed}")

@@ -16,8 +16,8 @@ from eval.miniature.writer import write_tasks
 from eval.plan import Engine, Entrant, Plan, PlanError, sole_use
 from eval.sweep import sweep
 from eval.systems import fingerprints, parse_systems
-from eval.tasks import Task, check_audio, find_tasks
-from eval.workers import Backend, Failure
+from eval.tasks import Task, find_tasks, with_audio
+from eval.workers import Backend, Failure, SweepError
 
 
 def run(
@@ -54,9 +54,8 @@ def run(
         found = find_tasks(folder, tasks)
         prints = fingerprints(chosen)
         entrants = tuple(Entrant(s, f) for s, f in zip(chosen, prints, strict=True))
-        for rate in {entrant.fingerprint.sample_rate for entrant in entrants}:
-            for task in found:
-                check_audio(task, rate)
+        rates = {entrant.fingerprint.sample_rate for entrant in entrants}
+        found = tuple(with_audio(task, rates) for task in found)
         official = not_for_fast(found) if engine == "fast" else ()
         plan = Plan(out.resolve(), entrants, found, seeds, grid, engine, official)
         plan.save()
@@ -66,6 +65,9 @@ def run(
             report(plan)
             print("Interrupted. What is finished stays; run the same command again to go on.")
             return INTERRUPTED
+        except SweepError:
+            report(plan)
+            raise
         reports.write(report(plan))
         return conclude(out, failures)
 

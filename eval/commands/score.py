@@ -23,7 +23,7 @@ def score(
     published: PublishedTable | None = None,
     json: bool = False,
 ) -> int:
-    """Aggregated scores s(m); rebuilds the table of an evaluation.
+    """Aggregated scores s(m), and the table of an evaluation.
 
     Args:
         out: the evaluation's folder.
@@ -36,7 +36,6 @@ def score(
         rows = published_scores(published, frame)
     else:
         results = result_tables.collect(Plan.load(out.resolve()))
-        result_tables.write(results)
         rows = evaluation_scores(results, frame)
     if json:
         print(json_format.dumps(rows, indent=2, ensure_ascii=False))

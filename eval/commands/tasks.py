@@ -9,7 +9,7 @@ import tyro
 
 from eval.check import Findings, check_task
 from eval.official import LICENSES, OFFICIAL
-from eval.tasks import TaskError
+from eval.tasks import task_folders
 
 HEADS = ("task", "state", "metric", "folds", "classes", "clips", "hours", "license")
 WIDTHS = (34, 8, 10, 6, 8, 7, 7)
@@ -24,7 +24,7 @@ def tasks(folder: Annotated[Path | None, tyro.conf.Positional] = None) -> int:
     Args:
         folder: folder of HEAR task folders; without it the ten are only listed.
     """
-    paths = _folders(folder) if folder is not None else []
+    paths = task_folders(folder) if folder is not None else []
     found = {path.name: check_task(path) for path in paths}
     print(_line(HEADS))
     for name in dict.fromkeys([*OFFICIAL, *found]):
@@ -38,14 +38,6 @@ def tasks(folder: Annotated[Path | None, tyro.conf.Positional] = None) -> int:
     if missing := [name for name in OFFICIAL if name not in found]:
         print(f"{len(missing)} of the ten are missing: python -m eval fetch-tasks --help")
     return 1 if broken else 0
-
-
-def _folders(folder: Path) -> list[Path]:
-    """What is a task, or bears the name of an official one."""
-    if not folder.is_dir():
-        raise TaskError(f"no folder {folder}: give the folder that holds the tasks")
-    paths = sorted(path for path in folder.iterdir() if path.is_dir())
-    return [p for p in paths if p.name in OFFICIAL or (p / "task_metadata.json").is_file()]
 
 
 def _row(name: str, found: Findings | None) -> str:

@@ -105,7 +105,7 @@ def read_checksums(file: Path) -> dict[str, str]:
     """
     try:
         lines = [line.split(maxsplit=1) for line in file.read_text().splitlines() if line.strip()]
-        return {name.strip().lstrip("*"): digits for digits, name in lines}
+        return {Path(name.strip().lstrip("*")).name: digits for digits, name in lines}
     except (OSError, ValueError) as error:
         raise FetchError(
             f"{file}: not a list of checksums ({error}): write lines as sha256sum does, "

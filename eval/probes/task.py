@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from eval.descriptions import rotations
 from eval.probes.grid import FIXED, own_grid
 from eval.probes.scores import SCORES
 
@@ -125,12 +126,6 @@ def reason_against(metadata: Mapping[str, Any]) -> str | None:
 
 
 def _splits(metadata: Mapping[str, Any]) -> list[Split]:
-    """Each fold is tested on once, watched on the fold after it, learned from the others."""
     if metadata["split_mode"] == "trainvaltest":
         return [Split(("train",), "valid", "test")]
-    folds = sorted(metadata["splits"])
-    splits = []
-    for test, valid in zip(folds, folds[1:] + folds[:1], strict=True):
-        train = tuple(fold for fold in folds if fold not in (test, valid))
-        splits.append(Split(train, valid, test))
-    return splits
+    return [Split(*names) for names in rotations(metadata["splits"])]

@@ -56,11 +56,11 @@ def printed(table: PublishedTable) -> dict[str, Estimate]:
 def column(task: Task) -> OfficialTask | None:
     """The paper's column that `task` is, or None for a part, a likeness or anything else.
 
-    It must be the official one in full: by its folder, by the name and mode that its description
-    gives, and by its number of clips.
+    It must be the official one in full: by its folder, by the name, mode and metric that its
+    description gives, and by its number of clips.
     """
     official = OFFICIAL.get(task.path.name)
-    if official is None or task.clips < IN_FULL * official.clips:
+    if official is None or task.clips < IN_FULL * official.clips or task.metric != official.metric:
         return None
     name, mode = f"{task.name}-", f"-{task.mode}"
     in_name = official.folder.startswith(name) and official.folder.endswith(mode)

@@ -106,6 +106,8 @@ def _precisions(
     for folds in seeds:
         for target, prediction in folds:
             present = np.flatnonzero(target.any(0))
+            if not len(present):
+                continue
             values = average_precision_score(
                 target[:, present], prediction[:, present], average=None
             )

@@ -54,7 +54,7 @@ def provenance(results: Results) -> Provenance:
             str(task.folds),
             str(task.classes),
             f"{task.clips:,}",
-            task.digest,
+            ", ".join(task.digests.values()),
         )
         for task in plan.tasks
     )

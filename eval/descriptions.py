@@ -1,0 +1,188 @@
+"""What a HEAR task folder says of its task, checked before anything expensive starts.
+
+    task_metadata.json    what kind of task it is, and how it is scored
+    labelvocabulary.csv   its classes
+    <split>.json          clip -> labels
+
+(the format of hearpreprocess 2021).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+BATCH_SIZE = 1024  # heareval's, for every task
+SCORES = (
+    *("top1_acc", "pitch_acc", "chroma_acc", "mAP", "d_prime", "aucroc"),
+    *("event_onset_200ms_fms", "event_onset_50ms_fms", "event_onset_offset_50ms_20perc_fms"),
+    "segment_1s_er",
+)
+CHOICES = {
+    "embedding_type": ("scene", "event"),
+    "prediction_type": ("multiclass", "multilabel"),
+    "split_mode": ("trainvaltest", "new_split_kfold", "presplit_kfold"),
+}
+REQUIRED = (*CHOICES, "task_name", "version", "sample_duration", "evaluation", "splits")
+
+
+class TaskError(ValueError):
+    """A task folder that heareval could not run, and how to repair it."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """A task folder without its audio."""
+
+    metadata: Mapping[str, Any]
+    classes: int
+    """Entries of the label vocabulary."""
+    labels: Mapping[str, Mapping[str, Any]]
+    """Split -> clip -> labels, or labeled spans of time in an event task."""
+
+
+def describe(folder: Path) -> Description:
+    """Read and check all of a task folder but its audio.
+
+    Raises:
+        TaskError: if something that heareval needs is missing or contradicts itself.
+    """
+    metadata = read_metadata(folder)
+    vocabulary = _read_vocabulary(folder / "labelvocabulary.csv")
+    labels = {split: read_json(folder / f"{split}.json") for split in metadata["splits"]}
+    for split, clips in labels.items():
+        _check_labels(folder / f"{split}.json", clips, metadata, vocabulary)
+    if metadata["embedding_type"] == "scene":
+        sizes = {split: len(clips) for split, clips in labels.items()}
+        _check_last_batch(folder, metadata["split_mode"], sizes)
+    return Description(metadata, len(vocabulary), labels)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that is not empty.
+
+    Raises:
+        TaskError: if it is missing or anything else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TaskError(f"{path} is missing: unpack the task again") from None
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{path} is not valid JSON ({error}): unpack the task again") from None
+    if not isinstance(content, dict) or not content:
+        raise TaskError(f"{path} must hold a JSON object that is not empty")
+    return content
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """A folder's task_metadata.json.
+
+    Raises:
+        TaskError: if it is missing, or asks for something that heareval does not know.
+    """
+    file = folder / "task_metadata.json"
+    metadata = read_json(file)
+    if missing := [key for key in REQUIRED if key not in metadata]:
+        raise TaskError(f"{file} lacks {', '.join(missing)}")
+    for key, choices in CHOICES.items():
+        if metadata[key] not in choices:
+            raise TaskError(f"{file}: {key} {metadata[key]!r} is none of {', '.join(choices)}")
+    if not _is_names(metadata["evaluation"]):
+        raise TaskError(f"{file}: evaluation names no metric: write a list of {', '.join(SCORES)}")
+    if unknown := [name for name in metadata["evaluation"] if name not in SCORES]:
+        raise TaskError(f"{file}: metric {unknown[0]!r} is none of {', '.join(SCORES)}")
+    seconds = metadata["sample_duration"]
+    if seconds is not None and (type(seconds) not in (int, float) or not seconds > 0):
+        raise TaskError(f"{file}: sample_duration {seconds!r} must be null or seconds above 0")
+    grid = metadata.get("evaluation_params", {})
+    if not isinstance(grid, dict) or not isinstance(grid.get("task_specific_param_grid", {}), dict):
+        raise TaskError(f"{file}: evaluation_params must be an object, not {grid!r}")
+    _check_splits(file, metadata)
+    return metadata
+
+
+def rotations(folds: Collection[str]) -> list[tuple[tuple[str, ...], str, str]]:
+    """(train, valid, test) of a cross-validation, as heareval makes them.
+
+    Each fold is tested on once, watched on the fold after it, learned from the others.
+    """
+    ordered = sorted(folds)
+    pairs = zip(ordered, ordered[1:] + ordered[:1], strict=True)
+    return [
+        (tuple(fold for fold in ordered if fold not in (test, valid)), valid, test)
+        for test, valid in pairs
+    ]
+
+
+def _check_splits(file: Path, metadata: Mapping[str, Any]) -> None:
+    splits = metadata["splits"]
+    if not _is_names(splits):
+        raise TaskError(f"{file}: splits must be a list of names, not {splits!r}")
+    if metadata["split_mode"] == "trainvaltest":
+        if set(splits) != {"train", "valid", "test"}:
+            found = ", ".join(sorted(splits))
+            raise TaskError(f"{file}: trainvaltest needs train, valid and test, not {found}")
+    elif len(set(splits)) < 3:
+        raise TaskError(f"{file}: cross-validation needs 3 folds or more, not {len(set(splits))}")
+
+
+def _is_names(value: Any) -> bool:
+    return bool(value) and isinstance(value, list) and all(isinstance(x, str) for x in value)
+
+
+def _read_vocabulary(file: Path) -> set[str]:
+    try:
+        read, written = pd.read_csv(file), pd.read_csv(file, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise TaskError(f"{file} is missing: unpack the task again") from None
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{file} is no CSV ({error}): unpack the task again") from None
+    if not len(read) or {"idx", "label"} - set(read):
+        raise TaskError(f"{file} needs the columns idx and label and one row per class")
+    if sorted(written["idx"], key=str) != sorted(map(str, range(len(read)))):
+        raise TaskError(f"{file}: idx must count from 0 to {len(read) - 1}, each once")
+    for as_written, as_read in zip(written["label"], read["label"].astype(str), strict=True):
+        if as_written != as_read:
+            raise TaskError(
+                f"{file}: heareval reads the label {as_written!r} as {as_read!r}: rename it"
+            )
+    if (twice := written["label"].duplicated()).any():
+        raise TaskError(f"{file}: label {written['label'][twice].iloc[0]!r} is there twice")
+    return set(written["label"])
+
+
+def _check_labels(
+    file: Path, clips: Mapping[str, Any], metadata: Mapping[str, Any], vocabulary: set[str]
+) -> None:
+    events = metadata["embedding_type"] == "event"
+    for clip, labels in clips.items():
+        if not isinstance(labels, list):
+            raise TaskError(f"{file}: the labels of {clip} must be a list, not {labels!r}")
+        if events:
+            for entry in labels:
+                if not isinstance(entry, dict) or {"label", "start", "end"} - entry.keys():
+                    raise TaskError(
+                        f"{file}: an event of {clip} needs label, start and end, not {entry!r}"
+                    )
+        names = {str(entry["label"] if events else entry) for entry in labels}
+        if unknown := sorted(names - vocabulary):
+            raise TaskError(f"{file}: label {unknown[0]!r} of {clip} is not in labelvocabulary.csv")
+        if metadata["prediction_type"] == "multiclass" and not events and len(labels) != 1:
+            raise TaskError(f"{file}: {clip} has {len(labels)} labels, multiclass needs one")
+
+
+def _check_last_batch(folder: Path, split_mode: str, sizes: Mapping[str, int]) -> None:
+    """Refuse a training set whose last batch is one row: heareval's BatchNorm dies of it."""
+    parts = [("train",)] if split_mode == "trainvaltest" else [r[0] for r in rotations(sizes)]
+    rows = [sum(sizes[part] for part in train) for train in parts]
+    if bad := [n for n in rows if n % BATCH_SIZE == 1]:
+        raise TaskError(
+            f"{folder}: {bad[0]} training clips leave a last batch of one, which heareval's "
+            f"BatchNorm can't take: add or remove a clip"
+        )
