@@ -322,3 +322,26 @@ def test_predict_writes_a_row_a_file_and_lists_the_broken(
     for row in rows:
         assert {row["label_1"], row["label_2"]} == {"a", "b"}
         assert float(row["probability_1"]) >= float(row["probability_2"])
+
+
+def test_predict_replaces_nothing_but_a_csv_that_it_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Classifier(SMALL, Labels(("a", "b"), False)).save(tmp_path / "classifier.safetensors", {})
+    audio, out = tmp_path / "one.wav", tmp_path / "out.csv"
+    soundfile.write(audio, 0.1 * np.ones(RATE), RATE)
+    out.write_text("earlier")
+    before = audio.read_bytes()
+    with pytest.raises(ValueError, match=r"one\.wav is no CSV: let its name end in \.csv"):
+        predict(tmp_path, (audio,), out=audio)
+    with pytest.raises(ValueError, match="nothing to predict: name audio files"):
+        predict(tmp_path, (), out=out)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Embedder, "scenes", interrupt)
+        predict(tmp_path, (audio,), out=out, device="cpu")
+    assert audio.read_bytes() == before and out.read_text() == "earlier"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
