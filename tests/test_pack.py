@@ -87,6 +87,14 @@ def test_unusable_files_are_listed_and_stop_nothing(audio: Path, tmp_path: Path)
     assert "6 left out (2 silent" in str(report)
 
 
+@pytest.mark.parametrize("command", [pack, estimate])
+def test_no_workers_are_refused(
+    command: Callable[..., object], audio: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PackError, match="workers=-3 must be 1 or more"):
+        command(audio, tmp_path / "out", workers=-3)
+
+
 def test_a_folder_without_usable_audio_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PackError, match="is no folder"):
         pack(tmp_path / "missing", tmp_path / "pack")
