@@ -119,7 +119,9 @@ class Embedder(nn.Module):
         log_mels = [self.mel(clip[None])[0] for clip in clips.read(audio, self)]
         std, mean = torch.std_mean(torch.cat(log_mels))
         if not std > SMALLEST_STD:
-            raise ValueError("the calibration audio is silent or constant: record sounds and pauses")
+            raise ValueError(
+                "the calibration audio is silent or constant: record sounds and pauses"
+            )
         return Statistics(mean.item(), std.item())
 
     def stream(self, statistics: Statistics | tuple[float, float]) -> Stream:

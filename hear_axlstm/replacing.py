@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`; at the end it takes its place, after an error it is deleted."""
+    """A file to write beside `path`, which takes its place if nothing fails."""
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial

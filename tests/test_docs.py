@@ -6,6 +6,7 @@ import functools
 import importlib
 import json
 import re
+import runpy
 import shlex
 import signal
 import subprocess
@@ -144,10 +145,18 @@ def test_the_pictures_of_results_are_drawn(folder: Path, tmp_path: Path) -> None
         results.reconstruction((folder / "clip.wav",), out=tmp_path / "short.png")
 
 
+def test_a_gallery_without_a_model_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gallery", "--model", "nope"])
+    with pytest.raises(SystemExit, match="docs.gallery: no weights at 'nope'"):
+        runpy.run_path(gallery.__file__, run_name="__main__")
+
+
 def test_a_reconstruction_needs_the_head(tmp_path: Path) -> None:
     shallow = replace(preset("axlstm_tiny"), depth=1)
     weights.save(tmp_path / "model.safetensors", Embedder(shallow), {}, torch.float32)
-    with pytest.raises(ValueError, match=r"model\.safetensors do not fit .*: mask_token is missing"):
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors do not fit .*: mask_token is missing"
+    ):
         results.reconstruction((tmp_path / "any.wav",), str(tmp_path), tmp_path / "none.png")
 
 

@@ -198,8 +198,16 @@ def test_embeddings_are_computed_once(
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (lambda file: file.write_bytes(b"no database" * 9), ValueError, r"\.sqlite is damaged \(.*: delete it"),
-        (lambda file: (file.unlink(), file.mkdir()), OSError, r"can't use .*\.sqlite .*: make room"),
+        (
+            lambda file: file.write_bytes(b"no database" * 9),
+            ValueError,
+            r"\.sqlite is damaged \(.*: delete it",
+        ),
+        (
+            lambda file: (file.unlink(), file.mkdir()),
+            OSError,
+            r"can't use .*\.sqlite .*: make room",
+        ),
     ],
 )
 def test_a_cache_that_can_not_be_used_is_named(

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data import sources
 from hear_axlstm.data.corpus import Corpus, PackError, is_pack
+from hear_axlstm.data.estimate import estimate
 from hear_axlstm.data.pack import pack
 from hear_axlstm.data.shards import Shard
 from hear_axlstm.mel import LogMel

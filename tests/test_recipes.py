@@ -75,7 +75,10 @@ def test_other_settings_override_a_recipe() -> None:
     [
         ("--recipe axlstm_tiny_e2 --expansion 3", "which model to train: leave out expansion"),
         ("--recipe ssast_tiny --model axlstm_tiny", "which model to train: leave out model"),
-        ("--model ssast_tiny --expansion 5 --input-gate sigmoid", "no expansion, input_gate: leave"),
+        (
+            "--model ssast_tiny --expansion 5 --input-gate sigmoid",
+            "no expansion, input_gate: leave",
+        ),
         ("--expansion 0", "expansion=0 must be a whole number above 0"),
     ],
 )

@@ -76,7 +76,9 @@ def test_values_that_are_not_finite_are_not_saved(
 ) -> None:
     before = file.read_bytes()
     model.encoder.cls_token.data[3] = value
-    with pytest.raises(ValueError, match=r"model\.safetensors: encoder\.cls_token holds NaN or inf"):
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors: encoder\.cls_token holds NaN or inf"
+    ):
         weights.save(file, model, {}, dtype)
     assert file.read_bytes() == before
 

@@ -92,7 +92,9 @@ class FinetuneConfig:
             if getattr(self, name) and getattr(self, f"{name}_fold"):
                 raise ValueError(f"{name} and {name}_fold both tell the {name} clips: give one")
         if self.valid_fold is not None and self.valid_fold == self.test_fold:
-            raise ValueError(f"valid_fold and test_fold are both {self.test_fold!r}: take two folds")
+            raise ValueError(
+                f"valid_fold and test_fold are both {self.test_fold!r}: take two folds"
+            )
 
     @property
     def watched(self) -> Metric:

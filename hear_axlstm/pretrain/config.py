@@ -120,9 +120,9 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         positive = ("epochs", "batch_size", "base_lr", "log_every", "checkpoint_every")
-        positive += ("checkpoint_minutes", "keep_checkpoints", "stop_after_bad_steps", "look_every")
         optional = ("lr", "clip_norm", "micro_batch", "threads", "milestone_epochs")
-        for name in positive:
+        keeping = ("checkpoint_minutes", "keep_checkpoints", "stop_after_bad_steps", "look_every")
+        for name in (*positive, *keeping):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be a number above 0")
         for name in optional:

@@ -21,9 +21,7 @@ def _paper(model: ModelConfig) -> PretrainConfig:
 
 def _tiny(expansion: int, **changes: Any) -> PretrainConfig:
     """An ablation of AxLSTM-T; unless said otherwise with flips in every second block (4.2)."""
-    return _paper(
-        Variant("axlstm_tiny", expansion=expansion, **{"flip": True, **changes}).build()
-    )
+    return _paper(Variant("axlstm_tiny", expansion=expansion, **{"flip": True, **changes}).build())
 
 
 RECIPES: dict[str, PretrainConfig] = {
