@@ -147,7 +147,7 @@ def test_the_pictures_of_results_are_drawn(folder: Path, tmp_path: Path) -> None
 
 def test_a_gallery_without_a_model_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["gallery", "--model", "nope"])
-    with pytest.raises(SystemExit, match="docs.gallery: no weights at 'nope'"):
+    with pytest.raises(SystemExit, match=r"docs.gallery: no weights at 'nope'"):
         runpy.run_path(gallery.__file__, run_name="__main__")
 
 
