@@ -26,7 +26,7 @@ from hear_axlstm.bulk.output import Output, OutputError
 from hear_axlstm.bulk.parts import FIELDS, Embedded, Part
 from hear_axlstm.data.extract import Decoded, Job
 from hear_axlstm.data.shards import digest
-from hear_axlstm.data.sources import Skipped
+from hear_axlstm.data.units import Skipped
 from hear_axlstm.embedder import Embedder
 from hear_axlstm.precision import Precision
 from hear_axlstm.pretrain.distributed import World, ranks

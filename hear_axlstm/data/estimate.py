@@ -13,7 +13,8 @@ from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import PackError
 from hear_axlstm.data.extract import extract_all
 from hear_axlstm.data.pack import check_workers, choose_device, choose_workers
-from hear_axlstm.data.sources import Skipped, open_source
+from hear_axlstm.data.sources import open_source
+from hear_axlstm.data.units import Skipped
 
 SAMPLE_PER_WORKER = 64
 
