@@ -232,5 +232,5 @@ def _save(figure: Figure, out: Path) -> None:
 if __name__ == "__main__":
     try:
         tyro.cli(main)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"docs.gallery: {error}") from None

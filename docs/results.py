@@ -96,9 +96,10 @@ def reconstruction(
     """
     if not audio:
         raise ValueError("no recordings: name one or more")
-    config, _, tensors = weights.read(weights.locate(model or weights.manifest()["default"]))
+    file = weights.locate(model or weights.manifest()["default"])
+    config, _, tensors = weights.read(file)
     network = ReconstructionModel(config).eval()
-    network.load_state_dict(tensors)
+    weights.fill(network, tensors, file)
     front, grid = LogMel(config.mel), config.grid
     seconds = config.window_frames * config.mel.hop_length / config.mel.sample_rate
     windows = []

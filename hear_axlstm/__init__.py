@@ -10,6 +10,8 @@ The API is that of HEAR 2021 (https://hearbenchmark.com/hear-api.html); the mode
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ __all__ = ["get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
 
 def load_model(
-    model_file_path: str = "",
+    model_file_path: str | os.PathLike[str] = "",
     *,
     pretrained: bool = True,
     seed: int = 0,
@@ -57,7 +59,7 @@ def load_model(
     """
     product_dtype(precision, torch.device("cpu"))  # refuses an unknown one
     model = weights.load_embedder(
-        model_file_path, pretrained=pretrained, seed=seed, layout=layout
+        os.fspath(model_file_path), pretrained=pretrained, seed=seed, layout=layout
     ).eval()
     model.precision = precision
     return model

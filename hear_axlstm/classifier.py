@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from hear_axlstm import weights
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embedder import Embedder
-from hear_axlstm.weights.files import fill
 
 FILE_NAME = "classifier.safetensors"
 HEADER_KEY = "classifier"  # among the facts about training in the header of a weights file
@@ -129,5 +128,5 @@ def load_classifier(path: str | Path) -> Classifier:
     facts = training[HEADER_KEY]
     labels = Labels(tuple(facts["classes"]), facts["multilabel"])
     classifier = Classifier(config, labels, facts["hidden"])
-    fill(classifier, tensors, path)
+    weights.fill(classifier, tensors, path)
     return classifier.eval()

@@ -58,6 +58,9 @@ def main() -> None:
     except KeyboardInterrupt:
         print("axlstm: interrupted: give the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    except MemoryError as error:
+        print(f"axlstm: error: {str(error) or 'out of memory'}: take less at once", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
         print(f"axlstm: error: {error}", file=sys.stderr)
         sys.exit(2)

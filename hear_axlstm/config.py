@@ -15,11 +15,16 @@ LossOn = Literal["masked", "all"]
 Layout = Literal["time", "release"]
 
 PATCHES = ((4, 8), (4, 16), (8, 16))  # the paper's Table 4
+LONGEST_WINDOW = 60_000  # frames: ten minutes
 
 
 @dataclass(frozen=True)
 class MelConfig:
-    """The log-mel front end (paper section 3.2)."""
+    """The log-mel front end (paper section 3.2).
+
+    Raises:
+        ValueError: for a size that is no whole number above 0.
+    """
 
     sample_rate: int = 16_000
     """Samples per second of the waveform."""
@@ -33,6 +38,9 @@ class MelConfig:
     """Lower edge of the lowest filter in Hz."""
     f_max: float = 8_000.0
     """Upper edge of the highest filter in Hz."""
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, ("sample_rate", "n_fft", "hop_length", "n_mels"))
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,9 @@ class ModelConfig:
         self._check_choice("loss_on", ("masked", "all"))
         self._check_choice("layout", ("time", "release"))
         self._check_choice("patch", PATCHES)
+        _check_sizes(self, ("dim", "depth", "heads", "expansion", "mlp_ratio", "window_frames"))
+        if self.window_frames > LONGEST_WINDOW:
+            raise ValueError(f"window_frames={self.window_frames} must be at most {LONGEST_WINDOW}")
         if self.window_frames % self.patch[0] or self.mel.n_mels % self.patch[1]:
             raise ValueError(
                 f"patch {self.patch} does not tile a window of {self.window_frames} frames x "
@@ -148,6 +159,13 @@ class ModelConfig:
             _check_keys(MelConfig, values["mel"])
             values["mel"] = MelConfig(**values["mel"])
         return cls(**values)
+
+
+def _check_sizes(config: MelConfig | ModelConfig, names: tuple[str, ...]) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r} must be a whole number above 0")
 
 
 def _check_keys(cls: type, values: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from hear_axlstm.windows import Window, batches, cut, step_times
 
 # Mel frames encoded at once: bounds memory, whatever the length.
 FRAMES_PER_PASS = {"cpu": 12_800, "cuda": 51_200}
+SMALLEST_STD = 1e-3  # of calibration audio's log-mel; constant audio has 1e-5, by rounding
 
 
 class Embedder(nn.Module):
@@ -111,9 +112,16 @@ class Embedder(nn.Module):
         Args:
             audio: one clip or several, as in `embed`; some seconds of what is to come, sound and
                 pauses. Frames of all clips count alike.
+
+        Raises:
+            ValueError: if all of it is silent or constant.
         """
         log_mels = [self.mel(clip[None])[0] for clip in clips.read(audio, self)]
         std, mean = torch.std_mean(torch.cat(log_mels))
+        if not std > SMALLEST_STD:
+            raise ValueError(
+                "the calibration audio is silent or constant: record sounds and pauses"
+            )
         return Statistics(mean.item(), std.item())
 
     def stream(self, statistics: Statistics | tuple[float, float]) -> Stream:

@@ -10,6 +10,7 @@ size.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,9 @@ from hear_axlstm.blocks import MLSTMBlock
 from hear_axlstm.clips import Kind
 from hear_axlstm.embedder import Embedder
 from hear_axlstm.mel import LOG_FLOOR, LogMel, standardize
+from hear_axlstm.replacing import replacing
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".onnx", ".pt2")
 OPSET = 20
@@ -113,7 +117,8 @@ def export(embedder: Embedder, path: Path, kind: Kind = "scene") -> Path:
         `path`.
 
     Raises:
-        ValueError: for another ending or kind.
+        ValueError: for another ending or kind, a folder as `path`, or a `path` in none.
+        OSError: if `path` can't be written.
         ModuleNotFoundError: for ONNX without the extra `export`.
     """
     if path.suffix not in SUFFIXES:
@@ -124,11 +129,22 @@ def export(embedder: Embedder, path: Path, kind: Kind = "scene") -> Path:
         raise ModuleNotFoundError(MISSING)
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent} is no folder: make it first")
-    program = _trace(ExportableEmbedder(embedder, kind).eval())
-    if path.suffix == ".pt2":
-        torch.export.save(program, path)
-        return path
-    outputs = ["scene"] if kind == "scene" else ["steps", "ms"]
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file")
+    log.info("exporting, a minute or two")
+    with (
+        replacing(path) as partial,
+        partial.open("wb") as file,
+    ):  # fails before the work, if it does
+        program = _trace(ExportableEmbedder(embedder, kind).eval())
+        if path.suffix == ".pt2":
+            torch.export.save(program, file)
+        else:
+            _write_onnx(program, partial, ["scene"] if kind == "scene" else ["steps", "ms"])
+    return path
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path, outputs: list[str]) -> None:
     torch.onnx.export(
         program,
         (),
@@ -140,7 +156,6 @@ def export(embedder: Embedder, path: Path, kind: Kind = "scene") -> Path:
         external_data=False,
         verbose=False,
     )
-    return path
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import signal
 import subprocess
@@ -229,7 +230,8 @@ def test_mistakes_get_one_clear_error(mixed: Path, tmp_path: Path) -> None:
         ((audio, tmp_path / "o.wav"), "choose .npy, .npz, .parquet"),
         ((audio, tmp_path / "o.npy", "", "both"), "scenes only"),
         (([str(mixed / "junk.wav")], tmp_path / "o.npy"), "none of 1 files"),
-        ((audio, tmp_path / "o.npy", "", "scene", "float32", 0), "batch_seconds=0"),
+        ((audio, tmp_path / "o.npy", "", "scene", "float32", 1e-9), "batch_seconds=1e-09: give"),
+        ((audio, tmp_path / "o.npy", "", "scene", "float32", math.inf), "batch_seconds=inf: give"),
     ):
         with pytest.raises(ValueError, match=remedy):
             embed(*arguments)  # type: ignore[arg-type]

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
-from hear_axlstm import load_model
+from hear_axlstm import cli, load_model
 
 AXLSTM = str(Path(sys.executable).with_name("axlstm"))
 
@@ -46,6 +47,20 @@ def test_mistakes_get_one_line(tmp_path: Path) -> None:
         result = run(*arguments)
         assert result.returncode == 2, arguments
         assert result.stderr.startswith("axlstm: error: ") and "Traceback" not in result.stderr
+
+
+def test_no_memory_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def info() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "COMMANDS", {**cli.COMMANDS, "info": info})
+    monkeypatch.setattr(sys, "argv", ["axlstm", "info"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "axlstm: error: out of memory: take less at once\n"
 
 
 def test_a_folder_of_audio_becomes_a_model(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import functools
 import importlib
 import json
 import re
+import runpy
 import shlex
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from PIL import Image
 import eval.__main__ as evaluation
 from docs import gallery, results
 from eval.systems import fingerprint, parse_system
-from hear_axlstm import cli
+from hear_axlstm import cli, weights
 from hear_axlstm.bulk.embed import embed
 from hear_axlstm.classifier import Classifier, Labels
 from hear_axlstm.config import PRESETS, preset
@@ -142,6 +143,21 @@ def test_the_pictures_of_results_are_drawn(folder: Path, tmp_path: Path) -> None
         results.scores(folder, tmp_path / "none.png")
     with pytest.raises(ValueError, match=r"clip\.wav is too short: give recordings of 2 s"):
         results.reconstruction((folder / "clip.wav",), out=tmp_path / "short.png")
+
+
+def test_a_gallery_without_a_model_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gallery", "--model", "nope"])
+    with pytest.raises(SystemExit, match=r"docs.gallery: no weights at 'nope'"):
+        runpy.run_path(gallery.__file__, run_name="__main__")
+
+
+def test_a_reconstruction_needs_the_head(tmp_path: Path) -> None:
+    shallow = replace(preset("axlstm_tiny"), depth=1)
+    weights.save(tmp_path / "model.safetensors", Embedder(shallow), {}, torch.float32)
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors do not fit .*: mask_token is missing"
+    ):
+        results.reconstruction((tmp_path / "any.wav",), str(tmp_path), tmp_path / "none.png")
 
 
 def test_every_preset_is_listed() -> None:

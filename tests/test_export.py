@@ -105,3 +105,22 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         export(model, tmp_path / "model.onnx", "window")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="is no folder"):
         export(model, tmp_path / "nowhere" / "model.onnx")
+    (tmp_path / "model.pt2").mkdir()
+    with pytest.raises(ValueError, match=r"model\.pt2 is a folder: name a file"):
+        export(model, tmp_path / "model.pt2")
+
+
+def test_a_file_is_replaced_by_a_whole_one_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hear_axlstm.export._trace", interrupt)
+    (tmp_path / "model.onnx").write_text("earlier")
+    with pytest.raises(KeyboardInterrupt):
+        export(seeded(SMALLEST), tmp_path / "model.onnx")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["earlier"]
+    (tmp_path / "model.pt2.partial").mkdir()  # in place of a folder without permission
+    with pytest.raises(OSError, match=r"model\.pt2\.partial"):
+        export(seeded(SMALLEST), tmp_path / "model.pt2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from hear_axlstm.finetune.metrics import scores
 from hear_axlstm.finetune.run import finetune
 from hear_axlstm.pretrain.interrupt import Interrupted
 from hear_axlstm.pretrain.log import read_log
+from hear_axlstm.pretrain.probe import read_labeled
 from hear_axlstm.scenes import Span
 
 SMALL = ModelConfig(dim=32, depth=2)
@@ -194,6 +195,53 @@ def test_embeddings_are_computed_once(
     assert not torch.equal(embed(model, spans)[0], first[0])  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (
+            lambda file: file.write_bytes(b"no database" * 9),
+            ValueError,
+            r"\.sqlite is damaged \(.*: delete it",
+        ),
+        (
+            lambda file: (file.unlink(), file.mkdir()),
+            OSError,
+            r"can't use .*\.sqlite .*: make room",
+        ),
+    ],
+)
+def test_a_cache_that_can_not_be_used_is_named(
+    damage: Callable[[Path], object],
+    error: type[Exception],
+    message: str,
+    tones: Path,
+    encoder: str,
+    cache: Path,
+) -> None:
+    model, spans = load_model(encoder), [Span(tones.parent / "0.wav")]
+    embed(model, spans)
+    (file,) = cache.glob("scenes-*.sqlite")
+    damage(file)
+    with pytest.raises(error, match=message):
+        embed(model, spans)
+
+
+def test_a_run_that_trained_nothing_may_start_again_otherwise(
+    tones: Path, config: FinetuneConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.wav").write_bytes(b"no audio")
+    extra = {"path": tmp_path / "broken.wav", "label": "low", "fold": 0}
+    file = write(tmp_path / "some.csv", [*rows_of(tones), extra])
+    with pytest.raises(LabelsError, match="leave them out by --skip-broken"):
+        finetune(file, tmp_path / "run", config)
+    assert finetune(file, tmp_path / "run", replace(config, skip_broken=True, epochs=1))
+
+
+def test_one_fold_can_not_be_two_splits() -> None:
+    with pytest.raises(ValueError, match="valid_fold and test_fold are both '1': take two folds"):
+        FinetuneConfig(valid_fold="1", test_fold="1")
+
+
 def test_a_folder_holds_one_run(tones: Path, config: FinetuneConfig, tmp_path: Path) -> None:
     finetune(tones, tmp_path, config)
     finetune(tones, tmp_path, config)
@@ -254,6 +302,22 @@ def test_columns_that_are_not_there(
 ) -> None:
     with pytest.raises(LabelsError, match=message):
         read_dataset(tones, replace(config, **change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("read", [read_dataset, lambda file, _: read_labeled(file)])
+def test_a_csv_of_another_encoding_is_named(
+    read: Callable[[Path, FinetuneConfig], object], tmp_path: Path, config: FinetuneConfig
+) -> None:
+    file = tmp_path / "latin.csv"
+    file.write_bytes("path,label,fold\na.wav,Bär,0\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin\.csv is not UTF-8 text: save it as CSV in UTF-8"):
+        read(file, config)
+
+
+def test_a_mark_before_the_header_is_no_column(tones: Path) -> None:
+    marked = tones.with_name("marked.csv")
+    marked.write_text(tones.read_text(), encoding="utf-8-sig")
+    assert len(read_labeled(marked).paths) == 30
 
 
 def test_rows_that_nothing_can_be_learned_from(
@@ -322,3 +386,26 @@ def test_predict_writes_a_row_a_file_and_lists_the_broken(
     for row in rows:
         assert {row["label_1"], row["label_2"]} == {"a", "b"}
         assert float(row["probability_1"]) >= float(row["probability_2"])
+
+
+def test_predict_replaces_nothing_but_a_csv_that_it_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Classifier(SMALL, Labels(("a", "b"), False)).save(tmp_path / "classifier.safetensors", {})
+    audio, out = tmp_path / "one.wav", tmp_path / "out.csv"
+    soundfile.write(audio, 0.1 * np.ones(RATE), RATE)
+    out.write_text("earlier")
+    before = audio.read_bytes()
+    with pytest.raises(ValueError, match=r"one\.wav is no CSV: let its name end in \.csv"):
+        predict(tmp_path, (audio,), out=audio)
+    with pytest.raises(ValueError, match="nothing to predict: name audio files"):
+        predict(tmp_path, (), out=out)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Embedder, "scenes", interrupt)
+        predict(tmp_path, (audio,), out=out, device="cpu")
+    assert audio.read_bytes() == before and out.read_text() == "earlier"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

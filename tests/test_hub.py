@@ -270,6 +270,12 @@ def test_push_takes_a_card_and_an_existing_repository(hub: Hub, run: Path, tmp_p
     assert files["README.md"] == b"# Mine\n" and files["other.txt"] == b"stays"
 
 
+@pytest.mark.parametrize("repo", ["a", "a/b/c", "a/b@v2", "/a", ""])
+def test_push_refuses_what_load_model_could_not_name(repo: str, run: Path) -> None:
+    with pytest.raises(ValueError, match=f"repo='{repo}': write org/repo"):
+        push(run, repo, dry_run=True)
+
+
 def test_push_fails_in_one_line(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.token = "secret"
     with pytest.raises((PermissionError, FileNotFoundError), match="HF_TOKEN"):

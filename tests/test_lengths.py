@@ -102,6 +102,12 @@ def test_fixed_statistics_replace_the_clips_own(model: Embedder, padded: torch.T
     assert (louder - model.embed(clip)).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("level", [0.0, 0.3, 0.9])
+def test_nothing_can_be_measured_of_a_constant(level: float, model: Embedder) -> None:
+    with pytest.raises(ValueError, match="calibration audio is silent or constant: record"):
+        model.measure(torch.full((16_000,), level))
+
+
 @pytest.fixture(scope="module")
 def tiny() -> Embedder:
     return load_model()

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data import sources
 from hear_axlstm.data.corpus import Corpus, PackError, is_pack
+from hear_axlstm.data.estimate import estimate
 from hear_axlstm.data.pack import pack
 from hear_axlstm.data.shards import Shard
 from hear_axlstm.mel import LogMel
@@ -85,6 +86,14 @@ def test_unusable_files_are_listed_and_stop_nothing(audio: Path, tmp_path: Path)
     assert "too short: 160 samples" in found["click.wav"]
     assert sum(report.skipped.values()) == 6 and report.skipped["silent"] == 2
     assert "6 left out (2 silent" in str(report)
+
+
+@pytest.mark.parametrize("command", [pack, estimate])
+def test_no_workers_are_refused(
+    command: Callable[..., object], audio: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PackError, match="workers=-3 must be 1 or more"):
+        command(audio, tmp_path / "out", workers=-3)
 
 
 def test_a_folder_without_usable_audio_is_an_error(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The loop: it learns, resumes bit for bit, and says what is wrong."""
 
+import math
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from hear_axlstm import weighted_sum, weights
 from hear_axlstm.config import MelConfig
 from hear_axlstm.pretrain import loop
 from hear_axlstm.pretrain.config import PretrainConfig
+from hear_axlstm.pretrain.device import choose_device
 from hear_axlstm.pretrain.interrupt import SIGNALS, Interrupted
 from hear_axlstm.pretrain.keeper import list_checkpoints
 from hear_axlstm.pretrain.log import read_log
@@ -86,11 +88,32 @@ def test_what_does_not_fit_together_is_refused(
 
 @pytest.mark.parametrize(
     "settings",
-    [{"warmup_epochs": 100.0}, {"batch_size": 0}, {"lr": -1.0}, {"seed": -1}, {"micro_batch": 0}],
+    [
+        {"warmup_epochs": 100.0},
+        {"batch_size": 0},
+        {"lr": -1.0},
+        {"lr": math.inf},
+        {"seed": -1},
+        {"micro_batch": 0},
+        {"weight_decay": -1.0},
+        {"weight_decay": math.nan},
+        {"checkpoint_minutes": -1.0},
+        {"checkpoint_minutes": math.nan},
+    ],
 )
 def test_settings_that_make_no_sense(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         PretrainConfig(**settings)
+
+
+def test_the_reason_against_a_device_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise NotImplementedError(f"no backend {10_000 * 'x'}\nregistered at ...")
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(ValueError, match=r"^.{0,220}$") as caught:
+        choose_device("mps")
+    assert str(caught.value).startswith("device='mps' can't be used (no backend xxx")
 
 
 def test_a_diverged_run_stops(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

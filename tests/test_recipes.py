@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+import tyro
 
 from eval import published
-from hear_axlstm.config import ModelConfig
-from hear_axlstm.pretrain.config import PretrainConfig, variant
+from hear_axlstm.commands.pretrain import pretrain
+from hear_axlstm.config import PRESETS, ModelConfig
+from hear_axlstm.pretrain.config import PretrainConfig, Variant
 from hear_axlstm.pretrain.estimate import audioset_bytes, estimate
 from hear_axlstm.pretrain.flops import training_flops
 from hear_axlstm.pretrain.recipes import RECIPES, TABLES, from_recipe
@@ -62,12 +64,33 @@ def test_every_recipe_stands_in_a_table_and_follows_the_papers_schedule() -> Non
 
 
 def test_other_settings_override_a_recipe() -> None:
-    config = from_recipe("ssast_tiny_4x8", PretrainConfig(epochs=3, seed=1))
+    config = from_recipe("ssast_tiny_4x8", PretrainConfig(epochs=3, seed=1), Variant())
     assert (config.epochs, config.seed, config.model.patch) == (3, 1, (4, 8))
-    with pytest.raises(ValueError, match="leave the model's settings out"):
-        from_recipe("ssast_tiny", PretrainConfig(model=variant(flip=True)))
     with pytest.raises(ValueError, match="unknown recipe 'tiny'"):
-        from_recipe("tiny", PretrainConfig())
+        from_recipe("tiny", PretrainConfig(), Variant())
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--recipe axlstm_tiny_e2 --expansion 3", "which model to train: leave out expansion"),
+        ("--recipe ssast_tiny --model axlstm_tiny", "which model to train: leave out model"),
+        (
+            "--model ssast_tiny --expansion 5 --input-gate sigmoid",
+            "no expansion, input_gate: leave",
+        ),
+        ("--expansion 0", "expansion=0 must be a whole number above 0"),
+    ],
+)
+def test_settings_of_the_model_that_would_be_ignored_are_refused(typed: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tyro.cli(pretrain, args=["--estimate", *typed.split()], config=(tyro.conf.OmitArgPrefixes,))
+
+
+def test_a_variant_is_what_was_said_of_it() -> None:
+    assert Variant().build() == PRESETS["axlstm_tiny"]
+    found = Variant("ssast_small", patch=(8, 16), loss_on="all").build()
+    assert found == replace(PRESETS["ssast_small"], patch=(8, 16), loss_on="all")
 
 
 def test_the_cost_card_adds_up() -> None:

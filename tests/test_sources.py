@@ -19,7 +19,8 @@ from hear_axlstm.data import sources
 from hear_axlstm.data.corpus import Corpus, PackError
 from hear_axlstm.data.estimate import estimate
 from hear_axlstm.data.pack import pack
-from hear_axlstm.data.sources import FolderSource, Skipped, open_source
+from hear_axlstm.data.sources import FolderSource, open_source
+from hear_axlstm.data.units import Skipped
 from hear_axlstm.mel import LogMel
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hear_axlstm import get_scene_embeddings, load_model, weights
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.reconstruction import ReconstructionModel
-from hear_axlstm.weights import checksum
+from hear_axlstm.weights import checksum, files
 
 CONFIG = ModelConfig(dim=48, depth=2, expansion=2, patch=(8, 16), flip=True, input_gate="sigmoid")
 
@@ -39,11 +40,12 @@ def test_a_file_describes_itself(file: Path, model: ReconstructionModel) -> None
         assert torch.equal(tensors[name], tensor)
 
 
+@pytest.mark.parametrize("kind", [str, Path])
 @pytest.mark.parametrize("as_folder", [True, False])
 def test_load_model_takes_a_file_or_its_folder(
-    file: Path, model: ReconstructionModel, as_folder: bool
+    file: Path, model: ReconstructionModel, as_folder: bool, kind: type[str | Path]
 ) -> None:
-    loaded = load_model(str(file.parent if as_folder else file))
+    loaded = load_model(kind(file.parent if as_folder else file))
     assert loaded.config == CONFIG and not loaded.training
     mel = torch.randn(1, 200, 80)
     torch.testing.assert_close(loaded.encoder(mel), model.encoder.eval()(mel))
@@ -68,6 +70,44 @@ def test_float16_files_load_as_float32(model: ReconstructionModel, tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize(("value", "dtype"), [(torch.nan, torch.float32), (1e5, torch.float16)])
+def test_values_that_are_not_finite_are_not_saved(
+    value: float, dtype: torch.dtype, model: ReconstructionModel, file: Path
+) -> None:
+    before = file.read_bytes()
+    model.encoder.cls_token.data[3] = value
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors: encoder\.cls_token holds NaN or inf"
+    ):
+        weights.save(file, model, {}, dtype)
+    assert file.read_bytes() == before
+
+
+def test_values_that_are_not_finite_are_not_loaded(file: Path) -> None:
+    with safe_open(file, framework="pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        header = opened.metadata()
+    tensors["encoder.cls_token"][3] = torch.inf
+    save_file(tensors, file, metadata=header)
+    with pytest.raises(ValueError, match=r"model\.safetensors: cls_token holds NaN or infinite"):
+        load_model(str(file))
+
+
+def test_what_can_not_be_written_leaves_nothing(
+    model: ReconstructionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_the_disk(_: object, path: Path, **__: object) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    with pytest.raises(OSError, match=r"can't write .*none/a\.safetensors .*: make room"):
+        weights.save(tmp_path / "none" / "a.safetensors", model, {}, torch.float32)
+    monkeypatch.setattr(files, "save_file", fill_the_disk)
+    with pytest.raises(OSError, match=r"can't write .*a\.safetensors \(No space left.*: make room"):
+        weights.save(tmp_path / "a.safetensors", model, {}, torch.float32)
+    assert not list(tmp_path.iterdir())
+
+
 def test_damaged_and_foreign_files_are_refused(file: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(file.read_bytes()[:-100])
@@ -87,6 +127,10 @@ MISMATCHES = {
     "unknown setting": ({**SETTINGS, "window": "hann"}, r"mismatch.*unknown .*'window'"),
     "unknown mel setting": ({**SETTINGS, "mel": {"fmin": 0}}, r"mismatch.*MelConfig.*'fmin'"),
     "unknown choice": ({**SETTINGS, "input_gate": "relu"}, "mismatch.*input_gate='relu'"),
+    "no heads": ({**SETTINGS, "heads": 0}, "mismatch.*heads=0 must be a whole number above 0"),
+    "negative": ({**SETTINGS, "dim": -192}, "mismatch.*dim=-192 must be a whole number"),
+    "endless": ({**SETTINGS, "window_frames": 10**8}, "window_frames=100000000 must be at most"),
+    "half a hop": ({**SETTINGS, "mel": {"hop_length": 0.5}}, "hop_length=0.5 must be a whole"),
     "another type": ({**SETTINGS, "dim": "48"}, "header of .*mismatch"),
 }
 

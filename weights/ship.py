@@ -36,7 +36,7 @@ def main(
     if config != preset(name):
         raise SystemExit(f"{file} was trained with other settings than {name}: {config}")
     model = ReconstructionModel(config)
-    model.load_state_dict(tensors)
+    weights.fill(model, tensors, file)
     shipped = FOLDER / f"{name}.safetensors"
     weights.save(shipped, model, training, torch.float16)
     manifest = weights.manifest()

@@ -10,7 +10,7 @@ import numpy as np
 
 from hear_axlstm.clips import MAX_AMPLITUDE
 from hear_axlstm.data.extract import Decoded, Job, decode
-from hear_axlstm.data.sources import Skipped
+from hear_axlstm.data.units import Skipped
 
 AHEAD = 8  # clips for each thread
 

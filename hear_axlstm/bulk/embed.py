@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from hear_axlstm.bulk.output import Output, OutputError
 from hear_axlstm.bulk.parts import FIELDS, Embedded, Part
 from hear_axlstm.data.extract import Decoded, Job
 from hear_axlstm.data.shards import digest
-from hear_axlstm.data.sources import Skipped
+from hear_axlstm.data.units import Skipped
 from hear_axlstm.embedder import Embedder
 from hear_axlstm.precision import Precision
 from hear_axlstm.pretrain.distributed import World, ranks
@@ -55,7 +56,7 @@ def embed(
         model: as in `load_model`.
         kind: of embeddings.
         precision: as in `load_model`.
-        batch_seconds: of audio that is held and embedded at once.
+        batch_seconds: of audio that is held and embedded at once, 1 or more.
         device: as in `hear_axlstm.pretrain.device.choose_device`.
 
     Returns:
@@ -65,8 +66,8 @@ def embed(
         ValueError: for inputs, an output or settings that can't be meant.
     """
     with ranks(device, patience=PATIENCE) as world:
-        if not batch_seconds > 0:
-            raise ValueError(f"batch_seconds={batch_seconds}: give a number of seconds above 0")
+        if not 1 <= batch_seconds < math.inf:
+            raise ValueError(f"batch_seconds={batch_seconds}: give a number of seconds from 1 on")
         output, clips = Output(out, FIELDS[kind]), Inputs(inputs)
         embedder = load_model(model, precision=precision).to(world.device)
         parts, total = _plan(clips, output, embedder)

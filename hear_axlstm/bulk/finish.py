@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from hear_axlstm.bulk.output import Output, OutputError
 from hear_axlstm.bulk.parts import Part
 from hear_axlstm.data.shards import digest, write_text
-from hear_axlstm.data.sources import CSV, Skipped
+from hear_axlstm.data.sources import CSV
+from hear_axlstm.data.units import Skipped
 from hear_axlstm.embedder import Embedder
 
 

@@ -11,16 +11,8 @@ from itertools import groupby
 from pathlib import Path
 
 from hear_axlstm.audio import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
-from hear_axlstm.data.sources import (
-    MANIFEST_SUFFIXES,
-    TAR_SUFFIXES,
-    Clip,
-    Files,
-    Skipped,
-    Source,
-    Unit,
-    open_source,
-)
+from hear_axlstm.data.sources import MANIFEST_SUFFIXES, TAR_SUFFIXES, Files, open_source
+from hear_axlstm.data.units import Clip, Skipped, Source, Unit
 from hear_axlstm.pretrain.interrupt import is_under_torchrun
 
 CLIPS_PER_PART = 128

@@ -13,7 +13,6 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +22,7 @@ import numpy as np
 from hear_axlstm.bulk import parquet
 from hear_axlstm.bulk.parts import Part
 from hear_axlstm.data.sources import CSV
+from hear_axlstm.replacing import replacing
 
 FORMATS = (".npy", ".npz", ".parquet")
 
@@ -96,10 +96,10 @@ class Output:
             _write_folder(self.path, self.parts / "joined", parts, size)
             return
         write = {".npy": _write_npy, ".npz": _write_npz, ".parquet": parquet.write}
-        with _replacing(self.path) as partial:
+        with replacing(self.path) as partial:
             write[self.path.suffix.lower()](partial, parts, size)
         if self.path.suffix.lower() == ".npy":
-            with _replacing(self._beside("ids.txt")) as partial:
+            with replacing(self._beside("ids.txt")) as partial:
                 _write_ids(partial, parts)
 
 
@@ -194,11 +194,3 @@ def _rows(part: Part, field: str) -> list[int]:
 
 def _ids(parts: Sequence[Part]) -> Iterator[str]:
     return (clip_id for part in parts for clip_id, _, _ in part.read()["clips"])
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file to write in place of `path`, which it becomes when it is whole."""
-    partial = path.with_name(path.name + ".partial")
-    yield partial
-    os.replace(partial, path)

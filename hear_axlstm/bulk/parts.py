@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hear_axlstm.data.shards import write_text
-from hear_axlstm.data.sources import Skipped
+from hear_axlstm.data.units import Skipped
 
 FIELDS = {"scene": ("scene",), "timestamp": ("steps", "times_ms")}
 FIELDS["both"] = FIELDS["scene"] + FIELDS["timestamp"]

@@ -38,7 +38,7 @@ def convert(
         raise ValueError(f"{out} would not be found again: let its name end in .safetensors")
     config, training, tensors = read_release(path, flip)
     model = ReconstructionModel(replace(config, layout=layout))
-    model.load_state_dict(tensors)
+    weights.fill(model, tensors, path)
     out.parent.mkdir(parents=True, exist_ok=True)
     weights.save(out, model, training, torch.float32)
     print(f"weights: {out}\nnext: load_model({str(out)!r}) in Python, or axlstm info {out}")

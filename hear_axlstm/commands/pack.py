@@ -19,6 +19,9 @@ def pack(
 ) -> None:
     """Pack audio into log-mel shards for pretraining.
 
+    Files that are broken, silent, or longer than an hour (list spans of them in a CSV) are left out
+    and told in the pack's report.csv.
+
     Args:
         audio: Folder that is searched for audio files, all below it included; or a .csv or .tsv
             with the column path, optionally start and end in seconds; or WebDataset tars, paths or

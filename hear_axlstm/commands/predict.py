@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import torch
 import tyro
@@ -15,6 +16,7 @@ from torch import Tensor
 from hear_axlstm.audio import AUDIO_SUFFIXES, AudioError
 from hear_axlstm.classifier import Classifier, load_classifier
 from hear_axlstm.pretrain.device import choose_device
+from hear_axlstm.replacing import replacing
 from hear_axlstm.scenes import Span, scenes_of
 
 BROKEN = 3  # exit code where some files gave no audio and the others were served
@@ -35,16 +37,20 @@ def predict(
     Args:
         model: File that `axlstm finetune` wrote, or the folder of its run.
         inputs: Audio files, and folders that are searched for them.
-        out: CSV to write; printed by default.
+        out: CSV to write, once all are heard; printed by default.
         top: So many classes of each file.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.
     """
     if top < 1:
         raise ValueError(f"top={top} must be at least 1")
-    classifier = load_classifier(model).to(choose_device(device))
+    if out is not None and out.suffix.lower() != ".csv":
+        raise ValueError(f"--out {out} is no CSV: let its name end in .csv")
     paths = list(_files(inputs))
+    if not paths:
+        raise ValueError("nothing to predict: name audio files, or folders of them")
+    classifier = load_classifier(model).to(choose_device(device))
     broken: list[str] = []
-    with nullcontext(sys.stdout) if out is None else out.open("w", newline="") as file:
+    with _open(out) as file:
         writer = csv.writer(file, lineterminator="\n")
         top = min(top, len(classifier.labels.classes))
         names = [
@@ -60,6 +66,16 @@ def predict(
         listed = "\n  ".join(broken)
         print(f"axlstm: {len(broken)} file(s) left out:\n  {listed}", file=sys.stderr)
         sys.exit(BROKEN)
+
+
+@contextmanager
+def _open(out: Path | None) -> Iterator[TextIO]:
+    """Where rows go: a file that appears when it is whole, or the screen."""
+    if out is None:
+        yield sys.stdout
+        return
+    with replacing(out) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        yield file
 
 
 @torch.no_grad()

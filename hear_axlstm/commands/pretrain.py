@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import tyro
 
 from hear_axlstm.data.corpus import Corpus, is_pack
 from hear_axlstm.data.pack import pack as pack_audio
-from hear_axlstm.pretrain.config import PretrainConfig
+from hear_axlstm.pretrain.config import PretrainConfig, Variant
 from hear_axlstm.pretrain.distributed import is_first_process
 from hear_axlstm.pretrain.estimate import estimate as cost_card
 from hear_axlstm.pretrain.interrupt import is_under_torchrun
@@ -24,6 +25,7 @@ def pretrain(
     run: Path | None = None,
     recipe: str | None = None,
     estimate: bool = False,
+    variant: Annotated[Variant, tyro.conf.arg(name="")],
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")],
     resume: Resume = "auto",
 ) -> None:
@@ -34,14 +36,18 @@ def pretrain(
     Args:
         data: Folder that `axlstm pack` wrote, or a folder of audio, packed first into RUN/pack.
         run: Folder for log, checkpoints and the final weights.
-        recipe: One of the paper's runs by name; other settings given here override its own.
+        recipe: One of the paper's runs by name; settings given here override its own, but for
+            those of the model.
         estimate: Don't train: print parameters, FLOPs, memory, disk and, measured within a minute,
             hours, for AudioSet if no data are given.
+        variant: The encoder to train.
         config: Settings; the defaults are the paper's.
         resume: "auto" goes on where the run in this folder was left; "never" refuses to.
     """
-    if recipe is not None:
-        config = from_recipe(recipe, config)
+    if recipe is None:
+        config = replace(config, model=variant.build())
+    else:
+        config = from_recipe(recipe, config, variant)
     if estimate:
         print(cost_card(config, None if data is None else Corpus(data)))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import tyro
@@ -32,6 +33,8 @@ def push(
         private: Make a new repository private.
         dry_run: Only print the model card.
     """
+    if not re.fullmatch(hub.REPO, repo):
+        raise ValueError(f"repo={repo!r}: write org/repo")
     path = weights.locate(str(run))
     if is_release(path):
         raise ValueError(f"{path} is not in this package's format: use `axlstm convert` first")

@@ -12,8 +12,9 @@ from tqdm import tqdm
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import PackError
 from hear_axlstm.data.extract import extract_all
-from hear_axlstm.data.pack import choose_device, choose_workers
-from hear_axlstm.data.sources import Skipped, open_source
+from hear_axlstm.data.pack import check_workers, choose_device, choose_workers
+from hear_axlstm.data.sources import open_source
+from hear_axlstm.data.units import Skipped
 
 SAMPLE_PER_WORKER = 64
 
@@ -59,8 +60,9 @@ def estimate(
     Of tars only the first is looked at; the others are taken to be like it.
 
     Raises:
-        PackError: if `audio` has nothing usable.
+        PackError: if `audio` has nothing usable, or there are no workers.
     """
+    check_workers(workers)
     source, mel = open_source(audio), mel or MelConfig()
     clips, total = source.sample(SAMPLE_PER_WORKER * (workers or choose_workers(None)))
     workers = max(1, choose_workers(total) if workers is None else workers)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from hear_axlstm.audio import AudioError, load_audio
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import FRAME_DTYPE, PackError
-from hear_axlstm.data.sources import Clip, Skipped
+from hear_axlstm.data.units import Clip, Skipped
 from hear_axlstm.mel import LogMel
 
 SILENCE = 1e-4  # peak in full scale, -80 dB: three steps of 16-bit audio

@@ -22,7 +22,8 @@ from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import INDEX_NAME, INFO_NAME, REPORT_NAME, Corpus, PackError, read_info
 from hear_axlstm.data.extract import Features, Job, extract_all
 from hear_axlstm.data.shards import Shard, digest, finish
-from hear_axlstm.data.sources import Skipped, Source, open_source
+from hear_axlstm.data.sources import open_source
+from hear_axlstm.data.units import Skipped, Source
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,9 @@ def pack(
 ) -> PackReport:
     """Pack audio into the folder `out`.
 
-    Broken, silent, empty, truncated or too short files are left out and listed in report.csv. The
-    result does not depend on the number of workers.
+    Files that are broken, silent, empty, truncated, too short or longer than an hour (list spans of
+    them in a manifest) are left out and listed in report.csv. The result does not depend on the
+    number of workers.
 
     Args:
         audio: a folder, searched for files in any format that libsndfile decodes; a .csv or .tsv
@@ -72,8 +74,10 @@ def pack(
             computes its own.
 
     Raises:
-        PackError: if `audio` has nothing usable, or `out` holds another pack or other files.
+        PackError: if `audio` has nothing usable, `out` holds another pack or other files, or there
+            are no workers.
     """
+    check_workers(workers)
     source, out, mel = open_source(audio), Path(out), mel or MelConfig()
     shards, sizes = _plan(source, out, mel)
     fingerprint = digest(shard.fingerprint for shard in shards)
@@ -136,6 +140,12 @@ def _opens(out: Path) -> bool:
         log.warning("repairing: %s", error)
         return False
     return True
+
+
+def check_workers(workers: int | None) -> None:
+    """Refuse a number of processes that can't work."""
+    if workers is not None and workers < 1:
+        raise PackError(f"workers={workers} must be 1 or more, or left out")
 
 
 def choose_workers(clips: int | None) -> int:

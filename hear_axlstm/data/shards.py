@@ -29,7 +29,8 @@ from hear_axlstm.data.corpus import (
     shard_path,
 )
 from hear_axlstm.data.extract import Features
-from hear_axlstm.data.sources import CSV, Skipped
+from hear_axlstm.data.sources import CSV
+from hear_axlstm.data.units import Skipped
 
 INDEX_DTYPES = {"offset": "i8", "frames": "i8", "mean": "f4", "std": "f4"}
 

@@ -120,16 +120,11 @@ def check(dataset: Dataset, source: Path) -> Dataset:
 
 
 def _read(file: Path, config: FinetuneConfig, folds: Mapping[str, str]) -> list[LabeledClip]:
-    if not file.is_file():
-        raise LabelsError(f"{file}: no such CSV: check the path")
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
-        columns = reader.fieldnames or []
-        for column in ("path", config.labels, *(["fold"] if folds else [])):
-            if column not in columns:
-                has = ", ".join(columns) or "nothing"
-                raise LabelsError(f"{file} has no column {column!r}: its header has {has}")
-        rows = [(reader.line_num, row) for row in reader]
+    columns, rows = _rows(file)
+    for column in ("path", config.labels, *(["fold"] if folds else [])):
+        if column not in columns:
+            has = ", ".join(columns) or "nothing"
+            raise LabelsError(f"{file} has no column {column!r}: its header has {has}")
     if not rows:
         raise LabelsError(f"{file} lists no clips: add rows below the header")
     for fold in folds:
@@ -150,6 +145,18 @@ def _read(file: Path, config: FinetuneConfig, folds: Mapping[str, str]) -> list[
             f"{_shown(unlabeled)}: fill the column in, or take them out"
         )
     return clips
+
+
+def _rows(file: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, str]]]]:
+    """The header of a CSV, and its rows with their line numbers."""
+    if not file.is_file():
+        raise LabelsError(f"{file}: no such CSV: check the path")
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines)
+            return reader.fieldnames or [], [(reader.line_num, row) for row in reader]
+    except UnicodeDecodeError:
+        raise LabelsError(f"{file} is not UTF-8 text: save it as CSV in UTF-8") from None
 
 
 def _labels(text: str | None, where: str, multilabel: bool) -> tuple[str, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,19 +76,25 @@ class FinetuneConfig:
         above_zero = ("epochs", "patience", "batch_size", "lr", "encoder_lr", "crop_seconds")
         for name in above_zero:
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}={value} must be above 0")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value} must be a number above 0")
         if not 0 < self.valid_fraction < 1:
             raise ValueError(f"valid_fraction={self.valid_fraction} must lie between 0 and 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1")
-        if self.seed < 0 or self.weight_decay < 0:
-            raise ValueError("seed and weight_decay must not be negative")
+        if self.seed < 0 or not 0 <= self.weight_decay < math.inf:
+            raise ValueError(
+                f"seed={self.seed} and weight_decay={self.weight_decay} must be numbers from 0 on"
+            )
         if self.multilabel and self.metric in ("accuracy", "balanced_accuracy"):
             raise ValueError(f"metric={self.metric!r} is for one class a clip: take mAP or AUC")
         for name in ("valid", "test"):
             if getattr(self, name) and getattr(self, f"{name}_fold"):
                 raise ValueError(f"{name} and {name}_fold both tell the {name} clips: give one")
+        if self.valid_fold is not None and self.valid_fold == self.test_fold:
+            raise ValueError(
+                f"valid_fold and test_fold are both {self.test_fold!r}: take two folds"
+            )
 
     @property
     def watched(self) -> Metric:

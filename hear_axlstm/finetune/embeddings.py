@@ -9,8 +9,8 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,9 +27,13 @@ def embed(embedder: Embedder, spans: Sequence[Span]) -> list[Tensor | AudioError
     """As `scenes_of`, but what is known from before is not computed again.
 
     It is known while the weights, the path, size and date of the file, and the span stay the same.
+
+    Raises:
+        ValueError: if the cache is damaged.
+        OSError: if it can't be written.
     """
     keys = [_key(span) for span in spans]
-    with closing(_open(_digest(embedder))) as cache:
+    with _open(_digest(embedder)) as cache:
         found: dict[str, Tensor | AudioError] = {}
         for key in keys:
             row = cache.execute("SELECT scene FROM scenes WHERE key = ?", (key,)).fetchone()
@@ -46,13 +50,20 @@ def embed(embedder: Embedder, spans: Sequence[Span]) -> list[Tensor | AudioError
     return [found[key] for key in keys]
 
 
-def _open(digest: str) -> sqlite3.Connection:
+@contextmanager
+def _open(digest: str) -> Iterator[sqlite3.Connection]:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "hear_axlstm"
     folder.mkdir(parents=True, exist_ok=True)
-    cache = sqlite3.connect(folder / f"scenes-{digest}.sqlite", timeout=60)
-    cache.execute("CREATE TABLE IF NOT EXISTS scenes (key TEXT PRIMARY KEY, scene BLOB)")
-    return cache
+    file = folder / f"scenes-{digest}.sqlite"
+    try:
+        with closing(sqlite3.connect(file, timeout=60)) as cache:
+            cache.execute("CREATE TABLE IF NOT EXISTS scenes (key TEXT PRIMARY KEY, scene BLOB)")
+            yield cache
+    except sqlite3.OperationalError as error:  # locked, no space, no permission
+        raise OSError(f"can't use {file} ({error}): make room, or set XDG_CACHE_HOME") from error
+    except sqlite3.DatabaseError as error:
+        raise ValueError(f"{file} is damaged ({error}): delete it") from error
 
 
 def _key(span: Span) -> str:

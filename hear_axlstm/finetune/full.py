@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -34,6 +33,7 @@ from hear_axlstm.pretrain.interrupt import Interrupted, StopRequest
 from hear_axlstm.pretrain.log import JsonLines
 from hear_axlstm.pretrain.optimizer import learning_rate
 from hear_axlstm.scenes import scenes_of
+from hear_axlstm.weights.files import write
 
 log = logging.getLogger(__name__)
 
@@ -187,9 +187,7 @@ class _Training:
     def _save(self) -> None:
         state = {"step": self.step, "best": asdict(self.best)}
         tensors = collect(self.classifier, self.optimizer, {"loss": self.loss})
-        partial = (self.run / CHECKPOINT).with_suffix(".partial")
-        save_file(tensors, partial, metadata={"state": json.dumps(state)})
-        partial.replace(self.run / CHECKPOINT)
+        write(self.run / CHECKPOINT, tensors, {"state": json.dumps(state)})
 
     def _resume(self) -> None:
         with safe_open(self.run / CHECKPOINT, framework="pt") as file:

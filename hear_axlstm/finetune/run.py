@@ -101,11 +101,11 @@ def _embed(
 
 
 def _claim(out: Path, config: FinetuneConfig, dataset: Dataset) -> None:
-    """Make the folder, or see that what was begun in it had the same settings and clips."""
+    """Make the folder, or see that what was trained in it had the same settings and clips."""
     clips = repr([(s, [(c.span, c.labels) for c in m]) for s, m in dataset.splits.items()])
     settings = {**config.to_dict(), "clips": hashlib.sha256(clips.encode()).hexdigest()[:16]}
     path = out / SETTINGS
-    if path.exists():
+    if path.exists() and any((out / name).exists() for name in (CHECKPOINT, FILE_NAME)):
         before = json.loads(path.read_text())
         differs = [k for k in settings if k not in MAY_CHANGE and settings[k] != before.get(k)]
         if differs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any
@@ -11,39 +12,47 @@ import tyro
 from hear_axlstm.config import InputGate, LossOn, ModelConfig, preset
 from hear_axlstm.precision import Precision
 
+DEFAULT_MODEL = "axlstm_tiny"
+MLSTM_ONLY = ("expansion", "flip", "input_gate")
 REFERENCE_BATCH = 256  # the batch size that `base_lr` is meant for
 
 
-def variant(
-    model: str = "axlstm_tiny",
-    *,
-    expansion: int | None = None,
-    patch: tuple[int, int] | None = None,
-    flip: bool | None = None,
-    input_gate: InputGate | None = None,
-    mask_keeps_position: bool | None = None,
-    loss_on: LossOn | None = None,
-) -> ModelConfig:
-    """A preset, or one of its ablations (paper section 4.2); what is None stays the preset's.
+@dataclass(frozen=True)
+class Variant:
+    """A preset, or one of its ablations (paper section 4.2); what is None stays the preset's."""
 
-    Args:
-        model: The preset: axlstm_ or ssast_ tiny, small or base.
-        expansion: Inner width of an mLSTM block as a multiple of D.
-        patch: Frames and mel bins of a patch.
-        flip: Every second mLSTM block reads the tokens backwards.
-        input_gate: Activation of the mLSTM input gate.
-        mask_keeps_position: A hidden patch keeps its position.
-        loss_on: Patches that the reconstruction loss averages over.
-    """
-    changes: dict[str, Any] = {
-        "expansion": expansion,
-        "patch": patch,
-        "flip": flip,
-        "input_gate": input_gate,
-        "mask_keeps_position": mask_keeps_position,
-        "loss_on": loss_on,
-    }
-    return replace(preset(model), **{k: v for k, v in changes.items() if v is not None})
+    model: str | None = None
+    """The preset: axlstm_ or ssast_ tiny, small or base; by default axlstm_tiny."""
+    expansion: int | None = None
+    """Inner width of an mLSTM block as a multiple of D."""
+    patch: tuple[int, int] | None = None
+    """Frames and mel bins of a patch."""
+    flip: bool | None = None
+    """Every second mLSTM block reads the tokens backwards."""
+    input_gate: InputGate | None = None
+    """Activation of the mLSTM input gate."""
+    mask_keeps_position: bool | None = None
+    """A hidden patch keeps its position."""
+    loss_on: LossOn | None = None
+    """Patches that the reconstruction loss averages over."""
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What is said of the model, its preset included."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def build(self) -> ModelConfig:
+        """The model's settings.
+
+        Raises:
+            ValueError: for an unknown preset, or a setting that it has not.
+        """
+        changes = self.changes
+        base = preset(changes.pop("model", DEFAULT_MODEL))
+        useless = [name for name in MLSTM_ONLY if name in changes]
+        if base.architecture == "ssast" and useless:
+            raise ValueError(f"{self.model} has no {', '.join(useless)}: leave it out")
+        return replace(base, **changes)
 
 
 @dataclass(frozen=True)
@@ -54,10 +63,10 @@ class PretrainConfig:
         ValueError: for a combination that can't be trained with.
     """
 
-    model: Annotated[ModelConfig, tyro.conf.arg(constructor=variant)] = field(
-        default_factory=lambda: preset("axlstm_tiny")
+    model: Annotated[ModelConfig, tyro.conf.Suppress, tyro.conf.Fixed] = field(
+        default_factory=lambda: preset(DEFAULT_MODEL)
     )
-    """The encoder to train."""
+    """The encoder to train; on the command line, a `Variant`."""
     init: str | None = None
     """Weights to start from, as `load_model` takes them; by default random ones."""
     epochs: float = 100.0
@@ -112,12 +121,16 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         positive = ("epochs", "batch_size", "base_lr", "log_every", "checkpoint_every")
         optional = ("lr", "clip_norm", "micro_batch", "threads", "milestone_epochs")
-        for name in (*positive, "keep_checkpoints", "stop_after_bad_steps", "look_every"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        keeping = ("checkpoint_minutes", "keep_checkpoints", "stop_after_bad_steps", "look_every")
+        for name in (*positive, *keeping):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be a number above 0")
         for name in optional:
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0, or left out")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value} must be a number above 0, or left out")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay={self.weight_decay} must be a number from 0 on")
         if not 0 <= self.warmup < self.epochs:
             raise ValueError(
                 f"warmup_epochs={self.warmup} must be at least 0 and below "

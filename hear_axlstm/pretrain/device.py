@@ -16,6 +16,7 @@ CPU_CHANNELS = 4608  # inner width times clips at once: more leave the cache, fe
 # threads share it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
+LONGEST_REASON = 160  # characters; torch may go on with every backend it knows
 PEAK_BFLOAT16 = (
     ("B200", 2250e12),
     ("H200", 989e12),
@@ -57,7 +58,7 @@ def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0][:LONGEST_REASON]
         raise ValueError(f"device={name!r} can't be used ({reason}): try 'auto'") from error
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)

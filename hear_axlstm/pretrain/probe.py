@@ -88,8 +88,11 @@ def _from_folder(folder: Path) -> LabeledClips:
 
 
 def _from_csv(file: Path) -> LabeledClips:
-    with file.open(newline="") as lines:
-        rows = list(csv.DictReader(lines))
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            rows = list(csv.DictReader(lines))
+    except UnicodeDecodeError:
+        raise ProbeError(f"probe={file} is not UTF-8 text: save it as CSV in UTF-8") from None
     if not rows or not {"path", "label"} <= set(rows[0]):
         raise ProbeError(f"probe={file} needs a header with path and label, and a row a clip")
     test = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from hear_axlstm.config import PRESETS, ModelConfig
-from hear_axlstm.pretrain.config import PretrainConfig, variant
+from hear_axlstm.pretrain.config import PretrainConfig, Variant
 
 TableName = Literal["comparison", "expansion", "patch", "gating"]
 
@@ -21,7 +21,7 @@ def _paper(model: ModelConfig) -> PretrainConfig:
 
 def _tiny(expansion: int, **changes: Any) -> PretrainConfig:
     """An ablation of AxLSTM-T; unless said otherwise with flips in every second block (4.2)."""
-    return _paper(variant("axlstm_tiny", expansion=expansion, **{"flip": True, **changes}))
+    return _paper(Variant("axlstm_tiny", expansion=expansion, **{"flip": True, **changes}).build())
 
 
 RECIPES: dict[str, PretrainConfig] = {
@@ -31,8 +31,8 @@ RECIPES: dict[str, PretrainConfig] = {
     "axlstm_tiny_e4_flip": _tiny(4),
     "axlstm_tiny_e2_flip_8x16": _tiny(2, patch=(8, 16)),
     "axlstm_tiny_e2_flip_4x8": _tiny(2, patch=(4, 8)),
-    "ssast_tiny_8x16": _paper(variant("ssast_tiny", patch=(8, 16))),
-    "ssast_tiny_4x8": _paper(variant("ssast_tiny", patch=(4, 8))),
+    "ssast_tiny_8x16": _paper(Variant("ssast_tiny", patch=(8, 16)).build()),
+    "ssast_tiny_4x8": _paper(Variant("ssast_tiny", patch=(4, 8)).build()),
     "axlstm_tiny_e2": _tiny(2, flip=False),
     "axlstm_tiny_e2_flip_sigmoid": _tiny(2, input_gate="sigmoid"),
     "axlstm_tiny_e2_sigmoid": _tiny(2, flip=False, input_gate="sigmoid"),
@@ -105,21 +105,21 @@ TABLES: dict[TableName, Table] = {
 }
 
 
-def from_recipe(name: str, settings: PretrainConfig) -> PretrainConfig:
+def from_recipe(name: str, settings: PretrainConfig, model: Variant) -> PretrainConfig:
     """A recipe with every setting in which `settings` differs from the defaults.
 
     Raises:
-        ValueError: for an unknown recipe, or if `settings` name another model.
+        ValueError: for an unknown recipe, or if anything is said of the model.
     """
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
+    if model.changes:
+        raise ValueError(
+            f"recipe {name!r} says which model to train: leave out {', '.join(model.changes)}"
+        )
     default = PretrainConfig()
-    names = (f.name for f in fields(default))
+    names = (f.name for f in fields(default) if f.name != "model")
     changes = {
         n: getattr(settings, n) for n in names if getattr(settings, n) != getattr(default, n)
     }
-    if "model" in changes:
-        raise ValueError(
-            f"recipe {name!r} says which model to train: leave the model's settings out"
-        )
     return replace(RECIPES[name], **changes)

@@ -2,17 +2,19 @@
 
     locate    a preset, path or hf:// address -> a local file whose checksum is right
     read      a file -> settings, facts about the training, tensors; save writes one
+    fill      tensors -> a model, checked
 
 `load_embedder` and `initialize` build models from these. Nothing that a file holds is executed.
 """
 
-from hear_axlstm.weights.files import FILE_NAME, HEADER_KEY, read, save
+from hear_axlstm.weights.files import FILE_NAME, HEADER_KEY, fill, read, save
 from hear_axlstm.weights.loading import initialize, load_embedder
 from hear_axlstm.weights.locate import locate, manifest
 
 __all__ = [
     "FILE_NAME",
     "HEADER_KEY",
+    "fill",
     "initialize",
     "load_embedder",
     "locate",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embedder import Embedder
 from hear_axlstm.reconstruction import ReconstructionModel
+from hear_axlstm.replacing import replacing
 from hear_axlstm.weights.release import is_release, read_release
 
 FILE_NAME = "model.safetensors"
@@ -41,13 +42,31 @@ def save(
         model: the model, on any device.
         training: JSON-ready facts about its training: corpus, epochs, steps, ...
         dtype: of the stored tensors: float32 to go on training, float16 to ship.
+
+    Raises:
+        ValueError: for NaN or infinite values, also by overflow in `dtype`.
+        OSError: if it can't be written, e.g. for want of space.
     """
     header = {"format": FORMAT, "model": model.config.to_dict(), "training": dict(training)}
     tensors = {k: t.detach().to("cpu", dtype).contiguous() for k, t in model.state_dict().items()}
-    temporary = path.with_suffix(".partial")
-    save_file(tensors, temporary, metadata={HEADER_KEY: json.dumps(header)})
-    temporary.chmod(0o644)  # safetensors keeps its files to their owner
-    temporary.replace(path)
+    _check_finite(tensors, path)
+    write(path, tensors, {HEADER_KEY: json.dumps(header)})
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write a safetensors file, replacing `path` at once or not at all.
+
+    Raises:
+        OSError: if it can't be written, e.g. for want of space.
+    """
+    try:
+        with replacing(path) as partial:
+            save_file(dict(tensors), partial, metadata=dict(header))
+            partial.chmod(0o644)  # safetensors keeps its files to their owner
+    except (SafetensorError, OSError) as error:
+        raise OSError(
+            f"can't write {path} ({error}): make room, or choose another folder"
+        ) from error
 
 
 def read(path: Path) -> Contents:
@@ -99,7 +118,8 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load tensors into a module that was built by the settings beside them.
 
     Raises:
-        ValueError: naming the tensors of `path` that are missing, superfluous or of another shape.
+        ValueError: naming the tensors of `path` that are missing, superfluous or of another shape,
+            or the first that holds NaN or infinite values.
     """
     wanted = module.state_dict()
     wrong = [f"{name} is missing" for name in wanted if name not in tensors]
@@ -114,4 +134,14 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
         raise ValueError(
             f"the tensors in {path} do not fit its settings: {'; '.join(wrong[:NAMED_KEYS])}{more}"
         )
+    _check_finite(tensors, path)
     module.load_state_dict(dict(tensors))
+
+
+def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"{path}: {name} holds NaN or infinite values: fetch it again, or train with a "
+                "lower rate"
+            )

@@ -34,8 +34,9 @@ from huggingface_hub.errors import (
 from hear_axlstm.weights.checksum import DIGEST, MANIFEST, SIDECAR, ChecksumError, verify
 
 SCHEME = "hf://"
+REPO = r"[^/@]+/[^/@]+"
 PATTERN = re.compile(
-    r"hf://(?P<repo>[^/@]+/[^/@]+)"
+    rf"hf://(?P<repo>{REPO})"
     r"(@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?"  # another / in it is written %2F
     r"(/(?P<file>.+))?"
 )
