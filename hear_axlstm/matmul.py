@@ -77,12 +77,12 @@ def is_traced(x: Tensor) -> bool:
 def _is_for_onednn(x: Tensor) -> bool:
     return (
         X86
+        and not is_traced(x)
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and torch._C._get_mkldnn_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not is_traced(x)
     )
 
 
