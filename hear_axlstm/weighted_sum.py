@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hear_axlstm.matmul import matmul
+from hear_axlstm.matmul import is_traced, matmul
 
 ROWS = 128  # query rows weighted at once: the part right of the causal diagonal is not computed
 MODERATE = 64.0  # exp(MODERATE) and products of it are far from the ends of float32
@@ -127,8 +127,9 @@ class _Weights:
 
 
 def _are_moderate(spans: Tensor) -> bool:
-    """Asked on a CPU only: an accelerator would have to be waited for."""
-    return spans.device.type == "cpu" and bool(spans.max() < MODERATE)
+    """Asked on a CPU only, of values that are there: an accelerator would have to be waited for."""
+    is_at_hand = spans.device.type == "cpu" and spans.numel() > 0 and not is_traced(spans)
+    return is_at_hand and bool(spans.max() < MODERATE)
 
 
 def _stack(x_BSHK: Tensor) -> Tensor:
