@@ -29,6 +29,7 @@ def on_each_core(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
     def compute_alone() -> None:
         torch.set_num_threads(1)
+        torch.get_num_threads()  # the first question fixes the number for this thread
         started.wait()
 
     with ThreadPoolExecutor(workers, initializer=compute_alone) as pool:

@@ -161,6 +161,7 @@ def test_another_default_device() -> None:
     assert all(torch.equal(again[name], gradient) for name, gradient in expected.items())
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_what_is_traced_goes_by_pytorch() -> None:
     block = lively_block().eval()
     first, second = torch.randn(2, 2, 20, block.up.in_features).unbind()
