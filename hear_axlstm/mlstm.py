@@ -103,7 +103,7 @@ def fastest_form(tokens: int, head_size: int, form: Form = "auto") -> str:
 
 
 def parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """The quadratic form; arguments as in `cell`."""
+    """The quadratic form."""
     total_f, a = _sums(log_i, log_f)
     running_max = a.cummax(dim=1).values
     u, n = weighted_sum(q, k, v, a, running_max)
@@ -111,7 +111,7 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> T
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """The quadratic form by one GPU kernel; arguments as in `cell`."""
+    """The quadratic form by one GPU kernel."""
     total_f, a = _sums(log_i, log_f)
     running_max = a.cummax(dim=1).values
     return kernels.weighted_sum(q, k, v, a, running_max, _floor(total_f + running_max))
@@ -143,16 +143,9 @@ def chunkwise(
 ) -> tuple[Tensor, State]:
     """The linear form: quadratic inside chunks, a state from one to the next.
 
-    The backward pass computes every chunk a second time and so keeps only the states.
-
-    Args:
-        q: queries, and so on, as in `cell`.
-        k: keys.
-        v: values.
-        log_i: input gate.
-        log_f: forget gate.
-        state: where to go on from, by default nothing.
-        chunk: tokens of a chunk; the last one may be shorter.
+    Takes what `cell` takes, a state to go on from (by default nothing) and the tokens of a chunk,
+    of which the last may be shorter. The backward pass computes every chunk a second time and so
+    keeps only the states.
 
     Returns:
         h ``[B, S, H, K]`` in the dtype of v, and the state after the last token.
@@ -212,16 +205,10 @@ def empty_state(q: Tensor) -> State:
 
 
 def _chunk(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_i: Tensor,
-    log_f: Tensor,
-    memory: Tensor,
-    normalizer: Tensor,
-    m: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor, *state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Hidden states of some tokens and the state after them; the past adds a term to each sum."""
+    memory, normalizer, m = state
     total_f, a = _sums(log_i, log_f)
     running_max = torch.maximum(a.cummax(dim=1).values, m[:, None])
     u, n = weighted_sum(q, k, v, a, running_max)
