@@ -96,7 +96,7 @@ def is_bare(module: nn.Module) -> bool:
 
 
 def fold(block: MLSTMBlock) -> Folded:
-    """Fold the weights of a block that `is_as_made`, with gradients to its own, in float32."""
+    """Fold the weights of a block whose parts are as it made them, with gradients, in float32."""
     channels = (block.heads, -1, MAP_WIDTH)
 
     def by_place(weight: Tensor) -> Tensor:

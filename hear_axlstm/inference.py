@@ -151,7 +151,7 @@ def folded_blocks(encoder: Encoder, dtype: torch.dtype) -> list[Block]:
     """The blocks in their cheap form, or themselves where something watches or replaces a part.
 
     The cheap form is kept, and made anew when a weight has changed. What changes by way of
-    `.data` leaves no trace but in the weight's values: it counts if it changes their sum.
+    `.data` leaves no trace but in a parameter's values: it counts if it changes their float32 sum.
     """
     return on_each_core(partial(_folded, dtype=dtype), list(encoder.blocks))
 
