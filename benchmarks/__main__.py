@@ -95,7 +95,7 @@ def main(
         pairs = (f"{a} ({b})" for a, b in zip(exact, low, strict=True))
         print(f"| {name} | " + " | ".join(pairs) + " |")
 
-    print("\nchunkwise against parallel, one window, time of forward and backward:\n")
+    print("\nchunkwise against parallel, one window, one thread, time of forward and backward:\n")
     print("| head size | " + " | ".join(f"{tokens} tokens" for tokens in LENGTHS) + " |")
     print("|---" * (1 + len(LENGTHS)) + "|")
     for size in (144, 288, 576):

@@ -67,15 +67,6 @@ def main(
             tqdm.write(f"{case}| {name} | {ms:.3f} | {speed} |")
 
 
-def fused(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """`mlstm.parallel` by the fused cell, whatever its dispatch would choose."""
-    total_f = log_f.double().cumsum(dim=1)
-    a = log_i.double() - total_f
-    running_max = a.cummax(dim=1).values
-    floor = torch.exp(-(total_f + running_max)).float()
-    return kernels.weighted_sum(q, k, v, a, running_max, floor)
-
-
 def padded_mlstm_kernels(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
     """Their fastest kernel, in what it takes: [B, H, S, K], whole chunks, powers of two.
 
@@ -98,7 +89,7 @@ def _forms() -> dict[str, Form]:
         "plain": plain_parallel,
         "plain, compiled": torch.compile(plain_parallel, dynamic=False),
         "mlstm.parallel": mlstm.parallel,
-        "fused": fused,
+        "fused": mlstm.fused,
     }
     if find_spec("mlstm_kernels"):
         forms["mlstm_kernels, padded"] = padded_mlstm_kernels

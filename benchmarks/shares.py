@@ -13,7 +13,7 @@ from hear_axlstm.blocks import MLSTMBlock
 from hear_axlstm.config import preset
 from hear_axlstm.inference import FoldedBlock
 from hear_axlstm.matmul import linear
-from hear_axlstm.native.mix import before_cell, weighted_sums
+from hear_axlstm.native.block import before_cell, weighted_sums
 from hear_axlstm.weighted_sum import row_blocks
 
 WINDOWS, TOKENS = 4, 251

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from hear_axlstm import native
 from hear_axlstm.matmul import matmul
 
 Work = Callable[[], object]
@@ -40,7 +41,8 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{_processor()}, {torch.get_num_threads()} threads"
+        compiled = "with" if native.is_in_use() else "without"
+        name = f"{_processor()}, {torch.get_num_threads()} threads, {compiled} the compiled block"
     return f"{name}, torch {torch.__version__}"
 
 

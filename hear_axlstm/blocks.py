@@ -14,7 +14,7 @@ from torch.nn import functional as nnf
 from hear_axlstm import mlstm, native
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.convolution import CausalConv
-from hear_axlstm.folding import MAP_WIDTH, MixSettings, fold
+from hear_axlstm.folding import MAP_WIDTH, MixSettings, fold, parts
 from hear_axlstm.gating import gated
 from hear_axlstm.matmul import Linear, linear, matmul
 
@@ -32,6 +32,15 @@ class OffsetNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[..., width]`` -> ``[..., width]``."""
         return nnf.layer_norm(x, x.shape[-1:], (1.0 + self.weight).to(x.dtype), eps=NORM_EPS)
+
+
+class HeadNorm(OffsetNorm):
+    """The same over each head by itself."""
+
+    def forward(self, h_BSHK: Tensor) -> Tensor:
+        """``[B, S, H, K]`` -> ``[B, S, H, K]``."""
+        scale_HK = (1.0 + self.weight).view(h_BSHK.shape[-2:])
+        return nnf.layer_norm(h_BSHK, h_BSHK.shape[-1:], eps=NORM_EPS) * scale_HK.to(h_BSHK.dtype)
 
 
 class BlockDiagonalMap(nn.Module):
@@ -74,7 +83,7 @@ class MLSTMBlock(nn.Module):
         self.q, self.k, self.v = (BlockDiagonalMap(inner, small) for _ in "qkv")
         self.input_gate_map = Linear(3 * inner, heads)
         self.forget_gate_map = Linear(3 * inner, heads)
-        self.head_norm = OffsetNorm(inner)
+        self.head_norm = HeadNorm(inner)
         self.skip = nn.Parameter(torch.ones(inner))
         self.down = Linear(inner, dim, bias=False)
         nn.init.normal_(self.up.weight, std=small)
@@ -84,6 +93,7 @@ class MLSTMBlock(nn.Module):
         nn.init.normal_(self.input_gate_map.bias, std=0.1)
         with torch.no_grad():
             self.forget_gate_map.bias.copy_(torch.linspace(3.0, 6.0, heads))
+        self.made_of = parts(self)
 
     def forward(self, tokens_BSD: Tensor) -> Tensor:
         """``[B, S, D]`` -> ``[B, S, D]``."""
@@ -92,20 +102,30 @@ class MLSTMBlock(nn.Module):
         return tokens_BSD + mixed
 
     def _mix(self, tokens_BSD: Tensor) -> Tensor:
-        if self.form == "auto" and native.is_usable(tokens_BSD, self.settings):
+        is_as_made = parts(self) == self.made_of  # else every part has to be called
+        if is_as_made and self.form == "auto" and native.is_usable(tokens_BSD, self.settings):
             up, weights, down = fold(self)
             return linear(native.mix(linear(tokens_BSD, up), weights, self.settings), down)
         x, z = self.up(tokens_BSD).chunk(2, dim=-1)
         c = self.conv(x)
         q, k, v = self.q(c), self.k(c), self.v(x)
-        log_i, log_f = self._log_gates(q, k, v)
+        log_i, log_f = self._log_gates(q, k, v) if is_as_made else self._called_gates(q, k, v)
         q, k, v, c, z = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v, c, z))
         h = mlstm.cell(q, k, v, log_i, log_f, self.form)
-        scale, skip = (t.view(self.heads, -1) for t in (1.0 + self.head_norm.weight, self.skip))
+        skip = self.skip.view(self.heads, -1)
+        if not is_as_made:
+            return self.down(((self.head_norm(h) + c * skip) * nnf.silu(z)).flatten(2))
+        scale = (1.0 + self.head_norm.weight).view(self.heads, -1)
         return self.down(gated(h, c, z, scale, skip, NORM_EPS).flatten(2))
 
+    def _called_gates(self, *qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithms of both gates, which read [q, k, v]."""
+        joined = torch.cat(qkv, dim=-1)
+        raw_i, raw_f = self.input_gate_map(joined), self.forget_gate_map(joined)
+        return mlstm.log_gates(raw_i.float(), raw_f.float(), self.settings.input_gate)
+
     def _log_gates(self, *qkv: Tensor) -> tuple[Tensor, Tensor]:
-        """Both gates read [q, k, v]; the concatenation is never formed."""
+        """The same from the gates' weights; the concatenation is never formed."""
         weight = torch.cat([self.input_gate_map.weight, self.forget_gate_map.weight])
         bias = torch.cat([self.input_gate_map.bias, self.forget_gate_map.bias])
         parts = [linear(t, w) for t, w in zip(qkv, weight.chunk(3, dim=1), strict=True)]
@@ -130,6 +150,7 @@ class TransformerBlock(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
+        self.made_of = parts(self)
 
     def forward(self, tokens_BSD: Tensor) -> Tensor:
         """``[B, S, D]`` -> ``[B, S, D]``."""

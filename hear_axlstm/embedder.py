@@ -116,6 +116,7 @@ class Embedder(nn.Module):
         Raises:
             ValueError: if all of it is silent or constant.
         """
+        self._check_dtype()
         log_mels = [self.mel(clip[None])[0] for clip in clips.read(audio, self)]
         std, mean = torch.std_mean(torch.cat(log_mels))
         if not std > SMALLEST_STD:
@@ -134,12 +135,21 @@ class Embedder(nn.Module):
         Raises:
             ValueError: for a model whose steps depend on later ones.
         """
+        self._check_dtype()
         return Stream(self.encoder, self.mel, Statistics.of(statistics), self.precision)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.encoder.cls_token.device
+
+    def _check_dtype(self) -> None:
+        dtype = self.encoder.cls_token.dtype
+        if dtype != torch.float32:
+            raise ValueError(
+                f"the model is {dtype}: keep it in float32 (model.float()), and for faster "
+                "products set model.precision = 'bfloat16'"
+            )
 
     def scenes(self, audio: Iterable[Tensor], statistics: Statistics | None = None) -> Tensor:
         """The means over all time steps of clips ``[n]`` of any lengths, float32 ``[B, D']``."""
@@ -182,6 +192,7 @@ class Embedder(nn.Module):
 
     def _log_mels(self, audio: Sequence[Tensor], statistics: Statistics | None) -> list[Tensor]:
         """Standardized log-mel of each clip, ``[T, F]``; clips of one length go together."""
+        self._check_dtype()
         same: dict[int, list[int]] = defaultdict(list)
         for index, clip in enumerate(audio):
             same[len(clip)].append(index)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hear_axlstm.config import InputGate
 
@@ -68,8 +68,35 @@ class Folded(NamedTuple):
     """``[D, E]``, channels by head and place."""
 
 
+def parts(block: nn.Module) -> list[tuple[object, ...]]:
+    """The modules inside of a block: name, type, whether they are bare, parameters, own parts.
+
+    Folding reads their weights, so it needs them as the block made them: wrapped, replaced,
+    parametrized or watched by hooks they differ here.
+    """
+    return [
+        (
+            *(name, type(part), is_bare(part), parts(part)),
+            *(key for key, parameter in part._parameters.items() if parameter is not None),
+        )
+        for name, part in block._modules.items()
+        if part is not None
+    ]
+
+
+def is_bare(module: nn.Module) -> bool:
+    """Whether a module computes what its class says, and no hook watches it."""
+    return not (
+        "forward" in module.__dict__
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
 def fold(block: MLSTMBlock) -> Folded:
-    """Fold a block's weights, with gradients to its own, in float32."""
+    """Fold the weights of a block whose parts are as it made them, with gradients, in float32."""
     channels = (block.heads, -1, MAP_WIDTH)
 
     def by_place(weight: Tensor) -> Tensor:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from hear_axlstm import mlstm, native
-from hear_axlstm.blocks import NORM_EPS, MLSTMBlock
+from hear_axlstm.blocks import NORM_EPS, MLSTMBlock, TransformerBlock
 from hear_axlstm.convolution import WIDTH, convolve
 from hear_axlstm.cores import on_each_core
 from hear_axlstm.encoder import Encoder
-from hear_axlstm.folding import MAP_WIDTH, MixSettings, MixWeights, fold
+from hear_axlstm.folding import MAP_WIDTH, MixSettings, MixWeights, fold, is_bare, parts
 from hear_axlstm.matmul import linear
 
 CHANNELS_AT_ONCE = 2304  # E times windows: larger tensors leave the cache, smaller cost more calls
@@ -146,23 +148,47 @@ def _gate(h_BSHK: Tensor, c_BSHK: Tensor, z_BSHK: Tensor, norm: Tensor, skip: Te
 
 
 def folded_blocks(encoder: Encoder, dtype: torch.dtype) -> list[Block]:
-    """The blocks in their cheap form, made anew whenever a weight has changed."""
-    parameters: list[Tensor] = list(encoder.blocks.parameters())
-    # The norms are there for changes by way of `.data`, which leave no other trace.
-    norms = torch.stack(torch._foreach_norm(parameters)).tolist()
+    """The blocks in their cheap form, or themselves where something watches or replaces a part.
+
+    The cheap form is kept, and made anew when a weight has changed. What changes by way of
+    `.data` leaves no trace but in a parameter's values: it counts if it changes their float32 sum.
+    """
+    return on_each_core(partial(_folded, dtype=dtype), list(encoder.blocks))
+
+
+_folds: weakref.WeakKeyDictionary[nn.Module, tuple[object, Block]] = weakref.WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _folded(block: nn.Module, dtype: torch.dtype) -> Block:
+    fold_block = _way_to_fold(block, dtype)
+    if fold_block is None:
+        return partial(_called, block, dtype)
+    parameters = list(block.parameters())
+    sums = torch.stack([parameter.sum() for parameter in parameters]).tolist()
     versions = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
-    state = (dtype, norms, versions)
-    known = _folds.get(encoder)
+    state = (dtype, sums, versions)
+    known = _folds.get(block)
     if known is None or known[0] != state:
-        known = _folds[encoder] = state, [_fold(block, dtype) for block in encoder.blocks]
+        known = _folds[block] = state, fold_block(block, dtype)
     return known[1]
 
 
-_folds: weakref.WeakKeyDictionary[Encoder, tuple[object, list[Block]]] = weakref.WeakKeyDictionary()
+def _way_to_fold(
+    block: nn.Module, dtype: torch.dtype
+) -> Callable[[Any, torch.dtype], Block] | None:
+    if not is_bare(block) or parts(block) != getattr(block, "made_of", None):
+        return None
+    if type(block) is MLSTMBlock:
+        return FoldedBlock if block.form == "auto" else None
+    return _lowered if type(block) is TransformerBlock and dtype != torch.float32 else None
 
 
-def _fold(block: nn.Module, dtype: torch.dtype) -> Block:
-    if isinstance(block, MLSTMBlock):
-        return FoldedBlock(block, dtype)
-    cast = block if dtype == torch.float32 else copy.deepcopy(block).to(dtype)
-    return lambda tokens_BSD: cast(tokens_BSD.to(dtype)).float()
+def _lowered(block: TransformerBlock, dtype: torch.dtype) -> Block:
+    lower = copy.deepcopy(block).to(dtype)
+    return lambda tokens_BSD: lower(tokens_BSD.to(dtype)).float()
+
+
+def _called(block: nn.Module, dtype: torch.dtype, tokens_BSD: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        return block(tokens_BSD).float()

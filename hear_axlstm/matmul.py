@@ -39,9 +39,9 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As `torch.nn.functional.linear`: x ``[..., K]``, weight ``[S, K]``, bias ``[S]``."""
-    if not _is_for_onednn(x):
+    if not _is_for_onednn(x) or x.dtype != weight.dtype:
         return nnf.linear(x, weight, bias)
-    out = matmul(x.flatten(0, -2), weight.mT).view(*x.shape[:-1], -1)
+    out = matmul(x.reshape(-1, x.shape[-1]), weight.mT).view(*x.shape[:-1], len(weight))
     return out if bias is None else out + bias
 
 
@@ -68,15 +68,21 @@ class _Matmul(torch.autograd.Function):
         return grad_a, grad_b
 
 
+def is_traced(x: Tensor) -> bool:
+    """Whether operations on x are recorded or only pretended: then torch's own are wanted."""
+    is_plain = type(x) in (Tensor, nn.Parameter)  # a FakeTensor is not
+    return not is_plain or torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def _is_for_onednn(x: Tensor) -> bool:
     return (
         X86
+        and not is_traced(x)
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and torch._C._get_mkldnn_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
 
 

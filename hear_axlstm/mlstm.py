@@ -21,7 +21,7 @@ Shapes: B windows, H heads, S tokens, K head size.
 from __future__ import annotations
 
 import os
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ Form = Literal["auto", "parallel", "chunkwise", "fused", "plain"]
 
 EPS = 1e-6  # added to the normalizer
 CHUNK = 128  # tokens
+LARGEST_EXPONENT = 80.0  # of the least normalizer: exp of more would leave float32
 PARALLEL_TOKENS = 7  # times K: up to so many the quadratic form is the faster one (measured)
 
 
@@ -79,37 +80,41 @@ def cell(
 
     Returns:
         h ``[B, S, H, K]`` in the dtype of v.
-    """
-    if form == "auto":
-        form = fastest_form(q.shape[1], q.shape[3])
-    if form == "chunkwise":
-        return chunkwise(q, k, v, log_i, log_f)[0]
-    if form == "plain":
-        return plain(q, k, v, log_i, log_f)
-    return parallel(q, k, v, log_i, log_f, fused=form == "fused")
-
-
-def fastest_form(tokens: int, head_size: int) -> Form:
-    """The form for windows of so many tokens, or the one that HEAR_AXLSTM_CELL asks for.
 
     Raises:
-        ValueError: if the environment variable names no form.
+        ValueError: for another form.
     """
-    short = tokens <= PARALLEL_TOKENS * head_size
-    return _asked_for() or ("parallel" if short else "chunkwise")
+    return _FORMS[fastest_form(q.shape[1], q.shape[3], form)](q, k, v, log_i, log_f)
 
 
-def parallel(
-    q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor, fused: bool = False
-) -> Tensor:
-    """The quadratic form, on request by the fused kernel; other arguments are those of `cell`."""
+def fastest_form(tokens: int, head_size: int, form: Form = "auto") -> str:
+    """The form for windows of so many tokens, unless it or HEAR_AXLSTM_CELL asks for one.
+
+    Raises:
+        ValueError: if there is no form of that name.
+    """
+    asked = os.environ.get("HEAR_AXLSTM_CELL", "auto") if form == "auto" else form
+    if asked == "auto":
+        return "parallel" if tokens <= PARALLEL_TOKENS * head_size else "chunkwise"
+    if asked not in _FORMS:
+        names = ", ".join(("auto", *_FORMS))
+        raise ValueError(f"{asked!r} (HEAR_AXLSTM_CELL or form=) is no form: use one of {names}")
+    return asked
+
+
+def parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
+    """The quadratic form."""
     total_f, a = _sums(log_i, log_f)
     running_max = a.cummax(dim=1).values
-    if fused:
-        floor = torch.exp(-(total_f + running_max)).float()
-        return kernels.weighted_sum(q, k, v, a, running_max, floor)
     u, n = weighted_sum(q, k, v, a, running_max)
     return _normalize(u, n, total_f + running_max, q.shape[-1])
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
+    """The quadratic form by one GPU kernel."""
+    total_f, a = _sums(log_i, log_f)
+    running_max = a.cummax(dim=1).values
+    return kernels.weighted_sum(q, k, v, a, running_max, _floor(total_f + running_max))
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
@@ -138,20 +143,18 @@ def chunkwise(
 ) -> tuple[Tensor, State]:
     """The linear form: quadratic inside chunks, a state from one to the next.
 
-    The backward pass computes every chunk a second time and so keeps only the states.
-
-    Args:
-        q: queries, and so on, as in `cell`.
-        k: keys.
-        v: values.
-        log_i: input gate.
-        log_f: forget gate.
-        state: where to go on from, by default nothing.
-        chunk: tokens of a chunk; the last one may be shorter.
+    Takes what `cell` takes, a state to go on from (by default nothing) and the tokens of a chunk,
+    of which the last may be shorter. The backward pass computes every chunk a second time and so
+    keeps only the states.
 
     Returns:
         h ``[B, S, H, K]`` in the dtype of v, and the state after the last token.
+
+    Raises:
+        ValueError: for chunks without a token.
     """
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}: a chunk has at least 1 token")
     parts = []
     state = state or empty_state(q)
     pieces = [t.split(chunk, dim=1) for t in (q, k, v, log_i, log_f)]
@@ -202,16 +205,10 @@ def empty_state(q: Tensor) -> State:
 
 
 def _chunk(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_i: Tensor,
-    log_f: Tensor,
-    memory: Tensor,
-    normalizer: Tensor,
-    m: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor, *state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Hidden states of some tokens and the state after them; the past adds a term to each sum."""
+    memory, normalizer, m = state
     total_f, a = _sums(log_i, log_f)
     running_max = torch.maximum(a.cummax(dim=1).values, m[:, None])
     u, n = weighted_sum(q, k, v, a, running_max)
@@ -233,13 +230,6 @@ def _chunk(
     return h, memory, normalizer, total_f[:, -1] + last
 
 
-def _asked_for() -> Form | None:
-    asked = os.environ.get("HEAR_AXLSTM_CELL")
-    if asked is not None and asked not in get_args(Form):
-        raise ValueError(f"HEAR_AXLSTM_CELL={asked!r}: use one of {', '.join(get_args(Form))}")
-    return None if asked == "auto" else cast("Form | None", asked)
-
-
 def _sums(log_i: Tensor, log_f: Tensor) -> tuple[Tensor, Tensor]:
     """F and a, ``[B, S, H]``.
 
@@ -257,5 +247,18 @@ def _exact(like: Tensor) -> torch.dtype:
 def _normalize(u: Tensor, n: Tensor, m: Tensor, head_size: int) -> Tensor:
     """Divide u by max(|n|, exp(-m)) + eps; u and n still lack the 1 / sqrt(K) of the keys."""
     scale = head_size**-0.5
-    normalizer = torch.maximum(n.abs() * scale, torch.exp(-m).float()) + EPS
+    normalizer = torch.maximum(n.abs() * scale, _floor(m)) + EPS
     return u * (scale / normalizer).to(u.dtype)[..., None]
+
+
+def _floor(m: Tensor) -> Tensor:
+    """exp(-m), the least normalizer, as a finite float32: of infinity the gradient would be NaN."""
+    return torch.exp((-m).clamp(max=LARGEST_EXPONENT)).float()
+
+
+_FORMS = {
+    "parallel": parallel,
+    "chunkwise": lambda *inputs: chunkwise(*inputs)[0],
+    "fused": fused,
+    "plain": plain,
+}

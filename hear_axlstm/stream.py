@@ -8,7 +8,8 @@ Shapes: n samples, T mel frames, F mel bins, J time steps, D' embedding size.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, TypeVar, cast
+import copy
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class Stream:
         precision: as in `Embedder`.
 
     Raises:
-        ValueError: for an encoder whose steps depend on later ones.
+        ValueError: for an encoder whose steps depend on later ones, or whose blocks were changed.
     """
 
     @torch.no_grad()
@@ -58,11 +59,18 @@ class Stream:
                 f"layout={config.layout!r} can't embed a stream, because its rows mix early and "
                 "late steps: load the model with layout='time'"
             )
-        self._encoder, self._mel, self._statistics = encoder, mel, statistics
+        self._mel, self._statistics = copy.deepcopy(mel), statistics
+        self._patches, self._norm = copy.deepcopy((encoder.patches, encoder.norm))
+        self._cls_token = encoder.cls_token.detach().clone()
         self._config = config
         self._device = encoder.cls_token.device
         blocks = folded_blocks(encoder, product_dtype(precision, self._device))
-        self._blocks = cast("list[FoldedBlock]", blocks)
+        self._blocks = [block for block in blocks if isinstance(block, FoldedBlock)]
+        if len(self._blocks) < len(blocks):
+            raise ValueError(
+                "a block with hooks, parts that were replaced or a form of its own can't embed a "
+                "stream: remove them, or embed(...) once the clip is whole"
+            )
         self._numpy = True
         self._begin()
 
@@ -159,15 +167,15 @@ class Stream:
 
     def _encode(self, frames_TF: Tensor, step: int) -> Tensor:
         """Frames that begin with a certain step of the window to their steps ``[J, D']``."""
-        encoder, per_step = self._encoder, self._config.grid[1]
-        tokens = encoder.patches(frames_TF[None], first=step * per_step)
+        per_step = self._config.grid[1]
+        tokens = self._patches(frames_TF[None], first=step * per_step)
         if step == 0:
             self._pasts = [Past() for _ in self._blocks]
-            tokens = torch.cat([encoder.cls_token.expand(1, 1, -1), tokens], dim=1)
+            tokens = torch.cat([self._cls_token.expand(1, 1, -1), tokens], dim=1)
         for block, past in zip(self._blocks, self._pasts, strict=True):
             tokens = block(tokens, past)
         tokens = tokens[:, 1:] if step == 0 else tokens
-        return encoder.norm(tokens)[0].unflatten(0, (-1, per_step)).flatten(1)
+        return self._norm(tokens)[0].unflatten(0, (-1, per_step)).flatten(1)
 
     def _answer(self, found: list[Tensor], times_J: Tensor) -> Pair:
         empty = torch.zeros(0, self._config.embedding_size, device=self._device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hear_axlstm.matmul import matmul
+from hear_axlstm.matmul import is_traced, matmul
 
 ROWS = 128  # query rows weighted at once: the part right of the causal diagonal is not computed
 MODERATE = 64.0  # exp(MODERATE) and products of it are far from the ends of float32
@@ -47,7 +47,7 @@ class _WeightedSum(torch.autograd.Function):
         u, n = torch.empty_like(v), torch.empty_like(a, dtype=torch.float32)
         for some in _windows(q):
             weights = _Weights(a[some], running_max[some], v.dtype)
-            q_NSK, k_NSK = weights.of_rows(q[some]), weights.of_columns(k[some])
+            q_NSK, k_NSK = _stack(weights.of_rows(q[some])), _stack(weights.of_columns(k[some]))
             v_NSK = _stack(v[some])
             for rows, seen in row_blocks(q.shape[1]):
                 scores = weights.apply(matmul(q_NSK[:, rows], k_NSK[:, seen].mT), rows)
@@ -63,7 +63,7 @@ class _WeightedSum(torch.autograd.Function):
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         for some in _windows(q):
             weights = _Weights(a[some], running_max[some], v.dtype)
-            q_NSK, k_NSK = weights.of_rows(q[some]), weights.of_columns(k[some])
+            q_NSK, k_NSK = _stack(weights.of_rows(q[some])), _stack(weights.of_columns(k[some]))
             v_NSK, g_NSK = _stack(v[some]), _stack(grad_u[some])
             gn_NS1 = _stack(grad_n[some, ..., None].to(v.dtype))
             dq_NSK, dk_NSK, dv_NSK = (torch.zeros_like(x) for x in (q_NSK, k_NSK, v_NSK))
@@ -74,8 +74,8 @@ class _WeightedSum(torch.autograd.Function):
                 grad_scores = weights.apply(grad_scores, rows)
                 dq_NSK[:, rows] = matmul(grad_scores, k_NSK[:, seen])
                 dk_NSK[:, seen] += matmul(grad_scores.mT, q_NSK[:, rows])
-            grad_q[some] = weights.of_rows(_unstack(dq_NSK, q[some]), stacked=False)
-            grad_k[some] = weights.of_columns(_unstack(dk_NSK, k[some]), stacked=False)
+            grad_q[some] = weights.of_rows(_unstack(dq_NSK, q[some]))
+            grad_k[some] = weights.of_columns(_unstack(dk_NSK, k[some]))
             grad_v[some] = _unstack(dv_NSK, v[some])
         # d/da_s sums S_ts dS_ts over t, which is k_s . dk_s; likewise M_t with q_t . dq_t.
         grad_a = (grad_k.float() * k.float()).sum(-1)
@@ -103,15 +103,13 @@ class _Weights:
             self.rows_BSH1 = torch.exp(middle_B1H - running_max_BSH).to(dtype)[..., None]
             self.columns_BSH1 = torch.exp(a_BSH - middle_B1H).to(dtype)[..., None]
 
-    def of_rows(self, x_BSHK: Tensor, stacked: bool = True) -> Tensor:
+    def of_rows(self, x_BSHK: Tensor) -> Tensor:
         """Queries, or their gradients, times their factors."""
-        x_BSHK = x_BSHK * self.rows_BSH1 if self.factored else x_BSHK
-        return _stack(x_BSHK) if stacked else x_BSHK
+        return x_BSHK * self.rows_BSH1 if self.factored else x_BSHK
 
-    def of_columns(self, x_BSHK: Tensor, stacked: bool = True) -> Tensor:
+    def of_columns(self, x_BSHK: Tensor) -> Tensor:
         """Keys, or their gradients, times their factors."""
-        x_BSHK = x_BSHK * self.columns_BSH1 if self.factored else x_BSHK
-        return _stack(x_BSHK) if stacked else x_BSHK
+        return x_BSHK * self.columns_BSH1 if self.factored else x_BSHK
 
     def apply(self, scores_NRS: Tensor, rows: slice) -> Tensor:
         """What the factors leave to do to the scores of some rows, in place."""
@@ -129,8 +127,9 @@ class _Weights:
 
 
 def _are_moderate(spans: Tensor) -> bool:
-    """Asked on a CPU only: an accelerator would have to be waited for."""
-    return spans.device.type == "cpu" and bool(spans.max() < MODERATE)
+    """Asked on a CPU only, of values that are there: an accelerator would have to be waited for."""
+    is_at_hand = spans.device.type == "cpu" and spans.numel() > 0 and not is_traced(spans)
+    return is_at_hand and bool(spans.max() < MODERATE)
 
 
 def _stack(x_BSHK: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hear_axlstm import cli, load_model
+from hear_axlstm import cli, load_model, native
 
 AXLSTM = str(Path(sys.executable).with_name("axlstm"))
 
@@ -26,11 +26,13 @@ def test_info_lists_presets_as_json() -> None:
     assert rows["axlstm_tiny"]["parameters"] == 4_343_584
     assert rows["axlstm_base"]["scene_embedding_size"] == 3840
     assert rows["ssast_small"]["patch"] == [4, 16]
+    assert rows["axlstm_tiny"]["compiled_block"] == native.is_in_use()
 
 
 def test_info_takes_names_and_prints_a_table() -> None:
     lines = run("info", "axlstm_small").stdout.splitlines()
-    assert len(lines) == 2 and "16,723,360" in lines[1]
+    assert len(lines) == 3 and "16,723,360" in lines[1]
+    assert lines[2] == f"compiled block: {'in use' if native.is_in_use() else 'not in use'}"
 
 
 def test_mistakes_get_one_line(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from hear_axlstm import kernels, mlstm
 
 pytest.importorskip("triton", reason="the fused cell needs Triton: extra `kernels`")
-operators = pytest.importorskip("hear_axlstm.kernels.operators")
-programs = pytest.importorskip("hear_axlstm.kernels.programs")
+from hear_axlstm.kernels import operators, programs
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 NAMES = ("q", "k", "v", "a", "running_max", "floor")
@@ -138,6 +138,26 @@ def test_nothing_is_written_outside_of_the_outputs(monkeypatch: pytest.MonkeyPat
     for frame in frames:
         assert torch.all(frame[:band] == 7) and torch.all(frame[-band:] == 7)
         assert torch.all(frame[band:-band] != 7)
+
+
+@pytest.mark.parametrize("form", ["parallel", "fused"])
+def test_gates_that_are_nearly_shut_have_finite_gradients(form: mlstm.Form) -> None:
+    qkv = inputs((1, 9, 2, 24))[:3]
+    shut = torch.full((1, 9, 2), -900.0, device=DEVICE, requires_grad=True)
+    h = mlstm.cell(*qkv, shut, torch.full_like(shut, -0.1), form)
+    for gradient in torch.autograd.grad(h.sum(), [*qkv, shut]):
+        assert gradient.isfinite().all()
+
+
+def test_another_default_dtype() -> None:
+    leaves = inputs((1, 20, 2, 24))
+    expected = torch.autograd.grad(kernels.weighted_sum(*leaves).sum(), leaves)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = torch.autograd.grad(kernels.weighted_sum(*leaves).sum(), leaves)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, found, expected))
 
 
 def test_pytorch_accepts_the_operators() -> None:

@@ -59,6 +59,18 @@ def test_autocast_decides_as_for_torch() -> None:
     assert linear(x, weight, torch.ones(4)).dtype == torch.float32
 
 
+@pytest.mark.parametrize("shape", [(8,), (0, 8), (0, 3, 8), (2, 0, 8), (1, 8)])
+def test_linear_of_few_rows_and_of_none(shape: tuple[int, ...]) -> None:
+    x, weight = torch.randn(shape), torch.randn(4, 8)
+    expected = torch.nn.functional.linear(x, weight)
+    torch.testing.assert_close(linear(x, weight), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_factors_of_two_types_are_refused_as_by_torch() -> None:
+    with pytest.raises(RuntimeError, match="same dtype"):
+        linear(torch.randn(20, 8), torch.randn(4, 8).bfloat16())
+
+
 def test_linear_takes_any_leading_axes_and_a_bias() -> None:
     x, weight, bias = torch.randn(2, 3, 5, 8), torch.randn(4, 8), torch.randn(4)
     expected = torch.nn.functional.linear(x.double(), weight.double(), bias.double())

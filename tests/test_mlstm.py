@@ -175,6 +175,102 @@ def test_gradients_equal_those_of_the_recurrence(form: str, gate: float) -> None
         assert relative_error(ours, theirs.double()) < 1e-4, name
 
 
+def gradients(cell, leaves: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+    """h, and the gradients of q, k, v and the gates' pre-activations; products are of `dtype`."""
+    q, k, v, raw_i, raw_f = (t.detach().requires_grad_() for t in leaves)
+    h = cell(*(t.to(dtype) for t in (q, k, v)), *mlstm.log_gates(raw_i, raw_f, "exponential"))
+    weight = torch.randn(h.shape, generator=torch.Generator().manual_seed(2))
+    return h, *torch.autograd.grad((h.double() * weight).sum(), (q, k, v, raw_i, raw_f))
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    tokens=st.integers(1, 100),
+    heads=st.integers(1, 3),
+    size=st.sampled_from([4, 24, 48]),
+    gate=st.sampled_from([1.0, 10.0, 30.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_gradients_of_any_shape_equal_those_of_the_recurrence(
+    batch: int, tokens: int, heads: int, size: int, gate: float, seed: int
+) -> None:
+    leaves = inputs((batch, tokens, heads, size), gate, seed)
+    leaves[:2] = [t.abs() for t in leaves[:2]]
+    expected = gradients(step_by_step, leaves, torch.float64)
+    for form, cell in FORMS.items():
+        found = gradients(cell, leaves, torch.float32)
+        for name, ours, theirs in zip(("h", *"qkvif"), found, expected, strict=True):
+            # A token alone is h = v, whatever q and k: their gradients are what is left of 1 - 1.
+            error = (ours.double() - theirs).abs().max() / theirs.abs().max().clamp(min=1.0)
+            assert error < 1e-5, (form, name)
+
+
+@pytest.mark.parametrize("gate", [1.0, 10.0, 30.0])
+@pytest.mark.parametrize("form", FORMS)
+def test_bfloat16_keeps_gradients_close(form: str, gate: float) -> None:
+    """Measured at these seeds, relative in norm: up to 4e-3 for h and v, 5e-2 for q and k."""
+    leaves = inputs((2, 140, 2, 24), gate, seed=3)
+    leaves[:2] = [t.abs() for t in leaves[:2]]
+    found = gradients(FORMS[form], leaves, torch.bfloat16)
+    expected = gradients(step_by_step, leaves, torch.float64)
+    limits = (8e-3, 0.1, 0.1, 8e-3, 2e-2, 2e-2)
+    for name, ours, theirs, limit in zip(("h", *"qkvif"), found, expected, limits, strict=True):
+        assert (ours - theirs).norm() < limit * theirs.norm(), name
+
+
+def from_a_state(tokens: list[Tensor], state: list[Tensor]) -> tuple[Tensor, ...]:
+    """Hidden states and the last state, one token after another, in the dtype of the state."""
+    q, k, v, log_i, log_f = (t.to(state[0].dtype) for t in tokens)
+    memory, normalizer, m = state
+    hidden = []
+    for t in range(q.shape[1]):
+        m_next = torch.maximum(log_f[:, t] + m, log_i[:, t])
+        i, f = torch.exp(log_i[:, t] - m_next), torch.exp(log_f[:, t] + m - m_next)
+        outer = v[:, t, :, :, None] * k[:, t, :, None, :]
+        memory = f[..., None, None] * memory + i[..., None, None] * outer
+        normalizer = f[..., None] * normalizer + i[..., None] * k[:, t]
+        query, m = q[:, t] / q.shape[-1] ** 0.5, m_next
+        weight = torch.maximum((normalizer * query).sum(-1).abs(), torch.exp(-m)) + mlstm.EPS
+        hidden.append((memory @ query[..., None])[..., 0] / weight[..., None])
+    return torch.stack(hidden, dim=1), memory, normalizer, m
+
+
+def chunks_from(tokens: list[Tensor], state: list[Tensor]) -> tuple[Tensor, ...]:
+    h, last = mlstm.chunkwise(*tokens, mlstm.State(*state), chunk=32)
+    return h, *last
+
+
+def tokens_from(tokens: list[Tensor], state: list[Tensor]) -> tuple[Tensor, ...]:
+    hidden, last = [], mlstm.State(*state)
+    for token in zip(*(t.unbind(1) for t in tokens), strict=True):
+        h, last = mlstm.recurrent(*token, last)
+        hidden.append(h)
+    return torch.stack(hidden, dim=1), *last
+
+
+@pytest.mark.parametrize("gate", [1.0, 10.0, 30.0])
+@pytest.mark.parametrize("form", [chunks_from, tokens_from])
+def test_gradients_go_into_a_state_and_come_from_the_last(form, gate: float) -> None:  # type: ignore[no-untyped-def]
+    q, k, *others = inputs((2, 70, 2, 24), gate, seed=1)
+    generator = torch.Generator().manual_seed(3)
+    state = [torch.rand(2, 2, *size, generator=generator) for size in ((24, 24), (24,), ())]
+    state[2] = state[2].double()
+    leaves = [t.requires_grad_() for t in (q.abs(), k.abs(), *others, *state)]
+    weights = [torch.randn(2, 70, 2, 24, generator=generator), *(torch.rand_like(s) for s in state)]
+
+    def differentiate(cell, start: list[Tensor]) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+        results = cell([*leaves[:3], *mlstm.log_gates(leaves[3], leaves[4], "exponential")], start)
+        loss = sum((x * w).double().sum() for x, w in zip(results, weights, strict=True))
+        return torch.autograd.grad(loss, leaves)
+
+    found = differentiate(form, leaves[5:])
+    expected = differentiate(from_a_state, [t.double() for t in leaves[5:]])
+    names = ("q", "k", "v", "input", "forget", *mlstm.State._fields)
+    for name, ours, theirs in zip(names, found, expected, strict=True):
+        assert relative_error(ours, theirs.double()) < 1e-5, name
+
+
 def test_windows_together_equal_windows_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     leaves = [t.requires_grad_() for t in inputs((5, 140, 2, 12), 3.0, seed=6)]
 
@@ -229,6 +325,11 @@ def test_the_form_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEAR_AXLSTM_CELL", "fastest")
     with pytest.raises(ValueError, match=r"'fastest'.*parallel, chunkwise, fused"):
         mlstm.cell(q, k, v, *gates)
+    assert torch.equal(mlstm.cell(q, k, v, *gates, "plain"), mlstm.plain(q, k, v, *gates))
+    with pytest.raises(ValueError, match=r"'slow'.*parallel, chunkwise, fused"):
+        mlstm.cell(q, k, v, *gates, "slow")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="chunk=0: a chunk has at least 1 token"):
+        mlstm.chunkwise(q, k, v, *gates, chunk=0)
 
 
 def test_no_token_sees_the_future() -> None:

@@ -109,6 +109,39 @@ def test_tensors_give_tensors_and_a_stream_can_begin_again() -> None:
     assert [len(a) for a in stream.finish()] == [0, 0]
 
 
+def test_later_changes_of_the_weights_do_not_count() -> None:
+    model, audio = small(), NOISE[:40_000]
+    expected, _ = run(model.stream(STATISTICS), audio, [9_000, 31_000])
+    stream = model.stream(STATISTICS)
+    parts = [stream.push(audio[:9_000])]
+    for parameter in model.parameters():
+        parameter.data.mul_(2.0)
+    model.double()
+    parts += [stream.push(audio[9_000:]), stream.finish()]
+    np.testing.assert_array_equal(np.concatenate([steps for steps, _ in parts]), expected)
+
+
+def test_blocks_that_were_changed_are_refused() -> None:
+    model = small()
+    model.encoder.blocks[1].up.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"hooks.*can't embed a stream"):
+        model.stream(STATISTICS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_model_of_another_type_is_refused(dtype: torch.dtype) -> None:
+    model, audio = small().to(dtype), torch.from_numpy(NOISE[:8_000])
+    for use in (
+        lambda: model.stream(STATISTICS),
+        lambda: model(audio[None]),
+        lambda: model.scene(audio[None]),
+        lambda: model.embed(audio),
+        lambda: model.measure(audio),
+    ):
+        with pytest.raises(ValueError, match=f"the model is {dtype}: keep it in float32"):
+            use()
+
+
 def test_models_that_look_ahead_are_refused() -> None:
     with pytest.raises(ValueError, match="flip=True can't embed a stream"):
         small(flip=True).stream(STATISTICS)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from hear_axlstm import weights
+from hear_axlstm import native, weights
 from hear_axlstm.config import PRESETS
 from hear_axlstm.reconstruction import ReconstructionModel
 
@@ -22,6 +22,8 @@ def info(
 ) -> None:
     """List presets or files of weights: parameters, widths, patch, layout and embedding sizes.
 
+    And whether the compiled part of the mLSTM block is in use here.
+
     Args:
         models: Presets, files, folders or hf:// addresses; all presets by default.
         as_json: Print JSON, with every setting, instead of a table.
@@ -34,6 +36,7 @@ def info(
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         print("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip())
+    print(f"compiled block: {'in use' if native.is_in_use() else 'not in use'}")
 
 
 def _describe(name: str) -> dict[str, Any]:
@@ -53,6 +56,7 @@ def _describe(name: str) -> dict[str, Any]:
         "step_ms": 1000 * config.step_seconds,
         **config.to_dict(),
         **({"training": training} if training else {}),
+        "compiled_block": native.is_in_use(),
     }
 
 

@@ -34,7 +34,7 @@ def is_available(device: torch.device) -> bool:
 def weighted_sum(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> Tensor:
-    """Normalized sum over the past, as in `hear_axlstm.mlstm.parallel`.
+    """Normalized sum over the past, see `hear_axlstm.mlstm.fused`.
 
     Differentiable once in all arguments. Products of bfloat16 and float16 are accumulated in
     float32. Those of float32 follow `torch.set_float32_matmul_precision`: with "highest", the

@@ -61,8 +61,8 @@ def forward(
     q, k, v = (_with_contiguous_rows(x) for x in (q, k, v))
     batch, tokens, heads, size = q.shape
     h = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    n = torch.empty((batch, heads, tokens), device=q.device)
-    gates = torch.empty((batch, heads, 4, tokens), device=q.device)
+    n = torch.empty((batch, heads, tokens), dtype=torch.float32, device=q.device)
+    gates = torch.empty((batch, heads, 4, tokens), dtype=torch.float32, device=q.device)
     with _on(q.device):
         programs.split_gates[_grid(q)](
             a, running_max, gates, a.stride(), running_max.stride(), math.log2(size) / 2,
@@ -83,11 +83,13 @@ def backward(
     """Gradients of q, k, v and, in float32, of a, the running maximum and the floor."""
     g, q, k, v = (_with_contiguous_rows(x) for x in (grad_h, q, k, v))
     batch, tokens, heads, _ = q.shape
-    terms = torch.empty((batch, heads, 2, tokens), device=q.device)
+    terms = torch.empty((batch, heads, 2, tokens), dtype=torch.float32, device=q.device)
     grad_q, grad_k, grad_v = (
         torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(3)
     )
-    grad_a, grad_max, grad_floor = (torch.empty(n.shape, device=q.device) for _ in range(3))
+    grad_a, grad_max, grad_floor = (
+        torch.empty(n.shape, dtype=torch.float32, device=q.device) for _ in range(3)
+    )
     with _on(q.device):
         programs.normalizer_gradients[_grid(q)](
             g, h, n, floor, terms, grad_floor, *_strides(g, h), floor.stride(),

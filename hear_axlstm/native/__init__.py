@@ -4,6 +4,7 @@
 leaves it unused.
 """
 
-from hear_axlstm.native.mix import is_usable, mix
+from hear_axlstm.native.block import is_usable, mix
+from hear_axlstm.native.library import is_in_use
 
-__all__ = ["is_usable", "mix"]
+__all__ = ["is_in_use", "is_usable", "mix"]

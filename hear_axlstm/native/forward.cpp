@@ -62,7 +62,8 @@ INLINE void scan(const float* gates, const Sizes& is, bool sigmoid_input, double
             total += log_sigmoid(gates[s * 2 * H + H + h]);
             a[h * S + s] = (sigmoid_input ? log_sigmoid(input) : input) - total;
             top[h * S + s] = highest = std::max(highest, a[h * S + s]);
-            floor[h * S + s] = float(std::sqrt(double(is.K())) * std::exp(-(total + highest)));
+            const double least = std::exp(std::min(-(total + highest), LARGEST_EXPONENT));
+            floor[h * S + s] = float(std::sqrt(double(is.K())) * least);
         }
     }
 }

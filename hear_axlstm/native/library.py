@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hear_axlstm.matmul import is_traced
+
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of the functions in forward.cpp and backward.cpp
@@ -19,11 +21,23 @@ SWITCH = "HEAR_AXLSTM_NATIVE"
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
+def is_in_use() -> bool:
+    """Whether there is compiled code, which HEAR_AXLSTM_NATIVE=0 leaves unused.
+
+    Raises:
+        ValueError: if the environment variable is neither 0 nor 1.
+    """
+    switch = os.environ.get(SWITCH, "1")
+    if switch not in ("0", "1"):
+        raise ValueError(f"{SWITCH}={switch!r}: use 0 or 1")
+    return switch == "1" and _library() is not None
+
+
 def is_there_for(tensor: Tensor) -> bool:
     """Whether there is compiled code for products of tensors like this one."""
-    if tensor.device.type != "cpu" or torch.compiler.is_compiling() or _library() is None:
+    if tensor.device.type != "cpu" or is_traced(tensor) or not is_in_use():
         return False
-    autocast = torch.is_autocast_enabled("cpu")
+    autocast = torch.is_autocast_enabled("cpu") and tensor.dtype != torch.float64
     dtype = torch.get_autocast_dtype("cpu") if autocast else tensor.dtype
     return dtype in SUFFIXES
 
@@ -55,11 +69,15 @@ def _as_c(argument: Any) -> Any:
 @cache
 def _library() -> ctypes.CDLL | None:
     spec = importlib.util.find_spec("hear_axlstm.native._block")
-    if spec is None or spec.origin is None or os.environ.get(SWITCH) == "0":
+    if spec is None or spec.origin is None:
         return None
-    library = ctypes.CDLL(spec.origin)
-    library.native_version.restype = ctypes.c_int64
-    if library.native_version() != VERSION:
+    try:
+        library = ctypes.CDLL(spec.origin)
+        library.native_version.restype = ctypes.c_int64
+        is_ours = library.native_version() == VERSION
+    except (OSError, AttributeError) as error:
+        log.warning("%s does not load and stays unused: install again (%s)", spec.origin, error)
+        return None
+    if not is_ours:
         log.warning("%s is of another version and stays unused: install again", spec.origin)
-        return None
-    return library
+    return library if is_ours else None

@@ -19,6 +19,7 @@
 using Index = std::int64_t;
 constexpr Index PLACES = 4;  // channels of one block of a map
 constexpr Index WIDTH = 4;   // tokens that the convolution sees
+constexpr double LARGEST_EXPONENT = 80.0;  // exp of it times sqrt(K) is still a float
 
 // B windows, S tokens, H heads, J blocks of a head in the maps.
 struct Sizes {

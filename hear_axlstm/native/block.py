@@ -124,8 +124,9 @@ def before_cell(
     batch, tokens, heads, head_size = *xz_BSE.shape[:2], settings.heads, settings.head_size
     sizes = batch, tokens, heads, head_size // MAP_WIDTH
     c, k, v = (xz_BSE.new_empty(batch * heads, tokens, head_size) for _ in "ckv")
-    a, running_max = (torch.empty(batch * heads, tokens, dtype=torch.float64) for _ in "aM")
-    gates, floor = torch.empty(batch, tokens, 2 * heads), torch.empty(batch * heads, tokens)
+    a, running_max = (c.new_empty(c.shape[:2], dtype=torch.float64) for _ in "aM")
+    floor = c.new_empty(c.shape[:2], dtype=torch.float32)
+    gates = c.new_empty(batch, tokens, 2 * heads, dtype=torch.float32)
     given = CellInput(c, k, v, gates, a, running_max, floor)
     call("before_cell", sizes, weights, xz_BSE, _is_sigmoid(settings), *given)
     return sizes, given
@@ -136,7 +137,7 @@ def weighted_sums(
 ) -> tuple[Tensor, Tensor]:
     """The cell's sums u ``[N, R, K]`` and n ``[N, R]`` of some rows, as in `weighted_sum`."""
     scores_NRC = matmul(given.c[:, rows], given.k[:, seen].mT)
-    n_NR = torch.empty(scores_NRC.shape[:2])
+    n_NR = scores_NRC.new_empty(scores_NRC.shape[:2], dtype=torch.float32)
     block = (*scores_NRC.shape[1:], rows.start)
     call("weigh", sizes, scores_NRC, *block, given.a, given.running_max, n_NR)
     return matmul(scores_NRC, given.v[:, seen]), n_NR
