@@ -29,8 +29,10 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
         a: ``[R, K]`` or ``[N, R, K]``.
         b: ``[K, S]`` or ``[N, K, S]``, of the same type.
     """
+    if not _is_for_onednn(a):  # first, for an exported graph must not ask how many rows there are
+        return a @ b
     few = a.ndim == 3 and a.shape[1] < FEW_ROWS and b.shape[2] <= 64
-    if few or a.shape[-2] <= SINGLE_ROWS or not _is_for_onednn(a):
+    if few or a.shape[-2] <= SINGLE_ROWS:
         return a @ b
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         return _Matmul.apply(a, b)

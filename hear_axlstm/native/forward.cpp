@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr Index VERSION = 1;  // of what this folder exports, to be raised with every change of it
+constexpr Index VERSION = 2;  // of what this folder exports, to be raised with every change of it
 constexpr Index ROWS = 4;     // tokens worked on at once, while the weights for them are in the cache
 
 // out [rows, G] += in [rows, E] times weight [G, E] transposed, for up to ROWS rows.

@@ -16,7 +16,7 @@ from hear_axlstm.matmul import is_traced
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the functions in forward.cpp and backward.cpp
+VERSION = 2  # of the functions in forward.cpp and backward.cpp
 SWITCH = "HEAR_AXLSTM_NATIVE"
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
