@@ -108,7 +108,7 @@ def test_info_tells_the_layout(checkpoint: Path, capsys: pytest.CaptureFixture[s
     for path in (checkpoint, checkpoint.with_suffix(".safetensors")):
         capsys.readouterr()
         info((str(path), "axlstm_tiny"))
-        _, released, ours = capsys.readouterr().out.splitlines()
+        _, released, ours, _ = capsys.readouterr().out.splitlines()
         assert "release" in released.split() and "time" in ours.split()
         info((str(path),), as_json=True)
         (facts,) = json.loads(capsys.readouterr().out)
