@@ -55,12 +55,12 @@ endif
 	@echo "Weights and log: $(RUN). Next: make eval-all MODULES='naive hear_axlstm@$(RUN)/model.safetensors'"
 
 ablations: OUT = $(if $(DATA),runs/ablations,runs/miniature/ablations)
-ablations: $(READY) ## Train and score the rows of TABLE=comparison|expansion|patch|gating [DATA= EPOCHS= BATCH= LR= TRAININGS= TASKS_DIR= SEEDS= ENGINE= OUT=]
+ablations: $(READY) ## Train and score the rows of TABLE=comparison|expansion|patch|gating [DATA= EPOCHS= BATCH= LR= TRAININGS= TASKS_DIR= TASKS= SEEDS= ENGINE= JOBS= OUT=]
 	@$(BIN)/python -m eval ablations $(if $(DATA),"$(DATA)") --table $(TABLE) --seeds $(SEEDS) --engine $(ENGINE) $(if $(JOBS),--jobs $(JOBS)) \
 	    --out "$(OUT)" $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch-size $(BATCH)) \
 	    $(if $(LR),--lr $(LR)) $(if $(TRAININGS),--trainings $(TRAININGS)) $(if $(TASKS_DIR),--tasks-dir "$(TASKS_DIR)") $(if $(TASKS),--tasks $(TASKS))
 
-table2: ## One of the paper's tables (also table3, table4, table5) from finished training RUNS= [TASKS_DIR= TASKS= SEEDS= ENGINE= OUT=]
+table2: ## One of the paper's tables (also table3, table4, table5) from finished training RUNS= [TASKS_DIR= TASKS= SEEDS= ENGINE= JOBS= OUT=]
 table2 table3 table4 table5: OUT = runs/tables
 table2 table3 table4 table5: $(READY)
 	@$(BIN)/python -m eval paper $@ --runs "$(RUNS)" --seeds $(SEEDS) --out "$(OUT)" --engine $(ENGINE) $(if $(JOBS),--jobs $(JOBS)) \
