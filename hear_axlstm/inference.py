@@ -153,7 +153,7 @@ def folded_blocks(encoder: Encoder, dtype: torch.dtype) -> list[Block]:
     The cheap form is kept, and made anew when a weight has changed. What changes by way of
     `.data` leaves no trace but in a parameter's values: it counts if it changes their float32 sum.
     """
-    return on_each_core(partial(_folded, dtype=dtype), list(encoder.blocks))
+    return [_folded(block, dtype) for block in encoder.blocks]
 
 
 _folds: weakref.WeakKeyDictionary[nn.Module, tuple[object, Block]] = weakref.WeakKeyDictionary()
