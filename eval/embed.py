@@ -188,10 +188,11 @@ class _Work:
         return self.model.get_scene_embedding_as_numpy(audio_Bn), None
 
     def _check(self, batch: Sequence[Clip], rows: Rows, times_BT: Rows | None) -> None:
-        wanted = f"[{len(batch)}, D]" if times_BT is None else f"[{len(batch)}, T, D]"
-        if rows.ndim != wanted.count(",") + 1 or len(rows) != len(batch):
+        dims, wanted = (2, "D") if times_BT is None else (3, "T, D")
+        if rows.ndim != dims or len(rows) != len(batch):
             raise EmbeddingError(
-                f"{self.model.name} gives {list(rows.shape)} for {len(batch)} clips, not {wanted}"
+                f"{self.model.name} gives {list(rows.shape)} for {len(batch)} clips, "
+                f"not [{len(batch)}, {wanted}]"
             )
         if times_BT is not None and times_BT.shape != rows.shape[:2]:
             raise EmbeddingError(

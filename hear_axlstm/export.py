@@ -132,10 +132,8 @@ def export(embedder: Embedder, path: Path, kind: Kind = "scene") -> Path:
     if path.is_dir():
         raise ValueError(f"{path} is a folder: name a file")
     log.info("exporting, a minute or two")
-    with (
-        replacing(path) as partial,
-        partial.open("wb") as file,
-    ):  # fails before the work, if it does
+    # An unwritable place fails here, before the work.
+    with replacing(path) as partial, partial.open("wb") as file:
         program = _trace(ExportableEmbedder(embedder, kind).eval())
         if path.suffix == ".pt2":
             torch.export.save(program, file)
