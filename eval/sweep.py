@@ -72,7 +72,8 @@ def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
     bar = HoursBar(desc="embeddings", total=total, bar_format=HOURS, disable=not todo)
 
     def hours_done() -> float:
-        return sum(embedded_seconds(folder) for _, _, folder in missing) / 3600
+        done = sum(embedded_seconds(folder) for _, _, folder in missing) / 3600
+        return min(done, total)  # they are rounded
 
     return _compute(todo, bar, hours_done, jobs, backend)
 
