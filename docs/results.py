@@ -18,7 +18,7 @@ import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from eval.table import THESE
+from eval.results import THESE
 from hear_axlstm import weights
 from hear_axlstm.audio import load_audio
 from hear_axlstm.masking import random_mask

@@ -17,7 +17,7 @@ from eval.ablations import AblationError, run_name
 from eval.published import PublishedTable
 from eval.report.exports import markdown_table
 from eval.report.score_tables import beside
-from eval.table import FRAMES, PAPER, THESE, Results
+from eval.results import FRAMES, PAPER, THESE, Results
 from hear_axlstm import weights
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.pretrain.recipes import TABLES, Table

@@ -3,7 +3,8 @@
     OUT/plan.json                                                the plan itself
     OUT/embeddings/<task>/<system>/                              see eval.embed
     OUT/predictions/<task>/<system>/<engine>-<grid>/seed<n>/     the probes of one seed
-    OUT/results.csv, results.json, table.md                      see eval.table
+    OUT/results.csv, results.json                                see eval.results
+    OUT/table.md, report/                                        see eval.report
 
 <task> and <system> end in digests of data and weights, so that nothing stale is ever reused.
 """

@@ -13,9 +13,9 @@ import torch
 from eval import ablations, paper_tables
 from eval.ablations import AblationError
 from eval.plan import Plan
+from eval.results import PAPER, THESE, Results
 from eval.scores import Estimate
 from eval.systems import parse_systems
-from eval.table import PAPER, THESE, Results
 from hear_axlstm import weights
 from hear_axlstm.pretrain import recipes
 

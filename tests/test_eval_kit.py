@@ -19,8 +19,9 @@ from tests.hear_task import write_task
 
 pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 
-from eval import kit, table
+from eval import kit, report
 from eval.plan import Entrant, Plan, PlanError
+from eval.results import collect, write
 from eval.sweep import sweep
 from eval.systems import NAMED, System, fingerprints
 from eval.tasks import find_tasks, with_audio
@@ -115,7 +116,9 @@ def test_finished_runs_are_not_repeated(finished: Plan) -> None:
 
 def test_table_and_records(finished: Plan) -> None:
     assert Plan.load(finished.out) == finished
-    text = table.write(table.collect(finished))
+    results = collect(finished)
+    write(results)
+    text = report.write_table(results)
     assert text == (finished.out / "table.md").read_text()
     assert "| broken | - | - | - | - |" in text
     assert "No s(m) for naive: s(m) compares systems, and there is only one." in text

@@ -23,9 +23,9 @@ from eval.report.content import Content, gather
 from eval.report.mistakes import _read
 from eval.report.pairs import certain
 from eval.report.provenance import command
+from eval.results import collect
 from eval.scores import Estimate, by_seed
 from eval.systems import NAMED, System
-from eval.table import collect
 from tests.evaluation import FOLDERS, MULTILABEL, task, write_evaluation
 
 ESC, PARTIAL = "esc50-v2.0.0-full", "mridangam_stroke-v1.5-partial"

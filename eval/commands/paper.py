@@ -12,7 +12,7 @@ from eval.commands import INTERRUPTED
 from eval.commands.run import run
 from eval.plan import Engine, Plan
 from eval.published import PublishedTable
-from eval.table import collect
+from eval.results import collect
 
 
 def paper(

@@ -9,7 +9,7 @@ import tyro
 
 from eval import report as reports
 from eval.plan import Plan
-from eval.table import collect
+from eval.results import collect
 
 
 def report(out: Annotated[Path, tyro.conf.Positional] = Path("runs/eval")) -> int:

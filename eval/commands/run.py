@@ -9,11 +9,11 @@ import joblib
 
 from eval import probes
 from eval import report as reports
-from eval import table as result_tables
 from eval.commands import INTERRUPTED
 from eval.kit import Grid
 from eval.miniature.writer import write_tasks
 from eval.plan import Engine, Entrant, Plan, PlanError, sole_use
+from eval.results import Results, collect, write
 from eval.sweep import sweep
 from eval.systems import fingerprints, parse_systems
 from eval.tasks import Task, find_tasks, with_audio
@@ -88,10 +88,11 @@ def not_for_fast(tasks: Sequence[Task]) -> tuple[str, ...]:
     return names
 
 
-def report(plan: Plan) -> result_tables.Results:
+def report(plan: Plan) -> Results:
     """Write the results of `plan` and print its table; gives them."""
-    results = result_tables.collect(plan)
-    print("\n" + result_tables.write(results))
+    results = collect(plan)
+    write(results)
+    print("\n" + reports.write_table(results))
     return results
 
 

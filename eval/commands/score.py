@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from eval import published as paper
-from eval import table as result_tables
 from eval.plan import Plan
 from eval.published import PublishedTable
+from eval.report.exports import summary
+from eval.results import PAPER, THESE, Results, collect
 from eval.scores import FrameError, paper_score
-from eval.table import PAPER, THESE
 
 
 def score(
@@ -35,14 +35,14 @@ def score(
     if published is not None:
         rows = published_scores(published, frame)
     else:
-        results = result_tables.collect(Plan.load(out.resolve()))
+        results = collect(Plan.load(out.resolve()))
         rows = evaluation_scores(results, frame)
     if json:
         print(json_format.dumps(rows, indent=2, ensure_ascii=False))
     elif published is not None or frame is not None:
         print("\n".join(_line(row) for row in rows))
     else:
-        print("\n" + result_tables.markdown(results))
+        print("\n" + summary(results))
     return 0
 
 
@@ -70,7 +70,7 @@ def _published_score(row: paper.Row) -> dict[str, Any]:
     return {**found, "printed": row.aggregate.mean, "printed_half_width": row.aggregate.half_width}
 
 
-def evaluation_scores(results: result_tables.Results, frame: str | None) -> list[dict[str, Any]]:
+def evaluation_scores(results: Results, frame: str | None) -> list[dict[str, Any]]:
     """s(m) of each system of an evaluation with its interval over seeds, or why there is none.
 
     Raises:

@@ -1,6 +1,7 @@
 """The report of an evaluation: one self-contained HTML page, and Markdown, CSV and LaTeX.
 
 OUT/report/report.html, report.md, report.csv, report.tex
+OUT/table.md                the scores alone
 """
 
 from __future__ import annotations
@@ -10,7 +11,14 @@ from pathlib import Path
 from eval.report import exports
 from eval.report.content import gather
 from eval.report.page import html
-from eval.table import Results
+from eval.results import Results
+
+
+def write_table(results: Results) -> str:
+    """Write the scores' table into the plan's folder; gives it, as Markdown."""
+    text = exports.summary(results)
+    (results.plan.out / "table.md").write_text(text, encoding="utf-8")
+    return text
 
 
 def write(results: Results) -> Path:

@@ -10,7 +10,7 @@ from eval.report.mistakes import Mistakes, mistakes
 from eval.report.pairs import Comparison, comparisons
 from eval.report.provenance import Provenance, provenance
 from eval.report.score_tables import ScoreTable, beside, measured, plural
-from eval.table import THESE, Results
+from eval.results import THESE, Results
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,18 @@ from io import StringIO
 
 from eval.report.content import Content
 from eval.report.pairs import certain
-from eval.report.score_tables import Row, ScoreTable
+from eval.report.score_tables import Row, ScoreTable, measured
+from eval.results import PAPER, THESE, Results
 from eval.scores import Estimate
 
 WORST = 5  # classes listed for each system and task
+
+
+def summary(results: Results) -> str:
+    """The table in the layout of the paper's Table 2, and what is missing in it, as Markdown."""
+    table = measured(results, (THESE, PAPER) if results.aggregates[PAPER] else (THESE,))
+    notes = "\n".join(f"- {note}" for note in results.notes)
+    return "\n\n".join(filter(None, (markdown_table(table), table.caption, notes))) + "\n"
 
 
 def markdown(content: Content) -> str:

@@ -18,8 +18,8 @@ from eval.report.mistakes import Mistakes
 from eval.report.pairs import certain
 from eval.report.pictures import Mark
 from eval.report.score_tables import Head, ScoreTable
+from eval.results import THESE, Results
 from eval.scores import by_seed
-from eval.table import THESE, Results
 
 WORST = 8  # classes listed for each system and task
 UNBROKEN = 14  # letters of a name that is not broken

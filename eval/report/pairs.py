@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from eval.results import Results
 from eval.scores import Estimate, FrameError, aggregate_by_seed, by_seed, estimate
-from eval.table import Results
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from eval import kit
 from eval.plan import Entrant, Plan
 from eval.report.score_tables import kind
+from eval.results import Results, hardware, versions
 from eval.systems import NAMED, System
-from eval.table import Results, hardware, versions
 from hear_axlstm import weights
 
 

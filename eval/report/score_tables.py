@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from eval import published
 from eval.official import OFFICIAL
-from eval.plan import Entrant
+from eval.plan import Entrant, Plan
+from eval.results import FRAMES, PAPER, THESE, Results
 from eval.scores import LOWER_IS_BETTER, Estimate
-from eval.table import FRAMES, PAPER, THESE, Results
 from eval.tasks import Task
 
 
@@ -71,23 +71,25 @@ def kind(task: Task) -> str:
     return "Other tasks"
 
 
-def measured(results: Results) -> ScoreTable:
-    """All systems of the evaluation on all of its tasks."""
+def measured(results: Results, frames: Sequence[str] = (THESE,)) -> ScoreTable:
+    """All systems of the evaluation on all of its tasks, and their s(m) in these frames."""
     plan = results.plan
     heads = [_head(task) for task in plan.tasks]
-    heads.append(Head(FRAMES[THESE], "All tasks", "relative to the runs of these systems"))
+    heads += [Head(FRAMES[frame], "All tasks", f"on the scale of {frame}") for frame in frames]
     rows = []
     for entrant in plan.entrants:
         label = entrant.system.label
         cells = [results.cells.get((label, task.path.name)) for task in plan.tasks]
-        rows.append(_row(entrant, [*cells, results.aggregates[THESE].get(label)]))
-    metrics = dict.fromkeys(task.metric for task in plan.tasks)
+        rows.append(_row(entrant, cells + [results.aggregates[f].get(label) for f in frames]))
     caption = (
-        f"Test scores ({', '.join(metrics)}; all but d_prime in percent): mean over "
-        f"{plural(plan.seeds, 'seed')} of the probe, ± half of the 95 % interval (Student t). Best "
-        f"in bold. s(m) is relative to the worst and best single runs of the systems in this "
-        f"table, over {plural(len(plan.tasks), 'task')}: it does not compare with any other table."
+        f"Test scores by {_probes(plan)} (grid: {plan.grid}): {_metrics(plan)}; all but d_prime in "
+        f"percent. Mean over {plural(plan.seeds, 'seed')} of the probe, ± half of the 95 % "
+        "interval (Student t). Best in bold. s(m) is relative to the worst and best single runs of "
+        f"the systems in this table, over {plural(len(plan.tasks), 'task')}: it does not compare "
+        "with any other table."
     )
+    if PAPER in frames:
+        caption += f" {FRAMES[PAPER]} is on the scale of the paper's Table 2."
     return ScoreTable("measured", "Scores", tuple(heads), tuple(rows), caption)
 
 
@@ -122,6 +124,24 @@ def beside(results: Results) -> ScoreTable | None:
             else f"No s(m) here: {next(iter(results.refused[PAPER].values()), 'no runs')}."
         )
     ))  # fmt: skip
+
+
+def _probes(plan: Plan) -> str:
+    """Whose probes the scores come from."""
+    official = [task.path.name for task in plan.tasks if plan.engine_of(task) == "heareval"]
+    if len(official) == len(plan.tasks):
+        return "the official heareval"
+    also = f", on {', '.join(official)} by the official heareval" if official else ""
+    return f"the engine `fast`, our own training of heareval's probes{also}"
+
+
+def _metrics(plan: Plan) -> str:
+    """What is scored where."""
+    metrics = dict.fromkeys(task.metric for task in plan.tasks)
+    if len(metrics) == 1:
+        return next(iter(metrics))
+    names = {m: [_head(task).text for task in plan.tasks if task.metric == m] for m in metrics}
+    return "; ".join(f"{metric} on {', '.join(names[metric])}" for metric in metrics)
 
 
 def _head(task: Task) -> Head:

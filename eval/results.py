@@ -1,4 +1,4 @@
-"""The results of a plan: results.csv and results.json, and table.md in the paper's layout."""
+"""The results of a plan: means, intervals and s(m), and the files results.csv and results.json."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -17,7 +16,6 @@ import torch
 from eval import published
 from eval.plan import Plan
 from eval.scores import (
-    LOWER_IS_BETTER,
     Estimate,
     FrameError,
     Run,
@@ -26,7 +24,6 @@ from eval.scores import (
     by_seed,
     estimate,
 )
-from eval.tasks import Task
 
 PACKAGES = ("hear_axlstm", "heareval", "pytorch-lightning", "torch", "numpy", "scikit-learn")
 THESE, PAPER = "these systems", "the paper's Table 2"
@@ -35,7 +32,7 @@ FRAMES = {THESE: "s(m)", PAPER: "s(m), paper"}
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that a table shows, computed from the finished runs of a plan."""
+    """Everything that tables show, computed from the finished runs of a plan."""
 
     plan: Plan
     runs: tuple[Run, ...]
@@ -94,8 +91,8 @@ def collect(plan: Plan) -> Results:
     return Results(plan, runs, cells, aggregates, refused, tuple(notes))
 
 
-def write(results: Results) -> str:
-    """Write results.csv, results.json and table.md into the plan's folder; gives the table."""
+def write(results: Results) -> None:
+    """Write results.csv and results.json into the plan's folder."""
     out = results.plan.out
     with (out / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -104,71 +101,6 @@ def write(results: Results) -> str:
             row = [run.system, run.task, run.seed, run.metric]
             writer.writerow([*row, f"{run.percent:.6f}", f"{run.seconds:.1f}", run.engine])
     (out / "results.json").write_text(json.dumps(_record(results), indent=2) + "\n")
-    table = markdown(results)
-    (out / "table.md").write_text(table)
-    return table
-
-
-def markdown(results: Results) -> str:
-    """The table in the layout of the paper's Table 2, the best of each column in bold."""
-    plan = results.plan
-    frames = [frame for frame in FRAMES if results.aggregates[frame] or frame == THESE]
-    heads = ["Model", "#M Params", *(_head(task) for task in plan.tasks)]
-    heads += [FRAMES[frame] for frame in frames]
-    systems = [entrant.system.label for entrant in plan.entrants]
-    columns = [systems, [_millions(e.fingerprint.parameters) for e in plan.entrants]]
-    for task in plan.tasks:
-        cells = [results.cells.get((s, task.path.name)) for s in systems]
-        columns.append(_column(cells, min if task.metric in LOWER_IS_BETTER else max))
-    for frame in frames:
-        columns.append(_column([results.aggregates[frame].get(s) for s in systems], max))
-    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1), *zip(*columns, strict=True)]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    notes = [f"- {note}" for note in results.notes]
-    return "\n".join([*lines, "", _caption(results), *([""] if notes else []), *notes]) + "\n"
-
-
-def _head(task: Task) -> str:
-    """The paper's short name, for the paper's tasks only; the folder's for parts and likenesses."""
-    column = published.column(task)
-    return column.short if column else task.path.name
-
-
-def _millions(parameters: int) -> str:
-    return f"{parameters / 1e6:.1f}" if parameters else "-"
-
-
-def _column(estimates: Sequence[Estimate | None], best_of: Callable[..., float]) -> list[str]:
-    best = best_of((round(e.mean, 1) for e in estimates if e is not None), default=None)
-    texts = ["-" if e is None else str(e) for e in estimates]
-    return [
-        f"**{text}**" if e is not None and round(e.mean, 1) == best else text
-        for e, text in zip(estimates, texts, strict=True)
-    ]
-
-
-def _caption(results: Results) -> str:
-    plan = results.plan
-    metrics = ", ".join(f"{task.path.name} ({task.metric})" for task in plan.tasks)
-    plural = "s" if plan.seeds > 1 else ""
-    text = (
-        f"Test scores in percent by {_probes(plan)} (grid: {plan.grid}), mean over "
-        f"{plan.seeds} seed{plural} and 95 % interval (Student t). s(m) is relative to the worst "
-        f"and best single runs of the systems in this table, over {len(plan.tasks)} task(s): "
-        f"{metrics}."
-    )
-    if results.aggregates[PAPER]:
-        text += " s(m), paper is on the scale of the paper's Table 2."
-    return text
-
-
-def _probes(plan: Plan) -> str:
-    """Whose probes the scores come from."""
-    official = [task.path.name for task in plan.tasks if plan.engine_of(task) == "heareval"]
-    if len(official) == len(plan.tasks):
-        return "the official heareval"
-    also = f", on {', '.join(official)} by the official heareval" if official else ""
-    return f"the engine `fast`, our own training of heareval's probes{also}"
 
 
 def _record(results: Results) -> dict[str, Any]:

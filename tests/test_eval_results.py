@@ -1,4 +1,4 @@
-"""The table: its headings, what is best, and scores that are no numbers."""
+"""Results and their table: headings, what is best, and scores that are no numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from eval import kit
 from eval.commands.score import score
 from eval.official import OFFICIAL
 from eval.published import column
-from eval.table import _head, collect, markdown
+from eval.report.exports import summary
+from eval.report.score_tables import _head
+from eval.results import collect
 from eval.tasks import Task
 from tests.evaluation import task, write_evaluation
 
@@ -32,7 +34,7 @@ def test_only_the_paper_s_own_tasks_get_its_short_names(
 ) -> None:
     metric = OFFICIAL[folder].metric if folder in OFFICIAL else "top1_acc"
     named = Task(Path(folder), name, mode, metric, 1, 9_999, 2, ("train",))
-    assert _head(named) == (head or folder)
+    assert _head(named).text == (head or folder)
 
 
 def test_another_metric_is_not_the_paper_s() -> None:
@@ -58,6 +60,6 @@ def test_scores_that_are_no_numbers_cost_one_cell(
 
 def test_the_lowest_error_is_best(tmp_path: Path) -> None:
     errors = task("events-v1-full", metric="segment_1s_er")
-    table = markdown(collect(write_evaluation(tmp_path, (errors,), {"a": 30.0, "b": 60.0})))
+    table = summary(collect(write_evaluation(tmp_path, (errors,), {"a": 30.0, "b": 60.0})))
     cells = {line.split("|")[1].strip(): line.split("|")[3] for line in table.splitlines()[2:4]}
     assert "**" in cells["a"] and "**" not in cells["b"]
