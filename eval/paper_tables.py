@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count, takewhile
 from pathlib import Path
+from statistics import fmean
 
 from eval import published
 from eval.ablations import AblationError, run_name
@@ -64,23 +65,23 @@ def write(name: PublishedTable, trained: Mapping[str, Path], results: Results, o
 
 
 def markdown(name: PublishedTable, trained: Mapping[str, Path], results: Results) -> str:
-    """The table: settings, parameters, held-out loss and s(m) of each row, and the printed s(m).
+    """The table: what a row is, its scores, and the s(m) that the paper prints.
 
     Table 2 is followed by all of its published rows, on the official tasks that were evaluated.
     """
     table, printed = BY_NAME[name], published.printed(name)
     frame = PAPER if results.aggregates[PAPER] else THESE
     heads = ["recipe", *table.settings, "parameters", "held-out loss"]
-    heads += [FRAMES[frame], "printed s(m)"]
+    heads += [*(task.path.name for task in results.plan.tasks), FRAMES[frame], "printed s(m)"]
     lines = [heads, ["---"] * len(heads)]
     for recipe in table.rows:
         own = [run_name(recipe, seed) for seed in range(len(trained))]
         own = [training for training in own if training in trained]
         cells = ["-"] * (len(table.settings) + 2)
         if own:
-            cells = _cells(table, [trained[training] for training in own])
-        scores = _listed(results.aggregates[frame].get(training) for training in own)
-        lines.append([recipe, *cells, scores, str(printed.get(recipe) or "-")])
+            cells = _facts(table, [trained[training] for training in own])
+        cells += _scores(own, results, frame)
+        lines.append([recipe, *cells, str(printed.get(recipe) or "-")])
     parts = ["\n".join("| " + " | ".join(line) + " |" for line in lines)]
     parts.append(_caption(table, frame, results))
     if missing := [recipe for recipe in table.rows if recipe not in trained]:
@@ -101,12 +102,12 @@ def _caption(table: Table, frame: str, results: Results) -> str:
     )
     return (
         f"{table.title}. The printed s(m) are the paper's. {scale} {results.plan.seeds} seed(s) "
-        "of the probes. Several values in a cell are of several trainings. Losses of different "
-        "patch sizes don't compare."
+        "of the probes. Several values in a cell are of several trainings, in brackets their mean. "
+        "Losses of different patch sizes don't compare."
     )
 
 
-def _cells(table: Table, paths: Sequence[Path]) -> list[str]:
+def _facts(table: Table, paths: Sequence[Path]) -> list[str]:
     """Settings, parameters and held-out losses of a row's trainings, as the weights tell them."""
     contents = [weights.read(path) for path in paths]
     losses = [training["held_out_loss"] for _, training, _ in contents]
@@ -116,6 +117,16 @@ def _cells(table: Table, paths: Sequence[Path]) -> list[str]:
         f"{sum(tensor.numel() for tensor in tensors.values()):,}",
         _listed(loss and f"{loss:.4f}" for loss in losses),
     ]
+
+
+def _scores(trainings: Sequence[str], results: Results, frame: str) -> list[str]:
+    """Scores on each task, then s(m), followed by its mean if several trainings all have one."""
+    tasks = [task.path.name for task in results.plan.tasks]
+    cells = [_listed(results.cells.get((one, task)) for one in trainings) for task in tasks]
+    placed = results.aggregates[frame]
+    means = [placed[one].mean for one in trainings if one in placed]
+    mean = f" ({fmean(means):.1f})" if len(means) == len(trainings) > 1 else ""
+    return [*cells, _listed(map(placed.get, trainings)) + mean]
 
 
 def _listed(values: Iterable[object]) -> str:
