@@ -9,7 +9,7 @@ from eval import published
 from eval.official import OFFICIAL
 from eval.plan import Entrant, Plan
 from eval.results import FRAMES, PAPER, THESE, Results
-from eval.scores import LOWER_IS_BETTER, Estimate
+from eval.scores import LOWER_IS_BETTER, NO_FRACTION, Estimate
 from eval.tasks import Task
 
 
@@ -82,11 +82,10 @@ def measured(results: Results, frames: Sequence[str] = (THESE,)) -> ScoreTable:
         cells = [results.cells.get((label, task.path.name)) for task in plan.tasks]
         rows.append(_row(entrant, cells + [results.aggregates[f].get(label) for f in frames]))
     caption = (
-        f"Test scores by {_probes(plan)} (grid: {plan.grid}): {_metrics(plan)}; all but d_prime in "
-        f"percent. Mean over {plural(plan.seeds, 'seed')} of the probe, ± half of the 95 % "
-        "interval (Student t). Best in bold. s(m) is relative to the worst and best single runs of "
-        f"the systems in this table, over {plural(len(plan.tasks), 'task')}: it does not compare "
-        "with any other table."
+        f"Test scores by {_probes(plan)} (grid: {plan.grid}): {_metrics(plan)}. Mean over "
+        f"{plural(plan.seeds, 'seed')} of the probe, ± half of the 95 % interval (Student t). Best "
+        "in bold. s(m) is relative to the worst and best single runs of the systems in this "
+        f"table, over {plural(len(plan.tasks), 'task')}: it does not compare with any other table."
     )
     if PAPER in frames:
         caption += f" {FRAMES[PAPER]} is on the scale of the paper's Table 2."
@@ -136,12 +135,14 @@ def _probes(plan: Plan) -> str:
 
 
 def _metrics(plan: Plan) -> str:
-    """What is scored where."""
-    metrics = dict.fromkeys(task.metric for task in plan.tasks)
-    if len(metrics) == 1:
-        return next(iter(metrics))
-    names = {m: [_head(task).text for task in plan.tasks if task.metric == m] for m in metrics}
-    return "; ".join(f"{metric} on {', '.join(names[metric])}" for metric in metrics)
+    """What is scored where, and in which unit."""
+    tasks: dict[str, list[str]] = {}
+    for task in plan.tasks:
+        tasks.setdefault(task.metric, []).append(_head(task).text)
+    where = "; ".join(f"{metric} on {', '.join(names)}" for metric, names in tasks.items())
+    plain = [metric for metric in NO_FRACTION if metric in tasks]
+    unit = f"in percent but for {plain[0]}" if plain else "in percent"
+    return f"{where if len(tasks) > 1 else next(iter(tasks))}, {unit}"
 
 
 def _head(task: Task) -> Head:
