@@ -20,6 +20,7 @@ from sklearn.metrics import average_precision_score, confusion_matrix
 from eval import report
 from eval.plan import Plan
 from eval.report.content import Content, gather
+from eval.report.exports import summary
 from eval.report.mistakes import _read
 from eval.report.pairs import certain
 from eval.report.provenance import command
@@ -78,6 +79,9 @@ def test_all_ten_official_tasks_get_the_paper_s_scale(tmp_path: Path) -> None:
     assert table is not None and table.heads[-1].text == "s(m)"
     assert [row.cells[-1].mean for row in table.rows[:2]] == [5.1, 74.4]  # type: ignore[union-attr]
     assert all(row.cells[-1].half_width for row in table.rows)  # type: ignore[union-attr]
+    heads, _, first = summary(collect(plan)).splitlines()[:3]
+    assert heads.endswith("| s(m) | s(m), paper |")
+    assert first.endswith(f"| {table.rows[-3].cells[-1]} |")
 
 
 def test_best_of_each_column(content: Content) -> None:
