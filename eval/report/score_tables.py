@@ -75,7 +75,7 @@ def measured(results: Results, frames: Sequence[str] = (THESE,)) -> ScoreTable:
     """All systems of the evaluation on all of its tasks, and their s(m) in these frames."""
     plan = results.plan
     heads = [_head(task) for task in plan.tasks]
-    heads += [Head(FRAMES[frame], "All tasks", f"on the scale of {frame}") for frame in frames]
+    heads += [Head(FRAMES[frame], "All tasks", f"relative to {frame}") for frame in frames]
     rows = []
     for entrant in plan.entrants:
         label = entrant.system.label
