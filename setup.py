@@ -9,8 +9,8 @@ from setuptools import Extension, find_packages, setup
 VECTORS = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
 block = Extension(
     "hear_axlstm.native._block",
-    ["hear_axlstm/native/forward.cpp", "hear_axlstm/native/backward.cpp"],
-    depends=["hear_axlstm/native/numbers.h"],
+    [f"hear_axlstm/native/{name}.cpp" for name in ("forward", "products", "backward")],
+    depends=["hear_axlstm/native/numbers.h", "hear_axlstm/native/products.h"],
     extra_compile_args=[
         *("-O3", "-std=c++17", "-fopenmp-simd", *VECTORS),
         *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),

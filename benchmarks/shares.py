@@ -12,9 +12,7 @@ from hear_axlstm import native
 from hear_axlstm.blocks import MLSTMBlock
 from hear_axlstm.config import preset
 from hear_axlstm.inference import FoldedBlock
-from hear_axlstm.matmul import linear
 from hear_axlstm.native.block import before_cell, weighted_sums
-from hear_axlstm.weighted_sum import row_blocks
 
 WINDOWS, TOKENS = 4, 251
 
@@ -28,18 +26,14 @@ def shares(name: str, dtype: torch.dtype, rounds: int) -> list[str]:
     if not native.is_usable(tokens, block.settings):
         return ["-"] * 3
     low = tokens.to(dtype)
-    xz = linear(low, block.up)
+    xz = block.up(low)
     out = torch.randn(WINDOWS, TOKENS, config.inner_dim).to(dtype)
     sizes, given = before_cell(xz, block.settings, tuple(block.weights))
 
-    def cell() -> None:
-        for rows, seen in row_blocks(TOKENS):
-            weighted_sums(sizes, given, rows, seen)
-
     works: dict[str, Work] = {
         "block": lambda: block(tokens),
-        "projections": lambda: (linear(low, block.up), linear(out, block.down)),
-        "cell": cell,
+        "projections": lambda: (block.up(low), block.down(out)),
+        "cell": lambda: weighted_sums(sizes, given),
     }
     seconds = in_turns({key: _often(work) for key, work in works.items()}, rounds, tokens.device)
     parts = [seconds["projections"], seconds["cell"]]

@@ -104,7 +104,7 @@ class MLSTMBlock(nn.Module):
     def _mix(self, tokens_BSD: Tensor) -> Tensor:
         is_as_made = parts(self) == self.made_of  # else every part has to be called
         if is_as_made and self.form == "auto" and native.is_usable(tokens_BSD, self.settings):
-            up, weights, down = fold(self)
+            up, weights, down = fold(self, native.product_dtype(tokens_BSD))
             return linear(native.mix(linear(tokens_BSD, up), weights, self.settings), down)
         x, z = self.up(tokens_BSD).chunk(2, dim=-1)
         c = self.conv(x)

@@ -95,8 +95,13 @@ def is_bare(module: nn.Module) -> bool:
     )
 
 
-def fold(block: MLSTMBlock) -> Folded:
-    """Fold the weights of a block whose parts are as it made them, with gradients, in float32."""
+def fold(block: MLSTMBlock, dtype: torch.dtype = torch.float32) -> Folded:
+    """Fold the weights of a block whose parts are as it made them, with gradients.
+
+    Args:
+        block: whose weights are float32.
+        dtype: of the two projections; what stands between them is float32.
+    """
     channels = (block.heads, -1, MAP_WIDTH)
 
     def by_place(weight: Tensor) -> Tensor:
@@ -108,8 +113,11 @@ def fold(block: MLSTMBlock) -> Folded:
         return weight.unflatten(-1, channels).transpose(-1, -2).flatten(-2)
 
     with torch.autocast(block.up.weight.device.type, enabled=False):
-        up_x, up_z = block.up.weight.chunk(2)
-        up = torch.cat([by_place(up_x.T).T, by_head(up_z.T).flatten(-2).T])
+        # Of the projections, the largest by far, rows are moved whole and in their final type.
+        x_HJPD, z_HJPD = block.up.weight.to(dtype).unflatten(0, (2, *channels)).unbind()
+        up_x, up_z = x_HJPD.movedim(2, 0), z_HJPD.transpose(1, 2)
+        up = torch.cat([up_x.flatten(0, 2), up_z.flatten(0, 2)])
+        down = by_head(block.down.weight.to(dtype)).flatten(-2)
         gates = torch.cat([block.input_gate_map.weight, block.forget_gate_map.weight])
         of_q, of_k, of_v = gates.chunk(3, dim=1)
         mix = MixWeights(
@@ -123,7 +131,7 @@ def fold(block: MLSTMBlock) -> Folded:
             head_norm=by_head(1.0 + block.head_norm.weight).contiguous(),
             skip=by_head(block.skip).contiguous(),
         )
-        return Folded(up, mix, by_head(block.down.weight).flatten(-2))
+        return Folded(up, mix, down)
 
 
 def _by_input(blocks: Tensor) -> Tensor:

@@ -83,8 +83,8 @@ class FoldedBlock:
     def __init__(self, block: MLSTMBlock, dtype: torch.dtype) -> None:
         self.norm, self.reverse = 1.0 + block.norm.weight, block.reverse
         self.settings = block.settings
-        up, self.weights, down = fold(block)
-        self.up, self.down = up.to(dtype), down.to(dtype)
+        up, self.weights, down = fold(block, dtype)
+        self.up, self.down = native.Projection(up), native.Projection(down)
 
     def __call__(self, tokens_BSD: Tensor, past: Past | None = None) -> Tensor:
         """Tokens ``[B, S, D]`` in float32, before and after.
@@ -95,12 +95,12 @@ class FoldedBlock:
         """
         source = tokens_BSD.flip(1) if self.reverse else tokens_BSD
         normed = nnf.layer_norm(source, source.shape[-1:], self.norm, eps=NORM_EPS)
-        xz = linear(normed.to(self.up.dtype), self.up)
+        xz = self.up(normed)
         if past is None and native.is_usable(xz, self.settings):
             mixed = native.mix(xz, self.weights, self.settings)
         else:
             mixed = mix_by_torch(xz, self.weights, self.settings, past)
-        mixed = linear(mixed, self.down).float()
+        mixed = self.down(mixed).float()
         return tokens_BSD + (mixed.flip(1) if self.reverse else mixed)
 
 

@@ -9,30 +9,30 @@ struct Gradients {
     float *conv, *conv_bias, *key, *value, *gates_c, *gates_x, *gate_bias, *norm, *skip;
 };
 
-// From d out [B, S, E] to d u [N, R, K], d sums [N, R], d m [N, S] (by way of the floor), and to what
-// the skip and the gate ask of c [N, S, K] and z; of the rows from `first` on.
+// From d out [B, S, E] to d u [N, S, K], d sums and d m [N, S] (by way of the floor), and to what the
+// skip and the gate ask of c [N, S, K] and z.
 template <class T>
-INLINE void after_cell(const T* u, const float* sums, Index R, Index first, const float* floor,
-                       const T* c, const T* xz, const Sizes& is, const Weights& weights,
-                       float cell_eps, float norm_eps, const T* d_out, T* d_u, float* d_sums,
-                       float* d_m, float* d_c, T* d_xz, const Gradients& d) {
+INLINE void after_cell(const T* u, const float* sums, const float* floor, const T* c, const T* xz,
+                       const Sizes& is, const Weights& weights, float cell_eps, float norm_eps,
+                       const T* d_out, T* d_u, float* d_sums, float* d_m, float* d_c, T* d_xz,
+                       const Gradients& d) {
     const Index S = is.S, K = is.K(), E = is.E();
-    std::vector<float> rows(2 * K);
+    Buffer<float> rows(2 * K);
     float *normed = rows.data(), *d_hidden = normed + K;
     for (Index b = 0; b < is.B; ++b)
         for (Index h = 0; h < is.H; ++h)
-            for (Index r = 0; r < R; ++r) {
-                const Index n = b * is.H + h, s = first + r;
-                const T* u_row = u + (n * R + r) * K;
-                const float sum = sums[n * R + r], least = floor[n * S + s];
+            for (Index s = 0; s < S; ++s) {
+                const Index token = (b * is.H + h) * S + s;
+                const T* u_row = u + token * K;
+                const float sum = sums[token], least = floor[token];
                 const float factor = 1.0f / (std::max(std::abs(sum), least) + cell_eps);
                 const float scale = normalize_row(u_row, factor, K, norm_eps, normed);
                 const float *norm = weights.norm + h * K, *skip = weights.skip + h * K;
                 float *d_norm = d.norm + h * K, *d_skip = d.skip + h * K;
                 const Index at = (b * S + s) * E + h * K, at_z = (b * S + s) * 2 * E + E + h * K;
-                const T *c_row = c + (n * S + s) * K, *z = xz + at_z, *d_row = d_out + at;
-                float* d_c_row = d_c + (n * S + s) * K;
-                T *d_z = d_xz + at_z, *d_u_row = d_u + (n * R + r) * K;
+                const T *c_row = c + token * K, *z = xz + at_z, *d_row = d_out + at;
+                float* d_c_row = d_c + token * K;
+                T *d_z = d_xz + at_z, *d_u_row = d_u + token * K;
                 float mean = 0.0f, along = 0.0f;
 #pragma omp simd reduction(+ : mean, along)
                 for (Index i = 0; i < K; ++i) {
@@ -60,8 +60,8 @@ INLINE void after_cell(const T* u, const float* sums, Index R, Index first, cons
                 }
                 const float d_size = -through * factor * factor;
                 const bool by_sum = std::abs(sum) >= least;
-                d_sums[n * R + r] = by_sum ? std::copysign(d_size, d_size * sum) : 0.0f;
-                d_m[n * S + s] = by_sum ? 0.0f : -least * d_size;
+                d_sums[token] = by_sum ? std::copysign(d_size, d_size * sum) : 0.0f;
+                d_m[token] = by_sum ? 0.0f : -least * d_size;
             }
 }
 
@@ -154,7 +154,7 @@ INLINE void before_cell(const T* xz, const Sizes& is, bool sigmoid_input, const 
                         const T* d_q, const T* d_k, const T* d_v, const float* d_a,
                         const float* d_top, const float* d_m, T* d_xz, const Gradients& d) {
     const Index E = is.E(), S = is.S, G = 2 * is.H;
-    std::vector<float> rows(7 * E), d_gates(S * G), d_x(S * E);
+    Buffer<float> rows(7 * E), d_gates(S * G), d_x(S * E);
     float *x_row = rows.data(), *before = x_row + E, *c_row = before + E, *d_before = c_row + E,
           *part = d_before + E, *d_key = part + E, *d_value = d_key + E;
     for (Index b = 0; b < is.B; ++b) {
@@ -212,12 +212,12 @@ INLINE void before_cell(const T* xz, const Sizes& is, bool sigmoid_input, const 
 
 #define ENTRY_POINTS(T, NAME)                                                                      \
     extern "C" EACH_CPU void after_cell_backward_##NAME(                                           \
-        const Sizes* is, const Weights* weights, const T* u, const float* sums, Index R,           \
-        Index first, const float* floor, const T* c, const T* xz, float cell_eps, float norm_eps,  \
+        const Sizes* is, const Weights* weights, const T* u, const float* sums,                    \
+        const float* floor, const T* c, const T* xz, float cell_eps, float norm_eps,               \
         const T* d_out, T* d_u, float* d_sums, float* d_m, float* d_c, T* d_xz,                    \
         const Gradients* d) {                                                                      \
-        after_cell(u, sums, R, first, floor, c, xz, *is, *weights, cell_eps, norm_eps, d_out, d_u, \
-                   d_sums, d_m, d_c, d_xz, *d);                                                    \
+        after_cell(u, sums, floor, c, xz, *is, *weights, cell_eps, norm_eps, d_out, d_u, d_sums,   \
+                   d_m, d_c, d_xz, *d);                                                            \
     }                                                                                              \
     extern "C" EACH_CPU void weigh_backward_##NAME(                                                \
         const Sizes* is, T* scores, T* d_scores, const float* d_sums, Index R, Index C,            \

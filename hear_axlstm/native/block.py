@@ -2,8 +2,8 @@
 
 Kept for the backward pass are the up-projection and the cell's sums; all else is computed again.
 
-Shapes: B windows, S tokens, H heads, N = B H, K head size, E = H K, R query rows of one block,
-C keys that they may see.
+Shapes: B windows, S tokens, H heads, N = B H, K head size, E = H K, R query rows at once, C keys
+that they may see.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hear_axlstm import mlstm
 from hear_axlstm.folding import MAP_WIDTH, MixSettings, MixWeights
 from hear_axlstm.matmul import matmul
 from hear_axlstm.native import library
-from hear_axlstm.native.library import call
+from hear_axlstm.native.library import GROUP, call, has_products
 from hear_axlstm.weighted_sum import row_blocks
 
 
@@ -64,47 +64,36 @@ class _Mix(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, xz_BSE: Tensor, settings: MixSettings, *weights: Tensor) -> Tensor:
         sizes, given = before_cell(xz_BSE, settings, weights)
+        u_NSK, n_NS = weighted_sums(sizes, given)
         batch, tokens, double = xz_BSE.shape
         out_BSE = xz_BSE.new_empty(batch, tokens, double // 2)
-        eps = _eps(settings)
-        sums = []
-        for rows, seen in row_blocks(tokens):
-            u_NRK, n_NR = weighted_sums(sizes, given, rows, seen)
-            call(
-                *("after_cell", sizes, weights, u_NRK, n_NR, u_NRK.shape[1], rows.start),
-                *(given.floor, given.c, xz_BSE, *eps, out_BSE),
-            )
-            sums += [u_NRK, n_NR]
-        ctx.settings, ctx.count = settings, len(weights)
-        ctx.save_for_backward(xz_BSE, *weights, *sums)
+        after = u_NSK, n_NS, given.floor, given.c, xz_BSE, *_eps(settings)
+        call("after_cell", sizes, weights, *after, out_BSE)
+        ctx.settings = settings
+        ctx.save_for_backward(xz_BSE, u_NSK, n_NS, *weights)
         return out_BSE
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out_BSE: Tensor) -> tuple[Tensor | None, ...]:
-        xz_BSE, *others = ctx.saved_tensors
-        weights, sums = others[: ctx.count], others[ctx.count :]
+        xz_BSE, u_NSK, n_NS, *weights = ctx.saved_tensors
         d_weights = tuple(torch.zeros_like(weight) for weight in weights)
         sizes, given = before_cell(xz_BSE, ctx.settings, weights)
-        eps = _eps(ctx.settings)
-        d_xz_BSE, d_out_BSE = torch.empty_like(xz_BSE), d_out_BSE.contiguous()
+        d_xz_BSE, d_u_NSK, d_n_NS = (torch.empty_like(x) for x in (xz_BSE, u_NSK, n_NS))
         d_q, d_k, d_v = (torch.zeros_like(given.c) for _ in "qkv")
         d_a, d_max, d_m = (torch.zeros_like(given.floor) for _ in range(3))
         d_c = torch.empty_like(given.c, dtype=torch.float32)
-        blocks = zip(row_blocks(xz_BSE.shape[1]), sums[::2], sums[1::2], strict=True)
-        for (rows, seen), u_NRK, n_NR in blocks:
-            d_u_NRK, d_n_NR = torch.empty_like(u_NRK), torch.empty_like(n_NR)
-            call(
-                *("after_cell_backward", sizes, weights, u_NRK, n_NR, u_NRK.shape[1], rows.start),
-                *(given.floor, given.c, xz_BSE, *eps, d_out_BSE),
-                *(d_u_NRK, d_n_NR, d_m, d_c, d_xz_BSE, d_weights),
-            )
+        after = u_NSK, n_NS, given.floor, given.c, xz_BSE, *_eps(ctx.settings)
+        d_after = d_u_NSK, d_n_NS, d_m, d_c, d_xz_BSE, d_weights
+        call("after_cell_backward", sizes, weights, *after, d_out_BSE.contiguous(), *d_after)
+        for rows, seen in row_blocks(xz_BSE.shape[1]):
+            d_u_NRK = d_u_NSK[:, rows]
             scores_NRC = matmul(given.c[:, rows], given.k[:, seen].mT)
             d_scores_NRC = matmul(d_u_NRK, given.v[:, seen].mT)
             block = (*scores_NRC.shape[1:], rows.start)
             call(
-                *("weigh_backward", sizes, scores_NRC, d_scores_NRC, d_n_NR, *block),
-                *(given.a, given.running_max, d_a, d_max),
+                *("weigh_backward", sizes, scores_NRC, d_scores_NRC, d_n_NS[:, rows].contiguous()),
+                *(*block, given.a, given.running_max, d_a, d_max),
             )
             d_v[:, seen] += matmul(scores_NRC.mT, d_u_NRK)
             d_q[:, rows] = matmul(d_scores_NRC, given.k[:, seen])
@@ -132,15 +121,20 @@ def before_cell(
     return sizes, given
 
 
-def weighted_sums(
-    sizes: tuple[int, ...], given: CellInput, rows: slice, seen: slice
-) -> tuple[Tensor, Tensor]:
-    """The cell's sums u ``[N, R, K]`` and n ``[N, R]`` of some rows, as in `weighted_sum`."""
-    scores_NRC = matmul(given.c[:, rows], given.k[:, seen].mT)
-    n_NR = scores_NRC.new_empty(scores_NRC.shape[:2], dtype=torch.float32)
-    block = (*scores_NRC.shape[1:], rows.start)
-    call("weigh", sizes, scores_NRC, *block, given.a, given.running_max, n_NR)
-    return matmul(scores_NRC, given.v[:, seen]), n_NR
+def weighted_sums(sizes: tuple[int, ...], given: CellInput) -> tuple[Tensor, Tensor]:
+    """The cell's sums u ``[N, S, K]`` and n ``[N, S]``, as in `weighted_sum`."""
+    u_NSK, n_NS = torch.empty_like(given.v), torch.empty_like(given.floor)
+    decay = given.a, given.running_max
+    if has_products() and u_NSK.shape[-1] % GROUP == 0:
+        qkv = given.c, given.k, given.v
+        call("sum_up", sizes, *qkv, *decay, torch.get_num_threads(), u_NSK, n_NS)
+        return u_NSK, n_NS
+    for rows, seen in row_blocks(u_NSK.shape[1]):
+        scores_NRC = matmul(given.c[:, rows], given.k[:, seen].mT)
+        n_NR = scores_NRC.new_empty(scores_NRC.shape[:2], dtype=torch.float32)
+        call("weigh", sizes, scores_NRC, *scores_NRC.shape[1:], rows.start, *decay, n_NR)
+        u_NSK[:, rows], n_NS[:, rows] = matmul(scores_NRC, given.v[:, seen]), n_NR
+    return u_NSK, n_NS
 
 
 def _eps(settings: MixSettings) -> tuple[float, float]:

@@ -10,45 +10,59 @@
 
 namespace {
 
-constexpr Index VERSION = 2;  // of what this folder exports, to be raised with every change of it
+constexpr Index VERSION = 3;  // of what this folder exports, to be raised with every change of it
 constexpr Index ROWS = 4;     // tokens worked on at once, while the weights for them are in the cache
 
-// out [rows, G] += in [rows, E] times weight [G, E] transposed, for up to ROWS rows.
-INLINE void add_products(const float* in, Index rows, const float* weight, Index E, Index G,
-                         float* out) {
+// out [R, G] = c [R, E] times gates_c [G, E] transposed, plus the same of x, plus the bias.
+template <Index R>
+INLINE void gate_rows(const float* c, const float* x, const Weights& weights, Index E, Index G,
+                      float* out) {
     constexpr Index LANES = 16;
     const Index whole = E - E % LANES;
-    for (Index g = 0; g < G; g += 2) {  // 2 x ROWS sums that don't wait for each other
-        float sums[2][ROWS][LANES] = {};
-        const float *w[2] = {weight + g * E, weight + (g + 1) * E};
-        for (Index e = 0; e < whole; e += LANES)
-            for (Index r = 0; r < ROWS; ++r)
-                for (Index i = 0; i < 2; ++i) {
-                    VECTORIZED
-                    for (Index lane = 0; lane < LANES; ++lane)
-                        sums[i][r][lane] += in[r * E + e + lane] * w[i][e + lane];
-                }
-        for (Index r = 0; r < rows; ++r)
+    for (Index g = 0; g < G; g += 2) {  // 2 R sums that don't wait for each other
+        float sums[2][R][LANES] = {};
+        for (auto [in, weight] : {std::pair{c, weights.gates_c}, {x, weights.gates_x}}) {
+            const float* w[2] = {weight + g * E, weight + (g + 1) * E};
+            for (Index e = 0; e < whole; e += LANES)
+                for (Index r = 0; r < R; ++r)
+                    for (Index i = 0; i < 2; ++i) {
+                        VECTORIZED
+                        for (Index lane = 0; lane < LANES; ++lane)
+                            sums[i][r][lane] += in[r * E + e + lane] * w[i][e + lane];
+                    }
+            for (Index e = whole; e < E; ++e)
+                for (Index r = 0; r < R; ++r)
+                    for (Index i = 0; i < 2; ++i) sums[i][r][e - whole] += in[r * E + e] * w[i][e];
+        }
+        for (Index r = 0; r < R; ++r)
             for (Index i = 0; i < 2; ++i) {
-                float sum = 0.0f;
-                for (Index e = whole; e < E; ++e) sum += in[r * E + e] * w[i][e];
-                for (Index lane = 0; lane < LANES; ++lane) sum += sums[i][r][lane];
-                out[r * G + g + i] += sum;
+                float* lanes = sums[i][r];
+                for (Index half = LANES / 2; half > 0; half /= 2) {
+                    VECTORIZED
+                    for (Index lane = 0; lane < half; ++lane) lanes[lane] += lanes[half + lane];
+                }
+                out[r * G + g + i] = lanes[0] + weights.gate_bias[g + i];
             }
     }
 }
 
-// A block-diagonal map of a row, weights [in 4, out 4, H J].
-INLINE void map_row(const float* in, const float* weight, Index HJ, float* out) {
-    const Index step = PLACES * HJ;
-    for (Index p = 0; p < PLACES; ++p) {
-        const float* w = weight + p * HJ;
-        float* to = out + p * HJ;
-        VECTORIZED
-        for (Index j = 0; j < HJ; ++j)
-            to[j] = in[j] * w[j] + in[HJ + j] * w[step + j] + in[2 * HJ + j] * w[2 * step + j] +
-                    in[3 * HJ + j] * w[3 * step + j];
-    }
+// A block-diagonal map of rows [R, E], weights [in 4, out 4, H J], to the matrices [S, K] of H heads.
+template <Index R, class T>
+INLINE void map_rows(const float* in, const float* weight, const Sizes& is, T* heads) {
+    const Index E = is.E(), HJ = is.HJ(), step = PLACES * HJ;
+    for (Index p = 0; p < PLACES; ++p)
+        for (Index h = 0; h < is.H; ++h) {
+            const float *w = weight + p * HJ + h * is.J, *from = in + h * is.J;
+            T* to = heads + h * is.S * is.K() + p * is.J;
+            VECTORIZED
+            for (Index j = 0; j < is.J; ++j)
+                for (Index r = 0; r < R; ++r) {
+                    const float* x = from + r * E + j;
+                    put(to + r * is.K() + j, x[0] * w[j] + x[HJ] * w[step + j] +
+                                                 x[2 * HJ] * w[2 * step + j] +
+                                                 x[3 * HJ] * w[3 * step + j]);
+                }
+        }
 }
 
 // a_s = log i_s - F_s, its running maximum M_s, and sqrt(K) exp(-m_s) with m_s = F_s + M_s.
@@ -74,13 +88,13 @@ template <class T>
 INLINE void before_cell(const T* xz, const Sizes& is, bool sigmoid_input, const Weights& weights,
                         T* c, T* k, T* v, float* gates, double* a, double* top, float* floor) {
     const Index E = is.E(), G = 2 * is.H;
-    std::vector<float> buffers(3 * ROWS * E);
-    float *x_rows = buffers.data(), *c_rows = x_rows + ROWS * E, *mapped = c_rows + ROWS * E;
+    Buffer<float> buffers(2 * ROWS * E);
+    float *x_rows = buffers.data(), *c_rows = x_rows + ROWS * E;
     for (Index b = 0; b < is.B; ++b) {
-        for (Index first = 0; first < is.S; first += ROWS) {
-            const Index rows = std::min(ROWS, is.S - first), token = b * is.S + first;
+        in_rows<ROWS>(is.S, [&](auto R, Index first) __attribute__((always_inline)) {
+            const Index token = b * is.S + first;
             const Index at = b * is.H * is.S * is.K() + first * is.K();
-            for (Index r = 0; r < rows; ++r) {
+            for (Index r = 0; r < R; ++r) {
                 const T* x = xz + (token + r) * 2 * E;
                 float *x_row = x_rows + r * E, *c_row = c_rows + r * E;
                 convolve_row(x, first + r, E, weights, c_row);
@@ -91,20 +105,10 @@ INLINE void before_cell(const T* xz, const Sizes& is, bool sigmoid_input, const 
                 }
                 to_heads(c_row, is, c + at + r * is.K());
             }
-            for (Index r = 0; r < rows; ++r) {
-                map_row(c_rows + r * E, weights.key, is.HJ(), mapped);
-                to_heads(mapped, is, k + at + r * is.K());
-            }
-            for (Index r = 0; r < rows; ++r) {
-                map_row(x_rows + r * E, weights.value, is.HJ(), mapped);
-                to_heads(mapped, is, v + at + r * is.K());
-            }
-            float* gate_rows = gates + token * G;
-            for (Index r = 0; r < rows; ++r)
-                std::copy(weights.gate_bias, weights.gate_bias + G, gate_rows + r * G);
-            add_products(c_rows, rows, weights.gates_c, E, G, gate_rows);
-            add_products(x_rows, rows, weights.gates_x, E, G, gate_rows);
-        }
+            map_rows<R>(c_rows, weights.key, is, k + at);
+            map_rows<R>(x_rows, weights.value, is, v + at);
+            gate_rows<R>(c_rows, x_rows, weights, E, G, gates + token * G);
+        });
         const Index heads = b * is.H * is.S;
         scan(gates + b * is.S * G, is, sigmoid_input, a + heads, top + heads, floor + heads);
     }
@@ -131,24 +135,23 @@ INLINE void weigh(T* scores, Index N, Index R, Index C, Index first, Index S, co
         }
 }
 
-// Normalizes, norms every head, adds the skip of c and gates by SiLU(z): u [N, R, K] of the rows from
-// `first` on, into out [B, S, E].
+// Normalizes u [N, S, K] by its sums [N, S], norms every head, adds the skip of c and gates by
+// SiLU(z), into out [B, S, E].
 template <class T>
-INLINE void after_cell(const T* u, const float* sums, Index R, Index first, const float* floor,
-                       const T* c, const T* xz, const Sizes& is, const Weights& weights,
-                       float cell_eps, float norm_eps, T* out) {
+INLINE void after_cell(const T* u, const float* sums, const float* floor, const T* c, const T* xz,
+                       const Sizes& is, const Weights& weights, float cell_eps, float norm_eps,
+                       T* out) {
     const Index S = is.S, K = is.K(), E = is.E();
-    std::vector<float> row(K);
+    Buffer<float> row(K);
     float* hidden = row.data();
     for (Index b = 0; b < is.B; ++b)
         for (Index h = 0; h < is.H; ++h)
-            for (Index r = 0; r < R; ++r) {
-                const Index n = b * is.H + h, s = first + r;
-                const T* u_row = u + (n * R + r) * K;
-                const float size = std::max(std::abs(sums[n * R + r]), floor[n * S + s]) + cell_eps;
-                const float scale = normalize_row(u_row, 1.0f / size, K, norm_eps, hidden);
+            for (Index s = 0; s < S; ++s) {
+                const Index token = (b * is.H + h) * S + s;
+                const float size = std::max(std::abs(sums[token]), floor[token]) + cell_eps;
+                const float scale = normalize_row(u + token * K, 1.0f / size, K, norm_eps, hidden);
                 const float *norm = weights.norm + h * K, *skip = weights.skip + h * K;
-                const T *c_row = c + (n * S + s) * K, *z = xz + (b * S + s) * 2 * E + E + h * K;
+                const T *c_row = c + token * K, *z = xz + (b * S + s) * 2 * E + E + h * K;
                 T* to = out + (b * S + s) * E + h * K;
                 VECTORIZED
                 for (Index i = 0; i < K; ++i)
@@ -173,10 +176,9 @@ extern "C" Index native_version() { return VERSION; }
         weigh(scores, is->B * is->H, R, C, first, is->S, a, top, sums);                            \
     }                                                                                              \
     extern "C" EACH_CPU void after_cell_##NAME(                                                    \
-        const Sizes* is, const Weights* weights, const T* u, const float* sums, Index R,           \
-        Index first, const float* floor, const T* c, const T* xz, float cell_eps, float norm_eps,  \
-        T* out) {                                                                                  \
-        after_cell(u, sums, R, first, floor, c, xz, *is, *weights, cell_eps, norm_eps, out);       \
+        const Sizes* is, const Weights* weights, const T* u, const float* sums,                    \
+        const float* floor, const T* c, const T* xz, float cell_eps, float norm_eps, T* out) {     \
+        after_cell(u, sums, floor, c, xz, *is, *weights, cell_eps, norm_eps, out);                 \
     }
 
 ENTRY_POINTS(float, float32)

@@ -16,7 +16,8 @@ from hear_axlstm.matmul import is_traced
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the functions in forward.cpp and backward.cpp
+VERSION = 3  # of the functions in this folder's C++
+GROUP = 16  # columns that products.h multiplies at once
 SWITCH = "HEAR_AXLSTM_NATIVE"
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -37,9 +38,18 @@ def is_there_for(tensor: Tensor) -> bool:
     """Whether there is compiled code for products of tensors like this one."""
     if tensor.device.type != "cpu" or is_traced(tensor) or not is_in_use():
         return False
+    return product_dtype(tensor) in SUFFIXES
+
+
+def product_dtype(tensor: Tensor) -> torch.dtype:
+    """The type in which products of a tensor on the CPU are computed."""
     autocast = torch.is_autocast_enabled("cpu") and tensor.dtype != torch.float64
-    dtype = torch.get_autocast_dtype("cpu") if autocast else tensor.dtype
-    return dtype in SUFFIXES
+    return torch.get_autocast_dtype("cpu") if autocast else tensor.dtype
+
+
+def has_products() -> bool:
+    """Whether there are products of our own, which the processor must have instructions for."""
+    return is_in_use() and _library().has_products() == 1
 
 
 def call(name: str, *arguments: Any) -> None:

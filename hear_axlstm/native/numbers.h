@@ -6,6 +6,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -41,6 +44,20 @@ struct Weights {
 struct BFloat16 {
     std::uint16_t bits;
 };
+
+// Memory where no vector of numbers lies in two lines of the cache.
+template <class T>
+struct InLines {
+    using value_type = T;
+    static constexpr std::align_val_t LINE{64};
+    T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), LINE)); }
+    void deallocate(T* memory, std::size_t) { ::operator delete(memory, LINE); }
+    bool operator==(const InLines&) const { return true; }
+    bool operator!=(const InLines&) const { return false; }
+};
+
+template <class T>
+using Buffer = std::vector<T, InLines<T>>;
 
 INLINE float get(float x) { return x; }
 
@@ -93,6 +110,17 @@ INLINE double log_sigmoid(double x) {
     return std::min(x, 0.0) - std::log1p(std::exp(-std::abs(x)));
 }
 
+template <Index R>
+using Rows = std::integral_constant<Index, R>;
+
+// Calls work(Rows<R>, row) for MOST rows at a time, or for one. The last ones are in part done again.
+template <Index MOST, class Work>
+INLINE void in_rows(Index rows, Work work) {
+    for (Index row = 0; row + MOST <= rows; row += MOST) work(Rows<MOST>(), row);
+    if (rows >= MOST && rows % MOST) work(Rows<MOST>(), rows - MOST);
+    for (Index row = 0; rows < MOST && row < rows; ++row) work(Rows<1>(), row);
+}
+
 // A row whose channels lie by place, [4, H, J], to or from the rows of H heads, each [4, J] of a
 // matrix [S, K].
 template <class T>
@@ -121,6 +149,14 @@ INLINE void from_heads(const T* heads, const Sizes& is, float* row) {
 template <class T>
 INLINE void convolve_row(const T* xz, Index s, Index E, const Weights& weights, float* out) {
     const float* now = weights.conv + (WIDTH - 1) * E;
+    if (s >= WIDTH - 1) {
+        VECTORIZED
+        for (Index e = 0; e < E; ++e)
+            out[e] = weights.conv_bias[e] + now[e] * get(xz[e]) +
+                     now[e - E] * get(xz[e - 2 * E]) + now[e - 2 * E] * get(xz[e - 4 * E]) +
+                     now[e - 3 * E] * get(xz[e - 6 * E]);
+        return;
+    }
     VECTORIZED
     for (Index e = 0; e < E; ++e) out[e] = weights.conv_bias[e] + now[e] * get(xz[e]);
     for (Index delay = 1; delay < WIDTH && delay <= s; ++delay) {
