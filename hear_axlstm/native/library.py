@@ -49,7 +49,8 @@ def product_dtype(tensor: Tensor) -> torch.dtype:
 
 def has_products() -> bool:
     """Whether there are products of our own, which the processor must have instructions for."""
-    return is_in_use() and _library().has_products() == 1
+    library = _library()
+    return is_in_use() and library is not None and library.has_products() == 1
 
 
 def call(name: str, *arguments: Any) -> None:

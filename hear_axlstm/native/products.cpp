@@ -6,6 +6,7 @@
 
 #ifdef HAS_PRODUCTS
 
+#include <system_error>
 #include <thread>
 
 #pragma GCC push_options
@@ -21,8 +22,14 @@ template <class Work>
 INLINE void in_parts(Index items, Index flops, Index threads, Work work) {
     threads = std::max(Index(1), std::min({items, threads, flops / WORTH_A_THREAD}));
     std::vector<std::thread> others;
-    for (Index i = 1; i < threads; ++i)
-        others.emplace_back(work, items * i / threads, items * (i + 1) / threads);
+    for (Index i = 1; i < threads; ++i) {
+        const Index first = items * i / threads, end = items * (i + 1) / threads;
+        try {
+            others.emplace_back(work, first, end);
+        } catch (const std::system_error&) {  // there are no more threads to be had
+            work(first, end);
+        }
+    }
     work(Index(0), items / threads);
     for (std::thread& other : others) other.join();
 }
