@@ -26,14 +26,15 @@ def shares(name: str, dtype: torch.dtype, rounds: int) -> list[str]:
     if not native.is_usable(tokens, block.settings):
         return ["-"] * 3
     low = tokens.to(dtype)
+    memory = native.Memory()
     xz = block.up(low)
     out = torch.randn(WINDOWS, TOKENS, config.inner_dim).to(dtype)
-    sizes, given = before_cell(xz, block.settings, tuple(block.weights))
+    sizes, given = before_cell(xz, block.settings, tuple(block.weights), memory)
 
     works: dict[str, Work] = {
-        "block": lambda: block(tokens),
-        "projections": lambda: (block.up(low), block.down(out)),
-        "cell": lambda: weighted_sums(sizes, given),
+        "block": lambda: block(tokens, memory),
+        "projections": lambda: (block.up(low, memory, "xz"), block.down(out, memory, "down")),
+        "cell": lambda: weighted_sums(sizes, given, memory),
     }
     seconds = in_turns({key: _often(work) for key, work in works.items()}, rounds, tokens.device)
     parts = [seconds["projections"], seconds["cell"]]

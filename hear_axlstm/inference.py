@@ -24,7 +24,7 @@ from hear_axlstm.folding import MAP_WIDTH, MixSettings, MixWeights, fold, is_bar
 from hear_axlstm.matmul import linear
 
 CHANNELS_AT_ONCE = 9216  # E times windows: with fewer, weights are read from memory more often
-Block = Callable[[Tensor], Tensor]  # tokens [B, S, D] to tokens
+Block = Callable[[Tensor, native.Memory], Tensor]  # tokens [B, S, D] to tokens
 
 
 @torch.no_grad()
@@ -44,9 +44,9 @@ def encode_windows(encoder: Encoder, mel_WTF: Tensor, dtype: torch.dtype) -> Ten
     @torch.no_grad()  # counts for the thread that it runs in
     def encode(patches_BND: Tensor) -> Tensor:
         cls = encoder.cls_token.expand(len(patches_BND), 1, -1)
-        tokens = torch.cat([cls, patches_BND], dim=1)
+        tokens, memory = torch.cat([cls, patches_BND], dim=1), native.Memory()
         for block in blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, memory)
         return encoder.norm(tokens[:, 1:])
 
     most = max(1, CHANNELS_AT_ONCE // encoder.config.inner_dim)
@@ -86,21 +86,24 @@ class FoldedBlock:
         up, self.weights, down = fold(block, dtype)
         self.up, self.down = native.Projection(up), native.Projection(down)
 
-    def __call__(self, tokens_BSD: Tensor, past: Past | None = None) -> Tensor:
+    def __call__(
+        self, tokens_BSD: Tensor, memory: native.Memory, past: Past | None = None
+    ) -> Tensor:
         """Tokens ``[B, S, D]`` in float32, before and after.
 
         Args:
             tokens_BSD: the tokens of windows, or those that follow what `past` has seen.
+            memory: to work in.
             past: of the window that goes on; it takes these tokens in.
         """
         source = tokens_BSD.flip(1) if self.reverse else tokens_BSD
         normed = nnf.layer_norm(source, source.shape[-1:], self.norm, eps=NORM_EPS)
-        xz = self.up(normed)
+        xz = self.up(normed, memory, "xz")
         if past is None and native.is_usable(xz, self.settings):
-            mixed = native.mix(xz, self.weights, self.settings)
+            mixed = native.mix(xz, self.weights, self.settings, memory)
         else:
             mixed = mix_by_torch(xz, self.weights, self.settings, past)
-        mixed = self.down(mixed).float()
+        mixed = self.down(mixed, memory, "down").float()
         return tokens_BSD + (mixed.flip(1) if self.reverse else mixed)
 
 
@@ -186,9 +189,9 @@ def _way_to_fold(
 
 def _lowered(block: TransformerBlock, dtype: torch.dtype) -> Block:
     lower = copy.deepcopy(block).to(dtype)
-    return lambda tokens_BSD: lower(tokens_BSD.to(dtype)).float()
+    return lambda tokens_BSD, _: lower(tokens_BSD.to(dtype)).float()
 
 
-def _called(block: nn.Module, dtype: torch.dtype, tokens_BSD: Tensor) -> Tensor:
+def _called(block: nn.Module, dtype: torch.dtype, tokens_BSD: Tensor, _: native.Memory) -> Tensor:
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         return block(tokens_BSD).float()

@@ -20,6 +20,7 @@ from hear_axlstm.clips import check_clip
 from hear_axlstm.encoder import Encoder
 from hear_axlstm.inference import FoldedBlock, Past, folded_blocks
 from hear_axlstm.mel import LogMel, Statistics, frame_count, standardize
+from hear_axlstm.native import Memory
 from hear_axlstm.precision import Precision, product_dtype
 from hear_axlstm.windows import step_centers, step_times
 
@@ -172,8 +173,9 @@ class Stream:
         if step == 0:
             self._pasts = [Past() for _ in self._blocks]
             tokens = torch.cat([self._cls_token.expand(1, 1, -1), tokens], dim=1)
+        memory = Memory()
         for block, past in zip(self._blocks, self._pasts, strict=True):
-            tokens = block(tokens, past)
+            tokens = block(tokens, memory, past)
         tokens = tokens[:, 1:] if step == 0 else tokens
         return self._norm(tokens)[0].unflatten(0, (-1, per_step)).flatten(1)
 

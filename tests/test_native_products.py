@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hear_axlstm.native import Projection, block, library
+from hear_axlstm.native import Memory, Projection, block, library
 from hear_axlstm.native.block import CellInput, weighted_sums
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -102,7 +102,7 @@ def test_sums_of_the_cell(
     given = cell_input(tokens, head_size, span, dtype)
     decay = (given.a[:, None, :] - given.running_max[:, :, None]).exp().tril()
     weights = given.c.double() @ given.k.double().mT * decay
-    u, n = weighted_sums((2, tokens, 4, head_size // 4), given)
+    u, n = weighted_sums((2, tokens, 4, head_size // 4), given, Memory())
     assert u.isfinite().all()
     assert error(u, weights @ given.v.double()) < ROUNDING[dtype]
     assert error(n, weights.sum(-1)) < ROUNDING[dtype]

@@ -6,6 +6,7 @@ leaves it unused.
 
 from hear_axlstm.native.block import is_usable, mix
 from hear_axlstm.native.library import is_in_use, product_dtype
+from hear_axlstm.native.memory import Memory
 from hear_axlstm.native.projection import Projection
 
-__all__ = ["Projection", "is_in_use", "is_usable", "mix", "product_dtype"]
+__all__ = ["Memory", "Projection", "is_in_use", "is_usable", "mix", "product_dtype"]

@@ -20,6 +20,7 @@ from hear_axlstm.folding import MAP_WIDTH, MixSettings, MixWeights
 from hear_axlstm.matmul import matmul
 from hear_axlstm.native import library
 from hear_axlstm.native.library import GROUP, call, has_products
+from hear_axlstm.native.memory import Memory
 from hear_axlstm.weighted_sum import row_blocks
 
 
@@ -46,29 +47,43 @@ def is_usable(tokens: Tensor, settings: MixSettings) -> bool:
     return short and library.is_there_for(tokens)
 
 
-def mix(xz_BSE: Tensor, weights: MixWeights, settings: MixSettings) -> Tensor:
+def mix(
+    xz_BSE: Tensor, weights: MixWeights, settings: MixSettings, memory: Memory | None = None
+) -> Tensor:
     """Convolution, maps, gates, cell in its quadratic form, head norm, skip and output gate.
 
     Args:
         xz_BSE: the up-projection ``[B, S, 2 E]`` by `folding.fold`, float32 or bfloat16.
         weights: folded; float32 is what is computed with.
         settings: of the block.
+        memory: to work in, without gradients, also for the answer.
 
     Returns:
         ``[B, S, E]`` in the same dtype.
     """
-    return _Mix.apply(xz_BSE.contiguous(), settings, *(weight.float() for weight in weights))
+    xz_BSE, parts = xz_BSE.contiguous(), tuple(weight.float() for weight in weights)
+    if memory is None:
+        return _Mix.apply(xz_BSE, settings, *parts)
+    return _forward(xz_BSE, settings, parts, memory)[0]
+
+
+def _forward(
+    xz_BSE: Tensor, settings: MixSettings, weights: tuple[Tensor, ...], memory: Memory
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The answer, and the cell's sums."""
+    sizes, given = before_cell(xz_BSE, settings, weights, memory)
+    u_NSK, n_NS = weighted_sums(sizes, given, memory)
+    batch, tokens, double = xz_BSE.shape
+    out_BSE = memory.empty("out", xz_BSE, batch, tokens, double // 2)
+    after = u_NSK, n_NS, given.floor, given.c, xz_BSE, *_eps(settings)
+    call("after_cell", sizes, weights, *after, out_BSE)
+    return out_BSE, u_NSK, n_NS
 
 
 class _Mix(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, xz_BSE: Tensor, settings: MixSettings, *weights: Tensor) -> Tensor:
-        sizes, given = before_cell(xz_BSE, settings, weights)
-        u_NSK, n_NS = weighted_sums(sizes, given)
-        batch, tokens, double = xz_BSE.shape
-        out_BSE = xz_BSE.new_empty(batch, tokens, double // 2)
-        after = u_NSK, n_NS, given.floor, given.c, xz_BSE, *_eps(settings)
-        call("after_cell", sizes, weights, *after, out_BSE)
+        out_BSE, u_NSK, n_NS = _forward(xz_BSE, settings, weights, Memory())
         ctx.settings = settings
         ctx.save_for_backward(xz_BSE, u_NSK, n_NS, *weights)
         return out_BSE
@@ -78,7 +93,7 @@ class _Mix(torch.autograd.Function):
     def backward(ctx: Any, d_out_BSE: Tensor) -> tuple[Tensor | None, ...]:
         xz_BSE, u_NSK, n_NS, *weights = ctx.saved_tensors
         d_weights = tuple(torch.zeros_like(weight) for weight in weights)
-        sizes, given = before_cell(xz_BSE, ctx.settings, weights)
+        sizes, given = before_cell(xz_BSE, ctx.settings, weights, Memory())
         d_xz_BSE, d_u_NSK, d_n_NS = (torch.empty_like(x) for x in (xz_BSE, u_NSK, n_NS))
         d_q, d_k, d_v = (torch.zeros_like(given.c) for _ in "qkv")
         d_a, d_max, d_m = (torch.zeros_like(given.floor) for _ in range(3))
@@ -107,23 +122,27 @@ class _Mix(torch.autograd.Function):
 
 
 def before_cell(
-    xz_BSE: Tensor, settings: MixSettings, weights: tuple[Tensor, ...]
+    xz_BSE: Tensor, settings: MixSettings, weights: tuple[Tensor, ...], memory: Memory
 ) -> tuple[tuple[int, ...], CellInput]:
     """The struct Sizes, and what comes of the up-projection before the cell."""
     batch, tokens, heads, head_size = *xz_BSE.shape[:2], settings.heads, settings.head_size
     sizes = batch, tokens, heads, head_size // MAP_WIDTH
-    c, k, v = (xz_BSE.new_empty(batch * heads, tokens, head_size) for _ in "ckv")
-    a, running_max = (c.new_empty(c.shape[:2], dtype=torch.float64) for _ in "aM")
-    floor = c.new_empty(c.shape[:2], dtype=torch.float32)
-    gates = c.new_empty(batch, tokens, 2 * heads, dtype=torch.float32)
+    shape = batch * heads, tokens
+    c, k, v = (memory.empty(name, xz_BSE, *shape, head_size) for name in "ckv")
+    a, running_max = (memory.empty(name, xz_BSE, *shape, dtype=torch.float64) for name in "aM")
+    floor = memory.empty("floor", xz_BSE, *shape, dtype=torch.float32)
+    gates = memory.empty("gates", xz_BSE, batch, tokens, 2 * heads, dtype=torch.float32)
     given = CellInput(c, k, v, gates, a, running_max, floor)
     call("before_cell", sizes, weights, xz_BSE, _is_sigmoid(settings), *given)
     return sizes, given
 
 
-def weighted_sums(sizes: tuple[int, ...], given: CellInput) -> tuple[Tensor, Tensor]:
+def weighted_sums(
+    sizes: tuple[int, ...], given: CellInput, memory: Memory
+) -> tuple[Tensor, Tensor]:
     """The cell's sums u ``[N, S, K]`` and n ``[N, S]``, as in `weighted_sum`."""
-    u_NSK, n_NS = torch.empty_like(given.v), torch.empty_like(given.floor)
+    u_NSK = memory.empty("u", given.v, *given.v.shape)
+    n_NS = memory.empty("n", given.floor, *given.floor.shape)
     decay = given.a, given.running_max
     if has_products() and u_NSK.shape[-1] % GROUP == 0:
         qkv = given.c, given.k, given.v
