@@ -96,11 +96,11 @@ def is_bare(module: nn.Module) -> bool:
 
 
 def fold(block: MLSTMBlock, dtype: torch.dtype = torch.float32) -> Folded:
-    """Fold the weights of a block whose parts are as it made them, with gradients.
+    """Fold the weights of a block, with gradients.
 
     Args:
-        block: whose weights are float32.
-        dtype: of the two projections; what stands between them is float32.
+        block: whose parts are as it made them.
+        dtype: of the two projections; what stands between them keeps its own.
     """
     channels = (block.heads, -1, MAP_WIDTH)
 
