@@ -27,7 +27,7 @@ def shares(name: str, dtype: torch.dtype, rounds: int) -> list[str]:
         return ["-"] * 3
     low = tokens.to(dtype)
     memory = native.Memory()
-    xz = block.up(low)
+    xz = block.up(low, memory, "xz")
     out = torch.randn(WINDOWS, TOKENS, config.inner_dim).to(dtype)
     sizes, given = before_cell(xz, block.settings, tuple(block.weights), memory)
 

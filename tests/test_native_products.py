@@ -36,7 +36,7 @@ def test_projection(rows: int, inputs: int, outputs: int, dtype: torch.dtype) ->
     x, weight = torch.randn(rows, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype)
     projection = Projection(weight)
     assert projection.is_laid
-    found = projection(x)
+    found = projection(x, Memory(), "out")
     assert found.dtype == dtype
     assert error(found, x.double() @ weight.double().T) < ROUNDING[dtype]
 
@@ -50,7 +50,7 @@ def test_threads_change_nothing() -> None:
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            found[count] = projection(x)
+            found[count] = projection(x, Memory(), "out")
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(found[1], found[3])
@@ -61,7 +61,10 @@ def test_shapes_that_do_not_fit_go_by_torch(inputs: int, outputs: int) -> None:
     x, weight = torch.randn(4, 9, inputs).bfloat16(), torch.randn(outputs, inputs).bfloat16()
     projection = Projection(weight)
     assert not projection.is_laid
-    assert error(projection(x), x.double() @ weight.double().T) < ROUNDING[torch.bfloat16]
+    assert (
+        error(projection(x, Memory(), "out"), x.double() @ weight.double().T)
+        < ROUNDING[torch.bfloat16]
+    )
 
 
 @needs_products
@@ -72,9 +75,9 @@ def test_a_laid_weight_without_the_library(
     x, weight = torch.randn(9, 192).to(dtype), torch.randn(1152, 192).to(dtype)
     projection = Projection(weight)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        assert projection(mode.from_tensor(x)).shape == (9, 1152)
+        assert projection(mode.from_tensor(x), Memory(), "out").shape == (9, 1152)
     monkeypatch.setenv("HEAR_AXLSTM_NATIVE", "0")
-    assert error(projection(x), x.double() @ weight.double().T) < ROUNDING[dtype]
+    assert error(projection(x, Memory(), "out"), x.double() @ weight.double().T) < ROUNDING[dtype]
 
 
 def cell_input(tokens: int, head_size: int, span: float, dtype: torch.dtype) -> CellInput:

@@ -149,14 +149,6 @@ INLINE void from_heads(const T* heads, const Sizes& is, float* row) {
 template <class T>
 INLINE void convolve_row(const T* xz, Index s, Index E, const Weights& weights, float* out) {
     const float* now = weights.conv + (WIDTH - 1) * E;
-    if (s >= WIDTH - 1) {
-        VECTORIZED
-        for (Index e = 0; e < E; ++e)
-            out[e] = weights.conv_bias[e] + now[e] * get(xz[e]) +
-                     now[e - E] * get(xz[e - 2 * E]) + now[e - 2 * E] * get(xz[e - 4 * E]) +
-                     now[e - 3 * E] * get(xz[e - 6 * E]);
-        return;
-    }
     VECTORIZED
     for (Index e = 0; e < E; ++e) out[e] = weights.conv_bias[e] + now[e] * get(xz[e]);
     for (Index delay = 1; delay < WIDTH && delay <= s; ++delay) {

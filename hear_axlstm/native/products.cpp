@@ -93,10 +93,10 @@ INLINE void sum_up(const T* c, const T* k, const T* v, Index heads, Index S, Ind
     const Index steps = K / IN_WORD<T>, columns = whole_groups(S);
     Buffer<Word> keys(columns * steps), values((S + 1) / 2 * K);
     Buffer<float> scores(ROWS * columns), decay(columns);
-    Buffer<double> rates(columns);
+    Buffer<double> padded(columns);  // a
     Buffer<T> weighted(ROWS * columns);
     for (; heads > 0; --heads) {
-        std::copy(a, a + S, rates.begin());
+        std::copy(a, a + S, padded.begin());
         lay_transposed(k, S, K, keys.data());
         const Laid keys_laid{keys.data(), GROUP, steps * GROUP};
         const Laid values_laid{lay(v, S, K, values.data()), K, GROUP};
@@ -108,7 +108,7 @@ INLINE void sum_up(const T* c, const T* k, const T* v, Index heads, Index S, Ind
                 const Index t = first + r;
                 if (reference - top[t] > MODERATE) {
                     reference = top[t];
-                    decay_from(rates.data(), reference, seen, decay.data());
+                    decay_from(padded.data(), reference, seen, decay.data());
                 }
                 n[t] = weigh(scores.data() + r * columns, decay.data(),
                              exp_of(float(reference - top[t])), t, seen,

@@ -26,7 +26,7 @@ class Projection:
             weight = weight.unflatten(0, (-1, GROUP)).unflatten(2, (-1, in_word)).transpose(1, 2)
         self._weight = weight.contiguous()
 
-    def __call__(self, x: Tensor, memory: Memory | None = None, name: str = "") -> Tensor:
+    def __call__(self, x: Tensor, memory: Memory, name: str) -> Tensor:
         """``[..., K]`` -> ``[..., S]``, in the weight's type, perhaps in memory of that name."""
         x = x.to(self.dtype)
         if not self.is_laid:
@@ -34,7 +34,7 @@ class Projection:
         if not is_there_for(x):
             return linear(x, self._weight.transpose(1, 2).reshape(self.shape))
         columns, depth = self.shape
-        out = (memory or Memory()).empty(name, x, *x.shape[:-1], columns)
+        out = memory.empty(name, x, *x.shape[:-1], columns)
         sizes = x.numel() // depth, depth, columns, torch.get_num_threads()
         call("project", x.contiguous(), self._weight, *sizes, out)
         return out
