@@ -9,7 +9,7 @@ from setuptools import Extension, find_packages, setup
 VECTORS = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
 block = Extension(
     "hear_axlstm.native._block",
-    [f"hear_axlstm/native/{name}.cpp" for name in ("forward", "products", "backward")],
+    [f"hear_axlstm/native/{name}.cpp" for name in ("forward", "products", "backward", "probe")],
     depends=["hear_axlstm/native/numbers.h", "hear_axlstm/native/products.h"],
     extra_compile_args=[
         *("-O3", "-std=c++17", "-fopenmp-simd", *VECTORS),

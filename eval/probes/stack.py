@@ -27,7 +27,10 @@ from eval.probes.grid import Point
 from eval.probes.randomness import Dropout, derived_seeds, initial
 from hear_axlstm.matmul import matmul
 
+Batch = tuple[Tensor, ...]
+
 NORM = nn.BatchNorm1d(1)  # for its defaults
+BETAS = 0.9, 0.999  # of Adam
 HIDDEN_TENSORS = 3  # parameters of a hidden layer: weight, and the norm's scale and shift
 
 
@@ -54,19 +57,13 @@ class Stack:
         product_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.shape = points[0].shape
-        wide = self.shape.hidden_layers > 0
-        self.product_dtype = product_dtype if wide else torch.float32
+        self.product_dtype = product_dtype if self._layers else torch.float32
         pairs = list(zip(points, map(derived_seeds, entropies), strict=True))
         self.dropouts = [Dropout(point.dropout, seed, device) for point, (_, seed) in pairs]
         probes = [initial(point, seed, features, classes) for point, (seed, _) in pairs]
-        # The first hidden weight is [D, G, H], one wide matrix; all other tensors begin with G.
-        self.parameters = [
-            torch.stack(tensors, int(wide and i == 0)).to(device)
-            for i, tensors in enumerate(zip(*probes, strict=True))
-        ]
+        self.parameters = [tensor.to(device) for tensor in self._arrange(probes)]
         self.means = [-self.parameters.pop(HIDDEN_TENSORS * i + 1) for i in self._layers]
         self.variances = [torch.ones_like(mean) for mean in self.means]
-        self.axes = [int(wide), *[0] * (len(self.state) - 1)]
         self.best = [tensor.detach().clone() for tensor in self.state]
         self.moments = [[torch.zeros_like(p) for p in self.parameters] for _ in range(2)]
         self.step_counts = [torch.zeros((), device=device) for _ in self.moments[0]]
@@ -83,8 +80,28 @@ class Stack:
         """What predictions depend on."""
         return [*self.parameters, *self.means, *self.variances]
 
-    def learn(self, x_ND: Tensor, y_NC: Tensor, multilabel: bool) -> None:
-        """One step of Adam on one batch, whose embeddings may be rounded to `product_dtype`."""
+    @property
+    def _axes(self) -> list[int]:
+        """Which axis of each tensor of the state is that of the probes."""
+        return [int(len(self._layers) > 0), *[0] * (len(self.state) - 1)]
+
+    def _arrange(self, probes: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """The parameters of several probes as those of the stack.
+
+        The first hidden weight is ``[D, G, H]``, one wide matrix; all other tensors begin with G.
+        """
+        wide = len(self._layers) > 0
+        pairs = enumerate(zip(*probes, strict=True))
+        return [torch.stack(tensors, int(wide and i == 0)) for i, tensors in pairs]
+
+    def batches(self, x_ND: Tensor, y_NC: Tensor) -> list[Batch]:
+        """What `learn` takes one after the other, embeddings in the type of the products."""
+        size = self.shape.batch_size
+        return list(zip(x_ND.to(self.product_dtype).split(size), y_NC.split(size), strict=True))
+
+    def learn(self, batch: Batch, multilabel: bool) -> None:
+        """One step of Adam."""
+        x_ND, y_NC = batch
         learned = [parameter.requires_grad_() for parameter in self.parameters]
         logits_GNC = self._forward(x_ND, self.state, learning=True)
         loss = losses(logits_GNC, y_NC, multilabel).sum()  # so each probe's gradient is its own
@@ -99,8 +116,8 @@ class Stack:
                 state_steps=self.step_counts,
                 fused=True,
                 amsgrad=False,
-                beta1=0.9,
-                beta2=0.999,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
                 lr=self.shape.lr,
                 weight_decay=0.0,
                 eps=1e-8,
@@ -112,13 +129,13 @@ class Stack:
         """``[G, N, C]`` in float32 as in evaluation, by the present or each probe's best state."""
         state = self.best if best else self.state
         batches = x_ND.split(self.shape.batch_size)
-        return torch.cat([self._forward(batch, state, learning=False) for batch in batches], dim=1)
+        return torch.cat([self._evaluated(batch, state) for batch in batches], dim=1)
 
     @torch.no_grad()
     def remember(self, probes: Sequence[int]) -> None:
         """Take the present state of these probes for their best."""
         index = torch.tensor(probes, dtype=torch.long, device=self.parameters[0].device)
-        for best, now, axis in zip(self.best, self.state, self.axes, strict=True):
+        for best, now, axis in zip(self.best, self.state, self._axes, strict=True):
             if len(probes) == len(self):
                 best.copy_(now)
             else:
@@ -130,7 +147,7 @@ class Stack:
         index = torch.tensor(probes, device=self.parameters[0].device)
 
         def chosen(tensors: Sequence[Tensor]) -> list[Tensor]:
-            axes = self.axes[: len(tensors)]
+            axes = self._axes[: len(tensors)]
             return [t.index_select(axis, index) for t, axis in zip(tensors, axes, strict=True)]
 
         self.best = chosen(self.best)
@@ -139,6 +156,9 @@ class Stack:
         self.means = [mean[index] for mean in self.means]
         self.variances = [variance[index] for variance in self.variances]
         self.dropouts = [self.dropouts[probe] for probe in probes]
+
+    def _evaluated(self, x_ND: Tensor, state: Sequence[Tensor]) -> Tensor:
+        return self._forward(x_ND, state, learning=False)
 
     def _forward(self, x_ND: Tensor, state: Sequence[Tensor], learning: bool) -> Tensor:
         *hidden, out_weight, out_bias = state[: len(self.parameters)]

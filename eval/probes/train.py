@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eval.probes.compiled import CompiledStack
 from eval.probes.grid import Point, Shape
 from eval.probes.scores import score
 from eval.probes.stack import Stack, losses
@@ -135,19 +136,21 @@ class Trainer:
         x_valid, y_valid = self._rows(split.valid)
         x_test, _ = self._rows(split.test)
         _check_batches(len(x_ND), shape)
-        data = (self.task.features, self.task.classes, self.device, self.product_dtype)
+        data = self.task.features, self.task.classes, self.device, self.product_dtype
         entropies = [(fit.seed, fit.split, fit.number) for fit in fits]
-        stack = Stack([fit.point for fit in fits], entropies, *data)
+        where = self.device, self.product_dtype
+        kind = (
+            CompiledStack if CompiledStack.is_usable(shape, self.task.features, *where) else Stack
+        )
+        stack = kind([fit.point for fit in fits], entropies, *data)
         probes = [Progress(fit) for fit in fits]
         outcomes: list[Outcome] = []
-        size = shape.batch_size
-        x_ND = x_ND.to(stack.product_dtype)
-        batches = list(zip(x_ND.split(size), y_NC.split(size), strict=True))
+        batches = stack.batches(x_ND, y_NC)
         every = shape.check_val_every_n_epoch
         for epoch in range(every - 1, shape.max_epochs, every):
             start = time.perf_counter()
             for batch in batches * every:
-                stack.learn(*batch, self.task.multilabel)
+                stack.learn(batch, self.task.multilabel)
             values = self._values(stack.logits(x_valid), y_valid)
             looks = zip(probes, values, strict=True)
             stack.remember([i for i, (p, v) in enumerate(looks) if p.look(v, epoch, self.upward)])

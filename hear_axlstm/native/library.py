@@ -16,7 +16,7 @@ from hear_axlstm.matmul import is_traced
 
 log = logging.getLogger(__name__)
 
-VERSION = 3  # of the functions in this folder's C++
+VERSION = 4  # of the functions in this folder's C++
 GROUP = 16  # columns that products.h multiplies at once
 SWITCH = "HEAR_AXLSTM_NATIVE"
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}

@@ -38,6 +38,8 @@ INLINE __m512 multiply_add(const BFloat16* a, __m512i b, __m512 sum) {
     return _mm512_dpbf16_ps(sum, __m512bh(_mm512_set1_epi32(pair)), __m512bh(b));
 }
 
+INLINE __m512 get_group(const float* from) { return _mm512_loadu_ps(from); }
+
 INLINE void put_group(float* to, __m512 sums) { _mm512_storeu_ps(to, sums); }
 
 INLINE void put_group(BFloat16* to, __m512 sums) {
@@ -51,11 +53,14 @@ struct Laid {
     Index step, group;
 };
 
-// R rows of G groups.
-template <Index R, Index G, class T, class Out>
+// R rows of G groups, added to what is there if ADDED.
+template <Index R, Index G, bool ADDED, class T, class Out>
 INLINE void multiply_tile(const T* a, Index a_row, const Laid& b, Index steps, Out* out,
                           Index out_row) {
     __m512 totals[R][G] = {};
+    if constexpr (ADDED)
+        for (Index r = 0; r < R; ++r)
+            for (Index g = 0; g < G; ++g) totals[r][g] = get_group(out + r * out_row + g * GROUP);
     for (Index first = 0; first < steps; first += PIECE<T>) {
         __m512 sums[R][G] = {};
         for (Index step = first; step < std::min(first + PIECE<T>, steps); ++step) {
@@ -75,15 +80,15 @@ INLINE void multiply_tile(const T* a, Index a_row, const Laid& b, Index steps, O
 }
 
 // R rows of any number of groups.
-template <Index R, class T, class Out>
+template <Index R, bool ADDED = false, class T, class Out>
 INLINE void multiply(const T* a, Index a_row, Laid b, Index steps, Index groups, Out* out,
                      Index out_row) {
     for (; groups >= AT_ONCE; groups -= AT_ONCE) {
-        multiply_tile<R, AT_ONCE>(a, a_row, b, steps, out, out_row);
+        multiply_tile<R, AT_ONCE, ADDED>(a, a_row, b, steps, out, out_row);
         b.words += AT_ONCE * b.group, out += AT_ONCE * GROUP;
     }
-    if (groups == 2) multiply_tile<R, 2>(a, a_row, b, steps, out, out_row);
-    if (groups == 1) multiply_tile<R, 1>(a, a_row, b, steps, out, out_row);
+    if (groups == 2) multiply_tile<R, 2, ADDED>(a, a_row, b, steps, out, out_row);
+    if (groups == 1) multiply_tile<R, 1, ADDED>(a, a_row, b, steps, out, out_row);
 }
 
 // 16 rows of 16 words; each pass moves one bit of the row's number into the column's.
