@@ -10,7 +10,7 @@ VECTORS = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD
 block = Extension(
     "hear_axlstm.native._block",
     [f"hear_axlstm/native/{name}.cpp" for name in ("forward", "products", "backward", "probe")],
-    depends=["hear_axlstm/native/numbers.h", "hear_axlstm/native/products.h"],
+    depends=[f"hear_axlstm/native/{name}.h" for name in ("numbers", "products", "probe")],
     extra_compile_args=[
         *("-O3", "-std=c++17", "-fopenmp-simd", *VECTORS),
         *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),

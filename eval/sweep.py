@@ -1,7 +1,7 @@
 """Computes what a plan lacks: embeddings first, then probes by one of two engines; restartable.
 
     heareval   a job trains the probes of one system, task and seed by the official kit
-    fast       a job trains the probes of one system and task for all its seeds together
+    fast       a job trains the probes of one system and task for several seeds together
 
 Both read the same embeddings, and write the same files.
 """
@@ -67,7 +67,7 @@ def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
     for entrant, task, folder in missing:
         name = f"{entrant.system.label} on {task.path.name}, embeddings"
         arguments = (entrant.system, task, folder, threads)
-        todo.append(Job(name, folder, kit.EMBEDDINGS_LOG, embed, arguments))
+        todo.append(Job(name, (folder,), folder / kit.EMBEDDINGS_LOG, embed, arguments))
     total = sum(_hours(task, entrant.fingerprint.sample_rate) for entrant, task, _ in missing)
     bar = HoursBar(desc="embeddings", total=total, bar_format=HOURS, disable=not todo)
 
@@ -82,7 +82,7 @@ def _train(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
     missing = _missing_runs(plan)
     folders = [folder for *_, seeds in missing for folder in seeds.values()]
     bar = tqdm(desc="probes", total=len(folders), unit="run", disable=not folders)
-    todo = _jobs_of_fast(plan, missing) + _jobs_of_heareval(plan, missing)
+    todo = _jobs_of_fast(plan, missing, jobs) + _jobs_of_heareval(plan, missing)
     return _compute(todo, bar, lambda: sum(map(kit.finished, folders)), jobs, backend)
 
 
@@ -94,22 +94,25 @@ def _jobs_of_heareval(plan: Plan, missing: Sequence[Missing]) -> list[Job]:
             if plan.engine_of(task) == "heareval" and seed in folders:
                 name = f"{entrant.system.label} on {task.path.name}, seed {seed}"
                 arguments = (embeddings, folders[seed], seed, plan.grid)
-                job = Job(name, folders[seed], kit.PREDICTIONS_LOG, kit.predict, arguments)
-                jobs.append(job)
+                log = folders[seed] / kit.PREDICTIONS_LOG
+                jobs.append(Job(name, (folders[seed],), log, kit.predict, arguments))
     return jobs
 
 
-def _jobs_of_fast(plan: Plan, missing: Sequence[Missing]) -> list[Job]:
-    """One for each system and task."""
-    jobs = []
-    for entrant, task, embeddings, folders in missing:
-        if plan.engine_of(task) == "fast":
-            name = f"{entrant.system.label} on {task.path.name}, {len(folders)} seeds"
-            together = next(iter(folders.values())).parent
-            log = together / kit.PREDICTIONS_LOG
-            arguments = (embeddings, folders, plan.grid, log)
-            jobs.append(Job(name, together, log.name, predict_fast, arguments))
-    return jobs
+def _jobs_of_fast(plan: Plan, missing: Sequence[Missing], jobs: int) -> list[Job]:
+    """One for each system and task, or several of some seeds each that leave no worker idle."""
+    todo = []
+    of_fast = [pair for pair in missing if plan.engine_of(pair[1]) == "fast"]
+    for entrant, task, embeddings, folders in of_fast:
+        parts = min(len(folders), -(-jobs // len(of_fast)))
+        for part in range(parts):
+            seeds = sorted(folders)[part::parts]
+            name = f"{entrant.system.label} on {task.path.name}, seeds {', '.join(map(str, seeds))}"
+            some = {seed: folders[seed] for seed in seeds}
+            log = some[seeds[0]].parent / f"output-seed{seeds[0]:02d}.log"
+            arguments = (embeddings, some, plan.grid, log)
+            todo.append(Job(name, tuple(some.values()), log, predict_fast, arguments))
+    return todo
 
 
 def predict_fast(embeddings: Path, folders: Mapping[int, Path], grid: Grid, log: Path) -> None:

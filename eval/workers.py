@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -35,12 +35,11 @@ class SweepError(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """One call of a function that writes into a folder of its own."""
+    """One call of a function that writes into folders of its own."""
 
     name: str
-    folder: Path
-    log: str
-    """Name of its log in the folder."""
+    folders: tuple[Path, ...]
+    log: Path
     step: Callable[..., Any]
     arguments: tuple[Any, ...]
 
@@ -124,18 +123,19 @@ def attempt(job: Job) -> Failure | None:
     import torch
 
     torch.set_num_threads(1)  # more are slower for fits this small, and change the results
-    log = job.folder / job.log
     try:
-        job.folder.parent.mkdir(parents=True, exist_ok=True)
-        # A cluster may still be at work on it for a sweep that was killed.
-        with FileLock(job.folder.parent / f".{job.folder.name}.lock"):
+        with ExitStack() as stack:
+            for folder in job.folders:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                # A cluster may still be at work on it for a sweep that was killed.
+                stack.enter_context(FileLock(folder.parent / f".{folder.name}.lock"))
             job.step(*job.arguments)
     except (Exception, SystemExit) as error:  # whatever heareval or a HEAR module may raise
         with suppress(OSError):  # the disk may be full
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("a") as file:
+            job.log.parent.mkdir(parents=True, exist_ok=True)
+            with job.log.open("a") as file:
                 file.write(traceback.format_exc())
-        return Failure(job.name, f"{type(error).__name__}: {error}", log)
+        return Failure(job.name, f"{type(error).__name__}: {error}", job.log)
     return None
 
 

@@ -44,10 +44,10 @@ def finish(folder: Path) -> None:
     (folder / kit.DONE).write_text('{"time": 1.0}')
 
 
-def jobs_of(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+def jobs_of(plan: Plan, monkeypatch: pytest.MonkeyPatch, workers: int = 1) -> list[Job]:
     jobs: list[Job] = []
     monkeypatch.setattr(sweep, "_compute", lambda todo, *_rest: jobs.extend(todo) or [])
-    assert sweep.sweep(plan, jobs=1) == []
+    assert sweep.sweep(plan, jobs=workers) == []
     return jobs
 
 
@@ -60,10 +60,18 @@ def test_fast_takes_all_missing_seeds_of_a_task(
     assert fast.step is sweep.predict_fast and grid == "paper"
     assert embeddings == kit.embedded(plan.tasks[1], plan.embeddings(*pair(plan, 1)))
     assert folders == {seed: plan.predictions(*pair(plan, 1), seed) for seed in (0, 2)}
-    assert log.parent.name == "fast-paper"
+    assert log.parent.name == "fast-paper" and fast.folders == tuple(folders.values())
     assert [job.step for job in official] == [kit.predict] * 3
-    assert [job.folder.name for job in official] == ["seed00", "seed01", "seed02"]
-    assert {job.folder.parent.name for job in official} == {"heareval-paper"}
+    assert [job.folders[0].name for job in official] == ["seed00", "seed01", "seed02"]
+    assert {job.folders[0].parent.name for job in official} == {"heareval-paper"}
+
+
+def test_seeds_are_shared_among_idle_workers(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = [job for job in jobs_of(plan, monkeypatch, 2) if job.step is sweep.predict_fast]
+    assert [list(job.arguments[1]) for job in fast] == [[0, 2], [1]]
+    assert len({job.log for job in fast}) == 2
+    many = [job for job in jobs_of(plan, monkeypatch, 64) if job.step is sweep.predict_fast]
+    assert [list(job.arguments[1]) for job in many] == [[0], [1], [2]]
 
 
 def test_what_fast_is_asked(
@@ -82,7 +90,7 @@ def test_what_fast_is_asked(
     fast, *_ = jobs_of(plan, monkeypatch)
     assert attempt(fast) is None
     assert calls == [fast.arguments[:3]]
-    assert (fast.folder / fast.log).read_text() == "trained"
+    assert fast.log.read_text() == "trained"
 
 
 def pair(plan: Plan, task: int) -> tuple[Entrant, Any]:
@@ -135,13 +143,14 @@ def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_job_that_fails_leaves_its_traceback(tmp_path: Path) -> None:
-    job = Job("a job", tmp_path / "made" / "folder", "log", int, ("three",))
+    log = tmp_path / "made" / "folder" / "log"
+    job = Job("a job", (tmp_path / "other" / "folder",), log, int, ("three",))
     assert attempt(job) == Failure(
         "a job",
         "ValueError: invalid literal for int() with base 10: 'three'",
-        tmp_path / "made" / "folder" / "log",
+        log,
     )
-    assert "Traceback" in (job.folder / "log").read_text()
+    assert "Traceback" in log.read_text()
 
 
 def children(parent: int) -> set[int]:
