@@ -1,17 +1,21 @@
 """`python -m benchmarks.probes EMBEDDINGS...`: the batched probes against heareval itself.
 
 Takes folders of finished embeddings, OUT/embeddings/TASK/SYSTEM/.../TASK as `python -m eval` leaves
-them. Times are of whole seeds, cut to some epochs, in turns and with as many threads, in seconds of
-the processor; scores are of full training, heareval's from its finished runs in OUT/predictions.
+them. Times are of whole seeds, cut to some epochs, in turns: on one core in seconds of the
+processor, which don't count waiting; on several in seconds of the clock, where heareval works on
+one seed after the other by as many threads, as its own command does, and the batched probes on as
+many seeds at once. Scores are of full training, heareval's from its finished runs in
+OUT/predictions.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +25,7 @@ from tqdm import tqdm
 from benchmarks.timing import Work, machine
 from eval import kit, probes
 from eval.scores import Estimate, estimate
+from eval.workers import Job, attempt, workers
 from hear_axlstm.precision import Precision
 from hear_axlstm.pretrain.device import keep_freed_memory
 
@@ -30,7 +35,7 @@ def main(
     seeds: int = 10,
     epochs: int = 60,
     rounds: int = 1,
-    threads: int = 1,
+    cores: int = 1,
     precision: Precision = "auto",
 ) -> None:
     """Measure and print a Markdown table.
@@ -40,55 +45,69 @@ def main(
         seeds: Seeds of full training; 0 measures the time only.
         epochs: Of the runs that are timed.
         rounds: Repetitions of these; the table shows medians. 0 leaves them out.
-        threads: Of both.
+        cores: For both.
         precision: Of the batched probes' products.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(cores)
     keep_freed_memory()  # for both
+    kind = "CPU s" if cores == 1 else "s"
     print(f"{machine(torch.device('cpu'))}, {precision}\n")
     print(
-        f"| task, system | heareval, CPU s a seed of {epochs} epochs | batched | ratio | ", end=""
+        f"| task, system | heareval, {kind} a seed of {epochs} epochs | batched | ratio | ", end=""
     )
     print("heareval, percent | batched |\n|---|---|---|---|---|---|")
     for folder in tqdm(embeddings, leave=False, disable=None):
         cells = [f"{folder.name}, {_system(folder)}"]
         with tempfile.TemporaryDirectory() as temporary:
-            cells += _times(folder, Path(temporary), epochs, rounds, precision) if rounds else "---"
+            cut = _cut(folder, Path(temporary) / "embeddings", epochs)
+            cells += _times(cut, rounds, cores, precision) if rounds else "---"
             cells += _scores(folder, Path(temporary), seeds, precision) if seeds else "--"
         tqdm.write("| " + " | ".join(cells) + " |")
 
 
-def _times(
-    folder: Path, temporary: Path, epochs: int, rounds: int, precision: Precision
-) -> list[str]:
-    cut = temporary / "embeddings"
-    kit.make_fresh(cut, folder)
+def _cut(folder: Path, to: Path, epochs: int) -> Path:
+    """The same embeddings, for probes that train for so many epochs at most."""
+    kit.make_fresh(to, folder)
     metadata = json.loads((folder / "task_metadata.json").read_text())
     metadata["evaluation_params"] = {"task_specific_param_grid": {"max_epochs": [epochs]}}
-    (cut / "task_metadata.json").unlink()
-    (cut / "task_metadata.json").write_text(json.dumps(metadata))
-    results = (temporary / name for name in map(str, range(4 * (rounds + 1))))
+    (to / "task_metadata.json").unlink()
+    (to / "task_metadata.json").write_text(json.dumps(metadata))
+    return to
 
-    def batched() -> None:
-        probes.predict(cut, {0: next(results)}, "paper", precision)
 
-    works: dict[str, Work] = {
-        "heareval": lambda: kit.predict(cut, next(results), 0, "paper"),
-        "batched": batched,
-    }
-    seconds = _processor_seconds(works, rounds)
+def _times(cut: Path, rounds: int, cores: int, precision: Precision) -> list[str]:
+    results = (cut.parent / f"results{number}" for number in itertools.count())
+    clock = time.process_time if cores == 1 else time.perf_counter
+    with workers("loky", cores) as submit:
+
+        def official() -> None:
+            for seed in range(cores):
+                kit.predict(cut, next(results), seed, "paper")
+
+        def batched() -> None:
+            if cores == 1:
+                return probes.predict(cut, {0: next(results)}, "paper", precision)
+            folders = [{seed: next(results)} for seed in range(cores)]
+            jobs = (
+                Job("", (), cut, probes.predict, (cut, one, "paper", precision)) for one in folders
+            )
+            failures = [future.result() for future in [submit(attempt, job) for job in jobs]]
+            assert not any(failures), failures
+
+        works: dict[str, Work] = {"heareval": official, "batched": batched}
+        seconds = {name: value / cores for name, value in _seconds(works, rounds, clock).items()}
     ratio = seconds["heareval"] / seconds["batched"]
     return [f"{seconds['heareval']:.1f}", f"{seconds['batched']:.1f}", f"{ratio:.1f}x"]
 
 
-def _processor_seconds(works: dict[str, Work], rounds: int) -> dict[str, float]:
-    """As `timing.in_turns`, but in seconds of the processor, which don't count waiting."""
+def _seconds(works: dict[str, Work], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """As `timing.in_turns`, by any clock."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
-            start = time.process_time()
+            start = clock()
             work()
-            times[name].append(time.process_time() - start)
+            times[name].append(clock() - start)
     return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
