@@ -41,7 +41,7 @@ def predict(
         embeddings: what `kit.embedded` gave: heareval's embeddings of a scene task.
         folders: seed -> its own folder for the results; made, or emptied if unfinished.
         grid: as in `kit.predict`; the points are drawn as heareval draws them with that seed.
-        precision: of the hidden layers' products while training; "auto" takes bfloat16 where the
+        precision: of the products while training; "auto" takes bfloat16 where the
             hardware is faster with it (benchmarks/RESULTS.md compares the scores).
 
     Raises:

@@ -9,6 +9,7 @@ Shapes: as in `stack`; W units of a block, see `by_blocks`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,13 +32,15 @@ class CompiledStack(Stack):
         fits = features % ROWS == 0 and shape.hidden_dim % GROUP == 0 and shape.hidden_layers == 1
         return fits and device.type == "cpu" and dtype in SUFFIXES and has_products()
 
+    @cached_property
+    def _memory(self) -> Memory:
+        return Memory()
+
     def _arrange(self, probes: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         weights, biases, scales, shifts, outs, out_biases = map(
             torch.stack, zip(*probes, strict=True)
         )
-        self.features, self.classes = weights.shape[1], out_biases.shape[1]
         weights = torch.stack([by_blocks(weight_DH) for weight_DH in weights])
-        self._memory = Memory()
         return [weights, biases, scales, shifts, outs.mT.contiguous(), out_biases]
 
     @property

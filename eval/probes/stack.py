@@ -44,7 +44,7 @@ class Stack:
         features: D.
         classes: C.
         device: where all of it lives.
-        product_dtype: of the hidden layers' products in training, see `product`.
+        product_dtype: of the hidden layers' products in training.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Stack:
         device: torch.device,
         product_dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.shape = points[0].shape
+        self.shape, self.features, self.classes = points[0].shape, features, classes
         self.product_dtype = product_dtype if self._layers else torch.float32
         pairs = list(zip(points, map(derived_seeds, entropies), strict=True))
         self.dropouts = [Dropout(point.dropout, seed, device) for point, (_, seed) in pairs]

@@ -83,7 +83,7 @@ class Trainer:
 
     Args:
         task: the data.
-        precision: of the hidden layers' products.
+        precision: of the products in training, but for the last layer's where that goes by torch.
         device: where; by default a GPU if there is one.
     """
 

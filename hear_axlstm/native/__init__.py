@@ -1,4 +1,4 @@
-"""What an mLSTM block computes, by compiled C++; optional.
+"""What an mLSTM block computes, and what a probe learns by, in compiled C++; optional.
 
 `pip install` compiles it where there is a C++ compiler; HEAR_AXLSTM_NATIVE=0 in the environment
 leaves it unused.

@@ -27,8 +27,8 @@ struct Probe {
 
 // What learning keeps of a batch.
 struct Activations {
-    float* z;                // [N, W] by blocks
-    float *mean, *inverse;   // of the standard deviation, [H]
+    float* z;               // [N, W] by blocks
+    float *mean, *inverse;  // and 1 / sqrt(variance + eps), [H]
 };
 
 // A unit is kept where its random number is not below the threshold.
@@ -106,7 +106,8 @@ INLINE void multiply_rows(const T* a, Index rows, Index K, Laid b, float* out, I
     });
 }
 
-// Calls work(Rows<G>, unit) for blocks of G groups of hidden units.
+// Calls work(Rows<G>, unit) for blocks of G groups of hidden units. What is not inlined into the
+// entry points gets shorter vectors.
 template <class Work>
 INLINE void in_blocks(Index H, Work work) {
     Index unit = 0;
