@@ -17,10 +17,9 @@ from torch import Tensor
 from eval.probes.grid import Shape
 from eval.probes.stack import BETAS, NORM, Batch, Stack
 from hear_axlstm.native import Memory
-from hear_axlstm.native.library import GROUP, SUFFIXES, call, has_products
+from hear_axlstm.native.library import AT_ONCE, GROUP, ROWS, SUFFIXES, call, has_products
 
-BLOCK = 3 * GROUP  # units that are worked on at once
-ROWS = 8  # rows of a product that are worked on at once
+BLOCK = AT_ONCE * GROUP  # units that are worked on at once
 
 
 class CompiledStack(Stack):
@@ -103,7 +102,7 @@ class CompiledStack(Stack):
 
 
 def by_blocks(matrix: Tensor) -> Tensor:
-    """``[R, H]`` as matrices ``[R, W]`` one after the other, of 48 columns or what is left."""
+    """``[R, H]`` as matrices ``[R, W]`` one after the other, of BLOCK columns or what is left."""
     return torch.cat([block.flatten() for block in matrix.split(BLOCK, 1)])
 
 

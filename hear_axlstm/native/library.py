@@ -17,7 +17,8 @@ from hear_axlstm.matmul import is_traced
 log = logging.getLogger(__name__)
 
 VERSION = 4  # of the functions in this folder's C++
-GROUP = 16  # columns that products.h multiplies at once
+GROUP = 16  # columns that products.h multiplies by one vector
+ROWS, AT_ONCE = 8, 3  # rows and groups whose sums it keeps in registers
 SWITCH = "HEAR_AXLSTM_NATIVE"
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 

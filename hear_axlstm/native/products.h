@@ -38,8 +38,6 @@ INLINE __m512 multiply_add(const BFloat16* a, __m512i b, __m512 sum) {
     return _mm512_dpbf16_ps(sum, __m512bh(_mm512_set1_epi32(pair)), __m512bh(b));
 }
 
-INLINE __m512 get_group(const float* from) { return _mm512_loadu_ps(from); }
-
 INLINE void put_group(float* to, __m512 sums) { _mm512_storeu_ps(to, sums); }
 
 INLINE void put_group(BFloat16* to, __m512 sums) {
@@ -60,7 +58,8 @@ INLINE void multiply_tile(const T* a, Index a_row, const Laid& b, Index steps, O
     __m512 totals[R][G] = {};
     if constexpr (ADDED)
         for (Index r = 0; r < R; ++r)
-            for (Index g = 0; g < G; ++g) totals[r][g] = get_group(out + r * out_row + g * GROUP);
+            for (Index g = 0; g < G; ++g)
+                totals[r][g] = _mm512_loadu_ps(out + r * out_row + g * GROUP);
     for (Index first = 0; first < steps; first += PIECE<T>) {
         __m512 sums[R][G] = {};
         for (Index step = first; step < std::min(first + PIECE<T>, steps); ++step) {
