@@ -48,7 +48,7 @@ ifdef DATA
 	@$(call PRETRAIN,$(DATA)) \
 	    $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch-size $(BATCH))
 else
-	@$(BIN)/python -m eval.miniature corpus --out runs/miniature/corpus
+	@$(BIN)/python -m hearbench.synthetic corpus --out runs/miniature/corpus
 	@$(call PRETRAIN,runs/miniature/corpus) \
 	    --epochs $(or $(EPOCHS),4) --batch-size $(or $(BATCH),16) --lr 1e-3
 endif
@@ -56,18 +56,18 @@ endif
 
 ablations: OUT = $(if $(DATA),runs/ablations,runs/miniature/ablations)
 ablations: $(READY) ## Train and score the rows of TABLE=comparison|expansion|patch|gating [DATA= EPOCHS= BATCH= LR= TRAININGS= TASKS_DIR= TASKS= SEEDS= ENGINE= JOBS= OUT=]
-	@$(BIN)/python -m eval ablations $(if $(DATA),"$(DATA)") --table $(TABLE) --seeds $(SEEDS) --engine $(ENGINE) $(if $(JOBS),--jobs $(JOBS)) \
+	@PYTHONPATH=eval $(BIN)/python -m paper ablations $(if $(DATA),"$(DATA)") --table $(TABLE) --seeds $(SEEDS) --engine $(ENGINE) $(if $(JOBS),--jobs $(JOBS)) \
 	    --out "$(OUT)" $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch-size $(BATCH)) \
 	    $(if $(LR),--lr $(LR)) $(if $(TRAININGS),--trainings $(TRAININGS)) $(if $(TASKS_DIR),--tasks-dir "$(TASKS_DIR)") $(if $(TASKS),--tasks $(TASKS))
 
 table2: ## One of the paper's tables (also table3, table4, table5) from finished training RUNS= [TASKS_DIR= TASKS= SEEDS= ENGINE= JOBS= OUT=]
 table2 table3 table4 table5: OUT = runs/tables
 table2 table3 table4 table5: $(READY)
-	@$(BIN)/python -m eval paper $@ --runs "$(RUNS)" --seeds $(SEEDS) --out "$(OUT)" --engine $(ENGINE) $(if $(JOBS),--jobs $(JOBS)) \
+	@PYTHONPATH=eval $(BIN)/python -m paper tables $@ --runs "$(RUNS)" --seeds $(SEEDS) --out "$(OUT)" --engine $(ENGINE) $(if $(JOBS),--jobs $(JOBS)) \
 	    $(if $(TASKS_DIR),--tasks-dir "$(TASKS_DIR)") $(if $(TASKS),--tasks $(TASKS))
 
 eval-all: $(READY) ## Score the MODULES on ten generated tasks, or on TASKS_DIR= [TASKS= SEEDS= ENGINE=fast BACKEND= JOBS= OUT=]
-	@$(BIN)/python -m eval run --systems $(MODULES) --seeds $(SEEDS) --out "$(OUT)" \
+	@$(BIN)/hearbench run --systems $(MODULES) --seeds $(SEEDS) --out "$(OUT)" \
 	    --engine $(ENGINE) $(if $(BACKEND),--backend $(BACKEND)) $(if $(JOBS),--jobs $(JOBS)) \
 	    $(if $(TASKS_DIR),--tasks-dir "$(TASKS_DIR)") $(if $(TASKS),--tasks $(TASKS))
 
@@ -120,7 +120,7 @@ raise SystemExit(not names)
 endef
 export HAS_TENSORFLOW
 
-$(READY): setup.py $(wildcard hear_axlstm/native/*.cpp hear_axlstm/native/*.h) pyproject.toml constraints.txt eval/requirements-official.txt $(wildcard $(STANDIN)/*.toml $(STANDIN)/*/*.py)
+$(READY): setup.py $(wildcard hear_axlstm/ops/csrc/*.cpp hear_axlstm/ops/csrc/*.h) pyproject.toml eval/pyproject.toml constraints.txt eval/requirements-official.txt $(wildcard $(STANDIN)/*.toml $(STANDIN)/*/*.py)
 	@command -v "$(PYTHON)" >/dev/null || { echo "make setup: no $(PYTHON) here: name one, e.g. make setup PYTHON=python3.11" >&2; exit 1; }
 	@"$(PYTHON)" -c "$$CHECK_PYTHON"
 	@$(BIN)/python -c "" 2>/dev/null || { echo "Making .venv with $$($(PYTHON) --version)"; env -u PYTHONPATH "$(PYTHON)" -m venv --clear .venv; }
@@ -130,7 +130,7 @@ $(READY): setup.py $(wildcard hear_axlstm/native/*.cpp hear_axlstm/native/*.h) p
 	@echo "[2/4] the official HEAR packages"
 	@$(PIP) --no-deps -r eval/requirements-official.txt
 	@echo "[3/4] hear_axlstm and what it needs"
-	@$(PIP) --no-warn-conflicts -c constraints.txt -e ".[eval,huggingface,train,parquet,finetune,export,kernels,dev]"
+	@$(PIP) --no-warn-conflicts -c constraints.txt -e ".[train,parquet,finetune,export,kernels,dev]" -e "./eval[heareval,huggingface]"
 	@if env -u PYTHONPATH $(BIN)/python -c "$$HAS_TENSORFLOW"; then \
 	    echo "[4/4] TensorFlow is here and will be used"; \
 	else \

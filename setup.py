@@ -8,9 +8,9 @@ from setuptools import Extension, find_packages, setup
 # installation goes on, and PyTorch computes the same.
 VECTORS = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
 block = Extension(
-    "hear_axlstm.native._block",
-    [f"hear_axlstm/native/{name}.cpp" for name in ("forward", "products", "backward", "probe")],
-    depends=[f"hear_axlstm/native/{name}.h" for name in ("numbers", "products", "probe")],
+    "hear_axlstm.ops._cpu",
+    [f"hear_axlstm/ops/csrc/{name}.cpp" for name in ("forward", "products", "backward", "probe")],
+    depends=[f"hear_axlstm/ops/csrc/{name}.h" for name in ("numbers", "products", "probe")],
     extra_compile_args=[
         *("-O3", "-std=c++17", "-fopenmp-simd", *VECTORS),
         *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),

@@ -1,7 +1,7 @@
 """`python -m benchmarks`: embedding, training and the cell against the plain way of computing.
 
 Every figure is a median over rounds in which the forms take turns. The plain way is
-`benchmarks.reference`: float32, the S x S matrices materialized, one 2 s window after the other,
+`tests.reference.mlstm`: float32, the S x S matrices materialized, one 2 s window after the other,
 left to autograd. `benchmarks.data`, `.kernels`, `.latency` and `.scaling` measure the rest.
 """
 
@@ -18,20 +18,21 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as nnf
 from tqdm import tqdm
 
-from benchmarks.reference import plain, plain_parallel, plain_timestamps
 from benchmarks.shares import shares
 from benchmarks.timing import Work, in_turns, machine, product_rate
-from hear_axlstm import get_scene_embeddings, load_model, mlstm
+from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.config import PRESETS, preset
-from hear_axlstm.masking import random_mask
-from hear_axlstm.precision import Precision
+from hear_axlstm.embed.precision import Precision
+from hear_axlstm.models import mlstm
+from hear_axlstm.models.masking import random_mask
+from hear_axlstm.models.pretraining import ReconstructionModel
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.device import choose_device, keep_freed_memory
-from hear_axlstm.pretrain.distributed import World
 from hear_axlstm.pretrain.flops import training_flops
-from hear_axlstm.pretrain.optimizer import adamw
-from hear_axlstm.pretrain.step import Learner
-from hear_axlstm.reconstruction import ReconstructionModel
+from hear_axlstm.training.device import choose_device, keep_freed_memory
+from hear_axlstm.training.distributed import World
+from hear_axlstm.training.optimizer import adamw
+from hear_axlstm.training.step import Learner
+from tests.reference.mlstm import plain, plain_parallel, plain_timestamps
 
 CLIP_SECONDS = 10
 LENGTHS = (251, 1001, 4001)  # tokens

@@ -15,13 +15,13 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from hear_axlstm.audio.loader import prefetch
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import Corpus
 from hear_axlstm.data.dataset import CropDataset, ResidentCropDataset, split_held_out
 from hear_axlstm.data.extract import Features
-from hear_axlstm.data.prefetch import prefetch
 from hear_axlstm.data.shards import Shard, finish
-from hear_axlstm.pretrain.device import keep_freed_memory
+from hear_axlstm.training.device import keep_freed_memory
 
 CLIP_FRAMES = 1001  # 10 s
 SHARD_CLIPS = 256

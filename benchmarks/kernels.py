@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn import functional as nnf
 from tqdm import tqdm
 
-from benchmarks.reference import plain_parallel
-from hear_axlstm import kernels, mlstm
+from hear_axlstm.models import mlstm
+from hear_axlstm.ops import kernels
+from tests.reference.mlstm import plain_parallel
 
 HEADS = 4
 CALLS = 5  # between two readings of the clock

@@ -1,6 +1,6 @@
 """`python -m benchmarks.probes EMBEDDINGS...`: the batched probes against heareval itself.
 
-Takes folders of finished embeddings, OUT/embeddings/TASK/SYSTEM/.../TASK as `python -m eval` leaves
+Takes folders of finished embeddings, OUT/embeddings/TASK/SYSTEM/.../TASK as `hearbench` leaves
 them. Times are of whole seeds, cut to some epochs, in turns: on one core in seconds of the
 processor, which don't count waiting; on several in seconds of the clock, where heareval works on
 one seed after the other by as many threads, as its own command does, and the batched probes on as
@@ -23,11 +23,11 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks.timing import Work, machine
-from eval import kit, probes
-from eval.scores import Estimate, estimate
-from eval.workers import Job, attempt, workers
-from hear_axlstm.precision import Precision
-from hear_axlstm.pretrain.device import keep_freed_memory
+from hear_axlstm.embed.precision import Precision
+from hear_axlstm.training.device import keep_freed_memory
+from hearbench.probes import batched, official
+from hearbench.run.workers import Job, attempt, workers
+from hearbench.stats import Estimate, estimate
 
 
 def main(
@@ -67,7 +67,7 @@ def main(
 
 def _cut(folder: Path, to: Path, epochs: int) -> Path:
     """The same embeddings, for probes that train for so many epochs at most."""
-    kit.make_fresh(to, folder)
+    official.make_fresh(to, folder)
     metadata = json.loads((folder / "task_metadata.json").read_text())
     metadata["evaluation_params"] = {"task_specific_param_grid": {"max_epochs": [epochs]}}
     (to / "task_metadata.json").unlink()
@@ -80,21 +80,21 @@ def _times(cut: Path, rounds: int, cores: int, precision: Precision) -> list[str
     clock = time.process_time if cores == 1 else time.perf_counter
     with workers("loky", cores) as submit:
 
-        def official() -> None:
+        def by_heareval() -> None:
             for seed in range(cores):
-                kit.predict(cut, next(results), seed, "paper")
+                official.predict(cut, next(results), seed, "paper")
 
-        def batched() -> None:
+        def by_batches() -> None:
             if cores == 1:
-                return probes.predict(cut, {0: next(results)}, "paper", precision)
+                return batched.predict(cut, {0: next(results)}, "paper", precision)
             folders = [{seed: next(results)} for seed in range(cores)]
             jobs = (
-                Job("", (), cut, probes.predict, (cut, one, "paper", precision)) for one in folders
+                Job("", (), cut, batched.predict, (cut, one, "paper", precision)) for one in folders
             )
             failures = [future.result() for future in [submit(attempt, job) for job in jobs]]
             assert not any(failures), failures
 
-        works: dict[str, Work] = {"heareval": official, "batched": batched}
+        works: dict[str, Work] = {"heareval": by_heareval, "batched": by_batches}
         seconds = {name: value / cores for name, value in _seconds(works, rounds, clock).items()}
     ratio = seconds["heareval"] / seconds["batched"]
     return [f"{seconds['heareval']:.1f}", f"{seconds['batched']:.1f}", f"{ratio:.1f}x"]
@@ -113,17 +113,17 @@ def _seconds(works: dict[str, Work], rounds: int, clock: Callable[[], float]) ->
 
 def _scores(folder: Path, temporary: Path, seeds: int, precision: Precision) -> list[str]:
     folders = {seed: temporary / f"seed{seed}" for seed in range(seeds)}
-    probes.predict(folder, folders, "paper", precision)
+    batched.predict(folder, folders, "paper", precision)
     task, system = folder.parents[2].name, folder.parents[1].name
     finished = (folder.parents[4] / "predictions" / task / system / "heareval-paper").glob("seed*")
-    theirs = _estimate([run for run in finished if kit.finished(run)])
+    theirs = _estimate([run for run in finished if official.finished(run)])
     return [theirs, _estimate(list(folders.values()))]
 
 
 def _estimate(runs: Sequence[Path]) -> str:
     values = []
     for run in runs:
-        results = json.loads((run / kit.SCORES).read_text())
+        results = json.loads((run / official.SCORES).read_text())
         values.append(
             results["aggregated_scores"]["test_score_mean"]
             if "aggregated_scores" in results

@@ -1,6 +1,6 @@
 """Where the time of an mLSTM block goes without gradients: projections, cell, and what is left.
 
-`python -m benchmarks` prints it. Needs the compiled part (`hear_axlstm.native`).
+`python -m benchmarks` prints it. Needs the compiled part (`hear_axlstm.ops.native`).
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 
 from benchmarks.timing import Work, in_turns
-from hear_axlstm import native
-from hear_axlstm.blocks import MLSTMBlock
 from hear_axlstm.config import preset
-from hear_axlstm.inference import FoldedBlock
-from hear_axlstm.native.block import before_cell, weighted_sums
+from hear_axlstm.embed.fused import FoldedBlock
+from hear_axlstm.models.blocks import MLSTMBlock
+from hear_axlstm.ops import native
+from hear_axlstm.ops.native.block import before_cell, weighted_sums
 
 WINDOWS, TOKENS = 4, 251
 

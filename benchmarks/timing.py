@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from hear_axlstm import native
-from hear_axlstm.matmul import matmul
+from hear_axlstm.ops import native
+from hear_axlstm.ops.onednn import matmul
 
 Work = Callable[[], object]
 

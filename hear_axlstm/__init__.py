@@ -15,10 +15,10 @@ import os
 import torch
 from torch import Tensor
 
-from hear_axlstm import weights
+from hear_axlstm import checkpoints
 from hear_axlstm.config import Layout
-from hear_axlstm.embedder import Embedder
-from hear_axlstm.precision import Precision, product_dtype
+from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.embed.precision import Precision, product_dtype
 
 __all__ = ["get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -58,7 +58,7 @@ def load_model(
         PermissionError, ConnectionError: if the hub refuses, or can't be reached.
     """
     product_dtype(precision, torch.device("cpu"))  # refuses an unknown one
-    model = weights.load_embedder(
+    model = checkpoints.load_embedder(
         os.fspath(model_file_path), pretrained=pretrained, seed=seed, layout=layout
     ).eval()
     model.precision = precision

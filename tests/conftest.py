@@ -15,7 +15,7 @@ if not torch.cuda.is_available():  # before anything imports Triton, which decid
 
 from hear_axlstm.data.pack import pack
 from hear_axlstm.pretrain.loop import pretrain
-from tests.runs import CONFIG
+from tests.helpers.runs import CONFIG
 
 
 @pytest.fixture(scope="session")

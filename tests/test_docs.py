@@ -26,15 +26,15 @@ import torch
 import tyro
 from PIL import Image
 
-import eval.__main__ as evaluation
-from docs import gallery, results
-from eval.systems import fingerprint, parse_system
-from hear_axlstm import cli, weights
-from hear_axlstm.bulk.embed import embed
-from hear_axlstm.classifier import Classifier, Labels
+import hearbench.cli as evaluation
+from hear_axlstm import checkpoints, cli
 from hear_axlstm.config import PRESETS, preset
-from hear_axlstm.embedder import Embedder
-from hear_axlstm.export import export
+from hear_axlstm.embed.bulk.embed import embed
+from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.embed.export import export
+from hear_axlstm.finetune.classifier import Classifier, Labels
+from hearbench.systems.registry import fingerprint, parse_system
+from scripts import gallery, results
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
@@ -147,13 +147,13 @@ def test_the_pictures_of_results_are_drawn(folder: Path, tmp_path: Path) -> None
 
 def test_a_gallery_without_a_model_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["gallery", "--model", "nope"])
-    with pytest.raises(SystemExit, match=r"docs.gallery: no weights at 'nope'"):
+    with pytest.raises(SystemExit, match=r"scripts.gallery: no weights at 'nope'"):
         runpy.run_path(gallery.__file__, run_name="__main__")
 
 
 def test_a_reconstruction_needs_the_head(tmp_path: Path) -> None:
     shallow = replace(preset("axlstm_tiny"), depth=1)
-    weights.save(tmp_path / "model.safetensors", Embedder(shallow), {}, torch.float32)
+    checkpoints.save(tmp_path / "model.safetensors", Embedder(shallow), {}, torch.float32)
     with pytest.raises(
         ValueError, match=r"model\.safetensors do not fit .*: mask_token is missing"
     ):
@@ -177,7 +177,7 @@ def test_commands_exist(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "axlstm embed recordings --out a.npy --kinds scene",
         "axlstm embed recordings --out a.npy --kind scenes",
         "torchrun -m -- hear_axlstm.cli pretrain packed --modell axlstm_tiny",
-        "python -m eval runs",
+        "hearbench runs",
         "python -m benchmarks.nothing",
         "python -m benchmarks.latency --turns 3",
         "make nothing",
@@ -229,7 +229,7 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
             parse(cli, arguments, monkeypatch)
         case ["python", "-m", "eval", *arguments]:
             parse(evaluation, arguments, monkeypatch)
-        case ["python", "-m", "docs.results", *arguments]:
+        case ["python", "-m", "scripts.results", *arguments]:
             parse(results, arguments, monkeypatch)
         case ["python", "-m", module, *arguments]:
             tyro.cli(inert(importlib.import_module(module).main), args=arguments)

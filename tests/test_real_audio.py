@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hear_axlstm import get_scene_embeddings, load_model
-from hear_axlstm.audio import load_audio
+from hear_axlstm.audio.io import load_audio
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.run import finetune
 

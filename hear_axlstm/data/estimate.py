@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from hear_axlstm.audio.clips import Skipped
+from hear_axlstm.audio.sources import open_source
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import PackError
 from hear_axlstm.data.extract import extract_all
 from hear_axlstm.data.pack import check_workers, choose_device, choose_workers
-from hear_axlstm.data.sources import open_source
-from hear_axlstm.data.units import Skipped
 
 SAMPLE_PER_WORKER = 64
 

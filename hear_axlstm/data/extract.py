@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hear_axlstm.audio import AudioError, load_audio
+from hear_axlstm.audio.clips import Clip, Skipped
+from hear_axlstm.audio.io import AudioError, load_audio
+from hear_axlstm.audio.mel import LogMel
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import FRAME_DTYPE, PackError
-from hear_axlstm.data.units import Clip, Skipped
-from hear_axlstm.mel import LogMel
 
 SILENCE = 1e-4  # peak in full scale, -80 dB: three steps of 16-bit audio
 LONGEST = 3600.0  # seconds; bounds the memory of a worker

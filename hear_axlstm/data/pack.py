@@ -18,12 +18,12 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from hear_axlstm.audio.clips import Skipped, Source
+from hear_axlstm.audio.sources import open_source
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import INDEX_NAME, INFO_NAME, REPORT_NAME, Corpus, PackError, read_info
 from hear_axlstm.data.extract import Features, Job, extract_all
 from hear_axlstm.data.shards import Shard, digest, finish
-from hear_axlstm.data.sources import open_source
-from hear_axlstm.data.units import Skipped, Source
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from hear_axlstm.audio.clips import Skipped
+from hear_axlstm.audio.sources import CSV
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import (
     FORMAT,
@@ -29,8 +31,6 @@ from hear_axlstm.data.corpus import (
     shard_path,
 )
 from hear_axlstm.data.extract import Features
-from hear_axlstm.data.sources import CSV
-from hear_axlstm.data.units import Skipped
 
 INDEX_DTYPES = {"offset": "i8", "frames": "i8", "mean": "f4", "std": "f4"}
 

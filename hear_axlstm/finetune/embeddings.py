@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hear_axlstm.audio import AudioError
-from hear_axlstm.embedder import Embedder
-from hear_axlstm.scenes import Span, scenes_of
+from hear_axlstm.audio.io import AudioError
+from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.embed.scenes import Span, scenes_of
 
 
 def embed(embedder: Embedder, spans: Sequence[Span]) -> list[Tensor | AudioError]:

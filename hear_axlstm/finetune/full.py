@@ -20,20 +20,20 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hear_axlstm.audio import AudioError
-from hear_axlstm.classifier import FILE_NAME, Classifier
-from hear_axlstm.data.prefetch import prefetch
-from hear_axlstm.finetune.clips import Dataset, LabeledClip
+from hear_axlstm.audio.io import AudioError
+from hear_axlstm.audio.loader import prefetch
+from hear_axlstm.audio.mel import frame_count
+from hear_axlstm.checkpoints.format import write
+from hear_axlstm.embed.scenes import scenes_of
+from hear_axlstm.finetune.classifier import FILE_NAME, Classifier
 from hear_axlstm.finetune.config import FinetuneConfig
+from hear_axlstm.finetune.dataset import Dataset, LabeledClip
+from hear_axlstm.finetune.heads import Best, named
 from hear_axlstm.finetune.metrics import loss, scores
-from hear_axlstm.finetune.probe import Best, named
-from hear_axlstm.mel import frame_count
-from hear_axlstm.pretrain.checkpoint import collect, restore
-from hear_axlstm.pretrain.interrupt import Interrupted, StopRequest
-from hear_axlstm.pretrain.log import JsonLines
-from hear_axlstm.pretrain.optimizer import learning_rate
-from hear_axlstm.scenes import scenes_of
-from hear_axlstm.weights.files import write
+from hear_axlstm.training.checkpoints import collect, restore
+from hear_axlstm.training.logging import JsonLines
+from hear_axlstm.training.optimizer import learning_rate
+from hear_axlstm.training.signals import Interrupted, StopRequest
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from hear_axlstm.classifier import Labels
+from hear_axlstm.finetune.classifier import Labels
 
 MISSING = "fine-tuning needs scikit-learn and matplotlib: pip install 'hear_axlstm[finetune]'"
 CELL_INCHES = 0.22

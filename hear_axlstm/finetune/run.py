@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from hear_axlstm import load_model
-from hear_axlstm.audio import AudioError
-from hear_axlstm.classifier import FILE_NAME, Classifier, load_classifier
-from hear_axlstm.finetune.clips import Dataset, check, read_dataset, without_broken
+from hear_axlstm.audio.io import AudioError
+from hear_axlstm.finetune.classifier import FILE_NAME, Classifier, load_classifier
 from hear_axlstm.finetune.config import MLP_WIDTH, FinetuneConfig
+from hear_axlstm.finetune.dataset import Dataset, check, read_dataset, without_broken
 from hear_axlstm.finetune.embeddings import embed
 from hear_axlstm.finetune.full import CHECKPOINT, LOG, logits_of, train_through
+from hear_axlstm.finetune.heads import train_head
 from hear_axlstm.finetune.metrics import check_libraries, draw_confusion, scores
-from hear_axlstm.finetune.probe import train_head
-from hear_axlstm.pretrain.device import choose_device
+from hear_axlstm.training.device import choose_device
 
 CONFUSION, SCORES, SETTINGS = "confusion.png", "scores.json", "config.json"
 MAY_CHANGE = ("device", "precision")  # a run may go on elsewhere

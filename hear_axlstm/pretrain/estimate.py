@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
+from hear_axlstm.audio.mel import frame_count
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import FRAME_DTYPE, Corpus
 from hear_axlstm.data.dataset import split_held_out
-from hear_axlstm.masking import random_mask
-from hear_axlstm.mel import frame_count
+from hear_axlstm.models.masking import random_mask
+from hear_axlstm.models.pretraining import ReconstructionModel
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.device import choose_device, keep_freed_memory
-from hear_axlstm.pretrain.distributed import World
 from hear_axlstm.pretrain.flops import training_flops
-from hear_axlstm.pretrain.meter import peak_memory
-from hear_axlstm.pretrain.step import Learner
-from hear_axlstm.reconstruction import ReconstructionModel
+from hear_axlstm.training.device import choose_device, keep_freed_memory
+from hear_axlstm.training.distributed import World
+from hear_axlstm.training.meter import peak_memory
+from hear_axlstm.training.step import Learner
 
 AUDIOSET_CLIPS = 2_000_000  # roughly, says the paper (section 3.1)
 AUDIOSET_SECONDS = 10

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hear_axlstm.blocks import MAP_WIDTH
 from hear_axlstm.config import ModelConfig
+from hear_axlstm.models.blocks import MAP_WIDTH
 
 
 def training_flops(config: ModelConfig) -> int:

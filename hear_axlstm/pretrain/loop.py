@@ -12,23 +12,23 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from hear_axlstm import weights
+from hear_axlstm import checkpoints
 from hear_axlstm.data.corpus import Corpus
 from hear_axlstm.data.dataset import CropDataset, crop_dataset, split_held_out
-from hear_axlstm.pretrain.batches import Batch, batch, batches
-from hear_axlstm.pretrain.checkpoint import Checkpoint, collect, restore
+from hear_axlstm.models.pretraining import ReconstructionModel
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.device import keep_freed_memory
-from hear_axlstm.pretrain.distributed import Agreement, World, join
-from hear_axlstm.pretrain.interrupt import Interrupted, StopRequest
-from hear_axlstm.pretrain.keeper import CheckpointKeeper
-from hear_axlstm.pretrain.log import RunLog, read_log
-from hear_axlstm.pretrain.meter import Meter
-from hear_axlstm.pretrain.optimizer import learning_rate
+from hear_axlstm.pretrain.monitor import Watch
 from hear_axlstm.pretrain.start import CHECKPOINTS, Resume, check_fit, find_start, sole_use
-from hear_axlstm.pretrain.step import Learner
-from hear_axlstm.pretrain.watch import Watch
-from hear_axlstm.reconstruction import ReconstructionModel
+from hear_axlstm.training.batches import Batch, batch, batches
+from hear_axlstm.training.checkpoint_manager import CheckpointKeeper
+from hear_axlstm.training.checkpoints import Checkpoint, collect, restore
+from hear_axlstm.training.device import keep_freed_memory
+from hear_axlstm.training.distributed import Agreement, World, join
+from hear_axlstm.training.logging import RunLog, read_log
+from hear_axlstm.training.meter import Meter
+from hear_axlstm.training.optimizer import learning_rate
+from hear_axlstm.training.signals import Interrupted, StopRequest
+from hear_axlstm.training.step import Learner
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class _Training:
             self.model = ReconstructionModel(config.model).to(world.device)
         self.model.encoder.checkpoint_blocks = config.checkpoint_blocks
         if config.init is not None and start is None:
-            weights.initialize(self.model, config.init)
+            checkpoints.initialize(self.model, config.init)
         self.learner = Learner(self.model, config, world, self._count_clips)
         self.step = 0
         if start is not None:
@@ -242,7 +242,7 @@ class _Training:
 
     def write_weights(self) -> Path:
         """Write model.safetensors, with what a model card needs in its header."""
-        path = self.run / weights.FILE_NAME
+        path = self.run / checkpoints.FILE_NAME
         lines = read_log(self.run / LOG)
         losses = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
         facts = {
@@ -253,5 +253,5 @@ class _Training:
             "held_out_loss": losses[-1] if losses else None,
             "config": self.config.to_dict(),
         }
-        weights.save(path, self.model, facts, torch.float32)
+        checkpoints.save(path, self.model, facts, torch.float32)
         return path

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hear_axlstm.patches import patchify, unpatchify
-from hear_axlstm.reconstruction import ReconstructionModel
+from hear_axlstm.models.patch_embed import patchify, unpatchify
+from hear_axlstm.models.pretraining import ReconstructionModel
 
 TITLES = ("masked input", "reconstruction", "target")
 HIDDEN_COLOR = "0.6"  # gray, which the color map does not have

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hear_axlstm.pretrain.log import read_log
+from hear_axlstm.training.logging import read_log
 
 LOG_NAME = "log.jsonl"
 WIDE_RANGE = 8.0  # largest over smallest value from which on a logarithmic axis reads better

@@ -9,12 +9,12 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from hear_axlstm import weights
+from hear_axlstm import checkpoints
 from hear_axlstm.data.corpus import Corpus
-from hear_axlstm.pretrain.checkpoint import Checkpoint
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.distributed import World
-from hear_axlstm.pretrain.keeper import list_checkpoints, load_latest
+from hear_axlstm.training.checkpoint_manager import list_checkpoints, load_latest
+from hear_axlstm.training.checkpoints import Checkpoint
+from hear_axlstm.training.distributed import World
 
 Resume = Literal["auto", "never"]
 
@@ -37,7 +37,7 @@ def check_fit(config: PretrainConfig, corpus: Corpus, run: Path, world: World) -
     if world.share(corpus.fingerprint) != corpus.fingerprint:
         raise ValueError(f"{corpus.folder} differs from rank 0's: give all machines the same pack")
     if config.init is not None and not list_checkpoints(run / CHECKPOINTS):
-        weights.locate(config.init)
+        checkpoints.locate(config.init)
 
 
 @contextmanager

@@ -1,0 +1,8 @@
+"""`python -m hearbench` is the command `hearbench`."""
+
+import sys
+
+from hearbench.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Evaluate audio embeddings on HEAR tasks: `hearbench COMMAND`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+import tyro
+
+from hearbench.cli.fetch_tasks import fetch_tasks
+from hearbench.cli.report import report
+from hearbench.cli.run import run
+from hearbench.cli.score import score
+from hearbench.cli.tasks import tasks
+from hearbench.exit_codes import INTERRUPTED
+from hearbench.run.plan import PlanError
+from hearbench.run.workers import SweepError
+from hearbench.stats import FrameError
+from hearbench.systems.registry import SystemSpecError
+from hearbench.tasks.description import TaskError
+from hearbench.tasks.fetch.download import FetchError
+
+ERRORS = (TaskError, SystemSpecError, PlanError, SweepError, FetchError, FrameError)
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "run": run,
+    "score": score,
+    "tasks": tasks,
+    "fetch-tasks": fetch_tasks,
+    "report": report,
+}
+
+
+def main() -> int:
+    """Entry point of `hearbench`."""
+    return call(COMMANDS, "hearbench", __doc__)
+
+
+def call(
+    commands: dict[str, Callable[..., int]],
+    prog: str,
+    description: str | None,
+    errors: tuple[type[Exception], ...] = (),
+) -> int:
+    """Run the command that the arguments name; what a user can fix is one line, no traceback.
+
+    Args:
+        commands: by name.
+        prog: how the program is called.
+        description: printed by --help.
+        errors: exceptions of these commands that a user can fix, beside those of hearbench.
+
+    Returns:
+        The exit code.
+    """
+    # A scheduler's "stop" is treated like Ctrl-C: finish cleanly, keep what is there.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return tyro.extras.subcommand_cli_from_dict(commands, prog=prog, description=description)
+    except (*ERRORS, *errors, OSError) as error:  # type: ignore[misc]
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("Interrupted; finished work is kept.", file=sys.stderr)
+        return INTERRUPTED
+    return 2

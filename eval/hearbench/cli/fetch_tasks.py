@@ -1,0 +1,112 @@
+"""`hearbench fetch-tasks`: the official tasks, downloaded and resampled."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import joblib
+import tyro
+from filelock import FileLock, Timeout
+
+from hearbench.exit_codes import INTERRUPTED
+from hearbench.tasks.fetch.archives import Archive, find_archives, needs, read_checksums
+from hearbench.tasks.fetch.download import FetchError
+from hearbench.tasks.fetch.fetch import fetch_task
+from hearbench.tasks.official import LICENSES, MIRRORS, OFFICIAL, Mirror, OfficialTask
+
+WORK = ".fetch"  # archives and unfinished tasks, in the folder of tasks
+
+
+def fetch_tasks(
+    folder: Annotated[Path, tyro.conf.Positional],
+    tasks: tuple[str, ...] = (),
+    rates: tuple[int, ...] = (16_000,),
+    url: str | None = None,
+    checksums: Path | None = None,
+    keep_archives: bool = False,
+    workers: int | None = None,
+    dry_run: bool = False,
+) -> int:
+    """Download the ten tasks of the paper, or some of them, and resample them.
+
+    Interrupted at any point, the same command goes on. Tasks that are there are left alone.
+
+    Args:
+        folder: folder of task folders; archives and unfinished tasks lie in its .fetch.
+        tasks: names of the tasks (see `hearbench tasks`), or their first parts; all if none.
+        rates: sample rates to provide, in Hz; the archives have 48000.
+        url: a place that has the archives, instead of Zenodo: URL/<archive>.
+        checksums: file of lines as `sha256sum` or `md5sum` writes them, instead of Zenodo's MD5.
+        keep_archives: leave the archives in .fetch.
+        workers: clips resampled at the same time; one a core if not given.
+        dry_run: only tell what it takes.
+    """
+    if not rates or min(rates) < 1:
+        raise FetchError(f"rates={rates}: give sample rates in Hz, e.g. 16000")
+    if workers is not None and workers < 1:
+        raise FetchError(f"workers={workers}: at least one is needed")
+    wanted = [task for task in _choose(tasks) if not _is_there(folder / task.folder, rates)]
+    mirrors = MIRRORS if url is None else (Mirror(url.rstrip("/")),)
+    known = read_checksums(checksums) if checksums is not None else {}
+    if known and wanted and known.keys().isdisjoint(task.archive for task in wanted):
+        raise FetchError(
+            f"{checksums} names none of the archives: {', '.join(task.archive for task in wanted)}"
+        )
+    archives = find_archives(wanted, folder / WORK, mirrors, known)
+    needed = needs(archives, folder, rates, keep_archives)
+    print(f"{len(archives)} task(s) to fetch: {needed}")
+    if dry_run or not archives:
+        return 0
+    if needed.disk > needed.free:
+        raise FetchError(f"the disk of {folder} is too small ({needed}): free some, or fetch fewer")
+    (folder / WORK).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / WORK / "lock", timeout=0):
+            failures = _fetch(archives, folder, rates, workers or joblib.cpu_count(), keep_archives)
+    except Timeout as error:
+        raise FetchError(f"{folder} is being filled by another process: wait for it") from error
+    except KeyboardInterrupt:
+        print("Interrupted. Run the same command again to go on.", file=sys.stderr)
+        return INTERRUPTED
+    for failure in failures:
+        print(f"Failed: {failure}", file=sys.stderr)
+    print(f"Licenses of the datasets: {LICENSES}. Next: hearbench run --tasks-dir {folder}")
+    return 1 if failures else 0
+
+
+def _choose(names: tuple[str, ...]) -> list[OfficialTask]:
+    """Official tasks by folder, or by the first part of it, as `esc50`."""
+    by_name = {task.folder.split("-")[0]: task for task in OFFICIAL.values()} | OFFICIAL
+    if unknown := [name for name in names if name not in by_name]:
+        raise FetchError(f"no official task {unknown[0]!r}: there are {', '.join(OFFICIAL)}")
+    return list(dict.fromkeys(by_name[name] for name in names)) or list(OFFICIAL.values())
+
+
+def _is_there(path: Path, rates: tuple[int, ...]) -> bool:
+    """Whether a task needs no fetching; refuses to complete what something else has made."""
+    if not path.exists():
+        return False
+    if missing := [rate for rate in rates if not (path / str(rate)).is_dir()]:
+        raise FetchError(
+            f"{path} is there, but has no audio at {missing[0]} Hz: move it away and fetch it "
+            f"with --rates {' '.join(map(str, rates))}"
+        )
+    print(f"{path.name} is there already")
+    return True
+
+
+def _fetch(
+    archives: list[Archive], folder: Path, rates: tuple[int, ...], workers: int, keep: bool
+) -> list[FetchError]:
+    """Fetch one task after the other; one that fails doesn't hold up the next."""
+    failures = []
+    for archive in archives:
+        try:
+            fetch_task(archive, folder, rates, workers, keep)
+        except FetchError as error:
+            failures.append(error)
+        except OSError as error:
+            raise FetchError(f"{error}: what has arrived is kept, run again") from error
+    return failures

@@ -1,0 +1,62 @@
+"""`hearbench tasks`: the ten official tasks, what a folder holds, and whether it is sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hearbench.tasks.check import Findings, check_task
+from hearbench.tasks.folders import task_folders
+from hearbench.tasks.official import LICENSES, OFFICIAL
+
+HEADS = ("task", "state", "metric", "folds", "classes", "clips", "hours", "license")
+WIDTHS = (34, 8, 10, 6, 8, 7, 7)
+SHOWN = 20  # problems of one task
+
+
+def tasks(folder: Annotated[Path | None, tyro.conf.Positional] = None) -> int:
+    """List the ten tasks of the paper and those of a folder; every file that is there is checked.
+
+    A task "differs" if it is sound, but has other numbers than were published.
+
+    Args:
+        folder: folder of HEAR task folders; without it the ten are only listed.
+    """
+    paths = task_folders(folder) if folder is not None else []
+    found = {path.name: check_task(path) for path in paths}
+    print(_line(HEADS))
+    for name in dict.fromkeys([*OFFICIAL, *found]):
+        print(_row(name, found.get(name)))
+    print(f"\nThe licenses are those of the original datasets: {LICENSES}")
+    broken = {name: findings.problems for name, findings in found.items() if findings.problems}
+    for name, problems in broken.items():
+        print(f"\n{name} is broken:", *problems[:SHOWN], sep="\n  ")
+        if len(problems) > SHOWN:
+            print(f"  and {len(problems) - SHOWN:,} more")
+    if missing := [name for name in OFFICIAL if name not in found]:
+        print(f"{len(missing)} of the ten are missing: hearbench fetch-tasks --help")
+    return 1 if broken else 0
+
+
+def _row(name: str, found: Findings | None) -> str:
+    """A task's own numbers if it is there and sound, else the published ones."""
+    official = OFFICIAL.get(name)
+    published = official and (official.metric, official.folds, official.classes, official.clips)
+    state, numbers = "missing", published or ("-",) * 4
+    if found is not None and found.problems:
+        state = "broken"
+    elif found is not None and found.task is not None:
+        task = found.task
+        numbers = (task.metric, task.folds, task.classes, task.clips)
+        state = "there" if published in (None, numbers) else "differs"
+    rest = (f"{official.hours:.1f}", official.license or "unknown") if official else ("-", "-")
+    return _line((name, state, *numbers, *rest))
+
+
+def _line(cells: tuple[object, ...]) -> str:
+    name, state, metric, *numbers, license = map(str, cells)
+    left = f"{name:{WIDTHS[0]}}{state:{WIDTHS[1]}}{metric:{WIDTHS[2]}}"
+    right = "".join(f"{n:>{width}}" for n, width in zip(numbers, WIDTHS[3:], strict=True))
+    return f"{left}{right}  {license}".rstrip()

@@ -1,0 +1,83 @@
+"""The files of one seed's results, as heareval's prediction step leaves them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hearbench.probes import official
+from hearbench.probes.batched.scores import score
+from hearbench.probes.batched.stack import losses
+from hearbench.probes.batched.task import Task
+from hearbench.probes.batched.train import Outcome
+
+
+def write(task: Task, folder: Path, outcomes: Sequence[Outcome], done: dict[str, Any]) -> None:
+    """Write the results of one seed; `kit.finished` holds of the folder from the very end on.
+
+    Args:
+        task: what was learned.
+        folder: the seed's, fresh.
+        outcomes: one a split, in the order of `task.splits`.
+        done: what prediction-done.json says besides what is known here.
+    """
+    results: dict[str, Any] = {}
+    for split, outcome in zip(task.splits, outcomes, strict=True):
+        stored, results[split.test] = _tested(task, split.test, outcome)
+        (folder / f"{split.test}.predictions.pkl").write_bytes(pickle.dumps(stored))
+    if len(results) > 1:
+        results["aggregated_scores"] = _aggregated(results)
+    conf = outcomes[0].fit.point.conf
+    results |= {
+        "hparams": {name: _plain(value) for name, value in conf.items()},
+        "postprocessing": [],
+        "score_mode": "max" if task.metadata.get("use_scoring_for_early_stopping", True) else "min",
+        "embedding_path": str(folder.resolve()),
+    }
+    _write_json(folder / official.SCORES, results)
+    about = {"embedding_path": str(folder.resolve()), "embedding_size": task.features}
+    _write_json(folder / official.DONE, {**done, **about, "engine": "fast"})
+
+
+def _tested(task: Task, part: str, outcome: Outcome) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is stored of one fold's test predictions, and their scores by heareval's names."""
+    logits, (_, target) = outcome.logits_NC, task.rows(part)
+    predictions = task.predictions(logits)
+    names = task.metadata["evaluation"]
+    scores = {name: score(name, predictions, target) for name in names}
+    return (
+        {"target": target, "prediction": predictions, "prediction_logit": logits},
+        {
+            "test_loss": losses(logits[None], target, task.multilabel).item(),
+            "test_score": scores[names[0]],
+            **{f"test_{name}": value for name, value in scores.items()},
+            "validation_score": outcome.validation_score,
+            "epoch": outcome.epoch,
+            "time_in_min": outcome.seconds / 60,
+        },
+    )
+
+
+def _aggregated(results: dict[str, Any]) -> dict[str, float]:
+    """Mean and standard deviation over folds."""
+    table = pd.DataFrame.from_dict(results, orient="index")
+    aggregated = {}
+    for name in table:
+        aggregated[f"{name}_mean"] = float(table[name].mean())
+        aggregated[f"{name}_std"] = float(table[name].std())
+    return aggregated
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | float | int) else str(value)
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    draft = file.with_name(f".{file.name}.tmp")
+    draft.write_text(json.dumps(content, indent=4))
+    draft.replace(file)

@@ -1,0 +1,230 @@
+"""Several probes as one model: the same shape and training data, parameters of their own.
+
+    x -> [Linear -> BatchNorm -> Dropout -> ReLU] * hidden_layers -> Linear -> logits
+
+as heareval's FullyConnectedPrediction. The first layer of all probes is one wide product, for they
+read the same embeddings; in BatchNorm they are that many more features; what follows is stacked.
+
+BatchNorm cancels a bias before it, whose gradient is nothing but rounding errors, of which in
+heareval Adam makes steps of full size. Here it keeps its first value, which moves where the running
+mean starts from, and nothing else.
+
+Shapes: G probes, N clips, D features of an embedding, H hidden units, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as nnf
+from torch.optim.adam import adam
+
+from hear_axlstm.ops.onednn import matmul
+from hearbench.probes.batched.grid import Point
+from hearbench.probes.batched.randomness import Dropout, derived_seeds, initial
+
+Batch = tuple[Tensor, ...]
+
+NORM = nn.BatchNorm1d(1)  # for its defaults
+BETAS = 0.9, 0.999  # of Adam
+HIDDEN_TENSORS = 3  # parameters of a hidden layer: weight, and the norm's scale and shift
+
+
+class Stack:
+    """G probes, their optimizer, the best state of each, and their random streams.
+
+    Args:
+        points: the setting of each; all of one shape.
+        entropies: what each probe's randomness (initialization, dropout) is derived from: it
+            learns the same in any company, up to rounding.
+        features: D.
+        classes: C.
+        device: where all of it lives.
+        product_dtype: of the hidden layers' products in training.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[Point],
+        entropies: Sequence[Sequence[int]],
+        features: int,
+        classes: int,
+        device: torch.device,
+        product_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.shape, self.features, self.classes = points[0].shape, features, classes
+        self.product_dtype = product_dtype if self._layers else torch.float32
+        pairs = list(zip(points, map(derived_seeds, entropies), strict=True))
+        self.dropouts = [Dropout(point.dropout, seed, device) for point, (_, seed) in pairs]
+        probes = [initial(point, seed, features, classes) for point, (seed, _) in pairs]
+        self.parameters = [tensor.to(device) for tensor in self._arrange(probes)]
+        self.means = [-self.parameters.pop(HIDDEN_TENSORS * i + 1) for i in self._layers]
+        self.variances = [torch.ones_like(mean) for mean in self.means]
+        self.best = [tensor.detach().clone() for tensor in self.state]
+        self.moments = [[torch.zeros_like(p) for p in self.parameters] for _ in range(2)]
+        self.step_counts = [torch.zeros((), device=device) for _ in self.moments[0]]
+
+    def __len__(self) -> int:
+        return len(self.dropouts)
+
+    @property
+    def _layers(self) -> range:
+        return range(self.shape.hidden_layers)
+
+    @property
+    def state(self) -> list[Tensor]:
+        """What predictions depend on."""
+        return [*self.parameters, *self.means, *self.variances]
+
+    @property
+    def _axes(self) -> list[int]:
+        """Which axis of each tensor of the state is that of the probes."""
+        return [int(len(self._layers) > 0), *[0] * (len(self.state) - 1)]
+
+    def _arrange(self, probes: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """The parameters of several probes as those of the stack.
+
+        The first hidden weight is ``[D, G, H]``, one wide matrix; all other tensors begin with G.
+        """
+        wide = len(self._layers) > 0
+        pairs = enumerate(zip(*probes, strict=True))
+        return [torch.stack(tensors, int(wide and i == 0)) for i, tensors in pairs]
+
+    def batches(self, x_ND: Tensor, y_NC: Tensor) -> list[Batch]:
+        """What `learn` takes one after the other, embeddings in the type of the products."""
+        size = self.shape.batch_size
+        return list(zip(x_ND.to(self.product_dtype).split(size), y_NC.split(size), strict=True))
+
+    def learn(self, batch: Batch, multilabel: bool) -> None:
+        """One step of Adam."""
+        x_ND, y_NC = batch
+        learned = [parameter.requires_grad_() for parameter in self.parameters]
+        logits_GNC = self._forward(x_ND, self.state, learning=True)
+        loss = losses(logits_GNC, y_NC, multilabel).sum()  # so each probe's gradient is its own
+        gradients = torch.autograd.grad(loss, learned)
+        with torch.no_grad():
+            adam(
+                learned,
+                list(gradients),
+                exp_avgs=self.moments[0],
+                exp_avg_sqs=self.moments[1],
+                max_exp_avg_sqs=[],
+                state_steps=self.step_counts,
+                fused=True,
+                amsgrad=False,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                lr=self.shape.lr,
+                weight_decay=0.0,
+                eps=1e-8,
+                maximize=False,
+            )
+
+    @torch.no_grad()
+    def logits(self, x_ND: Tensor, best: bool = False) -> Tensor:
+        """``[G, N, C]`` in float32 as in evaluation, by the present or each probe's best state."""
+        state = self.best if best else self.state
+        batches = x_ND.split(self.shape.batch_size)
+        return torch.cat([self._evaluated(batch, state) for batch in batches], dim=1)
+
+    @torch.no_grad()
+    def remember(self, probes: Sequence[int]) -> None:
+        """Take the present state of these probes for their best."""
+        index = torch.tensor(probes, dtype=torch.long, device=self.parameters[0].device)
+        for best, now, axis in zip(self.best, self.state, self._axes, strict=True):
+            if len(probes) == len(self):
+                best.copy_(now)
+            else:
+                best.index_copy_(axis, index, now.index_select(axis, index))
+
+    @torch.no_grad()
+    def keep(self, probes: Sequence[int]) -> None:
+        """Drop all other probes."""
+        index = torch.tensor(probes, device=self.parameters[0].device)
+
+        def chosen(tensors: Sequence[Tensor]) -> list[Tensor]:
+            axes = self._axes[: len(tensors)]
+            return [t.index_select(axis, index) for t, axis in zip(tensors, axes, strict=True)]
+
+        self.best = chosen(self.best)
+        self.moments = [chosen(moment) for moment in self.moments]
+        self.parameters = chosen(self.parameters)
+        self.means = [mean[index] for mean in self.means]
+        self.variances = [variance[index] for variance in self.variances]
+        self.dropouts = [self.dropouts[probe] for probe in probes]
+
+    def _evaluated(self, x_ND: Tensor, state: Sequence[Tensor]) -> Tensor:
+        return self._forward(x_ND, state, learning=False)
+
+    def _forward(self, x_ND: Tensor, state: Sequence[Tensor], learning: bool) -> Tensor:
+        *hidden, out_weight, out_bias = state[: len(self.parameters)]
+        means = state[len(self.parameters) :]
+        variances = means[len(self._layers) :]
+        dtype = self.product_dtype if learning else torch.float32
+        h_GND = x_ND.expand(len(self), *x_ND.shape)
+        for layer in self._layers:
+            weight, scale, shift = hidden[HIDDEN_TENSORS * layer :][:HIDDEN_TENSORS]
+            if layer == 0:
+                z_NGH = product(x_ND, weight.flatten(1), dtype)
+            else:
+                z_NGH = product(h_GND, weight, dtype).transpose(0, 1).flatten(1)
+            z_NGH = nnf.batch_norm(
+                z_NGH,
+                means[layer].view(-1),
+                variances[layer].view(-1),
+                scale.flatten(),
+                shift.flatten(),
+                training=learning,
+                momentum=NORM.momentum or 0.0,
+                eps=NORM.eps,
+            ).view(len(x_ND), len(self), -1)
+            if learning:
+                z_NGH = self._dropped(z_NGH)
+            h_GND = z_NGH.relu_().transpose(0, 1)
+        return matmul(h_GND, out_weight).add_(out_bias[:, None])
+
+    def _dropped(self, z_NGH: Tensor) -> Tensor:
+        if not any(dropout.rate for dropout in self.dropouts):
+            return z_NGH
+        factors = torch.empty_like(z_NGH)
+        for probe, dropout in enumerate(self.dropouts):
+            dropout.draw(factors[:, probe])
+        return z_NGH * factors
+
+
+def losses(logits_GNC: Tensor, y_NC: Tensor, multilabel: bool) -> Tensor:
+    """``[G]``: each probe's mean cross-entropy, binary for multilabel tasks."""
+    probes, clips, _ = logits_GNC.shape
+    if multilabel:
+        y_GNC = y_NC.expand_as(logits_GNC)
+        loss = nnf.binary_cross_entropy_with_logits(logits_GNC, y_GNC, reduction="none")
+        return loss.mean((1, 2))
+    labels = y_NC.argmax(1).repeat(probes)
+    loss = nnf.cross_entropy(logits_GNC.flatten(0, 1), labels, reduction="none")
+    return loss.view(probes, clips).mean(1)
+
+
+def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """Matrix product of float32 tensors, computed from factors rounded to `dtype`; so gradients."""
+    return matmul(a, b) if dtype == torch.float32 else _RoundedProduct.apply(a, b, dtype)
+
+
+class _RoundedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+        a, b = a.to(dtype), b.to(dtype)
+        ctx.save_for_backward(a, b)
+        return (a @ b).float()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        a, b = ctx.saved_tensors
+        gradient = gradient.to(a.dtype)
+        grad_a = (gradient @ b.mT).float() if ctx.needs_input_grad[0] else None
+        grad_b = (a.mT @ gradient).float() if ctx.needs_input_grad[1] else None
+        return grad_a, grad_b, None

@@ -1,0 +1,200 @@
+"""Training probes until they stop improving, by heareval's rules.
+
+Batches in the order of the data; a look at the validation score every few epochs; the state with
+the strictly best score is kept and tested; a probe stops after so many looks without a better one.
+Only the score that decides is computed at a look. A probe that has stopped leaves its stack.
+
+Shapes: as in `stack`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hear_axlstm.embed.precision import Precision, product_dtype
+from hear_axlstm.training.device import keep_freed_memory
+from hearbench.probes.batched.compiled import CompiledStack
+from hearbench.probes.batched.grid import Point, Shape
+from hearbench.probes.batched.scores import score
+from hearbench.probes.batched.stack import Stack, losses
+from hearbench.probes.batched.task import ProbeError, Task
+
+BUDGET = {"cpu": 32 << 20, "cuda": 8 << 30}  # bytes of a stack: a cache, a share of a GPU
+BUFFERS = 8  # activations of one layer that are alive at once, about
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One probe to be trained."""
+
+    seed: int
+    split: int
+    number: int
+    """Of its grid point, in the order in which they are tried."""
+    point: Point
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trained probe."""
+
+    fit: Fit
+    validation_score: float
+    epoch: int
+    """The best one, counted from 0."""
+    logits_NC: Tensor
+    """Of the test clips, by the best state."""
+    seconds: float
+    """Its share of the stack's time."""
+
+
+@dataclass
+class Progress:
+    """What early stopping knows of one probe."""
+
+    fit: Fit
+    best: float = math.nan
+    epoch: int = -1
+    looks_since: int = 0
+    stopped: bool = False
+    seconds: float = 0.0
+
+    def look(self, value: float, epoch: int, higher_is_better: bool) -> bool:
+        """Whether `value` is the best so far; a NaN can only be so at first."""
+        ahead = value > self.best if higher_is_better else value < self.best
+        better = ahead or self.epoch < 0 or (math.isnan(self.best) and not math.isnan(value))
+        if better:
+            self.best, self.epoch, self.looks_since = value, epoch, 0
+        else:
+            self.looks_since += 1
+        patience = self.fit.point.shape.patience
+        self.stopped = self.looks_since >= patience or not math.isfinite(value)
+        return better
+
+
+class Trainer:
+    """Trains the probes of one task.
+
+    Args:
+        task: the data.
+        precision: of the products in training, but for the last layer's where that goes by torch.
+        device: where; by default a GPU if there is one.
+    """
+
+    def __init__(
+        self, task: Task, precision: Precision, device: torch.device | None = None
+    ) -> None:
+        self.task = task
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.product_dtype = product_dtype(precision, self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.by_loss = not task.metadata.get("use_scoring_for_early_stopping", True)
+        self.upward = not self.by_loss  # all scores of scene tasks are the better, the higher
+
+    def at_once(self, shape: Shape) -> int:
+        """How many probes a stack may hold."""
+        width, hidden = shape.hidden_dim, shape.hidden_layers
+        weights = self.task.features * width + max(hidden - 1, 0) * width**2
+        values = 5 * weights + BUFFERS * hidden * width * min(shape.batch_size, self.task.clips)
+        return max(1, BUDGET[self.device.type] // (4 * max(values, 1)))
+
+    def train(
+        self, fits: Sequence[Fit], done: Callable[[int], object] = lambda fits: None
+    ) -> list[Outcome]:
+        """Train probes of any splits and shapes; the outcomes come in the order of `fits`.
+
+        Args:
+            fits: what to train.
+            done: is called with the number of probes whenever some are finished.
+        """
+        groups: dict[tuple[int, Shape], list[Fit]] = {}
+        for fit in fits:
+            groups.setdefault((fit.split, fit.point.shape), []).append(fit)
+        outcomes = {}
+        for (_, shape), group in groups.items():
+            size = self.at_once(shape)
+            for first in range(0, len(group), size):
+                for outcome in self._train_stack(group[first : first + size], done):
+                    outcomes[id(outcome.fit)] = outcome
+        return [outcomes[id(fit)] for fit in fits]
+
+    def prefers(self, one: Outcome, other: Outcome) -> bool:
+        """Whether `one` did strictly better in validation; NaN is worse than anything."""
+        a, b = one.validation_score, other.validation_score
+        return (a > b if self.upward else a < b) or (math.isnan(b) and not math.isnan(a))
+
+    def _train_stack(self, fits: Sequence[Fit], done: Callable[[int], object]) -> list[Outcome]:
+        split, shape = self.task.splits[fits[0].split], fits[0].point.shape
+        x_ND, y_NC = self._rows(*split.train)
+        x_valid, y_valid = self._rows(split.valid)
+        x_test, _ = self._rows(split.test)
+        _check_batches(len(x_ND), shape)
+        data = self.task.features, self.task.classes, self.device, self.product_dtype
+        entropies = [(fit.seed, fit.split, fit.number) for fit in fits]
+        where = self.device, self.product_dtype
+        kind = (
+            CompiledStack if CompiledStack.is_usable(shape, self.task.features, *where) else Stack
+        )
+        stack = kind([fit.point for fit in fits], entropies, *data)
+        probes = [Progress(fit) for fit in fits]
+        outcomes: list[Outcome] = []
+        batches = stack.batches(x_ND, y_NC)
+        every = shape.check_val_every_n_epoch
+        for epoch in range(every - 1, shape.max_epochs, every):
+            start = time.perf_counter()
+            for batch in batches * every:
+                stack.learn(batch, self.task.multilabel)
+            values = self._values(stack.logits(x_valid), y_valid)
+            looks = zip(probes, values, strict=True)
+            stack.remember([i for i, (p, v) in enumerate(looks) if p.look(v, epoch, self.upward)])
+            for probe in probes:
+                probe.seconds += (time.perf_counter() - start) / len(probes)
+                probe.stopped |= epoch + every >= shape.max_epochs
+            staying = [i for i, probe in enumerate(probes) if not probe.stopped]
+            if len(staying) == len(probes):
+                continue
+            tested = zip(probes, stack.logits(x_test, best=True).cpu(), strict=True)
+            outcomes += [_outcome(probe, logits) for probe, logits in tested if probe.stopped]
+            done(len(probes) - len(staying))
+            if not staying:
+                break
+            stack.keep(staying)
+            probes = [probes[i] for i in staying]
+        return outcomes
+
+    def _rows(self, *parts: str) -> tuple[Tensor, Tensor]:
+        x, y = self.task.rows(*parts)
+        return x.to(self.device), y.to(self.device)
+
+    def _values(self, logits_GNC: Tensor, y_NC: Tensor) -> list[float]:
+        """Of each probe, what decides about stopping and among grid points."""
+        if not torch.isfinite(logits_GNC).all():
+            raise ProbeError(f"{self.task.embeddings}: a probe diverged: are the embeddings huge?")
+        if self.by_loss:
+            return losses(logits_GNC, y_NC, self.task.multilabel).tolist()
+        predictions = self.task.predictions(logits_GNC)
+        return [score(self.task.metadata["evaluation"][0], p_NC, y_NC) for p_NC in predictions]
+
+
+def _check_batches(clips: int, shape: Shape) -> None:
+    if clips % shape.batch_size == 1:
+        raise ProbeError(
+            f"{clips} training clips in batches of {shape.batch_size} leave a batch of one, which "
+            "BatchNorm can't normalize (heareval fails, too): add or remove a clip"
+        )
+    if shape.max_epochs < shape.check_val_every_n_epoch:
+        raise ProbeError(
+            f"max_epochs={shape.max_epochs} end before the first look at the validation score: "
+            f"allow {shape.check_val_every_n_epoch}"
+        )
+
+
+def _outcome(probe: Progress, logits_NC: Tensor) -> Outcome:
+    return Outcome(probe.fit, probe.best, probe.epoch, logits_NC, probe.seconds)

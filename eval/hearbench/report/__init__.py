@@ -1,0 +1,36 @@
+"""The report of an evaluation: one self-contained HTML page, and Markdown, CSV and LaTeX.
+
+OUT/report/report.html, report.md, report.csv, report.tex
+OUT/table.md                the scores alone
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hearbench.report import exports
+from hearbench.report.content import gather
+from hearbench.report.page import html
+from hearbench.results import Results
+
+
+def write_table(results: Results) -> str:
+    """Write the scores' table into the plan's folder; gives it, as Markdown."""
+    text = exports.summary(results)
+    (results.plan.out / "table.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def write(results: Results) -> Path:
+    """Write all formats into the plan's folder; gives the page's path."""
+    folder = results.plan.out / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    content = gather(results)
+    for name, text in {
+        "report.md": exports.markdown(content),
+        "report.csv": exports.table_csv(content),
+        "report.tex": exports.latex(content),
+        "report.html": html(content),
+    }.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder / "report.html"

@@ -1,0 +1,148 @@
+"""What the probes of a system got wrong on a task, from the predictions that heareval stored."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score
+
+from hearbench.probes import official
+from hearbench.run.plan import Entrant, Plan
+from hearbench.tasks.folders import Task
+
+SUFFIX = ".predictions.pkl"
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class, over all seeds."""
+
+    label: str
+    clips: int
+    """Test clips of this class, in all folds together."""
+    percent: float
+    """Recall for one label a clip, else average precision; the mean over seeds."""
+    taken_for: str
+    """The class it is taken for most often; empty if never, or for several labels a clip."""
+    share: float
+    """Percent of its clips that are."""
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """The classes of a task for one system."""
+
+    system: str
+    task: str
+    labels: tuple[str, ...]
+    confusion: np.ndarray | None
+    """[true, predicted] in percent of the true class; None for several labels a clip."""
+    classes: tuple[ClassScore, ...]
+    """Worst first."""
+
+
+def mistakes(plan: Plan, entrant: Entrant, task: Task) -> Mistakes | None:
+    """Read the test predictions of every finished seed.
+
+    Returns:
+        None for an event task, whose predictions are frames and not clips, and without any seed.
+    """
+    folders = [plan.predictions(entrant, task, seed) for seed in range(plan.seeds)]
+    folders = [folder for folder in folders if official.finished(folder)]
+    if not folders:
+        return None
+    metadata = json.loads((folders[0] / "task_metadata.json").read_text())
+    if metadata["embedding_type"] != "scene":
+        return None
+    labels = _labels(folders[0])
+    seeds = [[_read(file) for file in sorted(f.glob(f"*{SUFFIX}"))] for f in folders]
+    if not all(seeds):
+        return None
+    name, system = task.path.name, entrant.system.label
+    if metadata["prediction_type"] == "multiclass":
+        folds = [fold for of_seed in seeds for fold in of_seed]
+        counts = np.sum([_confusion(*fold, len(labels)) for fold in folds], axis=0)
+        clips = counts.sum(1, keepdims=True)
+        confusion = 100.0 * counts / np.maximum(clips, 1)
+        per_class = _recalls(labels, confusion, clips[:, 0] // len(seeds))
+        return Mistakes(system, name, labels, confusion, per_class)
+    return Mistakes(system, name, labels, None, _precisions(labels, seeds))
+
+
+def _confusion(target: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(counts, (target.argmax(1), prediction.argmax(1)), 1)
+    return counts
+
+
+def _recalls(
+    labels: tuple[str, ...], confusion: np.ndarray, clips: np.ndarray
+) -> tuple[ClassScore, ...]:
+    scores = []
+    for index in np.flatnonzero(clips):
+        others = confusion[index].copy()
+        others[index] = 0.0
+        rival = int(others.argmax())
+        taken_for = labels[rival] if others[rival] else ""
+        recall = float(confusion[index, index])
+        share = float(others[rival])
+        scores.append(ClassScore(labels[index], int(clips[index]), recall, taken_for, share))
+    return tuple(sorted(scores, key=lambda score: score.percent))
+
+
+def _precisions(
+    labels: tuple[str, ...], seeds: list[list[tuple[np.ndarray, np.ndarray]]]
+) -> tuple[ClassScore, ...]:
+    found: dict[int, list[float]] = {}
+    for folds in seeds:
+        for target, prediction in folds:
+            present = np.flatnonzero(target.any(0))
+            if not len(present):
+                continue
+            values = average_precision_score(
+                target[:, present], prediction[:, present], average=None
+            )
+            for index, value in zip(present, np.atleast_1d(values), strict=True):
+                found.setdefault(int(index), []).append(100.0 * float(value))
+    clips = sum(target.sum(0) for target, _ in seeds[0])
+    scores = [
+        ClassScore(labels[index], int(clips[index]), fmean(values), "", 0.0)
+        for index, values in found.items()
+    ]
+    return tuple(sorted(scores, key=lambda score: score.percent))
+
+
+def _labels(folder: Path) -> tuple[str, ...]:
+    with (folder / "labelvocabulary.csv").open(newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: int(row["idx"]))
+    return tuple(row["label"] for row in rows)
+
+
+def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Targets and predictions of one test split, [clips, classes] each."""
+    stored = _TensorsOnly(BytesIO(file.read_bytes())).load()
+    return stored["target"].numpy(), stored["prediction"].numpy()
+
+
+class _TensorsOnly(pickle.Unpickler):
+    """Reads pickled tensors, and refuses to run anything else that a file may ask for."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The few names that a pickled tensor needs."""
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            return lambda raw: torch.load(BytesIO(raw), weights_only=True)
+        if (module, name) in (
+            ("torch._utils", "_rebuild_tensor_v2"),
+            ("collections", "OrderedDict"),
+        ):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is not part of a tensor")

@@ -1,0 +1,56 @@
+"""Everything that a report says, gathered once for all of its formats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from hearbench.report.confusion import Mistakes, mistakes
+from hearbench.report.paired_differences import Comparison, comparisons
+from hearbench.report.provenance import Provenance, provenance
+from hearbench.report.score_tables import ScoreTable, beside, measured, plural
+from hearbench.results import THESE, Results
+
+
+@dataclass(frozen=True)
+class Content:
+    """A report without its looks."""
+
+    results: Results
+    title: str
+    lead: str
+    measured: ScoreTable
+    published: ScoreTable | None
+    """None if no task is one of the paper's."""
+    comparisons: tuple[Comparison, ...]
+    mistakes: tuple[Mistakes, ...]
+    """By task, then system."""
+    provenance: Provenance
+
+
+def gather(results: Results) -> Content:
+    """Compute what a report says; shows its progress, since predictions may be many."""
+    plan = results.plan
+    pairs = [(entrant, task) for task in plan.tasks for entrant in plan.entrants]
+    bar = tqdm(pairs, desc="report", unit="table", leave=False)
+    found = [mistakes(plan, entrant, task) for entrant, task in bar]
+    return Content(
+        results,
+        f"{plural(len(plan.entrants), 'system')} on {plural(len(plan.tasks), 'task')}",
+        _lead(results),
+        measured(results),
+        beside(results),
+        tuple(comparisons(results)),
+        tuple(entry for entry in found if entry is not None),
+        provenance(results),
+    )
+
+
+def _lead(results: Results) -> str:
+    text = f"Audio embeddings judged by probes, {plural(results.plan.seeds, 'seed')} each."
+    ranked = sorted(results.aggregates[THESE].items(), key=lambda item: -item[1].mean)
+    if len(ranked) > 1:
+        (first, best), (second, next_best) = ranked[:2]
+        text += f" Highest s(m) of these systems: {first}, {best}; next {second}, {next_best}."
+    return text

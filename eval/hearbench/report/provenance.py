@@ -1,0 +1,180 @@
+"""Where the numbers of a report come from: systems, tasks, machine, versions, times, command."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from hear_axlstm import checkpoints
+from hearbench.probes import official
+from hearbench.report.score_tables import kind
+from hearbench.results import Results, hardware, versions
+from hearbench.run.plan import Entrant, Plan
+from hearbench.systems.registry import NAMED, System
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Tables of text: a heading and rows each."""
+
+    facts: tuple[tuple[str, str], ...]
+    system_heads: tuple[str, ...]
+    systems: tuple[tuple[str, ...], ...]
+    task_heads: tuple[str, ...]
+    tasks: tuple[tuple[str, ...], ...]
+
+
+def provenance(results: Results) -> Provenance:
+    """Gather it from the plan, the runs' files and this machine."""
+    plan = results.plan
+    probe_hours = sum(run.seconds for run in results.runs) / 3600
+    facts = {
+        "Command": command(plan),
+        "Runs": _dates(plan),
+        "Protocol": f"engine {plan.engine}, grid {plan.grid}, seeds 0 to {plan.seeds - 1}",
+        "Probes": f"{len(results.runs)} runs, {probe_hours:.2f} hours one after another"
+        f"{_devices(plan)}",
+        "Report": f"written {_day(datetime.now(timezone.utc).timestamp())} on {_machine()}",
+        "Versions at the report": ", ".join(f"{name} {v}" for name, v in versions().items()),
+    }
+    systems = tuple(_system(plan, entrant, results) for entrant in plan.entrants)
+    tasks = tuple(
+        (
+            task.path.name,
+            kind(task),
+            task.metric,
+            str(task.folds),
+            str(task.classes),
+            f"{task.clips:,}",
+            ", ".join(task.digests.values()),
+        )
+        for task in plan.tasks
+    )
+    return Provenance(
+        tuple(facts.items()),
+        ("system", "loaded as", "digest", "parameters", "Hz", "pretrained on", "embeddings"),
+        systems,
+        ("task", "kind", "metric", "folds", "classes", "clips", "digest"),
+        tasks,
+    )
+
+
+def command(plan: Plan) -> str:
+    """The command that computes what `plan` holds."""
+    folders = dict.fromkeys(str(task.path.parent) for task in plan.tasks)
+    systems = [_spec(entrant.system) for entrant in plan.entrants]
+    words = ["hearbench", "run", "--tasks-dir", *folders]
+    words += ["--tasks", *(task.path.name for task in plan.tasks), "--systems", *systems]
+    words += ["--seeds", str(plan.seeds), "--engine", plan.engine, "--grid", plan.grid]
+    words += ["--out", str(plan.out)]
+    return shlex.join(words)
+
+
+def _spec(system: System) -> str:
+    """What `parse_system` takes, except that options come from its named systems only."""
+    for name, named in NAMED.items():
+        if system == named:
+            return name
+    return f"{system.label}={system.module}" + (f"@{system.model}" if system.model else "")
+
+
+def _system(plan: Plan, entrant: Entrant, results: Results) -> tuple[str, ...]:
+    system, found = entrant.system, entrant.fingerprint
+    loaded = f"{system.module} {found.version}".strip()
+    loaded += f" @ {system.model}" if system.model else ""
+    loaded += f" {json.dumps(dict(system.options))}" if system.options else ""
+    return (
+        system.label,
+        loaded,
+        found.digest,
+        f"{found.parameters:,}" if found.parameters else "-",
+        f"{found.sample_rate:,}",
+        _corpus(system),
+        _embedding_time(plan, entrant),
+    )
+
+
+def _corpus(system: System) -> str:
+    """What the header of our own weights says, as the file is now; empty if there is none."""
+    if system.module != "hear_axlstm":
+        return "-"
+    if system.options.get("pretrained") is False:
+        return "not pretrained"
+    if system.model.startswith("hf://"):  # a report asks nothing of the network
+        return "see its model card"
+    try:
+        path = checkpoints.locate(system.model or checkpoints.manifest()["default"])
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[checkpoints.HEADER_KEY])
+        return _training(header["training"])
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return f"unknown: no readable weights at {system.model} any more"
+
+
+def _training(facts: Mapping[str, Any]) -> str:
+    parts = []
+    if "hours" in facts and "clips" in facts:
+        parts.append(f"{facts['hours']:g} h, {facts['clips']:,} clips")
+    if "corpus" in facts:
+        parts.append(f"corpus {facts['corpus']}")
+    if "steps" in facts:
+        parts.append(f"{facts['steps']:,} steps")
+    return ", ".join(parts) or "not said in the file"
+
+
+def _embedding_time(plan: Plan, entrant: Entrant) -> str:
+    seconds = 0.0
+    for task in plan.tasks:
+        folder = official.embedded(task, plan.embeddings(entrant, task))
+        profile = folder / "profile.embeddings.json" if folder else None
+        if profile and profile.is_file():
+            seconds += float(json.loads(profile.read_text()).get("time_elapsed", 0.0))
+    return f"{seconds / 60:.1f} min" if seconds else "-"
+
+
+def _done_files(plan: Plan) -> list[Path]:
+    return [
+        file
+        for entrant in plan.entrants
+        for task in plan.tasks
+        for seed in range(plan.seeds)
+        if (file := plan.predictions(entrant, task, seed) / official.DONE).is_file()
+    ]
+
+
+def _dates(plan: Plan) -> str:
+    times = [file.stat().st_mtime for file in _done_files(plan)]
+    if not times:
+        return "none is finished"
+    first, last = _day(min(times)), _day(max(times))
+    return f"finished {first}" if first == last else f"finished {first} to {last}"
+
+
+def _devices(plan: Plan) -> str:
+    names = {json.loads(f.read_text()).get("gpu_device_name") for f in _done_files(plan)}
+    return f" on {', '.join(sorted(str(name) for name in names if name))}" if any(names) else ""
+
+
+def _day(timestamp: float) -> str:
+    return datetime.fromtimestamp(timestamp, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _machine() -> str:
+    found = hardware()
+    parts = [f"{found['cpus']} cores", _processor(), found["gpu"] or "no GPU", found["system"]]
+    return ", ".join(part for part in parts if part)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

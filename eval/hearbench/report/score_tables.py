@@ -1,0 +1,163 @@
+"""The score tables of a report: this evaluation alone, and beside the published scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hearbench import published
+from hearbench.results import FRAMES, PAPER, THESE, Results
+from hearbench.run.plan import Entrant, Plan
+from hearbench.stats import LOWER_IS_BETTER, NO_FRACTION, Estimate
+from hearbench.tasks.folders import Task
+from hearbench.tasks.official import OFFICIAL
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands over a column of scores."""
+
+    text: str
+    area: str
+    """Of Table 2 for the official tasks; else what kind of task it is."""
+    detail: str
+    lower_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system's scores, in the order of the heads; None where there is none."""
+
+    name: str
+    group: str
+    measured: bool
+    """By this evaluation; else printed in the paper."""
+    parameters: float | None
+    """In millions; None if there are none or they are not known."""
+    with_decoder: bool
+    cells: tuple[Estimate | None, ...]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of systems on tasks."""
+
+    name: str
+    title: str
+    heads: tuple[Head, ...]
+    rows: tuple[Row, ...]
+    caption: str
+
+    def best(self, column: int) -> float | None:
+        """The best mean of a column as it is printed."""
+        means = [round(e.mean, 1) for row in self.rows if (e := row.cells[column])]
+        pick = min if self.heads[column].lower_is_better else max
+        return pick(means, default=None)
+
+    def is_best(self, row: Row, column: int) -> bool:
+        """Whether the row has the column's best mean; nobody wins alone."""
+        cell = row.cells[column]
+        return cell is not None and len(self.rows) > 1 and round(cell.mean, 1) == self.best(column)
+
+
+def kind(task: Task) -> str:
+    """What a task is, told from its folder, so that no likeness passes for the official task."""
+    if column := published.column(task):
+        return column.area
+    if any(column.folder.startswith(f"{task.name}-") for column in OFFICIAL.values()):
+        return "Official task in part"
+    if task.path.name.endswith("-mini"):
+        return "Generated"
+    return "Other tasks"
+
+
+def measured(results: Results, frames: Sequence[str] = (THESE,)) -> ScoreTable:
+    """All systems of the evaluation on all of its tasks, and their s(m) in these frames."""
+    plan = results.plan
+    heads = [_head(task) for task in plan.tasks]
+    heads += [Head(FRAMES[frame], "All tasks", f"relative to {frame}") for frame in frames]
+    rows = []
+    for entrant in plan.entrants:
+        label = entrant.system.label
+        cells = [results.cells.get((label, task.path.name)) for task in plan.tasks]
+        rows.append(_row(entrant, cells + [results.aggregates[f].get(label) for f in frames]))
+    caption = (
+        f"Test scores by {_probes(plan)} (grid: {plan.grid}): {_metrics(plan)}. Mean over "
+        f"{plural(plan.seeds, 'seed')} of the probe, ± half of the 95 % interval (Student t). Best "
+        "in bold. s(m) is relative to the worst and best single runs of the systems in this "
+        f"table, over {plural(len(plan.tasks), 'task')}: it does not compare with any other table."
+    )
+    if PAPER in frames:
+        caption += f" {FRAMES[PAPER]} is on the scale of the paper's Table 2."
+    return ScoreTable("measured", "Scores", tuple(heads), tuple(rows), caption)
+
+
+def beside(results: Results) -> ScoreTable | None:
+    """Ours and the paper's Table 2, on those of its tasks that were evaluated in full, if any."""
+    by_column = {
+        column.short: task for task in results.plan.tasks if (column := published.column(task))
+    }
+    columns = [column for column in OFFICIAL.values() if column.short in by_column]
+    if not columns:
+        return None
+    placed = results.aggregates[PAPER]
+    heads = [_head(by_column[column.short]) for column in columns]
+    heads += [Head("s(m)", "Ten tasks", "on the scale of the paper's Table 2")] if placed else []
+    rows = []
+    for row in published.rows("table2"):
+        cells = [row.scores[column.short] for column in columns] + [row.aggregate] * bool(placed)
+        group = f"Published: {row.group}"
+        rows.append(Row(row.model, group, False, row.parameters, row.with_decoder, tuple(cells)))
+    for entrant in results.plan.entrants:
+        label = entrant.system.label
+        tasks = [by_column[column.short].path.name for column in columns]
+        cells_ = [results.cells.get((label, task)) for task in tasks]
+        rows.append(_row(entrant, cells_ + [placed.get(label)] * bool(placed)))
+    return ScoreTable("published", "Beside the published scores", tuple(heads), tuple(rows), (
+        "Published: Table 2 of the paper, ten seeds. Measured: this evaluation, "
+        f"{plural(results.plan.seeds, 'seed')}. Only official tasks in full, by name and version, "
+        "stand here. Best in bold; * includes the decoder. "
+        + (
+            "s(m) is on the scale of the paper's Table 2 for all rows."
+            if placed
+            else f"No s(m) here: {next(iter(results.refused[PAPER].values()), 'no runs')}."
+        )
+    ))  # fmt: skip
+
+
+def _probes(plan: Plan) -> str:
+    """Whose probes the scores come from."""
+    official = [task.path.name for task in plan.tasks if plan.engine_of(task) == "heareval"]
+    if len(official) == len(plan.tasks):
+        return "the official heareval"
+    also = f", on {', '.join(official)} by the official heareval" if official else ""
+    return f"the engine `fast`, our own training of heareval's probes{also}"
+
+
+def _metrics(plan: Plan) -> str:
+    """What is scored where, and in which unit."""
+    tasks: dict[str, list[str]] = {}
+    for task in plan.tasks:
+        tasks.setdefault(task.metric, []).append(_head(task).text)
+    where = "; ".join(f"{metric} on {', '.join(names)}" for metric, names in tasks.items())
+    plain = [metric for metric in NO_FRACTION if metric in tasks]
+    unit = f"in percent but for {plain[0]}" if plain else "in percent"
+    return f"{where if len(tasks) > 1 else next(iter(tasks))}, {unit}"
+
+
+def _head(task: Task) -> Head:
+    column = published.column(task)
+    detail = f"{task.path.name}: {task.metric}, {task.classes} classes, {task.clips:,} clips"
+    name = column.short if column else task.path.name
+    return Head(name, kind(task), detail, task.metric in LOWER_IS_BETTER)
+
+
+def _row(entrant: Entrant, cells: Sequence[Estimate | None]) -> Row:
+    count = entrant.fingerprint.parameters
+    parameters = count / 1e6 if count else None
+    return Row(entrant.system.label, "Measured", True, parameters, False, tuple(cells))
+
+
+def plural(count: int, noun: str) -> str:
+    """`count` and the noun."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")

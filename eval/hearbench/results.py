@@ -1,0 +1,134 @@
+"""The results of a plan: means, intervals and s(m), and the files results.csv and results.json."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from hearbench import published
+from hearbench.run.plan import Plan
+from hearbench.stats import Estimate, FrameError, Run, aggregate, aggregate_paper, by_seed, estimate
+
+PACKAGES = ("hear_axlstm", "heareval", "pytorch-lightning", "torch", "numpy", "scikit-learn")
+THESE, PAPER = "these systems", "the paper's Table 2"
+FRAMES = {THESE: "s(m)", PAPER: "s(m), paper"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that tables show, computed from the finished runs of a plan."""
+
+    plan: Plan
+    runs: tuple[Run, ...]
+    """Those of a system and task of which a score is infinite or NaN are left out."""
+    cells: dict[tuple[str, str], Estimate]
+    """(system, task) -> mean and interval in percent; absent without a finished run."""
+    aggregates: dict[str, dict[str, Estimate]]
+    """Frame -> system -> s(m)."""
+    refused: dict[str, dict[str, str]]
+    """Frame -> system -> why it has no s(m)."""
+    notes: tuple[str, ...]
+    """What is missing, and why."""
+
+
+def collect(plan: Plan) -> Results:
+    """Compute means, intervals and s(m) from the finished runs of `plan`."""
+    finished = tuple(plan.runs())
+    broken = {(r.system, r.task): r for r in finished if not math.isfinite(r.score)}
+    runs = tuple(run for run in finished if (run.system, run.task) not in broken)
+    systems = [entrant.system.label for entrant in plan.entrants]
+    tasks = [task.path.name for task in plan.tasks]
+    columns = {task.path.name: published.column(task) for task in plan.tasks}
+    official = {task: column.short for task, column in columns.items() if column}
+    cells: dict[tuple[str, str], Estimate] = {}
+    aggregates: dict[str, dict[str, Estimate]] = {frame: {} for frame in FRAMES}
+    refused: dict[str, dict[str, str]] = {frame: {} for frame in FRAMES}
+    notes = [
+        f"{run.system} on {run.task} has no mean: seed {run.seed} scored {run.score}."
+        for run in broken.values()
+    ]
+    for system in systems:
+        seeds = by_seed(runs, system)
+        for task in tasks:
+            if (system, task) in broken:
+                continue
+            values = [scores[task] for _, scores in sorted(seeds.items()) if task in scores]
+            if values:
+                cells[system, task] = estimate(values)
+            if len(values) < plan.seeds:
+                notes.append(
+                    f"{system} on {task}: {len(values)} of {plan.seeds} seeds are finished."
+                )
+        for frame in FRAMES:
+            try:
+                aggregates[frame][system] = (
+                    aggregate(runs, system, tasks)
+                    if frame == THESE
+                    else aggregate_paper(runs, system, official)
+                )
+            except FrameError as error:
+                refused[frame][system] = str(error)
+    notes += [f"No s(m) for {system}: {why}." for system, why in refused[THESE].items()]
+    if official:
+        reasons = dict.fromkeys(refused[PAPER].values())
+        notes += [f"No s(m) on the scale of the paper's Table 2: {why}." for why in reasons]
+    return Results(plan, runs, cells, aggregates, refused, tuple(notes))
+
+
+def write(results: Results) -> None:
+    """Write results.csv and results.json into the plan's folder."""
+    out = results.plan.out
+    with (out / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["system", "task", "seed", "metric", "score", "seconds", "engine"])
+        for run in results.runs:
+            row = [run.system, run.task, run.seed, run.metric]
+            writer.writerow([*row, f"{run.percent:.6f}", f"{run.seconds:.1f}", run.engine])
+    (out / "results.json").write_text(json.dumps(_record(results), indent=2) + "\n")
+
+
+def _record(results: Results) -> dict[str, Any]:
+    plan = results.plan
+    return {
+        "systems": [asdict(entrant) for entrant in plan.entrants],
+        "tasks": [{**asdict(task), "path": str(task.path)} for task in plan.tasks],
+        "seeds": plan.seeds,
+        "grid": plan.grid,
+        "engine": plan.engine,
+        "runs": [{**asdict(run), "percent": run.percent} for run in results.runs],
+        "means": [
+            {"system": system, "task": task, **asdict(cell)}
+            for (system, task), cell in results.cells.items()
+        ],
+        "s(m)": {
+            frame: {system: asdict(value) for system, value in column.items()}
+            for frame, column in results.aggregates.items()
+        },
+        "notes": list(results.notes),
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    machine = {"machine": platform.machine(), "system": platform.system()}
+    return {**machine, "cpus": os.cpu_count(), "gpu": gpu}

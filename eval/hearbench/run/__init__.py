@@ -1,0 +1,1 @@
+"""What an evaluation computes, and computing it, restartable."""

@@ -1,0 +1,157 @@
+"""Computes what a plan lacks: embeddings first, then probes by one of two engines; restartable.
+
+    heareval   a job trains the probes of one system, task and seed by the official kit
+    fast       a job trains the probes of one system and task for several seeds together
+
+Both read the same embeddings, and write the same files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from hearbench.clips import find_clips
+from hearbench.embed import embed, embedded_seconds
+from hearbench.probes import batched, official
+from hearbench.probes.official import Grid
+from hearbench.run.plan import Entrant, Plan
+from hearbench.run.workers import Backend, Failure, Job, run, workers
+from hearbench.tasks.folders import Task
+
+Missing = tuple[Entrant, Task, Path, dict[int, Path]]
+"""A system, a task, its embeddings, and seed -> folder of the runs that lack."""
+
+
+HOURS = "{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} h [{elapsed}<{remaining}, {speed}]"
+
+
+class HoursBar(tqdm):
+    """Counts hours of audio, and shows speeds that are far below one hour a second."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """As tqdm has it, with the mean speed in `speed`."""
+        values = super().format_dict
+        hours, seconds = values["n"] - values["initial"], values["elapsed"]
+        return {**values, "speed": f"{hours / seconds:.2g} h/s" if seconds else "? h/s"}
+
+
+def sweep(plan: Plan, jobs: int, backend: Backend = "loky") -> list[Failure]:
+    """Compute what `plan` still lacks, `jobs` steps at a time; finished runs are never repeated.
+
+    Raises:
+        SweepError: if a worker process was killed, or the backend isn't installed. What is
+            finished stays.
+    """
+    # One model at a time on a GPU: its batches fill the memory.
+    on_gpu = 1 if torch.cuda.is_available() else jobs
+    failures = _embed(plan, on_gpu, backend)
+    return failures + _train(plan, on_gpu if plan.engine == "fast" else jobs, backend)
+
+
+def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
+    missing = [
+        (entrant, task, plan.embeddings(entrant, task))
+        for entrant, task in _pairs(plan)
+        if official.embedded(task, plan.embeddings(entrant, task)) is None
+    ]
+    # Few jobs leave cores idle, which help inside of them.
+    threads = max(1, jobs // max(1, len(missing))) if backend == "loky" else 1
+    todo = []
+    for entrant, task, folder in missing:
+        name = f"{entrant.system.label} on {task.path.name}, embeddings"
+        arguments = (entrant.system, task, folder, threads)
+        todo.append(Job(name, (folder,), folder / official.EMBEDDINGS_LOG, embed, arguments))
+    total = sum(_hours(task, entrant.fingerprint.sample_rate) for entrant, task, _ in missing)
+    bar = HoursBar(desc="embeddings", total=total, bar_format=HOURS, disable=not todo)
+
+    def hours_done() -> float:
+        done = sum(embedded_seconds(folder) for _, _, folder in missing) / 3600
+        return min(done, total)  # they are rounded
+
+    return _compute(todo, bar, hours_done, jobs, backend)
+
+
+def _train(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
+    missing = _missing_runs(plan)
+    folders = [folder for *_, seeds in missing for folder in seeds.values()]
+    bar = tqdm(desc="probes", total=len(folders), unit="run", disable=not folders)
+    todo = _jobs_of_fast(plan, missing, jobs) + _jobs_of_heareval(plan, missing)
+    return _compute(todo, bar, lambda: sum(map(official.finished, folders)), jobs, backend)
+
+
+def _jobs_of_heareval(plan: Plan, missing: Sequence[Missing]) -> list[Job]:
+    """One for each run; seed by seed, so that every task has results early."""
+    jobs = []
+    for seed in range(plan.seeds):
+        for entrant, task, embeddings, folders in missing:
+            if plan.engine_of(task) == "heareval" and seed in folders:
+                name = f"{entrant.system.label} on {task.path.name}, seed {seed}"
+                arguments = (embeddings, folders[seed], seed, plan.grid)
+                log = folders[seed] / official.PREDICTIONS_LOG
+                jobs.append(Job(name, (folders[seed],), log, official.predict, arguments))
+    return jobs
+
+
+def _jobs_of_fast(plan: Plan, missing: Sequence[Missing], jobs: int) -> list[Job]:
+    """One for each system and task, or several of some seeds each that leave no worker idle."""
+    todo = []
+    of_fast = [pair for pair in missing if plan.engine_of(pair[1]) == "fast"]
+    for entrant, task, embeddings, folders in of_fast:
+        parts = min(len(folders), -(-jobs // len(of_fast)))
+        for part in range(parts):
+            seeds = sorted(folders)[part::parts]
+            name = f"{entrant.system.label} on {task.path.name}, seeds {', '.join(map(str, seeds))}"
+            some = {seed: folders[seed] for seed in seeds}
+            log = some[seeds[0]].parent / f"output-seed{seeds[0]:02d}.log"
+            arguments = (embeddings, some, plan.grid, log)
+            todo.append(Job(name, tuple(some.values()), log, predict_fast, arguments))
+    return todo
+
+
+def predict_fast(embeddings: Path, folders: Mapping[int, Path], grid: Grid, log: Path) -> None:
+    """Train and test the probes of many seeds at once, those that are finished excepted."""
+    with official.output_to(log):
+        batched.predict(embeddings, folders, grid)
+
+
+def _missing_runs(plan: Plan) -> list[Missing]:
+    """(system, task, its embeddings, seed -> folder) of what is embedded and lacks probes."""
+    missing = []
+    for entrant, task in _pairs(plan):
+        embeddings = official.embedded(task, plan.embeddings(entrant, task))
+        folders = {seed: plan.predictions(entrant, task, seed) for seed in range(plan.seeds)}
+        todo = {seed: folder for seed, folder in folders.items() if not official.finished(folder)}
+        if embeddings is not None and todo:
+            missing.append((entrant, task, embeddings, todo))
+    return missing
+
+
+def _pairs(plan: Plan) -> list[tuple[Entrant, Task]]:
+    """Every (system, task), the long tasks first so that no worker idles at the end."""
+    tasks = sorted(plan.tasks, key=lambda task: -task.clips * task.folds)
+    return [(entrant, task) for task in tasks for entrant in plan.entrants]
+
+
+@lru_cache
+def _hours(task: Task, sample_rate: int) -> float:
+    return sum(clip.samples for clip in find_clips(task, sample_rate)) / sample_rate / 3600
+
+
+def _compute(
+    todo: Sequence[Job],
+    bar: tqdm[Any],
+    done: Callable[[], float],
+    jobs: int,
+    backend: Backend,
+) -> list[Failure]:
+    if not todo:
+        return []
+    with workers(backend, jobs) as submit:
+        return run(submit, todo, bar, done)

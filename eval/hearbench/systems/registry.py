@@ -1,0 +1,184 @@
+"""What is compared: any module behind the HEAR API, and a fingerprint of what it computes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, is_dataclass
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+HEAR_API = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
+
+
+class SystemSpecError(ValueError):
+    """A system that can't be named or loaded, and what to write instead."""
+
+
+@dataclass(frozen=True)
+class System:
+    """A module behind the HEAR API with the weights and options it is to be loaded with."""
+
+    label: str
+    """Its row in the table."""
+    module: str
+    """Import name."""
+    model: str = ""
+    """What `load_model` gets as its path; empty for the module's default."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of `load_model` (heareval's `--model-options`)."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a system turned out to be when it was loaded."""
+
+    digest: str
+    """Names weights, options and code; embeddings of another digest are never reused."""
+    sample_rate: int
+    """Samples per second that it wants."""
+    parameters: int
+    """Trained or trainable numbers; 0 if there are none or they can't be counted."""
+    version: str
+    """The module's `__version__`, or empty."""
+
+
+NAMED = {
+    "naive": System("naive", "hearbench.systems.naive"),
+    "random": System("random", "hear_axlstm", "axlstm_tiny", {"pretrained": False}),
+    "ssast_tiny": System("ssast_tiny", "hear_axlstm", "ssast_tiny"),
+    "axlstm_tiny": System("axlstm_tiny", "hear_axlstm"),
+}
+
+
+def parse_systems(specs: Sequence[str]) -> tuple[System, ...]:
+    """The systems that `specs` name: all of `NAMED` if there are none.
+
+    A spec is a name from `NAMED` or `[LABEL=]MODULE[@MODEL]`.
+
+    Raises:
+        SystemSpecError: for a malformed spec, or a label used twice.
+    """
+    systems = tuple(parse_system(spec) for spec in specs or NAMED)
+    labels = [system.label for system in systems]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise SystemSpecError(f"label {twice[0]!r} is used twice: write LABEL=MODULE[@MODEL]")
+    return systems
+
+
+def parse_system(spec: str) -> System:
+    """The system that one spec names (see `parse_systems`)."""
+    if spec in NAMED:
+        return NAMED[spec]
+    match = re.fullmatch(r"(?:([\w.+-]+)=)?([A-Za-z_][\w.]*)(?:@(.+))?", spec)
+    if match is None:
+        names = ", ".join(NAMED)
+        raise SystemSpecError(f"system {spec!r}: use one of {names}, or [LABEL=]MODULE[@MODEL]")
+    label, module, model = match[1], match[2], match[3] or ""
+    stem = Path(model).stem if model else ""
+    default = re.sub(r"[^\w.+-]+", "-", f"{module}-{stem}" if stem else module)
+    return System(label or default, module, model)
+
+
+def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
+    """The fingerprint of every system, each from a fresh process.
+
+    What one system imports must not show in the digest of the next.
+
+    Raises:
+        SystemSpecError: as `fingerprint` does.
+    """
+    found = []
+    for system in systems:
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            try:
+                found.append(process.submit(fingerprint, system).result())
+            except BrokenProcessPool as error:
+                raise SystemSpecError(
+                    f"system {system.label!r}: the process that loaded it died, perhaps for "
+                    "lack of memory: load it by hand, in Python, to see why"
+                ) from error
+    return found
+
+
+def fingerprint(system: System) -> Fingerprint:
+    """Load `system` and say what it is.
+
+    The digest covers the module's name, version, options and source files as far as loading has
+    imported them, the model's state (a torch module's `state_dict`) and settings (its `config`, if
+    that is a dataclass), and the file that it was loaded from, or all files of the folder.
+
+    Raises:
+        SystemSpecError: if it can't be imported or loaded, or does not follow the HEAR API.
+    """
+    try:
+        module = import_module(system.module)
+    except (Exception, SystemExit) as error:  # any module may fail in any way of its own
+        raise SystemSpecError(
+            f"system {system.label!r}: can't import {system.module!r} ({type(error).__name__}: "
+            f"{error}); install it, or run from the folder it lies in"
+        ) from error
+    if missing := [name for name in HEAR_API if not hasattr(module, name)]:
+        raise SystemSpecError(f"{system.module} is no HEAR module: it lacks {', '.join(missing)}")
+    try:
+        model = module.load_model(*([system.model] if system.model else []), **system.options)
+    except (Exception, SystemExit) as error:
+        raise SystemSpecError(
+            f"system {system.label!r}: {system.module}.load_model({system.model!r}, "
+            f"**{dict(system.options)}) failed: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(getattr(model, "sample_rate", None), int):
+        raise SystemSpecError(f"{system.module}: the model's sample_rate must be an int (HEAR API)")
+
+    version = str(getattr(module, "__version__", ""))
+    total = hashlib.sha256(
+        json.dumps([system.module, system.model, dict(system.options), version]).encode()
+    )
+    for file in _sources(module):
+        total.update(file.read_bytes())
+    parameters = 0
+    if isinstance(model, torch.nn.Module):
+        total.update(_state_digest(model))
+        parameters = sum(p.numel() for p in model.parameters())
+    if is_dataclass(config := getattr(model, "config", None)):
+        total.update(repr(config).encode())
+    for file in _files(Path(system.model)) if system.model else []:
+        total.update(hashlib.sha256(file.read_bytes()).digest())
+    return Fingerprint(total.hexdigest()[:12], model.sample_rate, parameters, version)
+
+
+def _sources(module: ModuleType) -> list[Path]:
+    """The imported source files of the package that `module` is or lies in."""
+    package = module.__name__ if hasattr(module, "__path__") else module.__name__.rpartition(".")[0]
+    files = {module.__file__}
+    for name, other in list(sys.modules.items()):
+        if package and (name == package or name.startswith(package + ".")):
+            files.add(getattr(other, "__file__", None))
+    return sorted(Path(file) for file in files if file and file.endswith(".py"))
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in (path, *path.rglob("*")) if p.is_file())
+
+
+def _state_digest(model: torch.nn.Module) -> bytes:
+    total = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        total.update(name.encode())
+        if isinstance(value, torch.Tensor):
+            total.update(str((value.dtype, tuple(value.shape))).encode())
+            raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+            total.update(raw.numpy().tobytes())
+        else:
+            total.update(repr(value).encode())
+    return total.digest()

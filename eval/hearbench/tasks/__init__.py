@@ -1,0 +1,1 @@
+"""HEAR task folders: reading, checking and fetching them."""

@@ -1,0 +1,100 @@
+"""Every file of a task folder against its JSON: there, decodable, of the right rate and length."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+import soundfile
+from tqdm import tqdm
+
+from hear_axlstm.audio.io import AudioError, load_audio
+from hearbench.tasks.description import TaskError, read_metadata
+from hearbench.tasks.folders import Task, check_audio, clip_paths, read_task
+
+TOLERANCE = 0.01  # seconds that clips may differ from the task's duration: resampling rounds
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a look at every file of a task folder gave."""
+
+    task: Task | None
+    """The task; None if its descriptions are broken."""
+    problems: tuple[str, ...]
+    """One line each; none if all is well."""
+
+
+def check_task(path: Path) -> Findings:
+    """Look at every file of a task folder.
+
+    Checked at each sample rate that is there: all clips present, decodable to the end, mono, at the
+    folder's rate, and, if the task has a duration, that long and equally long, as heareval puts
+    them into one batch.
+    """
+    task = None
+    try:
+        task = read_task(path)
+        rates = sorted(int(p.name) for p in task.path.iterdir() if p.name.isdigit())
+        if not rates:
+            raise TaskError(f"{path} holds no audio: no folder is named after a sample rate")
+        for rate in rates:
+            check_audio(task, rate)
+    except TaskError as error:
+        return Findings(task, (str(error),))
+    seconds = read_metadata(path)["sample_duration"]
+    problems = [line for rate in rates for line in _check_rate(task, rate, seconds)]
+    return Findings(task, tuple(problems))
+
+
+@dataclass(frozen=True)
+class _Clip:
+    path: Path
+    samples: int
+    problem: str = ""
+
+
+def _check_rate(task: Task, rate: int, seconds: float | None) -> Iterator[str]:
+    files = clip_paths(task, rate)
+    # threads, because decoding lets go of Python's lock
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        clips = list(
+            tqdm(
+                pool.map(lambda file: _decode(file, rate), files),
+                desc=f"checking {task.path.name}",
+                total=len(files),
+                unit="clip",
+                leave=False,
+            )
+        )
+    yield from (clip.problem for clip in clips if clip.problem)
+    lengths = Counter(clip.samples for clip in clips if not clip.problem)
+    if seconds is None or not lengths:
+        return
+    usual, _ = lengths.most_common(1)[0]
+    if abs(usual / rate - seconds) > TOLERANCE:
+        yield (
+            f"{task.path / str(rate)}: clips have {usual / rate:g} s, task_metadata.json says "
+            f"{seconds:g} s"
+        )
+    for clip in clips:
+        if not clip.problem and clip.samples != usual:
+            yield f"{clip.path}: {clip.samples} samples, the other clips have {usual}"
+
+
+def _decode(file: Path, rate: int) -> _Clip:
+    try:
+        header = soundfile.info(file)
+        if header.samplerate != rate:
+            return _Clip(file, 0, f"{file}: {header.samplerate} Hz in a folder of {rate} Hz")
+        if header.channels != 1:
+            return _Clip(file, 0, f"{file}: {header.channels} channels, HEAR tasks are mono")
+        return _Clip(file, load_audio(file, rate).size)
+    except soundfile.LibsndfileError as error:
+        return _Clip(file, 0, f"{file}: not decodable ({error.error_string.rstrip('.')})")
+    except AudioError as error:
+        return _Clip(file, 0, str(error))

@@ -1,0 +1,127 @@
+"""An archive becomes a task folder: clips resampled in parallel, everything checked."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from hear_axlstm.audio.io import AudioError, load_audio
+from hearbench.tasks.check import check_task
+from hearbench.tasks.fetch.download import FetchError
+from hearbench.tasks.fetch.unpack import Member, members
+from hearbench.tasks.official import OfficialTask
+
+SAMPLE_RATE = 48_000  # Hz, of the archives
+AHEAD = 16  # clips in flight for each worker
+HEADROOM = 3  # an archive may hold so many times the bytes that 16-bit mono clips would have
+LONGEST = 600.0  # seconds of a clip: compressed audio may be short as a file only
+PART = ".part"
+DESCRIPTIONS = 64 << 20  # bytes that JSON and CSV may take
+
+
+def convert(
+    archive: Path, task: OfficialTask, folder: Path, rates: Sequence[int], workers: int
+) -> None:
+    """Fill a folder with the whole task; what an interrupted call wrote there is kept.
+
+    Clips are resampled by soxr, as by hearpreprocess, and written as 16-bit WAV.
+
+    Args:
+        archive: what `download` got.
+        task: which task it is.
+        folder: gone again if this fails, but for an interruption.
+        rates: sample rates to provide, in Hz.
+        workers: threads.
+
+    Raises:
+        FetchError: if the archive is damaged, hostile or does not hold the whole task.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in folder.rglob(f"*{PART}"):
+        part.unlink()
+    for other in folder.iterdir():
+        if other.is_dir() and other.name not in map(str, rates):
+            shutil.rmtree(other)
+    try:
+        _convert_members(archive, task, folder, rates, workers)
+        if problems := check_task(folder).problems:
+            more = f" and {len(problems) - 1:,} more problems" if len(problems) > 1 else ""
+            raise FetchError(
+                f"{archive} does not hold the whole task ({problems[0]}{more}): "
+                "delete it and run again to download it anew"
+            )
+    except FetchError:
+        shutil.rmtree(folder)
+        raise
+
+
+def archive_bytes(task: OfficialTask) -> int:
+    """About how many bytes an archive has; at most, as 16-bit audio compresses."""
+    return int(task.hours * 3600 * SAMPLE_RATE * 2)
+
+
+def folder_bytes(task: OfficialTask, rates: Sequence[int]) -> int:
+    """Bytes of the task folder."""
+    return int(task.hours * 3600 * sum(rates) * 2)
+
+
+def _convert_members(
+    archive: Path, task: OfficialTask, folder: Path, rates: Sequence[int], workers: int
+) -> None:
+    largest = HEADROOM * archive_bytes(task) + DESCRIPTIONS
+    running: deque[Future[None]] = deque()
+    pool = ThreadPoolExecutor(workers)  # decoding and resampling let go of Python's lock
+    try:
+        with tqdm(desc=f"resampling {task.folder}", total=task.clips, unit="clip") as progress:
+            for member in members(archive, task.folder, SAMPLE_RATE, largest):
+                running.append(pool.submit(_write, member, folder, rates))
+                progress.update(len(member.path.parts) == 3)
+                if len(running) >= AHEAD * workers:
+                    running.popleft().result()
+            while running:
+                running.popleft().result()
+    except AudioError as error:
+        raise FetchError(
+            f"{archive} holds an unusable clip ({error}): delete it and run again to download it "
+            "anew"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write(member: Member, folder: Path, rates: Sequence[int]) -> None:
+    if len(member.path.parts) == 1:
+        _replace(folder / member.path, member.content)
+        return
+    _, split, clip = member.path.parts
+    for rate in rates:
+        target = folder / str(rate) / split / clip
+        if target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if rate == SAMPLE_RATE:
+            _replace(target, member.content)
+            continue
+        try:
+            samples = load_audio(member.content, rate, longest=LONGEST)
+        except AudioError as error:
+            raise AudioError(f"{member.path}: {str(error).removeprefix('audio: ')}") from error
+        pcm = np.clip(np.rint(samples * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
+        wav = io.BytesIO()
+        soundfile.write(wav, pcm, rate, format="WAV")
+        _replace(target, wav.getvalue())
+
+
+def _replace(target: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    part = target.with_name(target.name + PART)
+    part.write_bytes(content)
+    part.replace(target)

@@ -1,0 +1,137 @@
+"""A task archive read without trusting it: nothing is extracted, expected files are handed out.
+
+Members are read one after the other and given as bytes under names that were checked, so that
+a path, a link or a device in the archive has nowhere to go. Bounds on every size keep a small
+archive from filling memory or disk.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from hearbench.tasks.fetch.download import FetchError
+
+LARGEST_MEMBER = 64 << 20  # bytes; half a minute of 48 kHz audio has 3 to 12 million
+LARGEST_HEADER = 1 << 20  # bytes, with long names and extended attributes
+MOST_MEMBERS = 500_000  # ten times FSD50K's
+NAME = re.compile(r"[^\x00-\x1f\x7f\\/:]+")  # one path component on any system
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of a task."""
+
+    path: PurePosixPath
+    """Below the task's folder, e.g. `48000/train/clip.wav`."""
+    content: bytes
+
+
+def members(archive: Path, folder: str, sample_rate: int, largest: int) -> Iterator[Member]:
+    """The descriptions (`*.json`, `*.csv`) and clips of the task `folder`, in archive order.
+
+    Args:
+        archive: a .tar.gz; its files lie below `tasks/<folder>/`, or, as hearpreprocess makes it,
+            below `hear-<version>/tasks/<folder>/`.
+        folder: name of the task's folder.
+        sample_rate: of the audio; it lies in `<sample_rate>/<split>/<clip>`.
+        largest: bytes that all members may have together.
+
+    Raises:
+        FetchError: for anything that does not belong into such an archive, or a damaged one.
+    """
+    seen: set[PurePosixPath] = set()
+    try:
+        with gzip.open(archive) as unzipped:
+            bounded = _Bounded(unzipped)
+            with tarfile.open(fileobj=bounded, mode="r|") as tar:  # type: ignore[call-overload]
+                for info in _headers(tar, bounded, archive, largest):
+                    path = _checked(info, archive, folder, sample_rate)
+                    if path is None:
+                        continue
+                    if path in seen:
+                        raise _refused(archive, info.name, "it is there twice")
+                    seen.add(path)
+                    content = tar.extractfile(info)
+                    assert content is not None  # it is a regular file
+                    yield Member(path, content.read())
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise FetchError(
+            f"{archive} is damaged ({error}): delete it and run again to download it anew"
+        ) from error
+
+
+def _headers(
+    tar: tarfile.TarFile, bounded: _Bounded, archive: Path, largest: int
+) -> Iterator[tarfile.TarInfo]:
+    total = size = 0
+    for _ in range(MOST_MEMBERS):
+        bounded.allow(size + LARGEST_HEADER)  # what was not taken of the last one is skipped
+        info = tar.next()
+        if info is None:
+            return
+        size = info.size
+        total += size
+        if size > LARGEST_MEMBER or total > largest:
+            raise _refused(archive, info.name, f"it is too large ({total:,} bytes up to here)")
+        bounded.allow(size + LARGEST_HEADER)
+        yield info
+    raise FetchError(f"{archive} has more than {MOST_MEMBERS:,} members: it is no HEAR task")
+
+
+def _checked(
+    info: tarfile.TarInfo, archive: Path, folder: str, sample_rate: int
+) -> PurePosixPath | None:
+    """Where a member belongs below the task's folder; None for what is not needed."""
+    if not (info.isdir() or info.type in (tarfile.REGTYPE, tarfile.AREGTYPE)) or info.issparse():
+        raise _refused(archive, info.name, "it is a link, a device or otherwise no plain file")
+    parts = [part for part in info.name.split("/") if part not in ("", ".")]
+    plain = all(NAME.fullmatch(part) and part.strip(".") for part in parts)
+    if info.name.startswith("/") or not plain:
+        raise _refused(archive, info.name, "its path is not a plain one")
+    if info.isdir():
+        return None
+    if parts and parts[0].startswith("hear"):
+        parts = parts[1:]
+    if parts[:2] != ["tasks", folder]:
+        raise _refused(archive, info.name, f"it lies outside of tasks/{folder}")
+    parts = parts[2:]
+    if len(parts) == 3 and parts[0] == str(sample_rate):
+        return PurePosixPath(*parts)
+    if len(parts) == 1:
+        path = PurePosixPath(parts[0])
+        return path if path.suffix in (".json", ".csv") else None
+    raise _refused(archive, info.name, f"clips lie in {sample_rate}/<split>")
+
+
+def _refused(archive: Path, name: str, why: str) -> FetchError:
+    return FetchError(
+        f"{archive} is no archive of a HEAR task: it holds {name[:200]!r} and {why}; delete it and "
+        "get it from another place"
+    )
+
+
+class _Bounded:
+    """A stream that ends with an error when more is read than was allowed.
+
+    tarfile reads long names and extended attributes into memory whatever size they claim.
+    """
+
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self._stream = stream
+        self._left = LARGEST_HEADER
+
+    def allow(self, size: int) -> None:
+        self._left = size
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise tarfile.ReadError("its headers are too large")
+        return content

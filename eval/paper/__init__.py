@@ -1,0 +1,1 @@
+"""The tables of the AxLSTM paper: training their rows and scoring them."""

@@ -1,0 +1,21 @@
+"""Train and score the rows of the AxLSTM paper's tables: `python -m paper COMMAND`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from hearbench.cli import call
+from paper.ablations import AblationError
+from paper.cli.ablations import ablations
+from paper.cli.tables import paper
+
+
+def main() -> int:
+    """The command line."""
+    commands: dict[str, Callable[..., int]] = {"ablations": ablations, "tables": paper}
+    return call(commands, "python -m paper", __doc__, (AblationError,))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

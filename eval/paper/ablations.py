@@ -1,0 +1,68 @@
+"""Trains the rows of the paper's tables; `paper.tables` shows them.
+
+OUT/runs/<recipe>/           a row's training; rows that several tables share are trained once
+OUT/runs/<recipe>-seed1/     the same with another seed of initial weights, order, crops and masks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hear_axlstm.data.corpus import is_pack
+from hear_axlstm.data.pack import pack
+from hear_axlstm.pretrain.loop import pretrain
+from hear_axlstm.pretrain.recipes import RECIPES, TABLES, TableName
+from hear_axlstm.training.signals import Interrupted
+from hearbench.synthetic.writer import write_corpus
+
+TOY: dict[str, Any] = {"epochs": 4.0, "batch_size": 16, "lr": 1e-3}  # for the generated corpus
+
+
+class AblationError(ValueError):
+    """A row that can't be trained or is not trained; the message names the remedy."""
+
+
+def run_name(recipe: str, seed: int) -> str:
+    """The folder of a row's training."""
+    return f"{recipe}-seed{seed}" if seed else recipe
+
+
+def train(
+    table: TableName, data: Path | None, out: Path, changes: Mapping[str, Any], trainings: int = 1
+) -> Path:
+    """Train the rows of a table one after another; finished ones are skipped, others resumed.
+
+    Args:
+        table: which one.
+        data: a pack or a folder of audio; None generates a small corpus and trains for minutes.
+        out: folder of all tables.
+        changes: settings to use in place of the recipes' own.
+        trainings: of each row, with seeds from 0 on.
+
+    Returns:
+        The folder of the runs.
+
+    Raises:
+        AblationError: if a row can't be trained.
+        Interrupted: after Ctrl-C; the same command goes on.
+    """
+    if trainings < 1:
+        raise AblationError(f"trainings={trainings}: at least one is needed")
+    rows = [(recipe, seed) for seed in range(trainings) for recipe in TABLES[table].rows]
+    try:
+        if data is None:
+            data, changes = write_corpus(out / "corpus"), {**TOY, **changes}
+        packed = data if is_pack(data) else pack(data, out / "pack").folder
+        for number, (recipe, seed) in enumerate(rows, start=1):
+            name = run_name(recipe, seed)
+            print(f"[{number}/{len(rows)}] {name}", flush=True)
+            config = replace(RECIPES[recipe], **changes, seed=seed)
+            pretrain(config, packed, out / "runs" / name)
+    except Interrupted:
+        raise
+    except (ValueError, RuntimeError, OSError) as error:
+        raise AblationError(str(error)) from error
+    return out / "runs"

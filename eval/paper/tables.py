@@ -1,0 +1,140 @@
+"""The paper's Tables 2 to 5 with our own rows: training runs that are finished, and their scores.
+
+RUNS/<recipe>/model.safetensors    a row's training (hear_axlstm.pretrain.recipes), and others of
+RUNS/<recipe>-seed<n>/             other seeds
+OUT/eval/                          their evaluation, see hearbench.run.plan
+OUT/<table>.md                     the table
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count, takewhile
+from pathlib import Path
+from statistics import fmean
+
+from hear_axlstm import checkpoints
+from hear_axlstm.config import ModelConfig
+from hear_axlstm.pretrain.recipes import TABLES, Table
+from hearbench import published
+from hearbench.published import PublishedTable
+from hearbench.report.exports import markdown_table
+from hearbench.report.score_tables import beside
+from hearbench.results import FRAMES, PAPER, THESE, Results
+from paper.ablations import AblationError, run_name
+
+ANCHOR = "naive"  # scored with the rows: without it the worst row would be the zero of s(m)
+BY_NAME: dict[PublishedTable, Table] = {
+    "table2": TABLES["comparison"],
+    "table3": TABLES["expansion"],
+    "table4": TABLES["patch"],
+    "table5": TABLES["gating"],
+}
+
+
+def finished(name: PublishedTable, runs: Path) -> dict[str, Path]:
+    """The trainings of its rows that are finished: name -> weights.
+
+    Raises:
+        AblationError: if none is.
+    """
+    found: dict[str, Path] = {}
+    for recipe in BY_NAME[name].rows:
+        names = (run_name(recipe, seed) for seed in count())
+        files = ((training, runs / training / checkpoints.FILE_NAME) for training in names)
+        found |= takewhile(lambda pair: pair[1].is_file(), files)
+    if not found:
+        first = BY_NAME[name].rows[0]
+        raise AblationError(
+            f"{runs} holds no finished row of {name}: train them by `make ablations`, or one by "
+            f"`axlstm pretrain DATA --recipe {first} --run {runs / first}`"
+        )
+    return found
+
+
+def systems(trained: Mapping[str, Path]) -> tuple[str, ...]:
+    """What to evaluate, as `hearbench.systems.registry.parse_systems` takes it."""
+    return (ANCHOR, *(f"{training}=hear_axlstm@{path}" for training, path in trained.items()))
+
+
+def write(name: PublishedTable, trained: Mapping[str, Path], results: Results, out: Path) -> Path:
+    """Write OUT/<table>.md; gives its path."""
+    file = out / f"{name}.md"
+    file.write_text(markdown(name, trained, results))
+    return file
+
+
+def markdown(name: PublishedTable, trained: Mapping[str, Path], results: Results) -> str:
+    """The table: what a row is, its scores, and the s(m) that the paper prints.
+
+    Table 2 is followed by all of its published rows, on the official tasks that were evaluated.
+    """
+    table, printed = BY_NAME[name], published.printed(name)
+    frame = PAPER if results.aggregates[PAPER] else THESE
+    heads = ["recipe", *table.settings, "parameters", "held-out loss"]
+    heads += [*(task.path.name for task in results.plan.tasks), FRAMES[frame], "printed s(m)"]
+    lines = [heads, ["---"] * len(heads)]
+    for recipe in table.rows:
+        own = [run_name(recipe, seed) for seed in range(len(trained))]
+        own = [training for training in own if training in trained]
+        cells = ["-"] * (len(table.settings) + 2)
+        if own:
+            cells = _facts(table, [trained[training] for training in own])
+        cells += _scores(own, results, frame)
+        lines.append([recipe, *cells, str(printed.get(recipe) or "-")])
+    parts = ["\n".join("| " + " | ".join(line) + " |" for line in lines)]
+    parts.append(_caption(table, frame, results))
+    if missing := [recipe for recipe in table.rows if recipe not in trained]:
+        parts.append(f"Not trained: {', '.join(missing)}.")
+    if results.notes:
+        parts.append("\n".join(f"- {note}" for note in results.notes))
+    if name == "table2" and (whole := beside(results)):
+        parts += [markdown_table(whole), whole.caption]
+    return "\n\n".join(parts) + "\n"
+
+
+def _caption(table: Table, frame: str, results: Results) -> str:
+    scale = (
+        "Both are on the scale of the paper's Table 2."
+        if frame == PAPER
+        else f"Ours is relative to these rows and HEAR-{ANCHOR} on {len(results.plan.tasks)} "
+        "task(s): compare the order, not the numbers."
+    )
+    return (
+        f"{table.title}. The printed s(m) are the paper's. {scale} {results.plan.seeds} seed(s) "
+        "of the probes. Several values in a cell are of several trainings, in brackets their mean. "
+        "Losses of different patch sizes don't compare."
+    )
+
+
+def _facts(table: Table, paths: Sequence[Path]) -> list[str]:
+    """Settings, parameters and held-out losses of a row's trainings, as the weights tell them."""
+    contents = [checkpoints.read(path) for path in paths]
+    losses = [training["held_out_loss"] for _, training, _ in contents]
+    config, _, tensors = contents[0]
+    return [
+        *(_setting(config, name) for name in table.settings),
+        f"{sum(tensor.numel() for tensor in tensors.values()):,}",
+        _listed(loss and f"{loss:.4f}" for loss in losses),
+    ]
+
+
+def _scores(trainings: Sequence[str], results: Results, frame: str) -> list[str]:
+    """Scores on each task, then s(m), followed by its mean if several trainings all have one."""
+    tasks = [task.path.name for task in results.plan.tasks]
+    cells = [_listed(results.cells.get((one, task)) for one in trainings) for task in tasks]
+    placed = results.aggregates[frame]
+    means = [placed[one].mean for one in trainings if one in placed]
+    mean = f" ({fmean(means):.1f})" if len(means) == len(trainings) > 1 else ""
+    return [*cells, _listed(map(placed.get, trainings)) + mean]
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(str(value or "-") for value in values) or "-"
+
+
+def _setting(config: ModelConfig, name: str) -> str:
+    if config.architecture == "ssast" and name == "expansion":
+        return "-"
+    value = getattr(config, name)
+    return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)

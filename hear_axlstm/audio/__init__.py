@@ -1,0 +1,1 @@
+"""Waveforms: decoding files, listing sources of audio, log-mel spectrograms."""

@@ -1,0 +1,24 @@
+"""Weights: where they come from, and how they are read and written.
+
+    locate    a preset, path or hf:// address -> a local file whose checksum is right
+    read      a file -> settings, facts about the training, tensors; save writes one
+    fill      tensors -> a model, checked
+
+`load_embedder` and `initialize` build models from these. Nothing that a file holds is executed.
+"""
+
+from hear_axlstm.checkpoints.format import FILE_NAME, HEADER_KEY, fill, read, save
+from hear_axlstm.checkpoints.loading import initialize, load_embedder
+from hear_axlstm.checkpoints.resolve import locate, manifest
+
+__all__ = [
+    "FILE_NAME",
+    "HEADER_KEY",
+    "fill",
+    "initialize",
+    "load_embedder",
+    "locate",
+    "manifest",
+    "read",
+    "save",
+]

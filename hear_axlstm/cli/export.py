@@ -1,0 +1,22 @@
+"""`axlstm export`: waveform to embeddings, for other runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from hear_axlstm import load_model
+from hear_axlstm.embed.export import export as write_graph
+from hear_axlstm.embed.inputs import Kind
+
+
+def export(out: tyro.conf.Positional[Path], *, model: str = "", kind: Kind = "scene") -> None:
+    """Write an embedding model as ONNX or as a torch.export program.
+
+    Args:
+        out: File to write: OUT.onnx, or OUT.pt2 for torch.export.load.
+        model: The model, as `load_model` takes it.
+        kind: "scene" gives one embedding a clip, "timestamp" one every 40 ms with its time.
+    """
+    print(f"exported: {write_graph(load_model(model), out, kind)}")

@@ -1,0 +1,32 @@
+"""`axlstm finetune`: a classifier from labeled clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hear_axlstm.finetune.classifier import FILE_NAME
+from hear_axlstm.finetune.config import FinetuneConfig
+from hear_axlstm.finetune.run import finetune as train_classifier
+
+
+def finetune(
+    train: tyro.conf.Positional[Path],
+    *,
+    out: Path,
+    config: Annotated[FinetuneConfig, tyro.conf.arg(name="")],
+) -> None:
+    """Train a classifier on labeled clips: a probe on frozen embeddings, or the whole encoder.
+
+    Args:
+        train: CSV with the columns path (relative to it) and label; optionally start and end in
+            seconds, fold, and split (train, valid or test).
+        out: Folder for the classifier, its scores and the log.
+        config: Settings.
+    """
+    for split, scores in train_classifier(train, out, config).items():
+        numbers = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        print(f"{split}: {numbers}")
+    print(f"classifier: {out / FILE_NAME}\nnext: axlstm predict {out / FILE_NAME} recordings/")

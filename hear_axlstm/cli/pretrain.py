@@ -1,0 +1,64 @@
+"""`axlstm pretrain`: train an encoder without labels, or tell what it will cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hear_axlstm.data.corpus import Corpus, is_pack
+from hear_axlstm.data.pack import pack as pack_audio
+from hear_axlstm.pretrain.config import PretrainConfig, Variant
+from hear_axlstm.pretrain.estimate import estimate as cost_card
+from hear_axlstm.pretrain.loop import pretrain as train
+from hear_axlstm.pretrain.recipes import from_recipe
+from hear_axlstm.pretrain.start import Resume
+from hear_axlstm.training.distributed import is_first_process
+from hear_axlstm.training.signals import is_under_torchrun
+
+
+def pretrain(
+    data: tyro.conf.Positional[Path | None] = None,
+    *,
+    run: Path | None = None,
+    recipe: str | None = None,
+    estimate: bool = False,
+    variant: Annotated[Variant, tyro.conf.arg(name="")],
+    config: Annotated[PretrainConfig, tyro.conf.arg(name="")],
+    resume: Resume = "auto",
+) -> None:
+    """Pretrain an encoder on audio, without labels.
+
+    Several processes, one a GPU: `torchrun --nproc-per-node 8 -m -- hear_axlstm.cli pretrain ...`.
+
+    Args:
+        data: Folder that `axlstm pack` wrote, or a folder of audio, packed first into RUN/pack.
+        run: Folder for log, checkpoints and the final weights.
+        recipe: One of the paper's runs by name; settings given here override its own, but for
+            those of the model.
+        estimate: Don't train: print parameters, FLOPs, memory, disk and, measured within a minute,
+            hours, for AudioSet if no data are given.
+        variant: The encoder to train.
+        config: Settings; the defaults are the paper's.
+        resume: "auto" goes on where the run in this folder was left; "never" refuses to.
+    """
+    if recipe is None:
+        config = replace(config, model=variant.build())
+    else:
+        config = from_recipe(recipe, config, variant)
+    if estimate:
+        print(cost_card(config, None if data is None else Corpus(data)))
+        return
+    if data is None or run is None:
+        raise ValueError("pretraining needs data and a run: axlstm pretrain DATA --run RUN")
+    if is_pack(data):
+        packed = data
+    elif is_under_torchrun():
+        raise ValueError(f"{data} is no pack: before torchrun, make one with `axlstm pack`")
+    else:
+        packed = pack_audio(data, run / "pack").folder
+    weights = train(config, packed, run, resume)
+    if is_first_process():
+        print(f"weights: {weights}\nnext: load_model({str(weights)!r}) in Python")

@@ -1,1 +1,0 @@
-"""What `axlstm` can do: one command a file."""

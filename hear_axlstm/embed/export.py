@@ -1,0 +1,170 @@
+"""Waveform to embeddings as one graph, for torch.export and ONNX.
+
+The same function as `Embedder`, in operations that other runtimes have: the spectrum by products
+with cosines and sines, the cell in its plain form, the last window always filled up.
+
+Shapes: B clips, n samples, T mel frames, F mel bins, W windows of 2 s, J time steps, D' embedding
+size.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental import _config
+
+from hear_axlstm.audio.mel import LOG_FLOOR, LogMel, standardize
+from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.embed.inputs import Kind
+from hear_axlstm.files import replacing
+from hear_axlstm.models.blocks import MLSTMBlock
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".onnx", ".pt2")
+OPSET = 20
+EXAMPLE_SAMPLES = 40_000  # of the clips that are traced
+SHORTEST = 400  # samples: a shorter clip can't be reflected at its edges
+MISSING = "ONNX needs onnx and onnxscript: pip install 'hear_axlstm[export]'"
+
+
+class ExportableEmbedder(nn.Module):
+    """An embedder as plain operations, on a CPU in float32.
+
+    Args:
+        embedder: to copy the weights of.
+        kind: "scene" gives ``[B, D']``; "timestamp" ``[B, J, D']`` and their centers in ms
+            ``[B, J]``.
+    """
+
+    def __init__(self, embedder: Embedder, kind: Kind) -> None:
+        super().__init__()
+        self.config, self.kind = embedder.config, kind
+        self.mel = ExportableLogMel(embedder.mel)
+        self.encoder = copy.deepcopy(embedder.encoder).cpu().eval()
+        for block in self.encoder.modules():
+            if isinstance(block, MLSTMBlock):
+                block.form = "plain"
+
+    def forward(self, audio: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Float32 ``[B, n]`` in -1..1 at the model's sample rate, n at least SHORTEST."""
+        width, patch = self.config.window_frames, self.config.patch[0]
+        log_mel_BTF = standardize(self.mel(audio))
+        frames = log_mel_BTF.shape[1]
+        windows = (frames + width - 1) // width
+        filled = nn.functional.pad(log_mel_BTF, (0, 0, 0, windows * width - frames))
+        windows_WTF = filled.reshape(audio.shape[0] * windows, width, filled.shape[2])
+        # A copy, because to reshape a slice asks whether there is more than one window
+        tokens = self.encoder(windows_WTF)[:, 1:].clone(memory_format=torch.contiguous_format)
+        if self.config.layout == "release":
+            tokens = tokens.unflatten(1, self.config.grid[::-1]).transpose(1, 2).contiguous()
+        steps_BJD = tokens.view(
+            audio.shape[0], windows * self.config.grid[0], self.config.embedding_size
+        )
+        if self.kind == "scene":
+            return steps_BJD[:, : (frames + patch - 1) // patch].mean(1)
+        # as in Embedder.forward: up to the last step whose center lies within the clip
+        hop, middle = self.config.mel.hop_length, (patch - 1) / 2
+        count = (audio.shape[1] - int(middle * hop)) // (patch * hop) + 1
+        index = torch.arange(count, device=audio.device, dtype=torch.float32)
+        ms = (index * patch + middle) * (1000.0 * hop / self.config.mel.sample_rate)
+        return steps_BJD[:, :count], ms.expand(audio.shape[0], -1)
+
+
+class ExportableLogMel(nn.Module):
+    """`LogMel` without a Fourier transform: windowed cosines and sines, as a convolution."""
+
+    waves: Tensor
+    filterbank: Tensor
+
+    def __init__(self, mel: LogMel) -> None:
+        super().__init__()
+        self.config = mel.config
+        size = mel.config.n_fft
+        turns = torch.outer(torch.arange(size // 2 + 1), torch.arange(size)) % size
+        angles = turns.double() * (2 * math.pi / size)
+        waves = torch.cat([angles.cos(), angles.sin()]) * mel.window.double()
+        self.register_buffer("waves", waves.float()[:, None])
+        self.register_buffer("filterbank", mel.filterbank.T.contiguous()[..., None])
+
+    def forward(self, waveform_Bn: Tensor) -> Tensor:
+        """``[B, n]`` -> ``[B, T, F]``."""
+        edge, hop = self.config.n_fft // 2, self.config.hop_length
+        padded = nn.functional.pad(waveform_Bn[:, None], (edge, edge), mode="reflect")
+        cosines, sines = nn.functional.conv1d(padded, self.waves, stride=hop).chunk(2, dim=1)
+        power_BfT = cosines.square() + sines.square()
+        return torch.log(nn.functional.conv1d(power_BfT, self.filterbank) + LOG_FLOOR).mT
+
+
+def export(embedder: Embedder, path: Path, kind: Kind = "scene") -> Path:
+    """Write an embedder as an ONNX file or a torch.export program, for any batch and length.
+
+    The input is called ``audio``; the outputs ``scene``, or ``steps`` and ``ms``.
+
+    Args:
+        embedder: from `load_model`.
+        path: to write; its ending, .onnx or .pt2, tells the format.
+        kind: which embedding.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: for another ending or kind, a folder as `path`, or a `path` in none.
+        OSError: if `path` can't be written.
+        ModuleNotFoundError: for ONNX without the extra `export`.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} ends in none of {', '.join(SUFFIXES)}: name it so")
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind={kind!r}: use one of {', '.join(get_args(Kind))}")
+    if path.suffix == ".onnx" and not all(map(find_spec, ("onnx", "onnxscript"))):
+        raise ModuleNotFoundError(MISSING)
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent} is no folder: make it first")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file")
+    log.info("exporting, a minute or two")
+    # An unwritable place fails here, before the work.
+    with replacing(path) as partial, partial.open("wb") as file:
+        program = _trace(ExportableEmbedder(embedder, kind).eval())
+        if path.suffix == ".pt2":
+            torch.export.save(program, file)
+        else:
+            _write_onnx(program, partial, ["scene"] if kind == "scene" else ["steps", "ms"])
+    return path
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path, outputs: list[str]) -> None:
+    torch.onnx.export(
+        program,
+        (),
+        path,
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["audio"],
+        output_names=outputs,
+        external_data=False,
+        verbose=False,
+    )
+
+
+@torch.no_grad()
+def _trace(model: nn.Module) -> torch.export.ExportedProgram:
+    example = torch.zeros(2, EXAMPLE_SAMPLES)
+    any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    # Otherwise a size that is not 1 in the example would be taken never to be 1
+    with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        return torch.export.export(
+            model,
+            (example,),
+            dynamic_shapes={"audio": any_size},
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )

@@ -1,0 +1,187 @@
+"""Embeddings of sound while it comes: mel, convolution and cell go on from what they keep.
+
+The result is that of whole clips, standardized by the same fixed statistics. A step is complete
+when its last mel frame is, 12.5 ms after that frame's center.
+
+Shapes: n samples, T mel frames, F mel bins, J time steps, D' embedding size.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as nnf
+
+from hear_axlstm.audio.mel import LogMel, Statistics, frame_count, standardize
+from hear_axlstm.embed.fused import FoldedBlock, Past, folded_blocks
+from hear_axlstm.embed.inputs import check_clip
+from hear_axlstm.embed.precision import Precision, product_dtype
+from hear_axlstm.embed.windows import step_centers, step_times
+from hear_axlstm.models.encoder import Encoder
+from hear_axlstm.ops.native import Memory
+
+BLOCK_SECONDS = 2.0  # a longer push is taken in parts, which bounds what is held at once
+A = TypeVar("A", NDArray, Tensor)
+Pair: TypeAlias = tuple[Any, Any]  # of arrays or of tensors
+
+
+class Stream:
+    """One sound that goes on; made by `Embedder.stream`.
+
+    Memory does not grow with time. Windows of 2 s begin anew, as they do in whole clips.
+
+    Args:
+        encoder: of a causal model; later changes of its weights don't count.
+        mel: the front end.
+        statistics: what log-mel is standardized by.
+        precision: as in `Embedder`.
+
+    Raises:
+        ValueError: for an encoder whose steps depend on later ones, or whose blocks were changed.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, encoder: Encoder, mel: LogMel, statistics: Statistics, precision: Precision
+    ) -> None:
+        config = encoder.config
+        if not config.causal:
+            what = "ssast" if config.architecture == "ssast" else "a model with flip=True"
+            raise ValueError(
+                f"{what} can't embed a stream, because its steps depend on later ones: use an "
+                "axlstm preset without flip, or embed(...) once the clip is whole"
+            )
+        if config.layout != "time":
+            raise ValueError(
+                f"layout={config.layout!r} can't embed a stream, because its rows mix early and "
+                "late steps: load the model with layout='time'"
+            )
+        self._mel, self._statistics = copy.deepcopy(mel), statistics
+        self._patches, self._norm = copy.deepcopy((encoder.patches, encoder.norm))
+        self._cls_token = encoder.cls_token.detach().clone()
+        self._config = config
+        self._device = encoder.cls_token.device
+        blocks = folded_blocks(encoder, product_dtype(precision, self._device))
+        self._blocks = [block for block in blocks if isinstance(block, FoldedBlock)]
+        if len(self._blocks) < len(blocks):
+            raise ValueError(
+                "a block with hooks, parts that were replaced or a form of its own can't embed a "
+                "stream: remove them, or embed(...) once the clip is whole"
+            )
+        self._numpy = True
+        self._begin()
+
+    def _begin(self) -> None:
+        self._count = 0  # samples so far
+        self._samples = torch.zeros(0, device=self._device)  # from the next frame's first on
+        self._is_reflected = False  # whether the beginning has its reflected edge
+        self._done_frames = 0
+        self._frames_TF = torch.zeros(0, self._config.mel.n_mels, device=self._device)
+        self._done_steps = 0
+        self._pasts: list[Past] = []
+
+    @torch.no_grad()
+    def push(self, samples: A) -> tuple[A, A]:
+        """Take the next samples in.
+
+        Args:
+            samples: float ``[n]`` in -1..1 at the model's rate, any number of them.
+
+        Returns:
+            The time steps that are now complete, float32 ``[J, D']``, and their centers in ms from
+            the first sample on, float32 ``[J]``; J may be 0. Arrays for arrays, tensors for
+            tensors.
+
+        Raises:
+            TypeError, ValueError: for samples of another kind or shape, or that are not finite.
+        """
+        self._numpy = not isinstance(samples, Tensor)
+        new = check_clip(samples, "samples", self._device)
+        first, found = self._done_steps, []
+        for part in new.split(round(BLOCK_SECONDS * self._config.mel.sample_rate)):
+            self._count += len(part)
+            self._samples = torch.cat([self._samples, part])
+            found.append(self._advance(self._new_frames()))
+        centers = step_centers(first, self._done_steps, self._config).float()
+        return self._answer(found, centers)
+
+    @torch.no_grad()
+    def finish(self) -> Pair:
+        """End the sound: the steps that were waiting for more, as in `push`.
+
+        As in whole clips, a last step whose center lies past the end is dropped, unless it is the
+        only one. The next `push` begins a new sound.
+        """
+        config, first = self._config, self._done_steps
+        found = []
+        if self._count:
+            edge = config.mel.n_fft // 2
+            self._samples = nnf.pad(self._samples, (0, max(0, edge + 1 - self._count)))
+            self._reflect_beginning()
+            after = self._samples[-edge - 1 : -1].flip(0)
+            self._samples = torch.cat([self._samples, after])
+            left = frame_count(self._count, config.mel) - self._done_frames
+            frames_TF = self._new_frames()[:left]
+            padding = -(len(self._frames_TF) + len(frames_TF)) % config.patch[0]
+            found.append(self._advance(nnf.pad(frames_TF, (0, 0, 0, padding))))
+        times = step_times(self._count, config)[first:] if self._count else torch.zeros(0)
+        answer = self._answer(found, times)
+        self._begin()
+        return answer
+
+    def _reflect_beginning(self) -> None:
+        edge = self._config.mel.n_fft // 2
+        if not self._is_reflected and len(self._samples) > edge:
+            before = self._samples[1 : edge + 1].flip(0)
+            self._samples = torch.cat([before, self._samples])
+            self._is_reflected = True
+
+    def _new_frames(self) -> Tensor:
+        """The standardized mel frames ``[T, F]`` that are complete, which the samples lose."""
+        size, hop = self._config.mel.n_fft, self._config.mel.hop_length
+        self._reflect_beginning()
+        if not self._is_reflected or len(self._samples) < size:
+            return self._frames_TF[:0]
+        frames_Tn = self._samples.unfold(0, size, hop)
+        log_mel_TF = self._mel.of_frames(frames_Tn[None])[0]
+        self._samples = self._samples[len(frames_Tn) * hop :].clone()
+        self._done_frames += len(frames_Tn)
+        return standardize(log_mel_TF, self._statistics)
+
+    def _advance(self, frames_TF: Tensor) -> Tensor:
+        """The steps ``[J, D']`` that these and the waiting frames complete."""
+        frames_TF = torch.cat([self._frames_TF, frames_TF])
+        patch, a_window = self._config.patch[0], self._config.window_frames
+        found = []
+        while len(frames_TF) >= patch:
+            here = self._done_steps * patch % a_window
+            now = min(a_window - here, len(frames_TF) // patch * patch)
+            found.append(self._encode(frames_TF[:now], here // patch))
+            frames_TF = frames_TF[now:]
+            self._done_steps += now // patch
+        self._frames_TF = frames_TF.clone()
+        return torch.cat(found) if found else frames_TF.new_zeros(0, self._config.embedding_size)
+
+    def _encode(self, frames_TF: Tensor, step: int) -> Tensor:
+        """Frames that begin with a certain step of the window to their steps ``[J, D']``."""
+        per_step = self._config.grid[1]
+        tokens = self._patches(frames_TF[None], first=step * per_step)
+        if step == 0:
+            self._pasts = [Past() for _ in self._blocks]
+            tokens = torch.cat([self._cls_token.expand(1, 1, -1), tokens], dim=1)
+        memory = Memory()
+        for block, past in zip(self._blocks, self._pasts, strict=True):
+            tokens = block(tokens, memory, past)
+        tokens = tokens[:, 1:] if step == 0 else tokens
+        return self._norm(tokens)[0].unflatten(0, (-1, per_step)).flatten(1)
+
+    def _answer(self, found: list[Tensor], times_J: Tensor) -> Pair:
+        empty = torch.zeros(0, self._config.embedding_size, device=self._device)
+        steps_JD = torch.cat([empty, *found])[: len(times_J)]
+        if self._numpy:
+            return steps_JD.cpu().numpy(), times_J.numpy()
+        return steps_JD, times_J.to(self._device)

@@ -1,0 +1,111 @@
+"""Training a head on frozen embeddings.
+
+Shapes: n clips, D' embedding size, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hear_axlstm.finetune.classifier import Classifier
+from hear_axlstm.finetune.config import FinetuneConfig
+from hear_axlstm.finetune.metrics import loss, scores
+from hear_axlstm.training.logging import JsonLines
+
+EPOCHS, PATIENCE, BATCH_SIZE = 200, 20, 64
+SMALLEST_STD = 1e-3  # of an embedding's mean one: a channel that never changes is not blown up
+
+
+@dataclass
+class Best:
+    """The best epoch so far, by a metric of the validation clips; among equals by their loss."""
+
+    metric: str
+    score: float = -math.inf
+    loss: float = math.inf
+    waited: int = 0
+    """Epochs since then."""
+
+    def take(self, found: dict[str, float]) -> bool:
+        """Whether these are better scores.
+
+        Raises:
+            ValueError: if the metric is not defined on the validation clips.
+        """
+        if math.isnan(found[self.metric]):
+            raise ValueError(
+                f"{self.metric} is not defined on the validation clips, which are all of one "
+                "class: add others, or choose another metric"
+            )
+        better = (found[self.metric], -found["loss"]) > (self.score, -self.loss)
+        if better:
+            self.score, self.loss, self.waited = found[self.metric], found["loss"], 0
+        else:
+            self.waited += 1
+        return better
+
+
+def train_head(
+    classifier: Classifier,
+    train: tuple[Tensor, Tensor],
+    valid: tuple[Tensor, Tensor],
+    config: FinetuneConfig,
+    log: Path,
+) -> None:
+    """Train the classifier's head, and leave the best one in it.
+
+    Args:
+        classifier: on any device; its encoder is not used.
+        train: embeddings ``[n, D']`` and targets.
+        valid: likewise, for early stopping.
+        config: settings.
+        log: JSONL file to write, a line an epoch.
+    """
+    device = classifier.head.mean.device
+    scenes_nD, targets = (t.to(device) for t in train)
+    head = classifier.head
+    head.mean.copy_(scenes_nD.mean(0))
+    std = scenes_nD.std(0, correction=0)
+    head.std.copy_(std.clamp(min=SMALLEST_STD * std.mean() + torch.finfo(std.dtype).tiny))
+    optimizer = torch.optim.AdamW(
+        head.parameters(), config.head_lr, weight_decay=config.weight_decay
+    )
+    best, kept = Best(config.watched), copy.deepcopy(head.state_dict())
+    size = config.batch_size or BATCH_SIZE
+    epochs = config.epochs or EPOCHS
+    lines = JsonLines(log, step=0)
+    progress = tqdm(range(1, epochs + 1), desc="head", unit="epoch", dynamic_ncols=True)
+    for epoch in progress:
+        total = torch.zeros((), device=device)
+        head.train()
+        for rows in torch.randperm(len(targets)).to(device).split(size):
+            if len(rows) == 1 and classifier.hidden:
+                continue  # batch norm can't learn from one
+            value = loss(classifier.labels, head(scenes_nD[rows]), targets[rows])
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            total += value.detach() * len(rows)
+        head.eval()
+        with torch.no_grad():
+            found = scores(classifier.labels, head(valid[0].to(device)).cpu(), valid[1])
+        lines.write(step=epoch, loss=total.item() / len(targets), **named("valid", found))
+        if best.take(found):
+            kept = copy.deepcopy(head.state_dict())
+        progress.set_postfix_str(f"best {best.metric} {best.score:.3f}")
+        if best.waited >= (config.patience or PATIENCE):
+            progress.close()
+            break
+    head.load_state_dict(kept)
+
+
+def named(split: str, found: dict[str, float]) -> dict[str, float]:
+    """Scores under the names of the log."""
+    return {f"{split}_{name}": value for name, value in found.items()}

@@ -1,0 +1,83 @@
+"""The quadratic form of the mLSTM cell as fused GPU kernels, written in Triton; optional.
+
+Scores, gates, normalizer and the sum over the past happen in one pass over the keys and values,
+forward and backward, without an S x S matrix in memory; `models.mlstm` has the equations.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+HAS_TRITON = find_spec("triton") is not None
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+OLDEST_CAPABILITY = (8, 0)  # the first with tensor cores for bfloat16 and TF32
+
+
+def is_available(device: torch.device) -> bool:
+    """Whether `weighted_sum` runs: it needs Triton and an NVIDIA GPU of compute capability 8 up.
+
+    On a CPU Triton's interpreter runs it (`TRITON_INTERPRET=1`): slow, and meant for tests.
+    """
+    if not HAS_TRITON:
+        return False
+    if device.type == "cuda":
+        return torch.version.cuda is not None and (
+            torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY
+        )
+    return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def weighted_sum(
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
+) -> Tensor:
+    """Normalized sum over the past, see `hear_axlstm.models.mlstm.fused`.
+
+    Differentiable once in all arguments. Products of bfloat16 and float16 are accumulated in
+    float32. Those of float32 follow `torch.set_float32_matmul_precision`: with "highest", the
+    default, three TF32 products stand for one, which is close to float32; else one does.
+
+    The first call for a head size and a dtype compiles and times several tilings.
+
+    Args:
+        q: queries ``[B, S, H, K]``.
+        k: keys, likewise, not yet divided by sqrt(K).
+        v: values, likewise, all three in one dtype: float32, bfloat16 or float16. Any strides;
+            only a last dimension that is not contiguous is copied.
+        a: log i_s - F_s, float64 ``[B, S, H]``.
+        running_max: its running maximum M_t, likewise.
+        floor: exp(-m_t), the least normalizer, float32 ``[B, S, H]``.
+
+    Returns:
+        h ``[B, S, H, K]`` in the dtype of v.
+
+    Raises:
+        ImportError: Triton is not installed.
+        ValueError: the device, a dtype or a shape doesn't fit.
+    """
+    if not HAS_TRITON:
+        raise ImportError("the fused cell needs Triton: pip install 'hear_axlstm[kernels]'")
+    _check(q, k, v, a, running_max, floor)
+    from hear_axlstm.ops.kernels.operators import forward  # needs Triton
+
+    return forward(q, k, v, a, running_max, floor)[0]
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, *gates: Tensor) -> None:
+    tensors = (q, k, v, *gates)
+    if not is_available(q.device) or any(t.device != q.device for t in tensors):
+        devices = sorted({str(t.device) for t in tensors})
+        raise ValueError(
+            f"the fused cell can't run on {devices}: put all six tensors on one NVIDIA GPU of "
+            f"compute capability {OLDEST_CAPABILITY[0]} or newer, or call mlstm.parallel"
+        )
+    if q.dtype not in DTYPES or not q.dtype == k.dtype == v.dtype:
+        raise ValueError(
+            f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}: convert them to one of {DTYPES}"
+        )
+    if q.ndim != 4 or any(t.shape != q.shape[: t.ndim] for t in tensors):
+        shapes = [tuple(t.shape) for t in tensors]
+        raise ValueError(f"want three [B, S, H, K] and three [B, S, H]; got {shapes}")

@@ -1,0 +1,212 @@
+"""Several processes that train one model, as torchrun starts them: one rank each.
+
+Every rank works on its rows of the same global batch. Gradients are summed once a step, after the
+backward pass, in one fixed order, so that a resumed run repeats an uninterrupted one; and a rank
+whose memory runs out, or that meets a number that is not finite, can still try again or agree with
+the others. (DistributedDataParallel overlaps the sum with the backward pass, but gives this up.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from hear_axlstm.pretrain.config import PretrainConfig
+from hear_axlstm.training.device import choose_device, choose_threads
+from hear_axlstm.training.signals import Interrupted
+
+T = TypeVar("T")
+
+
+class LostRankError(RuntimeError):
+    """Another rank is gone without a word."""
+
+
+class OtherRankError(RuntimeError):
+    """Another rank failed before this one and has said why."""
+
+
+@dataclass(frozen=True)
+class World:
+    """All ranks of a run, seen from one of them."""
+
+    device: torch.device
+    """Where this rank computes."""
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which alone writes files and messages."""
+        return self.rank == 0
+
+    def share(self, value: T) -> T:
+        """Rank 0's value, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        with _contact():
+            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
+    def wait(self) -> None:
+        """Go on when all ranks have come here."""
+        self.add_up([torch.zeros(1)])
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their sums over all ranks, which get the same bits."""
+        if self.size == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        with _contact():
+            dist.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+class Agreement:
+    """Flags that any rank raises when it likes, and that all of them see after the same step.
+
+    With several ranks the answer is one call late: the exchange runs on the CPU while the device
+    works on the next step, and nobody waits for it.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._under_way: tuple[Tensor, dist.Work] | None = None
+
+    def ask(self, *flags: bool) -> list[bool]:
+        """Hand in this rank's flags, one call a step; returns those that any rank had raised."""
+        if self.world.size == 1:
+            return list(flags)
+        answer = self.finish() or [False] * len(flags)
+        raised = torch.tensor(flags, dtype=torch.uint8)
+        with _contact():
+            work = dist.all_reduce(raised, dist.ReduceOp.MAX, async_op=True)
+        self._under_way = (raised, work)
+        return answer
+
+    def finish(self) -> list[bool]:
+        """Wait for the exchange that is still under way, if any."""
+        if self._under_way is None:
+            return []
+        raised, work = self._under_way
+        self._under_way = None
+        with _contact():
+            work.wait()
+        return [bool(flag) for flag in raised.tolist()]
+
+
+@contextmanager
+def join(config: PretrainConfig) -> Iterator[World]:
+    """Be one of the processes of a run; see `ranks`.
+
+    Raises:
+        ValueError: also if there are more ranks than clips in a batch.
+    """
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if config.batch_size < size > 1:
+        raise ValueError(
+            f"batch_size={config.batch_size} is less than a clip for each of {size} processes: "
+            "start fewer, or enlarge it"
+        )
+    with ranks(config.device, config.threads) as world:
+        yield world
+
+
+@contextmanager
+def ranks(
+    device_name: str, threads: int | None = None, patience: timedelta | None = None
+) -> Iterator[World]:
+    """Be one of the processes that torchrun started; alone without torchrun.
+
+    An error on any rank ends the run: the others, which miss it, raise `OtherRankError`.
+
+    Args:
+        device_name: as in `PretrainConfig`.
+        threads: likewise.
+        patience: how long ranks wait for each other, by default torch's half an hour.
+
+    Raises:
+        ValueError: if the device can't be had.
+    """
+    rank, size, local_rank, local_size = (
+        int(os.environ.get(name, default))
+        for name, default in (
+            ("RANK", 0),
+            ("WORLD_SIZE", 1),
+            ("LOCAL_RANK", 0),
+            ("LOCAL_WORLD_SIZE", 1),
+        )
+    )
+    device = choose_device(device_name, local_rank, local_size)
+    choose_threads(threads, device, local_size)
+    if size == 1:
+        yield World(device)
+        return
+    store = _meet()
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
+    try:
+        yield World(device, rank, size)
+    except Interrupted:
+        dist.destroy_process_group()
+        raise
+    except Exception as error:
+        # The group is left to the end of the process: to shut it down could mean to wait for ranks
+        # that wait for this one.
+        if _others_failed(store):
+            raise OtherRankError("another process failed, see its message") from error
+        raise
+    else:
+        dist.destroy_process_group()
+
+
+def _meet() -> dist.Store:
+    """The store in which ranks find each other, without what a failed attempt left in it."""
+    environ = os.environ
+    several_machines = int(environ.get("GROUP_WORLD_SIZE", 1)) > 1
+    restarts = int(environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+    shared = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if several_machines and restarts and shared:  # each machine counts its own restarts
+        raise ValueError(
+            "restarted processes would find the addresses of the last attempt: "
+            "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, or use --max-restarts=0"
+        )
+    store, _, _ = next(rendezvous("env://"))
+    attempt = environ.get("TORCHELASTIC_RESTART_COUNT", 0) if shared else 0
+    return dist.PrefixStore(f"attempt {attempt}", store)
+
+
+def is_first_process() -> bool:
+    """Whether this process may write to the terminal: rank 0, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _others_failed(store: dist.Store) -> bool:
+    """Count this failure; False if it is the first, or if nobody is left to count it."""
+    try:
+        return store.add("failures", 1) > 1
+    except RuntimeError:
+        return False
+
+
+@contextmanager
+def _contact() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostRankError(
+            "lost contact with another process, which may have been killed (for want of memory?): "
+            "start again to resume from the last checkpoint"
+        ) from error

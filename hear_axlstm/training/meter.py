@@ -1,0 +1,74 @@
+"""Speed and memory of a run, for its log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import TypeVar
+
+import torch
+
+from hear_axlstm.config import ModelConfig
+from hear_axlstm.pretrain.flops import training_flops
+from hear_axlstm.training.device import peak_flops
+from hear_axlstm.training.distributed import World
+
+T = TypeVar("T")
+
+
+class Meter:
+    """Measures from one log line to the next.
+
+    Args:
+        model: settings of the model, for its FLOPs.
+        world: the processes that work together; memory is that of rank 0.
+    """
+
+    def __init__(self, model: ModelConfig, world: World) -> None:
+        self.device = world.device
+        peak = peak_flops(world.device)
+        self._mfu_per_rate = training_flops(model) / (peak * world.size) if peak else None
+        self._start()
+
+    def _start(self) -> None:
+        self._began, self._waited = time.monotonic(), 0.0
+
+    def next(self, batches: Iterator[T]) -> T:
+        """The next batch; the time until it is there counts as waiting."""
+        before = time.monotonic()
+        batch = next(batches)
+        self._waited += time.monotonic() - before
+        return batch
+
+    def take(self, clips: int) -> dict[str, float]:
+        """What the log shows of the time since the last call, in which all ranks did `clips`.
+
+        Call it once the device has finished them. `data_wait` is the share of the time spent
+        waiting for data; `memory_gb` the highest use so far, of the device or, on a CPU, of the
+        process; `mfu`, on known GPUs, the model's FLOPs as a share of their bfloat16 peak.
+        """
+        seconds = time.monotonic() - self._began
+        rate = clips / seconds
+        values = {
+            "samples_per_second": rate,
+            "data_wait": self._waited / seconds,
+        }
+        if (memory := peak_memory(self.device)) is not None:
+            values["memory_gb"] = memory / 1e9
+        if self._mfu_per_rate is not None:
+            values["mfu"] = rate * self._mfu_per_rate
+        self._start()
+        return values
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Most bytes in use so far: of a GPU by this process, else resident memory of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

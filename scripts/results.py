@@ -1,0 +1,140 @@
+"""The pictures of results.md: scores, and what the weights make of what they can't see.
+
+    python -m scripts.results scores runs/eval
+    python -m scripts.results reconstruction bark.wav speech.wav
+
+The third, the learning curves, is `axlstm plot RUNS --out docs/curves.png`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from hear_axlstm import checkpoints
+from hear_axlstm.audio.io import load_audio
+from hear_axlstm.audio.mel import LogMel, standardize
+from hear_axlstm.models.masking import random_mask
+from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.pretrain import pictures
+from hearbench.results import THESE
+
+COLORS = {"naive": "0.65", "random": "0.4", "ssast": "#ff7f0e", "axlstm": "#1f77b4"}
+MARKERS = {"naive": "x", "random": "D", "ssast": "s", "axlstm": "o"}
+
+
+def scores(
+    evaluation: tyro.conf.Positional[Path] = Path("runs/eval"), out: Path = Path("docs/scores.png")
+) -> None:
+    """Draw s(m) of every system, and its score on every task, with 95 % intervals.
+
+    Args:
+        evaluation: Folder of a finished evaluation.
+        out: PNG to write.
+    """
+    file = evaluation / "results.json"
+    if not file.is_file():
+        raise ValueError(f"{file} is missing: name the folder of an evaluation")
+    record = json.loads(file.read_text())
+    aggregates = record.get("s(m)", {}).get(THESE)
+    if not aggregates:
+        raise ValueError(f"{file} has no s(m): finish the evaluation, of two systems at least")
+    systems = sorted(aggregates, key=lambda system: aggregates[system]["mean"])
+    tasks = [Path(task["path"]).name for task in reversed(record["tasks"])]
+    cells = {(mean["system"], mean["task"]): mean for mean in record["means"]}
+    figure = Figure(figsize=(11, 1.3 + 0.42 * len(tasks)), layout="constrained")
+    bars, dots = figure.subplots(1, 2, width_ratios=(2, 3))
+    for y, system in enumerate(systems):
+        found, style = aggregates[system], _style(system)
+        bars.barh(
+            y, found["mean"], xerr=found["half_width"] or 0.0, color=style["color"], capsize=3
+        )
+    bars.set(title="s(m)", yticks=range(len(systems)))
+    bars.set_yticklabels(systems)
+    for offset, system in enumerate(systems):
+        shift = 0.16 * (offset - (len(systems) - 1) / 2)
+        found = [(y, cells[system, t]) for y, t in enumerate(tasks) if (system, t) in cells]
+        dots.errorbar(
+            [cell["mean"] for _, cell in found],
+            [y + shift for y, _ in found],
+            xerr=[cell["half_width"] or 0.0 for _, cell in found],
+            linestyle="none",
+            markersize=5,
+            label=system,
+            **_style(system),
+        )
+    dots.set(title="test score, %", yticks=range(len(tasks)))
+    dots.set_yticklabels(tasks)
+    dots.set_ylim(-0.6, len(tasks) - 0.4)
+    figure.legend(*dots.get_legend_handles_labels(), loc="outside lower right", ncols=len(systems))
+    for axis in (bars, dots):
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_axisbelow(True)
+    FigureCanvasAgg(figure)
+    figure.savefig(out, dpi=110)
+    print(out)
+
+
+def reconstruction(
+    audio: tyro.conf.Positional[tuple[Path, ...]],
+    model: str = "",
+    out: Path = Path("docs/reconstruction.png"),
+) -> None:
+    """Draw the first window of recordings, half of its patches hidden, and what the model fills in.
+
+    Args:
+        audio: Recordings of 2 s or more.
+        model: Weights of a pretraining run, as in load_model; by default the shipped ones.
+        out: PNG to write.
+    """
+    if not audio:
+        raise ValueError("no recordings: name one or more")
+    file = checkpoints.locate(model or checkpoints.manifest()["default"])
+    config, _, tensors = checkpoints.read(file)
+    network = ReconstructionModel(config).eval()
+    checkpoints.fill(network, tensors, file)
+    front, grid = LogMel(config.mel), config.grid
+    seconds = config.window_frames * config.mel.hop_length / config.mel.sample_rate
+    windows = []
+    for path in audio:
+        samples = torch.from_numpy(load_audio(path, config.mel.sample_rate))
+        mel_BTF = standardize(front(samples[None]))
+        if mel_BTF.shape[1] < config.window_frames:
+            raise ValueError(f"{path} is too short: give recordings of {seconds:g} s or more")
+        windows.append(mel_BTF[:, : config.window_frames])
+    generator = torch.Generator().manual_seed(0)
+    mask_BN = random_mask(len(audio), grid[0] * grid[1], config.mask_ratio, generator)
+    shown = pictures.panels(network, torch.cat(windows), mask_BN)
+    title = f"{config.architecture}: half of the patches hidden, and filled in"
+    pictures.draw(shown, seconds, title, out)
+    print(out)
+
+
+def _style(system: str) -> dict[str, Any]:
+    kind = next((kind for kind in COLORS if system.startswith(kind)), "axlstm")
+    return {"color": COLORS[kind], "marker": MARKERS[kind]}
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "scores": scores,
+    "reconstruction": reconstruction,
+}
+
+
+def main() -> None:
+    """Run one of `COMMANDS`."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(COMMANDS)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"scripts.results: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Packing from manifests and tars, and telling beforehand what a pack will take."""
+
+import csv
+import functools
+import http.server
+import io
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from hear_axlstm.audio import sources
+from hear_axlstm.audio.clips import Skipped
+from hear_axlstm.audio.mel import LogMel
+from hear_axlstm.audio.sources import FolderSource, open_source
+from hear_axlstm.data.corpus import Corpus, PackError
+from hear_axlstm.data.estimate import estimate
+from hear_axlstm.data.pack import pack
+
+
+@pytest.fixture
+def audio(tmp_path: Path) -> Path:
+    """Six files of 2 s in three formats."""
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    for number in range(6):
+        samples = np.random.default_rng(number).normal(0, 0.1, 32_000)
+        suffix = ("wav", "flac", "ogg")[number % 3]
+        soundfile.write(folder / f"{number}.{suffix}", samples, 16_000)
+    return folder
+
+
+def clips(folder: Path) -> dict[str, np.ndarray]:
+    corpus = Corpus(folder)
+    return {name.decode(): corpus.clip(at) for at, name in enumerate(corpus.index.ids())}
+
+
+def reasons(folder: Path) -> dict[str, str]:
+    with open(folder / "report.csv", newline="") as file:
+        return {row["id"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def write_tar(path: Path, members: list[Path]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for member in members:
+            tar.add(member, member.name)
+            info = tarfile.TarInfo(f"{member.stem}.json")
+            info.size = 2
+            tar.addfile(info, io.BytesIO(b"{}"))
+
+
+@pytest.fixture
+def tars(audio: Path, tmp_path: Path) -> Path:
+    """Two tars with three of the files each; the pattern that means both."""
+    members = sorted(audio.iterdir())
+    write_tar(tmp_path / "part-0.tar", members[:3])
+    write_tar(tmp_path / "part-1.tar", members[3:])
+    return tmp_path / "part-{0..1}.tar"
+
+
+def test_a_manifest_gives_spans(audio: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(
+        "# segments\n"
+        "path, start_seconds, end_seconds, labels\n"
+        'audio/0.wav, 0.5, 1.5, "/m/1,/m/2"\n'
+        "audio/0.wav, , 1, x\n"
+        "audio/1.flac, 1.25, 9, x\n"
+        f"{audio / '3.wav'}, , , x\n"
+        "audio/4.flac, 2.5, 3, x\n"
+        "audio/4.flac, 1, 0.5, x\n"
+        "audio/4.flac, one, 2, x\n"
+        "audio/gone.wav, 0, 1, x\n"
+        ", 0, 1, x\n"
+    )
+    report = pack(manifest, tmp_path / "pack")
+    found, left_out = clips(tmp_path / "pack"), reasons(tmp_path / "pack")
+    assert list(found) == [
+        "audio/0.wav@0.5-1.5", "audio/0.wav@-1", "audio/1.flac@1.25-9", str(audio / "3.wav")
+    ]  # fmt: skip
+    assert [len(frames) for frames in found.values()] == [101, 101, 76, 201]
+    samples, _ = soundfile.read(audio / "0.wav", dtype="float32")
+    expected = LogMel()(torch.from_numpy(samples[None, 8_000:24_000]))[0]
+    actual = torch.from_numpy(found["audio/0.wav@0.5-1.5"].astype(np.float32))
+    torch.testing.assert_close(actual, expected, atol=8e-3, rtol=1e-3)
+    assert {name: reason.split(":")[0] for name, reason in left_out.items()} == {
+        "audio/4.flac@2.5-3": "too short",
+        "audio/4.flac@1-0.5": "no valid span",
+        "audio/4.flac@one-2": "no valid span",
+        "audio/gone.wav@0-1": "no such file",
+        "row 9": "no path",
+    }
+    assert report.skipped["no valid span"] == 2
+
+
+def test_a_tsv_with_bare_paths_equals_the_folder(audio: Path, tmp_path: Path) -> None:
+    rows = sorted(path.name for path in audio.iterdir())
+    (audio / "list.tsv").write_text("label\tpath\n" + "".join(f"x\t{row}\n" for row in rows))
+    pack(audio / "list.tsv", tmp_path / "listed")
+    pack(audio, tmp_path / "whole")
+    listed, whole = clips(tmp_path / "listed"), clips(tmp_path / "whole")
+    assert list(listed) == list(whole) == rows
+    assert all(np.array_equal(listed[name], whole[name]) for name in rows)
+
+
+def test_a_manifest_that_can_not_be_meant_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(PackError, match="no such manifest"):
+        open_source(tmp_path / "gone.csv")
+    (tmp_path / "a.csv").write_text("file,start\na.wav,0\n")
+    with pytest.raises(PackError, match="no column `path` in its first line, but file, start"):
+        open_source(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text("path,start\n")
+    with pytest.raises(PackError, match="lists no clips"):
+        open_source(tmp_path / "b.csv")
+
+
+def test_tars_equal_the_files_in_them(audio: Path, tars: Path, tmp_path: Path) -> None:
+    pack(tars, tmp_path / "one", workers=1)
+    pack(tars, tmp_path / "two", workers=2)
+    found = clips(tmp_path / "one")
+    assert [name.split("/")[0] for name in found] == 3 * ["part-0.tar"] + 3 * ["part-1.tar"]
+    pack(audio, tmp_path / "whole")
+    for name, frames in clips(tmp_path / "whole").items():
+        tar = f"part-{int(name[0]) // 3}.tar"
+        assert np.array_equal(found[f"{tar}/{name}"], frames)
+    for name in ("shard-00000.f16", "shard-00001.f16", "index.npz"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_damaged_tars_lose_only_their_rest(tars: Path, tmp_path: Path) -> None:
+    first = tmp_path / "part-0.tar"
+    with tarfile.open(first) as tar:
+        end = tar.getmember("1.flac").offset_data + 100
+    os.truncate(first, end)
+    pattern = str(tars).replace("1}", "2}")  # a third one, which is not there
+    report = pack(pattern, tmp_path / "pack", workers=1)
+    assert report.clips == 4 and report.skipped == {"breaks off": 2}
+    assert "part-2.tar" in reasons(tmp_path / "pack")
+    with pytest.raises(PackError, match="none of the 1 audio files"):
+        pack(tmp_path / "part-7.tar", tmp_path / "none", workers=1)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def test_tars_by_url_and_a_broken_connection_is_tried_again(
+    server: str, tars: Path, tmp_path: Path
+) -> None:
+    whole = pack(f"{server}/{tars.name}", tmp_path / "whole", workers=1)
+    assert whole.clips == 6 and not whole.skipped
+    (tmp_path / "part-1.tar").rename(tmp_path / "away")
+    partly = pack(f"{server}/{tars.name}", tmp_path / "again", workers=1)
+    assert partly.clips == 3 and len(reasons(tmp_path / "again")) == 1
+    (tmp_path / "away").rename(tmp_path / "part-1.tar")
+    first = (tmp_path / "again" / "shard-00000.f16").stat().st_mtime_ns
+    assert pack(f"{server}/{tars.name}", tmp_path / "again", workers=1).clips == 6
+    assert (tmp_path / "again" / "shard-00000.f16").stat().st_mtime_ns == first
+    assert Corpus(tmp_path / "again").fingerprint == Corpus(tmp_path / "whole").fingerprint
+
+
+def test_the_front_end_on_a_device_equals_the_workers(audio: Path, tmp_path: Path) -> None:
+    soundfile.write(audio / "odd.wav", np.random.default_rng(9).normal(0, 0.1, 9_999), 16_000)
+    (audio / "broken.wav").write_bytes(b"RIFF")
+    pack(audio, tmp_path / "plain", workers=1)
+    pack(audio, tmp_path / "device", workers=1, device="cpu")
+    plain, device = clips(tmp_path / "plain"), clips(tmp_path / "device")
+    assert list(plain) == list(device) and len(plain) == 7
+    for name, frames in plain.items():
+        np.testing.assert_allclose(device[name], frames, atol=8e-3)  # a step of float16
+    assert reasons(tmp_path / "plain") == reasons(tmp_path / "device")
+
+
+def test_an_estimate_comes_close_and_writes_nothing(audio: Path, tmp_path: Path) -> None:
+    (audio / "broken.wav").write_bytes(b"RIFF")
+    told = estimate(audio, tmp_path / "pack", workers=1)
+    assert not (tmp_path / "pack").exists()
+    report = pack(audio, tmp_path / "pack", workers=1)
+    assert (told.clips, told.sampled) == (7, 7) and told.usable == pytest.approx(6 / 7)
+    assert told.hours == pytest.approx(report.hours)
+    assert told.bytes == (tmp_path / "pack" / "shard-00000.f16").stat().st_size
+    assert "7 of 7 clips" in str(told) and told.seconds > 0
+
+
+def test_an_estimate_extrapolates(
+    audio: Path, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hear_axlstm.data.estimate.SAMPLE_PER_WORKER", 2)
+    for source in (audio, tars):
+        told = estimate(source, tmp_path / "pack", workers=1)
+        assert (told.clips, told.sampled) == (6, 2)
+        assert told.hours == pytest.approx(12 / 3600, rel=0.01)
+
+
+def test_many_files_make_larger_shards_not_more(
+    audio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "CLIPS_PER_SHARD", 1)
+    assert [unit.size for unit in FolderSource(audio).units()] == 6 * [1]
+    monkeypatch.setattr(sources, "OPEN_SHARDS", 3)
+    assert [unit.size for unit in FolderSource(audio).units()] == 3 * [2]
+
+
+def test_reasons_are_counted_by_kind() -> None:
+    for reason, kind in (
+        ("too short: 160 samples, one window needs 400", "too short"),
+        ("not decodable (Format not recognised): copy it", "not decodable"),
+        ("truncated, its header tells of more data: copy it again", "truncated"),
+    ):
+        assert Skipped("a.wav", reason).kind == kind

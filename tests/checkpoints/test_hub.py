@@ -1,0 +1,293 @@
+"""Weights from and to a hub, through the real client."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard, constants
+
+from hear_axlstm import checkpoints, load_model
+from hear_axlstm.checkpoints.checksum import ChecksumError
+from hear_axlstm.checkpoints.hub import parse
+from hear_axlstm.cli.push import push
+from hear_axlstm.config import ModelConfig
+from hear_axlstm.models.pretraining import ReconstructionModel
+from tests.helpers.hub_server import Hub, serve
+
+CONFIG = ModelConfig(dim=32, depth=1)
+REPO = "lab/axlstm"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    facts = {"hours": 5.3, "config": {"epochs": 6.0, "probe": "/secret/path"}}
+    checkpoints.save(
+        folder / checkpoints.FILE_NAME, ReconstructionModel(CONFIG), facts, torch.float32
+    )
+    return folder
+
+
+@pytest.fixture
+def content(run: Path) -> bytes:
+    return (run / checkpoints.FILE_NAME).read_bytes()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that this process asks; the client reads its variables when it is imported."""
+    with serve() as hub:
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        registry = str(tmp_path / "harnesses.json")  # what the client would leave in HF_HOME
+        monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", registry, raising=False)
+        monkeypatch.setattr(time, "sleep", lambda _: None)  # between the client's attempts
+        yield hub
+
+
+@pytest.mark.parametrize(
+    ("spec", "parts"),
+    [
+        ("hf://lab/a", ("lab/a", None, "model.safetensors")),
+        ("hf://lab/a@v2", ("lab/a", "v2", "model.safetensors")),
+        ("hf://lab/a@v2/runs/a.safetensors", ("lab/a", "v2", "runs/a.safetensors")),
+        ("hf://lab/a/x@y.pth", ("lab/a", None, "x@y.pth")),
+        ("hf://lab/a@refs/pr/3/b.pth", ("lab/a", "refs/pr/3", "b.pth")),
+        ("hf://lab/a@my%2Fbranch/b.pth", ("lab/a", "my/branch", "b.pth")),
+    ],
+)
+def test_addresses(spec: str, parts: tuple[str, str | None, str]) -> None:
+    assert parse(spec, checkpoints.FILE_NAME) == parts
+
+
+@pytest.mark.parametrize("spec", ["hf://", "hf://lab", "hf://lab/", "hf://lab/a@", "hf:///a/b"])
+def test_incomplete_addresses_are_refused(spec: str) -> None:
+    with pytest.raises(ValueError, match=r"incomplete: write hf://org/repo"):
+        load_model(spec)
+
+
+def test_a_second_load_asks_for_no_content(hub: Hub, content: bytes) -> None:
+    hub.publish(REPO, {checkpoints.FILE_NAME: content})
+    assert load_model(f"hf://{REPO}").config == CONFIG
+    assert hub.downloads() == [checkpoints.FILE_NAME]
+    hub.requests.clear()
+    assert load_model(f"hf://{REPO}").config == CONFIG
+    assert [method for method, _ in hub.requests] == ["HEAD"]  # is the branch where it was?
+
+
+def test_a_revision_stays_what_it_was(hub: Hub, content: bytes) -> None:
+    commit = hub.publish(REPO, {checkpoints.FILE_NAME: content}, "v1")
+    hub.publish(REPO, {checkpoints.FILE_NAME: b"something else"})
+    for revision in ("v1", commit):
+        assert load_model(f"hf://{REPO}@{revision}").config == CONFIG
+    with pytest.raises(ValueError, match="no complete safetensors"):
+        load_model(f"hf://{REPO}")
+    hub.requests.clear()
+    load_model(f"hf://{REPO}@{commit}")
+    assert not hub.requests  # a commit can't change
+
+
+def sidecar(digest: str) -> bytes:
+    return f"{digest}  {checkpoints.FILE_NAME}\n".encode()
+
+
+def manifest(digest: str) -> bytes:
+    return json.dumps(
+        {"weights": {"a": {"file": checkpoints.FILE_NAME, "sha256": digest}}}
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("model.safetensors.sha256", sidecar), ("manifest.json", manifest)]
+)
+@pytest.mark.parametrize("folder", ["", "runs/a/"])
+def test_published_checksums_are_verified(
+    name: str, write, folder: str, hub: Hub, content: bytes  # type: ignore[no-untyped-def]
+) -> None:  # fmt: skip
+    spec = f"hf://{REPO}/{folder}{checkpoints.FILE_NAME}"
+    model = {f"{folder}{checkpoints.FILE_NAME}": content}
+    right = hashlib.sha256(content).hexdigest()
+    hub.publish(REPO, model | {folder + name: write("0" * 64)})
+    for _ in range(2):  # fetched anew, never used from the cache
+        hub.requests.clear()
+        with pytest.raises(ChecksumError, match=f"hf://{REPO}.*deleted from the cache"):
+            load_model(spec)
+        assert checkpoints.FILE_NAME in hub.downloads()
+    hub.publish(REPO, model | {folder + name: write(right)})
+    assert load_model(spec).config == CONFIG
+
+
+def test_a_cached_file_that_went_bad_is_deleted(hub: Hub, content: bytes) -> None:
+    hub.publish(REPO, {checkpoints.FILE_NAME: content})
+    cached = checkpoints.locate(f"hf://{REPO}")
+    cached.resolve().write_bytes(content[:-1] + b"\1")  # the hub knows the sha256 of large files
+    with pytest.raises(ChecksumError, match="deleted"):
+        load_model(f"hf://{REPO}")
+    assert load_model(f"hf://{REPO}").config == CONFIG
+
+
+def test_a_cut_connection_is_resumed(hub: Hub, content: bytes) -> None:
+    hub.publish(REPO, {checkpoints.FILE_NAME: content})
+    hub.cuts = [len(content) // 2, 100]
+    assert load_model(f"hf://{REPO}").config == CONFIG
+    assert hub.downloads() == [checkpoints.FILE_NAME] * 3
+
+
+def test_a_connection_that_stays_cut_gets_one_line(hub: Hub, content: bytes) -> None:
+    hub.publish(REPO, {checkpoints.FILE_NAME: content})
+    hub.cuts = [len(content) // 2, *[0] * 20]
+    with pytest.raises(ConnectionError, match=rf"transfer of {REPO} broke off .*start it again"):
+        load_model(f"hf://{REPO}")
+    hub.cuts = []
+    assert load_model(f"hf://{REPO}").config == CONFIG
+
+
+def test_what_is_not_there_is_named(hub: Hub, content: bytes) -> None:
+    hub.publish(REPO, {checkpoints.FILE_NAME: content})
+    for spec, message in {
+        "hf://lab/nothing": "no repository lab/nothing at .*HF_TOKEN",
+        f"hf://{REPO}@v9": "no revision 'v9'",
+        f"hf://{REPO}/b.safetensors": "no file b.safetensors: name another as hf://",
+    }.items():
+        with pytest.raises(FileNotFoundError, match=message) as caught:
+            load_model(spec)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="no repository's name"):
+        load_model("hf://lab/a--b")
+
+
+def test_refusals_tell_how_to_be_let_in(hub: Hub, content: bytes) -> None:
+    hub.publish(REPO, {checkpoints.FILE_NAME: content})
+    hub.gated = {REPO}
+    with pytest.raises(PermissionError, match=rf"gated: ask for access at {hub.url}/{REPO}"):
+        load_model(f"hf://{REPO}")
+    hub.token = "secret"
+    with pytest.raises((FileNotFoundError, PermissionError), match="HF_TOKEN"):
+        load_model(f"hf://{REPO}")
+
+
+def test_without_a_connection_the_cache_serves(
+    hub: Hub, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.publish(REPO, {checkpoints.FILE_NAME: content, "b.safetensors": content})
+    load_model(f"hf://{REPO}")
+    hub.broken = True
+    with pytest.raises(ConnectionError, match=rf"can't reach {hub.url} .*b.safetensors.*cache"):
+        load_model(f"hf://{REPO}/b.safetensors")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    with pytest.raises(ConnectionError, match=r"can't reach http://127.0.0.1:9 "):
+        load_model(f"hf://{REPO}/b.safetensors")
+    assert load_model(f"hf://{REPO}").config == CONFIG
+
+
+def test_offline_the_cache_alone_serves(
+    hub: Hub, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.publish(REPO, {checkpoints.FILE_NAME: content, "b.safetensors": content})
+    load_model(f"hf://{REPO}")
+    hub.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load_model(f"hf://{REPO}").config == CONFIG
+    with pytest.raises(
+        FileNotFoundError, match=r"b\.safetensors of .* HF_HUB_OFFLINE is set: unset"
+    ):
+        load_model(f"hf://{REPO}/b.safetensors")
+    assert not hub.requests
+
+
+@pytest.mark.slow
+def test_the_clients_variables_count(hub: Hub, content: bytes, tmp_path: Path) -> None:
+    """In a process of its own, as the client reads them when it is imported."""
+    hub.publish(REPO, {checkpoints.FILE_NAME: content, "b.safetensors": content})
+    hub.token = "secret"
+    home = tmp_path / "home"
+    code = """if True:
+        import sys
+        from hear_axlstm import weights
+        for spec in sys.argv[1:]:
+            try:
+                print(weights.locate(spec))
+            except OSError as error:
+                print(error)
+    """
+    hub_variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": "secret"}
+
+    def locate(*specs: str, **variables: str) -> list[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        result = subprocess.run(
+            [sys.executable, "-c", code, *specs],
+            env=environment | hub_variables | variables,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return result.stdout.splitlines()
+
+    assert Path(locate(f"hf://{REPO}")[0]).is_relative_to(home)
+    hub.requests.clear()
+    specs = (f"hf://{REPO}", f"hf://{REPO}/b.safetensors")
+    cached, missing = locate(*specs, HF_HUB_OFFLINE="1")
+    assert Path(cached).read_bytes() == content and not hub.requests
+    assert f"b.safetensors of {REPO} is not in the cache, and HF_HUB_OFFLINE is set" in missing
+
+
+def test_push_publishes_what_load_model_takes(
+    hub: Hub, run: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push(run, REPO, license="cc-by-4.0", dry_run=True)
+    shown = capsys.readouterr().out
+    assert not hub.requests
+    push(run, REPO, license="cc-by-4.0")
+    files = hub.commits[REPO][hub.refs[REPO]["main"]]
+    assert set(files) == {checkpoints.FILE_NAME, f"{checkpoints.FILE_NAME}.sha256", "README.md"}
+    assert (
+        files[checkpoints.FILE_NAME] == content
+        and files["README.md"].decode() == shown.strip("\n") + "\n"
+    )
+    assert load_model(f"hf://{REPO}").config == CONFIG
+    card = ModelCard(shown)
+    assert card.data.license == "cc-by-4.0" and card.data.library_name == "hear_axlstm"
+    for fact in ("| hours | 5.3 |", "| epochs | 6.0 |", "| mel.n_mels | 80 |", f"hf://{REPO}"):
+        assert fact in card.text
+    assert "secret" not in shown
+
+
+def test_push_takes_a_card_and_an_existing_repository(hub: Hub, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "card.md").write_text("# Mine\n")
+    hub.publish(REPO, {"other.txt": b"stays"})
+    push(run, REPO, card=tmp_path / "card.md", private=True)
+    files = hub.commits[REPO][hub.refs[REPO]["main"]]
+    assert files["README.md"] == b"# Mine\n" and files["other.txt"] == b"stays"
+
+
+@pytest.mark.parametrize("repo", ["a", "a/b/c", "a/b@v2", "/a", ""])
+def test_push_refuses_what_load_model_could_not_name(repo: str, run: Path) -> None:
+    with pytest.raises(ValueError, match=f"repo='{repo}': write org/repo"):
+        push(run, repo, dry_run=True)
+
+
+def test_push_fails_in_one_line(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.token = "secret"
+    with pytest.raises((PermissionError, FileNotFoundError), match="HF_TOKEN"):
+        push(run, REPO)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match=f"can't publish {REPO}, and HF_HUB_OFFLINE"):
+        push(run, REPO)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.token, hub.broken = None, True
+    with pytest.raises(ConnectionError, match="500"):
+        push(run, REPO)

@@ -1,0 +1,272 @@
+"""Checkpoints of the reference release: the same embeddings, and nothing in them is run."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copyreg
+import functools
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hear_axlstm import checkpoints, get_scene_embeddings, get_timestamp_embeddings, load_model
+from hear_axlstm.checkpoints.reference_release import read_release
+from hear_axlstm.cli.convert import convert
+from hear_axlstm.cli.info import info
+from hear_axlstm.cli.push import push
+from tests.helpers.release import State, random_state, reference_rows, save_checkpoint
+
+KINDS = {
+    "axlstm": {"dim": 64, "depth": 3, "patch": (4, 16), "expansion": 2},
+    "axlstm, other patch": {"dim": 32, "depth": 2, "patch": (8, 16), "expansion": 3},
+    "ssast": {"dim": 128, "depth": 2, "patch": (4, 16), "expansion": None, "mlp_ratio": 2},
+}
+AUDIO = torch.randn(2, 16_000 * 5 + 77, generator=torch.Generator().manual_seed(1)) * 0.1
+
+
+@pytest.fixture
+def state() -> State:
+    return random_state(dim=32, depth=2, patch=(4, 16), expansion=2)
+
+
+@pytest.fixture
+def checkpoint(state: State, tmp_path: Path) -> Path:
+    return save_checkpoint(tmp_path / "checkpoint-7.pth", state, 7)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_embeddings_equal_the_release(kind: str, flip: bool, tmp_path: Path) -> None:
+    state = random_state(**KINDS[kind])  # type: ignore[arg-type]
+    path = save_checkpoint(tmp_path / "run/checkpoints/checkpoint-99.pth", state, 99)
+    convert(tmp_path / "run", tmp_path / "out.safetensors", flip=flip)
+    models = [load_model(str(tmp_path / "out.safetensors"))]
+    models += [load_model(str(path))] if flip else []
+    rows = reference_rows(state, AUDIO, flip)
+    for model in models:
+        scene = get_scene_embeddings(AUDIO, model)
+        torch.testing.assert_close(scene, rows.mean(1), rtol=1e-4, atol=1e-4)
+        steps, _ = get_timestamp_embeddings(AUDIO, model)
+        torch.testing.assert_close(steps, rows[:, : steps.shape[1]], rtol=1e-4, atol=1e-4)
+        assert rows.shape[1] - steps.shape[1] <= 1
+
+
+def test_settings_are_read_off_the_shapes(tmp_path: Path) -> None:
+    for kind in KINDS.values():
+        state = random_state(**kind)  # type: ignore[arg-type]
+        config, training, _ = read_release(save_checkpoint(tmp_path / "a.pth", state, 5), True)
+        assert (config.dim, config.depth, config.patch) == (
+            kind["dim"],
+            kind["depth"],
+            kind["patch"],
+        )
+        assert config.layout == "release" and config.window_frames == 200
+        assert training["epoch"] == 5
+        if kind["expansion"]:
+            assert (config.expansion, config.heads, config.flip) == (kind["expansion"], 4, True)
+        else:
+            assert (config.mlp_ratio, config.heads) == (2, 2)
+
+
+def test_a_run_means_its_latest_checkpoint(state: State, tmp_path: Path) -> None:
+    for epoch in (9, 100, 20):
+        save_checkpoint(tmp_path / f"checkpoints/checkpoint-{epoch}.pth", state, epoch)
+    (tmp_path / "checkpoints/checkpoint-best.pth").touch()
+    assert checkpoints.locate(str(tmp_path)).name == "checkpoint-100.pth"
+
+
+def test_the_other_layout_can_be_asked_for(checkpoint: Path, tmp_path: Path) -> None:
+    released, by_time = (load_model(str(checkpoint), layout=x) for x in ("release", "time"))  # type: ignore[arg-type]
+    rows, steps = (get_timestamp_embeddings(AUDIO, m)[0] for m in (released, by_time))
+    window, dim = rows[:, :50].unflatten(2, (5, -1)), 5
+    tokens = steps[:, :50].unflatten(2, (dim, -1)).flatten(1, 2)  # time-major, 250 of them
+    for row in (0, 1, 49):
+        torch.testing.assert_close(window[:, row], tokens[:, row::50], rtol=1e-4, atol=1e-4)
+    convert(checkpoint, tmp_path / "out.safetensors", layout="time")
+    assert load_model(str(tmp_path / "out.safetensors")).config.layout == "time"
+
+
+def test_float16_checkpoints_and_parameters_are_read(state: State, tmp_path: Path) -> None:
+    half = {name: tensor.half() for name, tensor in state.items()}
+    half["blocks.0.norm.weight"] = half["blocks.0.norm.weight"].expand(2, -1)[1]  # a view
+    tensors = read_release(save_checkpoint(tmp_path / "half.pth", half, 1), True)[2]
+    assert {t.dtype for t in tensors.values()} == {torch.float32}
+    torch.testing.assert_close(
+        tensors["encoder.blocks.0.norm.weight"], half["blocks.0.norm.weight"].float()
+    )
+
+
+def test_info_tells_the_layout(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    convert(checkpoint, checkpoint.with_suffix(".safetensors"))
+    for path in (checkpoint, checkpoint.with_suffix(".safetensors")):
+        capsys.readouterr()
+        info((str(path), "axlstm_tiny"))
+        _, released, ours, _ = capsys.readouterr().out.splitlines()
+        assert "release" in released.split() and "time" in ours.split()
+        info((str(path),), as_json=True)
+        (facts,) = json.loads(capsys.readouterr().out)
+        assert facts["layout"] == "release" and facts["flip"]
+        assert facts["training"] == {"source": "reference release", "epoch": 7}
+
+
+def test_commands_name_mistakes(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"let its name end in \.safetensors"):
+        convert(checkpoint, tmp_path / "out.pth")
+    convert(checkpoint, out := tmp_path / "folder/out.safetensors")
+    with pytest.raises(ValueError, match="no PyTorch checkpoint"):
+        convert(out, out)
+    with pytest.raises(FileNotFoundError, match="no weights at"):
+        convert(tmp_path / "folder", out)
+    with pytest.raises(ValueError, match="use `axlstm convert` first"):
+        push(checkpoint, "lab/a")
+
+
+def test_other_models_are_refused_by_the_name_of_a_tensor(state: State, tmp_path: Path) -> None:
+    key = "blocks.1.layer.proj_up.weight"
+    changes: dict[str, tuple[State, str]] = {
+        "missing": ({k: t for k, t in state.items() if k != key}, rf"no tensor '{key}'"),
+        "unknown": (
+            state | {"blocks.1.extra": torch.zeros(1)},
+            r"unknown tensor 'blocks\.1\.extra'",
+        ),
+        "shape": (state | {key: torch.zeros(8, 32)}, rf"{key} has shape \(8, 32\)"),
+        "positions": (state | {"pos_embed": state["pos_embed"].flip(1)}, "other positions"),
+        "integers": (state | {key: torch.zeros(2, dtype=torch.int64)}, rf"tensor '{key}' can't"),
+        "empty": ({}, "no tensor 'patch_embed"),
+        "rank": (state | {"patch_embed.proj.weight": torch.zeros(3)}, "another model"),
+        "nothing": (state | {"patch_embed.proj.weight": torch.zeros(0, 1, 4, 16)}, "another model"),
+    }
+    for kind, (changed, message) in changes.items():
+        path = save_checkpoint(tmp_path / "other.pth", changed, 1)
+        with pytest.raises(ValueError, match=message):
+            load_model(str(path))
+            pytest.fail(kind)
+    torch.save(state, tmp_path / "bare.pth")
+    with pytest.raises(ValueError, match="no tensors under 'model'"):
+        load_model(str(tmp_path / "bare.pth"))
+
+
+def test_damaged_and_legacy_files_are_refused(checkpoint: Path, state: State) -> None:
+    whole = checkpoint.read_bytes()
+    at = whole.index(state["blocks.0.norm.weight"].numpy().tobytes())
+    for damaged in (whole[:-100], whole[:at] + b"\0\0\0\x40" + whole[at + 4 :]):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"fetch (the file|it) again"):
+            load_model(str(checkpoint))
+    torch.save({"model": state}, checkpoint, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"before 1\.6"):
+        load_model(str(checkpoint))
+
+
+class Call:
+    """Pickles as a call of anything, perhaps with a state to be set afterwards."""
+
+    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
+        self.parts = (function, arguments, state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.parts if self.parts[2] is not None else self.parts[:2]
+
+    def __call__(self) -> None:
+        raise NotImplementedError
+
+
+def hostile(marker: Path) -> dict[str, Any]:
+    """Objects whose unpickling leaves a marker."""
+    shell, python = f"touch {marker}", f"open({str(marker)!r}, 'w').close()"
+    other = str(marker.with_suffix(".pkl"))
+    return {
+        "os.system": Call(os.system, shell),
+        "exec": Call(exec, python),
+        "eval": Call(eval, python),
+        "in the state of an object": Call(argparse.Namespace, state={"x": Call(exec, python)}),
+        "__setstate__ by a partial": Call(functools.partial(exec, python)),
+        "getattr": Call(Call(getattr, Call(__import__, "os"), "system"), shell),
+        "a method": Call(Path.touch, marker),
+        "another torch.load": Call(functools.partial(torch.load, weights_only=False), other),
+        "a dictionary's key": {Call(exec, python): 1},
+    }
+
+
+@pytest.mark.parametrize("kind", hostile(Path("unused")))
+def test_a_hostile_pickle_does_not_run(kind: str, state: State, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    touch = Call(exec, f"open({str(marker)!r}, 'w').close()")
+    marker.with_suffix(".pkl").write_bytes(pickle.dumps(touch))
+    path = save_checkpoint(tmp_path / "a.pth", state, 1, extra=hostile(marker)[kind])
+    assert load_model(str(path)).config.dim == 32  # what it means to be is read all the same
+    path = save_checkpoint(path, state, hostile(marker)[kind])  # type: ignore[arg-type]
+    assert read_release(path, True)[1]["epoch"] is None
+    assert not marker.exists()
+    with contextlib.suppress(Exception):
+        torch.load(path, weights_only=False)
+    assert marker.exists()  # or else this test would prove nothing
+
+
+def with_pickle(path: Path, data: bytes, compress: int = zipfile.ZIP_STORED) -> Path:
+    """A copy of a checkpoint with another program in it."""
+    out = path.with_suffix(".other.pth")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w", compress) as new:
+        for name in old.namelist():
+            new.writestr(name, data if name.endswith("data.pkl") else old.read(name))
+    return out
+
+
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+TENSOR = b"\x80\x02}X\x05\0\0\0model}X\x01\0\0\0x" + REBUILD + b"(%s" + b"tRss."
+STORAGE = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX%s%sX\x03\0\0\0cpuK\x01tQ"
+
+
+def storage(key: bytes) -> bytes:
+    return STORAGE % (len(key).to_bytes(4, "little"), key)
+
+
+FORGED = {
+    "changes the rebuild function": b"\x80\x02" + REBUILD + b"N}X\x01\0\0\0aNs\x86b.",
+    "changes OrderedDict": b"\x80\x02ccollections\nOrderedDict\nN}X\x01\0\0\0aNs\x86b.",
+    "an extension": b"\x80\x02\x82\xf0(X\x04\0\0\0truetR.",
+    "a huge memo": b"\x80\x02Nr\xff\xff\xff\x7f.",
+    "deep nesting": b"\x80\x02}K\x01" + b"\x85" * 2_000_000 + b"Ns.",
+    "bytes that are not there": b"\x80\x05\x96\0\0\0\0\0\x01\0\0.",
+    "a stack that is empty": b"\x80\x020.",
+    "no pickle": b"import os",
+    "nothing": b"",
+    "no storage": TENSOR % b"NK\0(K\x01t(K\x01t",
+    "a storage of another kind": TENSOR % b"K\x01QK\0(K\x01t(K\x01t",
+    "a file elsewhere": TENSOR % (storage(b"../../../etc/passwd") + b"K\0(K\x01t(K\x01t"),
+    "a huge expansion": TENSOR % (storage(b"0") + b"K\0(J\0\0\0\x40t(K\0t"),
+    "values beyond the end": TENSOR % (storage(b"0") + b"J\0\0\0\x40(K\x01t(K\x01t"),
+    "a negative offset": TENSOR % (storage(b"0") + b"J\xff\xff\xff\xff(K\x01t(K\x01t"),
+    "a shape of other things": TENSOR % (storage(b"0") + b"K\0(Nt(K\x01t"),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_forged_checkpoints_get_one_line(
+    kind: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copyreg.add_extension("os", "system", 0xF0)
+    try:
+        with pytest.raises(ValueError, match=r"(?s)other\.pth.*fetch") as caught:
+            load_model(str(with_pickle(checkpoint, FORGED[kind])))
+    finally:
+        copyreg.remove_extension("os", "system", 0xF0)
+    assert "\n" not in str(caught.value)
+    load_model(str(checkpoint))  # nothing has changed for others
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TorchScript
+def test_compressed_archives_and_torchscript_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="compressed"):
+        load_model(str(with_pickle(checkpoint, b"\x80\x02}." * 999, zipfile.ZIP_DEFLATED)))
+    script = tmp_path / "script.pth"
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), script)
+    with pytest.raises(ValueError, match="no tensors under 'model'"):
+        load_model(str(script))

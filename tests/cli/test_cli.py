@@ -1,0 +1,83 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from hear_axlstm import cli, load_model
+from hear_axlstm.ops import native
+
+AXLSTM = str(Path(sys.executable).with_name("axlstm"))
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([AXLSTM, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_info_lists_presets_as_json() -> None:
+    rows = {row["name"]: row for row in json.loads(run("info", "--json").stdout)}
+    assert len(rows) == 6
+    assert rows["axlstm_tiny"]["parameters"] == 4_343_584
+    assert rows["axlstm_base"]["scene_embedding_size"] == 3840
+    assert rows["ssast_small"]["patch"] == [4, 16]
+    assert rows["axlstm_tiny"]["compiled_block"] == native.is_in_use()
+
+
+def test_info_takes_names_and_prints_a_table() -> None:
+    lines = run("info", "axlstm_small").stdout.splitlines()
+    assert len(lines) == 3 and "16,723,360" in lines[1]
+    assert lines[2] == f"compiled block: {'in use' if native.is_in_use() else 'not in use'}"
+
+
+def test_mistakes_get_one_line(tmp_path: Path) -> None:
+    for arguments in (
+        ("info", "axlstm_huge"),
+        ("pack", str(tmp_path / "nowhere"), str(tmp_path / "out")),
+        ("pretrain", str(tmp_path / "nowhere"), "--run", str(tmp_path / "run")),
+        ("pretrain", "--recipe", "axlstm_tiny"),
+        ("plot", str(tmp_path)),
+        ("finetune", str(tmp_path / "nowhere.csv"), "--out", str(tmp_path / "run")),
+        ("predict", str(tmp_path), str(tmp_path)),
+        ("export", str(tmp_path / "model.tflite")),
+    ):
+        result = run(*arguments)
+        assert result.returncode == 2, arguments
+        assert result.stderr.startswith("axlstm: error: ") and "Traceback" not in result.stderr
+
+
+def test_no_memory_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def info() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "COMMANDS", {**cli.COMMANDS, "info": info})
+    monkeypatch.setattr(sys, "argv", ["axlstm", "info"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "axlstm: error: out of memory: take less at once\n"
+
+
+def test_a_folder_of_audio_becomes_a_model(tmp_path: Path) -> None:
+    audio, run_folder = tmp_path / "audio", tmp_path / "run"
+    audio.mkdir()
+    time = np.arange(32_000) / 16_000
+    for index in range(4):
+        tone = 0.5 * np.sin(2 * np.pi * 220 * (index + 1) * time)
+        soundfile.write(audio / f"{index}.wav", tone, 16_000)
+    result = run(
+        *("pretrain", str(audio), "--run", str(run_folder), "--model", "axlstm_tiny"),
+        *("--epochs", "2", "--batch-size", "4", "--expansion", "2", "--patch", "8", "16"),
+    )
+    assert result.returncode == 0, result.stderr
+    model = load_model(str(run_folder))
+    assert (model.config.expansion, model.config.patch) == (2, (8, 16))
+    assert "model.safetensors" in result.stdout

@@ -1,0 +1,126 @@
+"""Exported graphs against the model itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from hear_axlstm import get_scene_embeddings, get_timestamp_embeddings, load_model
+from hear_axlstm.config import PRESETS, ModelConfig
+from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.embed.export import SHORTEST, ExportableEmbedder, export
+from hear_axlstm.embed.inputs import Kind
+
+SMALL = ModelConfig(dim=32, depth=2)
+SMALLEST = ModelConfig(dim=16, depth=1)  # tracing takes seconds a block
+SIZES = ((1, SHORTEST), (1, 16_000), (2, 32_000), (3, 50_001))
+
+
+def embeddings(model: Embedder, audio: Tensor, kind: Kind) -> tuple[Tensor, ...]:
+    if kind == "scene":
+        return (get_scene_embeddings(audio, model),)
+    return get_timestamp_embeddings(audio, model)
+
+
+def seeded(config: ModelConfig) -> Embedder:
+    torch.manual_seed(0)
+    return Embedder(config).eval()
+
+
+def clips(clips: int, samples: int) -> Tensor:
+    return torch.randn(clips, samples, generator=torch.Generator().manual_seed(samples)) * 0.1
+
+
+def check_onnx(model: Embedder, path: Path, kind: Kind) -> None:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for size in SIZES:
+        audio = clips(*size)
+        expected = embeddings(model, audio, kind)
+        for found, right in zip(session.run(None, {"audio": audio.numpy()}), expected, strict=True):
+            np.testing.assert_allclose(found, right.numpy(), rtol=1e-4, atol=1e-4)
+
+
+VARIANTS = [
+    SMALL,
+    replace(SMALL, flip=True),
+    replace(SMALL, architecture="ssast"),
+    replace(SMALL, layout="release"),
+]
+
+
+@pytest.mark.parametrize("kind", ["scene", "timestamp"])
+@pytest.mark.parametrize("config", VARIANTS, ids=["axlstm", "flip", "ssast", "release"])
+def test_the_plain_operations_compute_the_same(config: ModelConfig, kind: Kind) -> None:
+    model = seeded(config)
+    plain = ExportableEmbedder(model, kind).eval()
+    for size in SIZES:
+        audio = clips(*size)
+        with torch.no_grad():
+            found = plain(audio)
+        found = (found,) if kind == "scene" else found
+        torch.testing.assert_close(found, embeddings(model, audio, kind), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind", ["scene", pytest.param("timestamp", marks=pytest.mark.slow, id="timestamp")]
+)
+def test_onnx_takes_any_batch_and_length(kind: Kind, tmp_path: Path) -> None:
+    model = seeded(SMALLEST)
+    check_onnx(model, export(model, tmp_path / "model.onnx", kind), kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["shipped", "flip", "ssast_tiny"])
+def test_onnx_of_whole_models(config: str, tmp_path: Path) -> None:
+    flip = replace(PRESETS["axlstm_tiny"], flip=True, expansion=2, input_gate="sigmoid")
+    model = {
+        "shipped": load_model,
+        "flip": lambda: seeded(flip),
+        "ssast_tiny": lambda: seeded(PRESETS["ssast_tiny"]),
+    }[config]()
+    check_onnx(model, export(model, tmp_path / "model.onnx"), "scene")
+
+
+@pytest.mark.slow
+def test_programs_of_torch_export_load_again(tmp_path: Path) -> None:
+    model = seeded(SMALLEST)
+    program = torch.export.load(export(model, tmp_path / "model.pt2")).module()
+    for size in SIZES:
+        audio = clips(*size)
+        expected = get_scene_embeddings(audio, model)
+        torch.testing.assert_close(program(audio), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    model = seeded(SMALL)
+    with pytest.raises(ValueError, match=r"ends in none of \.onnx, \.pt2"):
+        export(model, tmp_path / "model.tflite")
+    with pytest.raises(ValueError, match="kind='window': use one of scene, timestamp"):
+        export(model, tmp_path / "model.onnx", "window")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="is no folder"):
+        export(model, tmp_path / "nowhere" / "model.onnx")
+    (tmp_path / "model.pt2").mkdir()
+    with pytest.raises(ValueError, match=r"model\.pt2 is a folder: name a file"):
+        export(model, tmp_path / "model.pt2")
+
+
+def test_a_file_is_replaced_by_a_whole_one_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hear_axlstm.embed.export._trace", interrupt)
+    (tmp_path / "model.onnx").write_text("earlier")
+    with pytest.raises(KeyboardInterrupt):
+        export(seeded(SMALLEST), tmp_path / "model.onnx")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["earlier"]
+    (tmp_path / "model.pt2.partial").mkdir()  # in place of a folder without permission
+    with pytest.raises(OSError, match=r"model\.pt2\.partial"):
+        export(seeded(SMALLEST), tmp_path / "model.pt2")

@@ -1,0 +1,297 @@
+"""`axlstm embed`: mixed folders, every form of output, interruptions, several processes."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from hear_axlstm import checkpoints, load_model
+from hear_axlstm.audio.io import load_audio
+from hear_axlstm.config import ModelConfig
+from hear_axlstm.embed.bulk import embed as bulk
+from hear_axlstm.embed.bulk import inputs
+from hear_axlstm.embed.bulk.embed import embed
+from hear_axlstm.embed.bulk.output import OutputError
+from hear_axlstm.models.pretraining import ReconstructionModel
+
+SIZE = 80  # of the small model's embeddings
+FORMATS = {"a.wav": (16_000, 1), "b.flac": (44_100, 2), "c.ogg": (22_050, 1), "d.mp3": (48_000, 2)}
+BROKEN = ("cut.wav", "empty.flac", "junk.wav", "loud.wav")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of small weights."""
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    whole = ReconstructionModel(ModelConfig(dim=16, depth=1))
+    checkpoints.save(path, whole, {}, next(whole.parameters()).dtype)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four formats, rates and channels, a subfolder, and four broken files."""
+    folder = tmp_path_factory.mktemp("mixed")
+    rng = np.random.default_rng(0)
+    for name, (rate, channels) in FORMATS.items():
+        soundfile.write(folder / name, rng.normal(0, 0.1, (2 * rate, channels)), rate)
+    (folder / "sub").mkdir()
+    soundfile.write(folder / "sub" / "short.wav", rng.normal(0, 0.1, 5), 16_000)
+    (folder / "cut.wav").write_bytes((folder / "a.wav").read_bytes()[:9_000])
+    (folder / "empty.flac").touch()
+    (folder / "junk.wav").write_bytes(b"RIFFwhat")
+    soundfile.write(folder / "loud.wav", np.full(800, 1e20), 16_000, subtype="FLOAT")
+    (folder / "readme.txt").write_text("no audio")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many")
+    write_noise(folder, 24)
+    return folder
+
+
+def write_noise(folder: Path, clips: int) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(clips):
+        length = int(rng.integers(800, 12_000))
+        soundfile.write(folder / f"{number:04d}.wav", rng.normal(0, 0.1, length), 16_000)
+
+
+def small_parts(monkeypatch: pytest.MonkeyPatch, clips: int = 4) -> None:
+    monkeypatch.setattr(inputs, "CLIPS_PER_PART", clips)
+
+
+def expected(model: str, paths: list[Path]) -> np.ndarray:
+    return np.stack([load_model(model).embed(load_audio(path)) for path in paths])
+
+
+def command(*arguments: object, torchrun: bool = False) -> list[str]:
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--"]
+    ranks = start if torchrun else ["-m"]
+    return [sys.executable, *ranks, "hear_axlstm.cli", "embed", *map(str, arguments)]
+
+
+def test_a_mixed_folder_loses_only_what_is_broken(model: str, mixed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scenes.npy"
+    result = subprocess.run(
+        command(mixed, "--out", out, "--model", model), capture_output=True, text=True
+    )
+    assert result.returncode == 3 and "4 could not be embedded" in result.stdout, result.stderr
+    assert "x real time" in result.stderr
+    ids = Path(f"{out}.ids.txt").read_text().splitlines()
+    assert ids == [*FORMATS, "sub/short.wav"]
+    wanted = expected(model, [mixed / name for name in ids])
+    np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=1e-5)
+    with open(f"{out}.report.csv", newline="") as file:
+        reasons = {row["id"]: row["reason"] for row in csv.DictReader(file)}
+    assert tuple(reasons) == BROKEN and "truncated" in reasons["cut.wav"]
+
+
+def test_npz_parquet_and_folder_hold_the_same(model: str, mixed: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "list.csv").write_text(
+        f"path,start,end\n{mixed / 'a.wav'},0.5,1.25\n{mixed / 'd.mp3'},,\n"
+    )
+    for name in ("o.npz", "o.parquet", "o"):
+        report = embed([str(tmp_path / "list.csv")], tmp_path / name, model, "both")
+        assert report is not None and report.clips == 2 and not report.skipped
+        assert not report.output.parts.exists()
+    npz = np.load(tmp_path / "o.npz")
+    assert [i.split("@")[-1] for i in npz["ids"]] == ["0.5-1.25", str(mixed / "d.mp3")]
+    span = load_audio(mixed / "a.wav", start=0.5, end=1.25)
+    embedder = load_model(model)
+    steps, times = embedder.embed(span, kind="timestamp")
+    first = slice(*npz["offsets"][:2])
+    np.testing.assert_allclose(npz["scene"][0], embedder.embed(span), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(npz["steps"][first], steps, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(npz["times_ms"][first], times)
+
+    table = parquet.read_table(tmp_path / "o.parquet")
+    assert table["id"].to_pylist() == npz["ids"].tolist()
+    np.testing.assert_array_equal(np.array(table["scene"].to_pylist(), "f4"), npz["scene"])
+    for column in ("steps", "times_ms"):
+        rows = [row for rows in table[column].to_pylist() for row in rows]
+        np.testing.assert_array_equal(np.array(rows, "f4"), npz[column])
+
+    with open(tmp_path / "o" / "index.csv", newline="") as file:
+        index = list(csv.DictReader(file))
+    for row, scene, start, end in zip(
+        index, npz["scene"], npz["offsets"][:-1], npz["offsets"][1:], strict=True
+    ):
+        np.testing.assert_array_equal(np.load(tmp_path / "o" / "scene" / row["file"]), scene)
+        own = np.load(tmp_path / "o" / "steps" / row["file"])
+        np.testing.assert_array_equal(own, npz["steps"][start:end])
+
+
+def test_many_inputs_of_every_sort(
+    model: str, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("webdataset")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("a.wav", "junk.wav"):
+            tar.add(mixed / name, name)
+    monkeypatch.setattr(sys, "stdin", iter([f"{mixed / 'c.ogg'}\n", "\n"]))
+    asked = [str(tmp_path / "x.tar"), f"{mixed}/**/[bs]*.[fw]*", "-", str(mixed / "sub")]
+    report = embed(asked, tmp_path / "o.npz", model)
+    ids = np.load(tmp_path / "o.npz")["ids"].tolist()
+    wanted = [f"{tmp_path}/x.tar/x.tar/a.wav"]
+    wanted += [str(mixed / n) for n in ("b.flac", "sub/short.wav", "c.ogg", "sub/short.wav")]
+    assert ids == wanted and report is not None and sum(report.skipped.values()) == 1
+
+
+def test_ids_that_leave_the_folder_or_repeat_stay_inside(
+    model: str, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(mixed / "sub")
+    embed(["../a.wav", "../a.wav", str(mixed / "a.wav")], tmp_path / "o", model)
+    files = sorted(p.relative_to(tmp_path / "o") for p in (tmp_path / "o").rglob("*.npy"))
+    inside = [Path("scene/%2E%2E/a.wav.npy"), Path("scene/%2E%2E/a.wav~2.npy")]
+    assert files == [*inside, Path("scene") / f"{str(mixed)[1:]}/a.wav.npy"]
+
+
+def test_only_what_changed_is_computed_again(
+    model: str, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+    audio, out, computed = tmp_path / "audio", tmp_path / "o.npy", []
+    audio.mkdir()
+    write_noise(audio, 12)
+    (audio / "0005.wav").write_bytes(b"junk")
+    run = bulk._embed_batch
+    monkeypatch.setattr(
+        bulk, "_embed_batch", lambda batch, *rest: computed.extend(batch) or run(batch, *rest)
+    )
+    report = embed([str(audio)], out, model)
+    assert report is not None and report.skipped and len(computed) == 11
+    assert embed([str(audio)], out, model) == report and len(computed) == 11
+    soundfile.write(audio / "0005.wav", np.ones(900) / 2, 16_000)
+    report = embed([str(audio)], out, model)
+    assert report is not None and not report.skipped
+    assert [clip.id for clip in computed[11:]] == [f"{n:04d}.wav" for n in range(4, 8)]
+    wanted = expected(model, sorted(audio.iterdir()))
+    np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=1e-5)
+    assert not report.output.report.exists() and not report.output.parts.exists()
+    embed([str(audio)], out, model, precision="bfloat16")
+    assert len(computed) == 15 + 12
+
+
+def test_an_interrupted_run_goes_on(
+    model: str, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+    out, run, calls = tmp_path / "o.npz", bulk._embed_batch, []
+
+    def stops(batch: list, *rest: object) -> object:
+        calls.append(len(batch))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return run(batch, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bulk, "_embed_batch", stops)
+    with pytest.raises(KeyboardInterrupt):
+        embed([str(many)], out, model)
+    assert not out.exists() and len(list(tmp_path.glob("*.parts/*.json"))) == 2
+    embed([str(many)], out, model)
+    assert sum(calls) == 4 + 24
+    wanted = expected(model, sorted(many.iterdir()))
+    np.testing.assert_allclose(np.load(out)["scene"], wanted, rtol=0, atol=1e-5)
+
+
+def test_what_is_not_ours_is_never_replaced(model: str, mixed: Path, tmp_path: Path) -> None:
+    (tmp_path / "o.npy").write_text("precious")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes").write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    for name in ("o.npy", "folder", "file"):
+        with pytest.raises(OutputError, match="holds something else"):
+            embed([str(mixed)], tmp_path / name, model)
+    assert (tmp_path / "o.npy").read_text() == "precious"
+
+
+def test_mistakes_get_one_clear_error(mixed: Path, tmp_path: Path) -> None:
+    audio = [str(mixed)]
+    for arguments, remedy in (
+        (([], tmp_path / "o.npy"), "give files"),
+        (([f"{tmp_path}/no*.wav"], tmp_path / "o.npy"), "check the path"),
+        (([str(tmp_path)], tmp_path / "o.npy"), "holds no audio files"),
+        ((audio, tmp_path / "o.wav"), "choose .npy, .npz, .parquet"),
+        ((audio, tmp_path / "o.npy", "", "both"), "scenes only"),
+        (([str(mixed / "junk.wav")], tmp_path / "o.npy"), "none of 1 files"),
+        ((audio, tmp_path / "o.npy", "", "scene", "float32", 1e-9), "batch_seconds=1e-09: give"),
+        ((audio, tmp_path / "o.npy", "", "scene", "float32", math.inf), "batch_seconds=inf: give"),
+    ):
+        with pytest.raises(ValueError, match=remedy):
+            embed(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on(model: str, many: Path, tmp_path: Path) -> None:
+    audio, out = tmp_path / "audio", tmp_path / "o"
+    audio.mkdir()
+    write_noise(audio, 160)
+    arguments = command(audio, "--out", out, "--model", model, "--kind", "both")
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(out.glob("parts/part-*.json")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "embed.json").exists()
+    subprocess.run(arguments, check=True)
+    paths = sorted(audio.iterdir())
+    found = [np.load(out / "scene" / f"{path.name}.npy") for path in paths]
+    np.testing.assert_allclose(found, expected(model, paths), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(model: str, mixed: Path, many: Path, tmp_path: Path) -> None:
+    lists = tmp_path / "list.csv"
+    rows = [*sorted(many.iterdir()), *(mixed / name for name in (*FORMATS, *BROKEN))]
+    lists.write_text("path\n" + "".join(f"{path}\n" for path in 20 * rows))
+    alone, together = tmp_path / "alone.npy", tmp_path / "together.npy"
+    embed([str(lists)], alone, model)
+    arguments = command(lists, "--out", together, "--model", model, torchrun=True)
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run(arguments, check=True, env=environ)
+    np.testing.assert_allclose(np.load(together), np.load(alone), rtol=0, atol=1e-5)
+    reports = [Path(f"{out}.report.csv").read_text() for out in (alone, together)]
+    assert reports[0] == reports[1] and reports[0].count("\n") == 1 + 20 * len(BROKEN)
+    refused = command(tmp_path, "--out", tmp_path / "o.npy", torchrun=True)
+    result = subprocess.run(refused, capture_output=True, text=True, env=environ)
+    assert result.returncode and result.stderr.count("axlstm: error") == 1, result.stderr
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from hear_axlstm.embed.bulk.embed import embed
+embed([sys.argv[1]], Path(sys.argv[2]), sys.argv[3], "both")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_clips(model: str, tmp_path: Path) -> None:
+    """Six times the clips, 60 MB more of embeddings: the same peak of memory."""
+    peaks = {}
+    soundfile.write(tmp_path / "clip.wav", np.random.default_rng(0).normal(0, 0.1, 80_000), 16_000)
+    for clips in (256, 1_536):
+        rows = "clip.wav\n" * clips
+        (tmp_path / f"{clips}.csv").write_text(f"path\n{rows}")
+        script = [sys.executable, "-c", MEASURED, str(tmp_path / f"{clips}.csv")]
+        script += [str(tmp_path / f"{clips}.npz"), model]
+        peaks[clips] = int(subprocess.run(script, check=True, capture_output=True).stdout)
+    assert (tmp_path / "1536.npz").stat().st_size > 60e6
+    assert peaks[1_536] < peaks[256] + 30_000, peaks  # kB

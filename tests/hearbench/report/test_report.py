@@ -1,0 +1,223 @@
+"""The report: its numbers against scipy and sklearn, its page self-contained and well formed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import pickle
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import average_precision_score, confusion_matrix
+
+from hearbench import report
+from hearbench.report.confusion import _read
+from hearbench.report.content import Content, gather
+from hearbench.report.exports import summary
+from hearbench.report.paired_differences import certain
+from hearbench.report.provenance import command
+from hearbench.results import collect
+from hearbench.run.plan import Plan
+from hearbench.stats import Estimate, by_seed
+from hearbench.systems.registry import NAMED, System
+from tests.helpers.evaluation import FOLDERS, MULTILABEL, task, write_evaluation
+
+ESC, PARTIAL = "esc50-v2.0.0-full", "mridangam_stroke-v1.5-partial"
+TASKS = (task(ESC, classes=30, folds=5), task(PARTIAL), task(MULTILABEL), task("x-mini"))
+SKILLS = {"low": 30.0, "middle": 60.0, "high": 80.0}
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return write_evaluation(tmp_path_factory.mktemp("out"), TASKS, SKILLS)
+
+
+@pytest.fixture(scope="module")
+def content(plan: Plan) -> Content:
+    return gather(collect(plan))
+
+
+@pytest.fixture(scope="module")
+def folder(plan: Plan) -> Path:
+    return report.write(collect(plan)).parent
+
+
+def stored(plan: Plan, system: int, task: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for seed in range(plan.seeds):
+        place = plan.predictions(plan.entrants[system], plan.tasks[task], seed)
+        for file in place.glob("*.predictions.pkl"):
+            predictions = pickle.loads(file.read_bytes())
+            yield predictions["target"].numpy(), predictions["prediction"].numpy()
+
+
+def test_published_scores_stand_beside_official_tasks_only(content: Content) -> None:
+    texts = [head.text for head in content.measured.heads]
+    assert texts == ["E50", PARTIAL, "F50K", "x-mini", "s(m)"]
+    assert [head.area for head in content.measured.heads] == [
+        "Audio",
+        "Official task in part",
+        "Audio",
+        "Generated",
+        "All tasks",
+    ]
+    assert content.published is not None
+    assert [head.text for head in content.published.heads] == ["E50", "F50K"]  # and no s(m)
+    assert [row.measured for row in content.published.rows] == [False] * 20 + [True] * 3
+    assert "BO, Mri-S, Mri-T, NS-5h, CD, LC, SC-5h, VL missing" in content.published.caption
+
+
+def test_all_ten_official_tasks_get_the_paper_s_scale(tmp_path: Path) -> None:
+    plan = write_evaluation(tmp_path, tuple(map(task, FOLDERS)), SKILLS, seeds=2)
+    table = gather(collect(plan)).published
+    assert table is not None and table.heads[-1].text == "s(m)"
+    assert [row.cells[-1].mean for row in table.rows[:2]] == [5.1, 74.4]  # type: ignore[union-attr]
+    assert all(row.cells[-1].half_width for row in table.rows)  # type: ignore[union-attr]
+    heads, _, first = summary(collect(plan)).splitlines()[:3]
+    assert heads.endswith("| s(m) | s(m), paper |")
+    assert first.endswith(f"| {table.rows[-3].cells[-1]} |")
+
+
+def test_best_of_each_column(content: Content) -> None:
+    best = [
+        {row.name for row in content.measured.rows if content.measured.is_best(row, column)}
+        for column in range(len(content.measured.heads))
+    ]
+    assert best == [{"high"}] * 5
+
+
+def test_differences_are_scipy_s_paired_t(content: Content, plan: Plan) -> None:
+    scores = {name: by_seed(content.results.runs, name) for name in SKILLS}
+    pair = next(c for c in content.comparisons if (c.system, c.reference) == ("high", "middle"))
+    for task_, found in zip(plan.tasks, pair.differences, strict=False):
+        a, b = ([scores[n][s][task_.path.name] for s in range(3)] for n in ("high", "middle"))
+        low, high = stats.ttest_rel(a, b).confidence_interval(0.95)
+        assert found is not None and found.half_width is not None
+        assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(
+            (low, high)
+        )
+    assert len(content.comparisons) == 6 and pair.differences[-1] is not None
+
+
+def test_certain_means_that_the_interval_excludes_zero() -> None:
+    assert certain(Estimate(-2.0, 1.9, 3)) and not certain(Estimate(-2.0, 2.1, 3))
+    assert not certain(Estimate(5.0, None, 1)) and not certain(None)
+
+
+def test_confusion_is_sklearn_s(content: Content, plan: Plan) -> None:
+    found = next(m for m in content.mistakes if (m.system, m.task) == ("middle", ESC))
+    pairs = list(stored(plan, 1, 0))
+    assert len(pairs) == 15
+    truth, guess = (np.concatenate([p[i].argmax(1) for p in pairs]) for i in (0, 1))
+    expected = confusion_matrix(truth, guess, labels=range(30), normalize="true")
+    np.testing.assert_allclose(found.confusion, 100 * expected)
+    worst = found.classes[0]
+    assert worst.percent == pytest.approx(100 * expected.diagonal().min())
+    assert worst.clips == 20  # of 600 in all folds, not times seeds
+    index = found.labels.index(worst.label)
+    off = expected[index].copy()
+    off[index] = 0
+    assert found.labels.index(worst.taken_for) == off.argmax()
+    assert worst.share == pytest.approx(100 * off.max())
+
+
+def test_tagging_has_average_precision_and_no_matrix(content: Content, plan: Plan) -> None:
+    found = next(m for m in content.mistakes if (m.system, m.task) == ("low", MULTILABEL))
+    assert found.confusion is None
+    expected = np.mean(
+        [average_precision_score(t, p, average=None) for t, p in stored(plan, 0, 2)], axis=0
+    )
+    by_label = {score.label: score.percent for score in found.classes}
+    assert [by_label[label] for label in found.labels] == pytest.approx(list(100 * expected))
+
+
+def test_predictions_can_t_run_code(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, ("touch /tmp/never",)
+
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"target": Trap()}))
+    with pytest.raises(pickle.UnpicklingError, match="not part of a tensor"):
+        _read(tmp_path / "x.pkl")
+
+
+class Reader(HTMLParser):
+    """Notes unbalanced tags, and every address that a browser would ask for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.requests: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "wbr", "input", "br"):
+            self.open.append(tag)
+        self.requests += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_is_self_contained_and_well_formed(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    reader = Reader()
+    reader.feed(page)
+    assert reader.open == []
+    assert reader.requests and all(address.startswith("#") for address in reader.requests)
+    assert "<script" not in page and "url(" not in page and "@import" not in page
+    pictures = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(pictures) == 2 + 4 + 9  # s(m), dots of four tasks, matrices of three
+    for picture in pictures:
+        width, height = map(float, ElementTree.fromstring(picture).get("viewBox", "").split()[2:])
+        assert width == 360 and height > 0
+    assert "class &amp; 1" in page and "class & 1" not in page
+    for word in ("Beside the published", "AxLSTM-B", PARTIAL.split("_")[0], "feedfeedfeed"):
+        assert word in page
+
+
+def test_csv_has_the_same_numbers(folder: Path, content: Content) -> None:
+    with (folder / "report.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 3 * 5 + 23 * 2
+    ours = {(r["model"], r["column"]): r for r in lines if r["table"] == "measured"}
+    cell = content.results.cells["high", ESC]
+    assert float(ours["high", "E50"]["mean"]) == pytest.approx(cell.mean, abs=1e-4)
+    assert ours["high", "E50"]["best"] == "yes" and ours["low", "E50"]["best"] == ""
+    assert {r["column"] for r in lines if r["source"] == "published"} == {"E50", "F50K"}
+
+
+def test_markdown_and_latex(folder: Path) -> None:
+    text = (folder / "report.md").read_text()
+    assert "| AxLSTM-B (published) | 65.6 | 79.2 ± 0.6 | 51.0 ± 0.1 |" in text
+    latex = (folder / "report.tex").read_text()
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
+    assert r"mridangam\_stroke-v1.5-partial" in latex and r"$94.8 \pm" not in latex
+    rows = [line.count(" & ") for line in latex.splitlines() if line.endswith(r" \\")]
+    assert set(rows[:4]) == {6} and set(rows[4:]) == {3}
+
+
+def test_nothing_finished_is_said(plan: Plan, tmp_path: Path) -> None:
+    page = report.write(collect(replace(plan, out=tmp_path))).read_text()
+    assert "No system has an s(m): no run is finished." in page and "none is finished" in page
+
+
+def test_the_command_repeats_the_plan(plan: Plan) -> None:
+    entrants = [
+        type(plan.entrants[0])(system, plan.entrants[0].fingerprint)
+        for system in (NAMED["random"], System("mine", "hear_axlstm", "runs/a b.safetensors"))
+    ]
+    words = command(Plan(Path("out"), tuple(entrants), plan.tasks[:1], 3))
+    assert words == (
+        f"hearbench run --tasks-dir tasks --tasks {ESC} --systems random "
+        "'mine=hear_axlstm@runs/a b.safetensors' --seeds 3 --engine heareval "
+        "--grid paper --out out"
+    )

@@ -1,0 +1,198 @@
+"""Which jobs a plan makes, for which engine; one evaluation a folder; what a kill leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hearbench.cli.run import not_for_fast
+from hearbench.probes import batched, official
+from hearbench.run import sweep, workers
+from hearbench.run.plan import Entrant, Plan, PlanError, sole_use
+from hearbench.run.workers import Failure, Job, SweepError, attempt
+from hearbench.systems.registry import NAMED, Fingerprint
+from hearbench.tasks.folders import find_tasks, with_audio
+from tests.helpers.hear_task import write_task
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """Two embedded tasks, three seeds, by the fast engine; one of the tasks is heareval's."""
+    for name in ("events", "scenes[v1]"):
+        write_task(tmp_path / "tasks" / name)
+    tasks = tuple(with_audio(task, [16_000]) for task in find_tasks(tmp_path / "tasks"))
+    entrant = Entrant(NAMED["naive"], Fingerprint("0", 16_000, 0, ""))
+    plan = Plan(tmp_path / "out", (entrant,), tasks, 3, engine="fast", only_heareval=("events",))
+    for task in tasks:
+        done = plan.embeddings(entrant, task) / "module" / task.path.name / official.EMBEDDED
+        done.parent.mkdir(parents=True)
+        done.touch()
+    return plan
+
+
+def finish(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / official.SCORES).write_text('{"test": {"test_score": 0.5}}')
+    (folder / official.DONE).write_text('{"time": 1.0}')
+
+
+def jobs_of(plan: Plan, monkeypatch: pytest.MonkeyPatch, workers: int = 1) -> list[Job]:
+    jobs: list[Job] = []
+    monkeypatch.setattr(sweep, "_compute", lambda todo, *_rest: jobs.extend(todo) or [])
+    assert sweep.sweep(plan, jobs=workers) == []
+    return jobs
+
+
+def test_fast_takes_all_missing_seeds_of_a_task(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(plan.predictions(plan.entrants[0], plan.tasks[1], 1))
+    fast, *official = jobs_of(plan, monkeypatch)
+    embeddings, folders, grid, log = fast.arguments
+    assert fast.step is sweep.predict_fast and grid == "paper"
+    assert embeddings == official.embedded(plan.tasks[1], plan.embeddings(*pair(plan, 1)))
+    assert folders == {seed: plan.predictions(*pair(plan, 1), seed) for seed in (0, 2)}
+    assert log.parent.name == "fast-paper" and fast.folders == tuple(folders.values())
+    assert [job.step for job in official] == [official.predict] * 3
+    assert [job.folders[0].name for job in official] == ["seed00", "seed01", "seed02"]
+    assert {job.folders[0].parent.name for job in official} == {"heareval-paper"}
+
+
+def test_seeds_are_shared_among_idle_workers(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = [job for job in jobs_of(plan, monkeypatch, 2) if job.step is sweep.predict_fast]
+    assert [list(job.arguments[1]) for job in fast] == [[0, 2], [1]]
+    assert len({job.log for job in fast}) == 2
+    many = [job for job in jobs_of(plan, monkeypatch, 64) if job.step is sweep.predict_fast]
+    assert [list(job.arguments[1]) for job in many] == [[0], [1], [2]]
+
+
+def test_what_fast_is_asked(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def predict(*arguments: Any) -> None:
+        os.write(1, b"trained")
+        calls.append(arguments)
+
+    monkeypatch.setattr(batched, "supports", lambda folder: folder.name == "scenes[v1]")
+    monkeypatch.setattr(batched, "predict", predict)
+    assert not_for_fast(plan.tasks) == plan.only_heareval
+    assert "since the fast engine can't: events" in capfd.readouterr().out
+    fast, *_ = jobs_of(plan, monkeypatch)
+    assert attempt(fast) is None
+    assert calls == [fast.arguments[:3]]
+    assert fast.log.read_text() == "trained"
+
+
+def pair(plan: Plan, task: int) -> tuple[Entrant, Any]:
+    return plan.entrants[0], plan.tasks[task]
+
+
+def test_engines_never_mix(plan: Plan) -> None:
+    """What one engine finished is nothing to the other; each run says whose it is."""
+    for number in (0, 1):
+        finish(plan.predictions(*pair(plan, number), 0))
+    plan.save()
+    assert Plan.load(plan.out) == plan
+    assert {(run.task, run.engine) for run in plan.runs()} == {
+        ("events", "heareval"),
+        ("scenes[v1]", "fast"),
+    }
+    other = Plan(plan.out, plan.entrants, plan.tasks, 3, engine="heareval")
+    assert {(run.task, run.engine) for run in other.runs()} == {("events", "heareval")}
+
+
+def test_plans_of_earlier_versions_are_refused(plan: Plan) -> None:
+    plan.save()
+    file = plan.out / "plan.json"
+    file.write_text(file.read_text().replace('"engine"', '"motor"'))
+    with pytest.raises(PlanError, match="from an earlier version, which named no engine"):
+        Plan.load(plan.out)
+    with pytest.raises(PlanError, match="engine='slow'"):
+        Plan(plan.out, plan.entrants, plan.tasks, 3, engine="slow")  # type: ignore[arg-type]
+
+
+def test_one_evaluation_a_folder(tmp_path: Path) -> None:
+    with sole_use(tmp_path / "out"):
+        message = r"another evaluation is at work in .*/out"
+        with pytest.raises(PlanError, match=message), sole_use(tmp_path / "out"):
+            pass
+        with sole_use(tmp_path / "elsewhere"):
+            pass
+    with sole_use(tmp_path / "out"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(PlanError, match="can't write to"), sole_use(tmp_path / "file"):
+        pass
+
+
+def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    message = r"--backend ray: .*pip install -e '.\[ray\]'"
+    with pytest.raises(SweepError, match=message), workers.workers("ray", 1):
+        pass
+
+
+def test_a_job_that_fails_leaves_its_traceback(tmp_path: Path) -> None:
+    log = tmp_path / "made" / "folder" / "log"
+    job = Job("a job", (tmp_path / "other" / "folder",), log, int, ("three",))
+    assert attempt(job) == Failure(
+        "a job",
+        "ValueError: invalid literal for int() with base 10: 'three'",
+        log,
+    )
+    assert "Traceback" in log.read_text()
+
+
+def children(parent: int) -> set[int]:
+    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True).stdout
+    pairs = [line.split() for line in listed.splitlines()[1:]]
+    return {int(pid) for pid, above in pairs if int(above) == parent}
+
+
+@pytest.mark.slow
+def test_kill_and_go_on(tmp_path: Path) -> None:
+    """After `kill -9` no worker lives on; the same command repeats nothing that was finished."""
+    pytest.importorskip("heareval", reason="heareval is not installed: make setup")
+    write_task(tmp_path / "tasks" / "tones")
+    run = [
+        *(sys.executable, "-m", "hearbench", "run", "--tasks-dir", str(tmp_path / "tasks")),
+        *("--systems", "naive", "--seeds", "8", "--jobs", "1", "--out", str(tmp_path / "out")),
+    ]
+    process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob(f"out/predictions/**/{official.DONE}")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    refused = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2 and "another evaluation is at work" in refused.stderr
+    alive = children(process.pid)
+    assert alive
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in alive):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    plan = Plan.load(tmp_path / "out")
+    folders = [plan.predictions(*pair(plan, 0), seed) for seed in range(8)]
+    times = {f: (f / official.DONE).stat().st_mtime_ns for f in folders if official.finished(f)}
+    assert 0 < len(times) < 8
+    embedded = official.embedded(plan.tasks[0], plan.embeddings(*pair(plan, 0)))
+    assert embedded is not None
+    made = (embedded / official.EMBEDDED).stat().st_mtime_ns
+    assert subprocess.run(run, cwd=ROOT, capture_output=True).returncode == 0
+    assert all(map(official.finished, folders))
+    assert {f: (f / official.DONE).stat().st_mtime_ns for f in times} == times
+    assert (embedded / official.EMBEDDED).stat().st_mtime_ns == made
+    for folder in folders:
+        assert (folder / "prediction.log").read_text().count("Computing predictions") == 1

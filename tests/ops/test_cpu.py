@@ -1,0 +1,223 @@
+"""The compiled part of a block against the same in PyTorch, forward and backward."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from hear_axlstm import get_scene_embeddings, load_model
+from hear_axlstm.config import InputGate, preset
+from hear_axlstm.embed.fused import mix_by_torch
+from hear_axlstm.models.blocks import MLSTMBlock
+from hear_axlstm.ops.fuse import fold
+from hear_axlstm.ops.native import library, mix
+
+pytestmark = pytest.mark.skipif(
+    not library.is_in_use() and shutil.which("c++") is None, reason="there is no C++ compiler"
+)
+
+
+def lively_block(input_gate: InputGate = "exponential", gates: float = 1.0) -> MLSTMBlock:
+    """A block with weights that matter, and pre-activations of the gates of about `gates`."""
+    torch.manual_seed(0)
+    block = MLSTMBlock(replace(preset("axlstm_tiny"), input_gate=input_gate), reverse=False)
+    for parameter in block.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    for gate in (block.input_gate_map, block.forget_gate_map):
+        gate.weight.data.mul_(gates)
+        gate.bias.data.mul_(gates)
+    return block
+
+
+def up_projection(block: MLSTMBlock, tokens: int) -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(3, tokens, block.up.out_features)
+
+
+@torch.no_grad()
+def both(block: MLSTMBlock, tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    xz, weights = up_projection(block, tokens).to(dtype), fold(block).mix
+    found = mix(xz, weights, block.settings)
+    return found.float(), mix_by_torch(xz, weights, block.settings).float()
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 127, 128, 129, 251])
+@pytest.mark.parametrize("input_gate", ["exponential", "sigmoid"])
+def test_same_as_pytorch(tokens: int, input_gate: InputGate) -> None:
+    found, expected = both(lively_block(input_gate), tokens, torch.float32)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_strong_gates() -> None:
+    found, expected = both(lively_block(gates=30.0), 251, torch.float32)
+    error = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
+    assert error.median() < 1e-5 and error.max() < 2e-3  # where the normalizer is near zero
+
+
+def test_bfloat16_is_close() -> None:
+    block = lively_block()
+    found, expected = both(block, 251, torch.bfloat16)
+    exact, _ = both(block, 251, torch.float32)
+    assert (found - exact).norm() < 1.5 * (expected - exact).norm()
+
+
+def gradients(block: MLSTMBlock, tokens: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    tokens = tokens.clone().requires_grad_()
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        out = block(tokens).float()
+    torch.manual_seed(2)
+    loss = (out * torch.randn_like(out)).sum()
+    named = {"tokens": tokens, **dict(block.named_parameters())}
+    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 129, 251])
+@pytest.mark.parametrize("input_gate", ["exponential", "sigmoid"])
+@pytest.mark.parametrize("gates", [1.0, 10.0])
+def test_gradients_are_those_of_pytorch(
+    tokens: int, input_gate: InputGate, gates: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = lively_block(input_gate, gates)
+    inputs = torch.randn(2, tokens, block.up.in_features)
+    found = gradients(block, inputs, torch.float32)
+    monkeypatch.setattr(library, "_library", lambda: None)
+    # By PyTorch, in float64 but for the gates and the normalizer's floor: its products, where
+    # most of the error is made, are better than those that are tested.
+    exact = gradients(block.double(), inputs.double(), torch.float32)
+    for name, expected in exact.items():
+        error = (found[name].double() - expected).norm() / expected.norm().clamp(min=1e-3)
+        assert error < 1e-4, f"{name}: {error:.1e}"
+
+
+@pytest.mark.parametrize("bias", [-30.0, -90.0, -200.0])
+def test_gradients_of_gates_that_are_nearly_shut(
+    bias: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = lively_block()
+    block.input_gate_map.bias.data.fill_(bias)
+    inputs = torch.randn(2, 129, block.up.in_features)
+    found = gradients(block, inputs, torch.float32)
+    monkeypatch.setattr(library, "_library", lambda: None)
+    for name, expected in gradients(block, inputs, torch.float32).items():
+        error = (found[name] - expected).norm() / expected.norm().clamp(min=1e-3)
+        assert error < 1e-4, f"{name}: {error:.1e}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_blocks_of_other_types(dtype: torch.dtype) -> None:
+    block = lively_block()
+    inputs = torch.randn(2, 20, block.up.in_features)
+    exact = block(inputs)
+    found = block.to(dtype)(inputs.to(dtype))
+    assert found.dtype == dtype
+    assert (found - exact).norm() < (1e-5 if dtype == torch.float64 else 0.05) * exact.norm()
+
+
+def test_autocast_to_a_type_that_is_not_there() -> None:
+    block = lively_block()
+    inputs = torch.randn(2, 20, block.up.in_features)
+    with torch.autocast("cpu", torch.float16):
+        found = block(inputs)
+    assert (found - block(inputs)).norm() < 0.01 * found.norm()
+
+
+def test_autocast_leaves_float64_alone() -> None:
+    block = lively_block().double()
+    inputs = torch.randn(2, 20, block.up.in_features).double()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(block(inputs), block(inputs)) and block(inputs).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_another_default_dtype(dtype: torch.dtype) -> None:
+    model, audio = load_model(), 0.1 * torch.randn(3, 40_000)
+    expected = get_scene_embeddings(audio, model)
+    torch.set_default_dtype(dtype)
+    try:
+        found = get_scene_embeddings(audio, model)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_another_default_device() -> None:
+    block = lively_block()
+    tokens = torch.randn(2, 20, block.up.in_features)
+    expected = gradients(block, tokens, torch.float32)
+    xz, weights = up_projection(block, 20), fold(block).mix
+    mixed = mix(xz, weights, block.settings)
+    with torch.device("meta"):
+        assert torch.equal(mix(xz, weights, block.settings), mixed)
+    again = gradients(block, tokens, torch.float32)
+    assert all(torch.equal(again[name], gradient) for name, gradient in expected.items())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_traced_goes_by_pytorch() -> None:
+    block = lively_block().eval()
+    first, second = torch.randn(2, 2, 20, block.up.in_features).unbind()
+    with torch.no_grad():
+        traced = torch.jit.trace(block, first, check_trace=False)
+        torch.testing.assert_close(traced(second), block(second), rtol=1e-4, atol=1e-4)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert block(mode.from_tensor(first)).shape == first.shape
+
+
+def test_a_library_that_does_not_load_stays_unused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = tmp_path / "_block.so"
+    broken.write_bytes(b"no library")
+    found = ModuleSpec("_block", None, origin=str(broken))
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: found)
+    library._library.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert not library.is_in_use() and not library.is_in_use()
+    finally:
+        library._library.cache_clear()
+    (record,) = caplog.records
+    assert "does not load and stays unused: install again" in record.message
+
+
+def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, expected in (("1", True), ("0", False)):
+        monkeypatch.setenv("HEAR_AXLSTM_NATIVE", value)
+        assert library.is_there_for(torch.empty(0)) == expected
+    monkeypatch.setenv("HEAR_AXLSTM_NATIVE", "false")
+    with pytest.raises(ValueError, match="HEAR_AXLSTM_NATIVE='false': use 0 or 1"):
+        library.is_in_use()
+
+
+def test_gradients_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = lively_block()
+    inputs = torch.randn(2, 251, block.up.in_features)
+    found = gradients(block, inputs, torch.bfloat16)
+    monkeypatch.setattr(library, "_library", lambda: None)
+    by_torch = gradients(block, inputs, torch.bfloat16)
+    exact = gradients(block, inputs, torch.float32)
+    for name, expected in exact.items():
+        error, usual = (found[name] - expected).norm(), (by_torch[name] - expected).norm()
+        assert error < 2.0 * usual + 1e-3 * expected.norm(), name
+
+
+def test_weights_of_any_span() -> None:
+    """Scores times exp(a_s - M_t) for s <= t, also where the exponents leave float32."""
+    torch.manual_seed(0)
+    a = 200 * torch.randn(8, 40, dtype=torch.float64)
+    top = a.cummax(1).values
+    scores = torch.randn(8, 40, 40)
+    expected = scores.double() * (a[:, None, :] - top[:, :, None]).exp().tril()
+    sums = torch.empty(8, 40)
+    library.call("weigh", (2, 40, 4, 36), scores, 40, 40, 0, a, top, sums)
+    torch.testing.assert_close(scores, expected.float(), rtol=1e-5, atol=1e-30)
+    torch.testing.assert_close(sums, expected.sum(-1).float(), rtol=1e-4, atol=1e-4)

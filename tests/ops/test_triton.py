@@ -1,0 +1,204 @@
+"""The fused cell against its definition in float64: on a GPU, or else in Triton's interpreter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from hear_axlstm.models import mlstm
+from hear_axlstm.ops import kernels
+
+pytest.importorskip("triton", reason="the fused cell needs Triton: extra `kernels`")
+from hear_axlstm.ops.kernels import operators, programs
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+NAMES = ("q", "k", "v", "a", "running_max", "floor")
+HEAD_SIZES = (96, 144, 192, 288, 384, 576)
+
+
+def definition(
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
+) -> Tensor:
+    """The weighted sum with every matrix materialized, in float64 and left to autograd."""
+    q, k, v = (x.double().transpose(1, 2) for x in (q, k, v))
+    a, running_max, floor = (x.double().transpose(1, 2) for x in (a, running_max, floor))
+    past = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+    exponents = (a[..., None, :] - running_max[..., None]).masked_fill(~past, -torch.inf)
+    scores = q @ k.mT * q.shape[-1] ** -0.5 * exponents.exp()
+    normalizer = torch.maximum(scores.sum(-1).abs(), floor) + mlstm.EPS
+    return (scores @ v / normalizer[..., None]).transpose(1, 2)
+
+
+def inputs(
+    shape: tuple[int, int, int, int], gate: float = 1.0, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """q, k, v, and the gates' vectors for pre-activations uniform within +-gate."""
+    generator = torch.Generator().manual_seed(shape[1])
+    qkv = [torch.randn(shape, generator=generator).to(dtype) for _ in range(3)]
+    raw = [(torch.rand(shape[:3], generator=generator) * 2 - 1) * gate for _ in range(2)]
+    log_i, log_f = (x.double() for x in mlstm.log_gates(*raw, "exponential"))
+    a = log_i - log_f.cumsum(1)
+    running_max = a.cummax(1).values
+    floor = torch.exp(-(log_f.cumsum(1) + running_max)).float()
+    return [x.to(DEVICE).requires_grad_() for x in (*qkv, a, running_max, floor)]
+
+
+def errors(leaves: list[Tensor]) -> dict[str, float]:
+    """Of h and of all gradients, relative to the largest value of each."""
+    weight = torch.randn(leaves[0].shape, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    results = []
+    for cell in (kernels.weighted_sum, definition):
+        h = cell(*leaves)
+        gradients = torch.autograd.grad((h * weight.to(h.dtype)).sum(), leaves)
+        results.append((h, *gradients))
+    pairs = zip(("h", *NAMES), *results, strict=True)
+    return {name: _relative(found, expected) for name, found, expected in pairs}
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    return ((found.double() - expected.double()).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("tokens", [5, 37, 70])
+def test_float32_equals_the_definition(tokens: int) -> None:
+    assert max(errors(inputs((1, tokens, 2, 144))).values()) < 1e-5
+
+
+@pytest.mark.parametrize("tokens", [1, 70])
+def test_where_the_floor_is_the_normalizer(tokens: int) -> None:
+    leaves = inputs((1, tokens, 2, 24))
+    with torch.no_grad():
+        leaves[-1].mul_(1000)
+    assert max(errors(leaves).values()) < 1e-5
+
+
+@pytest.mark.parametrize("size", [12, 16, 96, 130, 288])
+def test_any_head_size_equals_the_definition(size: int) -> None:
+    assert max(errors(inputs((2, 37, 1, size))).values()) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_close(dtype: torch.dtype) -> None:
+    # Weighted scores are rounded once before they multiply v, and h once: 2^-9 or 2^-12 each.
+    bound = 2e-2 if dtype == torch.bfloat16 else 2e-3
+    assert max(errors(inputs((1, 70, 1, 144), dtype=dtype)).values()) < bound
+
+
+@pytest.mark.parametrize("gate", [10.0, 30.0])
+def test_strong_gates(gate: float) -> None:
+    leaves = inputs((1, 70, 2, 48), gate)
+    assert max(errors(leaves).values()) < 2e-4  # where the products that matter nearly cancel
+    with torch.no_grad():
+        leaves[0].abs_(), leaves[1].abs_()  # now all q . k are above zero and none does
+    assert max(errors(leaves).values()) < 1e-5
+
+
+def test_gate_sums_in_the_thousands_keep_their_differences() -> None:
+    leaves = inputs((1, 70, 2, 48))
+    q, k, v, a, running_max, floor = leaves
+    near = kernels.weighted_sum(*leaves)
+    far = kernels.weighted_sum(q, k, v, a + 12345.678, running_max + 12345.678, floor)
+    torch.testing.assert_close(far, near, rtol=1e-5, atol=1e-6)
+
+
+def test_inputs_with_any_strides_are_read_within_their_bounds() -> None:
+    leaves = inputs((2, 37, 2, 144))
+    expected = kernels.weighted_sum(*leaves)
+
+    def within_nan(x: Tensor) -> Tensor:
+        frame = x.new_full([size + 3 for size in x.shape], torch.nan)
+        view = frame[tuple(slice(1, size + 1) for size in x.shape)]
+        return view.copy_(x.detach())
+
+    framed = [within_nan(x).requires_grad_() for x in leaves]
+    assert torch.equal(kernels.weighted_sum(*framed), expected)
+    transposed = [x.detach().mT.contiguous().mT for x in leaves[:3]]  # K is not contiguous
+    assert torch.equal(kernels.weighted_sum(*transposed, *leaves[3:]), expected)
+    assert max(errors(framed).values()) < 1e-5
+
+
+def test_nothing_is_written_outside_of_the_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty, band, frames = torch.empty, 1000, []
+
+    def framed_empty(shape: tuple[int, ...], **kind) -> Tensor:  # type: ignore[no-untyped-def]
+        size = torch.Size(shape).numel()
+        frames.append(empty(size + 2 * band, **kind).fill_(7))
+        return frames[-1][band:-band].view(shape)
+
+    leaves = inputs((1, 37, 3, 130))
+    with monkeypatch.context() as patched:
+        patched.setattr(operators.torch, "empty", framed_empty)
+        kernels.weighted_sum(*leaves).square().sum().backward()
+    assert len(frames) == 10  # h, n, gates; 1 / N and dn, six gradients
+    for frame in frames:
+        assert torch.all(frame[:band] == 7) and torch.all(frame[-band:] == 7)
+        assert torch.all(frame[band:-band] != 7)
+
+
+@pytest.mark.parametrize("form", ["parallel", "fused"])
+def test_gates_that_are_nearly_shut_have_finite_gradients(form: mlstm.Form) -> None:
+    qkv = inputs((1, 9, 2, 24))[:3]
+    shut = torch.full((1, 9, 2), -900.0, device=DEVICE, requires_grad=True)
+    h = mlstm.cell(*qkv, shut, torch.full_like(shut, -0.1), form)
+    for gradient in torch.autograd.grad(h.sum(), [*qkv, shut]):
+        assert gradient.isfinite().all()
+
+
+def test_another_default_dtype() -> None:
+    leaves = inputs((1, 20, 2, 24))
+    expected = torch.autograd.grad(kernels.weighted_sum(*leaves).sum(), leaves)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = torch.autograd.grad(kernels.weighted_sum(*leaves).sum(), leaves)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, found, expected))
+
+
+def test_pytorch_accepts_the_operators() -> None:
+    leaves = inputs((1, 20, 2, 24))
+    torch.library.opcheck(operators.forward, tuple(leaves))
+    cell = torch.compile(kernels.weighted_sum, backend="aot_eager", fullgraph=True)
+    found = torch.autograd.grad(cell(*leaves).square().sum(), leaves)
+    expected = torch.autograd.grad(kernels.weighted_sum(*leaves).square().sum(), leaves)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_constants_agree_with_the_cell() -> None:
+    assert programs.EPS.value == mlstm.EPS
+    for size in HEAD_SIZES:
+        assert sum(operators.head_tiles(size)) == size  # nothing is padded
+
+
+def test_bad_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v, *gates = inputs((1, 5, 2, 24))
+    with pytest.raises(ValueError, match="float64"):
+        kernels.weighted_sum(q.double(), k.double(), v.double(), *gates)
+    with pytest.raises(ValueError, match="bfloat16"):
+        kernels.weighted_sum(q, k.bfloat16(), v, *gates)
+    with pytest.raises(ValueError, match=r"\(1, 4, 2, 24\)"):
+        kernels.weighted_sum(q, k[:, :4], v, *gates)
+    with pytest.raises(ValueError, match="meta"):
+        kernels.weighted_sum(q.to("meta"), k, v, *gates)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert not kernels.is_available(torch.device("cpu"))
+    monkeypatch.setattr(kernels, "HAS_TRITON", False)
+    assert not kernels.is_available(DEVICE)
+    with pytest.raises(ImportError, match=r"hear_axlstm\[kernels\]"):
+        kernels.weighted_sum(q, k, v, *gates)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [96, 144, 576])
+def test_every_program_compiles_for_hopper(size: int, tmp_path: Path) -> None:
+    script = Path(__file__).with_name("compile_kernels.py")  # without the interpreter
+    command = [sys.executable, str(script), str(size), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -1,0 +1,176 @@
+"""The loop: it learns, resumes bit for bit, and says what is wrong."""
+
+import math
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hear_axlstm import checkpoints
+from hear_axlstm.config import MelConfig
+from hear_axlstm.ops import weighted_sum
+from hear_axlstm.pretrain import loop
+from hear_axlstm.pretrain.config import PretrainConfig
+from hear_axlstm.pretrain.loop import DivergedError, pretrain
+from hear_axlstm.training.checkpoint_manager import list_checkpoints
+from hear_axlstm.training.device import choose_device
+from hear_axlstm.training.logging import read_log
+from hear_axlstm.training.signals import SIGNALS, Interrupted
+from tests.helpers.runs import CONFIG, MODEL, curve, same_weights, stop_at
+
+
+def test_the_loss_falls(tones: Path, tmp_path: Path) -> None:
+    pretrain(replace(CONFIG, epochs=8, batch_size=4, lr=1e-2), tones, tmp_path)
+    losses = [line["loss"] for line in curve(tmp_path) if "loss" in line]
+    held_out = [line["held_out_loss"] for line in curve(tmp_path) if "held_out_loss" in line]
+    assert losses[-1] < 0.5 * losses[0]
+    assert len(held_out) == 8 and held_out[-1] < 0.5 * held_out[0]
+
+
+def test_the_run_describes_itself(whole_run: Path) -> None:
+    config, training, tensors = checkpoints.read(whole_run / checkpoints.FILE_NAME)
+    assert config == MODEL
+    assert (training["steps"], training["clips"]) == (28, 60)
+    assert PretrainConfig.from_dict(training["config"]) == CONFIG
+    assert training["held_out_loss"] == curve(whole_run)[-1]["held_out_loss"]
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert len(list_checkpoints(whole_run / "checkpoints")) == 2
+    steps = [line["step"] for line in curve(whole_run) if "loss" in line]
+    assert steps == [*range(3, 28, 3), 28]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_stopped_run_resumes_bit_for_bit(
+    tones: Path,
+    whole_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="same command again"):
+        stop_at(patch, 11, number)
+        pretrain(CONFIG, tones, tmp_path)
+    assert signal.getsignal(number) is before
+    assert not (tmp_path / checkpoints.FILE_NAME).exists()
+    pretrain(CONFIG, tones, tmp_path)
+    assert curve(tmp_path) == curve(whole_run)
+    assert same_weights(tmp_path, whole_run)
+
+
+def test_a_finished_run_is_left_alone(tones: Path, whole_run: Path) -> None:
+    log = (whole_run / "log.jsonl").read_bytes()
+    assert pretrain(CONFIG, tones, whole_run) == whole_run / checkpoints.FILE_NAME
+    assert (whole_run / "log.jsonl").read_bytes() == log
+
+
+def test_what_does_not_fit_together_is_refused(
+    tones: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"other settings \(seed\)"):
+        pretrain(replace(CONFIG, seed=1), tones, whole_run)
+    with pytest.raises(ValueError, match="already holds a run"):
+        pretrain(CONFIG, tones, whole_run, resume="never")
+    with pytest.raises(ValueError, match="no finished pack"):
+        pretrain(CONFIG, tmp_path, tmp_path / "run")
+    other_mel = replace(MODEL, mel=MelConfig(f_min=60.0))
+    with pytest.raises(ValueError, match="pack the audio again"):
+        pretrain(replace(CONFIG, model=other_mel), tones, tmp_path / "run")
+    with pytest.raises(ValueError, match="can't be used"):
+        pretrain(replace(CONFIG, device="abacus"), tones, tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="no weights at 'nowhere'"):
+        pretrain(replace(CONFIG, init="nowhere"), tones, tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "nothing is written for a run that can't start"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"warmup_epochs": 100.0},
+        {"batch_size": 0},
+        {"lr": -1.0},
+        {"lr": math.inf},
+        {"seed": -1},
+        {"micro_batch": 0},
+        {"weight_decay": -1.0},
+        {"weight_decay": math.nan},
+        {"checkpoint_minutes": -1.0},
+        {"checkpoint_minutes": math.nan},
+    ],
+)
+def test_settings_that_make_no_sense(settings: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        PretrainConfig(**settings)
+
+
+def test_the_reason_against_a_device_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise NotImplementedError(f"no backend {10_000 * 'x'}\nregistered at ...")
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(ValueError, match=r"^.{0,220}$") as caught:
+        choose_device("mps")
+    assert str(caught.value).startswith("device='mps' can't be used (no backend xxx")
+
+
+def test_a_diverged_run_stops(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last good checkpoint stays, although more were due before the log told the trouble."""
+    make = loop.CropDataset.batch
+
+    def batch(self: loop.CropDataset, step: int, *rank: int) -> torch.Tensor:
+        return make(self, step, *rank) * (torch.nan if step >= 6 else 1.0)
+
+    monkeypatch.setattr(loop.CropDataset, "batch", batch)
+    with pytest.raises(DivergedError, match="Lower the learning rate"):
+        pretrain(replace(CONFIG, stop_after_bad_steps=4, checkpoint_every=2), tones, tmp_path)
+    assert read_log(tmp_path / "log.jsonl")[-1]["step"] == 12  # the first line after the fourth
+    names = [path.name for path in list_checkpoints(tmp_path / "checkpoints")]
+    assert names == ["step-00000004.safetensors", "step-00000006.safetensors"]
+
+
+def test_an_overflow_is_not_saved(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finite gradient can make a weight infinite; only the step after it shows in the loss."""
+    learn = loop.Learner.step
+
+    def step(self: loop.Learner, *batch: object) -> bool:
+        done = learn(self, *batch)  # type: ignore[arg-type]
+        if self.optimizer.state[self.parameters[0]]["step"] == 8:
+            self.parameters[0].data.fill_(torch.inf)
+        return done
+
+    monkeypatch.setattr(loop.Learner, "step", step)
+    with pytest.raises(DivergedError):
+        pretrain(CONFIG, tones, tmp_path)
+    assert [p.name for p in list_checkpoints(tmp_path / "checkpoints")] == [
+        "step-00000004.safetensors"
+    ]
+
+
+def test_the_host_waits_for_the_device_only_to_log(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading one number waits for everything the device has to do."""
+    monkeypatch.setattr(weighted_sum, "_are_moderate", lambda spans: False)  # as on a device
+    learn = loop.Learner.step
+
+    class NoReading(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            assert function is not torch.ops.aten._local_scalar_dense.default
+            return function(*args, **(kwargs or {}))
+
+    def step(self: loop.Learner, *batch: object) -> bool:
+        with NoReading():
+            return learn(self, *batch)  # type: ignore[arg-type]
+
+    with pytest.raises(AssertionError), NoReading():
+        torch.ones(()).item()
+    monkeypatch.setattr(loop.Learner, "step", step)
+    pretrain(replace(CONFIG, epochs=1, warmup_epochs=None, clip_norm=1.0), tones, tmp_path)

@@ -1,0 +1,112 @@
+"""Recipes and cost card: the paper's numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import tyro
+
+from hear_axlstm.cli.pretrain import pretrain
+from hear_axlstm.config import PRESETS, ModelConfig
+from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.pretrain.config import PretrainConfig, Variant
+from hear_axlstm.pretrain.estimate import audioset_bytes, estimate
+from hear_axlstm.pretrain.flops import training_flops
+from hear_axlstm.pretrain.recipes import RECIPES, TABLES, from_recipe
+from hearbench import published
+
+
+def millions(recipe: str) -> float:
+    with torch.device("meta"):
+        model = ReconstructionModel(RECIPES[recipe].model)
+    return round(sum(p.numel() for p in model.parameters()) / 1e6, 1)
+
+
+@pytest.mark.parametrize(
+    ("table", "printed"),
+    [
+        ("comparison", [5.4, 21.5, 85.7, 4.3, 16.7, 65.6]),
+        ("expansion", [5.4, 2.9, 4.3, 5.8]),
+    ],
+)
+def test_rows_have_the_sizes_that_the_paper_prints(table: str, printed: list[float]) -> None:
+    assert [millions(recipe) for recipe in TABLES[table].rows] == printed  # type: ignore[index]
+
+
+def test_rows_have_the_settings_that_the_paper_prints() -> None:
+    models = [RECIPES[recipe].model for recipe in TABLES["patch"].rows]
+    assert [m.grid[0] * m.grid[1] for m in models] == [125, 125, 250, 250, 500, 500]
+    assert [m.architecture for m in models] == ["ssast", "axlstm"] * 3
+    printed = published.printed("table5")
+    gating = {
+        (m.expansion, m.input_gate == "exponential", m.flip): str(printed.get(recipe, "-"))
+        for recipe in TABLES["gating"].rows
+        for m in [RECIPES[recipe].model]
+    }
+    assert gating == {
+        (2, True, True): "66.9 ± 0.3",
+        (2, True, False): "70.1 ± 0.3",
+        (2, False, True): "68.2 ± 0.2",
+        (2, False, False): "-",
+        (3, True, True): "68.8 ± 0.4",
+        (3, True, False): "70.7 ± 0.2",
+        (3, False, True): "69.6 ± 0.2",
+        (3, False, False): "-",
+    }
+
+
+def test_every_recipe_stands_in_a_table_and_follows_the_papers_schedule() -> None:
+    assert {recipe for table in TABLES.values() for recipe in table.rows} == set(RECIPES)
+    assert {(c.epochs, c.warmup, c.batch_size) for c in RECIPES.values()} == {(100, 10, 1024)}
+    assert [c.peak_lr for c in RECIPES.values()] == pytest.approx([6e-4] * len(RECIPES))
+
+
+def test_other_settings_override_a_recipe() -> None:
+    config = from_recipe("ssast_tiny_4x8", PretrainConfig(epochs=3, seed=1), Variant())
+    assert (config.epochs, config.seed, config.model.patch) == (3, 1, (4, 8))
+    with pytest.raises(ValueError, match="unknown recipe 'tiny'"):
+        from_recipe("tiny", PretrainConfig(), Variant())
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--recipe axlstm_tiny_e2 --expansion 3", "which model to train: leave out expansion"),
+        ("--recipe ssast_tiny --model axlstm_tiny", "which model to train: leave out model"),
+        (
+            "--model ssast_tiny --expansion 5 --input-gate sigmoid",
+            "no expansion, input_gate: leave",
+        ),
+        ("--expansion 0", "expansion=0 must be a whole number above 0"),
+    ],
+)
+def test_settings_of_the_model_that_would_be_ignored_are_refused(typed: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tyro.cli(pretrain, args=["--estimate", *typed.split()], config=(tyro.conf.OmitArgPrefixes,))
+
+
+def test_a_variant_is_what_was_said_of_it() -> None:
+    assert Variant().build() == PRESETS["axlstm_tiny"]
+    found = Variant("ssast_small", patch=(8, 16), loss_on="all").build()
+    assert found == replace(PRESETS["ssast_small"], patch=(8, 16), loss_on="all")
+
+
+def test_the_cost_card_adds_up() -> None:
+    config = PretrainConfig(model=ModelConfig(dim=32, depth=1), device="cpu", precision="float32")
+    before = torch.get_rng_state()
+    card = estimate(config, seconds=0.2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (card.clips, card.steps, card.disk_bytes) == (2_000_000, 195_312, 320_320_000_000)
+    assert card.flops == 1024 * training_flops(config.model)
+    assert card.hours == pytest.approx(195_312 * 1024 / card.clips_per_second / 3600)
+    assert 1 <= card.measured_clips <= 1024 and card.peak_bytes > 16 * card.parameters
+    assert replace(card, clips_per_second=2 * card.clips_per_second).hours == card.hours / 2
+    assert "195,312 steps" in str(card) and "320.3 GB" in str(card)
+
+
+def test_a_frame_of_audioset_takes_two_bytes_a_bin() -> None:
+    mel = ModelConfig().mel
+    assert audioset_bytes(mel) == 2_000_000 * 1001 * 80 * 2
+    assert audioset_bytes(replace(mel, n_mels=40)) == audioset_bytes(mel) // 2

@@ -1,0 +1,29 @@
+"""Speed in the log."""
+
+import pytest
+import torch
+
+from hear_axlstm.pretrain.flops import training_flops
+from hear_axlstm.training import meter
+from hear_axlstm.training.distributed import World
+from tests.helpers.runs import MODEL
+
+
+def test_mfu_is_the_models_share_of_what_all_devices_could_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(torch.device("cpu"), size=4)
+    assert "mfu" not in meter.Meter(MODEL, world).take(8), "no peak is known"
+    monkeypatch.setattr(meter, "peak_flops", lambda device: 1e12)
+    values = meter.Meter(MODEL, world).take(8)
+    assert values["mfu"] == pytest.approx(
+        values["samples_per_second"] * training_flops(MODEL) / (4 * 1e12)
+    )
+
+
+def test_memory_is_the_process_own() -> None:
+    before = meter.peak_memory(torch.device("cpu"))
+    held = torch.ones(200_000_000 // 4)
+    after = meter.peak_memory(torch.device("cpu"))
+    assert before is not None and after is not None and len(held)
+    assert 50e6 < after < 100e9 and after >= before

@@ -1,0 +1,133 @@
+"""One step: parts that add up, numbers that are not finite, memory that runs out."""
+
+from dataclasses import replace
+from functools import partial
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hear_axlstm.config import Architecture, ModelConfig
+from hear_axlstm.models import encoder
+from hear_axlstm.models.masking import random_mask
+from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.pretrain.config import PretrainConfig
+from hear_axlstm.training.checkpoints import collect
+from hear_axlstm.training.distributed import World
+from hear_axlstm.training.optimizer import adamw, learning_rate
+from hear_axlstm.training.step import Learner
+from tests.helpers.runs import CONFIG, MODEL
+
+CPU = torch.device("cpu")
+
+
+class Regression(nn.Module):
+    """A model small enough to check a step by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, mel: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return (self.linear(mel) - 1).square().mean()
+
+
+def regression(config: PretrainConfig = CONFIG) -> Learner:
+    torch.manual_seed(0)
+    return Learner(Regression(), config, World(CPU))
+
+
+def state(learner: Learner) -> list[torch.Tensor]:
+    tensors = collect(learner.model, learner.optimizer, {})
+    return [tensor.clone() for tensor in tensors.values()]
+
+
+def test_micro_batches_add_up_to_the_batch() -> None:
+    mel, mask = torch.randn(8, 5, 4), torch.zeros(8, 5, dtype=torch.bool)
+    learners = [regression(replace(CONFIG, micro_batch=size)) for size in (8, 3)]
+    for learner in learners:
+        learner.step(mel, mask, rate=0.01)
+    whole, parts = (state(learner) for learner in learners)
+    torch.testing.assert_close(whole, parts)
+    assert learners[0].take_interval() == pytest.approx(learners[1].take_interval())
+
+
+def test_a_step_that_is_not_finite_changes_nothing() -> None:
+    learner = regression()
+    mel, mask = torch.randn(8, 5, 4), torch.zeros(8, 5, dtype=torch.bool)
+    learner.step(mel, mask, rate=0.01)
+    before = state(learner)
+    learner.step(mel * torch.nan, mask, rate=0.01)
+    learner.step(mel * torch.inf, mask, rate=0.01)
+    assert all(map(torch.equal, state(learner), before))
+    sums = learner.take_interval()
+    assert (sums["skipped"], sums["in_a_row"]) == (2, 2) and np.isfinite(sums["loss"])
+    learner.step(mel, mask, rate=0.01)
+    assert not all(map(torch.equal, state(learner), before))
+    assert learner.take_interval()["in_a_row"] == 0
+
+
+def test_a_smaller_micro_batch_is_tried_when_memory_runs_out() -> None:
+    learner = regression()
+    learner.micro_batch = 8
+    forward = learner.model.forward
+
+    def small_memory(mel: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if len(mel) > 2:
+            raise torch.OutOfMemoryError
+        return forward(mel, mask)
+
+    learner.model.forward = small_memory  # type: ignore[method-assign]
+    assert learner.step(torch.randn(8, 5, 4), torch.zeros(8, 5, dtype=torch.bool), rate=0.01)
+    assert learner.micro_batch == 2
+
+
+def test_learning_rate_follows_the_paper() -> None:
+    assert PretrainConfig().peak_lr == pytest.approx(6e-4)
+    rates = [learning_rate(step, 100, 10, 1.0) for step in range(100)]
+    np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=90)
+    for rate in rates[10:]:
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+        optimizer.step()
+        cosine.step()
+
+
+def test_only_weights_decay() -> None:
+    model = nn.ModuleDict({"linear": nn.Linear(3, 4), "norm": nn.LayerNorm(4)})
+    decayed, spared = adamw(model, CONFIG).param_groups
+    assert [p.shape for p in decayed["params"]] == [(4, 3)] and decayed["weight_decay"] == 0.05
+    assert len(spared["params"]) == 3 and spared["weight_decay"] == 0.0
+
+
+def learned(config: ModelConfig, compile: bool = False, again: bool = False) -> list[torch.Tensor]:
+    """State after one step on two clips."""
+    torch.manual_seed(0)
+    model = ReconstructionModel(config)
+    model.encoder.checkpoint_blocks = again
+    learner = Learner(model, replace(CONFIG, batch_size=2, compile=compile), World(CPU))
+    mask = random_mask(2, config.grid[0] * config.grid[1], 0.5)
+    assert learner.step(torch.randn(2, config.window_frames, 80), mask, rate=0.01)
+    return state(learner)
+
+
+@pytest.mark.parametrize("architecture", ["axlstm", "ssast"])
+def test_computing_activations_again_changes_no_gradient(
+    architecture: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(MODEL, architecture=architecture, depth=2)
+    checkpoint = Mock(wraps=encoder.checkpoint)
+    monkeypatch.setattr(encoder, "checkpoint", checkpoint)
+    kept, again = learned(config), learned(config, again=True)
+    assert checkpoint.called and all(map(torch.equal, kept, again))
+
+
+def test_a_compiled_model_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and differentiated by the compiler, but not translated: that takes minutes."""
+    traced = Mock(wraps=partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(torch, "compile", traced)
+    torch.testing.assert_close(learned(MODEL, compile=True), learned(MODEL))
+    traced.assert_called_once()
