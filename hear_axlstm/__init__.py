@@ -10,17 +10,49 @@ The API is that of HEAR 2021 (https://hearbenchmark.com/hear-api.html); the mode
 
 from __future__ import annotations
 
+import importlib
 import os
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from hear_axlstm import checkpoints
-from hear_axlstm.config import Layout
-from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.embed.precision import Precision, product_dtype
+    from hear_axlstm.config import Layout
+    from hear_axlstm.embed.embedder import Embedder
+    from hear_axlstm.embed.precision import Precision
 
-__all__ = ["get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
+__version__ = version("hear_axlstm")
+
+# Public names that live elsewhere, imported when they are first used: so the settings and the
+# command line's help come without loading PyTorch.
+_LAZY = {
+    "AudioError": "hear_axlstm.audio.io",
+    "Classifier": "hear_axlstm.finetune.classifier",
+    "Embedder": "hear_axlstm.embed.embedder",
+    "load_classifier": "hear_axlstm.finetune.classifier",
+}
+
+__all__ = [
+    "AudioError",
+    "Classifier",
+    "Embedder",
+    "__version__",
+    "get_scene_embeddings",
+    "get_timestamp_embeddings",
+    "load_classifier",
+    "load_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def load_model(
@@ -57,6 +89,11 @@ def load_model(
         FileNotFoundError: for a file that is not there, or not in the cache when offline.
         PermissionError, ConnectionError: if the hub refuses, or can't be reached.
     """
+    import torch
+
+    from hear_axlstm import checkpoints
+    from hear_axlstm.embed.precision import product_dtype
+
     product_dtype(precision, torch.device("cpu"))  # refuses an unknown one
     model = checkpoints.load_embedder(
         os.fspath(model_file_path), pretrained=pretrained, seed=seed, layout=layout
@@ -65,7 +102,6 @@ def load_model(
     return model
 
 
-@torch.no_grad()
 def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Tensor]:
     """Embeddings of consecutive 40 ms steps, for event tasks.
 
@@ -80,10 +116,12 @@ def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Te
     Raises:
         TypeError, ValueError: for audio of another kind or shape, or with NaN or infinite samples.
     """
-    return model(audio)
+    import torch
+
+    with torch.no_grad():
+        return model(audio)
 
 
-@torch.no_grad()
 def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
     """One embedding a clip: the mean over its time steps.
 
@@ -97,4 +135,7 @@ def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
     Raises:
         TypeError, ValueError: for audio of another kind or shape, or with NaN or infinite samples.
     """
-    return model.scene(audio)
+    import torch
+
+    with torch.no_grad():
+        return model.scene(audio)

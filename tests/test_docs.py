@@ -225,9 +225,14 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
     if "hear_axlstm.cli" in words:  # under torchrun
         words = ["axlstm", *words[words.index("hear_axlstm.cli") + 1 :]]
     match [word.removeprefix(".venv/bin/") for word in words]:
-        case ["axlstm", *arguments]:
-            parse(cli, arguments, monkeypatch)
-        case ["python", "-m", "eval", *arguments]:
+        case ["axlstm", "--version" | "--help" | "--tyro-print-completion", *_]:
+            pass
+        case ["axlstm", name, *arguments]:
+            command = inert(cli.load(name))
+            with monkeypatch.context() as patch:
+                patch.setattr(cli, "load", lambda _: command)
+                cli.parse(name, [name, *arguments])
+        case ["hearbench", *arguments]:
             parse(evaluation, arguments, monkeypatch)
         case ["python", "-m", "scripts.results", *arguments]:
             parse(results, arguments, monkeypatch)

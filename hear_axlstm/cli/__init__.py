@@ -1,66 +1,124 @@
-"""The command line, `axlstm COMMAND`: which commands there are, and how every one of them fails."""
+"""The command line: `axlstm COMMAND`. Each command is a file of this folder.
+
+The list of commands, the version and the answer to a typo need no PyTorch, so they come at once;
+a command's own module is imported when it is called.
+"""
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import tyro
+from hear_axlstm import __version__
 
-from hear_axlstm.cli.convert import convert
-from hear_axlstm.cli.embed import embed
-from hear_axlstm.cli.export import export
-from hear_axlstm.cli.finetune import finetune
-from hear_axlstm.cli.info import info
-from hear_axlstm.cli.pack import pack
-from hear_axlstm.cli.plot import plot
-from hear_axlstm.cli.predict import predict
-from hear_axlstm.cli.pretrain import pretrain
-from hear_axlstm.cli.push import push
-from hear_axlstm.training.distributed import OtherRankError, is_first_process
-from hear_axlstm.training.signals import Interrupted, is_under_torchrun
-
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "convert": convert,
-    "embed": embed,
-    "info": info,
-    "pack": pack,
-    "pretrain": pretrain,
-    "plot": plot,
-    "push": push,
-    "finetune": finetune,
-    "predict": predict,
-    "export": export,
+COMMANDS = {
+    "embed": "Embed audio files, folders or tars into a file of embeddings.",
+    "info": "List presets and files of weights with their settings.",
+    "finetune": "Train a classifier on labeled clips.",
+    "predict": "Classify audio files with a classifier from finetune.",
+    "export": "Write the model as an ONNX file or a torch.export program.",
+    "pack": "Turn audio into log-mel shards to pretrain on.",
+    "pretrain": "Pretrain an encoder on audio without labels.",
+    "plot": "Draw the training curves of runs.",
+    "convert": "Convert a checkpoint of the reference release to safetensors.",
+    "push": "Publish weights on the Hugging Face hub.",
 }
+"""Names and one-line descriptions, in the order of use; NAME.NAME in this folder is the command."""
+
+COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
+LEFT, FAILED, INTERRUPTED = 0, 2, 130  # exit codes
 
 
 def main() -> None:
-    """Entry point of `axlstm`: exits with 2 and one line for anything the user can mend."""
+    """Entry point of `axlstm`: exits with 2 and one line for anything that the user can fix."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        sys.exit(LEFT if arguments else FAILED)
+    name = arguments[0]
+    if name in ("-V", "--version"):
+        print(f"axlstm {__version__}")
+    elif name in COMMANDS or name in COMPLETION:
+        run(name, arguments)
+    else:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
+        fail(f"unknown command {name!r}: {hint}")
+
+
+def overview() -> str:
+    """What `axlstm --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: axlstm COMMAND ...",
+            "",
+            "Audio embeddings from an xLSTM.",
+            "",
+            *lines,
+            "",
+            "axlstm COMMAND --help lists the options of a command; axlstm --version prints the",
+            "version; axlstm --tyro-print-completion bash|zsh prints a completion script.",
+        ]
+    )
+
+
+def load(name: str) -> Callable[..., Any]:
+    """The function behind a command."""
+    return getattr(importlib.import_module(f"hear_axlstm.cli.{name}"), name)
+
+
+def parse(name: str, arguments: Sequence[str], console_outputs: bool = True) -> Any:
+    """Call a command with the arguments of a command line, the command's name first."""
+    import tyro
+
+    config = (tyro.conf.OmitArgPrefixes,)
+    if name in COMPLETION:
+        commands = {command: load(command) for command in COMMANDS}
+        return tyro.extras.subcommand_cli_from_dict(
+            commands, prog="axlstm", args=arguments, config=config
+        )
+    return tyro.cli(
+        load(name),
+        prog=f"axlstm {name}",
+        args=arguments[1:],
+        config=config,
+        console_outputs=console_outputs,
+    )
+
+
+def run(name: str, arguments: Sequence[str]) -> None:
+    """Call a command; what the user can fix becomes one line and an exit code."""
+    from hear_axlstm.training.distributed import OtherRankError, is_first_process
+    from hear_axlstm.training.signals import Interrupted, is_under_torchrun
+
     logging.basicConfig(format="%(levelname)s: %(message)s")
     if is_first_process():
         logging.getLogger("hear_axlstm").setLevel(logging.INFO)
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="axlstm",
-            description="Audio embeddings from an xLSTM.",
-            config=(tyro.conf.OmitArgPrefixes,),
-            console_outputs=is_first_process(),
-        )
+        parse(name, arguments, is_first_process())
     except Interrupted as stop:
         if is_first_process():
             print(f"axlstm: {stop}", file=sys.stderr)
-        sys.exit(0 if is_under_torchrun() else 130)  # torchrun would start a failed one again
+        # torchrun would start a process that failed again
+        sys.exit(LEFT if is_under_torchrun() else INTERRUPTED)
     except OtherRankError:
-        sys.exit(1)  # the other one explains itself
+        sys.exit(1)  # that rank reports its own error
     except KeyboardInterrupt:
-        print("axlstm: interrupted: give the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        print("axlstm: interrupted: run the same command again to resume", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except MemoryError as error:
-        print(f"axlstm: error: {str(error) or 'out of memory'}: take less at once", file=sys.stderr)
-        sys.exit(2)
+        fail(f"{str(error) or 'out of memory'}: process less at once")
     except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
-        print(f"axlstm: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))
+
+
+def fail(message: str) -> None:
+    """Print one line and exit."""
+    print(f"axlstm: error: {message}", file=sys.stderr)
+    sys.exit(FAILED)

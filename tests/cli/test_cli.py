@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hear_axlstm import cli, load_model
+from hear_axlstm import __version__, cli, load_model
 from hear_axlstm.ops import native
 
 AXLSTM = str(Path(sys.executable).with_name("axlstm"))
@@ -19,6 +19,37 @@ AXLSTM = str(Path(sys.executable).with_name("axlstm"))
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([AXLSTM, *arguments], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--help"], 0, list(cli.COMMANDS)),
+        ([], 2, ["usage: axlstm COMMAND"]),
+        (["--version"], 0, [f"axlstm {__version__}"]),
+        (["embd"], 2, ["unknown command 'embd': did you mean embed?"]),
+        (["xyz"], 2, ["choose one of embed, info"]),
+    ],
+)
+def test_the_overview_needs_no_torch(arguments: list[str], code: int, words: list[str]) -> None:
+    script = (
+        "import sys; from hear_axlstm import cli; sys.argv = ['axlstm', *sys.argv[1:]]\n"
+        "try: cli.main()\n"
+        "finally: assert not {'torch', 'tyro', 'soundfile'} & set(sys.modules)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True
+    )
+    assert found.returncode == code, found.stderr
+    for word in words:
+        assert word in found.stdout + found.stderr
+
+
+def test_every_command_has_a_function_of_its_name() -> None:
+    files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
+    assert files - {"__init__", "__main__"} == set(cli.COMMANDS)
+    for name in cli.COMMANDS:
+        assert callable(cli.load(name))
 
 
 def test_info_lists_presets_as_json() -> None:
@@ -58,12 +89,12 @@ def test_no_memory_is_no_traceback(
     def info() -> None:
         raise MemoryError
 
-    monkeypatch.setattr(cli, "COMMANDS", {**cli.COMMANDS, "info": info})
+    monkeypatch.setattr(cli, "load", lambda name: info)
     monkeypatch.setattr(sys, "argv", ["axlstm", "info"])
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 2
-    assert capsys.readouterr().err == "axlstm: error: out of memory: take less at once\n"
+    assert capsys.readouterr().err == "axlstm: error: out of memory: process less at once\n"
 
 
 def test_a_folder_of_audio_becomes_a_model(tmp_path: Path) -> None:
