@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from hear_axlstm.audio.io import AudioError, load_audio
 from hearbench.tasks.description import TaskError, read_metadata
-from hearbench.tasks.folders import Task, check_audio, clip_paths, read_task
+from hearbench.tasks.folders import Task, check_audio, clip_paths, is_sample_rate, read_task
 
 TOLERANCE = 0.01  # seconds that clips may differ from the task's duration: resampling rounds
 
@@ -39,7 +39,7 @@ def check_task(path: Path) -> Findings:
     task = None
     try:
         task = read_task(path)
-        rates = sorted(int(p.name) for p in task.path.iterdir() if p.name.isdigit())
+        rates = sorted(int(p.name) for p in task.path.iterdir() if is_sample_rate(p.name))
         if not rates:
             raise TaskError(f"{path} holds no audio: no folder is named after a sample rate")
         for rate in rates:

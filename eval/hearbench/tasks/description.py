@@ -10,6 +10,8 @@
 from __future__ import annotations
 
 import json
+import math
+import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,11 @@ CHOICES = {
     "prediction_type": ("multiclass", "multilabel"),
     "split_mode": ("trainvaltest", "new_split_kfold", "presplit_kfold"),
 }
+LONGEST_CLIP = 86_400.0  # seconds
 REQUIRED = (*CHOICES, "task_name", "version", "sample_duration", "evaluation", "splits")
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 100
 
 
 class TaskError(ValueError):
@@ -73,8 +79,9 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TaskError(f"{path} is missing: unpack the task again") from None
-    except (OSError, ValueError) as error:
-        raise TaskError(f"{path} is not valid JSON ({error}): unpack the task again") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise TaskError(f"{path} is not valid JSON ({reason}): unpack the task again") from None
     if not isinstance(content, dict) or not content:
         raise TaskError(f"{path} must hold a JSON object that is not empty")
     return content
@@ -92,17 +99,19 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         raise TaskError(f"{file} lacks {', '.join(missing)}")
     for key, choices in CHOICES.items():
         if metadata[key] not in choices:
-            raise TaskError(f"{file}: {key} {metadata[key]!r} is none of {', '.join(choices)}")
+            raise TaskError(f"{file}: {key} {shown(metadata[key])} is none of {', '.join(choices)}")
     if not _is_names(metadata["evaluation"]):
         raise TaskError(f"{file}: evaluation names no metric: write a list of {', '.join(SCORES)}")
     if unknown := [name for name in metadata["evaluation"] if name not in SCORES]:
-        raise TaskError(f"{file}: metric {unknown[0]!r} is none of {', '.join(SCORES)}")
+        raise TaskError(f"{file}: metric {shown(unknown[0])} is none of {', '.join(SCORES)}")
     seconds = metadata["sample_duration"]
-    if seconds is not None and (type(seconds) not in (int, float) or not seconds > 0):
-        raise TaskError(f"{file}: sample_duration {seconds!r} must be null or seconds above 0")
+    if seconds is not None and not (_is_number(seconds) and 0 < seconds <= LONGEST_CLIP):
+        raise TaskError(
+            f"{file}: sample_duration {shown(seconds)} must be null or seconds above 0, up to a day"
+        )
     grid = metadata.get("evaluation_params", {})
     if not isinstance(grid, dict) or not isinstance(grid.get("task_specific_param_grid", {}), dict):
-        raise TaskError(f"{file}: evaluation_params must be an object, not {grid!r}")
+        raise TaskError(f"{file}: evaluation_params must be an object, not {shown(grid)}")
     _check_splits(file, metadata)
     return metadata
 
@@ -123,7 +132,11 @@ def rotations(folds: Collection[str]) -> list[tuple[tuple[str, ...], str, str]]:
 def _check_splits(file: Path, metadata: Mapping[str, Any]) -> None:
     splits = metadata["splits"]
     if not _is_names(splits):
-        raise TaskError(f"{file}: splits must be a list of names, not {splits!r}")
+        raise TaskError(f"{file}: splits must be a list of names, not {shown(splits)}")
+    for name in splits:
+        check_name(file, "split", name)
+    if len(set(splits)) < len(splits):
+        raise TaskError(f"{file}: a split is listed twice in {shown(splits)}")
     if metadata["split_mode"] == "trainvaltest":
         if set(splits) != {"train", "valid", "test"}:
             found = ", ".join(sorted(splits))
@@ -162,19 +175,66 @@ def _check_labels(
 ) -> None:
     events = metadata["embedding_type"] == "event"
     for clip, labels in clips.items():
+        check_name(file, "clip", clip)
         if not isinstance(labels, list):
-            raise TaskError(f"{file}: the labels of {clip} must be a list, not {labels!r}")
-        if events:
-            for entry in labels:
-                if not isinstance(entry, dict) or {"label", "start", "end"} - entry.keys():
-                    raise TaskError(
-                        f"{file}: an event of {clip} needs label, start and end, not {entry!r}"
-                    )
+            raise TaskError(f"{file}: the labels of {clip} must be a list, not {shown(labels)}")
+        for entry in labels:
+            if events:
+                _check_event(file, clip, entry)
+            elif not isinstance(entry, str | int | float):
+                raise TaskError(f"{file}: a label of {clip} must be a string, not {shown(entry)}")
         names = {str(entry["label"] if events else entry) for entry in labels}
         if unknown := sorted(names - vocabulary):
-            raise TaskError(f"{file}: label {unknown[0]!r} of {clip} is not in labelvocabulary.csv")
+            raise TaskError(
+                f"{file}: label {shown(unknown[0])} of {clip} is not in labelvocabulary.csv"
+            )
         if metadata["prediction_type"] == "multiclass" and not events and len(labels) != 1:
             raise TaskError(f"{file}: {clip} has {len(labels)} labels, multiclass needs one")
+
+
+def _check_event(file: Path, clip: str, event: Any) -> None:
+    if not isinstance(event, dict) or {"label", "start", "end"} - event.keys():
+        raise TaskError(
+            f"{file}: an event of {clip} needs label, start and end, not {shown(event)}"
+        )
+    start, end = event["start"], event["end"]
+    if not (_is_number(start) and _is_number(end) and start <= end):
+        raise TaskError(
+            f"{file}: an event of {clip} must start and end at milliseconds in this order, "
+            f"not {shown(start)} and {shown(end)}"
+        )
+    if not isinstance(event["label"], str | int | float):
+        raise TaskError(f"{file}: a label of {clip} must be a string, not {shown(event['label'])}")
+
+
+def check_name(file: Path, kind: str, name: str) -> None:
+    """Refuse a name of a split or clip that is anything but one component of a path.
+
+    Files and folders are created, and removed, under such names.
+
+    Raises:
+        TaskError: for an empty name, `.`, `..`, path separators and characters no path can hold.
+    """
+    plain = name not in ("", ".", "..") and not any(c in name for c in "/\\\0")
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        plain = False
+    if not plain:
+        raise TaskError(f"{file}: {kind} {shown(name)} must be a plain file name: rename it")
+
+
+def shown(value: Any) -> str:
+    """A value from a file as error messages show it, cut short."""
+    return _REPR.repr(value)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is an int or a float that stands for a finite number."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # an int beyond all floats
+        return False
 
 
 def _check_last_batch(folder: Path, split_mode: str, sizes: Mapping[str, int]) -> None:

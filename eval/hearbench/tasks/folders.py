@@ -126,7 +126,7 @@ def check_audio(task: Task, sample_rate: int) -> None:
     for split in task.splits:
         folder = task.path / str(sample_rate) / split
         if not folder.is_dir():
-            rates = sorted(p.name for p in task.path.iterdir() if p.name.isdigit())
+            rates = sorted(p.name for p in task.path.iterdir() if is_sample_rate(p.name))
             raise TaskError(
                 f"{folder} is missing: the model wants {sample_rate} Hz and the task has "
                 f"{', '.join(rates) or 'no audio'}; resample the task or pick another model"
@@ -146,11 +146,16 @@ def clip_paths(task: Task, sample_rate: int) -> list[Path]:
     ]
 
 
+def is_sample_rate(name: str) -> bool:
+    """Whether a folder of that name holds a task's audio at a sample rate."""
+    return name.isascii() and name.isdecimal()
+
+
 def _looks_like_task(path: Path) -> bool:
     return (
         path.name in OFFICIAL
         or (path / "task_metadata.json").exists()
-        or any(part.name.isdigit() and part.is_dir() for part in path.iterdir())
+        or any(is_sample_rate(part.name) and part.is_dir() for part in path.iterdir())
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hearbench.cli.run import run
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import check_audio, find_tasks, read_task, with_audio
 from tests.helpers.hear_task import SAMPLE_RATE, write_task
@@ -94,6 +96,13 @@ def metadata(**changes: object) -> Callable[[Path], None]:
     return edit("task_metadata.json", **changes)
 
 
+def deep(levels: int) -> object:
+    value: object = "low"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "split gone": (lambda path: (path / "valid.json").unlink(), "valid.json is missing"),
     "cut off": (lambda path: (path / "test.json").write_text('{"a'), "not valid JSON"),
@@ -115,6 +124,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "strange label": (edit("train.json", **{"x.wav": ["middle"]}), "'middle' of x.wav"),
     "two labels": (edit("train.json", **{"x.wav": ["low", "high"]}), "x.wav has 2 labels"),
     "split mode": (edit("task_metadata.json", split_mode="random"), "split_mode 'random'"),
+    "up": (metadata(splits=["../x", "a", "b"], split_mode="new_split_kfold"), "split '../x' must"),
+    "dots": (metadata(splits=["..", "a", "b"], split_mode="new_split_kfold"), "split '..' must"),
+    "backslash": (metadata(splits=["c:\\x", "a", "b"], split_mode="new_split_kfold"), "plain file"),
+    "split twice": (metadata(splits=["a", "a", "b", "c"], split_mode="new_split_kfold"), "twice"),
+    "clip up": (edit("train.json", **{"../x.wav": ["low"]}), "clip '../x.wav' must be a plain"),
+    "clip absolute": (edit("train.json", **{"/tmp/x.wav": ["low"]}), "must be a plain file name"),
+    "clip NUL": (edit("train.json", **{"x\0.wav": ["low"]}), "must be a plain file name"),
+    "surrogate": (edit("train.json", **{"\ud800.wav": ["low"]}), "must be a plain file name"),
+    "deep": (lambda path: (path / "test.json").write_text("[" * 99_999), "nested too deeply"),
+    "deep label": (edit("train.json", **{"x.wav": [deep(200)]}), "must be a string, not"),
+    "endless": (metadata(sample_duration=10**400), "must be null or seconds above 0"),
+    "infinite": (metadata(sample_duration=math.inf), "must be null or seconds above 0"),
     "splits": (edit("task_metadata.json", splits=["train", "test"]), "needs train, valid and test"),
     "no metric": (edit("task_metadata.json", evaluation=[]), "names no metric"),
 }
@@ -127,6 +148,32 @@ def test_damage_is_named(tmp_path: Path, kind: str) -> None:
     damage(path)
     with pytest.raises(TaskError, match=message):
         read_task(path)
+
+
+@pytest.mark.parametrize(("start", "end"), [(2.0, 1.0), (0.0, math.nan), ("0", 1.0), (0, 10**400)])
+def test_event_times_are_numbers_in_order(tmp_path: Path, start: object, end: object) -> None:
+    path = write_task(tmp_path / "tones", embedding_type="event")
+    for split in ("train", "valid", "test"):
+        event = {"label": "low", "start": start, "end": end}
+        (path / f"{split}.json").write_text(json.dumps({"x.wav": [event]}))
+    with pytest.raises(TaskError, match=r"must start and end at milliseconds in this order"):
+        read_task(path)
+
+
+def test_no_folder_outside_is_touched(tmp_path: Path) -> None:
+    """A task whose split leads out of the output folder is refused before anything is made."""
+    write_task(tmp_path / "tasks" / "tones", folds=3)
+    evil = tmp_path / "tasks" / "tones"
+    name = "../../../../../thesis"
+    (evil / "fold00.json").rename(tmp_path / "x.json")
+    settings = json.loads((evil / "task_metadata.json").read_text())
+    settings["splits"][0] = name
+    (evil / "task_metadata.json").write_text(json.dumps(settings))
+    (tmp_path / "thesis").mkdir()
+    out = tmp_path / "a" / "b" / "c" / "out"
+    with pytest.raises(TaskError, match="plain file name"):
+        run(tasks_dir=tmp_path / "tasks", systems=("naive",), seeds=1, out=out)
+    assert (tmp_path / "thesis").is_dir() and not list((tmp_path / "thesis").iterdir())
 
 
 def test_a_last_batch_of_one_is_refused(tmp_path: Path) -> None:
