@@ -3,30 +3,53 @@
 import platform
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
-# What pays to be compiled for a CPU; called by way of ctypes. Without a compiler the
-# installation goes on, and PyTorch computes the same.
+# The CPU kernels, called by way of ctypes. Without a compiler the installation succeeds all the
+# same, and PyTorch computes the same results, more slowly.
 VECTORS = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
-block = Extension(
+kernels = Extension(
     "hear_axlstm.ops._cpu",
     [f"hear_axlstm/ops/csrc/{name}.cpp" for name in ("forward", "products", "backward", "probe")],
     depends=[f"hear_axlstm/ops/csrc/{name}.h" for name in ("numbers", "products", "probe")],
     extra_compile_args=[
-        *("-O3", "-std=c++17", "-fopenmp-simd", *VECTORS),
+        *("-O3", "-g0", "-std=c++17", "-fopenmp-simd", *VECTORS),
         *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),
     ],
     optional=True,
 )
 
+
+class BuildLibrary(build_ext):
+    """Builds a plain shared library, which no Python's ABI concerns."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Leave the tag of this Python out of the file's name."""
+        path = super().get_ext_filename(fullname)
+        suffix = ".pyd" if path.endswith(".pyd") else ".so"
+        return fullname.replace(".", "/") + suffix
+
+
+class PlatformWheel(bdist_wheel):
+    """Tags the wheel for every Python 3 on this platform."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Python tag, ABI tag, platform tag."""
+        return "py3", "none", super().get_tag()[2]
+
+
 # The weights that ship live in the top-level folder `weights/`, where a reader finds them beside
 # their model cards, and travel inside the wheel as the package `hear_axlstm_weights`, so that
 # `importlib.resources` finds them in a checkout and in an installed wheel alike.
 setup(
-    ext_modules=[block],
+    cmdclass={"bdist_wheel": PlatformWheel, "build_ext": BuildLibrary},
+    ext_modules=[kernels],
     packages=[*find_packages(include=["hear_axlstm", "hear_axlstm.*"]), "hear_axlstm_weights"],
     package_dir={"hear_axlstm_weights": "weights"},
     package_data={
         "hear_axlstm": ["py.typed"],
         "hear_axlstm_weights": ["*.safetensors", "*.json", "*.md"],
     },
+    include_package_data=False,
 )
