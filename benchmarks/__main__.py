@@ -24,8 +24,8 @@ from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.config import PRESETS, preset
 from hear_axlstm.embed.precision import Precision
 from hear_axlstm.models import mlstm
-from hear_axlstm.models.masking import random_mask
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.patch_embed import random_mask
+from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.flops import training_flops
 from hear_axlstm.training.device import choose_device, keep_freed_memory
@@ -132,7 +132,7 @@ def _embedding(
 def _training(
     name: str, batch: int, rounds: int, device: torch.device, peaks: dict[Precision, float]
 ) -> str:
-    model = ReconstructionModel(preset(name)).to(device)
+    model = MaskedPatchModel(preset(name)).to(device)
     twin = plain(model)
     config = PretrainConfig(model=model.config, batch_size=batch, device=str(device))
     mel = torch.randn(batch, 200, 80, device=device)

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from hear_axlstm import checkpoints
 from hear_axlstm.audio.io import load_audio
 from hear_axlstm.audio.mel import LogMel, standardize
-from hear_axlstm.models.masking import random_mask
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.patch_embed import random_mask
+from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain import pictures
 from hearbench.results import THESE
 
@@ -98,7 +98,7 @@ def reconstruction(
         raise ValueError("no recordings: name one or more")
     file = checkpoints.locate(model or checkpoints.manifest()["default"])
     config, _, tensors = checkpoints.read(file)
-    network = ReconstructionModel(config).eval()
+    network = MaskedPatchModel(config).eval()
     checkpoints.fill(network, tensors, file)
     front, grid = LogMel(config.mel), config.grid
     seconds = config.window_frames * config.mel.hop_length / config.mel.sample_rate

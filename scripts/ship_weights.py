@@ -15,7 +15,7 @@ import tyro
 
 from hear_axlstm import checkpoints
 from hear_axlstm.config import preset
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.pretraining import MaskedPatchModel
 
 FOLDER = Path(__file__).parent
 
@@ -35,7 +35,7 @@ def main(
     config, training, tensors = checkpoints.read(file)
     if config != preset(name):
         raise SystemExit(f"{file} was trained with other settings than {name}: {config}")
-    model = ReconstructionModel(config)
+    model = MaskedPatchModel(config)
     checkpoints.fill(model, tensors, file)
     shipped = FOLDER / f"{name}.safetensors"
     checkpoints.save(shipped, model, training, torch.float16)

@@ -19,7 +19,7 @@ from hear_axlstm.checkpoints.reference_release import is_release, read_release
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.files import replacing
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.pretraining import MaskedPatchModel
 
 FILE_NAME = "model.safetensors"
 HEADER_KEY = "hear_axlstm"
@@ -31,7 +31,7 @@ Contents = tuple[ModelConfig, dict[str, Any], dict[str, Tensor]]
 
 def save(
     path: Path,
-    model: ReconstructionModel | Embedder,
+    model: MaskedPatchModel | Embedder,
     training: Mapping[str, Any],
     dtype: torch.dtype,
 ) -> None:

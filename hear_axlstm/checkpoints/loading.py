@@ -12,7 +12,7 @@ from hear_axlstm.checkpoints.format import fill, read
 from hear_axlstm.checkpoints.resolve import locate, manifest
 from hear_axlstm.config import PRESETS, Layout, preset
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.pretraining import MaskedPatchModel
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def _embedder_from_file(path: Path, layout: Layout | None) -> Embedder:
     return embedder
 
 
-def initialize(model: ReconstructionModel, spec: str) -> None:
+def initialize(model: MaskedPatchModel, spec: str) -> None:
     """Start a pretraining model from existing weights of the same encoder.
 
     Raises:

@@ -20,7 +20,7 @@ from torch import Tensor
 from hear_axlstm.checkpoints.unpickle import ZIP_START, Checkpoint, View
 from hear_axlstm.config import MelConfig, ModelConfig
 from hear_axlstm.models.patch_embed import sincos_positions
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.pretraining import MaskedPatchModel
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def _translate(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, T
     if unknown := sorted(theirs.keys() - names.keys() - {"pos_embed"}):
         raise ValueError(f"it has an unknown tensor {unknown[0]!r}")
     with torch.device("meta"):
-        wanted = ReconstructionModel(config).state_dict()
+        wanted = MaskedPatchModel(config).state_dict()
     tensors = {}
     for their, our in names.items():
         tensor = _rearrange(their, theirs[their])

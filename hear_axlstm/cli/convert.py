@@ -11,7 +11,7 @@ import tyro
 from hear_axlstm import checkpoints
 from hear_axlstm.checkpoints.reference_release import is_release, read_release
 from hear_axlstm.config import Layout
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.pretraining import MaskedPatchModel
 
 
 def convert(
@@ -37,7 +37,7 @@ def convert(
     if out.suffix != ".safetensors":
         raise ValueError(f"{out} would not be found again: let its name end in .safetensors")
     config, training, tensors = read_release(path, flip)
-    model = ReconstructionModel(replace(config, layout=layout))
+    model = MaskedPatchModel(replace(config, layout=layout))
     checkpoints.fill(model, tensors, path)
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoints.save(out, model, training, torch.float32)

@@ -10,7 +10,7 @@ import tyro
 
 from hear_axlstm import checkpoints
 from hear_axlstm.config import PRESETS
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.ops import native
 
 COLUMNS = ("name", "parameters", "dim", "depth", "heads", "patch", "layout", "scene_embedding_size")
@@ -47,7 +47,7 @@ def _describe(name: str) -> dict[str, Any]:
     else:
         config, training, _ = checkpoints.read(checkpoints.locate(name))
     with torch.device("meta"):  # sizes only: base would take a second and 350 MB
-        parameters = sum(p.numel() for p in ReconstructionModel(config).parameters())
+        parameters = sum(p.numel() for p in MaskedPatchModel(config).parameters())
     return {
         "name": name,
         "parameters": parameters,

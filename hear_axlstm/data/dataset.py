@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hear_axlstm.audio.mel import STD_FLOOR
 from hear_axlstm.data.corpus import FRAME_DTYPE, Corpus, shard_path
-from hear_axlstm.models.masking import random_mask
+from hear_axlstm.models.patch_embed import random_mask
 
 HELD_OUT_SHARE = 0.05
 HELD_OUT_CLIPS = 2048  # as many tell the loss to a fraction of a percent; more only cost time

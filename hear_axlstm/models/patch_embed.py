@@ -1,7 +1,8 @@
-"""Spectrogram to patch tokens and back (paper section 2.2).
+"""Patches of a spectrogram, their positions, and random masks (paper section 2.2).
 
 Shapes: B windows, T mel frames, F mel bins, N patches (time-major: the patches of one time step
-are neighbors), p values of a patch (frames first), D model width.
+are neighbors), p values of a patch (frames first), D model width. In a mask,
+True hides a patch.
 """
 
 from __future__ import annotations
@@ -62,3 +63,21 @@ class PatchEmbedding(nn.Module):
         """
         tokens = self.projection(patchify(mel_BTF, self.patch))
         return tokens + self.positions[first : first + tokens.shape[1]]
+
+
+def random_mask(
+    batch: int, patches: int, ratio: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Hide ``round(ratio * patches)`` patches of each row, drawn without replacement.
+
+    Returns:
+        bool ``[batch, patches]`` on the generator's device.
+    """
+    device = generator.device if generator is not None else None
+    ranks = torch.rand(batch, patches, generator=generator, device=device).argsort(dim=1)
+    return ranks < round(ratio * patches)
+
+
+def apply_mask(tokens_BND: Tensor, mask_BN: Tensor, mask_token: Tensor) -> Tensor:
+    """Replace hidden tokens by the mask token ``[D]``, or by one for each position ``[N, D]``."""
+    return torch.where(mask_BN[..., None], mask_token.to(tokens_BND.dtype), tokens_BND)

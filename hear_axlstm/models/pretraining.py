@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.models.encoder import Encoder
-from hear_axlstm.models.masking import apply_mask
-from hear_axlstm.models.patch_embed import patchify
+from hear_axlstm.models.patch_embed import apply_mask, patchify
 
 
-class ReconstructionModel(nn.Module):
+class MaskedPatchModel(nn.Module):
     """Encoder, mask token and a one-hidden-layer head on every patch token."""
 
     def __init__(self, config: ModelConfig) -> None:

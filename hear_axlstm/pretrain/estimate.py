@@ -12,8 +12,8 @@ from hear_axlstm.audio.mel import frame_count
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import FRAME_DTYPE, Corpus
 from hear_axlstm.data.dataset import split_held_out
-from hear_axlstm.models.masking import random_mask
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.patch_embed import random_mask
+from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.flops import training_flops
 from hear_axlstm.training.device import choose_device, keep_freed_memory
@@ -98,7 +98,7 @@ def estimate(
     if device.type == "cpu":
         keep_freed_memory()
     with torch.random.fork_rng(devices=[]):
-        learner = Learner(ReconstructionModel(config.model).to(device), config, World(device))
+        learner = Learner(MaskedPatchModel(config.model).to(device), config, World(device))
         size, rate, peak = _measure(learner, seconds)
     if corpus is None:
         clips, disk = AUDIOSET_CLIPS, audioset_bytes(config.model.mel)

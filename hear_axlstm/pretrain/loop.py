@@ -15,7 +15,7 @@ from tqdm import tqdm
 from hear_axlstm import checkpoints
 from hear_axlstm.data.corpus import Corpus
 from hear_axlstm.data.dataset import CropDataset, crop_dataset, split_held_out
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.monitor import Watch
 from hear_axlstm.pretrain.start import CHECKPOINTS, Resume, check_fit, find_start, sole_use
@@ -104,7 +104,7 @@ class _Training:
 
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
             torch.manual_seed(config.seed)
-            self.model = ReconstructionModel(config.model).to(world.device)
+            self.model = MaskedPatchModel(config.model).to(world.device)
         self.model.encoder.checkpoint_blocks = config.checkpoint_blocks
         if config.init is not None and start is None:
             checkpoints.initialize(self.model, config.init)

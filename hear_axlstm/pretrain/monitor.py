@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hear_axlstm.audio.io import AudioError
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain import pictures
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.knn import read_labeled
@@ -39,7 +39,7 @@ class Watch:
 
     def __init__(
         self,
-        model: ReconstructionModel,
+        model: MaskedPatchModel,
         config: PretrainConfig,
         run: Path,
         lines: RunLog,

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hear_axlstm.models.patch_embed import patchify, unpatchify
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.pretraining import MaskedPatchModel
 
 TITLES = ("masked input", "reconstruction", "target")
 HIDDEN_COLOR = "0.6"  # gray, which the color map does not have
 
 
 @torch.no_grad()
-def panels(model: ReconstructionModel, mel_BTF: Tensor, mask_BN: Tensor) -> Tensor:
+def panels(model: MaskedPatchModel, mel_BTF: Tensor, mask_BN: Tensor) -> Tensor:
     """Masked input, reconstruction and target of standardized log-mel.
 
     The reconstruction shows the model's patches where they were hidden, and the input elsewhere;

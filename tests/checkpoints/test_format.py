@@ -15,25 +15,25 @@ from safetensors.torch import save_file
 from hear_axlstm import checkpoints, get_scene_embeddings, load_model
 from hear_axlstm.checkpoints import checksum, format
 from hear_axlstm.config import ModelConfig
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.pretraining import MaskedPatchModel
 
 CONFIG = ModelConfig(dim=48, depth=2, expansion=2, patch=(8, 16), flip=True, input_gate="sigmoid")
 
 
 @pytest.fixture
-def model() -> ReconstructionModel:
+def model() -> MaskedPatchModel:
     torch.manual_seed(0)
-    return ReconstructionModel(CONFIG)
+    return MaskedPatchModel(CONFIG)
 
 
 @pytest.fixture
-def file(model: ReconstructionModel, tmp_path: Path) -> Path:
+def file(model: MaskedPatchModel, tmp_path: Path) -> Path:
     path = tmp_path / checkpoints.FILE_NAME
     checkpoints.save(path, model, {"corpus": "tones"}, torch.float32)
     return path
 
 
-def test_a_file_describes_itself(file: Path, model: ReconstructionModel) -> None:
+def test_a_file_describes_itself(file: Path, model: MaskedPatchModel) -> None:
     config, training, tensors = checkpoints.read(file)
     assert config == CONFIG and training == {"corpus": "tones"}
     for name, tensor in model.state_dict().items():
@@ -43,7 +43,7 @@ def test_a_file_describes_itself(file: Path, model: ReconstructionModel) -> None
 @pytest.mark.parametrize("kind", [str, Path])
 @pytest.mark.parametrize("as_folder", [True, False])
 def test_load_model_takes_a_file_or_its_folder(
-    file: Path, model: ReconstructionModel, as_folder: bool, kind: type[str | Path]
+    file: Path, model: MaskedPatchModel, as_folder: bool, kind: type[str | Path]
 ) -> None:
     loaded = load_model(kind(file.parent if as_folder else file))
     assert loaded.config == CONFIG and not loaded.training
@@ -52,16 +52,16 @@ def test_load_model_takes_a_file_or_its_folder(
 
 
 def test_a_model_starts_from_the_weights_of_the_same_encoder_only(
-    file: Path, model: ReconstructionModel
+    file: Path, model: MaskedPatchModel
 ) -> None:
-    other = ReconstructionModel(replace(CONFIG, loss_on="all"))
+    other = MaskedPatchModel(replace(CONFIG, loss_on="all"))
     checkpoints.initialize(other, str(file))
     assert torch.equal(other.head[0].weight, model.head[0].weight)  # type: ignore[union-attr]
     with pytest.raises(ValueError, match=r"another encoder.*flip=True"):
-        checkpoints.initialize(ReconstructionModel(replace(CONFIG, flip=False)), str(file))
+        checkpoints.initialize(MaskedPatchModel(replace(CONFIG, flip=False)), str(file))
 
 
-def test_float16_files_load_as_float32(model: ReconstructionModel, tmp_path: Path) -> None:
+def test_float16_files_load_as_float32(model: MaskedPatchModel, tmp_path: Path) -> None:
     checkpoints.save(tmp_path / "half.safetensors", model, {}, torch.float16)
     loaded = load_model(str(tmp_path / "half.safetensors"))
     assert get_scene_embeddings(torch.randn(1, 8000), loaded).dtype == torch.float32
@@ -72,7 +72,7 @@ def test_float16_files_load_as_float32(model: ReconstructionModel, tmp_path: Pat
 
 @pytest.mark.parametrize(("value", "dtype"), [(torch.nan, torch.float32), (1e5, torch.float16)])
 def test_values_that_are_not_finite_are_not_saved(
-    value: float, dtype: torch.dtype, model: ReconstructionModel, file: Path
+    value: float, dtype: torch.dtype, model: MaskedPatchModel, file: Path
 ) -> None:
     before = file.read_bytes()
     model.encoder.cls_token.data[3] = value
@@ -94,7 +94,7 @@ def test_values_that_are_not_finite_are_not_loaded(file: Path) -> None:
 
 
 def test_what_can_not_be_written_leaves_nothing(
-    model: ReconstructionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: MaskedPatchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fill_the_disk(_: object, path: Path, **__: object) -> None:
         path.write_bytes(b"half")
@@ -136,7 +136,7 @@ MISMATCHES = {
 
 
 @pytest.mark.parametrize("kind", MISMATCHES)
-def test_what_does_not_fit_is_named(kind: str, model: ReconstructionModel, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_named(kind: str, model: MaskedPatchModel, tmp_path: Path) -> None:
     settings, message = MISMATCHES[kind]
     header = {"format": 1, "model": settings, "training": {}}
     path = tmp_path / "mismatch.safetensors"
@@ -155,9 +155,9 @@ def test_other_headers_are_refused(header: str, message: str, tmp_path: Path) ->
         load_model(str(tmp_path / "a"))
 
 
-def test_the_layout_is_no_part_of_the_encoder(file: Path, model: ReconstructionModel) -> None:
+def test_the_layout_is_no_part_of_the_encoder(file: Path, model: MaskedPatchModel) -> None:
     assert load_model(str(file), layout="release").config == replace(CONFIG, layout="release")
-    checkpoints.initialize(ReconstructionModel(replace(CONFIG, layout="release")), str(file))
+    checkpoints.initialize(MaskedPatchModel(replace(CONFIG, layout="release")), str(file))
     with pytest.raises(ValueError, match="layout='rows'"):
         load_model(str(file), layout="rows")  # type: ignore[arg-type]
 

@@ -20,7 +20,7 @@ from hear_axlstm.checkpoints.checksum import ChecksumError
 from hear_axlstm.checkpoints.hub import parse
 from hear_axlstm.cli.push import push
 from hear_axlstm.config import ModelConfig
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.pretraining import MaskedPatchModel
 from tests.helpers.hub_server import Hub, serve
 
 CONFIG = ModelConfig(dim=32, depth=1)
@@ -31,9 +31,7 @@ REPO = "lab/axlstm"
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     facts = {"hours": 5.3, "config": {"epochs": 6.0, "probe": "/secret/path"}}
-    checkpoints.save(
-        folder / checkpoints.FILE_NAME, ReconstructionModel(CONFIG), facts, torch.float32
-    )
+    checkpoints.save(folder / checkpoints.FILE_NAME, MaskedPatchModel(CONFIG), facts, torch.float32)
     return folder
 
 

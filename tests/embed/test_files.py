@@ -23,7 +23,7 @@ from hear_axlstm.embed.bulk import embed as bulk
 from hear_axlstm.embed.bulk import inputs
 from hear_axlstm.embed.bulk.embed import embed
 from hear_axlstm.embed.bulk.output import OutputError
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.pretraining import MaskedPatchModel
 
 SIZE = 80  # of the small model's embeddings
 FORMATS = {"a.wav": (16_000, 1), "b.flac": (44_100, 2), "c.ogg": (22_050, 1), "d.mp3": (48_000, 2)}
@@ -34,7 +34,7 @@ BROKEN = ("cut.wav", "empty.flac", "junk.wav", "loud.wav")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The path of small weights."""
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    whole = ReconstructionModel(ModelConfig(dim=16, depth=1))
+    whole = MaskedPatchModel(ModelConfig(dim=16, depth=1))
     checkpoints.save(path, whole, {}, next(whole.parameters()).dtype)
     return str(path)
 

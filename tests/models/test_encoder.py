@@ -10,9 +10,14 @@ import torch
 
 from hear_axlstm.config import PATCHES, PRESETS, InputGate, MelConfig, ModelConfig, preset
 from hear_axlstm.models.blocks import BlockDiagonalMap, CausalConv, MLSTMBlock
-from hear_axlstm.models.masking import apply_mask, random_mask
-from hear_axlstm.models.patch_embed import patchify, sincos_positions, unpatchify
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.patch_embed import (
+    apply_mask,
+    patchify,
+    random_mask,
+    sincos_positions,
+    unpatchify,
+)
+from hear_axlstm.models.pretraining import MaskedPatchModel
 
 SMALL = ModelConfig(dim=48, depth=2)
 
@@ -83,7 +88,7 @@ def test_only_flip_lets_tokens_see_what_follows() -> None:
     changed[:, 100:] += 1.0
     for flip in (False, True):
         torch.manual_seed(0)
-        encoder = ReconstructionModel(replace(SMALL, flip=flip)).encoder.eval()
+        encoder = MaskedPatchModel(replace(SMALL, flip=flip)).encoder.eval()
         before = slice(1, 1 + 25 * 5)
         same = torch.allclose(encoder(mel)[:, before], encoder(changed)[:, before], atol=1e-5)
         assert same is not flip
@@ -97,7 +102,7 @@ def test_every_variant_learns(
 ) -> None:
     torch.manual_seed(0)
     config = replace(SMALL, patch=patch, architecture=architecture, input_gate=input_gate)
-    model = ReconstructionModel(config)
+    model = MaskedPatchModel(config)
     mel = torch.randn(2, 200, 80)
     mask = random_mask(2, config.grid[0] * config.grid[1], 0.5)
     loss = model(mel, mask)
@@ -108,7 +113,7 @@ def test_every_variant_learns(
 
 def test_loss_is_the_mean_square_over_hidden_patches() -> None:
     torch.manual_seed(0)
-    model, mel, mask = ReconstructionModel(SMALL), torch.randn(2, 200, 80), random_mask(2, 250, 0.5)
+    model, mel, mask = MaskedPatchModel(SMALL), torch.randn(2, 200, 80), random_mask(2, 250, 0.5)
     error = (model.reconstruct(mel, mask) - patchify(mel, (4, 16))).square().mean(-1)
     torch.testing.assert_close(model(mel, mask), error[mask].mean())
     model.config = replace(SMALL, loss_on="all")
@@ -119,14 +124,14 @@ def test_a_transformer_tells_hidden_patches_apart_only_by_their_position() -> No
     for keeps in (False, True):
         torch.manual_seed(0)
         config = replace(SMALL, architecture="ssast", mask_keeps_position=keeps)
-        model, mask = ReconstructionModel(config), random_mask(1, 250, 0.5)
+        model, mask = MaskedPatchModel(config), random_mask(1, 250, 0.5)
         hidden = model.reconstruct(torch.randn(1, 200, 80), mask)[mask]
         assert torch.allclose(hidden[0].expand_as(hidden), hidden, atol=1e-5) is not keeps
 
 
 def test_hidden_patches_do_not_reach_the_encoder() -> None:
     torch.manual_seed(0)
-    model, mel, mask = ReconstructionModel(SMALL), torch.randn(1, 200, 80), random_mask(1, 250, 0.5)
+    model, mel, mask = MaskedPatchModel(SMALL), torch.randn(1, 200, 80), random_mask(1, 250, 0.5)
     other = patchify(torch.randn(1, 200, 80), (4, 16))
     swapped = torch.where(mask[..., None], other, patchify(mel, (4, 16)))
     swapped_mel = unpatchify(swapped, (4, 16), (50, 5))
@@ -152,7 +157,7 @@ PARAMETERS = {
 @pytest.mark.parametrize(("name", "expansion"), PARAMETERS)
 def test_parameters_equal_the_reference(name: str, expansion: int) -> None:
     with torch.device("meta"):
-        model = ReconstructionModel(replace(preset(name), expansion=expansion))
+        model = MaskedPatchModel(replace(preset(name), expansion=expansion))
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name, expansion]
 
 

@@ -7,13 +7,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.models.blocks import MAP_WIDTH, MLSTMBlock
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.ops import weighted_sum
 from hear_axlstm.ops.native import library
 from hear_axlstm.pretrain.flops import training_flops
 
 
-def counted(model: ReconstructionModel) -> int:
+def counted(model: MaskedPatchModel) -> int:
     """FLOPs of one clip, forward and backward, as torch sees them."""
     mel = torch.randn(1, model.config.window_frames, model.config.mel.n_mels)
     mask = torch.rand(1, model.config.grid[0] * model.config.grid[1]) < 0.5
@@ -23,7 +23,7 @@ def counted(model: ReconstructionModel) -> int:
     return counter.get_total_flops()
 
 
-def not_needed(model: ReconstructionModel) -> int:
+def not_needed(model: MaskedPatchModel) -> int:
     """FLOPs of the AxLSTM as it is written, above what the mathematics needs."""
     config = model.config
     tokens, inner = config.grid[0] * config.grid[1] + 1, config.inner_dim
@@ -53,11 +53,11 @@ def test_axlstm_needs_what_torch_counts_but_for_zeros_and_recomputation(
 ) -> None:
     monkeypatch.setenv("HEAR_AXLSTM_CELL", "parallel")
     monkeypatch.setattr(library, "_library", lambda: None)  # whose products are others
-    model = ReconstructionModel(config)
+    model = MaskedPatchModel(config)
     assert counted(model) - not_needed(model) == training_flops(config)
 
 
 @pytest.mark.parametrize("patch", [(4, 16), (8, 16)])
 def test_ssast_needs_what_torch_counts(patch: tuple[int, int]) -> None:
     config = ModelConfig("ssast", dim=64, depth=2, patch=patch, mask_keeps_position=True)
-    assert counted(ReconstructionModel(config)) == training_flops(config)
+    assert counted(MaskedPatchModel(config)) == training_flops(config)

@@ -22,7 +22,7 @@ from hear_axlstm import load_model
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.data.pack import pack
 from hear_axlstm.models.patch_embed import patchify
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain import knn, pictures
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.knn import ProbeError, read_labeled
@@ -167,7 +167,7 @@ def test_unusable_labels_are_named(rows: str, message: str, tmp_path: Path) -> N
 
 
 def test_pictures_show_what_was_hidden_and_what_the_model_made_of_it() -> None:
-    model = ReconstructionModel(MODEL)
+    model = MaskedPatchModel(MODEL)
     last = model.head[-1]
     assert isinstance(last, torch.nn.Linear)
     torch.nn.init.zeros_(last.weight)

@@ -10,7 +10,7 @@ import tyro
 
 from hear_axlstm.cli.pretrain import pretrain
 from hear_axlstm.config import PRESETS, ModelConfig
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain.config import PretrainConfig, Variant
 from hear_axlstm.pretrain.estimate import audioset_bytes, estimate
 from hear_axlstm.pretrain.flops import training_flops
@@ -20,7 +20,7 @@ from hearbench import published
 
 def millions(recipe: str) -> float:
     with torch.device("meta"):
-        model = ReconstructionModel(RECIPES[recipe].model)
+        model = MaskedPatchModel(RECIPES[recipe].model)
     return round(sum(p.numel() for p in model.parameters()) / 1e6, 1)
 
 

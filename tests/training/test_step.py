@@ -11,8 +11,8 @@ from torch import nn
 
 from hear_axlstm.config import Architecture, ModelConfig
 from hear_axlstm.models import encoder
-from hear_axlstm.models.masking import random_mask
-from hear_axlstm.models.pretraining import ReconstructionModel
+from hear_axlstm.models.patch_embed import random_mask
+from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.training.checkpoints import collect
 from hear_axlstm.training.distributed import World
@@ -106,7 +106,7 @@ def test_only_weights_decay() -> None:
 def learned(config: ModelConfig, compile: bool = False, again: bool = False) -> list[torch.Tensor]:
     """State after one step on two clips."""
     torch.manual_seed(0)
-    model = ReconstructionModel(config)
+    model = MaskedPatchModel(config)
     model.encoder.checkpoint_blocks = again
     learner = Learner(model, replace(CONFIG, batch_size=2, compile=compile), World(CPU))
     mask = random_mask(2, config.grid[0] * config.grid[1], 0.5)

@@ -63,13 +63,6 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return results, tests
 
 
-@pytest.fixture(params=["0", "1"], ids=["torch", "compiled"])
-def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without and with the compiled code, where there is some."""
-    monkeypatch.setenv("HEAR_AXLSTM_NATIVE", request.param)
-
-
-@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(
     ("folds", "still", "options"),
     [
@@ -150,7 +143,6 @@ def fit(seed: int = 0, split: int = 0, number: int = 0, **conf: Any) -> Fit:
     return Fit(seed, split, number, draw("paper", metadata, seed)[0])
 
 
-@pytest.mark.usefixtures("either_way")
 def test_probes_learn_the_same_in_any_company(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +182,6 @@ def test_rounded_products_have_gradients() -> None:
         assert torch.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.999
 
 
-@pytest.mark.usefixtures("either_way")
 def test_finished_seeds_stay_and_others_are_redone_alike(tmp_path: Path) -> None:
     embeddings = write_embeddings(tmp_path / "task", folds=3, max_epochs=[6])
     folders = {seed: tmp_path / f"seed{seed}" for seed in range(3)}

@@ -46,7 +46,6 @@ class Dropout:
     Attributes:
         threshold: a unit is kept where its number, of all that int16 has, is not below.
         factor: what it is multiplied by.
-        state: ``[4, 16]``, that of the compiled generators, which draw other numbers.
     """
 
     def __init__(self, rate: float, seed: int, device: torch.device) -> None:
@@ -54,8 +53,6 @@ class Dropout:
         self.threshold = round(rate * (1 << 16)) + torch.iinfo(torch.int16).min
         self.factor = 1 / (1 - rate)
         self.generator = torch.Generator(device).manual_seed(seed)
-        words = np.random.SeedSequence(seed).generate_state(64)
-        self.state = torch.from_numpy(words.view(np.int32)).view(4, 16)
 
     def draw(self, out_NH: Tensor) -> None:
         """Fill with 0 (at the given rate) or 1 / (1 - rate)."""

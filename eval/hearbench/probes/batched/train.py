@@ -19,7 +19,6 @@ from torch import Tensor
 
 from hear_axlstm.embed.precision import Precision, product_dtype
 from hear_axlstm.training.device import keep_freed_memory
-from hearbench.probes.batched.compiled import CompiledStack
 from hearbench.probes.batched.grid import Point, Shape
 from hearbench.probes.batched.scores import score
 from hearbench.probes.batched.stack import Stack, losses
@@ -138,11 +137,7 @@ class Trainer:
         _check_batches(len(x_ND), shape)
         data = self.task.features, self.task.classes, self.device, self.product_dtype
         entropies = [(fit.seed, fit.split, fit.number) for fit in fits]
-        where = self.device, self.product_dtype
-        kind = (
-            CompiledStack if CompiledStack.is_usable(shape, self.task.features, *where) else Stack
-        )
-        stack = kind([fit.point for fit in fits], entropies, *data)
+        stack = Stack([fit.point for fit in fits], entropies, *data)
         probes = [Progress(fit) for fit in fits]
         outcomes: list[Outcome] = []
         batches = stack.batches(x_ND, y_NC)
