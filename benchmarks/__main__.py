@@ -22,10 +22,10 @@ from benchmarks.shares import shares
 from benchmarks.timing import Work, in_turns, machine, product_rate
 from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.config import PRESETS, preset
-from hear_axlstm.embed.precision import Precision
 from hear_axlstm.models import mlstm
 from hear_axlstm.models.patch_embed import random_mask
 from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.ops.precision import Precision
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.flops import training_flops
 from hear_axlstm.training.device import choose_device, keep_freed_memory

@@ -23,7 +23,7 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks.timing import Work, machine
-from hear_axlstm.embed.precision import Precision
+from hear_axlstm.ops.precision import Precision
 from hear_axlstm.training.device import keep_freed_memory
 from hearbench.probes import batched, official
 from hearbench.run.workers import Job, attempt, workers

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hear_axlstm.config import Layout
     from hear_axlstm.embed.embedder import Embedder
-    from hear_axlstm.embed.precision import Precision
+    from hear_axlstm.ops.precision import Precision
 
 __version__ = version("hear_axlstm")
 
@@ -92,7 +92,7 @@ def load_model(
     import torch
 
     from hear_axlstm import checkpoints
-    from hear_axlstm.embed.precision import product_dtype
+    from hear_axlstm.ops.precision import product_dtype
 
     product_dtype(precision, torch.device("cpu"))  # refuses an unknown one
     model = checkpoints.load_embedder(

@@ -9,7 +9,7 @@ import tyro
 
 from hear_axlstm.embed.bulk.embed import Kind
 from hear_axlstm.embed.bulk.embed import embed as embed_inputs
-from hear_axlstm.embed.precision import Precision
+from hear_axlstm.ops.precision import Precision
 from hear_axlstm.training.signals import is_under_torchrun
 
 SOME_FAILED = 3

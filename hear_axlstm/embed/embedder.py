@@ -17,10 +17,10 @@ from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed import inputs
 from hear_axlstm.embed.fused import encode_windows
 from hear_axlstm.embed.inputs import Audio, Kind
-from hear_axlstm.embed.precision import Precision, product_dtype
 from hear_axlstm.embed.stream import Stream
 from hear_axlstm.embed.windows import Window, batches, cut, step_times
 from hear_axlstm.models.encoder import Encoder
+from hear_axlstm.ops.precision import Precision, product_dtype
 
 # Mel frames encoded at once: bounds memory, whatever the length.
 FRAMES_PER_PASS = {"cpu": 12_800, "cuda": 51_200}

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from hear_axlstm.embed.cores import on_each_core
 from hear_axlstm.models import mlstm
 from hear_axlstm.models.blocks import NORM_EPS, MLSTMBlock, TransformerBlock
 from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.ops import native
 from hear_axlstm.ops.convolution import WIDTH, convolve
+from hear_axlstm.ops.cores import on_each_core
 from hear_axlstm.ops.fuse import MAP_WIDTH, MixSettings, MixWeights, fold, is_bare, parts
 from hear_axlstm.ops.onednn import linear
 

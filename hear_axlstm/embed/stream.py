@@ -19,10 +19,10 @@ from torch.nn import functional as nnf
 from hear_axlstm.audio.mel import LogMel, Statistics, frame_count, standardize
 from hear_axlstm.embed.fused import FoldedBlock, Past, folded_blocks
 from hear_axlstm.embed.inputs import check_clip
-from hear_axlstm.embed.precision import Precision, product_dtype
 from hear_axlstm.embed.windows import step_centers, step_times
 from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.ops.native import Memory
+from hear_axlstm.ops.precision import Precision, product_dtype
 
 BLOCK_SECONDS = 2.0  # a longer push is taken in parts, which bounds what is held at once
 A = TypeVar("A", NDArray, Tensor)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hear_axlstm.embed.precision import Precision
+from hear_axlstm.ops.precision import Precision
 
 Mode = Literal["linear", "mlp", "full"]
 Metric = Literal["accuracy", "balanced_accuracy", "mAP", "AUC"]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from hear_axlstm.config import InputGate, LossOn, ModelConfig, preset
-from hear_axlstm.embed.precision import Precision
+from hear_axlstm.ops.precision import Precision
 
 DEFAULT_MODEL = "axlstm_tiny"
 MLSTM_ONLY = ("expansion", "flip", "input_gate")

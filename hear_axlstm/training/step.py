@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from hear_axlstm.data.dataset import share
-from hear_axlstm.embed.cores import on_each_core
-from hear_axlstm.embed.precision import product_dtype
+from hear_axlstm.ops.cores import on_each_core
+from hear_axlstm.ops.precision import product_dtype
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.training.device import choose_micro_batch
 from hear_axlstm.training.distributed import World

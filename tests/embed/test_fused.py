@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from hear_axlstm.config import PRESETS, ModelConfig, preset
-from hear_axlstm.embed.cores import on_each_core
 from hear_axlstm.embed.fused import encode_windows
 from hear_axlstm.models.encoder import Encoder
+from hear_axlstm.ops.cores import on_each_core
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.training.optimizer import adamw
 

@@ -28,8 +28,8 @@ from hear_axlstm.embed.bulk.inputs import Inputs
 from hear_axlstm.embed.bulk.output import Output, OutputError
 from hear_axlstm.embed.bulk.parts import FIELDS, Embedded, Part
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.embed.precision import Precision
 from hear_axlstm.embed.windows import step_times
+from hear_axlstm.ops.precision import Precision
 from hear_axlstm.training.distributed import World, ranks
 
 Kind = Literal["scene", "timestamp", "both"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hear_axlstm.embed.precision import Precision
+from hear_axlstm.ops.precision import Precision
 from hearbench.probes import official
 from hearbench.probes.batched.grid import Point, draw
 from hearbench.probes.batched.results import write

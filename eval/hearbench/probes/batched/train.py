@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hear_axlstm.embed.precision import Precision, product_dtype
+from hear_axlstm.ops.precision import Precision, product_dtype
 from hear_axlstm.training.device import keep_freed_memory
 from hearbench.probes.batched.grid import Point, Shape
 from hearbench.probes.batched.scores import score
