@@ -29,9 +29,9 @@ from hear_axlstm.ops.precision import Precision
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.flops import training_flops
 from hear_axlstm.training.device import choose_device, keep_freed_memory
-from hear_axlstm.training.distributed import World
+from hear_axlstm.training.distributed import DistContext
 from hear_axlstm.training.optimizer import adamw
-from hear_axlstm.training.step import Learner
+from hear_axlstm.training.step import TrainStep
 from tests.reference.mlstm import plain, plain_parallel, plain_timestamps
 
 CLIP_SECONDS = 10
@@ -145,8 +145,8 @@ def _training(
         optimizer.zero_grad()
 
     def step(precision: Precision) -> Work:
-        learner = Learner(model, replace(config, precision=precision), World(device))
-        return lambda: learner.step(mel, mask, rate=1e-6)
+        train_step = TrainStep(model, replace(config, precision=precision), DistContext(device))
+        return lambda: train_step.step(mel, mask, rate=1e-6)
 
     works: dict[str, Work] = {"plain": plain_step}
     seconds = in_turns(works | {p: step(p) for p in PRECISIONS}, rounds, device)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from hear_axlstm.audio.loader import prefetch
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import Corpus
-from hear_axlstm.data.dataset import CropDataset, ResidentCropDataset, split_held_out
+from hear_axlstm.data.dataset import CropDataset, ResidentCropDataset, split_validation
 from hear_axlstm.data.extract import Features
 from hear_axlstm.data.shards import Shard, finish
 from hear_axlstm.training.device import keep_freed_memory
@@ -40,7 +40,7 @@ def main(clips: int = 4096, steps: int = 40, rounds: int = 5, batch_size: int = 
     with tempfile.TemporaryDirectory() as folder:
         corpus = _generate(Path(folder), clips)
         start = time.perf_counter()
-        train, _ = split_held_out(corpus)
+        train, _ = split_validation(corpus)
         print(f"split of {clips:,} clips: {time.perf_counter() - start:.3f} s\n")
         args = (corpus, train, 200, batch_size, 0)
         mapped = CropDataset(*args)

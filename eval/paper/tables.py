@@ -71,7 +71,7 @@ def markdown(name: PublishedTable, trained: Mapping[str, Path], results: Results
     """
     table, printed = BY_NAME[name], published.printed(name)
     frame = PAPER if results.aggregates[PAPER] else THESE
-    heads = ["recipe", *table.settings, "parameters", "held-out loss"]
+    heads = ["recipe", *table.settings, "parameters", "validation loss"]
     heads += [*(task.path.name for task in results.plan.tasks), FRAMES[frame], "printed s(m)"]
     lines = [heads, ["---"] * len(heads)]
     for recipe in table.rows:
@@ -108,9 +108,9 @@ def _caption(table: Table, frame: str, results: Results) -> str:
 
 
 def _facts(table: Table, paths: Sequence[Path]) -> list[str]:
-    """Settings, parameters and held-out losses of a row's trainings, as the weights tell them."""
+    """Settings, parameters and validation losses of a row's trainings, as the weights tell them."""
     contents = [checkpoints.read(path) for path in paths]
-    losses = [training["held_out_loss"] for _, training, _ in contents]
+    losses = [training["validation_loss"] for _, training, _ in contents]
     config, _, tensors = contents[0]
     return [
         *(_setting(config, name) for name in table.settings),

@@ -23,8 +23,8 @@ from hear_axlstm.audio.mel import STD_FLOOR
 from hear_axlstm.data.corpus import FRAME_DTYPE, Corpus, shard_path
 from hear_axlstm.models.patch_embed import random_mask
 
-HELD_OUT_SHARE = 0.05
-HELD_OUT_CLIPS = 2048  # as many tell the loss to a fraction of a percent; more only cost time
+VALIDATION_SHARE = 0.05
+VALIDATION_CLIPS = 2048  # as many tell the loss to a fraction of a percent; more only cost time
 FEWEST_TO_SPLIT = 40
 VALUES_PER_PASS = 32_000  # torch does so few in one thread, and leaves the others to the model
 RESIDENT_SHARE = 0.25  # of a device's free memory
@@ -219,7 +219,7 @@ def share(rows: int, rank: int, world_size: int) -> slice:
     return slice(rank * rows // world_size, (rank + 1) * rows // world_size)
 
 
-def split_held_out(corpus: Corpus) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_validation(corpus: Corpus) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the clips to train on, and of those to watch the loss on.
 
     One clip in 20, at most 2,048, is held out (none of fewer than 40 clips), chosen by a hash of
@@ -229,8 +229,8 @@ def split_held_out(corpus: Corpus) -> tuple[NDArray[np.int64], NDArray[np.int64]
     order = np.frombuffer(digests, "S32").argsort(kind="stable")
     if len(order) < FEWEST_TO_SPLIT:
         return np.sort(order), order[:0]
-    held_out = min(int(len(order) * HELD_OUT_SHARE), HELD_OUT_CLIPS)
-    return np.sort(order[held_out:]), np.sort(order[:held_out])
+    validation = min(int(len(order) * VALIDATION_SHARE), VALIDATION_CLIPS)
+    return np.sort(order[validation:]), np.sort(order[:validation])
 
 
 def _statistics(corpus: Corpus, clips: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

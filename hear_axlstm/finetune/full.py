@@ -57,10 +57,12 @@ def train_through(
         RuntimeError: if the loss is no longer finite.
     """
     with StopRequest() as stop, torch.random.fork_rng():
-        _Training(classifier, dataset, config, run, stop).go_on()
+        Trainer(classifier, dataset, config, run, stop).fit()
 
 
-class _Training:
+class Trainer:
+    """A run in progress."""
+
     def __init__(
         self,
         classifier: Classifier,
@@ -87,7 +89,7 @@ class _Training:
         if self.step == 0:
             self._evaluate()  # the probe's head on the untouched encoder is what is to be beaten
 
-    def go_on(self) -> None:
+    def fit(self) -> None:
         """Train from the current step to the last, or until nothing improves anymore."""
         saved = time.monotonic()
         progress = tqdm(

@@ -14,6 +14,7 @@ from hear_axlstm.ops.precision import Precision
 
 DEFAULT_MODEL = "axlstm_tiny"
 MLSTM_ONLY = ("expansion", "flip", "input_gate")
+RENAMED = {"look_every": "eval_every"}  # settings that earlier run folders name otherwise
 REFERENCE_BATCH = 256  # the batch size that `base_lr` is meant for
 
 
@@ -112,7 +113,7 @@ class PretrainConfig:
     """A checkpoint every so many epochs stays for good."""
     stop_after_bad_steps: int = 10
     """Give up after so many steps in a row whose loss or gradient was not finite."""
-    look_every: int = 5
+    eval_every: Annotated[int, tyro.conf.arg(aliases=("--look-every",))] = 5
     """Epochs between two pictures of what the model reconstructs, and two scores of the probe."""
     probe: str | None = None
     """Labeled clips that the representation is scored on: a CSV with columns path and label, or a
@@ -121,7 +122,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         positive = ("epochs", "batch_size", "base_lr", "log_every", "checkpoint_every")
         optional = ("lr", "clip_norm", "micro_batch", "threads", "milestone_epochs")
-        keeping = ("checkpoint_minutes", "keep_checkpoints", "stop_after_bad_steps", "look_every")
+        keeping = ("checkpoint_minutes", "keep_checkpoints", "stop_after_bad_steps", "eval_every")
         for name in (*positive, *keeping):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be a number above 0")
@@ -157,7 +158,7 @@ class PretrainConfig:
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> PretrainConfig:
         """Rebuild a config from `to_dict`'s data."""
-        values = dict(settings)
+        values = {RENAMED.get(name, name): value for name, value in settings.items()}
         values["model"] = ModelConfig.from_dict(values["model"])
         values["betas"] = tuple(values["betas"])
         return cls(**values)
@@ -185,7 +186,7 @@ MAY_CHANGE = frozenset(
         "keep_checkpoints",
         "milestone_epochs",
         "stop_after_bad_steps",
-        "look_every",
+        "eval_every",
         "probe",
     }
 )

@@ -11,15 +11,15 @@ from tqdm import tqdm
 from hear_axlstm.audio.mel import frame_count
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import FRAME_DTYPE, Corpus
-from hear_axlstm.data.dataset import split_held_out
+from hear_axlstm.data.dataset import split_validation
 from hear_axlstm.models.patch_embed import random_mask
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.flops import training_flops
 from hear_axlstm.training.device import choose_device, keep_freed_memory
-from hear_axlstm.training.distributed import World
+from hear_axlstm.training.distributed import DistContext
 from hear_axlstm.training.meter import peak_memory
-from hear_axlstm.training.step import Learner
+from hear_axlstm.training.step import TrainStep
 
 AUDIOSET_CLIPS = 2_000_000  # roughly, says the paper (section 3.1)
 AUDIOSET_SECONDS = 10
@@ -98,21 +98,23 @@ def estimate(
     if device.type == "cpu":
         keep_freed_memory()
     with torch.random.fork_rng(devices=[]):
-        learner = Learner(MaskedPatchModel(config.model).to(device), config, World(device))
-        size, rate, peak = _measure(learner, seconds)
+        train_step = TrainStep(
+            MaskedPatchModel(config.model).to(device), config, DistContext(device)
+        )
+        size, rate, peak = _measure(train_step, seconds)
     if corpus is None:
         clips, disk = AUDIOSET_CLIPS, audioset_bytes(config.model.mel)
     else:
-        clips = len(split_held_out(corpus)[0])
+        clips = len(split_validation(corpus)[0])
         disk = int(corpus.index.frames.sum()) * corpus.mel.n_mels * FRAME_DTYPE.itemsize
     return CostCard(
         config=config,
         clips=clips,
         disk_bytes=disk,
-        parameters=sum(p.numel() for p in learner.parameters),
+        parameters=sum(p.numel() for p in train_step.parameters),
         flops=config.batch_size * training_flops(config.model),
-        where=f"{device}, {str(learner.precision).removeprefix('torch.')}, "
-        f"micro-batches of {learner.micro_batch}",
+        where=f"{device}, {str(train_step.precision).removeprefix('torch.')}, "
+        f"micro-batches of {train_step.micro_batch}",
         clips_per_second=rate,
         measured_clips=size,
         peak_bytes=peak,
@@ -125,27 +127,27 @@ def audioset_bytes(config: MelConfig) -> int:
     return AUDIOSET_CLIPS * frames * config.n_mels * FRAME_DTYPE.itemsize
 
 
-def _measure(learner: Learner, seconds: float) -> tuple[int, float, int]:
+def _measure(train_step: TrainStep, seconds: float) -> tuple[int, float, int]:
     """Clips of a measured step, clips a second, and the peak of memory in bytes."""
-    _step(learner, learner.micro_batch)  # the first one allocates and chooses kernels
-    once = _step(learner, learner.micro_batch)
+    _step(train_step, train_step.micro_batch)  # the first one allocates and chooses kernels
+    once = _step(train_step, train_step.micro_batch)
     parts = max(1, int(seconds / 3 / once))  # three steps or more
-    size = min(parts * learner.micro_batch, learner.config.batch_size)
+    size = min(parts * train_step.micro_batch, train_step.config.batch_size)
     spent: list[float] = []
     with tqdm(total=round(seconds), desc="measuring", unit="s", leave=False) as bar:
         while not spent or sum(spent) + spent[-1] < seconds:
-            spent.append(_step(learner, size))
+            spent.append(_step(train_step, size))
             bar.update(round(sum(spent)) - bar.n)
-    return size, size * len(spent) / sum(spent), peak_memory(learner.device) or 0
+    return size, size * len(spent) / sum(spent), peak_memory(train_step.device) or 0
 
 
-def _step(learner: Learner, clips: int) -> float:
+def _step(train_step: TrainStep, clips: int) -> float:
     """Seconds of an optimizer step on made-up clips."""
-    config = learner.config.model
+    config = train_step.config.model
     patches = config.grid[0] * config.grid[1]
     mel = torch.randn(clips, config.window_frames, config.mel.n_mels)
     mask = random_mask(clips, patches, config.mask_ratio)
     start = time.monotonic()
-    learner.step(mel, mask, rate=0.0)
-    learner.take_interval()  # waits for the device
+    train_step.step(mel, mask, rate=0.0)
+    train_step.take_interval()  # waits for the device
     return time.monotonic() - start

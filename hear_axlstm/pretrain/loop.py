@@ -1,4 +1,4 @@
-"""The pretraining loop: learn, log, watch the held-out loss, save, resume."""
+"""The pretraining loop: learn, log, evaluate, save, resume."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from tqdm import tqdm
 
 from hear_axlstm import checkpoints
 from hear_axlstm.data.corpus import Corpus
-from hear_axlstm.data.dataset import CropDataset, crop_dataset, split_held_out
+from hear_axlstm.data.dataset import CropDataset, crop_dataset, split_validation
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.monitor import Watch
-from hear_axlstm.pretrain.start import CHECKPOINTS, Resume, check_fit, find_start, sole_use
+from hear_axlstm.pretrain.monitor import Monitor
+from hear_axlstm.pretrain.start import CHECKPOINTS, Resume, find_resume, lock_dir, validate
 from hear_axlstm.training.batches import Batch, batch, batches
-from hear_axlstm.training.checkpoint_manager import CheckpointKeeper
+from hear_axlstm.training.checkpoint_manager import CheckpointManager
 from hear_axlstm.training.checkpoints import Checkpoint, collect, restore
 from hear_axlstm.training.device import keep_freed_memory
-from hear_axlstm.training.distributed import Agreement, World, join
+from hear_axlstm.training.distributed import DistContext, StopSync, join
 from hear_axlstm.training.logging import RunLog, read_log
 from hear_axlstm.training.meter import Meter
 from hear_axlstm.training.optimizer import learning_rate
 from hear_axlstm.training.signals import Interrupted, StopRequest
-from hear_axlstm.training.step import Learner
+from hear_axlstm.training.step import TrainStep
 
 log = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
-HELD_OUT_SEED = 0  # the same crops and masks in every epoch and run, so that losses compare
+VALIDATION_SEED = 0  # the same crops and masks in every epoch and run, so that losses compare
 
 
 class DivergedError(RuntimeError):
@@ -63,22 +63,23 @@ def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "au
         OtherRankError: if another process of this run failed.
     """
     run = Path(run)
-    with join(config) as world:
+    with join(config) as context:
         corpus = Corpus(data)
-        check_fit(config, corpus, run, world)
-        with sole_use(run, world), StopRequest() as stop:
-            start = world.share(find_start(config, corpus, run, resume) if world.is_first else None)
-            if world.device.type == "cpu":
+        validate(config, corpus, run, context)
+        with lock_dir(run, context), StopRequest() as stop:
+            found = find_resume(config, corpus, run, resume) if context.is_first else None
+            start = context.broadcast(found)
+            if context.device.type == "cpu":
                 keep_freed_memory()
-            if world.is_first:
+            if context.is_first:
                 settings = json.dumps(config.to_dict(), indent=2)
                 (run / "config.json").write_text(settings + "\n")
-            training = _Training(config, corpus, run, start, world, stop)
-            training.go_on()
-            return world.share(training.write_weights() if world.is_first else run)
+            training = Trainer(config, corpus, run, start, context, stop)
+            training.fit()
+            return context.broadcast(training.write_weights() if context.is_first else run)
 
 
-class _Training:
+class Trainer:
     """A run in progress, on one of its ranks."""
 
     def __init__(
@@ -87,50 +88,51 @@ class _Training:
         corpus: Corpus,
         run: Path,
         start: Checkpoint | None,
-        world: World,
+        context: DistContext,
         stop: StopRequest,
     ) -> None:
-        self.config, self.corpus, self.run, self.world, self.stop = config, corpus, run, world, stop
-        train, held_out = split_held_out(corpus)
+        self.config, self.corpus, self.run = config, corpus, run
+        self.context, self.stop = context, stop
+        train, validation = split_validation(corpus)
         window = config.model.window_frames
-        size, seed, device = config.batch_size, config.seed, world.device
+        size, seed, device = config.batch_size, config.seed, context.device
         self.dataset = crop_dataset(corpus, train, window, size, seed, device)
         self.steps = self.dataset.steps(config.epochs)
         self.warmup = min(self.dataset.steps(config.warmup), self.steps - 1)
-        self.held_out: Batch | None = None
-        if len(held_out):
-            watched = CropDataset(corpus, held_out, window, len(held_out), HELD_OUT_SEED)
-            self.held_out = batch(watched, config.model, world, step=0)
+        self.validation: Batch | None = None
+        if len(validation):
+            watched = CropDataset(corpus, validation, window, len(validation), VALIDATION_SEED)
+            self.validation = batch(watched, config.model, context, step=0)
 
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
             torch.manual_seed(config.seed)
-            self.model = MaskedPatchModel(config.model).to(world.device)
+            self.model = MaskedPatchModel(config.model).to(context.device)
         self.model.encoder.checkpoint_blocks = config.checkpoint_blocks
         if config.init is not None and start is None:
             checkpoints.initialize(self.model, config.init)
-        self.learner = Learner(self.model, config, world, self._count_clips)
+        self.train_step = TrainStep(self.model, config, context, self._count_clips)
         self.step = 0
         if start is not None:
             self.step = start.step
-            restore(start.tensors, self.model, self.learner.optimizer)
+            restore(start.tensors, self.model, self.train_step.optimizer)
             interval = start.part("interval")
-            self.learner.interval |= {k: v.to(world.device) for k, v in interval.items()}
+            self.train_step.interval |= {k: v.to(context.device) for k, v in interval.items()}
             log.info("resuming %s at step %d of %d", run, self.step, self.steps)
-        self.lines = RunLog(run, self.step, config.to_dict()) if world.is_first else None
-        self.watch: Watch | None = None
+        self.lines = RunLog(run, self.step, config.to_dict()) if context.is_first else None
+        self.monitor: Monitor | None = None
         if self.lines is not None:
-            shown = self.held_out or batch(self.dataset, config.model, world, step=0)
-            self.watch = Watch(self.model, config, run, self.lines, shown)
+            shown = self.validation or batch(self.dataset, config.model, context, step=0)
+            self.monitor = Monitor(self.model, config, run, self.lines, shown)
         self.progress: tqdm | None = None
-        self.keeper: CheckpointKeeper | None = None
+        self.manager: CheckpointManager | None = None
 
-    def go_on(self) -> None:
+    def fit(self) -> None:
         """Train from the current step to the last."""
         if self.step == self.steps:
             log.info("%s is finished: %d steps", self.run, self.steps)
             return
-        upcoming = batches(self.dataset, self.config.model, self.world, self.step, self.steps)
-        if not self.world.is_first:
+        upcoming = batches(self.dataset, self.config.model, self.context, self.step, self.steps)
+        if not self.context.is_first:
             self._loop(upcoming)
             return
         size = self.config.batch_size
@@ -141,40 +143,40 @@ class _Training:
             desc="pretraining",
             dynamic_ncols=True,
         )
-        self.keeper = CheckpointKeeper(self.run / CHECKPOINTS, self.config.keep_checkpoints)
-        assert self.lines is not None and self.watch is not None
-        with self.keeper, self.progress, self.lines:
-            self.watch.start()
+        self.manager = CheckpointManager(self.run / CHECKPOINTS, self.config.keep_checkpoints)
+        assert self.lines is not None and self.monitor is not None
+        with self.manager, self.progress, self.lines:
+            self.monitor.on_start()
             self._loop(upcoming)
 
     def _loop(self, upcoming: Iterator[Batch]) -> None:
-        meter, agreement = Meter(self.config.model, self.world), Agreement(self.world)
+        meter, stop_sync = Meter(self.config.model, self.context), StopSync(self.context)
         logged_step, saved_at = self.step, time.monotonic()
         while self.step < self.steps:
             mel, mask = meter.next(upcoming)
-            done = self.learner.step(mel, mask, self._rate(self.step))
+            done = self.train_step.step(mel, mask, self._rate(self.step))
             self.step += done
             if done and self._is_due(self.config.log_every):
                 self._log(meter, self.step - logged_step)
                 logged_step = self.step
             if done and (self.step == self.steps or self._ends_epochs(1)):
-                self._watch_held_out()
-                if self.watch is not None:
+                self._evaluate()
+                if self.monitor is not None:
                     before, last = self.dataset.epoch_at(self.step - 1), self.step == self.steps
-                    self.watch.look(self.step, before, self._epoch(), last)
+                    self.monitor.on_epoch_end(self.step, before, self._epoch(), last)
             minutes = (time.monotonic() - saved_at) / 60
-            late = self.world.is_first and minutes >= self.config.checkpoint_minutes
+            late = self.context.is_first and minutes >= self.config.checkpoint_minutes
             if late:
                 saved_at = time.monotonic()  # asked for; with several ranks it comes a step later
-            stop, late = agreement.ask(bool(self.stop), late)
+            stop, late = stop_sync.poll(bool(self.stop), late)
             milestone = done and self._ends_epochs(self.config.milestone_epochs)
             if stop or late or milestone or self._is_due(self.config.checkpoint_every):
                 self._save(milestone)
                 saved_at = time.monotonic()
             if stop:
-                agreement.finish()
+                stop_sync.finish()
                 self._leave()
-        agreement.finish()
+        stop_sync.finish()
 
     def _is_due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.steps
@@ -196,10 +198,10 @@ class _Training:
         """After each micro-batch: show progress, and say whether to go on."""
         if self.progress is not None:
             self.progress.update(clips)
-        return not self.stop or self.world.size > 1  # several ranks stop after the same step
+        return not self.stop or self.context.size > 1  # several ranks stop after the same step
 
     def _log(self, meter: Meter, steps: int) -> None:
-        means = self.learner.take_interval()
+        means = self.train_step.take_interval()
         in_a_row = means.pop("in_a_row")
         clips = steps * self.config.batch_size
         speed = meter.take(clips)
@@ -217,24 +219,24 @@ class _Training:
                 "in a new run"
             )
 
-    def _watch_held_out(self) -> None:
-        if self.held_out is None:
+    def _evaluate(self) -> None:
+        if self.validation is None:
             return
-        loss = self.learner.evaluate(*self.held_out)
+        loss = self.train_step.evaluate(*self.validation)
         if self.lines is not None:
-            self.lines.write(step=self.step, epoch=self._epoch(), held_out_loss=loss)
+            self.lines.write(step=self.step, epoch=self._epoch(), validation_loss=loss)
 
     def _save(self, milestone: bool) -> None:
-        if self.keeper is None:
+        if self.manager is None:
             return
-        learner = self.learner
-        tensors = collect(learner.model, learner.optimizer, learner.interval)
+        train_step = self.train_step
+        tensors = collect(train_step.model, train_step.optimizer, train_step.interval)
         state = Checkpoint(self.step, self.config, self.corpus.fingerprint, tensors)
-        self.keeper.save(state, milestone)
+        self.manager.save(state, milestone)
 
     def _leave(self) -> None:
-        if self.keeper is not None:
-            self.keeper.wait()
+        if self.manager is not None:
+            self.manager.wait()
         raise Interrupted(
             f"stopped after step {self.step} of {self.steps}, saved in {self.run}: "
             "give the same command again to resume"
@@ -244,13 +246,13 @@ class _Training:
         """Write model.safetensors, with what a model card needs in its header."""
         path = self.run / checkpoints.FILE_NAME
         lines = read_log(self.run / LOG)
-        losses = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
+        losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
         facts = {
             "clips": len(self.corpus),
             "hours": round(self.corpus.hours, 2),
             "corpus": self.corpus.fingerprint,
             "steps": self.steps,
-            "held_out_loss": losses[-1] if losses else None,
+            "validation_loss": losses[-1] if losses else None,
             "config": self.config.to_dict(),
         }
         checkpoints.save(path, self.model, facts, torch.float32)

@@ -23,8 +23,8 @@ CLIPS_SHOWN = 4
 FOLDER = "pictures"
 
 
-class Watch:
-    """Looks at the model of a run every `look_every` epochs.
+class Monitor:
+    """Looks at the model of a run every `eval_every` epochs.
 
     Args:
         model: of the run.
@@ -57,7 +57,7 @@ class Watch:
                 self.embedder = Embedder(config.model).to(self._device())
             self.embedder.encoder = model.encoder
 
-    def start(self) -> None:
+    def on_start(self) -> None:
         """Score the weights that training starts from: what every later accuracy compares to.
 
         Raises:
@@ -66,7 +66,7 @@ class Watch:
         if self.probe is not None and not any("probe_accuracy" in x for x in self.lines.read()):
             self._score(step=0, epoch=0.0)
 
-    def look(self, step: int, before: float, epoch: float, last: bool) -> None:
+    def on_epoch_end(self, step: int, before: float, epoch: float, last: bool) -> None:
         """Draw and score if it is the last step, or if their turn has come.
 
         Args:
@@ -75,7 +75,7 @@ class Watch:
             epoch: epochs that are done.
             last: whether training ends here.
         """
-        every = self.config.look_every
+        every = self.config.eval_every
         if not last and before // every == epoch // every:
             return
         self.model.eval()

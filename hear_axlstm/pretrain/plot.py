@@ -28,7 +28,7 @@ class Panel:
 
 
 PANELS = (
-    Panel("masked loss (thin: training; marked: held out)", "loss", "held_out_loss", True),
+    Panel("masked loss (thin: training; marked: validation)", "loss", "validation_loss", True),
     Panel("learning rate", "lr"),
     Panel("gradient norm", "grad_norm", may_be_log=True),
     Panel("probe accuracy", "probe_accuracy"),
@@ -39,7 +39,7 @@ MARKERS = "osD^vX"
 
 
 def plot(runs: Sequence[Path], out: Path) -> Path:
-    """Draw loss, held-out loss, learning rate, gradient norm and probe accuracy over epochs.
+    """Draw loss, validation loss, learning rate, gradient norm and probe accuracy over epochs.
 
     Args:
         runs: folders of runs, in progress or finished.

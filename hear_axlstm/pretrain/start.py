@@ -14,7 +14,7 @@ from hear_axlstm.data.corpus import Corpus
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.training.checkpoint_manager import list_checkpoints, load_latest
 from hear_axlstm.training.checkpoints import Checkpoint
-from hear_axlstm.training.distributed import World
+from hear_axlstm.training.distributed import DistContext
 
 Resume = Literal["auto", "never"]
 
@@ -22,7 +22,7 @@ LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 
 
-def check_fit(config: PretrainConfig, corpus: Corpus, run: Path, world: World) -> None:
+def validate(config: PretrainConfig, corpus: Corpus, run: Path, context: DistContext) -> None:
     """Make sure that the run can start, before anything is written.
 
     Raises:
@@ -34,20 +34,20 @@ def check_fit(config: PretrainConfig, corpus: Corpus, run: Path, world: World) -
             f"{corpus.folder} was packed with {corpus.mel}, the model wants {config.model.mel}: "
             "pack the audio again with the model's settings"
         )
-    if world.share(corpus.fingerprint) != corpus.fingerprint:
+    if context.broadcast(corpus.fingerprint) != corpus.fingerprint:
         raise ValueError(f"{corpus.folder} differs from rank 0's: give all machines the same pack")
     if config.init is not None and not list_checkpoints(run / CHECKPOINTS):
         checkpoints.locate(config.init)
 
 
 @contextmanager
-def sole_use(run: Path, world: World) -> Iterator[None]:
+def lock_dir(run: Path, context: DistContext) -> Iterator[None]:
     """Hold a run's folder against other trainings; the system lets go when the process ends.
 
     Raises:
         ValueError: if another training holds it.
     """
-    if not world.is_first:
+    if not context.is_first:
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def sole_use(run: Path, world: World) -> Iterator[None]:
         yield
 
 
-def find_start(
+def find_resume(
     config: PretrainConfig, corpus: Corpus, run: Path, resume: Resume
 ) -> Checkpoint | None:
     """The checkpoint to go on from, once it is sure that it belongs to these settings and data.

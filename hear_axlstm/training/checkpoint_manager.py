@@ -15,7 +15,7 @@ SUFFIX = ".safetensors"
 MILESTONE = f".milestone{SUFFIX}"
 
 
-class CheckpointKeeper:
+class CheckpointManager:
     """Writes checkpoints into a folder; while entered, in a thread of its own.
 
     Args:
@@ -31,7 +31,7 @@ class CheckpointKeeper:
         for partial in folder.glob(f"*{PARTIAL}"):
             partial.unlink()  # what a killed process was writing
 
-    def __enter__(self) -> CheckpointKeeper:
+    def __enter__(self) -> CheckpointManager:
         return self
 
     def __exit__(

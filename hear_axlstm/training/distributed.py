@@ -36,7 +36,7 @@ class OtherRankError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class World:
+class DistContext:
     """All ranks of a run, seen from one of them."""
 
     device: torch.device
@@ -49,7 +49,7 @@ class World:
         """Whether this is rank 0, which alone writes files and messages."""
         return self.rank == 0
 
-    def share(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Rank 0's value, on every rank."""
         if self.size == 1:
             return value
@@ -58,12 +58,12 @@ class World:
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
-    def wait(self) -> None:
-        """Go on when all ranks have come here."""
-        self.add_up([torch.zeros(1)])
+    def barrier(self) -> None:
+        """Wait until all ranks have reached this point."""
+        self.all_reduce([torch.zeros(1)])
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by their sums over all ranks, which get the same bits."""
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their sums over all ranks, with the same bits on each."""
         if self.size == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -74,20 +74,20 @@ class World:
             tensor.copy_(part.view_as(tensor))
 
 
-class Agreement:
+class StopSync:
     """Flags that any rank raises when it likes, and that all of them see after the same step.
 
     With several ranks the answer is one call late: the exchange runs on the CPU while the device
     works on the next step, and nobody waits for it.
     """
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, context: DistContext) -> None:
+        self.context = context
         self._under_way: tuple[Tensor, dist.Work] | None = None
 
-    def ask(self, *flags: bool) -> list[bool]:
+    def poll(self, *flags: bool) -> list[bool]:
         """Hand in this rank's flags, one call a step; returns those that any rank had raised."""
-        if self.world.size == 1:
+        if self.context.size == 1:
             return list(flags)
         answer = self.finish() or [False] * len(flags)
         raised = torch.tensor(flags, dtype=torch.uint8)
@@ -108,8 +108,8 @@ class Agreement:
 
 
 @contextmanager
-def join(config: PretrainConfig) -> Iterator[World]:
-    """Be one of the processes of a run; see `ranks`.
+def join(config: PretrainConfig) -> Iterator[DistContext]:
+    """Be one of the processes of a run; see `init_distributed`.
 
     Raises:
         ValueError: also if there are more ranks than clips in a batch.
@@ -120,14 +120,14 @@ def join(config: PretrainConfig) -> Iterator[World]:
             f"batch_size={config.batch_size} is less than a clip for each of {size} processes: "
             "start fewer, or enlarge it"
         )
-    with ranks(config.device, config.threads) as world:
-        yield world
+    with init_distributed(config.device, config.threads) as context:
+        yield context
 
 
 @contextmanager
-def ranks(
+def init_distributed(
     device_name: str, threads: int | None = None, patience: timedelta | None = None
-) -> Iterator[World]:
+) -> Iterator[DistContext]:
     """Be one of the processes that torchrun started; alone without torchrun.
 
     An error on any rank ends the run: the others, which miss it, raise `OtherRankError`.
@@ -152,13 +152,13 @@ def ranks(
     device = choose_device(device_name, local_rank, local_size)
     choose_threads(threads, device, local_size)
     if size == 1:
-        yield World(device)
+        yield DistContext(device)
         return
     store = _meet()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     try:
-        yield World(device, rank, size)
+        yield DistContext(device, rank, size)
     except Interrupted:
         dist.destroy_process_group()
         raise

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 log = logging.getLogger(__name__)
 
 TENSORBOARD_FOLDER = "tensorboard"
+RENAMED = {"held_out_loss": "validation_loss"}  # what earlier logs call it
 
 
 class JsonLines:
@@ -173,7 +174,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            lines.append(json.loads(line))
+            values = json.loads(line)
+            lines.append({RENAMED.get(name, name): value for name, value in values.items()})
         except json.JSONDecodeError:
             continue
     return lines

@@ -12,7 +12,7 @@ import torch
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.pretrain.flops import training_flops
 from hear_axlstm.training.device import peak_flops
-from hear_axlstm.training.distributed import World
+from hear_axlstm.training.distributed import DistContext
 
 T = TypeVar("T")
 
@@ -22,13 +22,13 @@ class Meter:
 
     Args:
         model: settings of the model, for its FLOPs.
-        world: the processes that work together; memory is that of rank 0.
+        context: the processes that work together; memory is that of rank 0.
     """
 
-    def __init__(self, model: ModelConfig, world: World) -> None:
-        self.device = world.device
-        peak = peak_flops(world.device)
-        self._mfu_per_rate = training_flops(model) / (peak * world.size) if peak else None
+    def __init__(self, model: ModelConfig, context: DistContext) -> None:
+        self.device = context.device
+        peak = peak_flops(context.device)
+        self._mfu_per_rate = training_flops(model) / (peak * context.size) if peak else None
         self._start()
 
     def _start(self) -> None:

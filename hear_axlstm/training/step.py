@@ -18,20 +18,20 @@ from hear_axlstm.ops.cores import on_each_core
 from hear_axlstm.ops.precision import product_dtype
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.training.device import choose_micro_batch
-from hear_axlstm.training.distributed import World
+from hear_axlstm.training.distributed import DistContext
 from hear_axlstm.training.optimizer import adamw, set_learning_rate, skip_if
 
 log = logging.getLogger(__name__)
 
 
-class Learner:
+class TrainStep:
     """A model, its optimizer, and sums over the steps since the last log line.
 
     Args:
         model: maps (log-mel [rows, W, F], mask [rows, N]) to the loss, a scalar; on all ranks the
             same.
         config: of the run.
-        world: the ranks that learn together; `model` lies on its device.
+        context: the ranks that learn together; `model` lies on its device.
         on_clips: called with the number of clips after each micro-batch; if it returns False, the
             step is given up.
     """
@@ -40,20 +40,20 @@ class Learner:
         self,
         model: nn.Module,
         config: PretrainConfig,
-        world: World,
+        context: DistContext,
         on_clips: Callable[[int], bool] = lambda clips: True,
     ) -> None:
         self.model = model
         self.config = config
-        self.world = world
-        self.device = world.device
+        self.context = context
+        self.device = context.device
         self.on_clips, self.counting = on_clips, threading.Lock()
         self.forward = torch.compile(model) if config.compile else model
         self.optimizer = adamw(model, config)
         self.parameters = list(model.parameters())
-        self.precision = product_dtype(config.precision, world.device)
-        rows = share(config.batch_size, world.rank, world.size)
-        self.micro_batch = choose_micro_batch(config, world.device, rows.stop - rows.start)
+        self.precision = product_dtype(config.precision, context.device)
+        rows = share(config.batch_size, context.rank, context.size)
+        self.micro_batch = choose_micro_batch(config, context.device, rows.stop - rows.start)
         self.interval = self._empty_interval()
 
     def step(self, mel: Tensor, mask: Tensor, rate: float) -> bool:
@@ -69,7 +69,7 @@ class Learner:
             self.optimizer.zero_grad()
             return False
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.world.add_up([*gradients, loss])
+        self.context.all_reduce([*gradients, loss])
         norm = nn.utils.get_total_norm(gradients)
         if self.config.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
@@ -91,7 +91,7 @@ class Learner:
             total += self._loss(part, hidden) * len(part)
             clips += len(part)
         self.model.train()
-        self.world.add_up([total, clips])
+        self.context.all_reduce([total, clips])
         return total.item() / clips.item()
 
     def take_interval(self) -> dict[str, float]:

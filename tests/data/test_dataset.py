@@ -12,7 +12,12 @@ from hear_axlstm.audio.loader import prefetch
 from hear_axlstm.audio.mel import standardize
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import Corpus
-from hear_axlstm.data.dataset import CropDataset, ResidentCropDataset, crop_dataset, split_held_out
+from hear_axlstm.data.dataset import (
+    CropDataset,
+    ResidentCropDataset,
+    crop_dataset,
+    split_validation,
+)
 from hear_axlstm.data.extract import Features
 from hear_axlstm.data.pack import pack
 from hear_axlstm.data.shards import Shard, finish
@@ -87,10 +92,10 @@ def test_a_batch_follows_from_seed_and_step_alone(corpus: Corpus) -> None:
 
 
 def test_held_out_clips_are_fixed_and_apart(corpus: Corpus) -> None:
-    train, held_out = split_held_out(corpus)
-    assert len(held_out) == 3
-    assert sorted([*train, *held_out]) == list(range(CLIPS))
-    assert np.array_equal(split_held_out(corpus)[1], held_out)
+    train, validation = split_validation(corpus)
+    assert len(validation) == 3
+    assert sorted([*train, *validation]) == list(range(CLIPS))
+    assert np.array_equal(split_validation(corpus)[1], validation)
 
 
 def test_prefetch_keeps_the_order_and_passes_errors_on() -> None:
@@ -109,8 +114,8 @@ def test_batches_stay_what_they_were(tmp_path: Path) -> None:
         shard.write(Features(f"{n}.wav", clips[n], n, 2 ** (n % 4)) for n in own)
     finish(tmp_path, "numbers", MelConfig(n_mels=4), shards)
     corpus = Corpus(tmp_path)
-    train, held_out = split_held_out(corpus)
-    assert held_out.tolist() == [11, 17]
+    train, validation = split_validation(corpus)
+    assert validation.tolist() == [11, 17]
     for data in (
         CropDataset(corpus, train, 20, 16, seed=3),
         ResidentCropDataset(corpus, train, 20, 16, 3, torch.device("cpu")),
@@ -167,4 +172,4 @@ def test_small_corpora_are_resident_on_cuda_only(
 def test_the_split_orders_ids_by_their_hash(corpus: Corpus) -> None:
     names = list(corpus.index.ids())
     by_hash = sorted(range(CLIPS), key=lambda clip: hashlib.sha256(names[clip]).hexdigest())
-    assert split_held_out(corpus)[1].tolist() == sorted(by_hash[:3])
+    assert split_validation(corpus)[1].tolist() == sorted(by_hash[:3])

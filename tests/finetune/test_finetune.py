@@ -162,15 +162,15 @@ def test_an_interrupted_run_goes_on_exactly(
 ) -> None:
     config = replace(config, mode="full", epochs=2, batch_size=4)
     finetune(tones, tmp_path / "whole", config)
-    learn = full._Training._learn
+    learn = full.Trainer._learn
 
-    def interrupted(training: full._Training, *batch: object) -> None:
+    def interrupted(training: full.Trainer, *batch: object) -> None:
         if training.step == 4:
             signal.raise_signal(signal.SIGINT)
         learn(training, *batch)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after step 5 of 6"):
-        patch.setattr(full._Training, "_learn", interrupted)
+        patch.setattr(full.Trainer, "_learn", interrupted)
         finetune(tones, tmp_path / "cut", config)
     finetune(tones, tmp_path / "cut", config)
     whole, cut = (read_log(tmp_path / name / "log.jsonl") for name in ("whole", "cut"))

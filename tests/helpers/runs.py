@@ -10,13 +10,16 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from torch.distributed import TCPStore
 
 from hear_axlstm import checkpoints
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.data.dataset import CropDataset
+from hear_axlstm.data.pack import pack
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.training.logging import read_log
 
@@ -36,6 +39,17 @@ CONFIG = PretrainConfig(
 MEASURED = ("samples_per_second", "data_wait", "memory_gb")
 
 Step = dict[str, float]
+
+
+def write_tones(folder: Path) -> Path:
+    """A pack of 60 steady chords, all in the lower quarter of the mel bins."""
+    rng = np.random.default_rng(0)
+    seconds = np.arange(16_000 * 2.5) / 16_000
+    for number in range(60):
+        chord = sum(np.sin(2 * np.pi * rng.uniform(100, 800) * seconds) for _ in range(3))
+        soundfile.write(folder / f"{number}.wav", 0.2 * chord, 16_000)
+    pack(folder, folder / "pack", workers=1)
+    return folder / "pack"
 
 
 def curve(run: Path) -> list[Step]:

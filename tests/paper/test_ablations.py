@@ -86,7 +86,7 @@ def test_rows_are_trained_with_several_seeds(audio: Path, tmp_path: Path) -> Non
     assert not torch.equal(*heads)
     results = scored(Plan(tmp_path, (), (task("x-mini"),), 1), {first: 20.0, second: 30.0})
     heads_, _, row, untested, *_ = tables.markdown("table3", trained, results).splitlines()
-    assert heads_.endswith("| held-out loss | x-mini | s(m) | printed s(m) |")
+    assert heads_.endswith("| validation loss | x-mini | s(m) | printed s(m) |")
     assert row.endswith("| -, - | 20.0, 30.0 | 20.0, 30.0 (25.0) | 55.6 ± 0.2 |")  # too few clips
     assert untested.endswith("| -, - | -, - | -, - | 66.9 ± 0.3 |")
     with pytest.raises(AblationError, match="trainings=0"):

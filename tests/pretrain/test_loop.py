@@ -26,9 +26,9 @@ from tests.helpers.runs import CONFIG, MODEL, curve, same_weights, stop_at
 def test_the_loss_falls(tones: Path, tmp_path: Path) -> None:
     pretrain(replace(CONFIG, epochs=8, batch_size=4, lr=1e-2), tones, tmp_path)
     losses = [line["loss"] for line in curve(tmp_path) if "loss" in line]
-    held_out = [line["held_out_loss"] for line in curve(tmp_path) if "held_out_loss" in line]
+    validation = [line["validation_loss"] for line in curve(tmp_path) if "validation_loss" in line]
     assert losses[-1] < 0.5 * losses[0]
-    assert len(held_out) == 8 and held_out[-1] < 0.5 * held_out[0]
+    assert len(validation) == 8 and validation[-1] < 0.5 * validation[0]
 
 
 def test_the_run_describes_itself(whole_run: Path) -> None:
@@ -36,7 +36,7 @@ def test_the_run_describes_itself(whole_run: Path) -> None:
     assert config == MODEL
     assert (training["steps"], training["clips"]) == (28, 60)
     assert PretrainConfig.from_dict(training["config"]) == CONFIG
-    assert training["held_out_loss"] == curve(whole_run)[-1]["held_out_loss"]
+    assert training["validation_loss"] == curve(whole_run)[-1]["validation_loss"]
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     assert len(list_checkpoints(whole_run / "checkpoints")) == 2
     steps = [line["step"] for line in curve(whole_run) if "loss" in line]
@@ -136,15 +136,15 @@ def test_an_overflow_is_not_saved(
     tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A finite gradient can make a weight infinite; only the step after it shows in the loss."""
-    learn = loop.Learner.step
+    learn = loop.TrainStep.step
 
-    def step(self: loop.Learner, *batch: object) -> bool:
+    def step(self: loop.TrainStep, *batch: object) -> bool:
         done = learn(self, *batch)  # type: ignore[arg-type]
         if self.optimizer.state[self.parameters[0]]["step"] == 8:
             self.parameters[0].data.fill_(torch.inf)
         return done
 
-    monkeypatch.setattr(loop.Learner, "step", step)
+    monkeypatch.setattr(loop.TrainStep, "step", step)
     with pytest.raises(DivergedError):
         pretrain(CONFIG, tones, tmp_path)
     assert [p.name for p in list_checkpoints(tmp_path / "checkpoints")] == [
@@ -157,7 +157,7 @@ def test_the_host_waits_for_the_device_only_to_log(
 ) -> None:
     """Reading one number waits for everything the device has to do."""
     monkeypatch.setattr(weighted_sum, "_are_moderate", lambda spans: False)  # as on a device
-    learn = loop.Learner.step
+    learn = loop.TrainStep.step
 
     class NoReading(TorchDispatchMode):
         def __torch_dispatch__(
@@ -166,11 +166,11 @@ def test_the_host_waits_for_the_device_only_to_log(
             assert function is not torch.ops.aten._local_scalar_dense.default
             return function(*args, **(kwargs or {}))
 
-    def step(self: loop.Learner, *batch: object) -> bool:
+    def step(self: loop.TrainStep, *batch: object) -> bool:
         with NoReading():
             return learn(self, *batch)  # type: ignore[arg-type]
 
     with pytest.raises(AssertionError), NoReading():
         torch.ones(()).item()
-    monkeypatch.setattr(loop.Learner, "step", step)
+    monkeypatch.setattr(loop.TrainStep, "step", step)
     pretrain(replace(CONFIG, epochs=1, warmup_epochs=None, clip_norm=1.0), tones, tmp_path)

@@ -27,13 +27,13 @@ from hear_axlstm.pretrain import knn, pictures
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.knn import ProbeError, read_labeled
 from hear_axlstm.pretrain.loop import pretrain
-from hear_axlstm.pretrain.monitor import Watch
+from hear_axlstm.pretrain.monitor import Monitor
 from hear_axlstm.pretrain.plot import plot
 from hear_axlstm.training.logging import JsonLines, RunLog, read_log
 
 MODEL = ModelConfig(dim=32, depth=1)
 CONFIG = PretrainConfig(
-    model=MODEL, epochs=4, batch_size=8, lr=3e-3, device="cpu", precision="float32", look_every=2
+    model=MODEL, epochs=4, batch_size=8, lr=3e-3, device="cpu", precision="float32", eval_every=2
 )
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -78,8 +78,8 @@ def test_the_probe_scores_what_the_hear_api_gives(watched_run: Path, tones: Path
     assert accuracies(watched_run)[-1][1] == expected > 0.9
 
 
-def test_looking_changes_nothing(watched_run: Path, tones: Path, tmp_path: Path) -> None:
-    pretrain(replace(CONFIG, look_every=100), watched_run.parent / "pack", tmp_path)
+def test_monitoring_changes_nothing(watched_run: Path, tones: Path, tmp_path: Path) -> None:
+    pretrain(replace(CONFIG, eval_every=100), watched_run.parent / "pack", tmp_path)
     losses = [
         [line["loss"] for line in read_log(run / "log.jsonl") if "loss" in line]
         for run in (watched_run, tmp_path)
@@ -96,7 +96,7 @@ def test_a_run_that_starts_over_is_scored_once_at_the_start(
         raise KeyError
 
     with monkeypatch.context() as patch, pytest.raises(KeyError):
-        patch.setattr(Watch, "look", crash)
+        patch.setattr(Monitor, "on_epoch_end", crash)
         pretrain(config, packed, tmp_path)
     pretrain(config, packed, tmp_path)
     assert accuracies(tmp_path) == accuracies(watched_run)

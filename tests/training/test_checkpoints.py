@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from hear_axlstm.pretrain.loop import pretrain
 from hear_axlstm.training import checkpoints
-from hear_axlstm.training.checkpoint_manager import CheckpointKeeper, list_checkpoints, load_latest
+from hear_axlstm.training.checkpoint_manager import CheckpointManager, list_checkpoints, load_latest
 from hear_axlstm.training.checkpoints import Checkpoint, CheckpointError
 from hear_axlstm.training.signals import Interrupted
 from tests.helpers.runs import CONFIG, curve, same_weights, start_process, stop_at
@@ -139,13 +139,13 @@ def test_the_last_few_and_the_milestones_stay(tones: Path, tmp_path: Path) -> No
 def test_a_full_disk_is_said_and_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with CheckpointKeeper(tmp_path, kept=1) as keeper:
-        keeper.save(SMALL, milestone=False)
-        keeper.wait()
+    with CheckpointManager(tmp_path, kept=1) as manager:
+        manager.save(SMALL, milestone=False)
+        manager.wait()
         with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="make room"):
             patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("no space left")))
-            keeper.save(replace(SMALL, step=8), milestone=False)
-            keeper.wait()
+            manager.save(replace(SMALL, step=8), milestone=False)
+            manager.wait()
     latest = load_latest(tmp_path)
     assert latest is not None and latest.step == 7
 

@@ -5,17 +5,17 @@ import torch
 
 from hear_axlstm.pretrain.flops import training_flops
 from hear_axlstm.training import meter
-from hear_axlstm.training.distributed import World
+from hear_axlstm.training.distributed import DistContext
 from tests.helpers.runs import MODEL
 
 
 def test_mfu_is_the_models_share_of_what_all_devices_could_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world = World(torch.device("cpu"), size=4)
-    assert "mfu" not in meter.Meter(MODEL, world).take(8), "no peak is known"
+    context = DistContext(torch.device("cpu"), size=4)
+    assert "mfu" not in meter.Meter(MODEL, context).take(8), "no peak is known"
     monkeypatch.setattr(meter, "peak_flops", lambda device: 1e12)
-    values = meter.Meter(MODEL, world).take(8)
+    values = meter.Meter(MODEL, context).take(8)
     assert values["mfu"] == pytest.approx(
         values["samples_per_second"] * training_flops(MODEL) / (4 * 1e12)
     )

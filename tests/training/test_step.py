@@ -15,9 +15,9 @@ from hear_axlstm.models.patch_embed import random_mask
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.training.checkpoints import collect
-from hear_axlstm.training.distributed import World
+from hear_axlstm.training.distributed import DistContext
 from hear_axlstm.training.optimizer import adamw, learning_rate
-from hear_axlstm.training.step import Learner
+from hear_axlstm.training.step import TrainStep
 from tests.helpers.runs import CONFIG, MODEL
 
 CPU = torch.device("cpu")
@@ -34,54 +34,54 @@ class Regression(nn.Module):
         return (self.linear(mel) - 1).square().mean()
 
 
-def regression(config: PretrainConfig = CONFIG) -> Learner:
+def regression(config: PretrainConfig = CONFIG) -> TrainStep:
     torch.manual_seed(0)
-    return Learner(Regression(), config, World(CPU))
+    return TrainStep(Regression(), config, DistContext(CPU))
 
 
-def state(learner: Learner) -> list[torch.Tensor]:
-    tensors = collect(learner.model, learner.optimizer, {})
+def state(train_step: TrainStep) -> list[torch.Tensor]:
+    tensors = collect(train_step.model, train_step.optimizer, {})
     return [tensor.clone() for tensor in tensors.values()]
 
 
 def test_micro_batches_add_up_to_the_batch() -> None:
     mel, mask = torch.randn(8, 5, 4), torch.zeros(8, 5, dtype=torch.bool)
-    learners = [regression(replace(CONFIG, micro_batch=size)) for size in (8, 3)]
-    for learner in learners:
-        learner.step(mel, mask, rate=0.01)
-    whole, parts = (state(learner) for learner in learners)
+    train_steps = [regression(replace(CONFIG, micro_batch=size)) for size in (8, 3)]
+    for train_step in train_steps:
+        train_step.step(mel, mask, rate=0.01)
+    whole, parts = (state(train_step) for train_step in train_steps)
     torch.testing.assert_close(whole, parts)
-    assert learners[0].take_interval() == pytest.approx(learners[1].take_interval())
+    assert train_steps[0].take_interval() == pytest.approx(train_steps[1].take_interval())
 
 
 def test_a_step_that_is_not_finite_changes_nothing() -> None:
-    learner = regression()
+    train_step = regression()
     mel, mask = torch.randn(8, 5, 4), torch.zeros(8, 5, dtype=torch.bool)
-    learner.step(mel, mask, rate=0.01)
-    before = state(learner)
-    learner.step(mel * torch.nan, mask, rate=0.01)
-    learner.step(mel * torch.inf, mask, rate=0.01)
-    assert all(map(torch.equal, state(learner), before))
-    sums = learner.take_interval()
+    train_step.step(mel, mask, rate=0.01)
+    before = state(train_step)
+    train_step.step(mel * torch.nan, mask, rate=0.01)
+    train_step.step(mel * torch.inf, mask, rate=0.01)
+    assert all(map(torch.equal, state(train_step), before))
+    sums = train_step.take_interval()
     assert (sums["skipped"], sums["in_a_row"]) == (2, 2) and np.isfinite(sums["loss"])
-    learner.step(mel, mask, rate=0.01)
-    assert not all(map(torch.equal, state(learner), before))
-    assert learner.take_interval()["in_a_row"] == 0
+    train_step.step(mel, mask, rate=0.01)
+    assert not all(map(torch.equal, state(train_step), before))
+    assert train_step.take_interval()["in_a_row"] == 0
 
 
 def test_a_smaller_micro_batch_is_tried_when_memory_runs_out() -> None:
-    learner = regression()
-    learner.micro_batch = 8
-    forward = learner.model.forward
+    train_step = regression()
+    train_step.micro_batch = 8
+    forward = train_step.model.forward
 
     def small_memory(mel: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         if len(mel) > 2:
             raise torch.OutOfMemoryError
         return forward(mel, mask)
 
-    learner.model.forward = small_memory  # type: ignore[method-assign]
-    assert learner.step(torch.randn(8, 5, 4), torch.zeros(8, 5, dtype=torch.bool), rate=0.01)
-    assert learner.micro_batch == 2
+    train_step.model.forward = small_memory  # type: ignore[method-assign]
+    assert train_step.step(torch.randn(8, 5, 4), torch.zeros(8, 5, dtype=torch.bool), rate=0.01)
+    assert train_step.micro_batch == 2
 
 
 def test_learning_rate_follows_the_paper() -> None:
@@ -108,10 +108,10 @@ def learned(config: ModelConfig, compile: bool = False, again: bool = False) -> 
     torch.manual_seed(0)
     model = MaskedPatchModel(config)
     model.encoder.checkpoint_blocks = again
-    learner = Learner(model, replace(CONFIG, batch_size=2, compile=compile), World(CPU))
+    train_step = TrainStep(model, replace(CONFIG, batch_size=2, compile=compile), DistContext(CPU))
     mask = random_mask(2, config.grid[0] * config.grid[1], 0.5)
-    assert learner.step(torch.randn(2, config.window_frames, 80), mask, rate=0.01)
-    return state(learner)
+    assert train_step.step(torch.randn(2, config.window_frames, 80), mask, rate=0.01)
+    return state(train_step)
 
 
 @pytest.mark.parametrize("architecture", ["axlstm", "ssast"])

@@ -30,7 +30,7 @@ from hear_axlstm.embed.bulk.parts import FIELDS, Embedded, Part
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.windows import step_times
 from hear_axlstm.ops.precision import Precision
-from hear_axlstm.training.distributed import World, ranks
+from hear_axlstm.training.distributed import DistContext, init_distributed
 
 Kind = Literal["scene", "timestamp", "both"]
 PATIENCE = timedelta(days=30)  # ranks wait for the slowest at the end
@@ -65,23 +65,23 @@ def embed(
     Raises:
         ValueError: for inputs, an output or settings that can't be meant.
     """
-    with ranks(device, patience=PATIENCE) as world:
+    with init_distributed(device, patience=PATIENCE) as context:
         if not 1 <= batch_seconds < math.inf:
             raise ValueError(f"batch_seconds={batch_seconds}: give a number of seconds from 1 on")
         output, clips = Output(out, FIELDS[kind]), Inputs(inputs)
-        embedder = load_model(model, precision=precision).to(world.device)
+        embedder = load_model(model, precision=precision).to(context.device)
         parts, total = _plan(clips, output, embedder)
-        if world.share(world.is_first and _is_up_to_date(output, parts)):
-            return read_report(output) if world.is_first else None
-        if not world.is_first:
-            world.wait()  # until the first has taken the folder
-            _write_share(parts, total, clips, embedder, batch_seconds, world)
+        if context.broadcast(context.is_first and _is_up_to_date(output, parts)):
+            return read_report(output) if context.is_first else None
+        if not context.is_first:
+            context.barrier()  # until the first has taken the folder
+            _write_share(parts, total, clips, embedder, batch_seconds, context)
             return None
         output.parts.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(output.parts / "lock", timeout=0):
-                world.wait()
-                _write_share(parts, total, clips, embedder, batch_seconds, world)
+                context.barrier()
+                _write_share(parts, total, clips, embedder, batch_seconds, context)
                 report = finish(output, parts, embedder)
         except Timeout as error:
             raise OutputError(f"{out} is being written by another process: wait for it") from error
@@ -122,10 +122,10 @@ def _write_share(
     clips: Inputs,
     embedder: Embedder,
     batch_seconds: float,
-    world: World,
+    context: DistContext,
 ) -> None:
     """Make this rank's parts that are not there, from one stream of clips; wait for the others."""
-    own = [part for part in parts if part.number % world.size == world.rank]
+    own = [part for part in parts if part.number % context.size == context.rank]
     todo = {part.number: part for part in own if not part.is_done()}
     rate = embedder.sample_rate
     most = round(batch_seconds * rate)
@@ -134,7 +134,7 @@ def _write_share(
     share = None if total is None else total * len(todo) // len(parts)
     with (
         closing(found),
-        tqdm(total=share, unit="clip", desc="embedding", disable=not world.is_first) as progress,
+        tqdm(total=share, unit="clip", desc="embedding", disable=not context.is_first) as progress,
     ):
         clock = _Clock(progress, rate)
         for number, group in groupby(found, lambda pair: pair[0]):
@@ -143,7 +143,7 @@ def _write_share(
             part.write(clock.watch(_embedded(decoded, embedder, most, part.fields)))
     for part in todo.values():  # tars without a clip
         part.write(())
-    world.wait()
+    context.barrier()
 
 
 def _jobs(clips: Inputs, todo: Mapping[int, Part]) -> Iterator[Job]:

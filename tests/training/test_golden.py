@@ -1,0 +1,55 @@
+"""The first twenty losses of a tiny training, as they were: no change of the mathematics is silent.
+
+`python -m tests.training.test_golden` writes the file anew, after a change that is meant.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hear_axlstm.config import ModelConfig
+from hear_axlstm.pretrain.loop import pretrain
+from hear_axlstm.training.logging import read_log
+from tests.helpers.runs import CONFIG, write_tones
+
+FILE = Path(__file__).with_name("golden_losses.json")
+STEPS = 20
+MARGIN = 50  # between the spread of three orders of summation and the bound
+GOLDEN = replace(
+    CONFIG,
+    model=ModelConfig(dim=32, depth=2, flip=True),  # both directions
+    epochs=STEPS * CONFIG.batch_size / 57,
+    warmup_epochs=0.5,
+    clip_norm=1.0,
+    log_every=1,
+)
+
+
+def losses(data: Path, run: Path, micro_batch: int) -> list[float]:
+    pretrain(replace(GOLDEN, micro_batch=micro_batch), data, run)
+    return [line["loss"] for line in read_log(run / "log.jsonl") if "loss" in line]
+
+
+def test_the_losses_are_the_golden_ones(tones: Path, tmp_path: Path) -> None:
+    golden = json.loads(FILE.read_text())
+    assert losses(tones, tmp_path, 8) == pytest.approx(golden["losses"], rel=golden["tolerance"])
+
+
+def write() -> None:
+    """Record the losses, and how far they depend on the order in which float32 is summed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = write_tones(folder)
+        runs = [losses(data, folder / f"run-{size}", size) for size in (8, 3, 1)]
+    spread = max(max(step) / min(step) - 1 for step in zip(*runs, strict=True))
+    golden = {"losses": runs[0], "tolerance": MARGIN * spread}
+    FILE.write_text(json.dumps(golden, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    write()
