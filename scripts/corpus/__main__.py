@@ -1,0 +1,129 @@
+"""Rebuild the open corpus: `python -m scripts.corpus fetch|collect|overlaps`; see README.md."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import tyro
+from tqdm import tqdm
+
+from scripts.corpus import overlaps as search
+from scripts.corpus.clips import UnusableError, Wave, decode
+from scripts.corpus.collect import Collector
+from scripts.corpus.collect import collect as collect_sources
+from scripts.corpus.repositories import SERVER, FetchError, is_audio
+from scripts.corpus.repositories import fetch as fetch_one
+from scripts.corpus.reserved import read_reserved
+from scripts.corpus.sources import (
+    ACCEPTED,
+    FILES,
+    KINDS,
+    SOURCES,
+    read_file_rules,
+    read_sources,
+)
+
+LEAST_AGREEING = 12  # pairs; unrelated clips rarely share more than 8
+"""Agreeing pairs from which `overlaps` reports a clip."""
+
+
+def fetch(
+    repositories: tyro.conf.Positional[Path],
+    sources: Path = SOURCES,
+    server: str = SERVER,
+    kinds: tuple[str, ...] = KINDS,
+) -> None:
+    """Download every repository of the list at its revision. Run again to resume.
+
+    Args:
+        repositories: folder to download into, about 14 GB.
+        sources: the list.
+        server: base URL in front of owner/name.
+        kinds: kinds of audio to download for.
+    """
+    rows = read_sources(sources, kinds)
+    failed = []
+    for name, revision in tqdm(dict.fromkeys((s.repository, s.revision) for s in rows)):
+        try:
+            fetch_one(name, revision, repositories, server)
+        except FetchError as error:
+            failed.append(str(error))
+    if failed:
+        raise SystemExit("\n".join([f"{len(failed)} not fetched; run again to retry:", *failed]))
+
+
+def collect(
+    repositories: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    sources: Path = SOURCES,
+    files: Path = FILES,
+    kinds: tuple[str, ...] = KINDS,
+    license_classes: tuple[str, ...] = ACCEPTED,
+) -> None:
+    """Make the corpus from repositories that were fetched.
+
+    Args:
+        repositories: folder that `fetch` downloaded into.
+        out: new folder for audio/KIND/*.flac, manifest.csv, skipped.csv and summary.csv.
+        sources: the list.
+        files: licenses and exclusions of single files.
+        kinds: kinds of audio to take.
+        license_classes: classes to take; everything else is left out and counted.
+    """
+    rows = read_sources(sources, kinds)
+    collector = Collector(out, read_file_rules(files), read_reserved(), license_classes)
+    missing = collect_sources(rows, repositories, collector)
+    hours = sum(float(str(clip["seconds"])) for clip in collector.clips) / 3600
+    print(f"{out}: {len(collector.clips):,} clips, {hours:.2f} hours; "
+          f"{len(collector.skipped):,} files or pieces left out, see skipped.csv")  # fmt: skip
+    if missing:
+        raise SystemExit(f"not fetched, and missing from the corpus: {', '.join(missing)}")
+
+
+def overlaps(
+    corpus: tyro.conf.Positional[Path],
+    evaluation: tyro.conf.Positional[tuple[Path, ...]],
+    out: Path = Path("overlaps.csv"),
+    least: int = LEAST_AGREEING,
+) -> None:
+    """List the clips of a corpus that seem to contain evaluation audio.
+
+    Args:
+        corpus: folder of audio.
+        evaluation: folders of evaluation audio.
+        out: CSV of suspects, for listening.
+        least: agreeing pairs of spectral peaks from which a clip is listed.
+    """
+    index = search.Index(_waves(evaluation))
+    found = 0
+    with out.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(("clip", "evaluation clip", "agreeing pairs", "pairs"))
+        for name, wave in _waves((corpus,)):
+            match = index.best(wave)
+            if match is not None and match.agreeing >= least:
+                rows.writerow((name, match.name, match.agreeing, match.pairs))
+                found += 1
+    print(f"{out}: {found} suspects")
+
+
+def _waves(folders: Sequence[Path]) -> Iterator[tuple[str, Wave]]:
+    """Path and audio of every file below the folders that can be decoded."""
+    paths = [path for folder in folders for path in sorted(folder.rglob("*"))]
+    audio = [path for path in paths if path.is_file() and is_audio(path.name)]
+    if not audio:
+        raise SystemExit(f"no audio in {', '.join(map(str, folders))}")
+    for path in tqdm(audio, unit="file"):
+        try:
+            yield str(path), decode(path.read_bytes())
+        except UnusableError as error:
+            print(f"{path}: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict(
+        {"fetch": fetch, "collect": collect, "overlaps": overlaps}, prog="python -m scripts.corpus"
+    )

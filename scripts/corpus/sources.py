@@ -1,0 +1,132 @@
+"""The list of sources: which files of which repositories, and under which licenses."""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCES = Path(__file__).with_name("sources.csv")
+FILES = Path(__file__).with_name("files.csv")
+KINDS = ("speech", "music", "environment")
+LICENSE_CLASSES = ("permissive", "free-terms", "share-alike", "gpl", "unclear", "non-commercial")
+"""From the least to the most restrictive; no-derivatives licenses count as non-commercial."""
+ACCEPTED = LICENSE_CLASSES[:3]
+"""Classes that a corpus takes by default."""
+
+
+@dataclass(frozen=True)
+class License:
+    """Terms of an audio file, as the manifest states them, and how restrictive they are."""
+
+    name: str
+    license_class: str
+
+    def __post_init__(self) -> None:
+        if self.license_class not in LICENSE_CLASSES:
+            raise ValueError(
+                f"license class {self.license_class!r} of {self.name!r} must be one of "
+                + ", ".join(LICENSE_CLASSES)
+            )
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of one kind in one repository: a row of sources.csv."""
+
+    repository: str
+    """owner/name on the server that is cloned from, or debian/PACKAGE."""
+    revision: str
+    """Commit, or version of the package."""
+    kind: str
+    license: License
+    include: Sequence[str]
+    """Globs of paths, in which * also crosses /; case is ignored."""
+    exclude: Sequence[str]
+    """Globs that win over `include`."""
+    max_seconds: float
+    """Audio after which the rest of the files is left."""
+    pieces: int
+    """Most clips that one file gives."""
+
+    def takes(self, path: str) -> bool:
+        """Whether a path is one of this source's files."""
+        return matches(path, self.include) and not matches(path, self.exclude)
+
+
+@dataclass(frozen=True)
+class FileRule:
+    """What holds for single files of a repository: a row of files.csv."""
+
+    repository: str
+    glob: str
+    license: License | None
+    """None: the file is left out."""
+
+
+def matches(path: str, globs: Iterable[str]) -> bool:
+    """Whether any of the globs fits the path, ignoring case."""
+    return any(fnmatch.fnmatchcase(path.lower(), glob.lower()) for glob in globs)
+
+
+def read_sources(path: Path = SOURCES, kinds: Sequence[str] = KINDS) -> list[Source]:
+    """The rows of a sources.csv that are of these kinds.
+
+    Raises:
+        ValueError: for a row that is incomplete, with its repository.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        sources = [_source(row, path) for row in csv.DictReader(file)]
+    return [source for source in sources if source.kind in kinds]
+
+
+def _source(row: dict[str, str], path: Path) -> Source:
+    try:
+        if row["kind"] not in KINDS:
+            raise ValueError(f"kind {row['kind']!r} must be one of {', '.join(KINDS)}")
+        return Source(
+            repository=row["repository"],
+            revision=row["revision"],
+            kind=row["kind"],
+            license=License(row["license"], row["license_class"]),
+            include=_globs(row["include"]) or ("*",),
+            exclude=_globs(row["exclude"]),
+            max_seconds=3600 * float(row["max_hours"]) if row["max_hours"] else math.inf,
+            pieces=int(row["pieces"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}, {row.get('repository')}: {error}") from None
+
+
+def _globs(text: str) -> tuple[str, ...]:
+    return tuple(glob.strip() for glob in text.split(";") if glob.strip())
+
+
+def read_file_rules(path: Path = FILES) -> dict[str, list[FileRule]]:
+    """The rows of a files.csv by repository; the first row that fits a file holds for it."""
+    rules: dict[str, list[FileRule]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            excluded = row["license_class"] == "excluded"
+            terms = None if excluded else License(row["license"], row["license_class"])
+            rule = FileRule(row["repository"], row["glob"], terms)
+            rules.setdefault(rule.repository, []).append(rule)
+    return rules
+
+
+def license_of(source: Source, path: str, rules: Iterable[FileRule]) -> License | None:
+    """Terms of one file of a source, or None if it is left out."""
+    for rule in rules:
+        if matches(path, (rule.glob,)):
+            return rule.license
+    return source.license
+
+
+def combined(licenses: Sequence[License]) -> License:
+    """Terms of a clip made from several files: all names, and the most restrictive class."""
+    names = dict.fromkeys(terms.name for terms in licenses)
+    strictest = max((terms.license_class for terms in licenses), key=LICENSE_CLASSES.index)
+    return License(" + ".join(names), strictest)
