@@ -22,7 +22,6 @@ from scripts.corpus.sources import (
     FILES,
     KINDS,
     SOURCES,
-    read_file_rules,
     read_sources,
 )
 
@@ -44,7 +43,7 @@ def fetch(
         server: base URL in front of owner/name.
         kinds: kinds of audio to download for.
     """
-    rows = read_sources(sources, kinds)
+    rows = read_sources(sources, kinds=kinds)
     failed = []
     for name, revision in tqdm(dict.fromkeys((s.repository, s.revision) for s in rows)):
         try:
@@ -73,8 +72,8 @@ def collect(
         kinds: kinds of audio to take.
         license_classes: classes to take; everything else is left out and counted.
     """
-    rows = read_sources(sources, kinds)
-    collector = Collector(out, read_file_rules(files), read_reserved(), license_classes)
+    rows = read_sources(sources, files, kinds)
+    collector = Collector(out, read_reserved(), license_classes)
     missing = collect_sources(rows, repositories, collector)
     hours = sum(float(str(clip["seconds"])) for clip in collector.clips) / 3600
     print(f"{out}: {len(collector.clips):,} clips, {hours:.2f} hours; "

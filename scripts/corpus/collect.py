@@ -12,6 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -33,7 +34,7 @@ from scripts.corpus.clips import (
 )
 from scripts.corpus.repositories import Tree, open_tree
 from scripts.corpus.reserved import ID_DIGITS, has_reserved_name
-from scripts.corpus.sources import ACCEPTED, FileRule, License, Source, combined, license_of
+from scripts.corpus.sources import ACCEPTED, Source, combined
 
 MANIFEST = (
     "clip", "seconds", "kind", "repository", "revision", "license", "license_class", "original",
@@ -47,7 +48,6 @@ class Collector:
 
     Args:
         out: folder of the corpus.
-        rules: what holds for single files, by repository.
         reserved: blob ids of evaluation audio, `ID_DIGITS` digits each.
         accepted: license classes to take.
     """
@@ -55,12 +55,11 @@ class Collector:
     def __init__(
         self,
         out: Path,
-        rules: Mapping[str, Sequence[FileRule]],
         reserved: Collection[str] = frozenset(),
         accepted: Collection[str] = ACCEPTED,
     ) -> None:
         self.out = out
-        self.rules, self.reserved, self.accepted = rules, reserved, accepted
+        self.reserved, self.accepted = reserved, accepted
         self.clips: list[dict[str, object]] = []
         self.skipped: list[tuple[str, str, str]] = []
         self._taken: set[str] = set()
@@ -72,10 +71,9 @@ class Collector:
         Returns:
             Seconds of audio written.
         """
-        rules = self.rules.get(source.repository, ())
         seconds = pooled = 0.0
         pool: list[Sound] = []
-        for path, blob, terms in self._files(source, tree, rules):
+        for path, blob in self._files(source, tree):
             if seconds + pooled >= source.max_seconds:
                 break
             sound = self._sound(source, tree, path, blob)
@@ -88,19 +86,17 @@ class Collector:
             for piece in self._pieces(source, sound):
                 if seconds + pooled >= source.max_seconds:
                     break
-                seconds += self._write(source, piece.wave, [piece], [terms])
-        return seconds + self._write_joined(source, pool, rules, source.max_seconds - seconds)
+                seconds += self._write(source, piece.wave, [piece])
+        return seconds + self._write_joined(source, pool, source.max_seconds - seconds)
 
-    def _files(
-        self, source: Source, tree: Tree, rules: Sequence[FileRule]
-    ) -> Iterator[tuple[str, str, License]]:
-        """Path, blob and terms of each of the source's files that may be taken."""
-        chosen = [item for item in tree.blobs().items() if source.takes(item[0])]
-        for path, blob in sorted(chosen, key=lambda item: digest(source.repository, item[0])):
-            terms = license_of(source, path, rules)
+    def _files(self, source: Source, tree: Tree) -> Iterator[tuple[str, str]]:
+        """Path and blob of each of the source's files that may be taken."""
+        blobs = tree.blobs()
+        for path in sorted(blobs, key=lambda path: digest(source.repository, path)):
+            blob, terms = blobs[path], source.license_of(path)
             if terms is None:
-                self._skip(source, path, "excluded in files.csv")
-            elif terms.license_class not in self.accepted:
+                continue
+            if terms.license_class not in self.accepted:
                 self._skip(source, path, f"license class {terms.license_class}")
             elif has_reserved_name(path):
                 self._skip(source, path, "reserved: name")
@@ -109,7 +105,7 @@ class Collector:
             elif blob in self._taken:
                 self._skip(source, path, "copy")
             else:
-                yield path, blob, terms
+                yield path, blob
 
     def _sound(self, source: Source, tree: Tree, path: str, blob: str) -> Sound | None:
         """A file's audio between silences, or None if it is unusable."""
@@ -136,9 +132,7 @@ class Collector:
                 continue
             yield piece
 
-    def _write_joined(
-        self, source: Source, pool: list[Sound], rules: Sequence[FileRule], left: float
-    ) -> float:
+    def _write_joined(self, source: Source, pool: list[Sound], left: float) -> float:
         """Write the short sounds of a source, folder by folder."""
         name, seconds = source.repository, 0.0
         pool.sort(key=lambda s: (digest(name, s.path.rpartition("/")[0]), digest(name, s.path)))
@@ -146,13 +140,10 @@ class Collector:
             if seconds >= left:
                 break
             if len(wave) >= SHORTEST_CLIP * RATE:
-                terms = [license_of(source, sound.path, rules) for sound in sounds]
-                seconds += self._write(source, wave, sounds, [t for t in terms if t is not None])
+                seconds += self._write(source, wave, sounds)
         return seconds
 
-    def _write(
-        self, source: Source, wave: Wave, sounds: list[Sound], terms: list[License]
-    ) -> float:
+    def _write(self, source: Source, wave: Wave, sounds: list[Sound]) -> float:
         stem = re.sub(r"[^a-z0-9]+", "-", source.repository.lower()).strip("-")
         self._serial[source.kind, stem] += 1
         serial = self._serial[source.kind, stem]
@@ -160,7 +151,8 @@ class Collector:
         path = self.out / clip
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(wave))
-        seconds, both = len(wave) / RATE, combined(terms)
+        seconds = len(wave) / RATE
+        terms = combined([t for s in sounds if (t := source.license_of(s.path)) is not None])
         self.clips.append(
             {
                 "clip": clip,
@@ -168,8 +160,8 @@ class Collector:
                 "kind": source.kind,
                 "repository": source.repository,
                 "revision": source.revision,
-                "license": both.name,
-                "license_class": both.license_class,
+                "license": terms.name,
+                "license_class": terms.license_class,
                 "original": " | ".join(sound.origin for sound in sounds),
             }
         )
@@ -190,7 +182,7 @@ class Collector:
             csv.writer(file).writerows(summary(self.clips))
 
 
-def _table(path: Path):  # noqa: ANN202
+def _table(path: Path) -> TextIO:
     return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
 
 

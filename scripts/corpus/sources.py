@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import fnmatch
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 SOURCES = Path(__file__).with_name("sources.csv")
 FILES = Path(__file__).with_name("files.csv")
@@ -34,8 +35,17 @@ class License:
 
 
 @dataclass(frozen=True)
+class FileRule:
+    """What holds for single files of a repository: a row of files.csv."""
+
+    glob: str
+    license: License | None
+    """None: the file is left out."""
+
+
+@dataclass(frozen=True)
 class Source:
-    """Files of one kind in one repository: a row of sources.csv."""
+    """Files of one kind in one repository: a row of sources.csv and the repository's file rules."""
 
     repository: str
     """owner/name on the server that is cloned from, or debian/PACKAGE."""
@@ -44,46 +54,55 @@ class Source:
     kind: str
     license: License
     include: Sequence[str]
-    """Globs of paths, in which * also crosses /; case is ignored."""
+    """Globs of paths, in which * also crosses /; without any, only files with a rule are taken."""
     exclude: Sequence[str]
     """Globs that win over `include`."""
     max_seconds: float
     """Audio after which the rest of the files is left."""
     pieces: int
     """Most clips that one file gives."""
+    rules: Sequence[FileRule] = ()
+    """The first rule that fits a file holds for it."""
 
-    def takes(self, path: str) -> bool:
-        """Whether a path is one of this source's files."""
-        return matches(path, self.include) and not matches(path, self.exclude)
-
-
-@dataclass(frozen=True)
-class FileRule:
-    """What holds for single files of a repository: a row of files.csv."""
-
-    repository: str
-    glob: str
-    license: License | None
-    """None: the file is left out."""
+    def license_of(self, path: str) -> License | None:
+        """Terms of one file, or None if it is none of this source's files."""
+        if matches(path, self.exclude) or (self.include and not matches(path, self.include)):
+            return None
+        for rule in self.rules:
+            if matches(path, (rule.glob,)):
+                return rule.license
+        return self.license if self.include else None
 
 
 def matches(path: str, globs: Iterable[str]) -> bool:
-    """Whether any of the globs fits the path, ignoring case."""
+    """Whether any of the globs fits the path; * also crosses /, and case is ignored."""
     return any(fnmatch.fnmatchcase(path.lower(), glob.lower()) for glob in globs)
 
 
-def read_sources(path: Path = SOURCES, kinds: Sequence[str] = KINDS) -> list[Source]:
-    """The rows of a sources.csv that are of these kinds.
+def read_sources(
+    path: Path = SOURCES, files: Path = FILES, kinds: Sequence[str] = KINDS
+) -> list[Source]:
+    """The sources of these kinds.
+
+    Args:
+        path: CSV of sources.
+        files: CSV of licenses and exclusions of single files.
+        kinds: which rows to keep.
 
     Raises:
         ValueError: for a row that is incomplete, with its repository.
     """
+    rules = _read_rules(files)
     with path.open(newline="", encoding="utf-8") as file:
-        sources = [_source(row, path) for row in csv.DictReader(file)]
+        sources = [_source(row, rules.get(row["repository"], ()), path) for row in _rows(file)]
     return [source for source in sources if source.kind in kinds]
 
 
-def _source(row: dict[str, str], path: Path) -> Source:
+def _rows(file: TextIO) -> Iterator[dict[str, str]]:
+    return iter(csv.DictReader(file, restval=""))
+
+
+def _source(row: dict[str, str], rules: Sequence[FileRule], path: Path) -> Source:
     try:
         if row["kind"] not in KINDS:
             raise ValueError(f"kind {row['kind']!r} must be one of {', '.join(KINDS)}")
@@ -92,37 +111,28 @@ def _source(row: dict[str, str], path: Path) -> Source:
             revision=row["revision"],
             kind=row["kind"],
             license=License(row["license"], row["license_class"]),
-            include=_globs(row["include"]) or ("*",),
+            include=_globs(row["include"]),
             exclude=_globs(row["exclude"]),
             max_seconds=3600 * float(row["max_hours"]) if row["max_hours"] else math.inf,
             pieces=int(row["pieces"]),
+            rules=rules,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}, {row.get('repository')}: {error}") from None
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}, {row['repository']}: {error}") from None
 
 
 def _globs(text: str) -> tuple[str, ...]:
     return tuple(glob.strip() for glob in text.split(";") if glob.strip())
 
 
-def read_file_rules(path: Path = FILES) -> dict[str, list[FileRule]]:
-    """The rows of a files.csv by repository; the first row that fits a file holds for it."""
+def _read_rules(path: Path) -> dict[str, list[FileRule]]:
     rules: dict[str, list[FileRule]] = {}
     with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
+        for row in _rows(file):
             excluded = row["license_class"] == "excluded"
             terms = None if excluded else License(row["license"], row["license_class"])
-            rule = FileRule(row["repository"], row["glob"], terms)
-            rules.setdefault(rule.repository, []).append(rule)
+            rules.setdefault(row["repository"], []).append(FileRule(row["glob"], terms))
     return rules
-
-
-def license_of(source: Source, path: str, rules: Iterable[FileRule]) -> License | None:
-    """Terms of one file of a source, or None if it is left out."""
-    for rule in rules:
-        if matches(path, (rule.glob,)):
-            return rule.license
-    return source.license
 
 
 def combined(licenses: Sequence[License]) -> License:
