@@ -35,6 +35,7 @@ from hear_axlstm.embed.export import export
 from hear_axlstm.finetune.classifier import Classifier, Labels
 from hearbench.systems.registry import fingerprint, parse_system
 from scripts import gallery, results
+from scripts.corpus import __main__ as corpus
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
@@ -236,6 +237,8 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
             parse(evaluation, arguments, monkeypatch)
         case ["python", "-m", "scripts.results", *arguments]:
             parse(results, arguments, monkeypatch)
+        case ["python", "-m", "scripts.corpus", *arguments]:
+            parse(corpus, arguments, monkeypatch)
         case ["python", "-m", module, *arguments]:
             tyro.cli(inert(importlib.import_module(module).main), args=arguments)
         case ["make", *arguments]:

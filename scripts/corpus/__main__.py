@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import tyro
@@ -122,7 +122,19 @@ def _waves(folders: Sequence[Path]) -> Iterator[tuple[str, Wave]]:
             print(f"{path}: {error}", file=sys.stderr)
 
 
-if __name__ == "__main__":
+COMMANDS: dict[str, Callable[..., None]] = {
+    "fetch": fetch,
+    "collect": collect,
+    "overlaps": overlaps,
+}
+
+
+def main() -> None:
+    """Entry point of `python -m scripts.corpus`."""
     tyro.extras.subcommand_cli_from_dict(
-        {"fetch": fetch, "collect": collect, "overlaps": overlaps}, prog="python -m scripts.corpus"
+        COMMANDS, prog="python -m scripts.corpus", description=__doc__
     )
+
+
+if __name__ == "__main__":
+    main()
