@@ -1,0 +1,198 @@
+"""Published checkpoints -> tensors -> modules; nothing that a file contains is ever executed.
+
+`torch.load(weights_only=True)` refuses checkpoints that name any class but torch's own, and many
+published ones hold an `argparse.Namespace` beside the weights. Every such name is answered by an
+inert stand-in here, which takes whatever a pickle does to it and keeps nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+SHOWN = 3  # names of each kind in an error
+HEAD_WIDTH = 64  # of every attention in these systems; no file says it
+
+
+class CheckpointError(ValueError):
+    """A file that does not hold the weights of the system that was asked for."""
+
+
+def checkpoint_path(model_file_path: str, example: str) -> Path:
+    """The path of a checkpoint that exists.
+
+    Args:
+        model_file_path: what the HEAR API passes to `load_model`.
+        example: the official name of such a checkpoint, for the message.
+
+    Raises:
+        CheckpointError: if it is empty or does not exist.
+    """
+    if not model_file_path:
+        raise CheckpointError(
+            f"no checkpoint: give the path of {example} (`hearbench systems` says where it is "
+            "published)"
+        )
+    path = Path(model_file_path).expanduser()
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist: give the path of {example}")
+    return path
+
+
+def latest(folder: Path, name: str) -> Path:
+    """The entry `<name><number>` of `folder` with the highest number; an ending may follow.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    found = {}
+    for path in folder.iterdir():
+        if match := re.fullmatch(re.escape(name) + r"(\d+)(\.pth)?", path.name):
+            found[int(match[1])] = path
+    if not found:
+        raise CheckpointError(f"{folder} holds no {name}<number>: give the folder of a whole run")
+    return found[max(found)]
+
+
+def read_checkpoint(path: Path) -> Mapping[str, Any]:
+    """What `torch.save` wrote; objects of unknown classes are empty stand-ins.
+
+    Raises:
+        CheckpointError: if it is damaged, of another format or not a dict.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a directory: give the checkpoint file")
+    zipped = zipfile.is_zipfile(path)
+    try:
+        unknown = get_unsafe_globals_in_checkpoint(str(path)) if zipped else []
+        with safe_globals([(_stand_in(name), name) for name in unknown]):
+            # mapped, because a checkpoint may hold an optimizer that is twice as large
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # a damaged or hostile file may fail in any way
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path} is not a complete PyTorch checkpoint ({type(error).__name__}: {reason}): "
+            "download it again"
+        ) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+    return content
+
+
+def tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict by name.
+
+    Raises:
+        CheckpointError: if something else is among them, or one claims more than the file holds.
+    """
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"{path} holds no weights (a dict of tensors)")
+    size = path.stat().st_size
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{path}: {name!r} is a {type(tensor).__name__}, not a tensor")
+        if tensor.numel() * tensor.element_size() > size:
+            raise CheckpointError(f"{path}: {name!r} claims more values than the file holds")
+    return dict(content)
+
+
+def width(tensors: Mapping[str, Tensor], name: str, path: Path, dims: int) -> tuple[int, ...]:
+    """The shape of a tensor of `dims` dimensions.
+
+    Raises:
+        CheckpointError: if it is missing or has another number of dimensions.
+    """
+    if name not in tensors:
+        raise CheckpointError(f"{path} lacks {name!r}: it is a checkpoint of another system")
+    if tensors[name].dim() != dims:
+        shape = list(tensors[name].shape)
+        raise CheckpointError(f"{path}: {name!r} has shape {shape}, not {dims} dimensions")
+    return tuple(tensors[name].shape)
+
+
+def count_blocks(tensors: Iterable[str], prefix: str, path: Path) -> int:
+    """How many blocks `<prefix>0. ... <prefix>N-1.` the names speak of.
+
+    Raises:
+        CheckpointError: if there are none or one is missing.
+    """
+    pattern = re.compile(re.escape(prefix) + r"(\d{1,4})[./]")
+    found = {int(match[1]) for match in map(pattern.match, tensors) if match}
+    if missing := sorted(set(range(max(found, default=0) + 1)) - found):
+        raise CheckpointError(f"{path} lacks {prefix}{missing[0]}: it is not a whole model")
+    return len(found)
+
+
+def heads(dim: int, path: Path) -> int:
+    """Attention heads of a model of width `dim`.
+
+    Raises:
+        CheckpointError: if the width is not a multiple of 64.
+    """
+    if dim % HEAD_WIDTH or not dim:
+        raise CheckpointError(f"{path}: width {dim} is not a multiple of {HEAD_WIDTH} (a head)")
+    return dim // HEAD_WIDTH
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, ignored: str = "") -> None:
+    """Give every parameter of `module` its tensor, in float32.
+
+    Args:
+        module: best built on the device "meta": its parameters are replaced.
+        tensors: by the names of the module's parameters.
+        path: for messages.
+        ignored: regular expression of names that the module does not need.
+
+    Raises:
+        CheckpointError: naming what is missing, unknown, of another shape or not finite.
+    """
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    given = {n: t for n, t in tensors.items() if n in wanted or not re.match(ignored or "$^", n)}
+    problems = []
+    if missing := [name for name in wanted if name not in given]:
+        problems.append(f"lacks {_listed(missing)}")
+    if unknown := [name for name in given if name not in wanted]:
+        problems.append(f"has unknown {_listed(unknown)}")
+    wrong = [
+        f"{name} {list(tensor.shape)} instead of {list(wanted[name])}"
+        for name, tensor in given.items()
+        if name in wanted and tuple(tensor.shape) != wanted[name]
+    ]
+    if wrong:
+        problems.append(f"has shapes that do not fit: {_listed(wrong)}")
+    if problems:
+        raise CheckpointError(f"{path} does not fit this system: it {'; it '.join(problems)}")
+    values = {name: tensor.to(torch.float32, copy=True) for name, tensor in given.items()}
+    if broken := [name for name, value in values.items() if not value.isfinite().all()]:
+        raise CheckpointError(f"{path} has NaN or infinite weights: {_listed(broken)}")
+    module.load_state_dict({n: v.contiguous() for n, v in values.items()}, assign=True)
+    module.requires_grad_(False)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _stand_in(name: str) -> type:
+    """A class of its own each time: what a pickle does to it does not outlast the pickle."""
+
+    class StandIn:
+        __slots__ = ()
+
+        def __new__(cls, *_: Any, **__: Any) -> StandIn:
+            return object.__new__(cls)
+
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def __setstate__(self, _: Any) -> None: ...
+
+    StandIn.__name__ = name
+    return StandIn

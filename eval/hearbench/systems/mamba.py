@@ -1,0 +1,84 @@
+"""The mixer of Mamba: a selective state space over the tokens, forward only.
+
+Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023), in its first
+form. Shapes: B sequences, L tokens, D width, E inner channels, S states of a channel, R rank of delta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hearbench.systems.checkpoint import CheckpointError, width
+
+TAPS = 4  # of the causal convolution
+
+
+class MambaMixer(nn.Module):
+    """Tokens [B, L, D] -> [B, L, D], each from itself and those before it."""
+
+    def __init__(self, dim: int, inner: int, states: int, rank: int) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, TAPS, groups=inner)
+        self.x_proj = nn.Linear(inner, rank + 2 * states, bias=False)
+        self.dt_proj = nn.Linear(rank, inner)
+        self.A_log = nn.Parameter(torch.empty(inner, states))
+        self.D = nn.Parameter(torch.empty(inner))
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.sizes = (rank, states, states)
+
+    def forward(self, h_BLD: Tensor) -> Tensor:
+        """Tokens [B, L, D] -> [B, L, D]."""
+        x, z = self.in_proj(h_BLD).chunk(2, dim=-1)  # [B, L, E] each
+        x = F.silu(self._convolution(x))
+        rank, B, C = self.x_proj(x).split(self.sizes, dim=-1)
+        delta = F.softplus(self.dt_proj(rank))
+        y = selective_scan(delta, x, B, C, -self.A_log.exp())
+        return self.out_proj((y + self.D * x) * F.silu(z))
+
+    def _convolution(self, x_BLE: Tensor) -> Tensor:
+        """Each channel with its own four taps, the last of them on the token itself."""
+        length = x_BLE.shape[1]
+        padded = F.pad(x_BLE, (0, 0, TAPS - 1, 0))
+        taps = self.conv1d.weight[:, 0].T  # [4, E]
+        shifted = (padded[:, k : k + length] * taps[k] for k in range(TAPS))
+        return sum(shifted, start=self.conv1d.bias)
+
+
+def selective_scan(
+    delta_BLE: Tensor, x_BLE: Tensor, B_BLS: Tensor, C_BLS: Tensor, A_ES: Tensor
+) -> Tensor:
+    """y_i = sum over S of C_i s_i, with s_i = exp(delta_i A) s_(i-1) + delta_i B_i x_i; [B, L, E].
+
+    One step a token for all sequences at once. The states lie as [B, S, E], so that every operation
+    runs along whole vectors of channels, in memory that is used again at each step.
+    """
+    batch, length, channels = x_BLE.shape
+    A_SE = A_ES.T.contiguous()
+    update = delta_BLE * x_BLE
+    state = x_BLE.new_zeros(batch, len(A_SE), channels)
+    decay = torch.empty_like(state)
+    y_BLE = torch.empty_like(x_BLE)
+    for i in range(length):
+        torch.mul(delta_BLE[:, i, None], A_SE, out=decay)
+        state.mul_(decay.exp_()).addcmul_(update[:, i, None], B_BLS[:, i, :, None])
+        torch.bmm(C_BLS[:, i, None], state, out=y_BLE[:, i, None])
+    return y_BLE
+
+
+def mixer_sizes(tensors: Mapping[str, Tensor], prefix: str, path: Path) -> tuple[int, int, int]:
+    """Inner channels, states and rank of the mixer whose tensors begin with `prefix`.
+
+    Raises:
+        CheckpointError: if they are missing or contradict each other.
+    """
+    inner, states = width(tensors, f"{prefix}A_log", path, 2)
+    rank = width(tensors, f"{prefix}dt_proj.weight", path, 2)[1]
+    if not inner or not states or not rank:
+        raise CheckpointError(f"{path}: {prefix}A_log has shape {[inner, states]}")
+    return inner, states, rank
