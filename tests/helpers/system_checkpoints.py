@@ -33,7 +33,10 @@ class Draw:
         return self.values(*shape, scale=gain / fan_in**0.5)
 
     def layer(self, name: str, *shape: int, gain: float = 1.0) -> Tensors:
-        return {f"{name}.weight": self.matrix(*shape, gain=gain), f"{name}.bias": self.values(shape[0])}
+        return {
+            f"{name}.weight": self.matrix(*shape, gain=gain),
+            f"{name}.bias": self.values(shape[0]),
+        }
 
     def norm(self, name: str, dim: int) -> Tensors:
         return {f"{name}.weight": 1 + self.values(dim), f"{name}.bias": self.values(dim)}
@@ -226,7 +229,9 @@ def mwmae(
         return {"scale": 1 + draw.values(width), "bias": draw.values(width)}
 
     params: dict[str, Any] = {
-        "patch_embed": {"proj": {"kernel": draw.values(4, 16, 1, dim, scale=1 / 8), "bias": draw.values(dim)}},
+        "patch_embed": {
+            "proj": {"kernel": draw.values(4, 16, 1, dim, scale=1 / 8), "bias": draw.values(dim)}
+        },
         "pos_embed": draw.values(1, 250 + class_token, dim),
         "encoder_norm": norm(dim),
         "mask_token": draw.values(1, 1, dim).bfloat16(),
@@ -250,7 +255,7 @@ def mwmae(
         if orbax:
             path.mkdir()
             path = path / "checkpoint"
-        path.write_bytes(msgpack.packb(content, default=_flax_array))
+        path.write_bytes(msgpack.packb(content, default=flax_array))
     return run
 
 
@@ -264,7 +269,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def _flax_array(value: Tensor) -> msgpack.ExtType:
+def flax_array(value: Tensor) -> msgpack.ExtType:
     name = str(value.dtype).removeprefix("torch.")
     raw = value.contiguous().view(torch.uint8).numpy().tobytes()
     return msgpack.ExtType(1, msgpack.packb([list(value.shape), name, raw]))
@@ -280,7 +285,10 @@ class ConfigDict:
 def _save_run(tensors: Tensors, path: Path) -> Path:
     """A training run's checkpoint, with arguments that a plain safe load refuses."""
     arguments = argparse.Namespace(
-        lr=1e-3, output_dir=Path("runs"), dtype=np.float32(1), config=ConfigDict(model="base", kind=str)
+        lr=1e-3,
+        output_dir=Path("runs"),
+        dtype=np.float32(1),
+        config=ConfigDict(model="base", kind=str),
     )
     content = {"model": tensors, "optimizer": {"state": {}}, "epoch": 1, "scaler": None}
     torch.save({**content, "args": arguments}, path)

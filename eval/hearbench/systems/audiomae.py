@@ -1,7 +1,7 @@
 """AudioMAE behind the HEAR API.
 
 Huang et al., "Masked Autoencoders that Listen" (2022). Its authors publish no HEAR module. Here a
-clip is cut into chunks of 1024 frames (10.24 s), the last one filled up as in their code, and a scene
+clip is cut into chunks of 1024 frames (10.24 s), the last one filled up as in their code. A scene
 embedding is the mean over the patch tokens of all chunks, filling included, as in the authors' own
 fine-tuning; `pool="audio"` leaves the filling out, which matters for short clips. A timestamp
 embedding is the mean over the 8 bands of one moment. The weights are under CC BY-NC 4.0.
@@ -52,22 +52,17 @@ class AudioMaeEncoder(nn.Module):
         self.patch_embed = PatchEmbedding(dim, (PATCH, PATCH), (stride, stride))
         self.blocks = nn.ModuleList(Block(dim, n_heads) for _ in range(depth))
         # Pretrained weights end in a norm of every token, fine-tuned ones in a norm of their mean.
-        setattr(self, "fc_norm" if finetuned else "norm", nn.LayerNorm(dim, eps=NORM_EPS))
-        self.finetuned = finetuned
+        norm: nn.Module = nn.LayerNorm(dim, eps=NORM_EPS)
+        nothing: nn.Module = nn.Identity()
+        self.norm, self.fc_norm = (nothing, norm) if finetuned else (norm, nothing)
 
     def forward(self, frames_BTF: Tensor) -> Tensor:
         """Log-mel [B, 1024, 128] -> patch tokens [B, R, bands, D]."""
         patches = self.patch_embed(frames_BTF[:, None])  # [B, D, R, bands]
         tokens = patches.flatten(2).transpose(1, 2)
         tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        tokens = run_blocks(self.blocks, tokens + self.pos_embed)
-        if not self.finetuned:
-            tokens = self.norm(tokens)
+        tokens = self.norm(run_blocks(self.blocks, tokens + self.pos_embed))
         return tokens[:, 1:].unflatten(1, patches.shape[2:])
-
-    def pooled(self, mean: Tensor) -> Tensor:
-        """An embedding from a mean over tokens [..., D]."""
-        return self.fc_norm(mean) if self.finetuned else mean
 
 
 class AudioMae(nn.Module):
@@ -127,8 +122,8 @@ def get_scene_embeddings(audio: Tensor, model: AudioMae) -> Tensor:
     """Waveform [B, n] -> embeddings [B, D]."""
     moments, of_audio = model(as_batch(audio))
     if model.pool == "audio":
-        return model.encoder.pooled(moments.flatten(1, 2)[:, :of_audio].mean(dim=1))
-    return model.encoder.pooled(moments.mean(dim=2)).mean(dim=1)
+        return model.encoder.fc_norm(moments.flatten(1, 2)[:, :of_audio].mean(dim=1))
+    return model.encoder.fc_norm(moments.mean(dim=2)).mean(dim=1)
 
 
 @torch.no_grad()
@@ -138,5 +133,5 @@ def get_timestamp_embeddings(audio: Tensor, model: AudioMae) -> tuple[Tensor, Te
     centers = patch_centers(moments.shape[2], PATCH, model.stride, audio.device)
     starts = torch.arange(moments.shape[1], device=audio.device) * (CHUNK * 10.0)
     times = (starts[:, None] + centers).flatten()[:of_audio]
-    embeddings = model.encoder.pooled(moments.flatten(1, 2)[:, :of_audio])
+    embeddings = model.encoder.fc_norm(moments.flatten(1, 2)[:, :of_audio])
     return embeddings, times.expand(len(audio), -1)

@@ -79,7 +79,9 @@ class Encoder(nn.Module):
     def __init__(self, dim: int, hidden: int, depth: int, n_heads: int, cfg: Mapping[str, Any]):
         super().__init__()
         kernel = cfg["conv_pos"]
-        convolution = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=cfg["conv_pos_groups"])
+        convolution = nn.Conv1d(
+            dim, dim, kernel, padding=kernel // 2, groups=cfg["conv_pos_groups"]
+        )
         self.pos_conv = nn.Sequential(convolution)
         self.layer_norm = nn.LayerNorm(dim)
         alpha = (2 * depth) ** 0.25
@@ -206,9 +208,7 @@ def _without_weight_norm(tensors: dict[str, Tensor], path: Path) -> dict[str, Te
 
 def _with_one_bias(tensors: dict[str, Tensor], depth: int, path: Path) -> dict[str, Tensor]:
     """The table of distances, which every layer stores, once."""
-    names = [
-        f"encoder.layers.{i}.self_attn.relative_attention_bias.weight" for i in range(depth)
-    ]
+    names = [f"encoder.layers.{i}.self_attn.relative_attention_bias.weight" for i in range(depth)]
     width(tensors, names[0], path, 2)
     table = tensors[names[0]]
     if other := [name for name in names[1:] if not torch.equal(tensors.get(name, table), table)]:

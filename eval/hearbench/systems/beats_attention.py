@@ -1,8 +1,8 @@
 """The attention of BEATs: softmax with a gated bias for the distance between two tokens.
 
-The bias is T5's (Raffel et al., 2020) in logarithmic buckets; its gate is a function of the query, as
-in Chi et al., "XLM-E" (2022). Rows of scores are computed a few at a time, so that memory grows with
-the length of a clip and not with its square.
+The bias is T5's (Raffel et al., 2020) in logarithmic buckets; its gate is a function of the query,
+as in Chi et al., "XLM-E" (2022). Rows of scores are computed a few at a time, so that memory grows
+with the length of a clip and not with its square.
 
 Shapes: B clips, N tokens, D width, H heads, K width of a head, R rows computed at once.
 """

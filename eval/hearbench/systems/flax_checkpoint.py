@@ -1,8 +1,8 @@
 """Parameters of a Flax checkpoint: one msgpack file, read without Flax.
 
-`flax.serialization` writes an array as extension 1, whose content is again msgpack: shape, name of the
-type, raw little-endian values in C order; extension 3 is the same for a scalar. Only `params` is kept:
-the optimizer's state is twice as large.
+`flax.serialization` writes an array as extension 1, whose content is again msgpack: shape, name of
+the type, raw little-endian values in C order; extension 3 is the same for a scalar. Only `params`
+is kept: the optimizer's state is twice as large.
 """
 
 from __future__ import annotations

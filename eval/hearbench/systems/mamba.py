@@ -1,7 +1,7 @@
 """The mixer of Mamba: a selective state space over the tokens, forward only.
 
 Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023), in its first
-form. Shapes: B sequences, L tokens, D width, E inner channels, S states of a channel, R rank of delta.
+form. Shapes: B sequences, L tokens, D width, E inner channels, S states of a channel.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hearbench.systems.checkpoint import CheckpointError, width
+from hearbench.systems.chunks import one_thread
 
 TAPS = 4  # of the causal convolution
 
@@ -46,29 +47,33 @@ class MambaMixer(nn.Module):
         length = x_BLE.shape[1]
         padded = F.pad(x_BLE, (0, 0, TAPS - 1, 0))
         taps = self.conv1d.weight[:, 0].T  # [4, E]
-        shifted = (padded[:, k : k + length] * taps[k] for k in range(TAPS))
-        return sum(shifted, start=self.conv1d.bias)
+        assert self.conv1d.bias is not None
+        out = self.conv1d.bias.expand_as(x_BLE)
+        for k in range(TAPS):
+            out = out.addcmul(padded[:, k : k + length], taps[k])
+        return out
 
 
 def selective_scan(
     delta_BLE: Tensor, x_BLE: Tensor, B_BLS: Tensor, C_BLS: Tensor, A_ES: Tensor
 ) -> Tensor:
-    """y_i = sum over S of C_i s_i, with s_i = exp(delta_i A) s_(i-1) + delta_i B_i x_i; [B, L, E].
+    """The sums over S of C_i s_i, [B, L, E], where s_i = exp(delta_i A) s_(i-1) + delta_i B_i x_i.
 
-    One step a token for all sequences at once. The states lie as [B, S, E], so that every operation
-    runs along whole vectors of channels, in memory that is used again at each step.
+    One step a token for all sequences at once. States lie as [B, S, E] and tokens come first, so that
+    every operation runs along whole vectors of channels, in memory that each step uses again.
     """
-    batch, length, channels = x_BLE.shape
     A_SE = A_ES.T.contiguous()
-    update = delta_BLE * x_BLE
-    state = x_BLE.new_zeros(batch, len(A_SE), channels)
+    x, delta, B, C = (t.transpose(0, 1).contiguous() for t in (x_BLE, delta_BLE, B_BLS, C_BLS))
+    inputs = (delta[:, :, None], (delta * x)[:, :, None], B[..., None], C[:, :, None])
+    state = x.new_zeros(len(x_BLE), *A_SE.shape)
     decay = torch.empty_like(state)
-    y_BLE = torch.empty_like(x_BLE)
-    for i in range(length):
-        torch.mul(delta_BLE[:, i, None], A_SE, out=decay)
-        state.mul_(decay.exp_()).addcmul_(update[:, i, None], B_BLS[:, i, :, None])
-        torch.bmm(C_BLS[:, i, None], state, out=y_BLE[:, i, None])
-    return y_BLE
+    y = torch.empty_like(x)[:, :, None]
+    with one_thread(x.device):  # sharing operations this small costs more than it saves
+        for y_i, delta_i, update_i, B_i, C_i in zip(y, *inputs, strict=True):
+            torch.mul(delta_i, A_SE, out=decay)
+            state.mul_(decay.exp_()).addcmul_(update_i, B_i)
+            torch.bmm(C_i, state, out=y_i)
+    return y[:, :, 0].transpose(0, 1)
 
 
 def mixer_sizes(tensors: Mapping[str, Tensor], prefix: str, path: Path) -> tuple[int, int, int]:

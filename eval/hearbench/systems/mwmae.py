@@ -1,9 +1,9 @@
 """MW-MAE, and its authors' plain MAE, behind the HEAR API.
 
-Yadav et al., "Masked Autoencoders with Multi-Window Local-Global Attention Are Better Audio Learners"
-(2024): the windows are in the decoder, which embeddings do not need. A row of 5 D numbers, the five
-bands of a moment, is a timestamp embedding every 40 ms; their mean is the scene embedding. It computes
-in float32, where the authors' configuration rounds to bfloat16 on the way.
+Yadav et al., "Masked Autoencoders with Multi-Window Local-Global Attention Are Better Audio
+Learners" (2024): the windows are in the decoder, which embeddings do not need. A row of 5 D
+numbers, the five bands of a moment, is a timestamp embedding every 40 ms; the mean over rows is the
+scene embedding. It computes in float32; the authors' configuration rounds to bfloat16 on the way.
 
 Shapes: B chunks, T frames, N tokens, D width.
 """

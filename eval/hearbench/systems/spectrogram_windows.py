@@ -1,8 +1,6 @@
 """What SSAM and MW-MAE share: chunks of 200 log-mel frames in, rows of five patches out.
 
-Yadav et al., "Masked Autoencoders with Multi-Window Local-Global Attention Are Better Audio Learners"
-(2024) and "Audio Mamba" (2024). Shapes: B clips, n samples, T frames, F mel bins, C chunks of a clip,
-R rows, D width.
+Shapes: B clips, n samples, T frames, F mel bins, C chunks of a clip, R rows, D width.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Gong et al., "SSAST: Self-Supervised Audio Spectrogram Transformer" (2022); the table's system is
 `SSAST-Base-Patch-400.pth`. Its authors publish no HEAR module. As in their downstream code, patches
 overlap (stride 10; 1 frame for the models of whole frames), positions are resized to the clip's
-length, and frames are normalized by AudioSet's numbers. A scene embedding is the mean over the patch
-tokens, a timestamp embedding that over one column of them. Clips of more than 1024 frames (10.24 s)
-are cut into chunks of that length, the last one as long as what is left.
+length, and frames are normalized by AudioSet's numbers. A scene embedding is the mean over the
+patch tokens, a timestamp embedding that over one column of them. Clips of more than 1024 frames
+(10.24 s) are cut into chunks of that length, the last one as long as what is left.
 
 Shapes: B clips, n samples, T frames, C chunks of a clip, D width, f x t patches.
 """
@@ -133,8 +133,9 @@ def load_model(model_file_path: str = "") -> Ssast:
     """
     path = checkpoint_path(model_file_path, EXAMPLE)
     tensors = tensors_in(read_checkpoint(path), path)
-    dim, _, *patch = width(tensors, f"{PREFIX}patch_embed.proj.weight", path, 4)
-    if tuple(patch) not in STRIDES:
+    dim, _, *kernel = width(tensors, f"{PREFIX}patch_embed.proj.weight", path, 4)
+    patch = (kernel[0], kernel[1])
+    if patch not in STRIDES:
         raise CheckpointError(
             f"{path} has patches of {patch[0]} bins x {patch[1]} frames: an SSAST has "
             f"{' or '.join(f'{f} x {t}' for f, t in STRIDES)}"
@@ -144,10 +145,12 @@ def load_model(model_file_path: str = "") -> Ssast:
         raise CheckpointError(f"{path}: p_input_fdim is {bins.tolist()}, not {N_MELS} bins")
     positions = width(tensors, f"{PREFIX}pos_embed", path, 3)[1] - 2
     if positions < 1 or positions % (N_MELS // patch[0]):
-        raise CheckpointError(f"{path}: {positions} positions do not fit patches of {patch[0]} bins")
+        raise CheckpointError(
+            f"{path}: {positions} positions do not fit patches of {patch[0]} bins"
+        )
     depth = count_blocks(tensors, f"{PREFIX}blocks.", path)
     with torch.device("meta"):
-        transformer = SsastTransformer(dim, depth, heads(dim, path), tuple(patch), positions)
+        transformer = SsastTransformer(dim, depth, heads(dim, path), patch, positions)
     needed = {n: t for n, t in tensors.items() if not re.match(UNUSED, n)}
     named = {name.removeprefix(PREFIX): tensor for name, tensor in needed.items()}
     fill(transformer, named, path)
