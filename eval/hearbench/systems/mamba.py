@@ -59,8 +59,8 @@ def selective_scan(
 ) -> Tensor:
     """The sums over S of C_i s_i, [B, L, E], where s_i = exp(delta_i A) s_(i-1) + delta_i B_i x_i.
 
-    One step a token for all sequences at once. States lie as [B, S, E] and tokens come first, so that
-    every operation runs along whole vectors of channels, in memory that each step uses again.
+    One step a token for all sequences at once. States lie as [B, S, E] and tokens come first: every
+    operation runs along whole vectors of channels, in memory that each step uses again.
     """
     A_SE = A_ES.T.contiguous()
     x, delta, B, C = (t.transpose(0, 1).contiguous() for t in (x_BLE, delta_BLE, B_BLS, C_BLS))
