@@ -1,0 +1,99 @@
+"""MAEB, the audio benchmark of mteb (arXiv 2602.16008): an encoder, and what mteb asks about it.
+
+model = load_encoder("axlstm_tiny")
+mteb.evaluate(model, tasks=mteb.get_benchmark("MAEB(v1, audio-only)"))
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mteb.models import ModelMeta
+from mteb.models.abs_encoder import AbsEncoder
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+import hear_axlstm
+from hear_axlstm import Embedder, load_model
+
+AUDIOSET = {"AudioSet", "AudioSetMini"}  # mteb's names
+CITATION = """@inproceedings{yadav2025axlstms,
+  title={AxLSTMs: learning self-supervised audio representations with xLSTMs},
+  author={Yadav, Sarthak and Theodoridis, Sergios and Tan, Zheng-Hua},
+  booktitle={Interspeech},
+  year={2025}
+}"""
+
+
+class AxLSTMEncoder(AbsEncoder):
+    """Scene embeddings under mteb's interface.
+
+    Clips of different lengths share a batch: padding never changes an embedding.
+
+    Args:
+        model_name: name, file, folder or hub address, as `hear_axlstm.load_model` takes it.
+        revision: ignored; weights are named by their checksum.
+        device: torch device, by default the CPU.
+    """
+
+    def __init__(
+        self, model_name: str = "", revision: str | None = None, device: str | None = None
+    ) -> None:
+        self.model = load_model(model_name).to(device or "cpu")
+        self.mteb_model_meta = model_meta(model_name, self.model)
+
+    def encode(self, inputs: Any, **options: Any) -> NDArray[np.float32]:
+        """Embed the clips of a loader.
+
+        Args:
+            inputs: mteb's loader; each batch has ``audio``, a list of dictionaries with ``array``
+                and ``sampling_rate``.
+            options: mteb's; ``show_progress_bar`` counts here.
+
+        Returns:
+            float32 ``[clips, width]``.
+        """
+        inputs.collate_fn = lambda rows: {"audio": [row["audio"] for row in rows]}
+        quiet = not options.get("show_progress_bar", True)
+        scenes = []
+        for batch in tqdm(inputs, desc="embedding", disable=quiet, dynamic_ncols=True):
+            scenes.append(self.model.embed(batch["audio"]))
+        return np.concatenate(scenes)
+
+
+def load_encoder(model: str = "", device: str | None = None) -> AxLSTMEncoder:
+    """An encoder for ``mteb.evaluate``, by any name that `hear_axlstm.load_model` takes."""
+    return AxLSTMEncoder(model, device=device)
+
+
+def model_meta(name: str, model: Embedder) -> ModelMeta:
+    """What mteb records about a model.
+
+    Args:
+        name: as `hear_axlstm.load_model` takes it.
+        model: loaded by that name.
+    """
+    parameters = sum(p.numel() for p in model.parameters())
+    return ModelMeta(
+        loader=AxLSTMEncoder,
+        name=f"hear_axlstm/{(name or 'axlstm_tiny').replace('/', '_')}",
+        revision=hear_axlstm.__version__,
+        release_date=None,
+        languages=None,
+        n_parameters=parameters,
+        n_embedding_parameters=0,
+        memory_usage_mb=round(4 * parameters / 2**20, 1),
+        max_tokens=float("inf"),
+        embed_dim=model.scene_embedding_size,
+        license=None,
+        open_weights=True,
+        public_training_code="https://github.com/SarthakYadav/axlstm-official",
+        public_training_data=None,
+        framework=["PyTorch"],
+        similarity_fn_name="cosine",
+        use_instructions=False,
+        training_datasets=AUDIOSET if name.endswith(".audioset") else set(),
+        modalities=["audio"],
+        citation=CITATION,
+    )
