@@ -27,7 +27,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup validate pretrain ablations table2 table3 table4 table5 eval-all test test-slow lint format bench clean
+.PHONY: help setup validate pretrain ablations table2 table3 table4 table5 eval-all test test-slow test-integrations lint format bench clean
 
 help: ## This list
 	@echo "make TARGET [SETTING=value ...]"
@@ -78,6 +78,12 @@ test: $(READY) ## Run the tests, without the slow ones
 test-slow: $(READY) ## Run the slow tests [HEAR_AXLSTM_DATA=folder for those on real audio]
 	@$(BIN)/python -m pytest -q -m slow
 	@echo "Slow tests passed."
+
+test-integrations: $(READY) ## Install mteb and X-ARES, and run the tests of the integrations
+	@$(PIP) --no-warn-conflicts -c constraints.txt -e ".[sklearn,transformers,mteb]"
+	@$(PIP) --no-deps -c constraints.txt xares loguru # without torchaudio, which the checker does not need
+	@$(BIN)/python -m pytest -q tests/integrations
+	@echo "The integrations work."
 
 lint: $(READY) ## Check style and types
 	@$(BIN)/ruff check .
