@@ -23,11 +23,10 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks.timing import Work, machine
-from hear_axlstm.ops.precision import Precision
-from hear_axlstm.training.device import keep_freed_memory
-from hearbench.probes import batched, official
+from hearbench.probes import batched, heareval_adapter
+from hearbench.probes.batched.hardware import Precision, keep_freed_memory
 from hearbench.run.workers import Job, attempt, workers
-from hearbench.stats import Estimate, estimate
+from hearbench.stats import Score, summarize
 
 
 def main(
@@ -67,7 +66,7 @@ def main(
 
 def _cut(folder: Path, to: Path, epochs: int) -> Path:
     """The same embeddings, for probes that train for so many epochs at most."""
-    official.make_fresh(to, folder)
+    heareval_adapter.make_fresh(to, folder)
     metadata = json.loads((folder / "task_metadata.json").read_text())
     metadata["evaluation_params"] = {"task_specific_param_grid": {"max_epochs": [epochs]}}
     (to / "task_metadata.json").unlink()
@@ -82,7 +81,7 @@ def _times(cut: Path, rounds: int, cores: int, precision: Precision) -> list[str
 
         def by_heareval() -> None:
             for seed in range(cores):
-                official.predict(cut, next(results), seed, "paper")
+                heareval_adapter.predict(cut, next(results), seed, "paper")
 
         def by_batches() -> None:
             if cores == 1:
@@ -116,14 +115,14 @@ def _scores(folder: Path, temporary: Path, seeds: int, precision: Precision) -> 
     batched.predict(folder, folders, "paper", precision)
     task, system = folder.parents[2].name, folder.parents[1].name
     finished = (folder.parents[4] / "predictions" / task / system / "heareval-paper").glob("seed*")
-    theirs = _estimate([run for run in finished if official.finished(run)])
+    theirs = _estimate([run for run in finished if heareval_adapter.finished(run)])
     return [theirs, _estimate(list(folders.values()))]
 
 
 def _estimate(runs: Sequence[Path]) -> str:
     values = []
     for run in runs:
-        results = json.loads((run / official.SCORES).read_text())
+        results = json.loads((run / heareval_adapter.SCORES).read_text())
         values.append(
             results["aggregated_scores"]["test_score_mean"]
             if "aggregated_scores" in results
@@ -131,7 +130,7 @@ def _estimate(runs: Sequence[Path]) -> str:
         )
     if not values:
         return "-"
-    found: Estimate = estimate([100 * value for value in values])
+    found: Score = summarize([100 * value for value in values])
     return f"{found} ({len(values)} seeds)"
 
 

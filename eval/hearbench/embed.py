@@ -22,10 +22,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hear_axlstm.audio.io import load_audio
-from hear_axlstm.audio.loader import prefetch
+from hearbench.audio import decode_ahead, load_audio
 from hearbench.clips import Clip, equal_batches, find_clips
-from hearbench.probes import official
+from hearbench.probes import heareval_adapter
 from hearbench.systems.registry import System
 from hearbench.tasks.folders import Task
 
@@ -45,16 +44,16 @@ def embed(system: System, task: Task, folder: Path, threads: int = 1) -> None:
     Args:
         system: its model goes to the GPU if there is one.
         task: its audio must be there at the model's rate.
-        folder: of this system and task alone; see `kit.embedded` for what comes out.
+        folder: of this system and task alone; see `heareval_adapter.embedded` for what comes out.
         threads: that torch may use on a CPU.
 
     Raises:
         TaskError: for audio of another rate, or with several channels.
         EmbeddingError: if the model fails, or its embeddings aren't finite, or not one a clip.
     """
-    if official.embedded(task, folder) is not None:
+    if heareval_adapter.embedded(task, folder) is not None:
         return
-    with official.output_to(folder / official.EMBEDDINGS_LOG):
+    with heareval_adapter.output_to(folder / heareval_adapter.EMBEDDINGS_LOG):
         torch.set_num_threads(threads)
         begun = time.monotonic() - _progress(folder)[1]
         work = _Work(system, task, folder)
@@ -114,7 +113,7 @@ class _Work:
         def load(index: int) -> NDArray[np.float32]:
             return np.stack([load_audio(clip.path, rate) for clip in batches[index]])
 
-        for batch, audio_Bn in zip(batches, prefetch(load, 0, len(batches)), strict=True):
+        for batch, audio_Bn in zip(batches, decode_ahead(load, len(batches)), strict=True):
             self._save(batch, *self._compute(batch, audio_Bn))
             done += sum(clip.samples for clip in batch)
             yield done / rate
@@ -139,7 +138,7 @@ class _Work:
             "gpu_device_name": self.official.gpu_max_mem.device_name(),
         }
         (self.target / "profile.embeddings.json").write_text(json.dumps(profile, indent=4))
-        (self.target / official.EMBEDDED).touch()
+        (self.target / heareval_adapter.EMBEDDED).touch()
         for split in self.labels:
             shutil.rmtree(self.target / split)
 

@@ -15,11 +15,19 @@ import torch
 
 from hearbench import published
 from hearbench.run.plan import Plan
-from hearbench.stats import Estimate, FrameError, Run, aggregate, aggregate_paper, by_seed, estimate
+from hearbench.stats import (
+    AggregateError,
+    Run,
+    Score,
+    aggregate,
+    aggregate_paper,
+    by_seed,
+    summarize,
+)
 
 PACKAGES = ("hear_axlstm", "heareval", "pytorch-lightning", "torch", "numpy", "scikit-learn")
 THESE, PAPER = "these systems", "the paper's Table 2"
-FRAMES = {THESE: "s(m)", PAPER: "s(m), paper"}
+SCALES = {THESE: "s(m)", PAPER: "s(m), paper"}
 
 
 @dataclass(frozen=True)
@@ -29,9 +37,9 @@ class Results:
     plan: Plan
     runs: tuple[Run, ...]
     """Those of a system and task of which a score is infinite or NaN are left out."""
-    cells: dict[tuple[str, str], Estimate]
+    cells: dict[tuple[str, str], Score]
     """(system, task) -> mean and interval in percent; absent without a finished run."""
-    aggregates: dict[str, dict[str, Estimate]]
+    aggregates: dict[str, dict[str, Score]]
     """Frame -> system -> s(m)."""
     refused: dict[str, dict[str, str]]
     """Frame -> system -> why it has no s(m)."""
@@ -44,13 +52,13 @@ def collect(plan: Plan) -> Results:
     finished = tuple(plan.runs())
     broken = {(r.system, r.task): r for r in finished if not math.isfinite(r.score)}
     runs = tuple(run for run in finished if (run.system, run.task) not in broken)
-    systems = [entrant.system.label for entrant in plan.entrants]
+    systems = [model.system.label for model in plan.models]
     tasks = [task.path.name for task in plan.tasks]
     columns = {task.path.name: published.column(task) for task in plan.tasks}
     official = {task: column.short for task, column in columns.items() if column}
-    cells: dict[tuple[str, str], Estimate] = {}
-    aggregates: dict[str, dict[str, Estimate]] = {frame: {} for frame in FRAMES}
-    refused: dict[str, dict[str, str]] = {frame: {} for frame in FRAMES}
+    cells: dict[tuple[str, str], Score] = {}
+    aggregates: dict[str, dict[str, Score]] = {scale: {} for scale in SCALES}
+    refused: dict[str, dict[str, str]] = {scale: {} for scale in SCALES}
     notes = [
         f"{run.system} on {run.task} has no mean: seed {run.seed} scored {run.score}."
         for run in broken.values()
@@ -62,20 +70,20 @@ def collect(plan: Plan) -> Results:
                 continue
             values = [scores[task] for _, scores in sorted(seeds.items()) if task in scores]
             if values:
-                cells[system, task] = estimate(values)
+                cells[system, task] = summarize(values)
             if len(values) < plan.seeds:
                 notes.append(
                     f"{system} on {task}: {len(values)} of {plan.seeds} seeds are finished."
                 )
-        for frame in FRAMES:
+        for scale in SCALES:
             try:
-                aggregates[frame][system] = (
+                aggregates[scale][system] = (
                     aggregate(runs, system, tasks)
-                    if frame == THESE
+                    if scale == THESE
                     else aggregate_paper(runs, system, official)
                 )
-            except FrameError as error:
-                refused[frame][system] = str(error)
+            except AggregateError as error:
+                refused[scale][system] = str(error)
     notes += [f"No s(m) for {system}: {why}." for system, why in refused[THESE].items()]
     if official:
         reasons = dict.fromkeys(refused[PAPER].values())
@@ -98,7 +106,7 @@ def write(results: Results) -> None:
 def _record(results: Results) -> dict[str, Any]:
     plan = results.plan
     return {
-        "systems": [asdict(entrant) for entrant in plan.entrants],
+        "systems": [asdict(model) for model in plan.models],
         "tasks": [{**asdict(task), "path": str(task.path)} for task in plan.tasks],
         "seeds": plan.seeds,
         "grid": plan.grid,
@@ -109,8 +117,8 @@ def _record(results: Results) -> dict[str, Any]:
             for (system, task), cell in results.cells.items()
         ],
         "s(m)": {
-            frame: {system: asdict(value) for system, value in column.items()}
-            for frame, column in results.aggregates.items()
+            scale: {system: asdict(value) for system, value in column.items()}
+            for scale, column in results.aggregates.items()
         },
         "notes": list(results.notes),
         "versions": versions(),

@@ -1,8 +1,8 @@
 """From the scores of single runs to means, intervals and the aggregated score s(m).
 
-The paper's s(m) = 100 / |T| * sum_t (x_t(m) - min_t) / (max_t - min_t). Its printed values follow
-only if min_t and max_t run over the single runs (every system with every seed) and not over the
-systems' means, and if the "+-" is the interval over the seeds' own s: so it is done here.
+The paper's s(m) = 100 / |T| * sum_t (x_t(m) - min_t) / (max_t - min_t). As in the paper's tables,
+min_t and max_t are taken over the single runs (every system with every seed), not over the systems'
+means, and the "+-" is the interval over the seeds' own s.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ PAPER_RANGES = {
     "F50K": 56.83,
 }
 PAPER_CONSTANT = -40.154
+FEW_SEEDS = 5  # fewer are shown with their range instead of an interval
 
 
-class FrameError(ValueError):
-    """Scores that s(m) can't be computed from, and why."""
+class AggregateError(ValueError):
+    """s(m) can't be computed from these scores; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -60,26 +61,41 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds with its interval."""
+class Score:
+    """A mean over seeds and how far the seeds lie apart."""
 
     mean: float
     half_width: float | None
     """Half of the two-sided 95 % interval (Student t); None for a single seed."""
     seeds: int
+    lowest: float | None = None
+    """Of the single seeds; None where only the mean is known (published scores)."""
+    highest: float | None = None
+
+    @property
+    def spread(self) -> str:
+        """The interval, or the range of fewer than `FEW_SEEDS` seeds; empty for a single seed.
+
+        With two seeds Student's t multiplies their standard deviation by 9: such an interval says
+        more about the number of seeds than about the scores.
+        """
+        if self.half_width is None:
+            return ""
+        if self.seeds < FEW_SEEDS and self.lowest is not None:
+            return f"({self.lowest:.1f} to {self.highest:.1f})"
+        return f"± {self.half_width:.1f}"
 
     def __str__(self) -> str:
-        spread = "" if self.half_width is None else f" ± {self.half_width:.1f}"
-        return f"{self.mean:.1f}{spread}"
+        return f"{self.mean:.1f} {self.spread}".rstrip()
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and two-sided 95 % Student t interval of one value per seed."""
+def summarize(values: Sequence[float]) -> Score:
+    """Mean, two-sided 95 % Student t interval and range of one value per seed."""
     n = len(values)
-    if n == 1:
-        return Estimate(values[0], None, 1)
-    half_width = float(student_t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n)
-    return Estimate(fmean(values), half_width, n)
+    half_width = None
+    if n > 1:
+        half_width = float(student_t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n)
+    return Score(fmean(values), half_width, n, min(values), max(values))
 
 
 def by_seed(runs: Iterable[Run], system: str) -> dict[int, dict[str, float]]:
@@ -91,8 +107,8 @@ def by_seed(runs: Iterable[Run], system: str) -> dict[int, dict[str, float]]:
     return table
 
 
-def frame(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
-    """The frame "these systems": task -> (worst, best) x_t over all runs of all systems."""
+def score_ranges(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
+    """Task -> (worst, best) x_t over all runs of all systems."""
     values: dict[str, list[float]] = {}
     for run in runs:
         values.setdefault(run.task, []).append(run.percent)
@@ -101,25 +117,25 @@ def frame(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
     return {task: (e[1], e[0]) if task in lower else e for task, e in extremes.items()}
 
 
-def aggregate(runs: Sequence[Run], system: str, tasks: Sequence[str]) -> Estimate:
-    """s(m) of `system` over `tasks` in the frame of `runs`, see `aggregate_by_seed`."""
-    return estimate(list(aggregate_by_seed(runs, system, tasks).values()))
+def aggregate(runs: Sequence[Run], system: str, tasks: Sequence[str]) -> Score:
+    """s(m) of `system` over `tasks` relative to `runs`, see `aggregate_by_seed`."""
+    return summarize(list(aggregate_by_seed(runs, system, tasks).values()))
 
 
 def aggregate_by_seed(runs: Sequence[Run], system: str, tasks: Sequence[str]) -> dict[int, float]:
-    """Seed -> s of `system` in the frame of `runs`, for the seeds that have every task.
+    """Seed -> s of `system` relative to `runs`, for the seeds that have every task.
 
     Raises:
-        FrameError: if the system lacks a task, or nothing tells the runs of a task apart.
+        AggregateError: if the system lacks a task, or all runs of a task have the same score.
     """
     if not runs:
-        raise FrameError("no run is finished")
+        raise AggregateError("no run is finished")
     if len({run.system for run in runs}) < 2:
-        raise FrameError("s(m) compares systems, and there is only one")
-    ranges = frame(runs)
+        raise AggregateError("s(m) compares systems, and there is only one")
+    ranges = score_ranges(runs)
     complete = _complete_seeds(runs, system, tasks)
     if flat := [task for task in tasks if ranges[task][0] == ranges[task][1]]:
-        raise FrameError(f"all runs score the same on {flat[0]}")
+        raise AggregateError(f"all runs score the same on {flat[0]}")
     return {seed: _place(scores, ranges, tasks) for seed, scores in complete.items()}
 
 
@@ -129,10 +145,10 @@ def _complete_seeds(
     seeds = by_seed(runs, system)
     done = {task for scores in seeds.values() for task in scores}
     if missing := [task for task in tasks if task not in done]:
-        raise FrameError(f"no score on {', '.join(missing)}")
+        raise AggregateError(f"no score on {', '.join(missing)}")
     complete = {seed: seeds[seed] for seed in sorted(seeds) if seeds[seed].keys() >= set(tasks)}
     if not complete:
-        raise FrameError("no seed has finished every task")
+        raise AggregateError("no seed has finished every task")
     return complete
 
 
@@ -144,7 +160,7 @@ def _place(
     return 100.0 * fmean(parts)
 
 
-def aggregate_paper(runs: Sequence[Run], system: str, columns: Mapping[str, str]) -> Estimate:
+def aggregate_paper(runs: Sequence[Run], system: str, columns: Mapping[str, str]) -> Score:
     """s(m) of `system` on the scale of the paper's Table 2.
 
     Args:
@@ -153,23 +169,23 @@ def aggregate_paper(runs: Sequence[Run], system: str, columns: Mapping[str, str]
         columns: the tasks' folders -> the column of Table 2 that each is.
 
     Raises:
-        FrameError: if these are not exactly the paper's ten tasks, or one has no score.
+        AggregateError: if these are not exactly the paper's ten tasks, or one has no score.
     """
     if lacking := [column for column in PAPER_RANGES if column not in columns.values()]:
-        raise FrameError(
+        raise AggregateError(
             f"the paper's scale needs its ten official tasks in full; {', '.join(lacking)} missing"
         )
     seeds = _complete_seeds(runs, system, list(columns)).values()
-    return estimate([paper_score({columns[t]: seed[t] for t in columns}) for seed in seeds])
+    return summarize([paper_score({columns[t]: seed[t] for t in columns}) for seed in seeds])
 
 
 def paper_score(scores: Mapping[str, float]) -> float:
     """One model's s from its ten x_t in percent, on the scale of the paper's Table 2.
 
     Raises:
-        FrameError: if a column of Table 2 is missing.
+        AggregateError: if a column of Table 2 is missing.
     """
     if lacking := [column for column in PAPER_RANGES if column not in scores]:
-        raise FrameError(f"no score on {', '.join(lacking)}")
+        raise AggregateError(f"no score on {', '.join(lacking)}")
     parts = [10.0 * scores[column] / PAPER_RANGES[column] for column in PAPER_RANGES]
     return PAPER_CONSTANT + sum(parts)

@@ -20,7 +20,7 @@ from hearbench import published
 from hearbench.published import PublishedTable
 from hearbench.report.exports import markdown_table
 from hearbench.report.score_tables import beside
-from hearbench.results import FRAMES, PAPER, THESE, Results
+from hearbench.results import PAPER, SCALES, THESE, Results
 from paper.ablations import AblationError, run_name
 
 ANCHOR = "naive"  # scored with the rows: without it the worst row would be the zero of s(m)
@@ -70,9 +70,9 @@ def markdown(name: PublishedTable, trained: Mapping[str, Path], results: Results
     Table 2 is followed by all of its published rows, on the official tasks that were evaluated.
     """
     table, printed = BY_NAME[name], published.printed(name)
-    frame = PAPER if results.aggregates[PAPER] else THESE
+    scale = PAPER if results.aggregates[PAPER] else THESE
     heads = ["recipe", *table.settings, "parameters", "validation loss"]
-    heads += [*(task.path.name for task in results.plan.tasks), FRAMES[frame], "printed s(m)"]
+    heads += [*(task.path.name for task in results.plan.tasks), SCALES[scale], "printed s(m)"]
     lines = [heads, ["---"] * len(heads)]
     for recipe in table.rows:
         own = [run_name(recipe, seed) for seed in range(len(trained))]
@@ -80,10 +80,10 @@ def markdown(name: PublishedTable, trained: Mapping[str, Path], results: Results
         cells = ["-"] * (len(table.settings) + 2)
         if own:
             cells = _facts(table, [trained[training] for training in own])
-        cells += _scores(own, results, frame)
+        cells += _scores(own, results, scale)
         lines.append([recipe, *cells, str(printed.get(recipe) or "-")])
     parts = ["\n".join("| " + " | ".join(line) + " |" for line in lines)]
-    parts.append(_caption(table, frame, results))
+    parts.append(_caption(table, scale, results))
     if missing := [recipe for recipe in table.rows if recipe not in trained]:
         parts.append(f"Not trained: {', '.join(missing)}.")
     if results.notes:
@@ -93,10 +93,10 @@ def markdown(name: PublishedTable, trained: Mapping[str, Path], results: Results
     return "\n\n".join(parts) + "\n"
 
 
-def _caption(table: Table, frame: str, results: Results) -> str:
+def _caption(table: Table, scale: str, results: Results) -> str:
     scale = (
         "Both are on the scale of the paper's Table 2."
-        if frame == PAPER
+        if scale == PAPER
         else f"Ours is relative to these rows and HEAR-{ANCHOR} on {len(results.plan.tasks)} "
         "task(s): compare the order, not the numbers."
     )
@@ -119,11 +119,11 @@ def _facts(table: Table, paths: Sequence[Path]) -> list[str]:
     ]
 
 
-def _scores(trainings: Sequence[str], results: Results, frame: str) -> list[str]:
+def _scores(trainings: Sequence[str], results: Results, scale: str) -> list[str]:
     """Scores on each task, then s(m), followed by its mean if several trainings all have one."""
     tasks = [task.path.name for task in results.plan.tasks]
     cells = [_listed(results.cells.get((one, task)) for one in trainings) for task in tasks]
-    placed = results.aggregates[frame]
+    placed = results.aggregates[scale]
     means = [placed[one].mean for one in trainings if one in placed]
     mean = f" ({fmean(means):.1f})" if len(means) == len(trainings) > 1 else ""
     return [*cells, _listed(map(placed.get, trainings)) + mean]

@@ -18,7 +18,7 @@ pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 from hearbench import embed as embedding
 from hearbench.clips import equal_batches, find_clips
 from hearbench.embed import EmbeddingError, embed, embedded_seconds
-from hearbench.probes import official
+from hearbench.probes import heareval_adapter
 from hearbench.systems.registry import System
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, read_task
@@ -74,7 +74,7 @@ def heareval_s(task: Task, folder: Path) -> Path:
         embeddings_dir=str(folder),
         model_options=json.dumps(NAIVE.options),
     )
-    done = official.embedded(task, folder)
+    done = heareval_adapter.embedded(task, folder)
     assert done is not None
     return done
 
@@ -85,7 +85,7 @@ def test_files_are_those_of_heareval_s_runner(tmp_path: Path, kind: str) -> None
     task = read_task(write.get(kind, write_events)(tmp_path / "tasks" / "tones"))
     theirs = heareval_s(task, tmp_path / "theirs")
     embed(NAIVE, task, tmp_path / "ours")
-    ours = official.embedded(task, tmp_path / "ours")
+    ours = heareval_adapter.embedded(task, tmp_path / "ours")
     assert ours is not None
     names = {file.name for file in theirs.iterdir() if file.is_file()}
     assert {file.name for file in ours.iterdir()} == names
@@ -122,7 +122,7 @@ def test_a_killed_embedding_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(KeyboardInterrupt):
         embed(NAIVE, task, cut)
     monkeypatch.undo()
-    assert official.embedded(task, cut) is None
+    assert heareval_adapter.embedded(task, cut) is None
     clips = sorted(cut.glob("*/tones/*/*.embedding.npy"))
     assert len(clips) == 36
     assert embedded_seconds(cut) == pytest.approx(36 * 0.25)

@@ -11,7 +11,7 @@ from hear_axlstm.pretrain.recipes import RECIPES
 from hearbench import published
 from hearbench.cli.score import score
 from hearbench.published import PublishedTable
-from hearbench.stats import PAPER_RANGES, FrameError, paper_score
+from hearbench.stats import PAPER_RANGES, AggregateError, paper_score
 from hearbench.tasks.official import OFFICIAL
 from tests.helpers.evaluation import FOLDERS, task, write_evaluation
 
@@ -53,7 +53,7 @@ def test_rows_that_stand_in_table_2_have_its_scores_and_others_none(table: Publi
 
 def test_a_missing_column_refuses_the_aggregate() -> None:
     scores = {column: 50.0 for column in PAPER_RANGES if column != "VL"}
-    with pytest.raises(FrameError, match="no score on VL"):
+    with pytest.raises(AggregateError, match="no score on VL"):
         paper_score(scores)
 
 
@@ -82,7 +82,7 @@ def test_parts_and_likenesses_are_not_official(likeness: object) -> None:
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    score(frame="paper", published="table2", json=True)
+    score(scale="paper", published="table2", json=True)
     found = json.loads(capsys.readouterr().out)
     assert len(found) == 20
     assert all(abs(row["s"] - row["printed"]) <= 0.05 for row in found)
@@ -92,8 +92,8 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
         "the paper prints no task scores of this row",
         None,
     ]
-    with pytest.raises(FrameError, match="use --frame paper"):
-        score(frame="these", published="table2")
+    with pytest.raises(AggregateError, match="use --scale paper"):
+        score(scale="these", published="table2")
 
 
 def test_an_evaluation_s_missing_tasks_are_named(
@@ -105,5 +105,5 @@ def test_an_evaluation_s_missing_tasks_are_named(
     assert [row["s"] is None for row in rows] == [False, False, True, True]
     assert rows[0]["seeds"] == 3 and rows[0]["half_width"] > 0
     assert "Mri-S, Mri-T, NS-5h, CD, LC, SC-5h, VL, E50, F50K missing" in rows[2]["refused"]
-    with pytest.raises(FrameError, match="ten official tasks in full"):
-        score(tmp_path, frame="paper")
+    with pytest.raises(AggregateError, match="ten official tasks in full"):
+        score(tmp_path, scale="paper")

@@ -8,13 +8,14 @@ from scipy import stats
 from hearbench import published
 from hearbench.stats import (
     PAPER_RANGES,
-    FrameError,
+    AggregateError,
     Run,
+    Score,
     aggregate,
     aggregate_paper,
-    estimate,
-    frame,
     paper_score,
+    score_ranges,
+    summarize,
 )
 
 
@@ -38,17 +39,17 @@ TWO_BY_TWO = {
 def test_interval_is_students() -> None:
     values = [61.2, 60.8, 63.0, 62.4, 59.9]
     low, high = stats.t.interval(0.95, 4, loc=stats.tmean(values), scale=stats.sem(values))
-    result = estimate(values)
+    result = summarize(values)
     assert result.mean == pytest.approx((low + high) / 2)
     assert result.half_width == pytest.approx((high - low) / 2)
 
 
 def test_one_seed_has_no_interval() -> None:
-    assert str(estimate([61.23])) == "61.2"
+    assert str(summarize([61.23])) == "61.2"
 
 
 def test_frame_spans_single_runs_not_means() -> None:
-    extremes = frame(runs_of(TWO_BY_TWO))
+    extremes = score_ranges(runs_of(TWO_BY_TWO))
     assert extremes["a"] == pytest.approx((10.0, 60.0))
     assert extremes["b"] == pytest.approx((30.0, 80.0))
 
@@ -70,7 +71,7 @@ def test_error_rates_count_downwards() -> None:
 
 def test_missing_task_refuses_the_aggregate() -> None:
     runs = [run for run in runs_of(TWO_BY_TWO) if (run.system, run.task) != ("low", "b")]
-    with pytest.raises(FrameError, match="no score on b"):
+    with pytest.raises(AggregateError, match="no score on b"):
         aggregate(runs, "low", ["a", "b"])
     assert aggregate(runs, "high", ["a", "b"]).seeds == 2
 
@@ -81,9 +82,9 @@ def test_unfinished_seed_is_left_out() -> None:
 
 
 def test_nothing_to_compare_refuses_the_aggregate() -> None:
-    with pytest.raises(FrameError, match="only one"):
+    with pytest.raises(AggregateError, match="only one"):
         aggregate(runs_of({("low", "a"): [10.0, 20.0]}), "low", ["a"])
-    with pytest.raises(FrameError, match="score the same on a"):
+    with pytest.raises(AggregateError, match="score the same on a"):
         aggregate(runs_of({("low", "a"): [10.0], ("high", "a"): [10.0]}), "low", ["a"])
 
 
@@ -92,10 +93,10 @@ def test_paper_frame_is_for_the_official_tasks_only() -> None:
     row = next(row for row in published.rows("table2") if row.model == "AxLSTM-T")
     runs = runs_of({("x", task): [row.scores[c].mean] for task, c in columns.items()})
     assert aggregate_paper(runs, "x", columns).mean == pytest.approx(70.7, abs=0.05)
-    with pytest.raises(FrameError, match="no score on VL-folder"):
+    with pytest.raises(AggregateError, match="no score on VL-folder"):
         aggregate_paper([run for run in runs if run.task != "VL-folder"], "x", columns)
     del columns["Mri-T-folder"]
-    with pytest.raises(FrameError, match="in full; Mri-T missing"):
+    with pytest.raises(AggregateError, match="in full; Mri-T missing"):
         aggregate_paper(runs, "x", columns)
 
 
@@ -103,5 +104,15 @@ def test_paper_frame_has_the_interval_over_seeds() -> None:
     columns = {name: name for name in PAPER_RANGES}
     runs = runs_of({("x", name): [50.0, 52.0, 51.0] for name in columns})
     per_seed = [paper_score(dict.fromkeys(columns, value)) for value in (50.0, 52.0, 51.0)]
-    result, expected = aggregate_paper(runs, "x", columns), estimate(per_seed)
+    result, expected = aggregate_paper(runs, "x", columns), summarize(per_seed)
     assert (result.mean, result.half_width) == pytest.approx((expected.mean, expected.half_width))
+
+
+def test_few_seeds_are_shown_with_their_range() -> None:
+    """66.7 ± 44.1 of two seeds says nothing about the scores."""
+    two = summarize([63.2, 70.1])
+    assert two.half_width == pytest.approx(43.8, abs=0.1)
+    assert str(two) == "66.7 (63.2 to 70.1)" and two.spread == "(63.2 to 70.1)"
+    assert str(summarize([50.0])) == "50.0"
+    assert str(summarize([1.0, 2.0, 3.0, 4.0, 5.0])) == "3.0 ± 2.0"
+    assert str(Score(50.0, 0.5, 2)) == "50.0 ± 0.5"  # published: single seeds are not known

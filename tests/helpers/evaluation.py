@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hearbench.probes import official
-from hearbench.run.plan import Entrant, Plan
+from hearbench.probes import heareval_adapter
+from hearbench.run.plan import Model, Plan
 from hearbench.systems.registry import Fingerprint, System
 from hearbench.tasks.folders import Task
 from hearbench.tasks.official import OFFICIAL
@@ -46,18 +46,18 @@ def write_evaluation(
     out: Path, tasks: tuple[Task, ...], skills: Mapping[str, float], seeds: int = 3
 ) -> Plan:
     """A plan whose runs are finished: a system's skill is its chance to be right, in percent."""
-    entrants = tuple(
-        Entrant(System(label, "module"), Fingerprint("feed" * 3, 16_000, 4_000_000 * n, "1"))
+    models = tuple(
+        Model(System(label, "module"), Fingerprint("feed" * 3, 16_000, 4_000_000 * n, "1"))
         for n, label in enumerate(skills)
     )
-    plan = Plan(out, entrants, tasks, seeds)
+    plan = Plan(out, models, tasks, seeds)
     plan.save()
     rng = np.random.default_rng(0)
-    for entrant in entrants:
+    for model in models:
         for task in tasks:
             for seed in range(seeds):
-                skill = skills[entrant.system.label] + rng.normal(0, 1)
-                _write_run(plan.predictions(entrant, task, seed), task, skill / 100, rng)
+                skill = skills[model.system.label] + rng.normal(0, 1)
+                _write_run(plan.predictions(model, task, seed), task, skill / 100, rng)
     return plan
 
 
@@ -81,5 +81,5 @@ def _write_run(folder: Path, task: Task, skill: float, rng: np.random.Generator)
         scores.append(float((guess == truth).mean()))
     mean = {"test_score_mean": float(np.mean(scores))}
     result = {"aggregated_scores": mean} if task.folds > 1 else {"test": {"test_score": scores[0]}}
-    (folder / official.SCORES).write_text(json.dumps(result))
-    (folder / official.DONE).write_text(json.dumps({"time": 1.5, "gpu_device_name": "cpu"}))
+    (folder / heareval_adapter.SCORES).write_text(json.dumps(result))
+    (folder / heareval_adapter.DONE).write_text(json.dumps({"time": 1.5, "gpu_device_name": "cpu"}))

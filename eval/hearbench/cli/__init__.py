@@ -16,12 +16,12 @@ from hearbench.cli.tasks import tasks
 from hearbench.exit_codes import INTERRUPTED
 from hearbench.run.plan import PlanError
 from hearbench.run.workers import SweepError
-from hearbench.stats import FrameError
+from hearbench.stats import AggregateError
 from hearbench.systems.registry import SystemSpecError
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.fetch.download import FetchError
 
-ERRORS = (TaskError, SystemSpecError, PlanError, SweepError, FetchError, FrameError)
+ERRORS = (TaskError, SystemSpecError, PlanError, SweepError, FetchError, AggregateError)
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,

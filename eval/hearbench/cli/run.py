@@ -10,9 +10,9 @@ import joblib
 from hearbench import report as reports
 from hearbench.exit_codes import INTERRUPTED
 from hearbench.probes import batched
-from hearbench.probes.official import Grid
+from hearbench.probes.heareval_adapter import Grid
 from hearbench.results import Results, collect, write
-from hearbench.run.plan import Engine, Entrant, Plan, PlanError, sole_use
+from hearbench.run.plan import Engine, Model, Plan, PlanError, lock_dir
 from hearbench.run.sweep import sweep
 from hearbench.run.workers import Backend, Failure, SweepError
 from hearbench.synthetic.writer import write_tasks
@@ -49,15 +49,15 @@ def run(
     if jobs is not None and jobs < 1:
         raise PlanError(f"jobs={jobs}: at least one is needed")
     chosen = parse_systems(systems)
-    with sole_use(out):
+    with lock_dir(out):
         folder = tasks_dir if tasks_dir is not None else miniature_tasks(out / "tasks")
         found = find_tasks(folder, tasks)
         prints = fingerprints(chosen)
-        entrants = tuple(Entrant(s, f) for s, f in zip(chosen, prints, strict=True))
-        rates = {entrant.fingerprint.sample_rate for entrant in entrants}
+        models = tuple(Model(s, f) for s, f in zip(chosen, prints, strict=True))
+        rates = {model.fingerprint.sample_rate for model in models}
         found = tuple(with_audio(task, rates) for task in found)
         official = not_for_fast(found) if engine == "fast" else ()
-        plan = Plan(out.resolve(), entrants, found, seeds, grid, engine, official)
+        plan = Plan(out.resolve(), models, found, seeds, grid, engine, official)
         plan.save()
         try:
             failures = sweep(plan, jobs or joblib.cpu_count(), backend)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from hearbench.tasks.check import Findings, check_task
+from hearbench.tasks.check import ValidationReport, check_task
 from hearbench.tasks.folders import task_folders
 from hearbench.tasks.official import LICENSES, OFFICIAL
 
@@ -40,7 +40,7 @@ def tasks(folder: Annotated[Path | None, tyro.conf.Positional] = None) -> int:
     return 1 if broken else 0
 
 
-def _row(name: str, found: Findings | None) -> str:
+def _row(name: str, found: ValidationReport | None) -> str:
     """A task's own numbers if it is there and sound, else the published ones."""
     official = OFFICIAL.get(name)
     published = official and (official.metric, official.folds, official.classes, official.clips)

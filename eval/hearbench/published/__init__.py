@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from hearbench.stats import Estimate
+from hearbench.stats import Score
 from hearbench.tasks.folders import Task
 from hearbench.tasks.official import OFFICIAL, OfficialTask
 
@@ -32,9 +32,9 @@ class Row:
     """Whether the parameters include a decoder."""
     recipe: str
     """The same settings in `hear_axlstm.pretrain.recipes`, or empty."""
-    scores: Mapping[str, Estimate]
+    scores: Mapping[str, Score]
     """Column -> score in percent; empty where the paper prints none for the row's model."""
-    aggregate: Estimate
+    aggregate: Score
     """The printed s(m)."""
 
 
@@ -48,7 +48,7 @@ def rows(table: PublishedTable) -> tuple[Row, ...]:
     return tuple(_row(cells, twins) for cells in _read(table))
 
 
-def printed(table: PublishedTable) -> dict[str, Estimate]:
+def printed(table: PublishedTable) -> dict[str, Score]:
     """Recipe -> printed s(m), of the rows whose settings are one of ours."""
     return {row.recipe: row.aggregate for row in rows(table) if row.recipe}
 
@@ -67,7 +67,7 @@ def column(task: Task) -> OfficialTask | None:
     return official if in_name else None
 
 
-def _row(cells: Mapping[str, str], twins: Mapping[str, Mapping[str, Estimate]]) -> Row:
+def _row(cells: Mapping[str, str], twins: Mapping[str, Mapping[str, Score]]) -> Row:
     names = [task.short for task in OFFICIAL.values() if task.short in cells]
     scores = {name: _estimate(cells, name) for name in names}
     return Row(
@@ -81,8 +81,8 @@ def _row(cells: Mapping[str, str], twins: Mapping[str, Mapping[str, Estimate]]) 
     )
 
 
-def _estimate(cells: Mapping[str, str], name: str) -> Estimate:
-    return Estimate(float(cells[name]), float(cells[f"{name} ±"]), SEEDS)
+def _estimate(cells: Mapping[str, str], name: str) -> Score:
+    return Score(float(cells[name]), float(cells[f"{name} ±"]), SEEDS)
 
 
 def _read(name: str) -> list[dict[str, str]]:

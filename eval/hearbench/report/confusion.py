@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
 
-from hearbench.probes import official
-from hearbench.run.plan import Entrant, Plan
+from hearbench.probes import heareval_adapter
+from hearbench.run.plan import Model, Plan
 from hearbench.tasks.folders import Task
 
 SUFFIX = ".predictions.pkl"
@@ -50,14 +50,14 @@ class Mistakes:
     """Worst first."""
 
 
-def mistakes(plan: Plan, entrant: Entrant, task: Task) -> Mistakes | None:
+def mistakes(plan: Plan, model: Model, task: Task) -> Mistakes | None:
     """Read the test predictions of every finished seed.
 
     Returns:
         None for an event task, whose predictions are frames and not clips, and without any seed.
     """
-    folders = [plan.predictions(entrant, task, seed) for seed in range(plan.seeds)]
-    folders = [folder for folder in folders if official.finished(folder)]
+    folders = [plan.predictions(model, task, seed) for seed in range(plan.seeds)]
+    folders = [folder for folder in folders if heareval_adapter.finished(folder)]
     if not folders:
         return None
     metadata = json.loads((folders[0] / "task_metadata.json").read_text())
@@ -67,7 +67,7 @@ def mistakes(plan: Plan, entrant: Entrant, task: Task) -> Mistakes | None:
     seeds = [[_read(file) for file in sorted(f.glob(f"*{SUFFIX}"))] for f in folders]
     if not all(seeds):
         return None
-    name, system = task.path.name, entrant.system.label
+    name, system = task.path.name, model.system.label
     if metadata["prediction_type"] == "multiclass":
         folds = [fold for of_seed in seeds for fold in of_seed]
         counts = np.sum([_confusion(*fold, len(labels)) for fold in folds], axis=0)

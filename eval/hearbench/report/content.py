@@ -32,12 +32,12 @@ class Content:
 def gather(results: Results) -> Content:
     """Compute what a report says; shows its progress, since predictions may be many."""
     plan = results.plan
-    pairs = [(entrant, task) for task in plan.tasks for entrant in plan.entrants]
+    pairs = [(model, task) for task in plan.tasks for model in plan.models]
     bar = tqdm(pairs, desc="report", unit="table", leave=False)
-    found = [mistakes(plan, entrant, task) for entrant, task in bar]
+    found = [mistakes(plan, model, task) for model, task in bar]
     return Content(
         results,
-        f"{plural(len(plan.entrants), 'system')} on {plural(len(plan.tasks), 'task')}",
+        f"{plural(len(plan.models), 'system')} on {plural(len(plan.tasks), 'task')}",
         _lead(results),
         measured(results),
         beside(results),

@@ -39,7 +39,7 @@ def html(content: Content) -> str:
 
 def _values(content: Content) -> dict[str, Any]:
     results, plan = content.results, content.results.plan
-    systems = [entrant.system.label for entrant in plan.entrants]
+    systems = [model.system.label for model in plan.models]
     placed = results.aggregates[THESE]
     return {
         "title": content.title,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hearbench.results import Results
-from hearbench.stats import Estimate, FrameError, aggregate_by_seed, by_seed, estimate
+from hearbench.stats import AggregateError, Score, aggregate_by_seed, by_seed, summarize
 
 
 @dataclass(frozen=True)
@@ -14,13 +14,13 @@ class Comparison:
 
     system: str
     reference: str
-    differences: tuple[Estimate | None, ...]
+    differences: tuple[Score | None, ...]
     """For each task, then s(m); None without a common seed."""
 
 
 def comparisons(results: Results) -> list[Comparison]:
     """Every system against every other."""
-    labels = [entrant.system.label for entrant in results.plan.entrants]
+    labels = [model.system.label for model in results.plan.models]
     scores = {label: _per_seed(results, label) for label in labels}
     return [
         Comparison(
@@ -34,7 +34,7 @@ def comparisons(results: Results) -> list[Comparison]:
     ]
 
 
-def certain(difference: Estimate | None) -> bool:
+def certain(difference: Score | None) -> bool:
     """Whether the 95 % interval of a difference excludes zero."""
     if difference is None or difference.half_width is None:
         return False
@@ -48,10 +48,10 @@ def _per_seed(results: Results, label: str) -> list[dict[int, float]]:
     columns = [{s: scores[task] for s, scores in seeds.items() if task in scores} for task in tasks]
     try:
         return [*columns, aggregate_by_seed(results.runs, label, tasks)]
-    except FrameError:
+    except AggregateError:
         return [*columns, {}]
 
 
-def _paired(system: dict[int, float], reference: dict[int, float]) -> Estimate | None:
+def _paired(system: dict[int, float], reference: dict[int, float]) -> Score | None:
     common = sorted(system.keys() & reference.keys())
-    return estimate([system[seed] - reference[seed] for seed in common]) if common else None
+    return summarize([system[seed] - reference[seed] for seed in common]) if common else None

@@ -8,7 +8,7 @@ from statistics import median
 
 from hearbench.report.confusion import Mistakes
 from hearbench.report.drawing import LETTER, TEXT, WIDTH, Canvas, Scale, ticks
-from hearbench.stats import Estimate
+from hearbench.stats import Score
 
 NAMES = 104.0  # room for the names of systems
 SHADES = 20  # of a confusion matrix
@@ -21,7 +21,7 @@ class Mark:
     """One system in a picture."""
 
     name: str
-    value: Estimate
+    value: Score
     measured: bool
     parameters: float | None = None
     """In millions."""

@@ -13,11 +13,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from hear_axlstm import checkpoints
-from hearbench.probes import official
+from hearbench.probes import heareval_adapter
 from hearbench.report.score_tables import kind
 from hearbench.results import Results, hardware, versions
-from hearbench.run.plan import Entrant, Plan
+from hearbench.run.plan import Model, Plan
 from hearbench.systems.registry import NAMED, System
 
 
@@ -45,7 +44,7 @@ def provenance(results: Results) -> Provenance:
         "Report": f"written {_day(datetime.now(timezone.utc).timestamp())} on {_machine()}",
         "Versions at the report": ", ".join(f"{name} {v}" for name, v in versions().items()),
     }
-    systems = tuple(_system(plan, entrant, results) for entrant in plan.entrants)
+    systems = tuple(_system(plan, model, results) for model in plan.models)
     tasks = tuple(
         (
             task.path.name,
@@ -70,7 +69,7 @@ def provenance(results: Results) -> Provenance:
 def command(plan: Plan) -> str:
     """The command that computes what `plan` holds."""
     folders = dict.fromkeys(str(task.path.parent) for task in plan.tasks)
-    systems = [_spec(entrant.system) for entrant in plan.entrants]
+    systems = [_spec(model.system) for model in plan.models]
     words = ["hearbench", "run", "--tasks-dir", *folders]
     words += ["--tasks", *(task.path.name for task in plan.tasks), "--systems", *systems]
     words += ["--seeds", str(plan.seeds), "--engine", plan.engine, "--grid", plan.grid]
@@ -86,8 +85,8 @@ def _spec(system: System) -> str:
     return f"{system.label}={system.module}" + (f"@{system.model}" if system.model else "")
 
 
-def _system(plan: Plan, entrant: Entrant, results: Results) -> tuple[str, ...]:
-    system, found = entrant.system, entrant.fingerprint
+def _system(plan: Plan, model: Model, results: Results) -> tuple[str, ...]:
+    system, found = model.system, model.fingerprint
     loaded = f"{system.module} {found.version}".strip()
     loaded += f" @ {system.model}" if system.model else ""
     loaded += f" {json.dumps(dict(system.options))}" if system.options else ""
@@ -98,25 +97,24 @@ def _system(plan: Plan, entrant: Entrant, results: Results) -> tuple[str, ...]:
         f"{found.parameters:,}" if found.parameters else "-",
         f"{found.sample_rate:,}",
         _corpus(system),
-        _embedding_time(plan, entrant),
+        _embedding_time(plan, model),
     )
 
 
 def _corpus(system: System) -> str:
-    """What the header of our own weights says, as the file is now; empty if there is none."""
-    if system.module != "hear_axlstm":
-        return "-"
+    """The facts about training in the header of a .safetensors file, if there are any."""
     if system.options.get("pretrained") is False:
         return "not pretrained"
+    if not system.model.endswith(".safetensors"):
+        return "-"
     if system.model.startswith("hf://"):  # a report asks nothing of the network
         return "see its model card"
     try:
-        path = checkpoints.locate(system.model or checkpoints.manifest()["default"])
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[checkpoints.HEADER_KEY])
-        return _training(header["training"])
-    except (OSError, ValueError, KeyError, SafetensorError):
-        return f"unknown: no readable weights at {system.model} any more"
+        with safe_open(system.model, framework="pt") as file:
+            metadata = [json.loads(text) for text in (file.metadata() or {}).values()]
+        return next(_training(m["training"]) for m in metadata if "training" in m)
+    except (OSError, ValueError, TypeError, StopIteration, SafetensorError):
+        return "-"
 
 
 def _training(facts: Mapping[str, Any]) -> str:
@@ -130,10 +128,10 @@ def _training(facts: Mapping[str, Any]) -> str:
     return ", ".join(parts) or "not said in the file"
 
 
-def _embedding_time(plan: Plan, entrant: Entrant) -> str:
+def _embedding_time(plan: Plan, model: Model) -> str:
     seconds = 0.0
     for task in plan.tasks:
-        folder = official.embedded(task, plan.embeddings(entrant, task))
+        folder = heareval_adapter.embedded(task, plan.embeddings(model, task))
         profile = folder / "profile.embeddings.json" if folder else None
         if profile and profile.is_file():
             seconds += float(json.loads(profile.read_text()).get("time_elapsed", 0.0))
@@ -143,10 +141,10 @@ def _embedding_time(plan: Plan, entrant: Entrant) -> str:
 def _done_files(plan: Plan) -> list[Path]:
     return [
         file
-        for entrant in plan.entrants
+        for model in plan.models
         for task in plan.tasks
         for seed in range(plan.seeds)
-        if (file := plan.predictions(entrant, task, seed) / official.DONE).is_file()
+        if (file := plan.predictions(model, task, seed) / heareval_adapter.DONE).is_file()
     ]
 
 

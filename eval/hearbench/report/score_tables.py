@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hearbench import published
-from hearbench.results import FRAMES, PAPER, THESE, Results
-from hearbench.run.plan import Entrant, Plan
-from hearbench.stats import LOWER_IS_BETTER, NO_FRACTION, Estimate
+from hearbench.results import PAPER, SCALES, THESE, Results
+from hearbench.run.plan import Model, Plan
+from hearbench.stats import LOWER_IS_BETTER, NO_FRACTION, Score
 from hearbench.tasks.folders import Task
 from hearbench.tasks.official import OFFICIAL
 
@@ -35,7 +35,7 @@ class Row:
     parameters: float | None
     """In millions; None if there are none or they are not known."""
     with_decoder: bool
-    cells: tuple[Estimate | None, ...]
+    cells: tuple[Score | None, ...]
 
 
 @dataclass(frozen=True)
@@ -71,24 +71,24 @@ def kind(task: Task) -> str:
     return "Other tasks"
 
 
-def measured(results: Results, frames: Sequence[str] = (THESE,)) -> ScoreTable:
-    """All systems of the evaluation on all of its tasks, and their s(m) in these frames."""
+def measured(results: Results, scales: Sequence[str] = (THESE,)) -> ScoreTable:
+    """All systems of the evaluation on all of its tasks, and their s(m) in these scales."""
     plan = results.plan
     heads = [_head(task) for task in plan.tasks]
-    heads += [Head(FRAMES[frame], "All tasks", f"relative to {frame}") for frame in frames]
+    heads += [Head(SCALES[scale], "All tasks", f"relative to {scale}") for scale in scales]
     rows = []
-    for entrant in plan.entrants:
-        label = entrant.system.label
+    for model in plan.models:
+        label = model.system.label
         cells = [results.cells.get((label, task.path.name)) for task in plan.tasks]
-        rows.append(_row(entrant, cells + [results.aggregates[f].get(label) for f in frames]))
+        rows.append(_row(model, cells + [results.aggregates[f].get(label) for f in scales]))
     caption = (
         f"Test scores by {_probes(plan)} (grid: {plan.grid}): {_metrics(plan)}. Mean over "
         f"{plural(plan.seeds, 'seed')} of the probe, ± half of the 95 % interval (Student t). Best "
         "in bold. s(m) is relative to the worst and best single runs of the systems in this "
         f"table, over {plural(len(plan.tasks), 'task')}: it does not compare with any other table."
     )
-    if PAPER in frames:
-        caption += f" {FRAMES[PAPER]} is on the scale of the paper's Table 2."
+    if PAPER in scales:
+        caption += f" {SCALES[PAPER]} is on the scale of the paper's Table 2."
     return ScoreTable("measured", "Scores", tuple(heads), tuple(rows), caption)
 
 
@@ -108,11 +108,11 @@ def beside(results: Results) -> ScoreTable | None:
         cells = [row.scores[column.short] for column in columns] + [row.aggregate] * bool(placed)
         group = f"Published: {row.group}"
         rows.append(Row(row.model, group, False, row.parameters, row.with_decoder, tuple(cells)))
-    for entrant in results.plan.entrants:
-        label = entrant.system.label
+    for model in results.plan.models:
+        label = model.system.label
         tasks = [by_column[column.short].path.name for column in columns]
         cells_ = [results.cells.get((label, task)) for task in tasks]
-        rows.append(_row(entrant, cells_ + [placed.get(label)] * bool(placed)))
+        rows.append(_row(model, cells_ + [placed.get(label)] * bool(placed)))
     return ScoreTable("published", "Beside the published scores", tuple(heads), tuple(rows), (
         "Published: Table 2 of the paper, ten seeds. Measured: this evaluation, "
         f"{plural(results.plan.seeds, 'seed')}. Only official tasks in full, by name and version, "
@@ -152,10 +152,10 @@ def _head(task: Task) -> Head:
     return Head(name, kind(task), detail, task.metric in LOWER_IS_BETTER)
 
 
-def _row(entrant: Entrant, cells: Sequence[Estimate | None]) -> Row:
-    count = entrant.fingerprint.parameters
+def _row(model: Model, cells: Sequence[Score | None]) -> Row:
+    count = model.fingerprint.parameters
     parameters = count / 1e6 if count else None
-    return Row(entrant.system.label, "Measured", True, parameters, False, tuple(cells))
+    return Row(model.system.label, "Measured", True, parameters, False, tuple(cells))
 
 
 def plural(count: int, noun: str) -> str:

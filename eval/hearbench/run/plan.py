@@ -20,8 +20,8 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
-from hearbench.probes import official
-from hearbench.probes.official import Grid
+from hearbench.probes import heareval_adapter
+from hearbench.probes.heareval_adapter import Grid
 from hearbench.stats import Run
 from hearbench.systems.registry import Fingerprint, System
 from hearbench.tasks.folders import Task
@@ -35,7 +35,7 @@ class PlanError(ValueError):
 
 
 @dataclass(frozen=True)
-class Entrant:
+class Model:
     """A system with its fingerprint."""
 
     system: System
@@ -53,7 +53,7 @@ class Plan:
 
     out: Path
     """Where everything is written."""
-    entrants: tuple[Entrant, ...]
+    models: tuple[Model, ...]
     """The systems, in the table's order."""
     tasks: tuple[Task, ...]
     """The tasks, in the table's order."""
@@ -78,26 +78,26 @@ class Plan:
         """What trains the probes of `task`."""
         return "heareval" if task.path.name in self.only_heareval else self.engine
 
-    def embeddings(self, entrant: Entrant, task: Task) -> Path:
+    def embeddings(self, model: Model, task: Task) -> Path:
         """The folder of one system's embeddings of one task."""
-        return self.out / "embeddings" / self._pair(entrant, task)
+        return self.out / "embeddings" / self._pair(model, task)
 
-    def predictions(self, entrant: Entrant, task: Task, seed: int) -> Path:
+    def predictions(self, model: Model, task: Task, seed: int) -> Path:
         """The folder of one run: one system, task and seed."""
-        folder = self.out / "predictions" / self._pair(entrant, task)
+        folder = self.out / "predictions" / self._pair(model, task)
         return folder / f"{self.engine_of(task)}-{self.grid}" / f"seed{seed:02d}"
 
-    def _pair(self, entrant: Entrant, task: Task) -> Path:
-        return Path(task.slug(entrant.fingerprint.sample_rate), entrant.slug)
+    def _pair(self, model: Model, task: Task) -> Path:
+        return Path(task.slug(model.fingerprint.sample_rate), model.slug)
 
     def runs(self) -> Iterator[Run]:
         """Every run that is finished, by system, task and seed."""
-        for entrant in self.entrants:
+        for model in self.models:
             for task in self.tasks:
                 for seed in range(self.seeds):
-                    folder = self.predictions(entrant, task, seed)
-                    if official.finished(folder):
-                        yield _read_run(entrant, task, seed, folder, self.engine_of(task))
+                    folder = self.predictions(model, task, seed)
+                    if heareval_adapter.finished(folder):
+                        yield _read_run(model, task, seed, folder, self.engine_of(task))
 
     def save(self) -> None:
         """Write the plan into its output folder."""
@@ -122,14 +122,14 @@ class Plan:
                     f"{file} is from an earlier version, which named no engine: evaluate again; "
                     "its embeddings are used, its probes are not"
                 )
-            entrants = tuple(
-                Entrant(System(**e["system"]), Fingerprint(**e["fingerprint"]))
-                for e in content["entrants"]
+            models = tuple(
+                Model(System(**e["system"]), Fingerprint(**e["fingerprint"]))
+                for e in content["models"]
             )
             tasks = tuple(_task(entry) for entry in content["tasks"])
             return cls(
                 out,
-                entrants,
+                models,
                 tasks,
                 content["seeds"],
                 content["grid"],
@@ -145,7 +145,7 @@ class Plan:
 
 
 @contextmanager
-def sole_use(out: Path) -> Iterator[None]:
+def lock_dir(out: Path) -> Iterator[None]:
     """Hold an output folder against other evaluations; the system lets go when the process ends.
 
     Raises:
@@ -170,13 +170,13 @@ def _task(entry: dict[str, Any]) -> Task:
     return Task(**{**entry, **kept})
 
 
-def _read_run(entrant: Entrant, task: Task, seed: int, folder: Path, engine: Engine) -> Run:
+def _read_run(model: Model, task: Task, seed: int, folder: Path, engine: Engine) -> Run:
     """The primary metric's test score as heareval gives it: the mean over folds, if any."""
-    scores = json.loads((folder / official.SCORES).read_text())
+    scores = json.loads((folder / heareval_adapter.SCORES).read_text())
     score = (
         scores["aggregated_scores"]["test_score_mean"]
         if "aggregated_scores" in scores
         else scores["test"]["test_score"]
     )
-    seconds = json.loads((folder / official.DONE).read_text())["time"]
-    return Run(entrant.system.label, task.path.name, seed, task.metric, score, seconds, engine)
+    seconds = json.loads((folder / heareval_adapter.DONE).read_text())["time"]
+    return Run(model.system.label, task.path.name, seed, task.metric, score, seconds, engine)

@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from hearbench.clips import find_clips
 from hearbench.embed import embed, embedded_seconds
-from hearbench.probes import batched, official
-from hearbench.probes.official import Grid
-from hearbench.run.plan import Entrant, Plan
+from hearbench.probes import batched, heareval_adapter
+from hearbench.probes.heareval_adapter import Grid
+from hearbench.run.plan import Model, Plan
 from hearbench.run.workers import Backend, Failure, Job, run, workers
 from hearbench.tasks.folders import Task
 
-Missing = tuple[Entrant, Task, Path, dict[int, Path]]
+Missing = tuple[Model, Task, Path, dict[int, Path]]
 """A system, a task, its embeddings, and seed -> folder of the runs that lack."""
 
 
@@ -57,18 +57,20 @@ def sweep(plan: Plan, jobs: int, backend: Backend = "loky") -> list[Failure]:
 
 def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
     missing = [
-        (entrant, task, plan.embeddings(entrant, task))
-        for entrant, task in _pairs(plan)
-        if official.embedded(task, plan.embeddings(entrant, task)) is None
+        (model, task, plan.embeddings(model, task))
+        for model, task in _pairs(plan)
+        if heareval_adapter.embedded(task, plan.embeddings(model, task)) is None
     ]
     # Few jobs leave cores idle, which help inside of them.
     threads = max(1, jobs // max(1, len(missing))) if backend == "loky" else 1
     todo = []
-    for entrant, task, folder in missing:
-        name = f"{entrant.system.label} on {task.path.name}, embeddings"
-        arguments = (entrant.system, task, folder, threads)
-        todo.append(Job(name, (folder,), folder / official.EMBEDDINGS_LOG, embed, arguments))
-    total = sum(_hours(task, entrant.fingerprint.sample_rate) for entrant, task, _ in missing)
+    for model, task, folder in missing:
+        name = f"{model.system.label} on {task.path.name}, embeddings"
+        arguments = (model.system, task, folder, threads)
+        todo.append(
+            Job(name, (folder,), folder / heareval_adapter.EMBEDDINGS_LOG, embed, arguments)
+        )
+    total = sum(_hours(task, model.fingerprint.sample_rate) for model, task, _ in missing)
     bar = HoursBar(desc="embeddings", total=total, bar_format=HOURS, disable=not todo)
 
     def hours_done() -> float:
@@ -83,19 +85,19 @@ def _train(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
     folders = [folder for *_, seeds in missing for folder in seeds.values()]
     bar = tqdm(desc="probes", total=len(folders), unit="run", disable=not folders)
     todo = _jobs_of_fast(plan, missing, jobs) + _jobs_of_heareval(plan, missing)
-    return _compute(todo, bar, lambda: sum(map(official.finished, folders)), jobs, backend)
+    return _compute(todo, bar, lambda: sum(map(heareval_adapter.finished, folders)), jobs, backend)
 
 
 def _jobs_of_heareval(plan: Plan, missing: Sequence[Missing]) -> list[Job]:
     """One for each run; seed by seed, so that every task has results early."""
     jobs = []
     for seed in range(plan.seeds):
-        for entrant, task, embeddings, folders in missing:
+        for model, task, embeddings, folders in missing:
             if plan.engine_of(task) == "heareval" and seed in folders:
-                name = f"{entrant.system.label} on {task.path.name}, seed {seed}"
+                name = f"{model.system.label} on {task.path.name}, seed {seed}"
                 arguments = (embeddings, folders[seed], seed, plan.grid)
-                log = folders[seed] / official.PREDICTIONS_LOG
-                jobs.append(Job(name, (folders[seed],), log, official.predict, arguments))
+                log = folders[seed] / heareval_adapter.PREDICTIONS_LOG
+                jobs.append(Job(name, (folders[seed],), log, heareval_adapter.predict, arguments))
     return jobs
 
 
@@ -103,11 +105,11 @@ def _jobs_of_fast(plan: Plan, missing: Sequence[Missing], jobs: int) -> list[Job
     """One for each system and task, or several of some seeds each that leave no worker idle."""
     todo = []
     of_fast = [pair for pair in missing if plan.engine_of(pair[1]) == "fast"]
-    for entrant, task, embeddings, folders in of_fast:
+    for model, task, embeddings, folders in of_fast:
         parts = min(len(folders), -(-jobs // len(of_fast)))
         for part in range(parts):
             seeds = sorted(folders)[part::parts]
-            name = f"{entrant.system.label} on {task.path.name}, seeds {', '.join(map(str, seeds))}"
+            name = f"{model.system.label} on {task.path.name}, seeds {', '.join(map(str, seeds))}"
             some = {seed: folders[seed] for seed in seeds}
             log = some[seeds[0]].parent / f"output-seed{seeds[0]:02d}.log"
             arguments = (embeddings, some, plan.grid, log)
@@ -117,26 +119,30 @@ def _jobs_of_fast(plan: Plan, missing: Sequence[Missing], jobs: int) -> list[Job
 
 def predict_fast(embeddings: Path, folders: Mapping[int, Path], grid: Grid, log: Path) -> None:
     """Train and test the probes of many seeds at once, those that are finished excepted."""
-    with official.output_to(log):
+    with heareval_adapter.output_to(log):
         batched.predict(embeddings, folders, grid)
 
 
 def _missing_runs(plan: Plan) -> list[Missing]:
     """(system, task, its embeddings, seed -> folder) of what is embedded and lacks probes."""
     missing = []
-    for entrant, task in _pairs(plan):
-        embeddings = official.embedded(task, plan.embeddings(entrant, task))
-        folders = {seed: plan.predictions(entrant, task, seed) for seed in range(plan.seeds)}
-        todo = {seed: folder for seed, folder in folders.items() if not official.finished(folder)}
+    for model, task in _pairs(plan):
+        embeddings = heareval_adapter.embedded(task, plan.embeddings(model, task))
+        folders = {seed: plan.predictions(model, task, seed) for seed in range(plan.seeds)}
+        todo = {
+            seed: folder
+            for seed, folder in folders.items()
+            if not heareval_adapter.finished(folder)
+        }
         if embeddings is not None and todo:
-            missing.append((entrant, task, embeddings, todo))
+            missing.append((model, task, embeddings, todo))
     return missing
 
 
-def _pairs(plan: Plan) -> list[tuple[Entrant, Task]]:
+def _pairs(plan: Plan) -> list[tuple[Model, Task]]:
     """Every (system, task), the long tasks first so that no worker idles at the end."""
     tasks = sorted(plan.tasks, key=lambda task: -task.clips * task.folds)
-    return [(entrant, task) for task in tasks for entrant in plan.entrants]
+    return [(model, task) for task in tasks for model in plan.models]
 
 
 @lru_cache

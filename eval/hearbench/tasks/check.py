@@ -12,7 +12,7 @@ import joblib
 import soundfile
 from tqdm import tqdm
 
-from hear_axlstm.audio.io import AudioError, load_audio
+from hearbench.audio import AudioError, load_audio
 from hearbench.tasks.description import TaskError, read_metadata
 from hearbench.tasks.folders import Task, check_audio, clip_paths, is_sample_rate, read_task
 
@@ -20,7 +20,7 @@ TOLERANCE = 0.01  # seconds that clips may differ from the task's duration: resa
 
 
 @dataclass(frozen=True)
-class Findings:
+class ValidationReport:
     """What a look at every file of a task folder gave."""
 
     task: Task | None
@@ -29,7 +29,7 @@ class Findings:
     """One line each; none if all is well."""
 
 
-def check_task(path: Path) -> Findings:
+def check_task(path: Path) -> ValidationReport:
     """Look at every file of a task folder.
 
     Checked at each sample rate that is there: all clips present, decodable to the end, mono, at the
@@ -45,10 +45,10 @@ def check_task(path: Path) -> Findings:
         for rate in rates:
             check_audio(task, rate)
     except TaskError as error:
-        return Findings(task, (str(error),))
+        return ValidationReport(task, (str(error),))
     seconds = read_metadata(path)["sample_duration"]
     problems = [line for rate in rates for line in _check_rate(task, rate, seconds)]
-    return Findings(task, tuple(problems))
+    return ValidationReport(task, tuple(problems))
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def rotations(folds: Collection[str]) -> list[tuple[tuple[str, ...], str, str]]:
+def cross_validation_folds(folds: Collection[str]) -> list[tuple[tuple[str, ...], str, str]]:
     """(train, valid, test) of a cross-validation, as heareval makes them.
 
     Each fold is tested on once, watched on the fold after it, learned from the others.
@@ -239,7 +239,11 @@ def _is_number(value: Any) -> bool:
 
 def _check_last_batch(folder: Path, split_mode: str, sizes: Mapping[str, int]) -> None:
     """Refuse a training set whose last batch is one row: heareval's BatchNorm dies of it."""
-    parts = [("train",)] if split_mode == "trainvaltest" else [r[0] for r in rotations(sizes)]
+    parts = (
+        [("train",)]
+        if split_mode == "trainvaltest"
+        else [r[0] for r in cross_validation_folds(sizes)]
+    )
     rows = [sum(sizes[part] for part in train) for train in parts]
     if bad := [n for n in rows if n % BATCH_SIZE == 1]:
         raise TaskError(

@@ -21,7 +21,7 @@ from tests.helpers.probe_task import SMALL, write_embeddings
 
 pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 
-from hearbench.probes import batched, official
+from hearbench.probes import batched, heareval_adapter
 from hearbench.probes.batched import results, stack, train
 from hearbench.probes.batched.grid import draw
 from hearbench.probes.batched.randomness import Dropout, derived_seeds, initial
@@ -58,7 +58,7 @@ def started_alike(seed: int, metadata: dict[str, Any], probe_class: Probe, still
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    results = json.loads((folder / official.SCORES).read_text())
+    results = json.loads((folder / heareval_adapter.SCORES).read_text())
     tests = {k: v for k, v in results.items() if isinstance(v, dict) and "epoch" in v}
     return results, tests
 
@@ -82,8 +82,8 @@ def test_heareval_learns_the_same(
     embeddings = write_embeddings(tmp_path / "task", folds, dropout=[0.0], **options)
     metadata = json.loads((embeddings / "task_metadata.json").read_text())
     make = started_alike(3, metadata, task_predictions.FullyConnectedPrediction, still)
-    with official.rebound(task_predictions, FullyConnectedPrediction=make):
-        official.predict(embeddings, tmp_path / "theirs", 3, "paper")
+    with heareval_adapter.rebound(task_predictions, FullyConnectedPrediction=make):
+        heareval_adapter.predict(embeddings, tmp_path / "theirs", 3, "paper")
     folders = {3: tmp_path / "ours", 4: tmp_path / "other"}
     batched.predict(embeddings, folders, "paper", precision="float32")
     (ours, our_tests), (theirs, their_tests) = read(tmp_path / "ours"), read(tmp_path / "theirs")
@@ -101,20 +101,20 @@ def test_heareval_learns_the_same(
         assert list(one) == list(other)
         for key in one:
             torch.testing.assert_close(one[key], other[key], atol=10 * tolerance, rtol=0)
-    assert official.finished(tmp_path / "other")
+    assert heareval_adapter.finished(tmp_path / "other")
 
 
 @pytest.mark.parametrize("grid", ["paper", "heareval"])
-def test_points_are_drawn_as_by_heareval(grid: official.Grid) -> None:
+def test_points_are_drawn_as_by_heareval(grid: heareval_adapter.Grid) -> None:
     from heareval.predictions.task_predictions import PARAM_GRID, seed_everything
 
     for seed in range(3):
-        space = {**PARAM_GRID, **(official.paper_grid() if grid == "paper" else {})}
+        space = {**PARAM_GRID, **(heareval_adapter.paper_grid() if grid == "paper" else {})}
         seed_everything(seed)
         confs = list(ParameterGrid(space))
         random.shuffle(confs)
         drawn = [point.conf for point in draw(grid, {}, seed)]
-        assert drawn == confs[: official.GRID_POINTS[grid]]
+        assert drawn == confs[: heareval_adapter.GRID_POINTS[grid]]
 
 
 VALUES = st.sampled_from([0.1, 0.2, 0.3, 0.4, math.nan, math.inf, -math.inf])
@@ -186,17 +186,22 @@ def test_finished_seeds_stay_and_others_are_redone_alike(tmp_path: Path) -> None
     embeddings = write_embeddings(tmp_path / "task", folds=3, max_epochs=[6])
     folders = {seed: tmp_path / f"seed{seed}" for seed in range(3)}
     batched.predict(embeddings, folders, "paper")
-    before = {seed: (folder / official.SCORES).read_bytes() for seed, folder in folders.items()}
-    times = {seed: (folder / official.DONE).stat().st_mtime_ns for seed, folder in folders.items()}
-    (folders[1] / official.DONE).unlink()  # as if killed before its end
+    before = {
+        seed: (folder / heareval_adapter.SCORES).read_bytes() for seed, folder in folders.items()
+    }
+    times = {
+        seed: (folder / heareval_adapter.DONE).stat().st_mtime_ns
+        for seed, folder in folders.items()
+    }
+    (folders[1] / heareval_adapter.DONE).unlink()  # as if killed before its end
     (folders[1] / "half-finished").touch()
     batched.predict(embeddings, folders, "paper")
-    assert official.finished(folders[1]) and not (folders[1] / "half-finished").exists()
-    again = (folders[1] / official.SCORES).read_bytes()
+    assert heareval_adapter.finished(folders[1]) and not (folders[1] / "half-finished").exists()
+    again = (folders[1] / heareval_adapter.SCORES).read_bytes()
     assert read_scores(before[1]) == pytest.approx(read_scores(again), abs=1e-4)
     assert read_scores(before[1]) != pytest.approx(read_scores(before[0]), abs=1e-2)
     for seed in (0, 2):
-        assert (folders[seed] / official.DONE).stat().st_mtime_ns == times[seed]
+        assert (folders[seed] / heareval_adapter.DONE).stat().st_mtime_ns == times[seed]
 
 
 def read_scores(file: bytes) -> list[float]:
@@ -213,7 +218,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(
     monkeypatch.setattr(results, "_write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         batched.predict(embeddings, {0: tmp_path / "seed"}, "paper")
-    assert not official.finished(tmp_path / "seed")
+    assert not heareval_adapter.finished(tmp_path / "seed")
 
 
 @pytest.mark.parametrize(

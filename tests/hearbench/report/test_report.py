@@ -25,7 +25,7 @@ from hearbench.report.paired_differences import certain
 from hearbench.report.provenance import command
 from hearbench.results import collect
 from hearbench.run.plan import Plan
-from hearbench.stats import Estimate, by_seed
+from hearbench.stats import Score, by_seed
 from hearbench.systems.registry import NAMED, System
 from tests.helpers.evaluation import FOLDERS, MULTILABEL, task, write_evaluation
 
@@ -51,7 +51,7 @@ def folder(plan: Plan) -> Path:
 
 def stored(plan: Plan, system: int, task: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for seed in range(plan.seeds):
-        place = plan.predictions(plan.entrants[system], plan.tasks[task], seed)
+        place = plan.predictions(plan.models[system], plan.tasks[task], seed)
         for file in place.glob("*.predictions.pkl"):
             predictions = pickle.loads(file.read_bytes())
             yield predictions["target"].numpy(), predictions["prediction"].numpy()
@@ -106,8 +106,8 @@ def test_differences_are_scipy_s_paired_t(content: Content, plan: Plan) -> None:
 
 
 def test_certain_means_that_the_interval_excludes_zero() -> None:
-    assert certain(Estimate(-2.0, 1.9, 3)) and not certain(Estimate(-2.0, 2.1, 3))
-    assert not certain(Estimate(5.0, None, 1)) and not certain(None)
+    assert certain(Score(-2.0, 1.9, 3)) and not certain(Score(-2.0, 2.1, 3))
+    assert not certain(Score(5.0, None, 1)) and not certain(None)
 
 
 def test_confusion_is_sklearn_s(content: Content, plan: Plan) -> None:
@@ -211,11 +211,11 @@ def test_nothing_finished_is_said(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_the_command_repeats_the_plan(plan: Plan) -> None:
-    entrants = [
-        type(plan.entrants[0])(system, plan.entrants[0].fingerprint)
+    models = [
+        type(plan.models[0])(system, plan.models[0].fingerprint)
         for system in (NAMED["random"], System("mine", "hear_axlstm", "runs/a b.safetensors"))
     ]
-    words = command(Plan(Path("out"), tuple(entrants), plan.tasks[:1], 3))
+    words = command(Plan(Path("out"), tuple(models), plan.tasks[:1], 3))
     assert words == (
         f"hearbench run --tasks-dir tasks --tasks {ESC} --systems random "
         "'mine=hear_axlstm@runs/a b.safetensors' --seeds 3 --engine heareval "

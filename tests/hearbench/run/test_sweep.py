@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from hearbench.cli.run import not_for_fast
-from hearbench.probes import batched, official
+from hearbench.probes import batched, heareval_adapter
 from hearbench.run import sweep, workers
-from hearbench.run.plan import Entrant, Plan, PlanError, sole_use
+from hearbench.run.plan import Model, Plan, PlanError, lock_dir
 from hearbench.run.workers import Failure, Job, SweepError, attempt
 from hearbench.systems.registry import NAMED, Fingerprint
 from hearbench.tasks.folders import find_tasks, with_audio
@@ -30,10 +30,10 @@ def plan(tmp_path: Path) -> Plan:
     for name in ("events", "scenes[v1]"):
         write_task(tmp_path / "tasks" / name)
     tasks = tuple(with_audio(task, [16_000]) for task in find_tasks(tmp_path / "tasks"))
-    entrant = Entrant(NAMED["naive"], Fingerprint("0", 16_000, 0, ""))
-    plan = Plan(tmp_path / "out", (entrant,), tasks, 3, engine="fast", only_heareval=("events",))
+    model = Model(NAMED["naive"], Fingerprint("0", 16_000, 0, ""))
+    plan = Plan(tmp_path / "out", (model,), tasks, 3, engine="fast", only_heareval=("events",))
     for task in tasks:
-        done = plan.embeddings(entrant, task) / "module" / task.path.name / official.EMBEDDED
+        done = plan.embeddings(model, task) / "module" / task.path.name / heareval_adapter.EMBEDDED
         done.parent.mkdir(parents=True)
         done.touch()
     return plan
@@ -41,8 +41,8 @@ def plan(tmp_path: Path) -> Plan:
 
 def finish(folder: Path) -> None:
     folder.mkdir(parents=True)
-    (folder / official.SCORES).write_text('{"test": {"test_score": 0.5}}')
-    (folder / official.DONE).write_text('{"time": 1.0}')
+    (folder / heareval_adapter.SCORES).write_text('{"test": {"test_score": 0.5}}')
+    (folder / heareval_adapter.DONE).write_text('{"time": 1.0}')
 
 
 def jobs_of(plan: Plan, monkeypatch: pytest.MonkeyPatch, workers: int = 1) -> list[Job]:
@@ -55,14 +55,14 @@ def jobs_of(plan: Plan, monkeypatch: pytest.MonkeyPatch, workers: int = 1) -> li
 def test_fast_takes_all_missing_seeds_of_a_task(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish(plan.predictions(plan.entrants[0], plan.tasks[1], 1))
+    finish(plan.predictions(plan.models[0], plan.tasks[1], 1))
     fast, *official = jobs_of(plan, monkeypatch)
     embeddings, folders, grid, log = fast.arguments
     assert fast.step is sweep.predict_fast and grid == "paper"
-    assert embeddings == official.embedded(plan.tasks[1], plan.embeddings(*pair(plan, 1)))
+    assert embeddings == heareval_adapter.embedded(plan.tasks[1], plan.embeddings(*pair(plan, 1)))
     assert folders == {seed: plan.predictions(*pair(plan, 1), seed) for seed in (0, 2)}
     assert log.parent.name == "fast-paper" and fast.folders == tuple(folders.values())
-    assert [job.step for job in official] == [official.predict] * 3
+    assert [job.step for job in official] == [heareval_adapter.predict] * 3
     assert [job.folders[0].name for job in official] == ["seed00", "seed01", "seed02"]
     assert {job.folders[0].parent.name for job in official} == {"heareval-paper"}
 
@@ -94,8 +94,8 @@ def test_what_fast_is_asked(
     assert fast.log.read_text() == "trained"
 
 
-def pair(plan: Plan, task: int) -> tuple[Entrant, Any]:
-    return plan.entrants[0], plan.tasks[task]
+def pair(plan: Plan, task: int) -> tuple[Model, Any]:
+    return plan.models[0], plan.tasks[task]
 
 
 def test_engines_never_mix(plan: Plan) -> None:
@@ -108,7 +108,7 @@ def test_engines_never_mix(plan: Plan) -> None:
         ("events", "heareval"),
         ("scenes[v1]", "fast"),
     }
-    other = Plan(plan.out, plan.entrants, plan.tasks, 3, engine="heareval")
+    other = Plan(plan.out, plan.models, plan.tasks, 3, engine="heareval")
     assert {(run.task, run.engine) for run in other.runs()} == {("events", "heareval")}
 
 
@@ -119,20 +119,20 @@ def test_plans_of_earlier_versions_are_refused(plan: Plan) -> None:
     with pytest.raises(PlanError, match="from an earlier version, which named no engine"):
         Plan.load(plan.out)
     with pytest.raises(PlanError, match="engine='slow'"):
-        Plan(plan.out, plan.entrants, plan.tasks, 3, engine="slow")  # type: ignore[arg-type]
+        Plan(plan.out, plan.models, plan.tasks, 3, engine="slow")  # type: ignore[arg-type]
 
 
 def test_one_evaluation_a_folder(tmp_path: Path) -> None:
-    with sole_use(tmp_path / "out"):
+    with lock_dir(tmp_path / "out"):
         message = r"another evaluation is at work in .*/out"
-        with pytest.raises(PlanError, match=message), sole_use(tmp_path / "out"):
+        with pytest.raises(PlanError, match=message), lock_dir(tmp_path / "out"):
             pass
-        with sole_use(tmp_path / "elsewhere"):
+        with lock_dir(tmp_path / "elsewhere"):
             pass
-    with sole_use(tmp_path / "out"):
+    with lock_dir(tmp_path / "out"):
         pass
     (tmp_path / "file").touch()
-    with pytest.raises(PlanError, match="can't write to"), sole_use(tmp_path / "file"):
+    with pytest.raises(PlanError, match="can't write to"), lock_dir(tmp_path / "file"):
         pass
 
 
@@ -171,7 +171,7 @@ def test_kill_and_go_on(tmp_path: Path) -> None:
     ]
     process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not list(tmp_path.glob(f"out/predictions/**/{official.DONE}")):
+    while not list(tmp_path.glob(f"out/predictions/**/{heareval_adapter.DONE}")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)
     refused = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
@@ -185,14 +185,18 @@ def test_kill_and_go_on(tmp_path: Path) -> None:
         time.sleep(0.2)
     plan = Plan.load(tmp_path / "out")
     folders = [plan.predictions(*pair(plan, 0), seed) for seed in range(8)]
-    times = {f: (f / official.DONE).stat().st_mtime_ns for f in folders if official.finished(f)}
+    times = {
+        f: (f / heareval_adapter.DONE).stat().st_mtime_ns
+        for f in folders
+        if heareval_adapter.finished(f)
+    }
     assert 0 < len(times) < 8
-    embedded = official.embedded(plan.tasks[0], plan.embeddings(*pair(plan, 0)))
+    embedded = heareval_adapter.embedded(plan.tasks[0], plan.embeddings(*pair(plan, 0)))
     assert embedded is not None
-    made = (embedded / official.EMBEDDED).stat().st_mtime_ns
+    made = (embedded / heareval_adapter.EMBEDDED).stat().st_mtime_ns
     assert subprocess.run(run, cwd=ROOT, capture_output=True).returncode == 0
-    assert all(map(official.finished, folders))
-    assert {f: (f / official.DONE).stat().st_mtime_ns for f in times} == times
-    assert (embedded / official.EMBEDDED).stat().st_mtime_ns == made
+    assert all(map(heareval_adapter.finished, folders))
+    assert {f: (f / heareval_adapter.DONE).stat().st_mtime_ns for f in times} == times
+    assert (embedded / heareval_adapter.EMBEDDED).stat().st_mtime_ns == made
     for folder in folders:
         assert (folder / "prediction.log").read_text().count("Computing predictions") == 1

@@ -35,7 +35,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "rate": (rewrite(SECOND, 8_000), "test-3.wav: 8000 Hz in a folder of 16000 Hz"),
     "stereo": (rewrite(np.stack([SECOND] * 2, axis=1)), "test-3.wav: 2 channels"),
     "longer": (rewrite(np.r_[SECOND, 0]), "test-3.wav: 4001 samples, the other clips have 4000"),
-    "not finite": (rewrite(np.r_[SECOND[1:], np.nan]), "test-3.wav: holds NaN"),
+    "not finite": (rewrite(np.r_[SECOND[1:], np.nan]), "test-3.wav: contains NaN"),
     "other rate": (lambda task: (task / "8000").mkdir(), "8000/train is missing"),
     "no rate": (lambda task: (task / "16000").rename(task / "x"), "holds no audio"),
     "labels": (lambda task: (task / "test.json").unlink(), "test.json is missing"),

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hear_axlstm.ops.precision import Precision
-from hearbench.probes import official
+from hearbench.probes import heareval_adapter
 from hearbench.probes.batched.grid import Point, draw
+from hearbench.probes.batched.hardware import Precision
 from hearbench.probes.batched.results import write
 from hearbench.probes.batched.task import ProbeError, Task, read_metadata, reason_against
 from hearbench.probes.batched.train import Fit, Outcome, Trainer
-from hearbench.probes.official import Grid
+from hearbench.probes.heareval_adapter import Grid
 
 __all__ = ["ProbeError", "predict", "supports"]
 
@@ -32,23 +32,25 @@ def supports(task: Path) -> bool:
 def predict(
     embeddings: Path, folders: Mapping[int, Path], grid: Grid, precision: Precision = "auto"
 ) -> None:
-    """Train and test the probes of several seeds, and write what heareval would write.
+    """Train and test the probes of several seeds, and write the files that heareval would write.
 
-    Finished folders stay as they are; seeds are finished one after the other where memory does not
-    hold them all, and a folder counts as finished (`kit.finished`) only when it is complete.
+    Finished folders stay as they are. Seeds are finished one after the other where memory does not
+    hold them all. A folder counts as finished (`heareval_adapter.finished`) only when complete.
 
     Args:
-        embeddings: what `kit.embedded` gave: heareval's embeddings of a scene task.
+        embeddings: heareval's embeddings of a scene task (`heareval_adapter.embedded`).
         folders: seed -> its own folder for the results; made, or emptied if unfinished.
-        grid: as in `kit.predict`; the points are drawn as heareval draws them with that seed.
-        precision: of the products while training; "auto" takes bfloat16 where the
-            hardware is faster with it (benchmarks/RESULTS.md compares the scores).
+        grid: search space; its points are drawn as heareval draws them with that seed.
+        precision: of the products while training; "auto" takes bfloat16 where the hardware is
+            faster with it (benchmarks/RESULTS.md compares the scores).
 
     Raises:
-        ProbeError: for a task that only heareval can do (see `supports`), or embeddings or labels
-            that no probe can learn from.
+        ProbeError: for a task that only heareval supports (see `supports`), and for embeddings or
+            labels that no probe can be trained on.
     """
-    folders = {seed: folder for seed, folder in folders.items() if not official.finished(folder)}
+    folders = {
+        seed: folder for seed, folder in folders.items() if not heareval_adapter.finished(folder)
+    }
     if not folders:
         return
     task = Task(embeddings)
@@ -63,7 +65,7 @@ def predict(
             outcomes = _search(trainer, {seed: points[seed] for seed in seeds}, bar.update)
             seconds = (time.perf_counter() - start) / len(seeds)
             for seed in seeds:
-                official.make_fresh(folders[seed], embeddings)
+                heareval_adapter.make_fresh(folders[seed], embeddings)
                 done = {
                     "time": seconds,
                     "grid_points": len(points[seed]),

@@ -14,7 +14,7 @@ import torch
 from sklearn.model_selection import ParameterGrid
 from torch import Tensor, nn
 
-from hearbench.probes.official import GRID_POINTS, Grid, paper_grid
+from hearbench.probes.heareval_adapter import GRID_POINTS, Grid, paper_grid
 
 HEAREVAL_GRID: dict[str, list[Any]] = {
     "hidden_layers": [1, 2],

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from hearbench.probes import official
+from hearbench.probes import heareval_adapter
 from hearbench.probes.batched.scores import score
 from hearbench.probes.batched.stack import losses
 from hearbench.probes.batched.task import Task
@@ -18,13 +18,13 @@ from hearbench.probes.batched.train import Outcome
 
 
 def write(task: Task, folder: Path, outcomes: Sequence[Outcome], done: dict[str, Any]) -> None:
-    """Write the results of one seed; `kit.finished` holds of the folder from the very end on.
+    """Write the results of one seed; the folder counts as finished once the last file is there.
 
     Args:
         task: what was learned.
         folder: the seed's, fresh.
         outcomes: one a split, in the order of `task.splits`.
-        done: what prediction-done.json says besides what is known here.
+        done: further entries of prediction-done.json.
     """
     results: dict[str, Any] = {}
     for split, outcome in zip(task.splits, outcomes, strict=True):
@@ -39,9 +39,9 @@ def write(task: Task, folder: Path, outcomes: Sequence[Outcome], done: dict[str,
         "score_mode": "max" if task.metadata.get("use_scoring_for_early_stopping", True) else "min",
         "embedding_path": str(folder.resolve()),
     }
-    _write_json(folder / official.SCORES, results)
+    _write_json(folder / heareval_adapter.SCORES, results)
     about = {"embedding_path": str(folder.resolve()), "embedding_size": task.features}
-    _write_json(folder / official.DONE, {**done, **about, "engine": "fast"})
+    _write_json(folder / heareval_adapter.DONE, {**done, **about, "engine": "fast"})
 
 
 def _tested(task: Task, part: str, outcome: Outcome) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -23,7 +23,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
 from torch.optim.adam import adam
 
-from hear_axlstm.ops.onednn import matmul
 from hearbench.probes.batched.grid import Point
 from hearbench.probes.batched.randomness import Dropout, derived_seeds, initial
 
@@ -185,7 +184,7 @@ class Stack:
             if learning:
                 z_NGH = self._dropped(z_NGH)
             h_GND = z_NGH.relu_().transpose(0, 1)
-        return matmul(h_GND, out_weight).add_(out_bias[:, None])
+        return torch.baddbmm(out_bias[:, None], h_GND, out_weight)
 
     def _dropped(self, z_NGH: Tensor) -> Tensor:
         if not any(dropout.rate for dropout in self.dropouts):
@@ -210,7 +209,7 @@ def losses(logits_GNC: Tensor, y_NC: Tensor, multilabel: bool) -> Tensor:
 
 def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     """Matrix product of float32 tensors, computed from factors rounded to `dtype`; so gradients."""
-    return matmul(a, b) if dtype == torch.float32 else _RoundedProduct.apply(a, b, dtype)
+    return a @ b if dtype == torch.float32 else _RoundedProduct.apply(a, b, dtype)
 
 
 class _RoundedProduct(torch.autograd.Function):

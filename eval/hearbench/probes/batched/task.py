@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hearbench.probes.batched.grid import FIXED, own_grid
 from hearbench.probes.batched.scores import SCORES
-from hearbench.tasks.description import rotations
+from hearbench.tasks.description import cross_validation_folds
 
 
 class ProbeError(ValueError):
@@ -128,4 +128,4 @@ def reason_against(metadata: Mapping[str, Any]) -> str | None:
 def _splits(metadata: Mapping[str, Any]) -> list[Split]:
     if metadata["split_mode"] == "trainvaltest":
         return [Split(("train",), "valid", "test")]
-    return [Split(*names) for names in rotations(metadata["splits"])]
+    return [Split(*names) for names in cross_validation_folds(metadata["splits"])]

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hear_axlstm.ops.precision import Precision, product_dtype
-from hear_axlstm.training.device import keep_freed_memory
 from hearbench.probes.batched.grid import Point, Shape
+from hearbench.probes.batched.hardware import Precision, keep_freed_memory, product_dtype
 from hearbench.probes.batched.scores import score
 from hearbench.probes.batched.stack import Stack, losses
 from hearbench.probes.batched.task import ProbeError, Task

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from hear_axlstm.audio.io import AudioError, load_audio
+from hearbench.audio import AudioError, load_audio
 from hearbench.tasks.check import check_task
 from hearbench.tasks.fetch.download import FetchError
 from hearbench.tasks.fetch.unpack import Member, members

@@ -20,9 +20,9 @@ from tests.helpers.hear_task import write_task
 pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 
 from hearbench import report
-from hearbench.probes import official
+from hearbench.probes import heareval_adapter
 from hearbench.results import collect, write
-from hearbench.run.plan import Entrant, Plan, PlanError
+from hearbench.run.plan import Model, Plan, PlanError
 from hearbench.run.sweep import sweep
 from hearbench.systems.registry import NAMED, System, fingerprints
 from hearbench.tasks.folders import find_tasks, with_audio
@@ -44,9 +44,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     (folder / "broken_hear_module.py").write_text(BROKEN)
     sys.path.insert(0, str(folder))
     systems = (NAMED["naive"], System("broken", "broken_hear_module"))
-    entrants = tuple(Entrant(s, f) for s, f in zip(systems, fingerprints(systems), strict=True))
+    models = tuple(Model(s, f) for s, f in zip(systems, fingerprints(systems), strict=True))
     tasks = tuple(with_audio(task, [16_000]) for task in find_tasks(folder / "tasks"))
-    plan = Plan(folder / "out", entrants, tasks, seeds=2)
+    plan = Plan(folder / "out", models, tasks, seeds=2)
     plan.save()
     failures = sweep(plan, jobs=2)
     sys.path.remove(str(folder))
@@ -65,7 +65,7 @@ def test_scores_are_heareval_s(finished: Plan) -> None:
     assert set(runs) == {("folded", 0), ("folded", 1), ("split", 0), ("split", 1)}
     for (name, seed), run in runs.items():
         task = next(task for task in finished.tasks if task.path.name == name)
-        folder = finished.predictions(finished.entrants[0], task, seed)
+        folder = finished.predictions(finished.models[0], task, seed)
         accuracies = []
         for file in folder.glob("*.predictions.pkl"):
             stored = pickle.loads(file.read_bytes())
@@ -78,8 +78,8 @@ def test_scores_are_heareval_s(finished: Plan) -> None:
 
 def test_the_paper_s_grid_is_searched(finished: Plan) -> None:
     for task in finished.tasks:
-        folder = finished.predictions(finished.entrants[0], task, 1)
-        chosen = json.loads((folder / official.SCORES).read_text())["hparams"]
+        folder = finished.predictions(finished.models[0], task, 1)
+        chosen = json.loads((folder / heareval_adapter.SCORES).read_text())["hparams"]
         assert (chosen["hidden_layers"], chosen["hidden_dim"], chosen["lr"]) == (1, 1024, 1e-4)
         assert "xavier_normal_" in chosen["initialization"]
         log = (folder / "prediction.log").read_text()
@@ -90,28 +90,28 @@ def test_the_paper_s_grid_is_searched(finished: Plan) -> None:
 
 
 def logits(plan: Plan, seed: int) -> torch.Tensor:
-    folder = plan.predictions(plan.entrants[0], plan.tasks[-1], seed)
+    folder = plan.predictions(plan.models[0], plan.tasks[-1], seed)
     return pickle.loads((folder / "test.predictions.pkl").read_bytes())["prediction_logit"]
 
 
 def test_seeds_differ_and_a_half_finished_one_is_redone_alike(finished: Plan) -> None:
     before = logits(finished, 0)
     assert not torch.equal(before, logits(finished, 1))
-    again = Plan(finished.out, finished.entrants[:1], finished.tasks[-1:], seeds=1)
-    folder = again.predictions(again.entrants[0], again.tasks[0], 0)
-    (folder / official.DONE).unlink()  # as if it had been killed before its end
+    again = Plan(finished.out, finished.models[:1], finished.tasks[-1:], seeds=1)
+    folder = again.predictions(again.models[0], again.tasks[0], 0)
+    (folder / heareval_adapter.DONE).unlink()  # as if it had been killed before its end
     (folder / "half-finished").touch()
-    assert not official.finished(folder)
+    assert not heareval_adapter.finished(folder)
     assert sweep(again, jobs=1) == []
-    assert official.finished(folder) and not (folder / "half-finished").exists()
+    assert heareval_adapter.finished(folder) and not (folder / "half-finished").exists()
     assert torch.equal(logits(again, 0), before)
 
 
 def test_finished_runs_are_not_repeated(finished: Plan) -> None:
-    files = list(finished.out.glob(f"predictions/**/{official.DONE}"))
+    files = list(finished.out.glob(f"predictions/**/{heareval_adapter.DONE}"))
     times = [file.stat().st_mtime_ns for file in files]
     assert len(files) == 4
-    assert sweep(Plan(finished.out, finished.entrants[:1], finished.tasks, 2), jobs=1) == []
+    assert sweep(Plan(finished.out, finished.models[:1], finished.tasks, 2), jobs=1) == []
     assert [file.stat().st_mtime_ns for file in files] == times
 
 
@@ -131,7 +131,7 @@ def test_table_and_records(finished: Plan) -> None:
 
 def test_bad_plans(finished: Plan, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="seeds=0"):
-        Plan(tmp_path, finished.entrants, finished.tasks, seeds=0)
+        Plan(tmp_path, finished.models, finished.tasks, seeds=0)
     with pytest.raises(PlanError, match="evaluate first"):
         Plan.load(tmp_path)
 
@@ -162,12 +162,12 @@ def test_interrupt_and_go_on(tmp_path: Path) -> None:
     )
     process = subprocess.Popen(run, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 300
-    while not list(tmp_path.glob(f"out/predictions/**/{official.DONE}")):
+    while not list(tmp_path.glob(f"out/predictions/**/{heareval_adapter.DONE}")):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and b"to go on" in output
-    assert len(list(tmp_path.glob(f"out/predictions/**/{official.DONE}"))) == 1
+    assert len(list(tmp_path.glob(f"out/predictions/**/{heareval_adapter.DONE}"))) == 1
     assert subprocess.run(run, cwd=ROOT, capture_output=True).returncode == 0
-    assert len(list(tmp_path.glob(f"out/predictions/**/{official.DONE}"))) == 2
+    assert len(list(tmp_path.glob(f"out/predictions/**/{heareval_adapter.DONE}"))) == 2
