@@ -1,9 +1,9 @@
 """Training batches from a packed corpus, each a pure function of (seed, step).
 
 Positions 0, 1, 2, ... walk through one fresh permutation of the clips after another, so every clip
-comes once an epoch; step s takes positions [s B, (s + 1) B), also across the end of an epoch, and
-a rank its share of them. Nothing depends on how the work before went, nor on how many ranks share
-it: that makes an interrupted run resume exactly.
+comes once an epoch, or as often as `balance.draw` says; step s takes positions [s B, (s + 1) B),
+also across the end of an epoch, and a rank its share of them. Nothing depends on how the work
+before went, nor on how many ranks share it: that makes an interrupted run resume exactly.
 
 Shapes: `B` clips, `T` mel frames of a clip, `W` frames of a crop, `F` mel bins, `N` patches.
 """
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hear_axlstm.audio.mel import STD_FLOOR
+from hear_axlstm.data.balance import draw
 from hear_axlstm.data.corpus import FRAME_DTYPE, Corpus, shard_path
 from hear_axlstm.models.patch_embed import random_mask
 
@@ -29,7 +30,7 @@ FEWEST_TO_SPLIT = 40
 VALUES_PER_PASS = 32_000  # torch does so few in one thread, and leaves the others to the model
 RESIDENT_SHARE = 0.25  # of a device's free memory
 
-_ORDER, _CROP, _MASK = range(3)  # independent random streams of one seed
+_ORDER, _CROP, _MASK, _DRAW = range(4)  # independent random streams of one seed
 
 
 class CropDataset:
@@ -44,6 +45,8 @@ class CropDataset:
         batch_size: clips of a batch over all ranks, B.
         seed: fixes order, crops and masks.
         pin_memory: make batches in page-locked memory, from where a GPU fetches them.
+        draws: expected draws of each clip in an epoch, with the number of clips as their sum; by
+            default one each.
 
     Raises:
         ValueError: if there are no clips.
@@ -57,6 +60,7 @@ class CropDataset:
         batch_size: int,
         seed: int,
         pin_memory: bool = False,
+        draws: NDArray[np.float64] | None = None,
     ) -> None:
         if not len(clips):
             raise ValueError("no clips to train on: pack a folder with more audio")
@@ -66,6 +70,7 @@ class CropDataset:
         self.batch_size = batch_size
         self.seed = seed
         self.pin_memory = pin_memory
+        self.draws = draws
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)  # a batch can touch two
 
     def __len__(self) -> int:
@@ -105,7 +110,10 @@ class CropDataset:
 
     def _draw_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Order of the clips, and where in each clip the crop starts as a share of the choice."""
-        order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(self.clips)
+        clips = self.clips
+        if self.draws is not None:
+            clips = draw(clips, self.draws, np.random.default_rng([self.seed, _DRAW, epoch]))
+        order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(clips)
         return order, np.random.default_rng([self.seed, _CROP, epoch]).random(len(order))
 
     def _crops(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -169,8 +177,9 @@ class ResidentCropDataset(CropDataset):
         batch_size: int,
         seed: int,
         device: torch.device,
+        draws: NDArray[np.float64] | None = None,
     ) -> None:
-        super().__init__(corpus, clips, window_frames, batch_size, seed)
+        super().__init__(corpus, clips, window_frames, batch_size, seed, draws=draws)
         sizes = corpus.shard_sizes()
         self._first = sizes.cumsum() - sizes  # frames before each shard
         self._frames = torch.empty(
@@ -200,6 +209,7 @@ def crop_dataset(
     batch_size: int,
     seed: int,
     device: torch.device,
+    draws: NDArray[np.float64] | None = None,
 ) -> CropDataset:
     """The dataset for training on `device`: resident there if a quarter of its memory is enough.
 
@@ -209,9 +219,11 @@ def crop_dataset(
         free, _ = torch.cuda.mem_get_info(device)
         size = int(corpus.index.frames.sum()) * corpus.mel.n_mels * FRAME_DTYPE.itemsize
         if size <= RESIDENT_SHARE * free:
-            return ResidentCropDataset(corpus, clips, window_frames, batch_size, seed, device)
+            return ResidentCropDataset(
+                corpus, clips, window_frames, batch_size, seed, device, draws
+            )
     pin_memory = device.type == "cuda"
-    return CropDataset(corpus, clips, window_frames, batch_size, seed, pin_memory)
+    return CropDataset(corpus, clips, window_frames, batch_size, seed, pin_memory, draws)
 
 
 def share(rows: int, rank: int, world_size: int) -> slice:

@@ -87,6 +87,9 @@ class PretrainConfig:
     """AdamW's."""
     clip_norm: float | None = None
     """Longest gradient that is let through unscaled; the paper doesn't clip."""
+    balance: float = 0.0
+    """0 draws every clip once an epoch; 1 draws every top-level folder of the corpus equally often;
+    between them, folders in proportion to (their clips) ** (1 - balance)."""
     seed: int = 0
     """Fixes the initial weights, order, crops and masks."""
     device: str = "auto"
@@ -137,6 +140,8 @@ class PretrainConfig:
                 f"warmup_epochs={self.warmup} must be at least 0 and below "
                 f"epochs={self.epochs}: a tenth of the epochs is usual"
             )
+        if not 0 <= self.balance <= 1:
+            raise ValueError(f"balance={self.balance} must be a number from 0 to 1")
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} must not be negative")
 

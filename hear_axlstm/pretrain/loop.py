@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from hear_axlstm import checkpoints
+from hear_axlstm.data.balance import balanced_draws
 from hear_axlstm.data.corpus import Corpus
 from hear_axlstm.data.dataset import CropDataset, crop_dataset, split_validation
 from hear_axlstm.models.pretraining import MaskedPatchModel
@@ -96,7 +97,8 @@ class Trainer:
         train, validation = split_validation(corpus)
         window = config.model.window_frames
         size, seed, device = config.batch_size, config.seed, context.device
-        self.dataset = crop_dataset(corpus, train, window, size, seed, device)
+        draws = balanced_draws(corpus, train, config.balance)
+        self.dataset = crop_dataset(corpus, train, window, size, seed, device, draws)
         self.steps = self.dataset.steps(config.epochs)
         self.warmup = min(self.dataset.steps(config.warmup), self.steps - 1)
         self.validation: Batch | None = None

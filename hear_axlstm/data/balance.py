@@ -1,0 +1,60 @@
+"""Sampling weights: how often an epoch draws each clip, so that no folder dominates training."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hear_axlstm.data.corpus import Corpus
+
+
+def balanced_draws(
+    corpus: Corpus, clips: NDArray[np.int64], balance: float
+) -> NDArray[np.float64] | None:
+    """Expected draws of each clip in an epoch of as many draws as there are clips.
+
+    Clips belong to the top-level folder of their path. A folder of n clips gets a share of the
+    draws that is proportional to n ** (1 - balance), as Conneau et al. (2020) sample languages;
+    clips of one folder are drawn equally often.
+
+    Args:
+        corpus: the packed clips.
+        clips: which of them are drawn, as positions in the corpus' index.
+        balance: 0 draws every clip once, 1 every folder equally often.
+
+    Returns:
+        Expected draws, in the order of `clips`, or None if each is drawn once.
+
+    Raises:
+        ValueError: if balance is above 0 and all clips are in one folder.
+    """
+    if not balance:
+        return None
+    ids = list(corpus.index.ids())
+    folders = [ids[clip].rpartition(b"/")[0].partition(b"/")[0] for clip in clips.tolist()]
+    names, folder, size = np.unique(folders, return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise ValueError(
+            f"balance={balance:g} needs a corpus of several top-level folders, and all clips are "
+            f"in {names[0].decode() or 'the corpus folder itself'!r}: pack such a corpus, "
+            "or leave balance out"
+        )
+    share = size ** (1.0 - balance)
+    return (len(clips) * share / share.sum() / size)[folder]
+
+
+def draw(
+    clips: NDArray[np.int64], expected: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw as many clips as there are, each as often as expected, rounded down or up.
+
+    Systematic sampling: the clips are laid end to end, each as long as its expected number of
+    draws, and one is drawn at every unit step from a random start. Their order is random among
+    those that are expected equally often, which keeps a folder together, and so its share exact.
+    """
+    order = rng.permutation(len(clips))
+    order = order[expected[order].argsort(kind="stable")]
+    ends = expected[order].cumsum()
+    ends[-1] = len(clips)  # without the sum's rounding error
+    total = np.floor(ends + rng.random()).astype(np.int64)  # draws up to and with each clip
+    return clips[order].repeat(total - np.concatenate(([0], total[:-1])))
