@@ -106,7 +106,7 @@ def main(
 def _embedding(
     name: str, clips: int, rounds: int, device: torch.device, peaks: dict[Precision, float]
 ) -> str:
-    model = load_model(name).to(device)
+    model = load_model(name, weights="random").to(device)
     twin = plain(model)
     audio = 0.1 * torch.randn(clips, CLIP_SECONDS * model.sample_rate, device=device)
 

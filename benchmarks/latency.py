@@ -37,7 +37,7 @@ def main(
     )
     print("|---|---|" + "---|" * (len(SECONDS) + 1))
     for name in tqdm(presets, leave=False):
-        model = load_model(name)
+        model = load_model(name, weights="random")
         for count in threads:
             torch.set_num_threads(count)
             cells = [*_scenes(model, rounds), _stream(model)]

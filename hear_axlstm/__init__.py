@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import os
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ def __dir__() -> list[str]:
 def load_model(
     model_file_path: str | os.PathLike[str] = "",
     *,
-    pretrained: bool = True,
+    weights: Literal["random"] | None = None,
     seed: int = 0,
     precision: Precision = "float32",
     layout: Layout | None = None,
@@ -66,13 +66,14 @@ def load_model(
     """Load an embedding model on the CPU, ready for inference.
 
     Args:
-        model_file_path: "" for the weights that ship with the package, the name of a preset
-            (``axlstm_tiny``, ... ``ssast_base``), a safetensors file, a folder that holds
+        model_file_path: name of the weights: ``""`` for the default, a preset for the weights of it
+            that ship with the package (``axlstm_tiny``, ``ssast_tiny``), or ``PRESET.TAG``:
+            ``axlstm_base.audioset`` for the authors' weights, downloaded when first used;
+            ``axlstm_base.random`` for random ones. Or a safetensors file, a folder that holds
             ``model.safetensors``, ``hf://org/repo[@revision][/file]``, or a ``.pth`` checkpoint or
             run of the reference release. A checksum that is known is verified.
-        pretrained: False starts a preset from random weights, as a baseline. A preset without
-            shipped weights starts so in any case, with a warning.
-        seed: of the random weights.
+        weights: "random" gives a preset random weights, as a baseline.
+        seed: seed of the random weights.
         precision: of the large matrix products: "float32"; "bfloat16", faster where the hardware
             multiplies in it, and close (benchmarks/RESULTS.md); "auto", bfloat16 on such hardware
             and float32 elsewhere. Embeddings are float32 in any case.
@@ -84,10 +85,12 @@ def load_model(
         A module in eval mode; move it with ``.to(device)``.
 
     Raises:
-        ValueError: for an unknown name or option, or a file that is damaged, does not match its
-            checksum, or holds no such model.
-        FileNotFoundError: for a file that is not there, or not in the cache when offline.
-        PermissionError, ConnectionError: if the hub refuses, or can't be reached.
+        ValueError: for a preset without shipped weights, an unknown option, or a file that is
+            damaged, does not match its checksum, or holds another model.
+        FileNotFoundError: for an unknown name or a missing file, or one that is not in the cache
+            when offline.
+        OSError: if a download fails or the cache can't be written. `ConnectionError` and
+            `PermissionError` are special cases.
     """
     import torch
 
@@ -96,7 +99,7 @@ def load_model(
 
     product_dtype(precision, torch.device("cpu"))  # refuses an unknown one
     model = checkpoints.load_embedder(
-        os.fspath(model_file_path), pretrained=pretrained, seed=seed, layout=layout
+        os.fspath(model_file_path), weights=weights, seed=seed, layout=layout
     ).eval()
     model.precision = precision
     return model

@@ -1,10 +1,11 @@
-"""What a model is, as plain data: the mel front end, the encoder and the six presets.
+"""Settings of a model as plain data: the mel front end, the encoder and the six presets.
 
-Imports no torch, so that listing presets or reading a checkpoint's header stays instant.
+Importing it loads no PyTorch, so that listing presets is instant.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -15,7 +16,19 @@ LossOn = Literal["masked", "all"]
 Layout = Literal["time", "release"]
 
 PATCHES = ((4, 8), (4, 16), (8, 16))  # the paper's Table 4
-LONGEST_WINDOW = 60_000  # frames: ten minutes
+LARGEST = {  # far above what anyone trains, so that a damaged header can't ask for terabytes
+    "sample_rate": 1_000_000,
+    "n_fft": 1 << 15,
+    "hop_length": 1 << 15,
+    "n_mels": 1_024,
+    "dim": 1 << 14,
+    "depth": 1_024,
+    "heads": 1_024,
+    "expansion": 64,
+    "mlp_ratio": 64,
+    "window_frames": 60_000,  # ten minutes
+}
+MOST_PATCHES = 150_000  # in a window
 
 
 @dataclass(frozen=True)
@@ -23,7 +36,7 @@ class MelConfig:
     """The log-mel front end (paper section 3.2).
 
     Raises:
-        ValueError: for a size that is no whole number above 0.
+        ValueError: for a size that is not a whole number in range, or edges in the wrong order.
     """
 
     sample_rate: int = 16_000
@@ -41,6 +54,14 @@ class MelConfig:
 
     def __post_init__(self) -> None:
         _check_sizes(self, ("sample_rate", "n_fft", "hop_length", "n_mels"))
+        edges = (self.f_min, self.f_max)
+        if not all(type(edge) in (int, float) for edge in edges) or not (
+            0 <= self.f_min < self.f_max <= self.sample_rate / 2
+        ):
+            raise ValueError(
+                f"f_min={self.f_min!r} and f_max={self.f_max!r} must be frequencies in Hz with "
+                f"0 <= f_min < f_max <= {self.sample_rate / 2:g}, half the sample rate"
+            )
 
 
 @dataclass(frozen=True)
@@ -72,10 +93,10 @@ class ModelConfig:
     window_frames: int = 200
     """Mel frames that are encoded at once: 2 s."""
     mask_ratio: float = 0.5
-    """Share of the patches that pretraining hides."""
+    """Fraction of the patches that pretraining masks."""
     mask_keeps_position: bool = False
-    """A hidden patch keeps its position. The reference hides it too; a transformer, which knows
-    positions by nothing else, then cannot tell one hidden patch from another."""
+    """Masked patches keep their positions. The reference replaces these too; a transformer, which
+    knows positions by nothing else, then can't tell one masked patch from another."""
     loss_on: LossOn = "masked"
     """Patches that the reconstruction loss averages over."""
     layout: Layout = "time"
@@ -91,20 +112,26 @@ class ModelConfig:
         self._check_choice("layout", ("time", "release"))
         self._check_choice("patch", PATCHES)
         _check_sizes(self, ("dim", "depth", "heads", "expansion", "mlp_ratio", "window_frames"))
-        if self.window_frames > LONGEST_WINDOW:
-            raise ValueError(f"window_frames={self.window_frames} must be at most {LONGEST_WINDOW}")
+        for name in ("flip", "mask_keeps_position"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
         if self.window_frames % self.patch[0] or self.mel.n_mels % self.patch[1]:
             raise ValueError(
                 f"patch {self.patch} does not tile a window of {self.window_frames} frames x "
                 f"{self.mel.n_mels} mel bins: choose sizes that divide both"
+            )
+        if math.prod(self.grid) > MOST_PATCHES:
+            raise ValueError(
+                f"window_frames={self.window_frames} and n_mels={self.mel.n_mels} make "
+                f"{math.prod(self.grid):,} patches, more than {MOST_PATCHES:,}: use a smaller one"
             )
         if self.inner_dim % (4 * self.heads):
             raise ValueError(
                 f"inner width {self.inner_dim} must be a multiple of 4 x {self.heads} heads: "
                 "change dim, expansion or heads"
             )
-        if not 0.0 < self.mask_ratio < 1.0:
-            raise ValueError(f"mask_ratio={self.mask_ratio} must lie between 0 and 1")
+        if type(self.mask_ratio) is not float or not 0.0 < self.mask_ratio < 1.0:
+            raise ValueError(f"mask_ratio={self.mask_ratio!r} must lie between 0 and 1")
 
     def _check_choice(self, name: str, choices: tuple) -> None:
         if getattr(self, name) not in choices:
@@ -164,8 +191,8 @@ class ModelConfig:
 def _check_sizes(config: MelConfig | ModelConfig, names: tuple[str, ...]) -> None:
     for name in names:
         value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r} must be a whole number above 0")
+        if type(value) is not int or not 1 <= value <= LARGEST[name]:
+            raise ValueError(f"{name}={value!r} must be a whole number from 1 to {LARGEST[name]:,}")
 
 
 def _check_keys(cls: type, values: Mapping[str, Any]) -> None:

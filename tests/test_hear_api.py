@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +28,7 @@ def noise(clips: int, samples: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_embeds(name: str) -> None:
-    model = load_model(name, pretrained=False)
+    model = load_model(f"{name}.random")
     size = SIZES[name.split("_")[1]]
     assert model.sample_rate == RATE
     assert model.scene_embedding_size == model.timestamp_embedding_size == size
@@ -124,15 +123,15 @@ def test_bad_audio_gets_one_clear_error(model: Embedder, kind: str) -> None:
             function(audio, model)
 
 
-def test_random_weights_are_seeded_and_announced(caplog: pytest.LogCaptureFixture) -> None:
+def test_random_weights_are_seeded_and_asked_for() -> None:
     torch.manual_seed(5)
-    first, state = load_model("ssast_small"), torch.get_rng_state()
-    with caplog.at_level(logging.WARNING):
-        second = load_model("ssast_small")
-    assert "ssast_small" in caplog.text and "random" in caplog.text
+    first, state = load_model("ssast_small.random"), torch.get_rng_state()
+    second = load_model("ssast_small", weights="random")
     assert torch.equal(first.encoder.cls_token, second.encoder.cls_token)
     assert torch.equal(state, torch.get_rng_state())  # the caller's generator is left alone
-    other = load_model("ssast_small", pretrained=False, seed=1)
+    with pytest.raises(ValueError, match=r'ssast_small\.audioset.*weights="random"'):
+        load_model("ssast_small")
+    other = load_model("ssast_small", weights="random", seed=1)
     assert not torch.equal(first.encoder.cls_token, other.encoder.cls_token)
 
 

@@ -1,6 +1,7 @@
-"""Files of weights: safetensors that describe themselves, and the release's checkpoints.
+"""Files of weights: safetensors with their settings in the header, and the release's checkpoints.
 
-The header of ours carries the `ModelConfig` and what the weights were trained on.
+The header holds the `ModelConfig` and facts about the training. It is compared with the names and
+shapes in the file before memory is allocated for a tensor.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hear_axlstm.checkpoints.reference_release import is_release, read_release
+from hear_axlstm.checkpoints.shapes import Shape, expected_shapes
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.files import replacing
@@ -24,7 +26,10 @@ from hear_axlstm.models.pretraining import MaskedPatchModel
 FILE_NAME = "model.safetensors"
 HEADER_KEY = "hear_axlstm"
 FORMAT = 1
-NAMED_KEYS = 3  # so many tensors that don't fit are named
+NAMED_KEYS = 3  # tensors that an error names
+REASON = 300  # characters of a reason that an error quotes
+ENCODER = "encoder."  # prefix of the tensors that every file has
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 Contents = tuple[ModelConfig, dict[str, Any], dict[str, Tensor]]
 
@@ -41,14 +46,21 @@ def save(
         path: the safetensors file to write.
         model: the model, on any device.
         training: JSON-ready facts about its training: corpus, epochs, steps, ...
-        dtype: of the stored tensors: float32 to go on training, float16 to ship.
+        dtype: type of the stored tensors: float32 to continue training, float16 to ship.
 
     Raises:
         ValueError: for NaN or infinite values, also by overflow in `dtype`.
-        OSError: if it can't be written, e.g. for want of space.
+        OSError: if it can't be written, for example for lack of space.
     """
-    header = {"format": FORMAT, "model": model.config.to_dict(), "training": dict(training)}
     tensors = {k: t.detach().to("cpu", dtype).contiguous() for k, t in model.state_dict().items()}
+    save_tensors(path, model.config, training, tensors)
+
+
+def save_tensors(
+    path: Path, config: ModelConfig, training: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Write tensors that fit the settings beside them; see `save`."""
+    header = {"format": FORMAT, "model": config.to_dict(), "training": dict(training)}
     _check_finite(tensors, path)
     write(path, tensors, {HEADER_KEY: json.dumps(header)})
 
@@ -57,7 +69,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) 
     """Write a safetensors file, replacing `path` at once or not at all.
 
     Raises:
-        OSError: if it can't be written, e.g. for want of space.
+        OSError: if it can't be written, for example for lack of space.
     """
     try:
         with replacing(path) as partial:
@@ -73,67 +85,92 @@ def read(path: Path) -> Contents:
     """Read a file that `save` wrote, or a checkpoint of the reference release.
 
     Returns:
-        The model's settings, the facts about its training, and its tensors in float32.
+        The model's settings, facts about its training, and its tensors in float32. The tensors of
+        the encoder have the names and shapes that follow from the settings.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, or neither of the two.
+        ValueError: if it is damaged, holds tensors that don't fit its settings, or is neither of
+            the two.
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"no weights at {path}: pass a .safetensors file, or a folder of one"
+            f"no weights at {path}: pass a .safetensors file, or a folder that holds one"
         )
     if is_release(path):
         return read_release(path)
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(HEADER_KEY)
-            tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+            config, training = _parse((file.metadata() or {}).get(HEADER_KEY), path)
+            _check_header(file, config, path)
+            return config, training, {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is no complete safetensors file ({error}): fetch it again"
+            f"{path} is not a valid safetensors file ({error}): download it again"
         ) from None
+
+
+def read_training(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """Settings and facts about the training, from the header of a file that `save` wrote."""
+    with safe_open(path, framework="pt") as file:
+        return _parse((file.metadata() or {}).get(HEADER_KEY), path)
+
+
+def _parse(header: str | None, path: Path) -> tuple[ModelConfig, dict[str, Any]]:
     if header is None:
-        raise ValueError(f"{path} has no {HEADER_KEY!r} header: it is not a file of this package")
-    config, training = _parse(header, path)
-    return config, training, tensors
-
-
-def _parse(header: str, path: Path) -> tuple[ModelConfig, dict[str, Any]]:
+        raise ValueError(f"{path} has no {HEADER_KEY!r} header: this package did not write it")
     try:
         facts = json.loads(header)
         if facts["format"] != FORMAT:
             raise ValueError(f"it has format {facts['format']}, this version reads {FORMAT}")
         return ModelConfig.from_dict(facts["model"]), dict(facts["training"])
     except KeyError as error:
-        raise ValueError(f"the header of {path} lacks {error}: fetch the file again") from None
-    except (ValueError, TypeError) as error:
+        raise ValueError(f"the header of {path} lacks {error}: download the file again") from None
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"the header of {path} can't be used ({error}): update the package, or fetch the file "
-            "again"
+            f"the header of {path} can't be used ({str(error)[:REASON]}): update the package, or "
+            "download the file again"
         ) from None
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load tensors into a module that was built by the settings beside them.
+def _check_header(file: Any, config: ModelConfig, path: Path) -> None:
+    """Compare the encoder that the settings describe with the tensors that the file lists."""
+    listed = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    for name, tensor in listed.items():
+        if tensor.get_dtype() not in FLOATS:
+            raise ValueError(
+                f"{path}: {name} has type {tensor.get_dtype()} instead of floating-point values: "
+                "pass weights that this package wrote"
+            )
+    wanted = {k: shape for k, shape in expected_shapes(config).items() if k.startswith(ENCODER)}
+    found = {k: tuple(t.get_shape()) for k, t in listed.items() if k.startswith(ENCODER)}
+    _check_fit(wanted, found, path)
 
-    Raises:
-        ValueError: naming the tensors of `path` that are missing, superfluous or of another shape,
-            or the first that holds NaN or infinite values.
-    """
-    wanted = module.state_dict()
-    wrong = [f"{name} is missing" for name in wanted if name not in tensors]
-    wrong += [f"{name} is unknown" for name in tensors if name not in wanted]
+
+def _check_fit(wanted: Mapping[str, Shape], found: Mapping[str, Shape], path: Path) -> None:
+    wrong = [f"{name} is missing" for name in wanted if name not in found]
+    wrong += [f"{name} is unknown" for name in found if name not in wanted]
     wrong += [
-        f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in tensors and tensors[name].shape != tensor.shape
+        f"{name} has shape {found[name]} instead of {shape}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
     ]
     if wrong:
         more = f" and {len(wrong) - NAMED_KEYS} more" if len(wrong) > NAMED_KEYS else ""
         raise ValueError(
             f"the tensors in {path} do not fit its settings: {'; '.join(wrong[:NAMED_KEYS])}{more}"
         )
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors into a module that was built from the settings beside them.
+
+    Raises:
+        ValueError: if tensors of `path` are missing, superfluous, of another shape or not finite;
+            the message names them.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    _check_fit(wanted, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
     _check_finite(tensors, path)
     module.load_state_dict(dict(tensors))
 
@@ -142,6 +179,6 @@ def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(
-                f"{path}: {name} holds NaN or infinite values: fetch it again, or train with a "
-                "lower rate"
+                f"{path}: {name} holds NaN or infinite values: download it again, or train with a "
+                "lower learning rate"
             )

@@ -1,46 +1,46 @@
-"""Weights into models: the embedding model, or the start of a pretraining."""
+"""From weights to models: the embedding model, or the start of a pretraining."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from hear_axlstm.checkpoints.format import fill, read
-from hear_axlstm.checkpoints.resolve import locate, manifest
-from hear_axlstm.config import PRESETS, Layout, preset
+from hear_axlstm.checkpoints.format import ENCODER, fill, read
+from hear_axlstm.checkpoints.resolve import RANDOM, locate, manifest
+from hear_axlstm.config import PRESETS, Layout, ModelConfig, preset
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.models.pretraining import MaskedPatchModel
 
-log = logging.getLogger(__name__)
-
-# Settings that no tensor of the encoder depends on.
+# Settings that the tensors do not depend on.
 FREE = ("mask_ratio", "mask_keeps_position", "loss_on", "layout")
-ENCODER = "encoder."  # what the embedder takes of a pretraining model's tensors
 
 
 def load_embedder(
-    spec: str, *, pretrained: bool = True, seed: int = 0, layout: Layout | None = None
+    spec: str,
+    *,
+    weights: Literal["random"] | None = None,
+    seed: int = 0,
+    layout: Layout | None = None,
 ) -> Embedder:
-    """The embedding model that `hear_axlstm.load_model` returns; see there."""
-    shipped = manifest()
-    name = spec or shipped["default"]
-    if pretrained and (name not in PRESETS or name in shipped["weights"]):
-        return _embedder_from_file(locate(name), layout)
-    if name not in PRESETS:
-        raise ValueError(f"pretrained=False needs a preset's name, not {spec!r}")
-    if pretrained:
-        log.warning(
-            "no weights ship for %s: it starts from random ones (seed %d). Pretrain it, or pass "
-            "the path of its weights.",
-            name,
-            seed,
-        )
+    """Load the embedding model that `hear_axlstm.load_model` returns; see there."""
+    if weights not in (None, RANDOM):
+        raise ValueError(f"weights={weights!r}: use {RANDOM!r}, or leave it out and name a file")
+    name = spec or manifest()["default"]
+    if weights == RANDOM and name not in PRESETS:
+        raise ValueError(f"weights={RANDOM!r} needs a preset ({', '.join(PRESETS)}), not {spec!r}")
+    drawn = name if weights == RANDOM else name.removesuffix(f".{RANDOM}")
+    if weights == RANDOM or (drawn != name and drawn in PRESETS):
+        return _random_embedder(preset(drawn), seed, layout)
+    return _embedder_from_file(locate(name), layout)
+
+
+def _random_embedder(config: ModelConfig, seed: int, layout: Layout | None) -> Embedder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Embedder(replace(preset(name), layout=layout or preset(name).layout))
+        return Embedder(replace(config, layout=layout or config.layout))
 
 
 def _embedder_from_file(path: Path, layout: Layout | None) -> Embedder:

@@ -10,6 +10,7 @@ Shapes: D model width, E inner width, N patches of a window.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hear_axlstm.checkpoints.unpickle import ZIP_START, Checkpoint, View
+from hear_axlstm.checkpoints.safe_load import ZIP_START, load
+from hear_axlstm.checkpoints.shapes import expected_shapes
 from hear_axlstm.config import MelConfig, ModelConfig
 from hear_axlstm.models.patch_embed import sincos_positions
-from hear_axlstm.models.pretraining import MaskedPatchModel
 
 log = logging.getLogger(__name__)
 
@@ -98,23 +99,19 @@ def read_release(
     Raises:
         ValueError: if it is damaged or holds another model; the message names the tensor.
     """
-    with Checkpoint(path) as checkpoint:
-        contents = checkpoint.contents if isinstance(checkpoint.contents, dict) else {}
-        views = contents.get("model")
-        if not isinstance(views, dict) or not all(
-            isinstance(name, str) and isinstance(view, View) for name, view in views.items()
-        ):
-            raise ValueError(
-                f"{path} holds no tensors under 'model': pass a checkpoint of the release's "
-                "pretraining"
-            )
-        theirs = checkpoint.tensors(views)
+    contents = _items(load(path))
+    theirs = _items(contents.get("model"))
+    if not theirs:
+        raise ValueError(
+            f"{path} holds no tensors under 'model': pass a checkpoint of the release's pretraining"
+        )
+    _check_tensors(theirs, path)
     try:
         config = _settings(theirs, flip is not False)
         tensors = _translate(theirs, config)
     except KeyError as error:
         raise ValueError(f"{path} has no tensor {error}: it is of another model") from None
-    except (ValueError, IndexError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, IndexError, RuntimeError, ZeroDivisionError) as error:
         raise ValueError(f"{path} is of another model: {error}") from None
     if flip is None and config.architecture == "axlstm":
         log.warning(
@@ -125,6 +122,29 @@ def read_release(
     epoch = contents.get("epoch")
     training = {"source": "reference release", "epoch": epoch if type(epoch) is int else None}
     return config, training, tensors
+
+
+def _items(contents: Any) -> dict[Any, Any]:
+    """A dictionary's items; the pickle may have replaced methods of an `OrderedDict`."""
+    return dict(dict.items(contents)) if isinstance(contents, dict) else {}
+
+
+def _check_tensors(theirs: Mapping[Any, Any], path: Path) -> None:
+    """Refuse anything but tensors of floating-point values that the file has room for.
+
+    Views can share values, so that their sizes alone say nothing about the file's.
+    """
+    total = 0
+    for name, tensor in theirs.items():
+        is_tensor = isinstance(name, str) and isinstance(tensor, Tensor)
+        if not (is_tensor and tensor.is_floating_point() and tensor.numel()):
+            raise ValueError(
+                f"{path}: {name!r} is no tensor of floating-point values: pass a checkpoint of the "
+                "release's pretraining"
+            )
+        total += tensor.numel() * tensor.element_size()
+    if total > path.stat().st_size:
+        raise ValueError(f"{path}: its tensors take more than the file: download it again")
 
 
 def _settings(theirs: Mapping[str, Tensor], flip: bool) -> ModelConfig:
@@ -161,20 +181,25 @@ def _translate(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, T
     }
     if unknown := sorted(theirs.keys() - names.keys() - {"pos_embed"}):
         raise ValueError(f"it has an unknown tensor {unknown[0]!r}")
-    with torch.device("meta"):
-        wanted = MaskedPatchModel(config).state_dict()
+    wanted = expected_shapes(config)
     tensors = {}
     for their, our in names.items():
-        tensor = _rearrange(their, theirs[their])
-        if tensor.shape != wanted[our].shape:
-            shapes = tuple(theirs[their].shape), tuple(wanted[our].shape)
+        tensor = _rearrange(their, theirs[their].detach())
+        if tensor.shape != wanted[our]:
+            shapes = tuple(theirs[their].shape), wanted[our]
             raise ValueError("{} has shape {}, which gives no {}".format(their, *shapes))
-        tensors[our] = tensor
-    positions = sincos_positions(config.grid, config.dim)
-    found = theirs["pos_embed"][0, 1:]
-    if found.shape != positions.shape or (found - positions).abs().max() > POSITION_TOLERANCE:
-        raise ValueError("pos_embed holds other positions than the release's")
+        tensors[our] = torch.empty(tensor.shape).copy_(tensor)  # from the file into memory
+    _check_positions(theirs["pos_embed"], config)
     return tensors
+
+
+def _check_positions(found: Tensor, config: ModelConfig) -> None:
+    shape = (1, 1 + math.prod(config.grid), config.dim)
+    if found.shape == shape:
+        expected = sincos_positions(config.grid, config.dim)
+        if ((found[0, 1:].float() - expected).abs() <= POSITION_TOLERANCE).all():
+            return
+    raise ValueError("pos_embed holds other positions than the release's")
 
 
 def _rearrange(name: str, tensor: Tensor) -> Tensor:
@@ -183,5 +208,5 @@ def _rearrange(name: str, tensor: Tensor) -> Tensor:
     if name == "patch_embed.proj.weight":
         return tensor.flatten(1)  # [D, 1, frames, bins] to [D, p]
     if name.endswith("conv1d.conv.weight"):
-        return tensor.flatten(1).mT.contiguous()  # [E, 1, taps] to [taps, E]
+        return tensor.flatten(1).mT  # [E, 1, taps] to [taps, E]
     return tensor

@@ -1,68 +1,79 @@
-"""From what a user passes to a file on this machine."""
+"""From what a user passes as weights to a file on this machine.
+
+A name is ``PRESET.TAG``, as ``axlstm_base.audioset``; a preset alone means its shipped weights.
+"""
 
 from __future__ import annotations
 
 import json
-import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hear_axlstm.checkpoints import hub
+from hear_axlstm.checkpoints import fetch, hub
 from hear_axlstm.checkpoints.checksum import MANIFEST, verify
 from hear_axlstm.checkpoints.format import FILE_NAME
+from hear_axlstm.checkpoints.published import PUBLISHED, TAG
+from hear_axlstm.checkpoints.runs import newest_in_folder
 from hear_axlstm.config import PRESETS
 
-RELEASE_FOLDER = "checkpoints"  # below a run of the reference release
-RELEASE_NAME = re.compile(r"checkpoint-(\d+)\.pth")
+RANDOM = "random"  # the tag of weights that are drawn, not read
 
 
 def locate(spec: str) -> Path:
-    """The local file behind a preset, a path, a folder or ``hf://org/repo[@revision][/file]``.
+    """The local file behind a name, a path, a folder or ``hf://org/repo[@revision][/file]``.
 
-    If a checksum is known, from a manifest or a sidecar beside the file, the file matches it.
+    Weights that are published but not in the cache are downloaded. If a checksum is known, from a
+    manifest or a sidecar beside the file, the file matches it.
 
     Raises:
         FileNotFoundError: if there is none; the message lists what may be passed.
-        ValueError: if the address is wrong, or the file does not match its checksum.
-        PermissionError, ConnectionError: if the hub refuses, or can't be reached.
+        ValueError: for a preset without shipped weights, a wrong address, or a file that does not
+            match its checksum.
+        OSError: if a download fails, or the cache can't be written.
     """
     if hub.is_address(spec):
         return hub.download(spec, FILE_NAME)
-    if spec in (shipped := manifest()["weights"]):
-        with resources.as_file(_shipped() / shipped[spec]["file"]) as path:
-            verify(path)
-            return path
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        path = _in_folder(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no weights at {spec!r}: pass a preset ({', '.join(PRESETS)}), a .safetensors or .pth "
-            f"file, a folder that holds {FILE_NAME}, a run of the reference release, or "
-            "hf://org/repo[@revision]"
+    if spec in PUBLISHED:
+        return fetch.get(PUBLISHED[spec])
+    for preset, entry in manifest()["weights"].items():
+        if spec in (preset, shipped_name(preset)):
+            with resources.as_file(_shipped() / entry["file"]) as path:
+                verify(path)
+                return path
+    if spec in PRESETS:
+        raise ValueError(
+            f"no weights of {spec} ship with the package: use {spec}.{TAG!s}, the authors' weights "
+            f'(a download), or random ones by weights="random", on the command line '
+            f"{spec}.{RANDOM} or --random-weights"
         )
-    verify(path)
-    return path
+    return _from_disk(spec)
 
 
 def manifest() -> dict[str, Any]:
-    """The weights that ship: ``{"default": name, "weights": {name: {"file", "sha256", ...}}}``."""
+    """The shipped weights: ``{"default": preset, "weights": {preset: {"tag", "file", ...}}}``."""
     return json.loads(_shipped().joinpath(MANIFEST).read_text())
+
+
+def shipped_name(preset: str) -> str:
+    """Full name, with its tag, of the shipped weights of a preset."""
+    return f"{preset}.{manifest()['weights'][preset]['tag']}"
 
 
 def _shipped() -> Any:
     return resources.files("hear_axlstm_weights")
 
 
-def _in_folder(folder: Path) -> Path:
-    """Our file, or else the latest checkpoint of the release; it may not be there."""
-    if not (folder / FILE_NAME).is_file():
-        numbered = {
-            int(match[1]): path
-            for path in (folder / RELEASE_FOLDER).glob("checkpoint-*.pth")
-            if (match := RELEASE_NAME.fullmatch(path.name))
-        }
-        if numbered:
-            return numbered[max(numbered)]
-    return folder / FILE_NAME
+def _from_disk(spec: str) -> Path:
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        ours = path / FILE_NAME
+        path = ours if ours.is_file() else newest_in_folder(path) or ours
+    if not path.is_file():
+        names = ", ".join((*map(shipped_name, manifest()["weights"]), *PUBLISHED))
+        raise FileNotFoundError(
+            f"no weights at {spec!r}: pass a name ({names}), a .safetensors or .pth file, a folder "
+            f"that holds {FILE_NAME}, a run of the reference release, or hf://org/repo[@revision]"
+        )
+    verify(path)
+    return path

@@ -79,7 +79,7 @@ def test_other_settings_override_a_recipe() -> None:
             "--model ssast_tiny --expansion 5 --input-gate sigmoid",
             "no expansion, input_gate: leave",
         ),
-        ("--expansion 0", "expansion=0 must be a whole number above 0"),
+        ("--expansion 0", "expansion=0 must be a whole number from 1 to 64"),
     ],
 )
 def test_settings_of_the_model_that_would_be_ignored_are_refused(typed: str, message: str) -> None:

@@ -103,7 +103,7 @@ def _system(plan: Plan, model: Model, results: Results) -> tuple[str, ...]:
 
 def _corpus(system: System) -> str:
     """The facts about training in the header of a .safetensors file, if there are any."""
-    if system.options.get("pretrained") is False:
+    if system.options.get("weights") == "random" or system.model.endswith(".random"):
         return "not pretrained"
     if not system.model.endswith(".safetensors"):
         return "-"

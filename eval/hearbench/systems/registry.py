@@ -55,7 +55,7 @@ class Fingerprint:
 
 NAMED = {
     "naive": System("naive", "hearbench.systems.naive"),
-    "random": System("random", "hear_axlstm", "axlstm_tiny", {"pretrained": False}),
+    "random": System("random", "hear_axlstm", "axlstm_tiny", {"weights": "random"}),
     "ssast_tiny": System("ssast_tiny", "hear_axlstm", "ssast_tiny"),
     "axlstm_tiny": System("axlstm_tiny", "hear_axlstm"),
 }
@@ -85,7 +85,7 @@ def parse_system(spec: str) -> System:
         names = ", ".join(NAMED)
         raise SystemSpecError(f"system {spec!r}: use one of {names}, or [LABEL=]MODULE[@MODEL]")
     label, module, model = match[1], match[2], match[3] or ""
-    stem = Path(model).stem if model else ""
+    stem = re.sub(r"\.(safetensors|pth|pt|ckpt)$", "", Path(model).name)
     default = re.sub(r"[^\w.+-]+", "-", f"{module}-{stem}" if stem else module)
     return System(label or default, module, model)
 

@@ -1,0 +1,167 @@
+"""Listing and downloading the authors' Google Drive folder, by gdown."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from hear_axlstm.checkpoints.published import CACHE_VARIABLE, Published, cache
+from hear_axlstm.checkpoints.runs import choose
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two blocks of an answer
+RETRIES = 3
+NAMED_FILES = 8  # files that an error lists
+HOST = "drive.google.com"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+Found = TypeVar("Found")
+
+
+class DriveError(ConnectionError):
+    """Google Drive can't be reached, or refuses; the message is a reason without a remedy."""
+
+
+def download(weights: Published) -> tuple[Path, dict[str, Any]]:
+    """Download the newest checkpoint of a run, or the zip of the run.
+
+    What an interrupted call downloaded is kept, and the next one resumes it.
+
+    Returns:
+        The file, and where it comes from.
+
+    Raises:
+        DriveError: if Drive can't be reached or refuses.
+        FileNotFoundError: if the folder does not hold the run.
+        OSError: if the cache can't be written.
+    """
+    files = _list(weights)
+    chosen = choose(files, weights)
+    if chosen is None:
+        shown = ", ".join(sorted(files)[:NAMED_FILES]) or "no files"
+        raise FileNotFoundError(
+            f"the authors' folder holds no checkpoint of a run {weights.prefix}*; it lists "
+            f"{shown}{' ...' if len(files) > NAMED_FILES else ''}"
+        )
+    folder = weights.downloads / files[chosen]
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / PurePosixPath(chosen).name
+    log.info("%s: downloading %s (license %s)", weights.name, chosen, weights.license)
+    with _explaining():
+        _transfer(files[chosen], target, weights.name)
+    return target, {"file": chosen, "file_id": files[chosen]}
+
+
+def _list(weights: Published) -> dict[str, str]:
+    """The ids of all files of the folder, by their paths in it."""
+    import gdown
+
+    def ask() -> Any:
+        return gdown.download_folder(
+            id=weights.folder, skip_download=True, quiet=True, use_cookies=False, timeout=TIMEOUT
+        )
+
+    with _explaining():
+        return {PurePosixPath(*Path(f.path).parts).as_posix(): f.id for f in _retrying(ask)}
+
+
+def _retrying(ask: Callable[[], Found]) -> Found:
+    """The answer to a question that may be asked again, as gdown does not for a listing."""
+    from requests import ConnectionError, Timeout
+
+    for attempt in range(RETRIES):
+        try:
+            return ask()
+        except (ConnectionError, Timeout) as error:
+            log.debug("attempt %d to list the folder failed: %s", attempt + 1, error)
+            time.sleep(2**attempt)
+    return ask()
+
+
+def _transfer(file_id: str, target: Path, label: str) -> None:
+    import gdown
+
+    with tqdm(desc=label, unit="B", unit_scale=True, disable=None) as bar:
+
+        def show(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        def fetch() -> None:
+            gdown.download(
+                id=file_id,
+                output=str(target),
+                quiet=True,
+                resume=True,
+                retries=RETRIES,
+                timeout=TIMEOUT,
+                use_cookies=False,
+                progress=show,
+            )
+
+        try:
+            fetch()
+        except gdown.exceptions.DownloadError as error:
+            if "byte range" not in str(error):
+                raise
+            # The file has changed, or what is here is already all of it: start anew.
+            for partial in target.parent.glob("*.part"):
+                partial.unlink()
+            fetch()
+
+
+@contextmanager
+def _explaining() -> Iterator[None]:
+    """Replace what gdown and requests raise by one reason; errors of the disk pass."""
+    from requests import RequestException
+
+    try:
+        yield
+    except RequestException as error:
+        raise DriveError(_reason(error)) from error
+    except OSError:
+        raise
+    except Exception as error:  # gdown reads pages that may look like anything
+        raise DriveError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    from gdown.exceptions import DownloadError
+    from requests import ConnectionError, Timeout, exceptions
+
+    cause = error if isinstance(error, OSError) else error.__cause__ or error
+    text = " ".join(str(error).split())
+    if isinstance(cause, exceptions.ProxyError):
+        return f"the proxy refused the connection to {HOST} (check HTTPS_PROXY)"
+    if isinstance(cause, exceptions.SSLError):
+        return f"the secure connection to {HOST} failed ({text[:120]})"
+    if "Download is incomplete" in text or isinstance(cause, exceptions.ChunkedEncodingError):
+        return "the transfer broke off; run the same command again to resume it"
+    if isinstance(cause, Timeout):
+        return f"{HOST} did not answer in time; run the same command again to resume"
+    if isinstance(cause, ConnectionError):
+        return f"there is no connection to {HOST}"
+    if "many" in text and ("users" in text or "accesses" in text) and "status code" not in text:
+        return (
+            "Google Drive's daily quota of downloads for the file is used up, or it is not public"
+        )
+    if isinstance(error, (DownloadError, OSError)):
+        return f"Google Drive refused ({text[:160]})"
+    return f"Google Drive's answer was not understood ({type(error).__name__}: {text[:120]})"
+
+
+def disk_reason(error: OSError) -> str:
+    """Reason and remedy for an error of the cache's disk."""
+    if error.errno in NO_SPACE or "No space" in str(error):
+        return (
+            f"no space is left in {cache()}: free some, or set {CACHE_VARIABLE} to another folder"
+        )
+    return f"{cache()} can't be used ({error}): set {CACHE_VARIABLE} to a folder you can write to"
