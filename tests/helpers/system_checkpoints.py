@@ -114,7 +114,7 @@ def beats(
     tensors = {
         "patch_embedding.weight": draw.matrix(patch_dim, 1, 16, 16),
         **draw.norm("layer_norm", patch_dim),
-        **draw.layer("post_extract_proj", dim, patch_dim),
+        **(draw.layer("post_extract_proj", dim, patch_dim) if dim != patch_dim else {}),
         "encoder.pos_conv.0.bias": draw.values(dim),
         "encoder.pos_conv.0.weight_g": 1 + draw.values(1, 1, 128),
         "encoder.pos_conv.0.weight_v": draw.values(dim, dim // 16, 128),

@@ -108,7 +108,8 @@ class BeatsTransformer(nn.Module):
         super().__init__()
         self.patch_embedding = nn.Conv2d(1, patch_dim, PATCH, PATCH, bias=False)
         self.layer_norm = nn.LayerNorm(patch_dim)
-        self.post_extract_proj = nn.Linear(patch_dim, dim)
+        # as in the authors' code, there is none between equal widths
+        self.post_extract_proj = nn.Identity() if dim == patch_dim else nn.Linear(patch_dim, dim)
         self.encoder = encoder
 
     def forward(self, frames_BTF: Tensor) -> Tensor:
@@ -157,7 +158,8 @@ def load_model(model_file_path: str = "") -> Beats:
         raise CheckpointError(f"{path} holds no 'cfg': it is not a BEATs checkpoint")
     _check_kind(cfg, path)
     tensors = _without_weight_norm(tensors_in(content.get("model"), path), path)
-    dim, patch_dim = width(tensors, "post_extract_proj.weight", path, 2)
+    dim = width(tensors, "encoder.layer_norm.weight", path, 1)[0]
+    patch_dim = width(tensors, "patch_embedding.weight", path, 4)[0]
     hidden = width(tensors, "encoder.layers.0.fc1.weight", path, 2)[0]
     depth = count_blocks(tensors, "encoder.layers.", path)
     tensors = _with_one_bias(tensors, depth, path)

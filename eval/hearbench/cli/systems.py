@@ -1,0 +1,50 @@
+"""`hearbench systems`: the systems that come with hearbench."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Annotated
+
+import tyro
+
+from hearbench.systems.catalog import CATALOG, Card
+from hearbench.systems.registry import SystemSpecError
+
+HEADS = ("system", "table 2", "kHz", "embedding", "M", "code", "weights")
+WIDTHS = (12, 36, 4, 15, 14, 23, 23)
+
+
+def systems(name: Annotated[str | None, tyro.conf.Positional] = None) -> int:
+    """List the systems that come with hearbench, or everything that is known of one.
+
+    Args:
+        name: a system.
+    """
+    if name is None:
+        print(_line(HEADS))
+        for system, card in CATALOG.items():
+            print(_line(_row(system, card)))
+        print(
+            "\nRun one by NAME@CHECKPOINT: hearbench run --systems beats@BEATs_iter3.pt naive\n"
+            "Licence, where the weights are, what was verified and what was decided where the paper "
+            "is silent: hearbench systems NAME\nAny other module behind the HEAR API: MODULE@MODEL"
+        )
+        return 0
+    if name not in CATALOG:
+        raise SystemSpecError(f"unknown system {name!r}: choose one of {', '.join(CATALOG)}")
+    for part in fields(Card):
+        value = getattr(CATALOG[name], part.name)
+        text = ", ".join(value) if isinstance(value, tuple) else str(value)
+        print(f"{part.name.replace('_', ' '):16} {text or '-'}")
+    return 0
+
+
+def _row(name: str, card: Card) -> tuple[str, ...]:
+    rate = f"{card.sample_rate / 1000:g}"
+    rows = ", ".join(card.rows) or "-"
+    licences = (card.code_license, card.weights_license)
+    return (name, rows, rate, card.embedding_size, card.parameters, *licences)
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return "".join(f"{cell:{width}} " for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
