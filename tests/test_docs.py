@@ -112,10 +112,10 @@ def test_the_system_in_20_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     (code,) = re.findall(r"```python\n(.*?)```", PAGES["evaluation.md"], flags=re.DOTALL)
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 20
-    (tmp_path / "spectrum.py").write_text(code)
+    (tmp_path / "my_spectrum.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert fingerprint(parse_system("spectrum")).sample_rate == 16_000
-    ValidateModel("spectrum", None, device="cpu")()
+    assert fingerprint(parse_system("my_spectrum")).sample_rate == 16_000
+    ValidateModel("my_spectrum", None, device="cpu")()
 
 
 def test_the_gallery_is_drawn(folder: Path, tmp_path: Path) -> None:

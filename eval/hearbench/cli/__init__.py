@@ -12,6 +12,7 @@ from hearbench.cli.fetch_tasks import fetch_tasks
 from hearbench.cli.report import report
 from hearbench.cli.run import run
 from hearbench.cli.score import score
+from hearbench.cli.systems import systems
 from hearbench.cli.tasks import tasks
 from hearbench.exit_codes import INTERRUPTED
 from hearbench.run.plan import PlanError
@@ -26,6 +27,7 @@ ERRORS = (TaskError, SystemSpecError, PlanError, SweepError, FetchError, Aggrega
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
     "score": score,
+    "systems": systems,
     "tasks": tasks,
     "fetch-tasks": fetch_tasks,
     "report": report,

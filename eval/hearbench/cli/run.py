@@ -18,6 +18,7 @@ from hearbench.run.workers import Backend, Failure, SweepError
 from hearbench.synthetic.writer import write_tasks
 from hearbench.systems.registry import fingerprints, parse_systems
 from hearbench.tasks.folders import Task, find_tasks, with_audio
+from hearbench.tasks.resample import provide_audio
 
 
 def run(
@@ -36,8 +37,9 @@ def run(
     Args:
         tasks_dir: folder of HEAR task folders; without it ten miniature tasks are generated.
         tasks: names of the tasks, all of the folder if none.
-        systems: naive, random, ssast_tiny, axlstm_tiny (all of them if none), or
-            [LABEL=]MODULE[@MODEL] for any other HEAR module.
+        systems: naive, spectrum, logmel, random, ssast_tiny, axlstm_tiny (all of them if none),
+            NAME@CHECKPOINT (`hearbench systems` lists the names), or [LABEL=]MODULE[@MODEL] for
+            any other HEAR module.
         seeds: how many seeds, from 0 on.
         out: folder of everything that is computed.
         jobs: steps at the same time, one thread each; as many as there are cores if not given.
@@ -55,6 +57,9 @@ def run(
         prints = fingerprints(chosen)
         models = tuple(Model(s, f) for s, f in zip(chosen, prints, strict=True))
         rates = {model.fingerprint.sample_rate for model in models}
+        for task in found:
+            for note in provide_audio(task, rates):
+                print(note)
         found = tuple(with_audio(task, rates) for task in found)
         official = not_for_fast(found) if engine == "fast" else ()
         plan = Plan(out.resolve(), models, found, seeds, grid, engine, official)

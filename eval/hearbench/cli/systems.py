@@ -11,7 +11,7 @@ from hearbench.systems.catalog import CATALOG, Card
 from hearbench.systems.registry import SystemSpecError
 
 HEADS = ("system", "table 2", "kHz", "embedding", "M", "code", "weights")
-WIDTHS = (12, 36, 4, 15, 14, 23, 23)
+WIDTHS = (12, 37, 4, 16, 16, 23, 23)
 
 
 def systems(name: Annotated[str | None, tyro.conf.Positional] = None) -> int:
@@ -26,8 +26,8 @@ def systems(name: Annotated[str | None, tyro.conf.Positional] = None) -> int:
             print(_line(_row(system, card)))
         print(
             "\nRun one by NAME@CHECKPOINT: hearbench run --systems beats@BEATs_iter3.pt naive\n"
-            "Licence, where the weights are, what was verified and what was decided where the paper "
-            "is silent: hearbench systems NAME\nAny other module behind the HEAR API: MODULE@MODEL"
+            "Where its weights are, what was verified, what was decided where the paper is silent: "
+            "hearbench systems NAME\nAny other module behind the HEAR API: MODULE@MODEL"
         )
         return 0
     if name not in CATALOG:

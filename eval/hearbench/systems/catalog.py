@@ -1,7 +1,7 @@
 """The systems that come with hearbench: what each is, where its weights are, and what was decided.
 
-A name here is a module `hearbench.systems.NAME`. Sizes and rates are those of the checkpoint that the
-paper's Table 2 has; parameters are counted as the table counts them.
+A name here is a module `hearbench.systems.NAME`. Sizes and rates are those of the checkpoints in
+the paper's Table 2; parameters are counted as the table counts them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ class Card:
     """What the paper or the authors' code leave open, and what is done here."""
 
 
-CHOICE_OF_NONE = "none: the authors' HEAR module says all"
 BY_FORMULA = "each part against torch's own modules or plain formulas (tests/hearbench/systems)"
 
 CATALOG: dict[str, Card] = {
@@ -91,7 +90,7 @@ CATALOG: dict[str, Card] = {
         checkpoint="passt-s-f128-p16-s10-ap.476-swa.pt",
         published="https://github.com/kkoutini/PaSST/releases",
         verified="hear21passt 0.0.26 on random weights: scenes and timestamps within 1e-6",
-        choices="the table's system is taken to be the authors' HEAR 2021 entry (logits + features)",
+        choices="the table's system is taken to be the authors' HEAR 2021 entry: logits, features",
     ),
     "huggingface": Card(
         title="wav2vec 2.0, HuBERT and WavLM by transformers (Baevski, Hsu, Chen et al., 2020-22)",
@@ -104,8 +103,9 @@ CATALOG: dict[str, Card] = {
         checkpoint="facebook/hubert-large-ll60k",
         published="https://huggingface.co/models",
         verified="transformers' own output",
-        choices="last hidden layer, mean over time; the names on the hub that fit VP, Mix and LL are "
-        "facebook/wav2vec2-large-100k-voxpopuli, microsoft/wavlm-large, facebook/hubert-large-ll60k",
+        choices="last hidden layer, mean over time; the hub's names that fit VP, Mix and LL: "
+        "facebook/wav2vec2-large-100k-voxpopuli, microsoft/wavlm-large, "
+        "facebook/hubert-large-ll60k",
     ),
     "beats": Card(
         title="BEATs (Chen et al., 2023)",
@@ -133,7 +133,7 @@ CATALOG: dict[str, Card] = {
         published="https://github.com/facebookresearch/AudioMAE",
         verified=BY_FORMULA,
         choices="no official HEAR module: pretrained file, chunks of 10.24 s, mean over all patch "
-        "tokens, those of filling too, as in the authors' fine-tuning (pool='audio' leaves them out)",
+        "tokens, those of filling too, as in the authors' fine-tuning (pool='audio' excludes them)",
     ),
     "msm_mae": Card(
         title="MSM-MAE (Niizumi et al., 2022), by its authors' own HEAR module",
@@ -159,7 +159,7 @@ CATALOG: dict[str, Card] = {
         checkpoint="mwmae_base_200_4x16_8x128_default_bfloat16_run1",
         published="https://github.com/SarthakYadav/mwmae-jax-official",
         verified=BY_FORMULA,
-        choices="float32, where the authors' configuration computes in bfloat16 (3e-3 to 8e-3 apart)",
+        choices="float32, where the authors' configuration computes in bfloat16",
     ),
     "ssam": Card(
         title="SSAM, Self-Supervised Audio Mamba (Yadav and Tan, 2024)",
@@ -172,7 +172,7 @@ CATALOG: dict[str, Card] = {
         checkpoint="ssam_base_200_16x4_4x256_fp16_r1",
         published="https://github.com/SarthakYadav/audio-mamba-official",
         verified="transformers' MambaMixer; " + BY_FORMULA,
-        choices="rows as in the release, which mix five moments (layout='time' does not); float32",
+        choices="rows as in the release, which mix five moments (layout='time' does not)",
     ),
     "ssast": Card(
         title="SSAST (Gong et al., 2022)",
@@ -185,7 +185,7 @@ CATALOG: dict[str, Card] = {
         checkpoint="SSAST-Base-Patch-400.pth",
         published="https://github.com/YuanGongND/ssast",
         verified=BY_FORMULA,
-        choices="no official HEAR module: stride 10, positions for the clip's own length, mean over "
+        choices="no official HEAR module: stride 10, positions for the clip's length, mean over "
         "patch tokens; longer clips in chunks of 10.24 s",
     ),
 }

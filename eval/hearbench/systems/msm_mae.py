@@ -1,14 +1,16 @@
 """The door for MSM-MAE: its authors' own HEAR module, one clip at a time.
 
-MSM-MAE (Niizumi et al., "Masked Spectrogram Modeling using Masked Autoencoders for Learning General-
-purpose Audio Representation", 2022) comes under NTT's evaluation licence, which allows no derived
-code; so nothing of it is here. Install the authors' code and name their HEAR module and checkpoint:
+MSM-MAE (Niizumi et al., "Masked Spectrogram Modeling using Masked Autoencoders for Learning
+General-purpose Audio Representation", 2022) comes under NTT's evaluation licence, which allows no
+derived code; so nothing of it is here. Install the authors' code and name their HEAR module and
+checkpoint:
 
     hearbench run --systems msm_mae@THEIR_MODULE@80x208p16x16_0422/checkpoint-100.pth
 
-Their code standardizes a spectrogram by mean and deviation of the whole batch, so an embedding would
-depend on its neighbors. One clip at a time is the choice that can be repeated, and equals their code
-at batch size 1. Nothing here is about MSM-MAE alone: any such module can be run this way.
+Their code standardizes a spectrogram by mean and deviation of the whole batch, so an embedding
+would depend on its neighbors. One clip at a time is the choice that can be repeated, and equals
+their code at batch size 1. Nothing here is about MSM-MAE alone: any such module can be run this
+way.
 """
 
 from __future__ import annotations

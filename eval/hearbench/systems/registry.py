@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from hearbench.systems.catalog import CATALOG
+
 HEAR_API = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
 
 
@@ -55,6 +57,8 @@ class Fingerprint:
 
 NAMED = {
     "naive": System("naive", "hearbench.systems.naive"),
+    "spectrum": System("spectrum", "hearbench.systems.spectrum"),
+    "logmel": System("logmel", "hearbench.systems.logmel"),
     "random": System("random", "hear_axlstm", "axlstm_tiny", {"weights": "random"}),
     "ssast_tiny": System("ssast_tiny", "hear_axlstm", "ssast_tiny"),
     "axlstm_tiny": System("axlstm_tiny", "hear_axlstm"),
@@ -64,7 +68,8 @@ NAMED = {
 def parse_systems(specs: Sequence[str]) -> tuple[System, ...]:
     """The systems that `specs` name: all of `NAMED` if there are none.
 
-    A spec is a name from `NAMED` or `[LABEL=]MODULE[@MODEL]`.
+    A spec is a name from `NAMED`, `[LABEL=]NAME@CHECKPOINT` with a name from the catalog, or
+    `[LABEL=]MODULE[@MODEL]`.
 
     Raises:
         SystemSpecError: for a malformed spec, or a label used twice.
@@ -84,10 +89,23 @@ def parse_system(spec: str) -> System:
     if match is None:
         names = ", ".join(NAMED)
         raise SystemSpecError(f"system {spec!r}: use one of {names}, or [LABEL=]MODULE[@MODEL]")
-    label, module, model = match[1], match[2], match[3] or ""
+    label, name, model = match[1], match[2], match[3] or ""
     stem = re.sub(r"\.(safetensors|pth|pt|ckpt)$", "", Path(model).name)
-    default = re.sub(r"[^\w.+-]+", "-", f"{module}-{stem}" if stem else module)
-    return System(label or default, module, model)
+    said = not stem or stem.lower().startswith(name)
+    default = (stem or name) if said else f"{name}-{stem}"
+    return System(label or re.sub(r"[^\w.+-]+", "-", default), _module(name, model), model)
+
+
+def _module(name: str, model: str) -> str:
+    """The import name of a system of the catalog, or of any other module."""
+    if (card := CATALOG.get(name)) is None:
+        return name
+    if card.checkpoint and not model:
+        raise SystemSpecError(
+            f"system {name!r} needs weights: write {name}@{card.checkpoint} with their path "
+            f"(`hearbench systems {name}` says where they are published)"
+        )
+    return f"hearbench.systems.{name}"
 
 
 def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:

@@ -1,8 +1,8 @@
 """A plain baseline: the mean log-magnitude spectrum. Nothing is learned.
 
-257 bins up to 8 kHz of log(1 + magnitude), 32 ms frames every 20 ms; a frame is a timestamp embedding
-and their mean the scene embedding. On tasks whose classes differ in their average spectrum it is hard
-to beat, so a table that lacks it says little about them.
+257 bins up to 8 kHz of log(1 + magnitude), 32 ms frames every 20 ms; a frame is a timestamp
+embedding and their mean the scene embedding. On tasks whose classes differ in their average
+spectrum it is hard to beat, so a table that lacks it says little about them.
 
 Shapes: B clips, n samples, T frames.
 """

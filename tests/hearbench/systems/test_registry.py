@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
+from hearbench.cli.systems import systems
+from hearbench.published import rows
 from hearbench.systems import naive
+from hearbench.systems.catalog import CATALOG
 from hearbench.systems.registry import (
+    HEAR_API,
     NAMED,
     System,
     SystemSpecError,
@@ -126,3 +131,28 @@ def test_naive_mel_filters_are_triangles_at_rising_frequencies() -> None:
     tone = torch.sin(2 * torch.pi * 1_000 * torch.arange(16_000) / 16_000)[None]
     peak = naive.load_model().log_mel(tone, 250)[0, 2].argmax()
     assert filters[:, peak].argmax().item() * 16_000 / 2_048 == pytest.approx(1_000, abs=20)
+
+
+def test_names_of_the_catalog() -> None:
+    assert parse_system("beats@x/BEATs_iter3.pt") == System(
+        "BEATs_iter3", "hearbench.systems.beats", "x/BEATs_iter3.pt"
+    )
+    run = parse_system("mine=ssam@runs/ssam_base_200")
+    assert run == System("mine", "hearbench.systems.ssam", "runs/ssam_base_200")
+    assert parse_system("audiomae@pretrained.pth").label == "audiomae-pretrained"
+    with pytest.raises(SystemSpecError, match=r"needs weights: write beats@BEATs_iter3\.pt"):
+        parse_system("beats")
+
+
+def test_every_system_of_the_catalog_is_a_hear_module(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in CATALOG:
+        module = import_module(f"hearbench.systems.{name}")
+        assert not [function for function in HEAR_API if not hasattr(module, function)]
+        assert systems(name) == 0
+    assert systems() == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in CATALOG) and "CC-BY-NC-4.0" in listed
+    printed = {row.model for row in rows("table2") if not row.recipe}
+    assert {row for card in CATALOG.values() for row in card.rows} == printed
+    with pytest.raises(SystemSpecError, match="unknown system 'x'"):
+        systems("x")

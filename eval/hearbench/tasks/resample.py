@@ -1,0 +1,92 @@
+"""Audio of a task at a rate that its folder does not have, resampled once.
+
+A task folder holds `<rate>/<split>/<clip>`. Where a system wants another rate, the clips of the
+highest rate that is there are resampled by soxr and kept beside it, as 16-bit WAV like the official
+ones.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import joblib
+import numpy as np
+import soundfile
+from filelock import FileLock
+from tqdm import tqdm
+
+from hearbench.audio import load_audio
+from hearbench.tasks.description import TaskError
+from hearbench.tasks.folders import Task, check_audio, clip_paths, is_sample_rate
+
+PART = ".part"
+
+
+def provide_audio(task: Task, sample_rates: Collection[int]) -> list[str]:
+    """Make sure that `task` has its audio at these rates, in Hz.
+
+    A folder that is there is left as it is, even if it lacks clips.
+
+    Returns:
+        One note for each rate that had to be made.
+
+    Raises:
+        TaskError: if there is no audio to start from, it can't be decoded, or the task's folder
+            can't be written.
+    """
+    notes = []
+    for rate in sorted(sample_rates):
+        target = task.path / str(rate)
+        if target.is_dir():
+            continue
+        source = _source(task, rate)
+        try:
+            with FileLock(task.path / f".{rate}.lock"):
+                if not target.is_dir():  # another evaluation may have made it meanwhile
+                    _resample(task, source, rate)
+        except OSError as error:
+            raise TaskError(
+                f"{task.path.name} has no audio at {rate} Hz, and it can't be written to "
+                f"{target} ({error}): make room there, or resample the task elsewhere"
+            ) from error
+        lost = f", so nothing lies above {source / 2000:g} kHz" if source < rate else ""
+        notes.append(
+            f"{task.path.name}: audio at {rate} Hz was resampled from {source} Hz{lost}; it is "
+            f"kept in {target}"
+        )
+    return notes
+
+
+def _source(task: Task, wanted: int) -> int:
+    """The highest rate of the folder."""
+    parts = [part for part in task.path.iterdir() if is_sample_rate(part.name) and part.is_dir()]
+    if not parts:
+        raise TaskError(
+            f"{task.path} has no audio: a system wants {wanted} Hz; fetch the task again"
+        )
+    return max(int(part.name) for part in parts)
+
+
+def _resample(task: Task, source: int, rate: int) -> None:
+    check_audio(task, source)
+    draft = task.path / f".{rate}{PART}"
+    shutil.rmtree(draft, ignore_errors=True)  # of an interrupted call
+    for split in task.splits:
+        (draft / split).mkdir(parents=True)
+
+    def write(path: Path) -> None:
+        try:
+            samples = load_audio(path, rate)
+        except ValueError as error:  # names the file
+            raise TaskError(str(error)) from error
+        pcm = np.clip(np.rint(samples * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
+        soundfile.write(str(draft / path.parent.name / path.name), pcm, rate, format="WAV")
+
+    clips = clip_paths(task, source)
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:  # decoding lets go of Python's lock
+        done = pool.map(write, clips)
+        list(tqdm(done, desc=f"resampling {task.path.name}", total=len(clips), unit="clip"))
+    draft.rename(task.path / str(rate))
