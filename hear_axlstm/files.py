@@ -1,18 +1,76 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, folders with one writer, and fingerprints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+LAYOUT = "2"  # of what is made from the texts; another one makes it anew
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, which takes its place if nothing fails."""
+    """A file to write beside `path`, which takes its place if nothing fails.
+
+    Raises:
+        OSError: if the disk is full; the message names the file and the remedy.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
-        yield partial
-        partial.replace(path)
+        with naming_full_disk(path):
+            yield partial
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Let "no space left" name the file and say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL and "free some" not in str(error):
+            raise OSError(
+                error.errno,
+                f"no space left to write {path}: free some and run the same command again to "
+                "resume",
+            ) from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def sole_writer(folder: Path, name: str = "lock") -> Iterator[None]:
+    """Hold a folder so that no other process writes into it.
+
+    Raises:
+        BlockingIOError: if another process holds it.
+    """
+    try:
+        with FileLock(folder / name, timeout=0):
+            yield
+    except Timeout as error:
+        raise BlockingIOError(
+            f"{folder} is being written by another process: wait for it"
+        ) from error
+
+
+def digest(parts: Iterable[str]) -> str:
+    """A short fingerprint of texts."""
+    text = "\n".join((LAYOUT, *parts))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -1,221 +1,445 @@
-"""Where the audio of a pack comes from: a folder, a manifest, or WebDataset tars.
+"""Where audio comes from: files, folders, patterns, CSVs, tars or standard input become clips.
 
-A source lists its clips in a fixed order, without decoding them, in units that become one shard
-each. Units are made when asked for and not kept: millions of clips don't have to fit in memory.
+Every command lists its audio here. A source lists its clips in a fixed order, without decoding
+them, in groups that become one shard each. Groups are made when asked for and not kept: millions
+of clips don't have to fit in memory.
 """
 
 from __future__ import annotations
 
-import csv
-import math
+import glob
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from hear_axlstm.audio.clips import Clip, Skipped, Source, Unit
-from hear_axlstm.audio.io import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
-from hear_axlstm.data.corpus import OPEN_SHARDS, PackError
+from numpy import float32
+from numpy.typing import NDArray
 
-CSV: Mapping[str, Any] = {"newline": "", "errors": "surrogateescape"}
-CLIPS_PER_SHARD = 256  # 10 s clips: 41 MB; more where there would be too many shards to keep open
-MANIFEST_SUFFIXES = (".csv", ".tsv")
+from hear_axlstm.audio.io import load_audio
+from hear_axlstm.audio.listing import Skipped, list_folder, match_pattern, may_be_audio
+from hear_axlstm.audio.tables import Row, Table
+from hear_axlstm.audio.tars import read_tar
+
+log = logging.getLogger(__name__)
+
+CLIPS_PER_SHARD = 256  # 10 s clips: 41 MB of log-mel; more where there would be too many shards
+OPEN_SHARDS = 512  # a mapped file holds a descriptor, and many systems grant only 1024
+TABLE_SUFFIXES = (".csv", ".tsv")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+STDIN = "-"
 
 
-def open_source(audio: str | Path) -> Source:
-    """The source that a path, pattern or URL means.
+class SourceError(ValueError):
+    """There is no audio where it was looked for; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class AudioClip:
+    """Reference to an audio clip that has not been decoded."""
+
+    id: str
+    source: str | bytes
+    """Path of the file, or its content."""
+    start: float = 0.0
+    """Seconds."""
+    end: float | None = None
+    """Seconds; None is the end of the file."""
+    labels: tuple[str, ...] = ()
+    """Classes, where they are known."""
+
+    def decode(self, sample_rate: int, longest: float | None = None) -> NDArray[float32]:
+        """Mono samples ``[n]`` at `sample_rate`.
+
+        Args:
+            sample_rate: in Hz.
+            longest: seconds that a clip may have.
+
+        Raises:
+            AudioError: if the file gives no usable audio.
+        """
+        return load_audio(self.source, sample_rate, self.start, self.end, longest)
+
+
+@dataclass(frozen=True)
+class ShardSpec:
+    """The clips of one shard."""
+
+    clips: Iterable[AudioClip | Skipped]
+    size: int | None
+    """Number of clips, where it is known without reading them."""
+    inputs: Callable[[], Iterable[str]]
+    """What the shard is made from, as text that changes when a file does."""
+
+
+class Source(Protocol):
+    """Clips in a fixed order."""
+
+    name: str
+    """Absolute, so that two sources don't get mixed up."""
+
+    def shards(self, size: int | None = None) -> Iterator[ShardSpec]:
+        """All clips, shard by shard; of single files, `size` make one."""
+
+    def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
+        """About `size` clips that stand for the rest, and how many there are in all."""
+
+
+def open_source(
+    inputs: str | Path | Sequence[str | Path], path_column: str | None = None
+) -> Source:
+    """The source that one or several inputs mean.
+
+    Args:
+        inputs: audio files, folders, patterns such as ``a/**/*.flac``, CSV or TSV files, WebDataset
+            tars (paths or URLs, with braces to expand), or ``-`` for paths on standard input. A
+            clip's id is its path below the folder, its row's path, or its name in the tar; where
+            there are several inputs, that follows the input's own name. The id of a single file is
+            its path.
+        path_column: of CSV files; by default a usual name such as path or filename.
 
     Raises:
-        PackError: if there is nothing of the kind.
+        SourceError, TableError: if an input does not exist or lists no clips.
     """
-    text = str(audio)
-    if text.lower().endswith(TAR_SUFFIXES) or "://" in text or text.startswith("pipe:"):
-        return TarSource(text)
-    if text.lower().endswith(MANIFEST_SUFFIXES):
-        return ManifestSource(Path(text))
-    return FolderSource(Path(text))
+    texts = [str(inputs)] if isinstance(inputs, (str, Path)) else [str(text) for text in inputs]
+    if not texts:
+        raise SourceError("no input: pass files, folders, a CSV, tars, or - for a list")
+    found = [pair for text in texts for pair in _expand(text)]
+    sources: list[tuple[str, Source]] = []
+    files: list[str] = []
+    for is_file, text in found:
+        if is_file:
+            files.append(text)
+            continue
+        if files:
+            sources.append(("", FileSource(files)))
+            files = []
+        sources.append((text if len(found) > 1 else "", _open(text, path_column)))
+    if files:
+        sources.append(("", FileSource(files)))
+    return sources[0][1] if len(sources) == 1 and not sources[0][0] else SeveralSources(sources)
 
 
-class Files:
+def _open(text: str, path_column: str | None) -> Source:
+    if os.path.isdir(text):
+        return FolderSource(Path(text))
+    if text.lower().endswith(TABLE_SUFFIXES):
+        return TableSource(Path(text), path_column)
+    return TarSource(text)
+
+
+def _expand(text: str) -> Iterator[tuple[bool, str]]:
+    """An input as single files (True) and sources of several (False)."""
+    is_remote_or_tar = _is_remote(text) or text.lower().endswith(TAR_SUFFIXES)
+    if text == STDIN:
+        yield from ((True, path) for path in _listed())
+    elif os.path.isdir(text) or (is_remote_or_tar and not _is_pattern(text)):
+        yield False, text
+    elif os.path.exists(text) or not _is_pattern(text):
+        if not os.path.lexists(text) and not text.lower().endswith(TABLE_SUFFIXES):
+            raise SourceError(f"{text} does not exist: check the path")
+        yield not text.lower().endswith(TABLE_SUFFIXES), text
+    else:
+        matches = [path for path in match_pattern(text) if _is_input(path)]
+        if not matches:
+            raise SourceError(f"{text} matches no audio files: check the pattern")
+        for path in matches:
+            is_source = os.path.isdir(path) or path.lower().endswith(TABLE_SUFFIXES + TAR_SUFFIXES)
+            yield not is_source, path
+
+
+def _is_pattern(text: str) -> bool:
+    return glob.has_magic(text) and not os.path.exists(text) and not _is_remote(text)
+
+
+def _is_input(path: str) -> bool:
+    known = may_be_audio(path) or path.lower().endswith(TABLE_SUFFIXES + TAR_SUFFIXES)
+    return known or os.path.isdir(path)
+
+
+def _listed() -> list[str]:
+    """Paths on standard input, one a line or separated by NUL, as `find -print0` writes them."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise SourceError("standard input can't be shared by the processes of torchrun: use a CSV")
+    content = sys.stdin.buffer.read()
+    lines = content.split(b"\0") if b"\0" in content else content.splitlines()
+    paths = [os.fsdecode(line) for line in lines if line.strip()]
+    if not paths:
+        raise SourceError("standard input lists no files: write one path a line")
+    return paths
+
+
+class SingleFiles:
     """What sources of single files have in common; `clips` and `__len__` make the difference."""
 
-    def clips(self) -> Iterator[Clip | Skipped]:
+    def clips(self) -> Iterator[AudioClip | Skipped]:
         """All clips, in a fixed order."""
         raise NotImplementedError
 
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def units(self, size: int | None = None) -> Iterator[Unit]:
-        """All clips, `size` at a time; by default as many as a shard holds."""
+    def shards(self, size: int | None = None) -> Iterator[ShardSpec]:
+        """All clips, `size` at a time; by default as many as a shard of a pack holds."""
         clips = self.clips()
         if size is None:
             size = CLIPS_PER_SHARD
             while len(self) > size * OPEN_SHARDS:
                 size *= 2
         while members := tuple(islice(clips, size)):
-            yield Unit(members, len(members), partial(_stamps, members))
+            yield ShardSpec(members, len(members), partial(_stamps, members))
 
-    def sample(self, size: int) -> tuple[list[Clip | Skipped], int]:
+    def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
         """Clips at regular distances, and how many there are in all."""
         step = max(1, len(self) // size)
         return list(islice(self.clips(), step // 2, None, step))[:size], len(self)
 
 
-class FolderSource(Files):
-    """Every audio file below a folder, one clip a file."""
+class FileSource(SingleFiles):
+    """Audio files one by one, each with its path for an id."""
 
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise PackError(
-                f"{folder} is no folder: give a folder of audio, a .csv or .tsv manifest, or tars"
-            )
-        self.name = str(folder.resolve())
-        suffixes = AUDIO_SUFFIXES | OTHER_AUDIO_SUFFIXES
-        self._paths = sorted(
-            os.path.relpath(os.path.join(parent, name), self.name).replace(os.sep, "/")
-            for parent, _, names in os.walk(self.name)
-            for name in names
-            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
-        )
-        if not self._paths:
-            raise PackError(
-                f"{folder} holds no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}); "
-                f"tars are given by a pattern, e.g. {folder}/{{000..127}}.tar"
-            )
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.name = os.path.abspath(paths[0]) if len(paths) == 1 else "files"
+        self._paths = paths
 
     def __len__(self) -> int:
         return len(self._paths)
 
-    def clips(self) -> Iterator[Clip | Skipped]:
-        """All clips, ordered by path."""
-        return (Clip(path, os.path.join(self.name, path)) for path in self._paths)
+    def clips(self) -> Iterator[AudioClip | Skipped]:
+        """All clips, in the order given."""
+        return (AudioClip(path, path) for path in self._paths)
 
 
-class ManifestSource(Files):
-    """The rows of a CSV or TSV: `path`, and optionally a span by `start` and `end` in seconds.
+class FolderSource(SingleFiles):
+    """Every audio file below a folder; a clip's label is the name of the first subfolder.
 
-    Paths are relative to the manifest. `start_seconds` and `end_seconds` mean the same as `start`
-    and `end`; other columns don't matter, nor do lines above the header that begin with a #.
+    Folders that can't be read are listed as skipped.
     """
 
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise PackError(f"{path}: no such manifest: check the path")
-        self.name = str(path.resolve())
-        self._folder = os.path.dirname(self.name)
-        self._rows = sum(1 for _ in self._read())
-        if not self._rows:
-            raise PackError(f"{path} lists no clips: add rows below the header")
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise SourceError(f"{folder} is not a directory: check the path")
+        self.name = str(folder.resolve())
+        listing = list_folder(self.name)
+        self._entries = sorted([*listing.files, *listing.unreadable])
+        self._unreadable = listing.unreadable
+        if not listing.files:
+            raise SourceError(f"{folder} contains no audio files{listing.hint()}")
+        if listing.others:
+            log.info("%s: ignoring %s", folder, listing.others_text())
 
     def __len__(self) -> int:
-        return self._rows
+        return len(self._entries)
 
-    def clips(self) -> Iterator[Clip | Skipped]:
-        """A clip or a complaint for each row."""
-        for number, row in enumerate(self._read(), 1):
-            yield _clip_of_row(row, number, self._folder)
+    def clips(self) -> Iterator[AudioClip | Skipped]:
+        """All clips, ordered by path."""
+        for path in self._entries:
+            if path in self._unreadable:
+                yield Skipped(path, self._unreadable[path])
+            else:
+                label = path.split("/")[0] if "/" in path else ""
+                file = os.path.join(self.name, path)
+                yield AudioClip(path, file, labels=(label,) if label else ())
 
-    def _read(self) -> Iterator[dict[str, str]]:
-        with open(self.name, encoding="utf-8-sig", **CSV) as file:
-            header = next((line for line in file if not line.startswith("#")), "")
-            delimiter = "\t" if "\t" in header else ","
-            names = [name.strip().strip('"').lower() for name in header.split(delimiter)]
-            names = [name.removesuffix("_seconds") for name in names]
-            if "path" not in names:
-                raise PackError(
-                    f"{self.name} has no column `path` in its first line, but "
-                    f"{', '.join(filter(None, names)) or 'nothing'}: name it, e.g. path,start,end"
-                )
-            try:
-                for values in csv.reader(file, delimiter=delimiter, skipinitialspace=True):
-                    if values:
-                        yield dict(zip(names, values, strict=False))
-            except csv.Error as error:
-                raise PackError(f"{self.name} is no CSV ({error}): export it again") from error
+
+class TableSource(SingleFiles):
+    """The rows of a CSV or TSV: a path, and optionally a span by `start` and `end` in seconds.
+
+    Paths are relative to the file; plain names that are not there are looked for below its folder
+    and in folders beside it that have "audio" in their name, also without their ending, which
+    finds the audio of ESC-50, FSD50K and UrbanSound8K. Columns `start_seconds` and `end_seconds`
+    mean the same as `start` and `end`; further columns don't matter.
+    """
+
+    def __init__(self, path: Path, path_column: str | None = None) -> None:
+        self.table = Table(path, path_column)
+        self.name = str(path.resolve())
+        self._folder = os.path.dirname(self.name)
+        self._span = [self._span_column(name) for name in ("start", "end")]
+        self._size = sum(1 for _ in self.table.rows())
+        if not self._size:
+            raise SourceError(f"{path} lists no clips: add rows below the header")
+        self._found = self._search()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def clips(self) -> Iterator[AudioClip | Skipped]:
+        """A clip for each row, or why there is none."""
+        return (clip for _, clip in self.rows())
+
+    def rows(self) -> Iterator[tuple[Row, AudioClip | Skipped]]:
+        """Each row with its clip, or why there is none."""
+        for number, row in enumerate(self.table.rows(), 1):
+            yield row, self._clip(row, number)
+
+    def _clip(self, row: Row, number: int) -> AudioClip | Skipped:
+        path = row.values.get(self.table.path_column, "")
+        if row.fault or not path:
+            return Skipped(f"row {number}", row.fault or "no path: fill the column in")
+        start, end = (row.values.get(name, "") if name else "" for name in self._span)
+        clip_id = f"{path}@{start}-{end}" if start or end else path
+        try:
+            first, last = self._seconds(start) or 0.0, self._seconds(end)
+        except ValueError:
+            return Skipped(clip_id, "no valid span: give start and end as numbers of seconds")
+        infinity = float("inf")
+        if not (0 <= first < infinity and (last is None or first < last < infinity)):
+            return Skipped(
+                clip_id, "no valid span: it must start at 0 or later, and end after that"
+            )
+        return AudioClip(clip_id, self._locate(path), first, last)
+
+    def _span_column(self, name: str) -> str | None:
+        if self.table.path_column == "slice_file_name":
+            return None  # of UrbanSound8K: where the slice was cut from, not a part of it
+        return self.table.column(name) or self.table.column(f"{name}_seconds")
+
+    def _seconds(self, text: str) -> float | None:
+        if self.table.delimiter == ";":
+            text = text.replace(",", ".")  # as spreadsheets write numbers in such files
+        return float(text) if text else None
+
+    def _locate(self, path: str) -> str:
+        file = os.path.join(self._folder, path)
+        if self._found and path in self._found and not os.path.lexists(file):
+            return self._found[path]
+        if "\\" in path and os.sep == "/" and not os.path.lexists(file):
+            return os.path.join(self._folder, path.replace("\\", "/"))
+        return file
+
+    def _search(self) -> dict[str, str]:
+        """Audio files by name and by name without ending, if no row's file is beside it."""
+        first = islice(self.table.rows(), 100)
+        names = [row.values.get(self.table.path_column, "") for row in first]
+        if any("/" in name or os.path.lexists(os.path.join(self._folder, name)) for name in names):
+            return {}
+        above = os.path.dirname(self._folder)
+        beside = [os.path.join(above, name) for name in sorted(_names(above))]
+        folders = [self._folder, *(f for f in beside if "audio" in os.path.basename(f).lower())]
+        found: dict[str, str] = {}
+        doubled: set[str] = set()
+        for folder in filter(os.path.isdir, dict.fromkeys(folders)):
+            for path in list_folder(folder).files:
+                name = os.path.basename(path)
+                for key in (name, os.path.splitext(name)[0]):
+                    if found.setdefault(key, file := os.path.join(folder, path)) != file:
+                        doubled.add(key)
+        for key in doubled:
+            del found[key]
+        used = sorted({os.path.dirname(found[name]) for name in names if name in found})
+        if used:
+            log.info("%s: its files were found in %s", self.table.path, ", ".join(used[:3]))
+        return found if used else {}
 
 
 class TarSource:
-    """The audio files in tars, by the webdataset library; one shard a tar.
+    """The audio files in tars, one shard a tar; the webdataset library opens URLs.
 
     Args:
         pattern: paths or URLs with braces to expand, e.g. ``train-{000..127}.tar``.
     """
 
     def __init__(self, pattern: str) -> None:
-        try:
-            from webdataset.shardlists import expand_urls
-        except ImportError as error:
-            raise PackError(
-                "tars need the library webdataset: pip install 'hear_axlstm[train]'"
-            ) from error
-        try:
-            self.urls: list[str] = expand_urls(pattern)
-        except ValueError as error:
-            raise PackError(f"{pattern}: {error}: write e.g. train-{{000..127}}.tar") from error
+        self.urls = [pattern]
+        if "{" in pattern or _is_remote(pattern):
+            try:
+                from webdataset.shardlists import expand_urls
+            except ImportError as error:
+                raise SourceError(
+                    "tars by URL or pattern need the library webdataset: "
+                    "pip install 'hear_axlstm[train]'"
+                ) from error
+            try:
+                self.urls = expand_urls(pattern)
+            except ValueError as error:
+                raise SourceError(f"{pattern}: {error}: write e.g. train-{{000..127}}.tar") from (
+                    error
+                )
         self.name = pattern if _is_remote(pattern) else os.path.abspath(pattern)
         self._above = os.path.commonprefix(self.urls).rfind("/") + 1  # noqa: RUF071 (URLs, too)
 
-    def units(self, size: int | None = None) -> Iterator[Unit]:
+    def shards(self, size: int | None = None) -> Iterator[ShardSpec]:
         """All clips, tar by tar."""
         for url in self.urls:
             stamp = url if _is_remote(url) else f"{url[self._above :]}:{_stamp(url)}"
-            yield Unit(self._read(url), None, partial(iter, [stamp]))
+            yield ShardSpec(self._read(url), None, partial(iter, [stamp]))
 
-    def sample(self, size: int) -> tuple[list[Clip | Skipped], int]:
+    def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
         """Clips of the first tar; the others are taken to hold as many."""
         clips = self._read(self.urls[0])
         found = list(islice(clips, size))
         return found, (len(found) + sum(1 for _ in clips)) * len(self.urls)
 
-    def _read(self, url: str) -> Iterator[Clip | Skipped]:
-        from webdataset import gopen
-        from webdataset.tariterators import tar_file_iterator
-
+    def _read(self, url: str) -> Iterator[AudioClip | Skipped]:
         name, clips = url[self._above :], 0
+        is_gzip = url.lower().endswith((".gz", ".tgz"))
         try:
-            with gopen(url) as stream:
-                for member in tar_file_iterator(stream, select_files=_is_audio):
-                    yield Clip(f"{name}/{member['fname']}", member["data"])
+            with _open_stream(url) as stream:
+                for member, content in read_tar(stream, may_be_audio, is_gzip):
+                    if content is None:
+                        yield Skipped(f"{name}/{member}", "too large inside a tar: unpack the tar")
+                        continue
+                    yield AudioClip(f"{name}/{member}", content)
                     clips += 1
         except Exception as error:  # of the tar format, a compression, a file or a connection
-            detail = str(error).split(" @ <")[0]
-            reason = f"breaks off, after {clips} clips ({detail}): fetch it again"
-            yield Skipped(name, reason, passing=_is_remote(url))
+            detail = (str(error) or type(error).__name__).split(" @ <")[0]
+            reason = f"breaks off after {clips} clips ({detail}): fetch it again"
+            yield Skipped(name, reason, transient=_is_remote(url))
+
+
+class SeveralSources:
+    """Sources one after the other; ids follow the names that stand with them."""
+
+    def __init__(self, sources: Sequence[tuple[str, Source]]) -> None:
+        self._sources = sources
+        self.name = ", ".join(source.name for _, source in sources)
+
+    def shards(self, size: int | None = None) -> Iterator[ShardSpec]:
+        """All clips, source by source."""
+        for name, source in self._sources:
+            for spec in source.shards(size):
+                yield _below(name, spec) if name else spec
+
+    def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
+        """Clips of each source, and how many there are in all."""
+        parts = [s.sample(-(-size // len(self._sources))) for _, s in self._sources]
+        return list(chain.from_iterable(clips for clips, _ in parts)), sum(n for _, n in parts)
+
+
+def _below(name: str, spec: ShardSpec) -> ShardSpec:
+    clips = (replace(clip, id=f"{name.rstrip('/')}/{clip.id}") for clip in spec.clips)
+    return ShardSpec(clips, spec.size, lambda: [name, *spec.inputs()])
+
+
+def _open_stream(url: str):  # noqa: ANN202
+    if not _is_remote(url):
+        return open(url, "rb")
+    from webdataset import gopen
+
+    return gopen(url)
 
 
 def _is_remote(url: str) -> bool:
-    return "://" in url or url.startswith("pipe:")
+    return bool(re.match(r"[a-zA-Z][\w+.-]*://|pipe:", url))
 
 
-def _is_audio(name: str) -> bool:
-    suffix = os.path.splitext(name)[1].lower()
-    hidden = os.path.basename(name).startswith(".")
-    return suffix in AUDIO_SUFFIXES | OTHER_AUDIO_SUFFIXES and not hidden
-
-
-def _clip_of_row(row: Mapping[str, str], number: int, folder: str) -> Clip | Skipped:
-    path = row.get("path", "").strip()
-    span = [row.get(name, "").strip() for name in ("start", "end")]
-    clip_id = f"{path}@{'-'.join(span)}" if any(span) else path
-    if not path:
-        return Skipped(f"row {number}", "no path: fill the column in")
+def _names(folder: str) -> list[str]:
     try:
-        start = float(span[0] or 0)
-        end = float(span[1]) if span[1] else None
-    except ValueError:
-        return Skipped(clip_id, "no valid span: give start and end as numbers of seconds")
-    if not (0 <= start < math.inf and (end is None or start < end < math.inf)):
-        return Skipped(clip_id, "no valid span: it must start at 0 or later, and end after that")
-    return Clip(clip_id, os.path.join(folder, path), start, end)
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
-def _stamps(clips: Iterable[Clip | Skipped]) -> Iterator[str]:
+def _stamps(clips: Iterable[AudioClip | Skipped]) -> Iterator[str]:
     for clip in clips:
-        path = clip.audio if isinstance(clip, Clip) and isinstance(clip.audio, str) else ""
+        path = clip.source if isinstance(clip, AudioClip) and isinstance(clip.source, str) else ""
         yield f"{clip.id}:{_stamp(path)}"
 
 
@@ -223,7 +447,7 @@ def _stamp(path: str) -> str:
     """Size, time of change and readability of a file."""
     try:
         stat = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return "missing"
     readable = "" if os.access(path, os.R_OK) else ":unreadable"
     return f"{stat.st_size}:{stat.st_mtime_ns}{readable}"

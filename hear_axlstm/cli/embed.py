@@ -3,49 +3,69 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from hear_axlstm.embed.bulk.embed import Kind
-from hear_axlstm.embed.bulk.embed import embed as embed_inputs
+from hear_axlstm import load_model
+from hear_axlstm.embed.files import Kind, embed_files
 from hear_axlstm.ops.precision import Precision
+from hear_axlstm.training.distributed import init_distributed
 from hear_axlstm.training.signals import is_under_torchrun
 
 SOME_FAILED = 3
+PATIENCE = timedelta(days=30)  # ranks wait for the slowest at the end
 
 
 def embed(
-    inputs: tyro.conf.Positional[tuple[str, ...]],
+    inputs: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(name="source", metavar="SOURCE")
+    ],
     *,
     out: Path,
     model: str = "",
+    random_weights: bool = False,
     kind: Kind = "scene",
+    path_column: str | None = None,
     precision: Precision = "float32",
-    batch_seconds: float = 300.0,
+    batch_seconds: float | None = None,
     device: str = "auto",
 ) -> None:
     """Embed audio of any rate and number of channels.
 
-    The same command goes on where it was interrupted, and does nothing where nothing has changed.
-    Files that are broken, or longer than an hour (list spans of them in a CSV), are told in a
-    report.csv, and the exit code is then 3 (0 under torchrun, which would start again). Several
-    processes, one a GPU: `torchrun --nproc-per-node 8 -m -- hear_axlstm.cli embed ...`.
+    Run the same command again to resume an interrupted run; it does nothing if nothing has changed.
+    Files that are broken, silent, shorter than 25 ms, or longer than an hour (list spans of these
+    in a CSV) are listed in report.csv, and the exit code is 3 (0 under torchrun, which would start
+    again). Several processes, one a GPU:
+    `torchrun --nproc-per-node 8 -m -- hear_axlstm.cli embed ...`.
 
     Args:
-        inputs: Files, folders, patterns such as '**/*.flac', a .csv or .tsv with the column path,
+        inputs: Files, folders, patterns such as '**/*.flac', CSV or TSV files with the column path,
             optionally start and end in seconds, WebDataset tars, or - for paths on standard input,
             one a line.
-        out: scenes.npy (with scenes.npy.ids.txt), .npz or .parquet, or a folder that gets one .npy
-            a clip.
-        model: As in load_model: a preset, a file, a folder or hf://org/repo; by default the weights
-            that ship.
-        kind: One embedding a clip, one each 40 ms, or both.
-        precision: Of the large matrix products; "auto" takes bfloat16 where that is fast.
-        batch_seconds: Audio that is held and embedded at once.
+        out: scenes.npy (with scenes.npy.ids.txt), a .parquet file, or a folder that gets one .npy a
+            clip.
+        model: Model: preset, file, folder or hf://org/repo; by default the weights that ship.
+        random_weights: Use random weights, as a baseline; the model is a preset.
+        kind: One embedding a clip, one every 40 ms, or both.
+        path_column: Column of the paths in a CSV; by default a usual name such as path or filename.
+        precision: Precision of large matrix products; "auto" takes bfloat16 where that is fast.
+        batch_seconds: Seconds of audio that are held and embedded at once, by default 300.
         device: "auto", or a torch device.
     """
-    report = embed_inputs(inputs, out, model, kind, precision, batch_seconds, device)
+    with init_distributed(device, patience=PATIENCE) as context:
+        embedder = load_model(model, pretrained=not random_weights, precision=precision)
+        report = embed_files(
+            inputs,
+            out,
+            embedder.to(context.device),
+            kind,
+            batch_seconds=batch_seconds,
+            path_column=path_column,
+            context=context,
+        )
     if report is None:
         return
     print(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -11,27 +12,30 @@ from hear_axlstm.data.pack import pack as pack_audio
 
 
 def pack(
-    audio: tyro.conf.Positional[str],
-    out: tyro.conf.Positional[Path],
+    audio: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="source", metavar="SOURCE")],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="out", metavar="OUT")],
     *,
+    path_column: str | None = None,
     workers: int | None = None,
     dry_run: bool = False,
 ) -> None:
     """Pack audio into log-mel shards for pretraining.
 
-    Files that are broken, silent, or longer than an hour (list spans of them in a CSV) are left out
-    and told in the pack's report.csv.
+    Files that are broken, silent, shorter than 25 ms, or longer than an hour (list spans of these
+    in a CSV) are left out and listed in the pack's report.csv.
 
     Args:
-        audio: Folder that is searched for audio files, all below it included; or a .csv or .tsv
-            with the column path, optionally start and end in seconds; or WebDataset tars, paths or
-            URLs, e.g. 'train-{000..127}.tar'.
+        audio: Folder that is searched for audio files, with all its subfolders; a .csv or .tsv
+            with the column path, optionally start and end in seconds; a pattern such as
+            'a/**/*.flac'; or WebDataset tars, paths or URLs, e.g. 'train-{000..127}.tar'.
         out: Folder to write; packing the same audio into it again resumes or does nothing.
-        workers: Processes, by default one a core.
-        dry_run: Only tell the hours, disk and time that it will take, from a small sample.
+        path_column: Column of the paths in a CSV; by default a usual name such as path or filename.
+        workers: Number of processes, by default one a core.
+        dry_run: Only estimate hours, disk and time from a small sample.
     """
     if dry_run:
-        print(forecast(audio, out, workers=workers))
+        print(forecast(audio, out, workers=workers, path_column=path_column))
         return
-    print(pack_audio(audio, out, workers=workers))
+    report = pack_audio(audio, out, workers=workers, path_column=path_column)
     print(f"next: axlstm pretrain {out} --run runs/my-run")
+    print(report)

@@ -1,33 +1,40 @@
-"""`axlstm predict`: what a classifier hears in audio files."""
+"""`axlstm predict`: the most probable classes of audio files."""
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Annotated, TextIO
 
 import torch
 import tyro
 from torch import Tensor
 
-from hear_axlstm.audio.io import AUDIO_SUFFIXES, AudioError
-from hear_axlstm.embed.scenes import Span, scenes_of
+from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.sources import AudioClip, open_source
+from hear_axlstm.audio.tables import OPEN_CSV
+from hear_axlstm.data.shards import LOUD_SHARE
+from hear_axlstm.embed.files import scenes_of
 from hear_axlstm.files import replacing
 from hear_axlstm.finetune.classifier import Classifier, load_classifier
 from hear_axlstm.training.device import choose_device
 
-BROKEN = 3  # exit code where some files gave no audio and the others were served
+BROKEN = 3  # exit code where some files gave no audio and the others were classified
 
 
 def predict(
-    model: tyro.conf.Positional[Path],
-    inputs: tyro.conf.Positional[tuple[Path, ...]],
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
+    inputs: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(name="source", metavar="SOURCE")
+    ],
     *,
     out: Path | None = None,
     top: int = 3,
+    path_column: str | None = None,
     device: str = "auto",
 ) -> None:
     """Write the most probable classes of audio files as CSV.
@@ -36,36 +43,53 @@ def predict(
 
     Args:
         model: File that `axlstm finetune` wrote, or the folder of its run.
-        inputs: Audio files, and folders that are searched for them.
-        out: CSV to write, once all are heard; printed by default.
-        top: So many classes of each file.
+        inputs: Files, folders, patterns, CSV or TSV files, tars, or - for paths on standard input,
+            as for `axlstm embed`.
+        out: Output CSV, by default standard output.
+        top: Number of classes to list for each file.
+        path_column: Column of the paths in a CSV; by default a usual name such as path or filename.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.
     """
     if top < 1:
         raise ValueError(f"top={top} must be at least 1")
     if out is not None and out.suffix.lower() != ".csv":
-        raise ValueError(f"--out {out} is no CSV: let its name end in .csv")
-    paths = list(_files(inputs))
-    if not paths:
-        raise ValueError("nothing to predict: name audio files, or folders of them")
+        raise ValueError(f"--out {out} is not a CSV: let its name end in .csv")
+    source = open_source(inputs, path_column)
     classifier = load_classifier(model).to(choose_device(device))
-    broken: list[str] = []
+    top = min(top, len(classifier.labels.classes))
+    broken: list[Skipped] = []
+    clips = (clip for spec in source.shards() for clip in spec.clips)
+    number = 0
     with _open(out) as file:
         writer = csv.writer(file, lineterminator="\n")
-        top = min(top, len(classifier.labels.classes))
         names = [
             f"{name}_{rank}" for rank in range(1, top + 1) for name in ("label", "probability")
         ]
         writer.writerow(["path", *names])
-        for path, scene in zip(paths, scenes_of(classifier, list(map(Span, paths))), strict=True):
-            if isinstance(scene, AudioError):
-                broken.append(str(scene))
+        for clip, scene in scenes_of(classifier, clips):
+            number += 1
+            if isinstance(scene, Tensor):
+                writer.writerow([_name(clip), *_top(classifier, scene, top)])
             else:
-                writer.writerow([path, *_top(classifier, scene, top)])
+                broken.append(Skipped(_name(clip), scene.reason))
     if broken:
-        listed = "\n  ".join(broken)
-        print(f"axlstm: {len(broken)} file(s) left out:\n  {listed}", file=sys.stderr)
+        _report(broken, number)
         sys.exit(BROKEN)
+
+
+def _name(clip: AudioClip | Skipped) -> str:
+    """The path of a whole file; the id of a span, a file in a tar, or something skipped."""
+    whole = isinstance(clip, AudioClip) and not clip.start and clip.end is None
+    return str(clip.source) if whole and isinstance(clip.source, str) else clip.id
+
+
+def _report(broken: list[Skipped], clips: int) -> None:
+    for skip in broken:
+        print(f"  {skip.id}: {skip.reason}", file=sys.stderr)
+    kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(s.kind for s in broken).most_common())
+    text = f"{len(broken)} of {clips} left out ({kinds}), listed above"
+    warning = "WARNING: " if len(broken) > LOUD_SHARE * clips else ""
+    print(f"axlstm: {warning}{text}", file=sys.stderr)
 
 
 @contextmanager
@@ -74,7 +98,7 @@ def _open(out: Path | None) -> Iterator[TextIO]:
     if out is None:
         yield sys.stdout
         return
-    with replacing(out) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(out) as partial, open(partial, "w", **OPEN_CSV) as file:
         yield file
 
 
@@ -86,15 +110,3 @@ def _top(classifier: Classifier, scene_D: Tensor, top: int) -> Iterator[str]:
     for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         yield classifier.labels.classes[index]
         yield f"{probability:.4f}"
-
-
-def _files(inputs: Iterable[Path]) -> Iterator[Path]:
-    """Files as given, and the audio files below folders."""
-    for path in inputs:
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-            if not inside:
-                raise ValueError(f"{path} holds no audio file: give others")
-            yield from inside
-        else:
-            yield path

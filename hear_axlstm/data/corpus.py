@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hear_axlstm.audio.sources import OPEN_SHARDS
 from hear_axlstm.config import MelConfig
 
 FORMAT = 2
@@ -33,7 +34,7 @@ INFO_NAME = "pack.json"
 INDEX_NAME = "index.npz"
 REPORT_NAME = "report.csv"
 FRAME_DTYPE = np.dtype("<f2")
-OPEN_SHARDS = 512  # a mapped file holds a descriptor, and many systems grant only 1024
+FIELD = "f16"  # the ending of the files of frames
 
 
 class PackError(ValueError):
@@ -72,7 +73,7 @@ class Corpus:
     """A finished pack, opened for reading.
 
     Raises:
-        PackError: if the folder is no finished pack, or a file of it is missing or cut off.
+        PackError: if the folder is not a finished pack, or a file of it is missing or cut off.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -80,7 +81,7 @@ class Corpus:
         self.info = read_info(self.folder)
         if self.info is None:
             raise PackError(
-                f"{self.folder} is no finished pack (it has no pack.json): "
+                f"{self.folder} is not a finished pack (it has no {INFO_NAME}): "
                 f"make one with `axlstm pack AUDIO_FOLDER {self.folder}`"
             )
         self.mel = MelConfig(**self.info["mel"])
@@ -145,7 +146,7 @@ class Corpus:
 
 def shard_path(folder: Path, shard: int) -> Path:
     """The frames of a shard."""
-    return folder / f"shard-{shard:05d}.f16"
+    return folder / f"shard-{shard:05d}.{FIELD}"
 
 
 def is_pack(folder: Path) -> bool:
@@ -163,7 +164,7 @@ def read_info(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        info = json.loads(path.read_text())
+        info = json.loads(path.read_text(encoding="utf-8"))
         if info["format"] != FORMAT:
             raise PackError(
                 f"{path} has format {info['format']}, this version reads {FORMAT}: "

@@ -1,20 +1,20 @@
-"""What a pack will take, told from a sample of its clips."""
+"""Estimate what a pack will take, from a sample of its clips."""
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
-from hear_axlstm.audio.clips import Skipped
+from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import open_source
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import PackError
 from hear_axlstm.data.extract import extract_all
 from hear_axlstm.data.pack import check_workers, choose_device, choose_workers
+from hear_axlstm.progress import progress
 
 SAMPLE_PER_WORKER = 64
 
@@ -38,10 +38,11 @@ class PackEstimate:
     workers: int
 
     def __str__(self) -> str:
+        plural = "worker" if self.workers == 1 else "workers"
         text = (
             f"from {self.sampled} of {self.clips:,} clips, {self.usable:.0%} of them usable: "
             f"about {self.hours:,.1f} hours of audio, {self.bytes / 1e9:,.2f} GB on disk, "
-            f"{self.seconds / 60:,.1f} minutes with {self.workers} worker(s)"
+            f"{self.seconds / 60:,.1f} minutes with {self.workers} {plural}"
         )
         if self.bytes > self.free:
             text += f"; the disk has only {self.free / 1e9:,.2f} GB free"
@@ -49,26 +50,28 @@ class PackEstimate:
 
 
 def estimate(
-    audio: str | Path,
+    audio: str | Path | Sequence[str | Path],
     out: str | Path,
     mel: MelConfig | None = None,
     workers: int | None = None,
     device: str | None = None,
+    path_column: str | None = None,
 ) -> PackEstimate:
     """Measure a sample of what `pack` would do with the same arguments; writes nothing.
 
-    Of tars only the first is looked at; the others are taken to be like it.
+    Only the first of several tars is read; the others are assumed to be like it.
 
     Raises:
-        PackError: if `audio` has nothing usable, or there are no workers.
+        SourceError, TableError: if there is no audio.
+        PackError: if none of it is usable, or there are no workers.
     """
     check_workers(workers)
-    source, mel = open_source(audio), mel or MelConfig()
+    source, mel = open_source(audio, path_column), mel or MelConfig()
     clips, total = source.sample(SAMPLE_PER_WORKER * (workers or choose_workers(None)))
     workers = max(1, choose_workers(total) if workers is None else workers)
     found, ends = [], [time.monotonic()]
     results = extract_all(((0, clip) for clip in clips), mel, workers, choose_device(device))
-    for _, item in tqdm(results, "measuring", len(clips), unit="clip", leave=False):
+    for _, item in progress(results, "measuring", total=len(clips), unit="clip", leave=False):
         found.append(item if isinstance(item, Skipped) else (len(item.frames), item.frames.nbytes))
         ends.append(time.monotonic())
     features = [item for item in found if not isinstance(item, Skipped)]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
@@ -19,28 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hear_axlstm.audio.clips import Clip, Skipped
-from hear_axlstm.audio.io import AudioError, load_audio
+from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.loader import AHEAD, Decoded, decode_usable, map_ahead
 from hear_axlstm.audio.mel import LogMel
+from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import FRAME_DTYPE, PackError
 
-SILENCE = 1e-4  # peak in full scale, -80 dB: three steps of 16-bit audio
-LONGEST = 3600.0  # seconds; bounds the memory of a worker
-AHEAD = 8  # clips in flight for each worker
 DEVICE_SAMPLES = 10_000_000  # of waveforms that go to an accelerator together: 62 clips of 10 s
 
-Job = tuple[int, Clip | Skipped]  # a number of the caller's, and what to do
+Job = tuple[int, AudioClip | Skipped]  # the number of a shard, and a clip for it
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """The samples of one clip."""
-
-    id: str
-    waveform: NDArray[np.float32]
-    """At the front end's rate, [n]."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +39,7 @@ class Features:
     """Raw log-mel, [T, F]."""
     mean: float
     std: float
-    """Unbiased, as everywhere."""
+    """Unbiased standard deviation."""
 
 
 def extract_all(
@@ -63,7 +50,7 @@ def extract_all(
     At most `AHEAD` clips a worker are in memory at a time.
 
     Args:
-        jobs: clips, each with a number that comes back with its frames.
+        jobs: clips, each with the number of its shard, which comes back with its frames.
         mel: the front end.
         workers: processes; 1 works in this one.
         device: where waveforms become log-mel, many at once; by default each worker does its own.
@@ -90,12 +77,8 @@ def _map(work: Callable[[Job], T], jobs: Iterable[Job], workers: int) -> Iterato
         return
     # spawned, because a forked child of a process that has used torch's threads can hang
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
-    jobs, ahead = iter(jobs), deque[Future[T]]()
     try:
-        ahead.extend(pool.submit(work, job) for job in islice(jobs, AHEAD * workers))
-        while ahead:
-            yield ahead.popleft().result()
-            ahead.extend(pool.submit(work, job) for job in islice(jobs, 1))
+        yield from map_ahead(work, jobs, pool, AHEAD * workers)
     except BrokenProcessPool as error:
         raise PackError(
             f"one of {workers} worker processes died, perhaps out of memory: "
@@ -119,32 +102,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def decode(clip: Clip | Skipped, sample_rate: int) -> Decoded | Skipped:
-    """The samples of a clip, or why there are none; never raises."""
-    if isinstance(clip, Skipped):
-        return clip
-    try:
-        waveform = load_audio(clip.audio, sample_rate, clip.start, clip.end, LONGEST)
-    except AudioError as error:
-        name = clip.audio if isinstance(clip.audio, str) else "audio"
-        return Skipped(clip.id, str(error).removeprefix(f"{name}: "))
-    except Exception as error:  # one strange file must not stop millions
-        return Skipped(clip.id, f"fails with {type(error).__name__} ({error})")
-    return Decoded(clip.id, waveform)
-
-
 def _decode(job: Job, mel: MelConfig) -> tuple[int, Decoded | Skipped]:
     number, clip = job
-    decoded = decode(clip, mel.sample_rate)
-    if isinstance(decoded, Skipped):
-        return number, decoded
-    waveform = decoded.waveform
-    if waveform.size < mel.n_fft:
-        reason = f"too short: {waveform.size} samples, one window needs {mel.n_fft}"
-        return number, Skipped(clip.id, reason)
-    if np.abs(waveform - waveform.mean()).max() < SILENCE:
-        return number, Skipped(clip.id, "silent: its peak is below -80 dB of full scale")
-    return number, decoded
+    return number, decode_usable(clip, mel.sample_rate)
 
 
 def _extract(job: Job, mel: MelConfig) -> tuple[int, Features | Skipped]:
@@ -198,7 +158,7 @@ def _log_mel(waveforms: NDArray[np.float32], mel: MelConfig, device: torch.devic
 
 def _features(clip_id: str, frames: NDArray[np.float16]) -> Features | Skipped:
     if not np.isfinite(frames).all():
-        return Skipped(clip_id, "too loud: its power is no finite number, export it again")
+        return Skipped(clip_id, "too loud: its power is not a finite number, export it again")
     # statistics of what is stored, not of what was rounded away
     mean, std = frames.mean(dtype=np.float64), frames.std(dtype=np.float64, ddof=1)
     return Features(clip_id, frames, float(mean), float(std))

@@ -1,34 +1,53 @@
-"""Pack audio into memory-mapped log-mel shards; `corpus` describes the files.
-
-A shard is the unit of work. So an interrupted pack goes on where it stopped, a finished one is
-recognized, and after a change only the shards that it touches are made again.
-"""
+"""Pack audio into memory-mapped log-mel shards; `corpus` describes the files."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 
-import torch
-from filelock import FileLock, Timeout
-from tqdm import tqdm
 
-from hear_axlstm.audio.clips import Skipped, Source
-from hear_axlstm.audio.sources import open_source
+import numpy as np
+import torch
+
+from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.sources import Source, open_source
 from hear_axlstm.config import MelConfig
-from hear_axlstm.data.corpus import INDEX_NAME, INFO_NAME, REPORT_NAME, Corpus, PackError, read_info
-from hear_axlstm.data.extract import Features, Job, extract_all
-from hear_axlstm.data.shards import Shard, digest, finish
+from hear_axlstm.data.corpus import (
+    FIELD,
+    FORMAT,
+    INDEX_NAME,
+    INFO_NAME,
+    REPORT_NAME,
+    ClipIndex,
+    Corpus,
+    PackError,
+    read_info,
+)
+from hear_axlstm.data.extract import Features, extract_all
+from hear_axlstm.data.shards import (
+    Plan,
+    Record,
+    Shard,
+    jobs,
+    left_out,
+    plan,
+    summarize,
+    write_shards,
+)
+from hear_axlstm.files import naming_full_disk, sole_writer, write_text
+from hear_axlstm.progress import progress
 
 log = logging.getLogger(__name__)
 
 CLIPS_PER_WORKER = 64  # fewer don't pay for starting a process
 LOCK_NAME = "pack.lock"
+
 
 
 @dataclass(frozen=True)
@@ -43,66 +62,51 @@ class PackReport:
 
     def __str__(self) -> str:
         text = f"{self.folder}: {self.clips:,} clips, {self.hours:,.2f} hours"
-        if self.skipped:
-            kinds = ", ".join(f"{number:,} {kind}" for kind, number in self.skipped.items())
-            text += f"; {sum(self.skipped.values()):,} left out ({kinds}), see "
-            text += str(self.folder / REPORT_NAME)
-        return text
+        missing = left_out(self.clips, self.skipped, self.folder / REPORT_NAME)
+        return f"{text}; {missing}" if missing else text
 
 
 def pack(
-    audio: str | Path,
+    audio: str | Path | Sequence[str | Path],
     out: str | Path,
     mel: MelConfig | None = None,
     workers: int | None = None,
     device: str | None = None,
+    path_column: str | None = None,
 ) -> PackReport:
     """Pack audio into the folder `out`.
 
     Files that are broken, silent, empty, truncated, too short or longer than an hour (list spans of
-    them in a manifest) are left out and listed in report.csv. The result does not depend on the
-    number of workers.
+    them in a CSV) are left out and listed in report.csv. The result does not depend on the number
+    of workers. An interrupted pack resumes, and after a change only what it touches is made again.
 
     Args:
-        audio: a folder, searched for files in any format that libsndfile decodes; a .csv or .tsv
-            with the column `path`, optionally `start` and `end` in seconds; or paths or URLs of
-            WebDataset tars with braces to expand.
+        audio: files, folders, patterns, CSV or TSV files, or tars, see `open_source`.
         out: folder to write; one that holds a pack of the same source is brought up to date.
         mel: the front end, by default the paper's.
         workers: processes, by default one a CPU; 1 works in this process.
         device: torch device for the front end; by default CUDA where there is one, else each worker
             computes its own.
+        path_column: of CSV files; by default a usual name such as path or filename.
 
     Raises:
-        PackError: if `audio` has nothing usable, `out` holds another pack or other files, or there
-            are no workers.
+        SourceError, TableError: if there is no audio.
+        PackError: if none of it is usable, `out` holds another pack or other files, or there are no
+            workers.
     """
     check_workers(workers)
-    source, out, mel = open_source(audio), Path(out), mel or MelConfig()
-    shards, sizes = _plan(source, out, mel)
-    fingerprint = digest(shard.fingerprint for shard in shards)
-    if _is_up_to_date(out, source, mel, fingerprint):
+    source, out, mel = open_source(audio, path_column), Path(out), mel or MelConfig()
+    planned = plan(source, out, (FIELD,), [repr(mel)])
+    if _is_up_to_date(out, source, mel, planned.fingerprint):
         log.info("%s is up to date", out)
         return _report(out)
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / LOCK_NAME, timeout=0):
-            (out / INFO_NAME).unlink(missing_ok=True)
-            todo = {shard.number: shard for shard in shards if not shard.is_done()}
-            _write(todo, sizes, source, mel, workers, device)
-            finish(out, source.name, mel, shards)
-    except Timeout as error:
-        raise PackError(f"{out} is being written by another process: wait for it") from error
+    with naming_full_disk(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with sole_writer(out, LOCK_NAME):
+        (out / INFO_NAME).unlink(missing_ok=True)
+        _write(planned, mel, workers, device)
+        _finish(out, planned, mel)
     return _report(out)
-
-
-def _plan(source: Source, out: Path, mel: MelConfig) -> tuple[list[Shard], list[int | None]]:
-    """The shards to be, and how many clips go into each, where that is known."""
-    shards, sizes = [], []
-    for number, unit in enumerate(tqdm(source.units(), "listing", unit="shard", leave=False)):
-        shards.append(Shard(out, number, digest([repr(mel), *unit.inputs()])))
-        sizes.append(unit.size)
-    return shards, sizes
 
 
 def _is_up_to_date(out: Path, source: Source, mel: MelConfig, fingerprint: str) -> bool:
@@ -111,7 +115,7 @@ def _is_up_to_date(out: Path, source: Source, mel: MelConfig, fingerprint: str) 
     if info is None:
         foreign = [p.name for p in out.iterdir() if not _is_ours(p)] if out.is_dir() else []
         if foreign:
-            raise PackError(f"{out} holds other files, e.g. {foreign[0]}: choose a new folder")
+            raise PackError(f"{out} contains other files, e.g. {foreign[0]}: choose a new folder")
         return False
     if info["mel"] != asdict(mel):
         changed = [k for k, v in asdict(mel).items() if info["mel"].get(k) != v]
@@ -149,7 +153,7 @@ def check_workers(workers: int | None) -> None:
 
 
 def choose_workers(clips: int | None) -> int:
-    """One process a CPU, but none for want of work."""
+    """One process a CPU, but not more than the clips are worth."""
     affinity = getattr(os, "sched_getaffinity", None)
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     return cpus if clips is None else min(cpus, clips // CLIPS_PER_WORKER)
@@ -162,44 +166,80 @@ def choose_device(device: str | None) -> torch.device | None:
     return None if device is None else torch.device(device)
 
 
-def _write(
-    todo: Mapping[int, Shard],
-    sizes: Sequence[int | None],
-    source: Source,
-    mel: MelConfig,
-    workers: int | None,
-    device: str | None,
-) -> None:
-    """Make the shards in `todo`, from one stream of clips: no worker waits at a shard's end."""
-    known = [size for number in todo if (size := sizes[number]) is not None]
+def _write(planned: Plan, mel: MelConfig, workers: int | None, device: str | None) -> None:
+    """Make the shards that are not there."""
+    todo = {shard.number: shard for shard in planned.shards if not shard.is_done()}
+    known = [size for number in todo if (size := planned.sizes[number]) is not None]
     total = sum(known) if len(known) == len(todo) else None
     if workers is None:
         workers = choose_workers(total)
-    jobs = _jobs(source, todo)
-    empty = dict(todo)
     with (
-        closing(extract_all(jobs, mel, workers, choose_device(device))) as results,
-        tqdm(total=total, unit="clip", desc="packing", dynamic_ncols=True) as progress,
+        closing(extract_all(jobs(planned, todo), mel, workers, choose_device(device))) as results,
+        progress(total=total, unit="clip", desc="packing") as bar,
     ):
-        for number, group in groupby(results, lambda result: result[0]):
-            todo[number].write(_tick(progress, (found for _, found in group)))
-            del empty[number]
+
+        def extrapolate(done: int) -> None:
             if total is None:  # as many clips in the tars to come as in those before
-                progress.total = progress.n * len(todo) // (len(todo) - len(empty))
-    for shard in empty.values():
-        shard.write(())
+                bar.total = bar.n * len(todo) // done
+
+        def records(found: Iterator[Features | Skipped]) -> Iterator[Record | Skipped]:
+            for item in found:
+                bar.update()
+                yield item if isinstance(item, Skipped) else _record(item)
+
+        write_shards(todo, results, records, extrapolate)
 
 
-def _jobs(source: Source, todo: Mapping[int, Shard]) -> Iterator[Job]:
-    for number, unit in enumerate(source.units() if todo else ()):
-        if number in todo:
-            yield from ((number, clip) for clip in unit.clips)
+def _record(item: Features) -> Record:
+    return Record(item.id, {FIELD: item.frames}, {"mean": item.mean, "std": item.std})
 
 
-def _tick(progress: tqdm, found: Iterable[Features | Skipped]) -> Iterator[Features | Skipped]:
-    for item in found:
-        progress.update()
-        yield item
+def _finish(folder: Path, planned: Plan, mel: MelConfig) -> None:
+    """Join the shards' sidecars, drop stale shards, stamp with pack.json.
+
+    Raises:
+        PackError: if there is no clip in any of them.
+    """
+    found = summarize(planned.shards, folder / REPORT_NAME)
+    if not found.clips:
+        first = found.first or Skipped("tars", "without audio files")
+        raise PackError(
+            f"none of the {found.kinds.total()} audio files in {planned.source.name} is usable, "
+            f"e.g. {first.id}: {first.reason}; all reasons: {folder / REPORT_NAME}"
+        )
+    with naming_full_disk(folder / INDEX_NAME):
+        np.savez(folder / INDEX_NAME, **vars(_index(planned.shards)))
+    keep = {path for shard in planned.shards for path in shard.files}
+    for path in set(folder.glob("shard-*")) - keep:
+        path.unlink()
+    info = {
+        "format": FORMAT,
+        "mel": asdict(mel),
+        "fingerprint": found.fingerprint,
+        "clips": found.clips,
+        "skipped": dict(found.kinds.most_common()),
+        "source": planned.source.name,
+    }
+    write_text(folder / INFO_NAME, json.dumps(info, indent=2))
+
+
+def _index(shards: Sequence[Shard]) -> ClipIndex:
+    """Where each clip's frames are, from the shards' sidecars."""
+    columns: dict[str, list[np.ndarray]] = defaultdict(list)
+    for shard in shards:
+        clips = shard.read()["clips"]
+        frames = np.array(clips[f"{FIELD} rows"], "i8")
+        columns["frames"].append(frames)
+        columns["offset"].append(frames.cumsum() - frames)
+        columns["mean"].append(np.array(clips.get("mean", ()), "f4"))
+        columns["std"].append(np.array(clips.get("std", ()), "f4"))
+        columns["shard"].append(np.full(len(frames), shard.number, "i4"))
+        ids = [clip_id.encode("utf-8", "surrogateescape") for clip_id in clips["id"]]
+        columns["id_bytes"].append(np.frombuffer(b"".join(ids), np.uint8))
+        columns["id_end"].append(np.array([len(clip_id) for clip_id in ids], "i8"))
+    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    joined["id_end"] = joined["id_end"].cumsum()
+    return ClipIndex(**joined)
 
 
 def _report(out: Path) -> PackReport:

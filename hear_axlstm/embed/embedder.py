@@ -8,22 +8,34 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hear_axlstm.audio.mel import LogMel, Statistics, standardize
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed import inputs
 from hear_axlstm.embed.fused import encode_windows
-from hear_axlstm.embed.inputs import Audio, Kind
+from hear_axlstm.embed.inputs import (
+    ArrayAudio,
+    ArrayClip,
+    Audio,
+    Errors,
+    Failed,
+    Kind,
+    Loaded,
+    Request,
+    TensorAudio,
+)
 from hear_axlstm.embed.stream import Stream
-from hear_axlstm.embed.windows import Window, batches, cut, step_times
+from hear_axlstm.embed.windows import Budget, Window, batches, cut, groups, step_times
 from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.ops.precision import Precision, product_dtype
 
-# Mel frames encoded at once: bounds memory, whatever the length.
-FRAMES_PER_PASS = {"cpu": 12_800, "cuda": 51_200}
+Standard: TypeAlias = Statistics | tuple[float, float]
 SMALLEST_STD = 1e-3  # of calibration audio's log-mel; constant audio has 1e-5, by rounding
 
 
@@ -73,51 +85,176 @@ class Embedder(nn.Module):
         inputs.check_batch(audio, self.device)
         return self.scenes(audio)
 
+    @overload
+    def embed_scenes(
+        self,
+        audio: TensorAudio,
+        lengths: Iterable[int] | None = ...,
+        statistics: Standard | None = ...,
+        errors: Literal["raise"] = ...,
+    ) -> Tensor: ...
+
+    @overload
+    def embed_scenes(
+        self,
+        audio: ArrayAudio,
+        lengths: Iterable[int] | None = ...,
+        statistics: Standard | None = ...,
+        errors: Literal["raise"] = ...,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def embed_scenes(
+        self,
+        audio: Audio,
+        lengths: Iterable[int] | None = ...,
+        statistics: Standard | None = ...,
+        *,
+        errors: Literal["skip"],
+    ) -> tuple[Any, list[Failed]]: ...
+
     @torch.no_grad()
-    def embed(
+    def embed_scenes(
         self,
         audio: Audio,
         lengths: Iterable[int] | None = None,
-        kind: Kind = "scene",
-        statistics: Statistics | tuple[float, float] | None = None,
-    ) -> inputs.Embeddings:
-        """Embed files or arrays; each clip comes out as if it were alone.
+        statistics: Standard | None = None,
+        errors: Errors = "raise",
+    ) -> Any:
+        """Embed clips as a whole: one embedding each, whatever their lengths.
+
+        Each clip comes out as if it were alone. Clips that are silent or shorter than 25 ms are
+        embedded with a warning.
 
         Args:
-            audio: the path of a file of any rate and number of channels; samples ``[n]`` in -1..1
-                at ``sample_rate``, as a NumPy array or a tensor; a list of either, of any lengths;
-                or a padded batch ``[B, n]``.
-            lengths: samples that count in each row of a padded batch, by default all.
-            kind: "scene" or "timestamp".
+            audio: the path of a file of any rate and number of channels, its content as bytes, or
+                an open file; samples ``[n]`` in -1..1 at ``sample_rate``, as a NumPy array or a
+                tensor; samples of any rate as a pair (samples, rate) or as a dict with "array" and
+                "sampling_rate"; a list of these, of any lengths; or a padded batch ``[B, n]``.
+            lengths: number of samples that count in each row of a padded batch, by default all.
             statistics: mean and standard deviation to standardize every clip by, as a stream does;
                 by default each clip by its own.
+            errors: "raise", or, for lists, "skip" to leave out clips that can't be embedded.
 
         Returns:
-            Scene embeddings ``[B, D']``. Or a pair: timestamp embeddings and their times in ms,
-            ``[B, J, D']`` and ``[B, J]`` for a batch (past the end of a shorter row 0 and NaN), two
-            lists of B arrays for a list. One file or ``[n]`` is answered without B. Tensors, on the
-            model's device, for tensors; else NumPy arrays.
+            ``[B, D']``, or ``[D']`` for one clip: a tensor on the model's device for tensors, else
+            a NumPy array. With ``errors="skip"`` a pair of the embeddings of the other clips and a
+            list of what failed, with index, name and reason.
 
         Raises:
             AudioError: for a file that gives no usable audio.
             TypeError, ValueError: for other arguments that can't be embedded.
         """
         fixed = None if statistics is None else Statistics.of(statistics)
-        return inputs.embed(self, audio, lengths, kind, fixed)
+        request = inputs.parse(audio, lengths, self.sample_rate, errors)
+        failed: list[Failed] = []
+        loaded = self._clip_groups(request, errors, failed, warns=fixed is None)
+        scenes = [scene for clips in loaded for scene in self.scenes(clips, fixed)]
+        answer = inputs.answer_scenes(request, scenes, self.scene_embedding_size)
+        return (answer, failed) if errors == "skip" else answer
+
+    @overload
+    def embed_timestamps(
+        self,
+        audio: Tensor,
+        lengths: Iterable[int] | None = ...,
+        statistics: Standard | None = ...,
+        errors: Literal["raise"] = ...,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def embed_timestamps(
+        self,
+        audio: ArrayClip,
+        lengths: Iterable[int] | None = ...,
+        statistics: Standard | None = ...,
+        errors: Literal["raise"] = ...,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+
+    @overload
+    def embed_timestamps(
+        self,
+        audio: Sequence[Tensor] | Sequence[ArrayClip],
+        lengths: Iterable[int] | None = ...,
+        statistics: Standard | None = ...,
+        errors: Literal["raise"] = ...,
+    ) -> tuple[list[Any], list[Any]]: ...
+
+    @overload
+    def embed_timestamps(
+        self,
+        audio: Audio,
+        lengths: Iterable[int] | None = ...,
+        statistics: Standard | None = ...,
+        *,
+        errors: Literal["skip"],
+    ) -> tuple[Any, Any, list[Failed]]: ...
 
     @torch.no_grad()
-    def measure(self, audio: Audio) -> Statistics:
-        """Statistics of the log-mel of calibration audio, for `stream` and `embed`.
+    def embed_timestamps(
+        self,
+        audio: Audio,
+        lengths: Iterable[int] | None = None,
+        statistics: Standard | None = None,
+        errors: Errors = "raise",
+    ) -> Any:
+        """Embed clips step by step: one embedding every 40 ms, and the steps' centers in ms.
 
         Args:
-            audio: one clip or several, as in `embed`; some seconds of what is to come, sound and
-                pauses. Frames of all clips count alike.
+            audio: as in `embed_scenes`.
+            lengths: likewise.
+            statistics: likewise.
+            errors: likewise.
+
+        Returns:
+            Embeddings ``[J, D']`` and times ``[J]`` for one clip; ``[B, J, D']`` and ``[B, J]`` for
+            a batch (0 and NaN past the end of a shorter row); two lists of B arrays for a list.
+            With ``errors="skip"`` also a list of what failed.
+
+        Raises:
+            AudioError, TypeError, ValueError: as in `embed_scenes`.
+        """
+        fixed = None if statistics is None else Statistics.of(statistics)
+        request = inputs.parse(audio, lengths, self.sample_rate, errors)
+        failed: list[Failed] = []
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for clips in self._clip_groups(request, errors, failed, warns=fixed is None):
+            for clip, steps_JD in zip(clips, self.steps(clips, fixed), strict=True):
+                times_J = step_times(len(clip), self.config).to(self.device)
+                pairs.append((steps_JD[: len(times_J)], times_J))
+        answer = inputs.answer_timestamps(request, pairs)
+        return (*answer, failed) if errors == "skip" else answer
+
+    def embed(
+        self,
+        audio: Audio,
+        lengths: Iterable[int] | None = None,
+        kind: Kind = "scene",
+        statistics: Standard | None = None,
+        errors: Errors = "raise",
+    ) -> Any:
+        """`embed_scenes`, or `embed_timestamps` if `kind` is "timestamp"."""
+        calls = {"scene": self.embed_scenes, "timestamp": self.embed_timestamps}
+        if kind not in calls:
+            raise ValueError(f"kind={kind!r}: choose one of {', '.join(calls)}")
+        call: Any = calls[kind]
+        return call(audio, lengths, statistics, errors)
+
+    @torch.no_grad()
+    def fit_statistics(self, audio: Audio) -> Statistics:
+        """Mean and standard deviation of the log-mel of calibration audio, for streams.
+
+        Args:
+            audio: one clip or several, as in `embed_scenes`; some seconds like the audio to come,
+                sound and pauses. Frames of all clips count alike.
 
         Raises:
             ValueError: if all of it is silent or constant.
         """
         self._check_dtype()
-        log_mels = [self.mel(clip[None])[0] for clip in inputs.read(audio, self)]
+        request = inputs.parse(audio, None, self.sample_rate, "raise")
+        loaded = self._clip_groups(request, "raise", [], warns=False)
+        log_mels = [self.mel(clip[None])[0] for clips in loaded for clip in clips]
         std, mean = torch.std_mean(torch.cat(log_mels))
         if not std > SMALLEST_STD:
             raise ValueError(
@@ -125,12 +262,29 @@ class Embedder(nn.Module):
             )
         return Statistics(mean.item(), std.item())
 
+    def _clip_groups(
+        self, request: Request, errors: Errors, failed: list[Failed], warns: bool
+    ) -> Iterator[list[Tensor]]:
+        """The samples of a call's clips, as many together as the budget holds."""
+        held = round(Budget.of(self.device).held_seconds * self.sample_rate)
+        remarks: dict[str, str] = {}
+        loaded = enumerate(inputs.load(request, self.sample_rate, self.device, errors))
+        for group in groups(loaded, lambda pair: inputs.size_of(pair[1]), held):
+            failed += [item for _, item in group if isinstance(item, Failed)]
+            good = [(index, item) for index, item in group if isinstance(item, Loaded)]
+            remarks.update({request.name(i): item.remark for i, item in good if item.remark})
+            if good:
+                yield [item.samples for _, item in good]
+        if warns:
+            inputs.warn(remarks, len(request.items))
+
     def stream(self, statistics: Statistics | tuple[float, float]) -> Stream:
         """Embed sound while it comes, each step as soon as it is complete.
 
         Args:
-            statistics: mean and standard deviation of the log-mel, fixed before: from `measure`, or
-                known. The result is that of ``embed(..., kind="timestamp", statistics=...)``.
+            statistics: mean and standard deviation of the log-mel, fixed before: from
+                `fit_statistics`, or known. The result is that of
+                ``embed_timestamps(..., statistics=...)``.
 
         Raises:
             ValueError: for a model whose steps depend on later ones.
@@ -186,7 +340,7 @@ class Embedder(nn.Module):
         # rows mix early and late tokens.
         alone = self.config.causal and self.config.layout == "time"
         multiple = self.config.patch[0] if alone else width
-        budget = FRAMES_PER_PASS.get(self.device.type, FRAMES_PER_PASS["cpu"])
+        budget = Budget.of(self.device).frames
         for batch in batches([len(mel) for mel in log_mels], width, multiple, budget):
             yield batch, self._encode(cut(log_mels, batch))
 

@@ -1,71 +1,197 @@
-"""What `Embedder.embed` takes, files, arrays and lists of them, and what it answers with.
+"""What users pass to the embedding calls, as a list of tensors, and what they get back.
 
-Shapes: B clips, n samples, J time steps, D' embedding size.
+Functions only: nothing here knows the model. Shapes: B clips, n samples, J time steps,
+D' embedding size.
 """
 
 from __future__ import annotations
 
+import math
+import numbers
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
+import soxr
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from hear_axlstm.audio.io import load_audio
-from hear_axlstm.audio.mel import Statistics
-from hear_axlstm.embed.windows import step_times
+from hear_axlstm.audio.loader import MAX_AMPLITUDE, SILENCE, WINDOW_SECONDS, map_ahead
+from hear_axlstm.audio.sources import AudioClip
+from hear_axlstm.progress import DELAY, progress
 
-if TYPE_CHECKING:
-    from hear_axlstm.embed.embedder import Embedder
-
-Clip: TypeAlias = str | os.PathLike[str] | NDArray[np.floating] | Tensor
-Audio: TypeAlias = Clip | Sequence[Clip]
-Embeddings: TypeAlias = Any  # arrays, tensors, or lists of them: see `Embedder.embed`
+Samples: TypeAlias = NDArray[np.floating]
+ArrayClip: TypeAlias = (
+    "str | os.PathLike[str] | bytes | BinaryIO | Samples | Mapping[str, Any] | AudioClip | "
+    "tuple[Samples | Tensor, int]"
+)
+"""One clip that is answered by NumPy arrays."""
+ArrayAudio: TypeAlias = "ArrayClip | Sequence[ArrayClip]"
+TensorAudio: TypeAlias = "Tensor | Sequence[Tensor]"
+Audio: TypeAlias = "ArrayAudio | TensorAudio"
 Kind = Literal["scene", "timestamp"]
+Errors = Literal["raise", "skip"]
 
-MAX_AMPLITUDE = 1e15  # the power of louder samples overflows float32
-SECONDS_AT_ONCE = 300.0  # bounds the audio and log-mel that are held for a long list
-PATIENCE = 3.0  # seconds before a progress bar appears
-
-
-def embed(
-    model: Embedder,
-    audio: Audio,
-    lengths: Iterable[int] | None,
-    kind: Kind,
-    statistics: Statistics | None,
-) -> Embeddings:
-    """See `Embedder.embed`."""
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind={kind!r}: choose one of {', '.join(get_args(Kind))}")
-    items = _items(audio, lengths)
-    found: list[Any] = []
-    for some in _groups(items, model):
-        if kind == "scene":
-            found += model.scenes(some, statistics)
-            continue
-        for clip, steps_JD in zip(some, model.steps(some, statistics), strict=True):
-            times_J = step_times(len(clip), model.config).to(model.device)
-            found.append((steps_JD[: len(times_J)], times_J))
-    as_tensor = isinstance(items[0], Tensor)
-    return _scenes(audio, found, as_tensor) if kind == "scene" else _steps(audio, found, as_tensor)
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+MOST_CHANNELS = 32  # of a recording: a longer side of an array is time
+SHOWN = 3  # clips that a warning names
+THREADS = 2  # that decode files
 
 
-def read(audio: Audio, model: Embedder) -> list[Tensor]:
-    """The samples of all clips, ``[n]`` each, on the model's device."""
-    return [clip for some in _groups(_items(audio, None), model) for clip in some]
+class AudioWarning(UserWarning):
+    """A clip whose embedding means little: silent, or shorter than one window of 25 ms."""
+
+
+class Failed(NamedTuple):
+    """A clip of a list that could not be embedded."""
+
+    index: int
+    """Its place in the list."""
+    name: str
+    """Its path, or "clip 3"."""
+    reason: str
+
+
+class Loaded(NamedTuple):
+    """A clip of a list, ready for the model."""
+
+    samples: Tensor
+    """Mono ``[n]`` at the model's rate, on its device."""
+    remark: str
+    """Why its embedding means little; empty if it doesn't."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The clips of one call, and the form of its answer."""
+
+    items: list[Any]
+    is_single: bool
+    """One clip, answered without B."""
+    is_padded: bool
+    """A batch ``[B, n]``, whose timestamps are answered as one padded array."""
+    as_tensor: bool
+
+    def name(self, index: int) -> str:
+        """What messages call a clip."""
+        item = self.items[index]
+        if isinstance(item, (str, os.PathLike)):
+            return os.fspath(item)
+        return "audio" if self.is_single else f"clip {index}"
+
+
+def parse(audio: Any, lengths: Iterable[int] | None, sample_rate: int, errors: str) -> Request:
+    """What a call's arguments mean; nothing is read yet.
+
+    Raises:
+        TypeError, ValueError: for arguments that can't be embedded.
+    """
+    if errors not in get_args(Errors):
+        raise ValueError(f"errors={errors!r}: choose one of {', '.join(get_args(Errors))}")
+    _check_type(audio, "audio")
+    ndim = audio.ndim if isinstance(audio, (np.ndarray, Tensor)) else None
+    if lengths is not None and ndim != 2:
+        raise ValueError("lengths belong to a padded batch [clips, samples]: leave them out")
+    if ndim == 2:
+        _check_channels(audio.shape, round(WINDOW_SECONDS * sample_rate))
+        items = list(audio) if lengths is None else _cut(audio, [int(n) for n in lengths])
+    elif ndim is not None or _is_one_clip(audio):
+        if errors == "skip":
+            raise ValueError("errors='skip' is for lists of clips: leave it out for one clip")
+        return Request([audio], True, False, isinstance(audio, Tensor))
+    elif isinstance(audio, Iterable):
+        items = list(audio)
+    else:
+        raise TypeError(f"audio is a {_describe(audio)}: pass a path, an array, or a list of them")
+    if not items:
+        raise ValueError("audio holds no clip: pass at least one")
+    return Request(items, False, ndim == 2, isinstance(items[0], Tensor))
+
+
+def load(
+    request: Request, sample_rate: int, device: torch.device, errors: Errors = "raise"
+) -> Iterator[Loaded | Failed]:
+    """All clips in order, files decoded ahead; shows progress if it takes long.
+
+    Raises:
+        AudioError, TypeError, ValueError, OSError: for a clip that can't be used, if `errors` is
+            "raise".
+    """
+
+    def load_item(index: int) -> Loaded | Failed:
+        name = request.name(index)
+        try:
+            return _load(request.items[index], name, sample_rate, device)
+        except (ValueError, TypeError, OSError) as error:
+            if errors == "raise":
+                raise
+            return Failed(index, name, str(error).removeprefix(name).lstrip(": "))
+
+    indices = range(len(request.items))
+    bar = partial(progress, desc="embedding", total=len(indices), unit="clip", delay=DELAY)
+    if all(isinstance(item, (np.ndarray, Tensor)) for item in request.items) or request.is_single:
+        yield from bar(map(load_item, indices))
+        return
+    with ThreadPoolExecutor(THREADS) as pool:
+        ahead = map_ahead(
+            load_item, indices, pool, 4 * THREADS, size_of, round(60 * sample_rate)
+        )
+        with closing(ahead):
+            yield from bar(ahead)
+
+
+def size_of(item: Loaded | Failed) -> int:
+    """Number of samples."""
+    return len(item.samples) if isinstance(item, Loaded) else 0
+
+
+def warn(remarks: Mapping[str, str], clips: int) -> None:
+    """Warn of clips whose embeddings mean little, by their names."""
+    if remarks:
+        shown = ", ".join(f"{name} is {remark}" for name, remark in list(remarks.items())[:SHOWN])
+        more = f" and {len(remarks) - SHOWN} more" if len(remarks) > SHOWN else ""
+        warnings.warn(
+            f"{len(remarks)} of {clips} clips: {shown}{more}; such embeddings mean little",
+            AudioWarning,
+            stacklevel=4,
+        )
+
+
+def answer_scenes(request: Request, scenes: list[Tensor], size: int) -> Any:
+    """Scenes ``[D']`` each as ``[B, D']``, or ``[D']`` for a single clip."""
+    scenes_BD = torch.stack(scenes) if scenes else torch.zeros(0, size)
+    return _in_kind(scenes_BD[0] if request.is_single else scenes_BD, request.as_tensor)
+
+
+def answer_timestamps(request: Request, pairs: list[tuple[Tensor, Tensor]]) -> tuple[Any, Any]:
+    """Steps ``[J, D']`` and times ``[J]`` of each clip: padded, as lists, or those of one clip."""
+    if request.is_padded and pairs:
+        steps_BJD = pad_sequence([steps for steps, _ in pairs], batch_first=True)
+        times = [times for _, times in pairs]
+        times_BJ = pad_sequence(times, batch_first=True, padding_value=torch.nan)
+        return _in_kind(steps_BJD, request.as_tensor), _in_kind(times_BJ, request.as_tensor)
+    steps, times = ([_in_kind(pair[at], request.as_tensor) for pair in pairs] for at in (0, 1))
+    return (steps[0], times[0]) if request.is_single else (steps, times)
+
+
+def _in_kind(tensor: Tensor, as_tensor: bool) -> Tensor | NDArray[np.float32]:
+    return tensor if as_tensor else tensor.cpu().numpy()
 
 
 def check_batch(audio: Tensor, device: torch.device) -> None:
-    """Refuse what is no batch ``[B, n]`` of finite samples on the device, and say why."""
+    """Refuse what is not a batch ``[B, n]`` of finite samples on the device, and say why."""
     if not isinstance(audio, Tensor):
-        raise TypeError(f"audio is a {type(audio).__name__}: pass a torch.Tensor [clips, samples]")
+        raise TypeError(f"audio is a {_describe(audio)}: pass a torch.Tensor [clips, samples]")
+    _check_type(audio, "audio")
     if audio.ndim != 2:
         raise ValueError(
             f"audio has shape {tuple(audio.shape)}: pass [clips, samples]; for one mono clip use "
@@ -73,6 +199,7 @@ def check_batch(audio: Tensor, device: torch.device) -> None:
         )
     if audio.numel() == 0:
         raise ValueError(f"audio of shape {tuple(audio.shape)} holds no sample: pass at least one")
+    _check_channels(audio.shape, 9 if len(audio) >= 400 else 0)
     _check_values(audio, "audio", device)
 
 
@@ -82,8 +209,11 @@ def check_clip(samples: Any, name: str, device: torch.device) -> Tensor:
     Raises:
         TypeError, ValueError: for another kind or shape, or samples that are not finite.
     """
+    _check_type(samples, name)
     if isinstance(samples, np.ndarray) and samples.dtype.kind in "fiub":
-        samples = torch.from_numpy(np.array(samples, samples.dtype.newbyteorder("="))).to(device)
+        native = samples.dtype.newbyteorder("=")
+        dtype = np.float64 if native.itemsize > 8 else native  # torch knows no longer floats
+        samples = torch.from_numpy(np.array(samples, dtype)).to(device)
     if not isinstance(samples, Tensor):
         raise TypeError(f"{name} is a {_describe(samples)}: pass a NumPy array or a torch.Tensor")
     if samples.ndim != 1:
@@ -93,6 +223,28 @@ def check_clip(samples: Any, name: str, device: torch.device) -> Tensor:
         )
     _check_values(samples, name, device)
     return samples.float()
+
+
+def _check_type(audio: object, name: str) -> None:
+    """Refuse arrays that are not plain: masked, sparse, nested, quantized, of 8-bit floats."""
+    if isinstance(audio, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array: fill it, e.g. by audio.filled(0)")
+    if not isinstance(audio, Tensor):
+        return
+    if audio.is_nested or audio.layout != torch.strided or audio.is_quantized:
+        kind = "nested" if audio.is_nested else "sparse or quantized"
+        raise TypeError(f"{name} is a {kind} tensor: pass a plain one, or a list of tensors")
+    if audio.is_floating_point() and audio.dtype not in FLOATS:
+        raise TypeError(f"{name} is {audio.dtype}: pass float32 samples in -1..1")
+
+
+def _check_channels(shape: Sequence[int], shortest: int) -> None:
+    rows, columns = shape
+    if 0 < columns < shortest and rows > 1:
+        raise ValueError(
+            f"audio of shape {tuple(shape)} looks like [samples, channels]: pass "
+            "x.mean(axis=1) for one clip; a batch is [clips, samples]"
+        )
 
 
 def _check_values(audio: Tensor, name: str, device: torch.device) -> None:
@@ -114,27 +266,13 @@ def _check_values(audio: Tensor, name: str, device: torch.device) -> None:
 
 
 def _describe(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} with {', '.join(map(repr, list(value)[:4])) or 'no keys'}"
     dtype = f" of {value.dtype}" if isinstance(value, np.ndarray) else ""
     return f"{type(value).__name__}{dtype}"
 
 
-def _items(audio: Audio, lengths: Iterable[int] | None) -> list[Clip]:
-    """The clips one by one, not read yet."""
-    rows = _ndim(audio) == 2
-    if lengths is not None:
-        if not rows:
-            raise ValueError("lengths belong to a padded batch [clips, samples]: leave them out")
-        return _cut(audio, [int(length) for length in lengths])
-    if isinstance(audio, (str, os.PathLike)) or _ndim(audio) not in (None, 2):
-        return [cast("Clip", audio)]
-    if not rows and not isinstance(audio, Iterable):
-        raise TypeError(f"audio is a {_describe(audio)}: pass a path, an array, or a list of them")
-    if not (items := list(audio)):
-        raise ValueError("audio holds no clip: pass at least one")
-    return items
-
-
-def _cut(batch: Any, lengths: Sequence[int]) -> list[Clip]:
+def _cut(batch: Any, lengths: Sequence[int]) -> list[Any]:
     clips, longest = batch.shape
     if len(lengths) != clips:
         raise ValueError(f"{len(lengths)} lengths for {clips} clips: give one a clip")
@@ -146,50 +284,84 @@ def _cut(batch: Any, lengths: Sequence[int]) -> list[Clip]:
     return [row[:length] for row, length in zip(batch, lengths, strict=True)]
 
 
-def _ndim(audio: object) -> int | None:
-    return audio.ndim if isinstance(audio, (np.ndarray, Tensor)) else None
+def _is_one_clip(audio: object) -> bool:
+    paths = (str, os.PathLike, bytes, bytearray, memoryview, AudioClip, Mapping)
+    readable = hasattr(audio, "read") or hasattr(audio, "get_all_samples")
+    return isinstance(audio, paths) or readable or _pair(audio) is not None
 
 
-def _groups(items: Sequence[Clip], model: Embedder) -> Iterator[list[Tensor]]:
-    """The clips' samples, as many at once as are processed together."""
-    most = SECONDS_AT_ONCE * model.sample_rate
-    group: list[Tensor] = []
-    for index, item in enumerate(tqdm(items, "embedding", unit="clip", delay=PATIENCE)):
-        clip = _load(item, f"clip {index}" if len(items) > 1 else "audio", model)
-        if group and sum(map(len, group)) + len(clip) > most:
-            yield group
-            group = []
-        group.append(clip)
-    yield group
+def _pair(audio: object) -> tuple[Any, float] | None:
+    """Samples and rate of a pair in either order, as soundfile and scipy give it; else None."""
+    if isinstance(audio, tuple) and len(audio) == 2:
+        for samples, rate in (audio, audio[::-1]):
+            is_rate = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
+            if isinstance(samples, (np.ndarray, Tensor)) and is_rate:
+                return samples, float(rate)
+    return None
 
 
-def _load(item: Clip, name: str, model: Embedder) -> Tensor:
+def _load(item: Any, name: str, sample_rate: int, device: torch.device) -> Loaded:
+    """One clip of any kind that users pass."""
+    if isinstance(item, Mapping):  # of Hugging Face datasets, decoded or not
+        item = _of_mapping(item, name)
     if isinstance(item, (str, os.PathLike)):
-        item, name = load_audio(Path(item), model.sample_rate), str(item)
-    clip = check_clip(item, name, model.device)
-    if not len(clip):
+        item = load_audio(os.fspath(item), sample_rate)
+    elif isinstance(item, AudioClip):
+        item = item.decode(sample_rate)
+    elif isinstance(item, (bytes, bytearray, memoryview)):
+        item = load_audio(bytes(item), sample_rate)
+    elif hasattr(item, "get_all_samples"):  # an AudioDecoder of datasets or torchcodec
+        decoded = item.get_all_samples()
+        item = _resampled(decoded.data, decoded.sample_rate, name, sample_rate)
+    elif hasattr(item, "read"):
+        content = item.read()
+        if not isinstance(content, bytes):
+            raise TypeError(f"{name} is a file in text mode: open it with mode 'rb'")
+        item = load_audio(content, sample_rate)
+    elif (pair := _pair(item)) is not None:
+        item = _resampled(*pair, name, sample_rate)
+    if isinstance(item, Tensor) and not isinstance(item, np.ndarray):
+        _check_type(item, name)
+    samples = check_clip(item, name, device)
+    if not len(samples):
         raise ValueError(f"{name} holds no sample: pass at least one")
-    return clip
+    return Loaded(samples, _remark(samples, sample_rate))
 
 
-def _scenes(audio: Audio, found: list[Tensor], as_tensor: bool) -> Embeddings:
-    scenes_BD = _in_kind(torch.stack(found), as_tensor)
-    return scenes_BD[0] if _is_single(audio) else scenes_BD
+def _of_mapping(item: Mapping[str, Any], name: str) -> Any:
+    rate = item.get("sampling_rate", item.get("sample_rate"))
+    array = item.get("array")
+    if array is not None and rate is not None:
+        return (array if isinstance(array, Tensor) else np.asarray(array)), rate
+    if array is None and item.get("bytes") is not None:
+        return item["bytes"]
+    if array is None and item.get("path") is not None:
+        return item["path"]
+    raise TypeError(
+        f"{name} is a {_describe(item)}: pass a dict with 'array' and 'sampling_rate', or the array"
+    )
 
 
-def _steps(audio: Audio, found: list[tuple[Tensor, Tensor]], as_tensor: bool) -> Embeddings:
-    steps, times = ([pair[at] for pair in found] for at in (0, 1))
-    if _ndim(audio) == 2:
-        steps_BJD = pad_sequence(steps, batch_first=True)
-        times_BJ = pad_sequence(times, batch_first=True, padding_value=torch.nan)
-        return _in_kind(steps_BJD, as_tensor), _in_kind(times_BJ, as_tensor)
-    pairs = [(_in_kind(s, as_tensor), _in_kind(t, as_tensor)) for s, t in found]
-    return pairs[0] if _is_single(audio) else tuple(map(list, zip(*pairs, strict=True)))
+def _resampled(samples: Any, rate: float, name: str, sample_rate: int) -> NDArray[np.float32]:
+    """Samples of a known rate, with channels on either side, as mono at `sample_rate`."""
+    if not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"{name} has the sample rate {rate:g}: pass a positive number of Hz")
+    _check_type(samples, name)
+    array = samples.cpu().numpy() if isinstance(samples, Tensor) else samples
+    if array.dtype.kind != "f":
+        raise TypeError(
+            f"{name} is {array.dtype}: pass real floating-point samples in -1..1 "
+            "(16-bit integers: audio / 32768)"
+        )
+    if array.ndim == 2 and min(array.shape) <= MOST_CHANNELS:
+        array = array.mean(axis=int(np.argmin(array.shape)))
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"{name} has shape {array.shape}: pass mono samples [n]")
+    mono = np.ascontiguousarray(array, np.float32)
+    return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate, quality="HQ")
 
 
-def _is_single(audio: Audio) -> bool:
-    return isinstance(audio, (str, os.PathLike)) or _ndim(audio) == 1
-
-
-def _in_kind(tensor: Tensor, as_tensor: bool) -> Tensor | NDArray[np.float32]:
-    return tensor if as_tensor else tensor.cpu().numpy()
+def _remark(samples: Tensor, sample_rate: int) -> str:
+    if len(samples) < round(WINDOW_SECONDS * sample_rate):
+        return f"shorter than {1000 * WINDOW_SECONDS:g} ms"
+    return "silent" if (samples - samples.mean()).abs().amax().item() < SILENCE else ""

@@ -1,12 +1,13 @@
-"""Clips of any lengths as windows of 2 s, in batches that pad little; and when a time step is.
+"""Batches: which clips are held together, which windows of 2 s are encoded together; step times.
 
+Every command and call takes its batches from here, by the one `Budget` of its device.
 Shapes: W windows, T mel frames, F mel bins, J time steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,40 @@ from hear_axlstm.audio.mel import frame_count
 from hear_axlstm.config import ModelConfig
 
 SPREAD = 20  # frames: windows that differ by no more are padded to one length and go together
+T = TypeVar("T")
+
+
+class Budget(NamedTuple):
+    """How much is held and computed at once: bounds memory, whatever the number and lengths."""
+
+    held_seconds: float
+    """Audio of several clips that is decoded and waits."""
+    frames: int
+    """Mel frames that are encoded in one pass without gradients."""
+    gradient_frames: int
+    """Mel frames in one forward and backward pass."""
+
+    @classmethod
+    def of(cls, device: torch.device) -> Budget:
+        """The budget of a kind of device."""
+        return BUDGETS.get(device.type, BUDGETS["cpu"])
+
+
+BUDGETS = {"cpu": Budget(300.0, 12_800, 1_600), "cuda": Budget(300.0, 51_200, 51_200)}
+
+
+def groups(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Consecutive items whose sizes add up to `most` or less; a larger one is alone."""
+    group: list[T] = []
+    held = 0
+    for item in items:
+        if group and held + size(item) > most:
+            yield group
+            group, held = [], 0
+        group.append(item)
+        held += size(item)
+    if group:
+        yield group
 
 
 class Window(NamedTuple):
@@ -25,12 +60,12 @@ class Window(NamedTuple):
     start: int
     """First frame inside the clip."""
     frames: int
-    """Its own."""
+    """Number of frames."""
     padded: int
-    """Its own and the padding that it needs."""
+    """Number of frames with the padding that the encoder needs."""
 
     def steps(self, patch_frames: int) -> int:
-        """Time steps that are not all padding."""
+        """Number of time steps that are not all padding."""
         return -(-self.frames // patch_frames)
 
 
@@ -61,7 +96,8 @@ def batches(
             yield batch
             batch = []
         batch.append(window)
-    yield batch
+    if batch:
+        yield batch
 
 
 def cut(log_mels_TF: Sequence[Tensor], batch: Sequence[Window]) -> Tensor:

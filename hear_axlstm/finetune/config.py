@@ -29,9 +29,13 @@ class FinetuneConfig:
     model: str = ""
     """The encoder, as `load_model` takes it."""
     labels: str = "label"
-    """Column of the classes."""
+    """Column of the classes; by default also labels, category or class."""
+    path_column: str | None = None
+    """Column of the paths; by default a usual name such as path or filename."""
     multilabel: bool = False
-    """A clip may be of several classes, separated by a semicolon, or of none."""
+    """A clip may be of several classes, or of none."""
+    separator: str = ";"
+    """What separates the classes of a clip."""
     valid: Path | None = None
     """CSV of the clips that decide when to stop."""
     valid_fold: str | None = None
@@ -86,6 +90,8 @@ class FinetuneConfig:
             raise ValueError(
                 f"seed={self.seed} and weight_decay={self.weight_decay} must be numbers from 0 on"
             )
+        if not self.separator:
+            raise ValueError("separator is empty: give what stands between the classes of a clip")
         if self.multilabel and self.metric in ("accuracy", "balanced_accuracy"):
             raise ValueError(f"metric={self.metric!r} is for one class a clip: take mAP or AUC")
         for name in ("valid", "test"):

@@ -1,45 +1,44 @@
-"""Labeled clips from CSV files: read, checked, and shared out into training, validation and test.
+"""Labeled clips from CSV files, checked and divided into training, validation and test.
 
 Shapes: n clips, C classes.
 """
 
 from __future__ import annotations
 
-import csv
 import logging
-import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from hear_axlstm.embed.scenes import Span
+from hear_axlstm.audio.labels import (
+    SEPARATOR,
+    SPLITS,
+    LabelsError,
+    read_labeled,
+    shown,
+    warn_of_separator,
+)
+from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.finetune.classifier import Labels
 from hear_axlstm.finetune.config import FinetuneConfig
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "valid", "test")
-SEPARATOR = ";"
-SHOWN = 10  # clips that a message lists
+SHOWN = 10  # files that a message lists
+T = TypeVar("T")
 
 
-class LabelsError(ValueError):
-    """A CSV that can't be learned from; the message names the remedy."""
+class SplitClip(NamedTuple):
+    """A labeled clip and its split, one of SPLITS; empty where nothing says it."""
 
-
-@dataclass(frozen=True)
-class LabeledClip:
-    """What is heard, and the classes it has."""
-
-    span: Span
-    labels: tuple[str, ...]
-    split: str = ""
-    """One of SPLITS; empty where the CSV does not tell."""
+    clip: AudioClip
+    split: str
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Dataset:
     """The clips of each split, and the classes that the training clips show."""
 
     labels: Labels
-    splits: Mapping[str, tuple[LabeledClip, ...]]
+    splits: Mapping[str, tuple[AudioClip, ...]]
     """At least train and valid."""
 
     def targets(self, split: str) -> Tensor:
@@ -65,11 +64,11 @@ class Dataset:
 def read_dataset(train: Path, config: FinetuneConfig) -> Dataset:
     """Read and check the CSV files that `config` names.
 
-    Each has a header with the columns path, relative to the CSV, and `config.labels`; start and end
-    in seconds, fold and split are optional.
+    Each has a header with columns of paths, relative to the CSV, and labels; start and end in
+    seconds, fold and split are optional.
 
     Raises:
-        LabelsError: for anything that can't be learned from or scored.
+        TableError, SourceError, LabelsError: for anything that can't be learned from or scored.
     """
     folds = {config.valid_fold: "valid", config.test_fold: "test"}
     clips = _read(train, config, {fold: s for fold, s in folds.items() if fold is not None})
@@ -77,13 +76,13 @@ def read_dataset(train: Path, config: FinetuneConfig) -> Dataset:
         if file is not None:
             if any(clip.split == split for clip in clips):
                 raise LabelsError(f"{train} has {split} clips, and so does {file}: give one")
-            clips += [replace(clip, split=split) for clip in _read(file, config, {})]
+            clips += [clip._replace(split=split) for clip in _read(file, config, {})]
     clips = _with_files(clips, config)
     if not any(clip.split == "valid" for clip in clips):
         clips = _draw_valid(clips, config)
-    splits: dict[str, tuple[LabeledClip, ...]] = {}
+    splits: dict[str, tuple[AudioClip, ...]] = {}
     for split in SPLITS:
-        splits[split] = tuple(clip for clip in clips if (clip.split or "train") == split)
+        splits[split] = tuple(clip for clip, own in clips if (own or "train") == split)
     if not splits["test"]:
         del splits["test"]
     return check(Dataset(Labels(_classes(splits["train"]), config.multilabel), splits), train)
@@ -99,145 +98,101 @@ def check(dataset: Dataset, source: Path) -> Dataset:
     if not splits["train"]:
         raise LabelsError(f"{source} has no training clip: see its columns split and fold")
     if len(classes) < (1 if dataset.labels.multilabel else 2):
-        raise LabelsError(f"{source} has {len(classes)} class(es) to train on: give two or more")
+        raise LabelsError(f"{source} has {plural(len(classes), 'class')} to train on: give two")
     for split, members in splits.items():
         if not members:
-            raise LabelsError(f"{source} leaves no {split} clip: add clips, or name others")
+            raise LabelsError(
+                f"too few clips in {source} for a {split} set: add clips, or pass --{split} FILE"
+            )
         if unseen := sorted(set(_classes(members)) - set(classes)):
             raise LabelsError(
-                f"{len(unseen)} class(es) of the {split} clips have no training clip: "
-                f"{_shown(unseen)}: add some, or leave those clips out"
+                f"{plural(len(unseen), 'class')} of the {split} clips have no training clip: "
+                f"{shown(unseen)}: add some, or leave those clips out"
             )
-    seen: dict[Span, str] = {}
+    seen: dict[tuple[object, ...], str] = {}
     for split, members in splits.items():
         for clip in members:
-            if seen.setdefault(clip.span, split) != split:
+            before = seen.setdefault((clip.source, clip.start, clip.end), split)
+            if before != split:
                 raise LabelsError(
-                    f"{clip.span.path} is both a {seen[clip.span]} and a {split} clip: "
+                    f"{clip.id} is both a {before} and a {split} clip: "
                     "scores would mean nothing; take one of them out"
                 )
     return dataset
 
 
-def _read(file: Path, config: FinetuneConfig, folds: Mapping[str, str]) -> list[LabeledClip]:
-    columns, rows = _rows(file)
-    for column in ("path", config.labels, *(["fold"] if folds else [])):
-        if column not in columns:
-            has = ", ".join(columns) or "nothing"
-            raise LabelsError(f"{file} has no column {column!r}: its header has {has}")
-    if not rows:
-        raise LabelsError(f"{file} lists no clips: add rows below the header")
+def plural(number: int, noun: str) -> str:
+    """A number and its noun."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
+def _read(file: Path, config: FinetuneConfig, folds: Mapping[str, str]) -> list[SplitClip]:
+    separator = config.separator if config.multilabel else None
+    rows, columns = read_labeled(file, config.labels, separator, config.path_column)
+    if folds and "fold" not in [name.lower() for name in columns]:
+        raise LabelsError(f"{file} has no column 'fold': its header has {', '.join(columns)}")
     for fold in folds:
-        if all(row["fold"] != fold for _, row in rows):
-            known = _shown(sorted({str(row["fold"]) for _, row in rows}))
+        if all(row.fold != fold for row in rows):
+            known = shown(sorted({row.fold for row in rows}))
             raise LabelsError(f"{file} has no clip of fold {fold!r}: its folds are {known}")
-    clips, unlabeled = [], []
-    for number, row in rows:
-        labels = _labels(row[config.labels], f"{file}, line {number}", config.multilabel)
-        if labels is None:
-            unlabeled.append(str(number))
-            continue
-        split = folds.get(row["fold"], "train") if folds else row.get("split") or ""
-        clips.append(_clip(row, f"{file}, line {number}", file.parent, labels, split))
-    if unlabeled:
-        raise LabelsError(
-            f"{file}: {len(unlabeled)} row(s) have no {config.labels!r}, in line "
-            f"{_shown(unlabeled)}: fill the column in, or take them out"
-        )
-    return clips
+    if config.multilabel:
+        warn_of_separator(rows, config.separator)
+    else:
+        for row in rows:
+            if SEPARATOR in row.clip.labels[0]:
+                raise LabelsError(
+                    f"{file}, line {row.line}: {row.clip.labels[0]!r} holds a {SEPARATOR!r}: "
+                    "pass --multilabel if it lists classes, else rename the class"
+                )
+    return [
+        SplitClip(row.clip, folds.get(row.fold, "train") if folds else row.split) for row in rows
+    ]
 
 
-def _rows(file: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, str]]]]:
-    """The header of a CSV, and its rows with their line numbers."""
-    if not file.is_file():
-        raise LabelsError(f"{file}: no such CSV: check the path")
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            return reader.fieldnames or [], [(reader.line_num, row) for row in reader]
-    except UnicodeDecodeError:
-        raise LabelsError(f"{file} is not UTF-8 text: save it as CSV in UTF-8") from None
-
-
-def _labels(text: str | None, where: str, multilabel: bool) -> tuple[str, ...] | None:
-    """The classes of a row; None if it has none though it should."""
-    text = (text or "").strip()
-    if text.lower() == "nan" or not (text or multilabel):
-        return None
-    if not multilabel:
-        if SEPARATOR in text:
-            raise LabelsError(
-                f"{where}: {text!r} holds a {SEPARATOR!r}: pass --multilabel if it lists classes, "
-                "else rename the class"
-            )
-        return (text,)
-    return tuple(sorted({name.strip() for name in text.split(SEPARATOR)} - {""}))
-
-
-def _clip(
-    row: Mapping[str, str], where: str, folder: Path, labels: tuple[str, ...], split: str
-) -> LabeledClip:
-    if not row["path"]:
-        raise LabelsError(f"{where}: no path: fill the column in")
-    if split not in (*SPLITS, ""):
-        raise LabelsError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
-    try:
-        start, end = float(row.get("start") or 0), float(row.get("end") or math.inf)
-    except ValueError:
-        start = end = math.nan
-    if not 0 <= start < end:
-        raise LabelsError(f"{where}: start and end must be seconds, the end after the start")
-    last = None if math.isinf(end) else end
-    return LabeledClip(Span(folder / row["path"], start, last), labels, split)
-
-
-def _with_files(clips: Sequence[LabeledClip], config: FinetuneConfig) -> list[LabeledClip]:
+def _with_files(clips: Sequence[SplitClip], config: FinetuneConfig) -> list[SplitClip]:
     """The clips whose files are there."""
-    is_there = {path: path.is_file() for path in {clip.span.path for clip in clips}}
+    sources = {str(clip.source) for clip, _ in clips}
+    is_there = {path: Path(path).is_file() for path in sources}
     return without_broken(
         clips,
         [f"{path}: no such file" for path, there in sorted(is_there.items()) if not there],
-        [is_there[clip.span.path] for clip in clips],
+        [is_there[str(clip.source)] for clip, _ in clips],
         config.skip_broken,
     )
 
 
 def without_broken(
-    clips: Sequence[LabeledClip], reasons: Sequence[str], usable: Sequence[bool], skip: bool
-) -> list[LabeledClip]:
+    clips: Sequence[T], reasons: Sequence[str], usable: Sequence[bool], skip: bool
+) -> list[T]:
     """The usable clips, with a warning about the others.
 
     Raises:
         LabelsError: if there are others, and they may not be skipped.
     """
     if reasons:
-        found = f"{len(reasons)} file(s) can't be used:\n  " + "\n  ".join(reasons[:SHOWN])
+        found = f"{plural(len(reasons), 'file')} can't be used:\n  " + "\n  ".join(reasons[:SHOWN])
         found += f"\n  and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
         if not skip:
-            raise LabelsError(f"{found}\nmend them, or leave them out by --skip-broken")
+            raise LabelsError(f"{found}\nfix them, or leave them out by --skip-broken")
         log.warning("%s\nthey are left out", found)
     return [clip for clip, good in zip(clips, usable, strict=True) if good]
 
 
-def _draw_valid(clips: Sequence[LabeledClip], config: FinetuneConfig) -> list[LabeledClip]:
+def _draw_valid(clips: Sequence[SplitClip], config: FinetuneConfig) -> list[SplitClip]:
     """Make `config.valid_fraction` of the training clips of each class validation clips."""
-    order = [index for index, clip in enumerate(clips) if clip.split in ("", "train")]
+    order = [index for index, (_, split) in enumerate(clips) if split in ("", "train")]
     random.Random(config.seed).shuffle(order)
-    count = Counter(name for index in order for name in clips[index].labels or ("",))
+    count = Counter(name for index in order for name in clips[index].clip.labels or ("",))
     left = {name: min(n - 1, round(config.valid_fraction * n)) for name, n in count.items()}
     drawn = list(clips)
     for index in order:
-        names = clips[index].labels or ("",)
+        names = clips[index].clip.labels or ("",)
         if all(left[name] > 0 for name in names):
-            drawn[index] = replace(clips[index], split="valid")
+            drawn[index] = clips[index]._replace(split="valid")
             left.update({name: left[name] - 1 for name in names})
     return drawn
 
 
-def _classes(clips: Sequence[LabeledClip]) -> tuple[str, ...]:
+def _classes(clips: Sequence[AudioClip]) -> tuple[str, ...]:
     return tuple(sorted({name for clip in clips for name in clip.labels}))
-
-
-def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

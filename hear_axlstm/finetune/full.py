@@ -21,13 +21,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hear_axlstm.audio.io import AudioError
+from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.loader import prefetch
 from hear_axlstm.audio.mel import frame_count
+from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.checkpoints.format import write
-from hear_axlstm.embed.scenes import scenes_of
+from hear_axlstm.embed.files import scenes_of
+from hear_axlstm.embed.windows import Budget, groups
 from hear_axlstm.finetune.classifier import FILE_NAME, Classifier
 from hear_axlstm.finetune.config import FinetuneConfig
-from hear_axlstm.finetune.dataset import Dataset, LabeledClip
+from hear_axlstm.finetune.dataset import Dataset
 from hear_axlstm.finetune.heads import Best, named
 from hear_axlstm.finetune.metrics import loss, scores
 from hear_axlstm.training.checkpoints import collect, restore
@@ -42,7 +45,6 @@ EPOCHS, PATIENCE, BATCH_SIZE = 30, 5, 16
 WARMUP = 0.1  # of all steps
 CLIP_NORM = 1.0
 CHECKPOINT_SECONDS = 600.0
-WINDOWS_AT_ONCE = {"cpu": 8, "cuda": 256}  # in one backward pass: bounds memory
 
 
 def train_through(
@@ -125,7 +127,8 @@ class Trainer:
         )
         rows = order[index * self.size : (index + 1) * self.size]
         rate = self.classifier.sample_rate
-        return [self.clips[row].span.decode(rate) for row in rows.tolist()], self.targets[rows]
+        clips = [torch.from_numpy(self.clips[row].decode(rate)) for row in rows.tolist()]
+        return clips, self.targets[rows]
 
     def _learn(self, clips: list[Tensor], targets: Tensor) -> None:
         torch.manual_seed(self._seed(self.step))  # of crops and dropout
@@ -152,18 +155,13 @@ class Trainer:
 
     def _what_fits(self, clips: Sequence[Tensor]) -> Iterator[list[int]]:
         """Clips whose windows are few enough for one backward pass; at least one clip."""
-        most = WINDOWS_AT_ONCE.get(self.device.type, WINDOWS_AT_ONCE["cpu"])
         config = self.classifier.config
-        some: list[int] = []
-        windows = 0
-        for index, clip in enumerate(clips):
-            more = math.ceil(frame_count(len(clip), config.mel) / config.window_frames)
-            if some and windows + more > most:
-                yield some
-                some, windows = [], 0
-            some.append(index)
-            windows += more
-        yield some
+        most = Budget.of(self.device).gradient_frames // config.window_frames
+
+        def windows(index: int) -> int:
+            return math.ceil(frame_count(len(clips[index]), config.mel) / config.window_frames)
+
+        return groups(range(len(clips)), windows, most)
 
     def _evaluate(self) -> None:
         """End an epoch: score the validation clips, and keep the classifier if it is the best."""
@@ -200,16 +198,16 @@ class Trainer:
         self.step, self.best = state["step"], Best(**state["best"])
 
 
-def logits_of(classifier: Classifier, clips: Sequence[LabeledClip]) -> Tensor:
+def logits_of(classifier: Classifier, clips: Sequence[AudioClip]) -> Tensor:
     """Logits ``[n, C]`` on the CPU, with the encoder as it is.
 
     Raises:
         AudioError: for a file that gives no usable audio.
     """
     logits = []
-    for scene in scenes_of(classifier, [clip.span for clip in clips]):
-        if isinstance(scene, AudioError):
-            raise scene
+    for clip, scene in scenes_of(classifier, clips):
+        if isinstance(scene, Skipped):
+            raise AudioError(f"{clip.id}: {scene.reason}")
         with torch.no_grad():
             logits.append(classifier.head(scene.to(classifier.head.mean.device)).cpu())
     return torch.stack(logits)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hear_axlstm import load_model
-from hear_axlstm.audio.io import AudioError
+from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.finetune.classifier import FILE_NAME, Classifier, load_classifier
 from hear_axlstm.finetune.config import MLP_WIDTH, FinetuneConfig
 from hear_axlstm.finetune.dataset import Dataset, check, read_dataset, without_broken
@@ -86,14 +86,17 @@ def _embed(
 ) -> tuple[Dataset, dict[str, Tensor]]:
     """The clips that can be decoded, and their embeddings ``[n, D']``, split by split."""
     clips = [clip for members in dataset.splits.values() for clip in members]
-    embedded = embed(classifier, [clip.span for clip in clips])
-    good = [isinstance(scene, Tensor) for scene in embedded]
-    reasons = [str(error) for error in embedded if isinstance(error, AudioError)]
-    usable = without_broken(clips, reasons, good, config.skip_broken)
-    by_span = {clip.span: scene for clip, scene in zip(clips, embedded, strict=True)}
-    left = {s: tuple(c for c in old if c in set(usable)) for s, old in dataset.splits.items()}
+    embedded = dict(zip(clips, embed(classifier, clips), strict=True))
+    good = [isinstance(embedded[clip], Tensor) for clip in clips]
+    reasons = [
+        f"{clip.source}: {skipped.reason}"
+        for clip, skipped in embedded.items()
+        if isinstance(skipped, Skipped)
+    ]
+    usable = set(without_broken(clips, reasons, good, config.skip_broken))
+    left = {s: tuple(clip for clip in old if clip in usable) for s, old in dataset.splits.items()}
     dataset = check(replace(dataset, splits=left), train)
-    scenes = {s: [by_span[clip.span] for clip in members] for s, members in left.items()}
+    scenes = {s: [embedded[clip] for clip in members] for s, members in left.items()}
     return dataset, {
         split: torch.stack([scene for scene in of_split if isinstance(scene, Tensor)])
         for split, of_split in scenes.items()
@@ -102,7 +105,7 @@ def _embed(
 
 def _claim(out: Path, config: FinetuneConfig, dataset: Dataset) -> None:
     """Make the folder, or see that what was trained in it had the same settings and clips."""
-    clips = repr([(s, [(c.span, c.labels) for c in m]) for s, m in dataset.splits.items()])
+    clips = repr([(s, [(c.source, c.start, c.end, c.labels) for c in m]) for s, m in dataset.splits.items()])
     settings = {**config.to_dict(), "clips": hashlib.sha256(clips.encode()).hexdigest()[:16]}
     path = out / SETTINGS
     if path.exists() and any((out / name).exists() for name in (CHECKPOINT, FILE_NAME)):

@@ -5,17 +5,19 @@ Shapes: n clips, D' embedding size, C classes.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from hear_axlstm.audio.io import AUDIO_SUFFIXES, load_audio
+from hear_axlstm.audio import labels
+from hear_axlstm.audio.io import AudioError
+from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.sources import AudioClip, FolderSource
 from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.embed.files import scenes_of
 
 NEIGHBORS = 5
 SPLITS = ("train", "test")
@@ -27,28 +29,27 @@ class ProbeError(ValueError):
 
 @dataclass(frozen=True)
 class LabeledClips:
-    """Audio files with one label each."""
+    """Audio clips with one label each."""
 
-    paths: tuple[Path, ...]
-    labels: tuple[str, ...]
+    clips: tuple[AudioClip, ...]
     test: tuple[bool, ...] | None
     """Which clips are scored against the others; None scores each against all others."""
 
     def score(self, embedder: Embedder) -> float:
         """Share of the clips that their nearest neighbors name correctly.
 
-        Files are read anew each time, so that a probe holds no audio in memory.
+        Files are read anew each time, so that no audio stays in memory.
 
         Raises:
             AudioError: for a file that gives no usable audio.
         """
-        device = next(embedder.parameters()).device
         scenes = []
-        with torch.no_grad():
-            for path in tqdm(self.paths, desc="probe", unit="clip", leave=False):
-                samples = torch.from_numpy(load_audio(path, embedder.sample_rate))
-                scenes.append(embedder.scene(samples[None].to(device))[0].cpu())
-        names, classes = np.unique(self.labels, return_inverse=True)
+        for clip, scene in scenes_of(embedder, self.clips):
+            if isinstance(scene, Skipped):
+                raise AudioError(f"{clip.id}: {scene.reason}")
+            scenes.append(scene)
+        named = [clip.labels[0] for clip in self.clips]
+        names, classes = np.unique(named, return_inverse=True)
         right = _is_right(torch.stack(scenes), torch.from_numpy(classes), len(names), self.test)
         return right.float().mean().item()
 
@@ -62,46 +63,34 @@ def read_labeled(source: str | Path) -> LabeledClips:
 
     Raises:
         ProbeError: if there is nothing to score, or a file is missing.
+        TableError, SourceError, LabelsError: for a CSV or folder that can't be used.
     """
     source = Path(source)
     if source.is_dir():
-        clips = _from_folder(source)
+        found = [clip for clip in FolderSource(source).clips() if isinstance(clip, AudioClip)]
+        clips = LabeledClips(tuple(clip for clip in found if clip.labels), None)
     elif source.is_file():
-        clips = _from_csv(source)
+        rows = labels.read_labeled(source).rows
+        splits = {row.split for row in rows}
+        if splits - {"", *SPLITS}:
+            raise ProbeError(f"probe={source}: a split is neither of {', '.join(SPLITS)}")
+        test = tuple(row.split == "test" for row in rows) if splits != {""} else None
+        clips = LabeledClips(tuple(row.clip for row in rows), test)
     else:
         raise ProbeError(f"probe={source} does not exist: give a CSV, or a folder of classes")
-    if len(set(clips.labels)) < 2:
-        raise ProbeError(f"probe={source} has {len(set(clips.labels))} class(es): give two or more")
+    classes = len({clip.labels[0] for clip in clips.clips})
+    if classes < 2:
+        plural = "class" if classes == 1 else "classes"
+        raise ProbeError(f"probe={source} has {classes} {plural}: give two or more")
     if clips.test is not None and (all(clips.test) or not any(clips.test)):
         raise ProbeError(f"probe={source} needs clips of both splits, train and test")
-    if missing := [path for path in clips.paths if not path.is_file()]:
+    missing = [clip.source for clip in clips.clips if not Path(str(clip.source)).is_file()]
+    if missing:
+        files = "file" if len(missing) == 1 else "files"
         raise ProbeError(
-            f"probe={source} names {len(missing)} missing file(s), the first is {missing[0]}"
+            f"probe={source} names {len(missing)} missing {files}, the first is {missing[0]!s}"
         )
     return clips
-
-
-def _from_folder(folder: Path) -> LabeledClips:
-    found = sorted(p for p in folder.glob("*/**/*") if p.suffix.lower() in AUDIO_SUFFIXES)
-    labels = tuple(path.relative_to(folder).parts[0] for path in found)
-    return LabeledClips(tuple(found), labels, None)
-
-
-def _from_csv(file: Path) -> LabeledClips:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            rows = list(csv.DictReader(lines))
-    except UnicodeDecodeError:
-        raise ProbeError(f"probe={file} is not UTF-8 text: save it as CSV in UTF-8") from None
-    if not rows or not {"path", "label"} <= set(rows[0]):
-        raise ProbeError(f"probe={file} needs a header with path and label, and a row a clip")
-    test = None
-    if "split" in rows[0]:
-        if odd := {row["split"] for row in rows} - set(SPLITS):
-            raise ProbeError(f"probe={file}: split {sorted(map(str, odd))} is neither of {SPLITS}")
-        test = tuple(row["split"] == "test" for row in rows)
-    paths = tuple(file.parent / row["path"] for row in rows)
-    return LabeledClips(paths, tuple(row["label"] for row in rows), test)
 
 
 def _is_right(

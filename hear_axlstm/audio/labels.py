@@ -1,0 +1,171 @@
+"""Labeled clips from the rows of a CSV, for fine-tuning and for the monitor of a pretraining."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.sources import AudioClip, TableSource
+
+log = logging.getLogger(__name__)
+
+LABEL = "label"
+OTHER_LABEL_COLUMNS = ("labels", "category", "class")  # of FSD50K, ESC-50, UrbanSound8K
+SPLITS = ("train", "valid", "test")
+SYNONYMS = {"training": "train", "val": "valid", "validation": "valid"}
+SYNONYMS |= {"testing": "test", "eval": "test", "evaluation": "test"}
+SEPARATOR = ";"
+SHOWN = 10  # lines or names that a message lists
+
+
+class LabelsError(ValueError):
+    """Labels that can't be learned from; the message names the remedy."""
+
+
+class LabeledRow(NamedTuple):
+    """A clip with its labels, and what else its row says."""
+
+    line: int
+    clip: AudioClip
+    split: str
+    """One of SPLITS; empty where the row does not say."""
+    fold: str
+
+
+class LabeledTable(NamedTuple):
+    """All rows of a CSV with labels."""
+
+    rows: list[LabeledRow]
+    columns: Sequence[str]
+
+
+def read_labeled(
+    file: Path,
+    column: str = LABEL,
+    separator: str | None = None,
+    path_column: str | None = None,
+) -> LabeledTable:
+    """Read the clips of a CSV with their labels, splits and folds.
+
+    Rows that repeat a clip with the same labels, split and fold count once.
+
+    Args:
+        file: CSV or TSV; paths are relative to it, see `TableSource`.
+        column: of the labels; the default also finds labels, category or class.
+        separator: of several labels in one value; None takes the value for one label.
+        path_column: by default a usual name such as path or filename.
+
+    Raises:
+        TableError, SourceError, LabelsError: for a file or a row that can't be used.
+    """
+    source = TableSource(file, path_column)
+    table = source.table
+    name = _label_column(source, column)
+    rows: list[LabeledRow] = []
+    unlabeled: list[str] = []
+    for row, clip in source.rows():
+        where = f"{file}, line {row.line}"
+        if isinstance(clip, Skipped):
+            raise LabelsError(f"{where}: {clip.reason}")
+        text = row.values.get(name, "")
+        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise LabelsError(
+                f"{file} is not UTF-8 text: save it as CSV in UTF-8 (line {row.line} has the label "
+                f"{text.encode('utf-8', 'surrogateescape')!r})"
+            )
+        labels = _labels(text, separator)
+        if labels is None:
+            unlabeled.append(str(row.line))
+            continue
+        split = row.values.get("split", "").lower()
+        split = SYNONYMS.get(split, split)
+        if split not in (*SPLITS, ""):
+            raise LabelsError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
+        clip = replace(clip, labels=labels)
+        rows.append(LabeledRow(row.line, clip, split, row.values.get("fold", "")))
+    if unlabeled:
+        rows_have = "row has" if len(unlabeled) == 1 else "rows have"
+        raise LabelsError(
+            f"{file}: {len(unlabeled)} {rows_have} no {name!r}, in line "
+            f"{shown(unlabeled)}: fill the column in, or take them out"
+        )
+    return LabeledTable(_distinct(rows, file, separator is not None), table.columns)
+
+
+def warn_of_separator(rows: Sequence[LabeledRow], separator: str) -> None:
+    """Warn if labels look as if they were separated by something else."""
+    labels = [name for row in rows for name in row.clip.labels]
+    for other in (",", ";", "|"):
+        holders = sum(other in label for label in labels)
+        if other != separator and 4 * holders > len(labels) > 0:
+            if any(len(row.clip.labels) > 1 for row in rows):
+                continue  # the separator is in use
+            log.warning(
+                "no label holds the separator %r, but %d of %d hold %r, e.g. %r: "
+                "pass --separator '%s' if it separates labels",
+                separator,
+                holders,
+                len(labels),
+                other,
+                next(label for label in labels if other in label),
+                other,
+            )
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _label_column(source: TableSource, column: str) -> str:
+    if name := source.table.column(column):
+        return name
+    if column == LABEL:
+        for other in OTHER_LABEL_COLUMNS:
+            if name := source.table.column(other):
+                log.info("%s: labels are read from the column %r", source.table.path, other)
+                return name
+    has = ", ".join(source.table.columns)
+    raise LabelsError(f"{source.table.path} has no column {column!r}: its header has {has}")
+
+
+def _labels(text: str, separator: str | None) -> tuple[str, ...] | None:
+    """The labels of a row; None if it has none though it should."""
+    if text.lower() == "nan" or not (text or separator):
+        return None
+    if separator is None:
+        return (text,)
+    return tuple(sorted({name.strip() for name in text.split(separator)} - {""}))
+
+
+def _distinct(rows: Sequence[LabeledRow], file: Path, joins: bool) -> list[LabeledRow]:
+    """Rows without repetitions; labels of one clip are joined where it may have several."""
+    first: dict[tuple[object, ...], int] = {}
+    kept: list[LabeledRow] = []
+    repeated = 0
+    for row in rows:
+        clip = row.clip
+        key = (clip.source, clip.start, clip.end, row.split, row.fold)
+        if key not in first:
+            first[key] = len(kept)
+            kept.append(row)
+            continue
+        repeated += 1
+        before = kept[first[key]]
+        if clip.labels == before.clip.labels:
+            continue
+        if not joins:
+            raise LabelsError(
+                f"{file}: {clip.id} is {before.clip.labels[0]!r} in line {before.line} and "
+                f"{clip.labels[0]!r} in line {row.line}: correct one, or pass --multilabel"
+            )
+        labels = tuple(sorted({*before.clip.labels, *clip.labels}))
+        kept[first[key]] = before._replace(clip=replace(clip, labels=labels))
+    if repeated:
+        log.warning("%s: %d rows repeat a clip and are counted once", file, repeated)
+    return kept

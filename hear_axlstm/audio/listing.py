@@ -1,0 +1,144 @@
+"""The one folder listing: linked folders followed once, unreadable ones named, the rest counted."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from hear_axlstm.audio.io import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
+
+SHOWN = 5  # endings that a message lists
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An input that gives no clip."""
+
+    id: str
+    reason: str
+    transient: bool = False
+    """Whether the same input may work the next time: a connection that broke."""
+
+    @property
+    def kind(self) -> str:
+        """The reason without particulars, to count by."""
+        return re.split("[:,(]|after [0-9]", self.reason)[0].strip()
+
+
+@dataclass
+class Listing:
+    """What lies below a folder; paths are relative to it, with slashes."""
+
+    files: list[str] = field(default_factory=list)
+    """Audio files, by their endings."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Folders that can't be read, and why."""
+    others: Counter[str] = field(default_factory=Counter)
+    """Other files, counted by their endings; hidden ones are not."""
+
+    def others_text(self) -> str:
+        """The other files in words."""
+        shown = [f"{n:,} {ending or 'without ending'}" for ending, n in self.others.most_common()]
+        more = f" and {len(shown) - SHOWN} more endings" if len(shown) > SHOWN else ""
+        files = "file" if self.others.total() == 1 else "files"
+        return f"{self.others.total():,} other {files} ({', '.join(shown[:SHOWN])}{more})"
+
+    def hint(self) -> str:
+        """What there is instead of audio, for an error."""
+        found = [self.others_text()] if self.others else []
+        found += [f"{folder}: {reason}" for folder, reason in list(self.unreadable.items())[:SHOWN]]
+        text = f", but {'; '.join(found)}" if found else ""
+        if any(ending in self.others for ending in (".tar", ".tgz", ".gz")):
+            text += "; pass tars by a pattern, e.g. 'folder/*.tar'"
+        elif ".csv" in self.others:
+            text += "; pass the CSV itself to read the files that it lists"
+        else:
+            text += f": known endings are {', '.join(sorted(AUDIO_SUFFIXES))}"
+        return text
+
+
+def may_be_audio(path: str) -> bool:
+    """Whether a file looks like audio by its name; hidden ones (``._a.wav``) never do."""
+    name = os.path.basename(path)
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix in AUDIO_SUFFIXES | OTHER_AUDIO_SUFFIXES and not name.startswith(".")
+
+
+def list_folder(folder: str) -> Listing:
+    """All audio files below a folder, sorted by path."""
+    listing = Listing()
+    for path, error in _walk(folder):
+        if error is not None:
+            listing.unreadable[path or "."] = error
+        elif may_be_audio(path):
+            listing.files.append(path)
+        elif not os.path.basename(path).startswith("."):
+            listing.others[os.path.splitext(path)[1].lower()] += 1
+    listing.files.sort()
+    return listing
+
+
+def match_pattern(pattern: str) -> list[str]:
+    """The files that a pattern matches, sorted; without ``**``, also the folders."""
+    if "**" not in pattern:
+        return sorted(glob.glob(pattern))
+    pieces = pattern.split("/")
+    at = next(index for index, piece in enumerate(pieces) if glob.has_magic(piece))
+    top, rest = "/".join(pieces[:at]), pieces[at:]
+    start = "/" if at == 1 and not top else top or "."
+    matches = (path for path, error in _walk(start) if error is None)
+    found = [path for path in matches if _matches(path.split("/"), rest)]
+    return sorted(os.path.join(start, path) if top or at else path for path in found)
+
+
+def _walk(top: str) -> Iterator[tuple[str, str | None]]:
+    """Files below a folder, and folders that can't be read with the reason.
+
+    Linked folders come last, so that each folder appears once, under its own name if it has one.
+    """
+    seen: set[tuple[int, int]] = set()
+    folders, linked = deque([""]), deque[str]()
+    while folders or linked:
+        folder = folders.popleft() if folders else linked.popleft()
+        path = os.path.join(top, folder) if folder else top
+        try:
+            stat = os.stat(path)
+            if (stat.st_dev, stat.st_ino) in seen:
+                continue
+            seen.add((stat.st_dev, stat.st_ino))
+            with os.scandir(path) as entries:
+                found = list(entries)
+        except OSError as error:
+            yield folder, f"folder can't be read ({error.strerror}): change its permissions"
+            continue
+        for entry in found:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if _is_folder(entry):
+                (linked if entry.is_symlink() else folders).append(name)
+            else:
+                yield name, None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _matches(parts: list[str], pattern: list[str]) -> bool:
+    """Whether the parts of a path match those of a pattern; ``**`` matches any number."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        if _matches(parts, pattern[1:]):
+            return True
+        return bool(parts) and not parts[0].startswith(".") and _matches(parts[1:], pattern)
+    if not parts or (parts[0].startswith(".") and not pattern[0].startswith(".")):
+        return False
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])

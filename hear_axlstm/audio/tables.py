@@ -1,0 +1,192 @@
+"""The one CSV reader: rows with their line numbers, tolerant of sloppiness, strict about damage.
+
+Commas, tabs or semicolons; UTF-8 or UTF-16, with or without a byte order mark; capitals and blanks
+around names and values; blank lines, and comment lines above the header. Refused with the line:
+a quote that stays open, a column that stands twice, a field that is longer than any name.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+OPEN_CSV: Mapping[str, Any] = {
+    "newline": "",
+    "encoding": "utf-8",
+    "errors": "surrogateescape",  # file names that are not UTF-8 keep their bytes
+}
+"""How every CSV of this package is opened for writing."""
+
+PATH_COLUMNS = ("path", "filename", "file_name", "fname", "slice_file_name", "filepath", "file")
+"""Names of the column of paths, best first, in lower case."""
+
+DELIMITERS = ",\t;"
+NUL_MARK = "\u2400"  # stands for NUL, which neither csv nor the file system accepts
+SNIFFED_BYTES = 4096
+
+
+class TableError(ValueError):
+    """A CSV that can't be read; the message names the file, the line and the remedy."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table."""
+
+    line: int
+    """Where it begins, counted from 1."""
+    values: Mapping[str, str]
+    """Values by column in lower case, without blanks around them."""
+    fault: str = ""
+    """Why the row can't be used, if so."""
+
+
+class Table:
+    """A CSV or TSV file with a header.
+
+    Args:
+        path: of the file.
+        path_column: name of the column of paths; by default the first of `PATH_COLUMNS` there is.
+
+    Raises:
+        TableError: if the file does not exist, or its header has no such column or one twice.
+    """
+
+    def __init__(self, path: Path, path_column: str | None = None) -> None:
+        if not path.is_file():
+            raise TableError(f"{path} does not exist or is not a file: check the path")
+        self.path = path
+        self._encoding = _encoding(path)
+        header, self._header_line = self._read_header()
+        wanted = [path_column.lower()] if path_column else list(PATH_COLUMNS)
+        self.delimiter = _delimiter(header, wanted)
+        try:
+            names = next(csv.reader([header], delimiter=self.delimiter, skipinitialspace=True), [])
+        except csv.Error as error:
+            raise TableError(f"{path}, line {self._header_line}: {error}") from error
+        self.columns = [name.strip() for name in names]
+        """Names as they are written."""
+        self._names = [name.lower() for name in self.columns]
+        doubled = [name for name, n in Counter(filter(None, self._names)).items() if n > 1]
+        if doubled:
+            raise TableError(
+                f"{path}, line {self._header_line}: the column {doubled[0]!r} stands twice: "
+                "rename one"
+            )
+        found = [name for name in wanted if name in self._names]
+        if not found:
+            raise TableError(self._no_path_column(path_column))
+        self.path_column = found[0]
+
+    def _no_path_column(self, path_column: str | None) -> str:
+        has = ", ".join(filter(None, self.columns)) or "nothing"
+        start = f"{self.path} has no column {path_column or 'path'!r}: its header has {has}"
+        return f"{start}; name the column of paths by --path-column"
+
+    def column(self, name: str) -> str | None:
+        """The column of that name, whatever its capitals, in the form of `Row.values`."""
+        return name.strip().lower() if name.strip().lower() in self._names else None
+
+    def rows(self) -> Iterator[Row]:
+        """All rows below the header that are not blank.
+
+        Raises:
+            TableError: for damage that would merge or swallow rows.
+        """
+        with self._open() as file:
+            for _ in range(self._header_line):
+                next(file)
+            lines = _Lines(file, self._header_line)
+            reader = csv.reader(
+                lines, delimiter=self.delimiter, skipinitialspace=True, strict=True
+            )
+            while True:
+                first = lines.number + 1
+                lines.taken.clear()
+                try:
+                    values = next(reader)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    raise self._damaged(first, str(error)) from error
+                if len(lines.taken) > 1 and self._swallows(lines.taken):
+                    raise self._damaged(first, "unexpected end")
+                if any(value.strip() for value in values):
+                    yield self._row(first, values)
+
+    def _row(self, line: int, values: list[str]) -> Row:
+        values = [value.strip() for value in values]
+        extra = [value for value in values[len(self._names) :] if value]
+        fault = ""
+        if extra:
+            fault = (
+                f"{len(values)} values for {len(self._names)} columns: put values that hold a "
+                f"{self.delimiter!r} in quotes"
+            )
+        named = dict(zip(self._names, values, strict=False))
+        if NUL_MARK in named.get(self.path_column, ""):
+            fault = "its path holds a NUL byte: export the file again"
+        return Row(line, named, fault)
+
+    def _damaged(self, line: int, reason: str) -> TableError:
+        if "field larger" in reason or "unexpected end" in reason:
+            reason = "a quote opens here and does not close on the line"
+        return TableError(f"{self.path}, line {line}: {reason}: correct or remove the line")
+
+    def _swallows(self, lines: list[str]) -> bool:
+        """Whether the lines that one quoted value spans look like rows themselves."""
+        width = len(self._names)
+        return width == 1 or any(line.count(self.delimiter) == width - 1 for line in lines[1:-1])
+
+    def _read_header(self) -> tuple[str, int]:
+        with self._open() as file:
+            for number, line in enumerate(file, 1):
+                if line.strip() and not line.startswith("#"):
+                    return line, number
+        raise TableError(f"{self.path} is empty: write a header, e.g. path,start,end")
+
+    def _open(self) -> IO[str]:
+        return open(self.path, newline="", encoding=self._encoding, errors="surrogateescape")
+
+
+class _Lines:
+    """The lines of a file, counted; `taken` holds those of the record that is being read."""
+
+    def __init__(self, file: IO[str], number: int) -> None:
+        self._file, self.number = file, number
+        self.taken: list[str] = []
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._file).replace("\0", NUL_MARK)
+        self.number += 1
+        if len(self.taken) < 100:
+            self.taken.append(line)
+        return line
+
+
+def _encoding(path: Path) -> str:
+    with open(path, "rb") as file:
+        start = file.read(SNIFFED_BYTES)
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    even, odd = start[::2].count(0), start[1::2].count(0)
+    if max(even, odd) > 0.3 * len(start):  # UTF-16 without a mark: every other byte is 0
+        return "utf-16-le" if odd > even else "utf-16-be"
+    return "utf-8-sig"
+
+
+def _delimiter(header: str, wanted: list[str]) -> str:
+    """The delimiter that gives a column of paths, else the most frequent one."""
+    for delimiter in DELIMITERS:
+        names = [name.strip().strip('"').strip().lower() for name in header.split(delimiter)]
+        if len(names) > 1 and any(name in names for name in wanted):
+            return delimiter
+    return max(DELIMITERS, key=header.count)

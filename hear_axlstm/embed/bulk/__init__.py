@@ -1,1 +1,0 @@
-"""`axlstm embed`: many files to files of embeddings."""

@@ -1,0 +1,281 @@
+"""Many files to embeddings: the work of `axlstm embed`, and scenes one by one for other commands.
+
+Shapes: J time steps, D' embedding size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.loader import Decoded, decode, decode_ahead, decode_usable
+from hear_axlstm.audio.sources import AudioClip, open_source
+from hear_axlstm.data.shards import (
+    Plan,
+    Record,
+    jobs,
+    left_out,
+    plan,
+    summarize,
+    write_shards,
+)
+from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.embed.windows import Budget, groups, step_times
+from hear_axlstm.embed.writers import Output, OutputError
+from hear_axlstm.files import naming_full_disk, sole_writer, write_text
+from hear_axlstm.progress import progress
+from hear_axlstm.training.distributed import DistContext
+
+Kind = Literal["scene", "timestamp", "both"]
+FIELDS: dict[str, tuple[str, ...]] = {"scene": ("scene",), "timestamp": ("steps", "times_ms")}
+FIELDS["both"] = FIELDS["scene"] + FIELDS["timestamp"]
+CLIPS_PER_SHARD = 128
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What was embedded, and what was left out."""
+
+    output: Output
+    clips: int
+    hours: float
+    skipped: Mapping[str, int]
+    """Number of clips that were left out, by kind of reason; the report names each."""
+
+    def __str__(self) -> str:
+        text = f"{self.output.path}: {self.clips:,} clips, {self.hours:,.2f} hours"
+        if missing := left_out(self.clips, self.skipped, self.output.report):
+            text += (
+                f"; {missing}. Fix them and run the same command to add them; "
+                f"{self.output.parts} caches the finished clips: delete it if you don't need that"
+            )
+        return text
+
+
+@torch.no_grad()
+def scenes_of(
+    embedder: Embedder, clips: Iterable[AudioClip | Skipped]
+) -> Iterator[tuple[AudioClip | Skipped, Tensor | Skipped]]:
+    """Each clip with its scene embedding ``[D']`` on the CPU, or why it has none; shows progress.
+
+    Silent and short clips are embedded, too.
+    """
+    total = len(clips) if isinstance(clips, Sized) else None
+    rate, budget = embedder.sample_rate, Budget.of(embedder.device)
+    held = round(budget.held_seconds * rate)
+    work = partial(decode, sample_rate=rate, longest=None)
+    found = decode_ahead(((clip, clip) for clip in clips), work, _threads(), held)
+    with closing(found), progress(total=total, desc="embedding", unit="clip") as bar:
+        for group in groups(found, lambda pair: _samples(pair[1]), held):
+            decoded = [item for _, item in group if isinstance(item, Decoded)]
+            scenes = iter(embedder.scenes(_tensors(decoded, embedder)).cpu() if decoded else ())
+            for clip, item in group:
+                yield clip, item if isinstance(item, Skipped) else next(scenes)
+                bar.update()
+
+
+def embed_files(
+    inputs: Sequence[str | Path],
+    out: Path,
+    embedder: Embedder,
+    kind: Kind = "scene",
+    *,
+    batch_seconds: float | None = None,
+    path_column: str | None = None,
+    context: DistContext | None = None,
+) -> EmbedReport | None:
+    """Embed all clips of the inputs into `out`.
+
+    An interrupted run resumes; what is there already, of the same files by the same model, is not
+    computed again. Clips that are broken, silent, shorter than 25 ms or longer than an hour are
+    left out and listed in a report.csv.
+
+    Args:
+        inputs: see `open_source`.
+        out: .npy (with ids in .npy.ids.txt) or .parquet file, or a folder that gets one .npy a clip.
+        embedder: on its device.
+        kind: of embeddings.
+        batch_seconds: of audio that is held and embedded at once, 1 or more.
+        path_column: of CSV files; by default a usual name such as path or filename.
+        context: of this process among several; by default it is alone.
+
+    Returns:
+        What was done; None on other ranks than the first.
+
+    Raises:
+        SourceError, TableError: if there is no audio.
+        OutputError, ValueError: for an output or settings that can't be used.
+    """
+    context = context or DistContext(embedder.device)
+    if batch_seconds is None:
+        batch_seconds = Budget.of(embedder.device).held_seconds
+    if not 1 <= batch_seconds < math.inf:
+        raise ValueError(f"batch_seconds={batch_seconds}: give a number of seconds from 1 on")
+    output, source = Output(out, FIELDS[kind]), open_source(inputs, path_column)
+    settings = [_fingerprint(embedder), *output.fields]
+    planned = plan(source, output.parts, output.fields, settings, CLIPS_PER_SHARD)
+    if context.broadcast(context.is_first and _is_up_to_date(output, planned)):
+        return read_report(output) if context.is_first else None
+    if not context.is_first:
+        context.barrier()  # until the first has taken the folder
+        _write_share(planned, embedder, batch_seconds, context)
+        return None
+    with naming_full_disk(out):
+        output.parts.mkdir(parents=True, exist_ok=True)
+    with sole_writer(output.parts):
+        context.barrier()
+        _write_share(planned, embedder, batch_seconds, context)
+        report = _finish(output, planned, embedder)
+    if not report.skipped:
+        shutil.rmtree(output.parts)
+    return report
+
+
+def _is_up_to_date(output: Output, planned: Plan) -> bool:
+    """Whether the output is there, of these very inputs; refuses to replace anything else."""
+    made = output.read_stamp()
+    return (
+        made is not None
+        and made["fingerprint"] == planned.fingerprint
+        and made.get("bytes") == output.size()
+    )
+
+
+def _fingerprint(embedder: Embedder) -> str:
+    """A hash of weights, settings and precision."""
+    hashed = hashlib.sha256(repr((embedder.config, embedder.precision)).encode())
+    for tensor in embedder.encoder.state_dict().values():
+        hashed.update(tensor.cpu().contiguous().numpy().data)
+    return hashed.hexdigest()
+
+
+def _write_share(
+    planned: Plan, embedder: Embedder, batch_seconds: float, context: DistContext
+) -> None:
+    """Make this rank's shards that are not there, then wait for the other ranks."""
+    own = [shard for shard in planned.shards if shard.number % context.size == context.rank]
+    todo = {shard.number: shard for shard in own if not shard.is_done()}
+    known = [size for number in todo if (size := planned.sizes[number]) is not None]
+    total = sum(known) if len(known) == len(todo) else None
+    most = round(batch_seconds * embedder.sample_rate)
+    work = partial(decode_usable, sample_rate=embedder.sample_rate)
+    found = decode_ahead(jobs(planned, todo), work, _threads(), most)
+    bar = progress(total=total, unit="clip", desc="embedding", disable=not context.is_first)
+    with closing(found), bar:
+        start, samples = time.monotonic(), 0
+
+        def records(decoded: Iterator[Decoded | Skipped]) -> Iterator[Record | Skipped]:
+            nonlocal samples
+            for item in _embedded(decoded, embedder, most, todo_fields):
+                bar.update()
+                if isinstance(item, Record):
+                    samples += int(item.facts["samples"])
+                    speed = samples / embedder.sample_rate / (time.monotonic() - start)
+                    bar.set_postfix_str(f"{speed:.1f} x real time", refresh=False)
+                yield item
+
+        todo_fields = planned.shards[0].fields if planned.shards else ()
+        write_shards(todo, found, records)
+    context.barrier()
+
+
+def _embedded(
+    found: Iterable[Decoded | Skipped], embedder: Embedder, most: int, fields: Sequence[str]
+) -> Iterator[Record | Skipped]:
+    """The clips of one shard embedded together, up to so many samples; their order is kept."""
+    for group in groups(found, _samples, most):
+        decoded = [item for item in group if isinstance(item, Decoded)]
+        records = iter(_embed_batch(decoded, embedder, fields) if decoded else ())
+        for item in group:
+            yield item if isinstance(item, Skipped) else next(records)
+
+
+def _embed_batch(
+    batch: Sequence[Decoded], embedder: Embedder, fields: Sequence[str]
+) -> list[Record]:
+    waveforms = _tensors(batch, embedder)
+    with torch.no_grad():
+        if "steps" not in fields:
+            tensors = [{"scene": scene[None]} for scene in embedder.scenes(waveforms)]
+        else:
+            tensors = [
+                _fields(steps_JD, len(waveform), embedder)
+                for steps_JD, waveform in zip(embedder.steps(waveforms), waveforms, strict=True)
+            ]
+    records = []
+    for clip, found in zip(batch, tensors, strict=True):
+        arrays = {f: np.ascontiguousarray(found[f].cpu().numpy(), "<f4") for f in fields}
+        records.append(Record(clip.id, arrays, {"samples": clip.waveform.size}))
+    return records
+
+
+def _fields(steps_JD: Tensor, samples: int, embedder: Embedder) -> dict[str, Tensor]:
+    times_J = step_times(samples, embedder.config)
+    return {
+        "scene": steps_JD.mean(0, keepdim=True),
+        "steps": steps_JD[: len(times_J)],
+        "times_ms": times_J,
+    }
+
+
+def _finish(output: Output, planned: Plan, embedder: Embedder) -> EmbedReport:
+    """Join the shards, write the report and the stamp."""
+    output.stamp.unlink(missing_ok=True)
+    report = output.parts / "report.csv"
+    found = summarize(planned.shards, report)
+    if not found.clips:
+        first = f"{found.first.id}: {found.first.reason}" if found.first else "no audio in the tars"
+        raise OutputError(
+            f"none of {found.kinds.total()} files could be embedded, e.g. {first}; all reasons: "
+            f"{report}"
+        )
+    output.write(planned.shards, embedder.scene_embedding_size)
+    output.report.unlink(missing_ok=True)
+    if found.kinds:
+        shutil.copyfile(report, output.report)
+    samples = sum(sum(s.read()["clips"].get("samples", ())) for s in planned.shards)
+    stamp = {
+        "fingerprint": found.fingerprint,
+        "clips": found.clips,
+        "hours": samples / embedder.sample_rate / 3600,
+        "skipped": dict(found.kinds.most_common()),
+        "fields": output.fields,
+        "size": embedder.scene_embedding_size,
+        "model": embedder.config.to_dict(),
+        "precision": embedder.precision,
+        "bytes": output.size(),
+    }
+    write_text(output.stamp, json.dumps(stamp, indent=2))
+    return read_report(output)
+
+
+def read_report(output: Output) -> EmbedReport:
+    """What the stamp of a finished run says."""
+    made = json.loads(output.stamp.read_text(encoding="utf-8"))
+    return EmbedReport(output, made["clips"], made["hours"], made["skipped"])
+
+
+def _tensors(clips: Sequence[Decoded], embedder: Embedder) -> list[Tensor]:
+    return [torch.from_numpy(clip.waveform).to(embedder.device) for clip in clips]
+
+
+def _samples(item: Decoded | Skipped) -> int:
+    return item.waveform.size if isinstance(item, Decoded) else 0
+
+
+def _threads() -> int:
+    return max(2, torch.get_num_threads())

@@ -1,0 +1,277 @@
+"""Where embeddings go: a .npy or .parquet file, or a folder of one .npy a clip.
+
+Shards are joined by copying, one clip or file at a time, so that memory does not grow with them.
+Shapes: N clips, J time steps, D' embedding size.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hear_axlstm.audio.tables import OPEN_CSV
+from hear_axlstm.data.shards import Shard
+from hear_axlstm.embed.windows import groups
+from hear_axlstm.files import naming_full_disk, replacing
+
+FORMATS = (".npy", ".parquet")
+GROUP_BYTES = 1 << 26  # of embeddings in a row group of a Parquet file
+NAME_BYTES = 240  # of a file name; file systems take 255 with what is appended
+PATH_BYTES = 2_000  # of a relative path
+
+
+class OutputError(ValueError):
+    """Embeddings can't be written there; the message names the remedy."""
+
+
+class Embedded(NamedTuple):
+    """One clip's embeddings, by field: scene ``[1, D']``, steps ``[J, D']``, times_ms ``[J]``."""
+
+    id: str
+    samples: int
+    fields: dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the embeddings go, and what lies beside them.
+
+    Raises:
+        OutputError: if the format can't hold these fields.
+        ModuleNotFoundError: if it lacks its library.
+    """
+
+    path: Path
+    fields: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        suffix = self.path.suffix.lower()
+        if suffix and suffix not in FORMATS:
+            raise OutputError(f"{self.path}: choose {', '.join(FORMATS)}, or a folder's name")
+        if suffix == ".npy" and self.fields != ("scene",):
+            raise OutputError(f"{self.path} holds scenes only: choose .parquet or a folder")
+        if suffix == ".parquet":
+            parquet_library()
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether each clip has files of its own."""
+        return not self.path.suffix
+
+    @property
+    def stamp(self) -> Path:
+        """Written last: what the embeddings were made from."""
+        return self._beside("embed.json")
+
+    @property
+    def report(self) -> Path:
+        """The clips that were left out, and why."""
+        return self._beside("report.csv")
+
+    @property
+    def parts(self) -> Path:
+        """The folder of shards that are not joined yet."""
+        return self._beside("parts")
+
+    def _beside(self, name: str) -> Path:
+        return self.path / name if self.is_folder else Path(f"{self.path}.{name}")
+
+    def read_stamp(self) -> dict[str, Any] | None:
+        """What was written there before, None if nothing or not all of it.
+
+        Raises:
+            OutputError: if something else lies there.
+        """
+        try:
+            return json.loads(self.stamp.read_text("utf-8")) if self.path.exists() else None
+        except ValueError:
+            return None
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        if self.parts.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return None
+        raise OutputError(
+            f"{self.path} exists and was not made by axlstm embed: choose another name, or delete "
+            "it"
+        )
+
+    def size(self) -> int:
+        """Bytes of all embeddings: tells whether something was cut off or deleted."""
+        if not self.is_folder:
+            return sum(p.stat().st_size for p in (self.path, self._ids) if p.exists())
+        found = (self.path / field for field in self.fields)
+        files = (Path(top, name) for field in found for top, _, names in os.walk(field)
+                 for name in names)  # fmt: skip
+        return sum(file.stat().st_size for file in files)
+
+    @property
+    def _ids(self) -> Path:
+        return self._beside("ids.txt")
+
+    def write(self, shards: Sequence[Shard], size: int) -> None:
+        """Join the shards; `size` is D'. Files are replaced when whole."""
+        with naming_full_disk(self.path):
+            if self.is_folder:
+                _write_folder(self.path, self.parts / "joined", shards, size)
+                return
+            write = {".npy": _write_npy, ".parquet": _write_parquet}
+            with replacing(self.path) as partial:
+                write[self.path.suffix.lower()](partial, shards, size)
+            if self.path.suffix.lower() == ".npy":
+                with replacing(self._ids) as partial:
+                    _write_ids(partial, shards)
+
+
+def read_embedded(shards: Sequence[Shard], size: int) -> Iterator[Embedded]:
+    """The clips of finished shards, one at a time; `size` is D'."""
+    for shard in shards:
+        clips = shard.read()["clips"]
+        with ExitStack() as stack:
+            files = {f: stack.enter_context(open(shard.data(f), "rb")) for f in shard.fields}
+            for index, clip_id in enumerate(clips["id"]):
+                arrays = {}
+                for field, file in files.items():
+                    rows = clips[f"{field} rows"][index]
+                    shape = (rows,) if field == "times_ms" else (rows, size)
+                    content = file.read(4 * int(np.prod(shape)))
+                    arrays[field] = np.frombuffer(content, "<f4").reshape(shape)
+                yield Embedded(clip_id, clips["samples"][index], arrays)
+
+
+def _write_npy(path: Path, shards: Sequence[Shard], size: int) -> None:
+    """All clips' scenes as one array ``[N, D']``."""
+    clips = sum(len(shard.read()["clips"]["id"]) for shard in shards)
+    header = {"descr": "<f4", "fortran_order": False, "shape": (clips, size)}
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_2_0(file, header)
+        for shard in shards:
+            with open(shard.data("scene"), "rb") as data:
+                shutil.copyfileobj(data, file, 1 << 20)
+
+
+def _write_ids(path: Path, shards: Sequence[Shard]) -> None:
+    """One a line, as many as rows: a line break inside an id becomes a space."""
+    with open(path, "w", **OPEN_CSV) as file:
+        for shard in shards:
+            ids = shard.read()["clips"]["id"]
+            file.writelines(f"{' '.join(clip_id.splitlines())}\n" for clip_id in ids)
+
+
+def _write_folder(folder: Path, joined: Path, shards: Sequence[Shard], size: int) -> None:
+    """FIELD/ID.npy for each clip, and index.csv; files of an earlier run are replaced."""
+    shutil.rmtree(joined, ignore_errors=True)
+    joined.mkdir()
+    with open(joined / "index.csv", "w", **OPEN_CSV) as file:
+        index = csv.writer(file)
+        index.writerow(("id", "file", "samples"))
+        for clip in read_embedded(shards, size):
+            index.writerow((clip.id, _write_clip(joined, clip), clip.samples))
+    for path in joined.iterdir():
+        if (folder / path.name).is_dir():
+            shutil.rmtree(folder / path.name)
+        os.replace(path, folder / path.name)
+
+
+def _write_clip(folder: Path, clip: Embedded) -> str:
+    """One file for each field; the name of the file."""
+    first = folder / next(iter(clip.fields))
+    name = _file_name(clip.id, first)
+    try:
+        (first / name).parent.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a file's name is there as a folder, or the file system refuses the name
+        name = f"{_short_hash(clip.id)}.npy"
+    for field, array in clip.fields.items():
+        target = folder / field / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        np.save(target, array[0] if field == "scene" else array)
+    return name
+
+
+def _file_name(clip_id: str, taken: Path) -> str:
+    """A relative path for a clip, inside the folder whatever its id, and not taken yet."""
+    pieces = [_shortened(piece) for piece in clip_id.split("/") if piece not in ("", ".")]
+    stem = "/".join("%2E%2E" if piece == ".." else piece for piece in pieces)
+    if len(os.fsencode(stem)) > PATH_BYTES:
+        stem = _short_hash(clip_id)
+    name, copies = f"{stem}.npy", 1
+    while os.path.lexists(taken / name):
+        copies += 1
+        name = f"{stem}~{copies}.npy"
+    return name
+
+
+def _shortened(piece: str) -> str:
+    """The name, or its beginning and a hash of all of it where it is too long for a file."""
+    if len(os.fsencode(piece)) <= NAME_BYTES:
+        return piece
+    kept = piece
+    while len(os.fsencode(kept)) > NAME_BYTES - 17:
+        kept = kept[:-1]
+    return f"{kept}~{_short_hash(piece)}"
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
+
+
+def parquet_library() -> tuple[Any, Any]:
+    """The modules pyarrow and pyarrow.parquet.
+
+    Raises:
+        ModuleNotFoundError: if they are not installed; the message says how.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Parquet needs pyarrow: pip install 'hear_axlstm[parquet]'"
+        ) from error
+    return pyarrow, pyarrow.parquet
+
+
+def _write_parquet(path: Path, shards: Sequence[Shard], size: int) -> None:
+    """One row a clip: its id; the scene as a list; times_ms and steps as lists, one item a step."""
+    pyarrow, parquet = parquet_library()
+    fields = shards[0].fields
+    vector = pyarrow.list_(pyarrow.float32(), size)
+    times = pyarrow.list_(pyarrow.float32())
+    types = {"scene": vector, "steps": pyarrow.list_(vector), "times_ms": times}
+    schema = pyarrow.schema([("id", pyarrow.string()), *((f, types[f]) for f in fields)])
+    with parquet.ParquetWriter(path, schema) as writer:
+        for clips in groups(read_embedded(shards, size), _nbytes, GROUP_BYTES):
+            columns = [pyarrow.array([_utf8(clip.id) for clip in clips])]
+            columns += [_column(clips, field, size) for field in fields]
+            writer.write_table(pyarrow.table(columns, schema=schema))
+
+
+def _column(clips: Sequence[Embedded], field: str, size: int) -> Any:
+    """The numbers of several clips as one Arrow array, without a Python object for each."""
+    pyarrow, _ = parquet_library()
+    numbers = pyarrow.array(np.concatenate([clip.fields[field].ravel() for clip in clips]))
+    if field != "times_ms":
+        numbers = pyarrow.FixedSizeListArray.from_arrays(numbers, size)
+    if field == "scene":
+        return numbers
+    ends = np.cumsum([0, *(len(clip.fields[field]) for clip in clips)])
+    return pyarrow.ListArray.from_arrays(pyarrow.array(ends, pyarrow.int32()), numbers)
+
+
+def _nbytes(clip: Embedded) -> int:
+    return sum(array.nbytes for array in clip.fields.values())
+
+
+def _utf8(clip_id: str) -> str:
+    """The id as UTF-8, the only text of Parquet; other bytes of a file's name become a mark."""
+    return clip_id.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
