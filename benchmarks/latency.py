@@ -59,7 +59,7 @@ def _scenes(model: Embedder, rounds: int) -> list[str]:
 def _stream(model: Embedder) -> str:
     """Of the samples that complete a step."""
     samples = 0.1 * torch.randn(STREAM_SECONDS * model.sample_rate)
-    stream = model.stream(model.measure(samples))
+    stream = model.stream(model.fit_statistics(samples))
     blocks = samples.split(round(model.config.step_seconds * model.sample_rate))
     took = [_milliseconds(lambda block=block: stream.push(block)) for block in blocks]  # type: ignore[misc]
     return _summary(took[1:])  # the first block is too short for a step

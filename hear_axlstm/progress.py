@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
@@ -28,7 +28,7 @@ class LineProgress(Generic[T]):
         initial: int = 0,
         leave: bool = True,
     ) -> None:
-        self.total = len(iterable) if total is None and hasattr(iterable, "__len__") else total
+        self.total = len(iterable) if total is None and isinstance(iterable, Sized) else total
         self.n = initial
         self._iterable, self._desc, self._unit, self._leave = iterable, desc, unit, leave
         self._initial, self._postfix = initial, ""
@@ -72,7 +72,7 @@ class LineProgress(Generic[T]):
         self._written = time.monotonic()
         total = "" if self.total is None else f"/{self.total:,}"
         elapsed = tqdm.format_interval(self._written - self._start)
-        parts = [f"{self.n:,}{total} {self._unit}", elapsed, *filter(None, [self._postfix])]
+        parts = [f"{self.n:,}{total} {self._unit}s", elapsed, *filter(None, [self._postfix])]
         sys.stderr.write(f"{self._desc}: {', '.join(parts)}\n")
         sys.stderr.flush()
 
@@ -87,7 +87,7 @@ def progress(
     leave: bool = True,
     delay: float = 0.0,
     disable: bool = False,
-) -> tqdm[T] | LineProgress[T]:
+) -> Any:
     """Iterate with a progress bar, or count by `update`; lines where stderr is not a terminal.
 
     Args:
@@ -99,6 +99,9 @@ def progress(
         leave: keep the bar, or the last line, at the end.
         delay: seconds before the bar appears.
         disable: show nothing.
+
+    Returns:
+        A tqdm, or a `LineProgress` with the same methods.
     """
     if not (disable or sys.stderr.isatty()):
         lasts = leave and not delay

@@ -28,8 +28,8 @@ from PIL import Image
 
 import hearbench.cli as evaluation
 from hear_axlstm import checkpoints, cli
+from hear_axlstm.cli.embed import embed
 from hear_axlstm.config import PRESETS, preset
-from hear_axlstm.embed.bulk.embed import embed
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.export import export
 from hear_axlstm.finetune.classifier import Classifier, Labels
@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(folder / path, noise, RATE)
     for name, sound in {"bark": bark, "room": room, "night": night}.items():
         soundfile.write(folder / f"{name}.wav", sound, RATE)
-    embed([str(folder / "recordings")], folder / "scenes.npy")
+    embed((str(folder / "recordings"),), out=folder / "scenes.npy")
     (folder / "runs" / "birds").mkdir(parents=True)
     shallow = replace(preset("axlstm_tiny"), depth=1)
     classifier = Classifier(shallow, Labels(("a", "b"), False))

@@ -12,6 +12,7 @@ import torch
 from hear_axlstm import get_scene_embeddings, get_timestamp_embeddings, load_model
 from hear_axlstm.config import PRESETS
 from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.embed.windows import Budget
 
 RATE = 16_000
 SIZES = {"tiny": 960, "small": 1920, "base": 3840}
@@ -69,7 +70,7 @@ def test_scene_is_the_mean_over_steps(model: Embedder) -> None:
 def test_a_window_is_encoded_alone(model: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     audio = noise(3, 5 * RATE)
     together = get_scene_embeddings(audio, model)
-    monkeypatch.setattr("hear_axlstm.embed.embedder.FRAMES_PER_PASS", {"cpu": 1})
+    monkeypatch.setattr("hear_axlstm.embed.windows.BUDGETS", {"cpu": Budget(300.0, 1, 1)})
     one_by_one = torch.cat([get_scene_embeddings(clip[None], model) for clip in audio])
     torch.testing.assert_close(together, one_by_one, rtol=1e-4, atol=1e-4)
 

@@ -15,6 +15,10 @@ from hear_axlstm.audio.io import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
 SHOWN = 5  # endings that a message lists
 
 
+class SourceError(ValueError):
+    """There is no audio where it was looked for; the message names the remedy."""
+
+
 @dataclass(frozen=True)
 class Skipped:
     """An input that gives no clip."""

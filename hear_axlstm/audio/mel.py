@@ -40,7 +40,7 @@ class Statistics(NamedTuple):
         if not (math.isfinite(mean) and 0 < std < math.inf):
             raise ValueError(
                 f"statistics={values!r}: give the mean and standard deviation of log-mel, "
-                "e.g. those that model.measure(audio) returns"
+                "e.g. those that model.fit_statistics(audio) returns"
             )
         return cls(mean, std)
 

@@ -23,7 +23,13 @@ from numpy import float32
 from numpy.typing import NDArray
 
 from hear_axlstm.audio.io import load_audio
-from hear_axlstm.audio.listing import Skipped, list_folder, match_pattern, may_be_audio
+from hear_axlstm.audio.listing import (
+    Skipped,
+    SourceError,
+    list_folder,
+    match_pattern,
+    may_be_audio,
+)
 from hear_axlstm.audio.tables import Row, Table
 from hear_axlstm.audio.tars import read_tar
 
@@ -34,10 +40,6 @@ OPEN_SHARDS = 512  # a mapped file holds a descriptor, and many systems grant on
 TABLE_SUFFIXES = (".csv", ".tsv")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 STDIN = "-"
-
-
-class SourceError(ValueError):
-    """There is no audio where it was looked for; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _expand(text: str) -> Iterator[tuple[bool, str]]:
     elif os.path.isdir(text) or (is_remote_or_tar and not _is_pattern(text)):
         yield False, text
     elif os.path.exists(text) or not _is_pattern(text):
-        if not os.path.lexists(text) and not text.lower().endswith(TABLE_SUFFIXES):
+        if not os.path.lexists(text):
             raise SourceError(f"{text} does not exist: check the path")
         yield not text.lower().endswith(TABLE_SUFFIXES), text
     else:
@@ -418,7 +420,7 @@ def _below(name: str, spec: ShardSpec) -> ShardSpec:
     return ShardSpec(clips, spec.size, lambda: [name, *spec.inputs()])
 
 
-def _open_stream(url: str):  # noqa: ANN202
+def _open_stream(url: str):
     if not _is_remote(url):
         return open(url, "rb")
     from webdataset import gopen

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from hear_axlstm.audio.listing import SourceError
+
 OPEN_CSV: Mapping[str, Any] = {
     "newline": "",
     "encoding": "utf-8",
@@ -30,7 +32,7 @@ NUL_MARK = "\u2400"  # stands for NUL, which neither csv nor the file system acc
 SNIFFED_BYTES = 4096
 
 
-class TableError(ValueError):
+class TableError(SourceError):
     """A CSV that can't be read; the message names the file, the line and the remedy."""
 
 
@@ -102,9 +104,7 @@ class Table:
             for _ in range(self._header_line):
                 next(file)
             lines = _Lines(file, self._header_line)
-            reader = csv.reader(
-                lines, delimiter=self.delimiter, skipinitialspace=True, strict=True
-            )
+            reader = csv.reader(lines, delimiter=self.delimiter, skipinitialspace=True, strict=True)
             while True:
                 first = lines.number + 1
                 lines.taken.clear()

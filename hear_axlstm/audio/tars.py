@@ -57,4 +57,4 @@ def read_tar(
             if len(content) < member.size:
                 raise tarfile.ReadError(f"cut off inside {os.path.basename(member.name)}")
             yield member.name, content
-            tar.members = []  # else a tar of millions would keep them all
+            tar.members = []  # type: ignore[attr-defined]  # else a tar of millions would keep them all

@@ -97,6 +97,8 @@ def run(name: str, arguments: Sequence[str]) -> None:
     from hear_axlstm.training.distributed import OtherRankError, is_first_process
     from hear_axlstm.training.signals import Interrupted, is_under_torchrun
 
+    if hasattr(sys.stdout, "reconfigure"):  # names that the terminal can't show cost no result
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(levelname)s: %(message)s")
     if is_first_process():
         logging.getLogger("hear_axlstm").setLevel(logging.INFO)

@@ -79,8 +79,9 @@ def predict(
 
 def _name(clip: AudioClip | Skipped) -> str:
     """The path of a whole file; the id of a span, a file in a tar, or something skipped."""
-    whole = isinstance(clip, AudioClip) and not clip.start and clip.end is None
-    return str(clip.source) if whole and isinstance(clip.source, str) else clip.id
+    if isinstance(clip, AudioClip) and isinstance(clip.source, str):
+        return clip.id if clip.start or clip.end is not None else clip.source
+    return clip.id
 
 
 def _report(broken: list[Skipped], clips: int) -> None:

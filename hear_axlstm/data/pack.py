@@ -11,7 +11,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-
 import numpy as np
 import torch
 
@@ -47,7 +46,6 @@ log = logging.getLogger(__name__)
 
 CLIPS_PER_WORKER = 64  # fewer don't pay for starting a process
 LOCK_NAME = "pack.lock"
-
 
 
 @dataclass(frozen=True)

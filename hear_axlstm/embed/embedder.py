@@ -86,7 +86,7 @@ class Embedder(nn.Module):
         return self.scenes(audio)
 
     @overload
-    def embed_scenes(
+    def embed_scenes(  # type: ignore[overload-overlap]
         self,
         audio: TensorAudio,
         lengths: Iterable[int] | None = ...,

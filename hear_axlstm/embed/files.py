@@ -106,7 +106,8 @@ def embed_files(
 
     Args:
         inputs: see `open_source`.
-        out: .npy (with ids in .npy.ids.txt) or .parquet file, or a folder that gets one .npy a clip.
+        out: .npy file (with ids in .npy.ids.txt), .parquet file, or a folder that gets one .npy a
+            clip.
         embedder: on its device.
         kind: of embeddings.
         batch_seconds: of audio that is held and embedded at once, 1 or more.

@@ -51,7 +51,8 @@ class AudioWarning(UserWarning):
     """A clip whose embedding means little: silent, or shorter than one window of 25 ms."""
 
 
-class Failed(NamedTuple):
+@dataclass(frozen=True)
+class Failed:
     """A clip of a list that could not be embedded."""
 
     index: int
@@ -142,9 +143,7 @@ def load(
         yield from bar(map(load_item, indices))
         return
     with ThreadPoolExecutor(THREADS) as pool:
-        ahead = map_ahead(
-            load_item, indices, pool, 4 * THREADS, size_of, round(60 * sample_rate)
-        )
+        ahead = map_ahead(load_item, indices, pool, 4 * THREADS, size_of, round(60 * sample_rate))
         with closing(ahead):
             yield from bar(ahead)
 
@@ -179,8 +178,8 @@ def answer_timestamps(request: Request, pairs: list[tuple[Tensor, Tensor]]) -> t
         times = [times for _, times in pairs]
         times_BJ = pad_sequence(times, batch_first=True, padding_value=torch.nan)
         return _in_kind(steps_BJD, request.as_tensor), _in_kind(times_BJ, request.as_tensor)
-    steps, times = ([_in_kind(pair[at], request.as_tensor) for pair in pairs] for at in (0, 1))
-    return (steps[0], times[0]) if request.is_single else (steps, times)
+    answers = [[_in_kind(pair[at], request.as_tensor) for pair in pairs] for at in (0, 1)]
+    return (answers[0][0], answers[1][0]) if request.is_single else (answers[0], answers[1])
 
 
 def _in_kind(tensor: Tensor, as_tensor: bool) -> Tensor | NDArray[np.float32]:

@@ -89,7 +89,7 @@ def _embed(
     embedded = dict(zip(clips, embed(classifier, clips), strict=True))
     good = [isinstance(embedded[clip], Tensor) for clip in clips]
     reasons = [
-        f"{clip.source}: {skipped.reason}"
+        f"{clip.source!s}: {skipped.reason}"
         for clip, skipped in embedded.items()
         if isinstance(skipped, Skipped)
     ]
@@ -105,7 +105,9 @@ def _embed(
 
 def _claim(out: Path, config: FinetuneConfig, dataset: Dataset) -> None:
     """Make the folder, or see that what was trained in it had the same settings and clips."""
-    clips = repr([(s, [(c.source, c.start, c.end, c.labels) for c in m]) for s, m in dataset.splits.items()])
+    clips = repr(
+        [(s, [(c.source, c.start, c.end, c.labels) for c in m]) for s, m in dataset.splits.items()]
+    )
     settings = {**config.to_dict(), "clips": hashlib.sha256(clips.encode()).hexdigest()[:16]}
     path = out / SETTINGS
     if path.exists() and any((out / name).exists() for name in (CHECKPOINT, FILE_NAME)):

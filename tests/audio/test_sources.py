@@ -16,9 +16,10 @@ import soundfile
 import torch
 
 from hear_axlstm.audio import sources
-from hear_axlstm.audio.clips import Skipped
+from hear_axlstm.audio.listing import Skipped, SourceError
 from hear_axlstm.audio.mel import LogMel
 from hear_axlstm.audio.sources import FolderSource, open_source
+from hear_axlstm.audio.tables import TableError
 from hear_axlstm.data.corpus import Corpus, PackError
 from hear_axlstm.data.estimate import estimate
 from hear_axlstm.data.pack import pack
@@ -110,13 +111,13 @@ def test_a_tsv_with_bare_paths_equals_the_folder(audio: Path, tmp_path: Path) ->
 
 
 def test_a_manifest_that_can_not_be_meant_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(PackError, match="no such manifest"):
+    with pytest.raises(SourceError, match="does not exist: check the path"):
         open_source(tmp_path / "gone.csv")
-    (tmp_path / "a.csv").write_text("file,start\na.wav,0\n")
-    with pytest.raises(PackError, match="no column `path` in its first line, but file, start"):
+    (tmp_path / "a.csv").write_text("sound,start\na.wav,0\n")
+    with pytest.raises(TableError, match="no column 'path': its header has sound, start"):
         open_source(tmp_path / "a.csv")
     (tmp_path / "b.csv").write_text("path,start\n")
-    with pytest.raises(PackError, match="lists no clips"):
+    with pytest.raises(SourceError, match="lists no clips"):
         open_source(tmp_path / "b.csv")
 
 
@@ -211,9 +212,9 @@ def test_many_files_make_larger_shards_not_more(
     audio: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "CLIPS_PER_SHARD", 1)
-    assert [unit.size for unit in FolderSource(audio).units()] == 6 * [1]
+    assert [unit.size for unit in FolderSource(audio).shards()] == 6 * [1]
     monkeypatch.setattr(sources, "OPEN_SHARDS", 3)
-    assert [unit.size for unit in FolderSource(audio).units()] == 3 * [2]
+    assert [unit.size for unit in FolderSource(audio).shards()] == 3 * [2]
 
 
 def test_reasons_are_counted_by_kind() -> None:

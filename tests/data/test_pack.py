@@ -15,6 +15,7 @@ import soundfile
 import torch
 
 from hear_axlstm.audio import sources
+from hear_axlstm.audio.listing import SourceError
 from hear_axlstm.audio.mel import LogMel
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import Corpus, PackError, is_pack
@@ -85,7 +86,7 @@ def test_unusable_files_are_listed_and_stop_nothing(audio: Path, tmp_path: Path)
     assert "decodable" in found["broken.wav"] and "silent" in found["offset.wav"]
     assert "too short: 160 samples" in found["click.wav"]
     assert sum(report.skipped.values()) == 6 and report.skipped["silent"] == 2
-    assert "6 left out (2 silent" in str(report)
+    assert "WARNING: 55%, 6 of 11 left out (2 silent" in str(report)
 
 
 @pytest.mark.parametrize("command", [pack, estimate])
@@ -97,10 +98,10 @@ def test_no_workers_are_refused(
 
 
 def test_a_folder_without_usable_audio_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PackError, match="is no folder"):
+    with pytest.raises(SourceError, match="does not exist"):
         pack(tmp_path / "missing", tmp_path / "pack")
     (tmp_path / "audio").mkdir()
-    with pytest.raises(PackError, match="holds no audio"):
+    with pytest.raises(SourceError, match="contains no audio"):
         pack(tmp_path / "audio", tmp_path / "pack")
     (tmp_path / "audio" / "a.wav").touch()
     with pytest.raises(PackError, match="none of the 1 audio files"):
@@ -165,7 +166,7 @@ def test_an_interrupted_pack_goes_on(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Shard, "write", interrupted)
         pack(audio, tmp_path / "resumed")
-    with pytest.raises(PackError, match="no finished pack"):
+    with pytest.raises(PackError, match="not a finished pack"):
         Corpus(tmp_path / "resumed")
     first = (tmp_path / "resumed" / "shard-00000.f16").stat().st_mtime_ns
     pack(audio, tmp_path / "resumed")
@@ -181,7 +182,7 @@ def test_packs_are_not_mixed_or_overwritten(audio: Path, tmp_path: Path) -> None
     write_noise(tmp_path / "other" / "a.wav", 1.0)
     with pytest.raises(PackError, match="is a pack of"):
         pack(tmp_path / "other", out)
-    with pytest.raises(PackError, match="holds other files"):
+    with pytest.raises(PackError, match="contains other files"):
         pack(audio, tmp_path / "other")
     assert len(Corpus(out)) == 5
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import signal
@@ -19,15 +20,15 @@ import soundfile
 from hear_axlstm import checkpoints, load_model
 from hear_axlstm.audio.io import load_audio
 from hear_axlstm.config import ModelConfig
-from hear_axlstm.embed.bulk import embed as bulk
-from hear_axlstm.embed.bulk import inputs
-from hear_axlstm.embed.bulk.embed import embed
-from hear_axlstm.embed.bulk.output import OutputError
+from hear_axlstm.embed import files
+from hear_axlstm.embed.files import EmbedReport, embed_files
+from hear_axlstm.embed.writers import OutputError
 from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.ops.precision import Precision
 
 SIZE = 80  # of the small model's embeddings
 FORMATS = {"a.wav": (16_000, 1), "b.flac": (44_100, 2), "c.ogg": (22_050, 1), "d.mp3": (48_000, 2)}
-BROKEN = ("cut.wav", "empty.flac", "junk.wav", "loud.wav")
+BROKEN = ("cut.wav", "empty.flac", "junk.wav", "loud.wav", "mute.wav", "tiny.wav")
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +42,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four formats, rates and channels, a subfolder, and four broken files."""
+    """Four formats, rates and channels, a subfolder, and six files that give nothing."""
     folder = tmp_path_factory.mktemp("mixed")
     rng = np.random.default_rng(0)
     for name, (rate, channels) in FORMATS.items():
         soundfile.write(folder / name, rng.normal(0, 0.1, (2 * rate, channels)), rate)
     (folder / "sub").mkdir()
-    soundfile.write(folder / "sub" / "short.wav", rng.normal(0, 0.1, 5), 16_000)
+    soundfile.write(folder / "sub" / "short.wav", rng.normal(0, 0.1, 500), 16_000)
+    soundfile.write(folder / "tiny.wav", rng.normal(0, 0.1, 5), 16_000)
+    soundfile.write(folder / "mute.wav", np.zeros(16_000), 16_000)
     (folder / "cut.wav").write_bytes((folder / "a.wav").read_bytes()[:9_000])
     (folder / "empty.flac").touch()
     (folder / "junk.wav").write_bytes(b"RIFFwhat")
@@ -70,8 +73,21 @@ def write_noise(folder: Path, clips: int) -> None:
         soundfile.write(folder / f"{number:04d}.wav", rng.normal(0, 0.1, length), 16_000)
 
 
-def small_parts(monkeypatch: pytest.MonkeyPatch, clips: int = 4) -> None:
-    monkeypatch.setattr(inputs, "CLIPS_PER_PART", clips)
+def small_shards(monkeypatch: pytest.MonkeyPatch, clips: int = 4) -> None:
+    monkeypatch.setattr(files, "CLIPS_PER_SHARD", clips)
+
+
+def embed(
+    inputs: list[str],
+    out: Path,
+    model: str,
+    kind: files.Kind = "scene",
+    precision: Precision = "float32",
+    **options: float,
+) -> EmbedReport:
+    report = embed_files(inputs, out, load_model(model, precision=precision), kind, **options)  # type: ignore[arg-type]
+    assert report is not None
+    return report
 
 
 def expected(model: str, paths: list[Path]) -> np.ndarray:
@@ -89,8 +105,10 @@ def test_a_mixed_folder_loses_only_what_is_broken(model: str, mixed: Path, tmp_p
     result = subprocess.run(
         command(mixed, "--out", out, "--model", model), capture_output=True, text=True
     )
-    assert result.returncode == 3 and "4 could not be embedded" in result.stdout, result.stderr
-    assert "x real time" in result.stderr
+    assert result.returncode == 3 and "WARNING: 55%, 6 of 11 left out" in result.stdout, (
+        result.stderr
+    )
+    assert "x real time" in result.stderr and "\r" not in result.stderr
     ids = Path(f"{out}.ids.txt").read_text().splitlines()
     assert ids == [*FORMATS, "sub/short.wav"]
     wanted = expected(model, [mixed / name for name in ids])
@@ -100,40 +118,30 @@ def test_a_mixed_folder_loses_only_what_is_broken(model: str, mixed: Path, tmp_p
     assert tuple(reasons) == BROKEN and "truncated" in reasons["cut.wav"]
 
 
-def test_npz_parquet_and_folder_hold_the_same(model: str, mixed: Path, tmp_path: Path) -> None:
+def test_parquet_and_folder_hold_the_same(model: str, mixed: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     (tmp_path / "list.csv").write_text(
         f"path,start,end\n{mixed / 'a.wav'},0.5,1.25\n{mixed / 'd.mp3'},,\n"
     )
-    for name in ("o.npz", "o.parquet", "o"):
+    for name in ("o.parquet", "o"):
         report = embed([str(tmp_path / "list.csv")], tmp_path / name, model, "both")
-        assert report is not None and report.clips == 2 and not report.skipped
+        assert report.clips == 2 and not report.skipped
         assert not report.output.parts.exists()
-    npz = np.load(tmp_path / "o.npz")
-    assert [i.split("@")[-1] for i in npz["ids"]] == ["0.5-1.25", str(mixed / "d.mp3")]
+    table = parquet.read_table(tmp_path / "o.parquet").to_pydict()
+    assert [i.split("@")[-1] for i in table["id"]] == ["0.5-1.25", str(mixed / "d.mp3")]
     span = load_audio(mixed / "a.wav", start=0.5, end=1.25)
     embedder = load_model(model)
-    steps, times = embedder.embed(span, kind="timestamp")
-    first = slice(*npz["offsets"][:2])
-    np.testing.assert_allclose(npz["scene"][0], embedder.embed(span), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(npz["steps"][first], steps, rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(npz["times_ms"][first], times)
-
-    table = parquet.read_table(tmp_path / "o.parquet")
-    assert table["id"].to_pylist() == npz["ids"].tolist()
-    np.testing.assert_array_equal(np.array(table["scene"].to_pylist(), "f4"), npz["scene"])
-    for column in ("steps", "times_ms"):
-        rows = [row for rows in table[column].to_pylist() for row in rows]
-        np.testing.assert_array_equal(np.array(rows, "f4"), npz[column])
+    steps, times = embedder.embed_timestamps(span)
+    np.testing.assert_allclose(table["scene"][0], embedder.embed_scenes(span), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(table["steps"][0], steps, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(np.array(table["times_ms"][0], "f4"), times)
 
     with open(tmp_path / "o" / "index.csv", newline="") as file:
         index = list(csv.DictReader(file))
-    for row, scene, start, end in zip(
-        index, npz["scene"], npz["offsets"][:-1], npz["offsets"][1:], strict=True
-    ):
-        np.testing.assert_array_equal(np.load(tmp_path / "o" / "scene" / row["file"]), scene)
-        own = np.load(tmp_path / "o" / "steps" / row["file"])
-        np.testing.assert_array_equal(own, npz["steps"][start:end])
+    for number, row in enumerate(index):
+        for field in ("scene", "steps", "times_ms"):
+            own = np.load(tmp_path / "o" / field / row["file"])
+            np.testing.assert_array_equal(own, np.array(table[field][number], "f4"))
 
 
 def test_many_inputs_of_every_sort(
@@ -143,13 +151,14 @@ def test_many_inputs_of_every_sort(
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         for name in ("a.wav", "junk.wav"):
             tar.add(mixed / name, name)
-    monkeypatch.setattr(sys, "stdin", iter([f"{mixed / 'c.ogg'}\n", "\n"]))
+    listed = io.BytesIO(f"{mixed / 'c.ogg'}\n\n".encode())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(listed))
     asked = [str(tmp_path / "x.tar"), f"{mixed}/**/[bs]*.[fw]*", "-", str(mixed / "sub")]
-    report = embed(asked, tmp_path / "o.npz", model)
-    ids = np.load(tmp_path / "o.npz")["ids"].tolist()
+    report = embed(asked, tmp_path / "o.npy", model)
+    ids = (tmp_path / "o.npy.ids.txt").read_text().splitlines()
     wanted = [f"{tmp_path}/x.tar/x.tar/a.wav"]
     wanted += [str(mixed / n) for n in ("b.flac", "sub/short.wav", "c.ogg", "sub/short.wav")]
-    assert ids == wanted and report is not None and sum(report.skipped.values()) == 1
+    assert ids == wanted and sum(report.skipped.values()) == 1
 
 
 def test_ids_that_leave_the_folder_or_repeat_stay_inside(
@@ -165,21 +174,21 @@ def test_ids_that_leave_the_folder_or_repeat_stay_inside(
 def test_only_what_changed_is_computed_again(
     model: str, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_parts(monkeypatch)
+    small_shards(monkeypatch)
     audio, out, computed = tmp_path / "audio", tmp_path / "o.npy", []
     audio.mkdir()
     write_noise(audio, 12)
     (audio / "0005.wav").write_bytes(b"junk")
-    run = bulk._embed_batch
+    run = files._embed_batch
     monkeypatch.setattr(
-        bulk, "_embed_batch", lambda batch, *rest: computed.extend(batch) or run(batch, *rest)
+        files, "_embed_batch", lambda batch, *rest: computed.extend(batch) or run(batch, *rest)
     )
     report = embed([str(audio)], out, model)
-    assert report is not None and report.skipped and len(computed) == 11
+    assert report.skipped and len(computed) == 11
     assert embed([str(audio)], out, model) == report and len(computed) == 11
-    soundfile.write(audio / "0005.wav", np.ones(900) / 2, 16_000)
+    soundfile.write(audio / "0005.wav", np.linspace(-0.5, 0.5, 900), 16_000)
     report = embed([str(audio)], out, model)
-    assert report is not None and not report.skipped
+    assert not report.skipped
     assert [clip.id for clip in computed[11:]] == [f"{n:04d}.wav" for n in range(4, 8)]
     wanted = expected(model, sorted(audio.iterdir()))
     np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=1e-5)
@@ -191,8 +200,8 @@ def test_only_what_changed_is_computed_again(
 def test_an_interrupted_run_goes_on(
     model: str, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_parts(monkeypatch)
-    out, run, calls = tmp_path / "o.npz", bulk._embed_batch, []
+    small_shards(monkeypatch)
+    out, run, calls = tmp_path / "o.npy", files._embed_batch, []
 
     def stops(batch: list, *rest: object) -> object:
         calls.append(len(batch))
@@ -200,14 +209,14 @@ def test_an_interrupted_run_goes_on(
             raise KeyboardInterrupt
         return run(batch, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(bulk, "_embed_batch", stops)
+    monkeypatch.setattr(files, "_embed_batch", stops)
     with pytest.raises(KeyboardInterrupt):
         embed([str(many)], out, model)
     assert not out.exists() and len(list(tmp_path.glob("*.parts/*.json"))) == 2
     embed([str(many)], out, model)
     assert sum(calls) == 4 + 24
     wanted = expected(model, sorted(many.iterdir()))
-    np.testing.assert_allclose(np.load(out)["scene"], wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=1e-5)
 
 
 def test_what_is_not_ours_is_never_replaced(model: str, mixed: Path, tmp_path: Path) -> None:
@@ -216,25 +225,26 @@ def test_what_is_not_ours_is_never_replaced(model: str, mixed: Path, tmp_path: P
     (tmp_path / "folder" / "notes").write_text("precious")
     (tmp_path / "file").write_text("precious")
     for name in ("o.npy", "folder", "file"):
-        with pytest.raises(OutputError, match="holds something else"):
+        with pytest.raises(OutputError, match="was not made by axlstm embed"):
             embed([str(mixed)], tmp_path / name, model)
     assert (tmp_path / "o.npy").read_text() == "precious"
 
 
-def test_mistakes_get_one_clear_error(mixed: Path, tmp_path: Path) -> None:
-    audio = [str(mixed)]
-    for arguments, remedy in (
-        (([], tmp_path / "o.npy"), "give files"),
-        (([f"{tmp_path}/no*.wav"], tmp_path / "o.npy"), "check the path"),
-        (([str(tmp_path)], tmp_path / "o.npy"), "holds no audio files"),
-        ((audio, tmp_path / "o.wav"), "choose .npy, .npz, .parquet"),
-        ((audio, tmp_path / "o.npy", "", "both"), "scenes only"),
-        (([str(mixed / "junk.wav")], tmp_path / "o.npy"), "none of 1 files"),
-        ((audio, tmp_path / "o.npy", "", "scene", "float32", 1e-9), "batch_seconds=1e-09: give"),
-        ((audio, tmp_path / "o.npy", "", "scene", "float32", math.inf), "batch_seconds=inf: give"),
+def test_mistakes_get_one_clear_error(model: str, mixed: Path, tmp_path: Path) -> None:
+    audio, out = [str(mixed)], tmp_path / "o.npy"
+    for inputs, path, options, remedy in (
+        ([], out, {}, "pass files"),
+        ([f"{tmp_path}/no*.wav"], out, {}, "check the pattern"),
+        ([f"{tmp_path}/no.wav"], out, {}, "no.wav does not exist: check the path"),
+        ([str(tmp_path)], out, {}, "contains no audio files"),
+        (audio, tmp_path / "o.wav", {}, "choose .npy, .parquet"),
+        (audio, out, {"kind": "both"}, "scenes only"),
+        ([str(mixed / "junk.wav")], out, {}, "none of 1 files"),
+        (audio, out, {"batch_seconds": 1e-9}, "batch_seconds=1e-09: give"),
+        (audio, out, {"batch_seconds": math.inf}, "batch_seconds=inf: give"),
     ):
         with pytest.raises(ValueError, match=remedy):
-            embed(*arguments)  # type: ignore[arg-type]
+            embed(inputs, path, model, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -244,7 +254,7 @@ def test_a_killed_process_goes_on(model: str, many: Path, tmp_path: Path) -> Non
     write_noise(audio, 160)
     arguments = command(audio, "--out", out, "--model", model, "--kind", "both")
     process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(out.glob("parts/part-*.json")):
+    while process.poll() is None and not list(out.glob("parts/shard-*.json")):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -276,8 +286,9 @@ def test_two_processes_share_the_work(model: str, mixed: Path, many: Path, tmp_p
 MEASURED = """
 import resource, sys
 from pathlib import Path
-from hear_axlstm.embed.bulk.embed import embed
-embed([sys.argv[1]], Path(sys.argv[2]), sys.argv[3], "both")
+from hear_axlstm import load_model
+from hear_axlstm.embed.files import embed_files
+embed_files([sys.argv[1]], Path(sys.argv[2]), load_model(sys.argv[3]), "both")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -291,7 +302,7 @@ def test_memory_does_not_grow_with_the_number_of_clips(model: str, tmp_path: Pat
         rows = "clip.wav\n" * clips
         (tmp_path / f"{clips}.csv").write_text(f"path\n{rows}")
         script = [sys.executable, "-c", MEASURED, str(tmp_path / f"{clips}.csv")]
-        script += [str(tmp_path / f"{clips}.npz"), model]
+        script += [str(tmp_path / f"{clips}.parquet"), model]
         peaks[clips] = int(subprocess.run(script, check=True, capture_output=True).stdout)
-    assert (tmp_path / "1536.npz").stat().st_size > 60e6
+    assert (tmp_path / "1536.parquet").stat().st_size > 30e6
     assert peaks[1_536] < peaks[256] + 30_000, peaks  # kB

@@ -94,7 +94,7 @@ def test_batches_hold_each_frame_once_and_keep_their_bounds() -> None:
 
 def test_fixed_statistics_replace_the_clips_own(model: Embedder, padded: torch.Tensor) -> None:
     clip = padded[3]
-    own = model.measure(clip)
+    own = model.fit_statistics(clip)
     torch.testing.assert_close(
         model.embed(clip, statistics=own), model.embed(clip), rtol=0, atol=1e-5
     )
@@ -105,7 +105,7 @@ def test_fixed_statistics_replace_the_clips_own(model: Embedder, padded: torch.T
 @pytest.mark.parametrize("level", [0.0, 0.3, 0.9])
 def test_nothing_can_be_measured_of_a_constant(level: float, model: Embedder) -> None:
     with pytest.raises(ValueError, match="calibration audio is silent or constant: record"):
-        model.measure(torch.full((16_000,), level))
+        model.fit_statistics(torch.full((16_000,), level))
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +152,8 @@ BAD = {
     "too few lengths": ((TONE.reshape(2, -1), [3]), ValueError, "1 lengths for 2 clips"),
     "too long": ((TONE[None], [801]), ValueError, r"lengths\[0\]=801"),
     "too short": ((TONE[None], [0]), ValueError, r"lengths\[0\]=0"),
-    "statistics": ((TONE, None, "scene", (0.0, 0.0)), ValueError, "model.measure"),
-    "one statistic": ((TONE, None, "scene", 3.0), ValueError, "model.measure"),
+    "statistics": ((TONE, None, "scene", (0.0, 0.0)), ValueError, "model.fit_statistics"),
+    "one statistic": ((TONE, None, "scene", 3.0), ValueError, "model.fit_statistics"),
 }
 
 

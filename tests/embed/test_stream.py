@@ -62,7 +62,7 @@ def test_any_blocks_give_the_whole_clip(model: Embedder, samples: int, blocks: l
 def test_the_shipped_weights_stream_too() -> None:
     model = load_model()
     audio = NOISE[:36_001]
-    statistics = model.measure(audio[:16_000])
+    statistics = model.fit_statistics(audio[:16_000])
     expected, _ = model.embed(audio, kind="timestamp", statistics=statistics)
     steps, _ = run(model.stream(statistics), audio, [1_280])
     np.testing.assert_allclose(steps, expected, rtol=0, atol=1e-5)
@@ -136,7 +136,7 @@ def test_a_model_of_another_type_is_refused(dtype: torch.dtype) -> None:
         lambda: model(audio[None]),
         lambda: model.scene(audio[None]),
         lambda: model.embed(audio),
-        lambda: model.measure(audio),
+        lambda: model.fit_statistics(audio),
     ):
         with pytest.raises(ValueError, match=f"the model is {dtype}: keep it in float32"):
             use()
