@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from hear_axlstm.audio.loader import prefetch
 from hear_axlstm.config import MelConfig
-from hear_axlstm.data.corpus import Corpus
+from hear_axlstm.data.corpus import FIELD, Corpus
 from hear_axlstm.data.dataset import CropDataset, ResidentCropDataset, split_validation
 from hear_axlstm.data.extract import Features
-from hear_axlstm.data.shards import Shard, finish
+from hear_axlstm.data.pack import finish, record
+from hear_axlstm.data.shards import Record, Shard
 from hear_axlstm.training.device import keep_freed_memory
 
 CLIP_FRAMES = 1001  # 10 s
@@ -64,7 +65,7 @@ def main(clips: int = 4096, steps: int = 40, rounds: int = 5, batch_size: int = 
 
 def _generate(folder: Path, clips: int) -> Corpus:
     frames = np.random.default_rng(0).normal(size=(CLIP_FRAMES, MelConfig.n_mels)).astype("<f2")
-    shards = [Shard(folder, n, str(n)) for n in range(-(-clips // SHARD_CLIPS))]
+    shards = [Shard(folder, n, str(n), (FIELD,)) for n in range(-(-clips // SHARD_CLIPS))]
     for shard in tqdm(shards, "generating", unit="shard", leave=False):
         first = shard.number * SHARD_CLIPS
         shard.write(_noise(frames, range(first, min(first + SHARD_CLIPS, clips))))
@@ -72,8 +73,8 @@ def _generate(folder: Path, clips: int) -> Corpus:
     return Corpus(folder)
 
 
-def _noise(frames: np.ndarray, numbers: range) -> Iterator[Features]:
-    return (Features(str(number), frames, 0.0, 1.0) for number in numbers)
+def _noise(frames: np.ndarray, numbers: range) -> Iterator[Record]:
+    return (record(Features(str(number), frames, 0.0, 1.0)) for number in numbers)
 
 
 if __name__ == "__main__":

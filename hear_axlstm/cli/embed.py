@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -56,7 +56,8 @@ def embed(
         device: "auto", or a torch device.
     """
     with init_distributed(device, patience=PATIENCE) as context:
-        embedder = load_model(model, pretrained=not random_weights, precision=precision)
+        weights: Literal["random"] | None = "random" if random_weights else None
+        embedder = load_model(model, weights=weights, precision=precision)
         report = embed_files(
             inputs,
             out,

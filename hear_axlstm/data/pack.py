@@ -103,7 +103,7 @@ def pack(
     with sole_writer(out, LOCK_NAME):
         (out / INFO_NAME).unlink(missing_ok=True)
         _write(planned, mel, workers, device)
-        _finish(out, planned, mel)
+        finish(out, source.name, mel, planned.shards)
     return _report(out)
 
 
@@ -183,31 +183,32 @@ def _write(planned: Plan, mel: MelConfig, workers: int | None, device: str | Non
         def records(found: Iterator[Features | Skipped]) -> Iterator[Record | Skipped]:
             for item in found:
                 bar.update()
-                yield item if isinstance(item, Skipped) else _record(item)
+                yield item if isinstance(item, Skipped) else record(item)
 
         write_shards(todo, results, records, extrapolate)
 
 
-def _record(item: Features) -> Record:
+def record(item: Features) -> Record:
+    """What a pack stores of a clip."""
     return Record(item.id, {FIELD: item.frames}, {"mean": item.mean, "std": item.std})
 
 
-def _finish(folder: Path, planned: Plan, mel: MelConfig) -> None:
+def finish(folder: Path, source: str, mel: MelConfig, shards: Sequence[Shard]) -> None:
     """Join the shards' sidecars, drop stale shards, stamp with pack.json.
 
     Raises:
         PackError: if there is no clip in any of them.
     """
-    found = summarize(planned.shards, folder / REPORT_NAME)
+    found = summarize(shards, folder / REPORT_NAME)
     if not found.clips:
         first = found.first or Skipped("tars", "without audio files")
         raise PackError(
-            f"none of the {found.kinds.total()} audio files in {planned.source.name} is usable, "
+            f"none of the {found.kinds.total()} audio files in {source} is usable, "
             f"e.g. {first.id}: {first.reason}; all reasons: {folder / REPORT_NAME}"
         )
     with naming_full_disk(folder / INDEX_NAME):
-        np.savez(folder / INDEX_NAME, **vars(_index(planned.shards)))
-    keep = {path for shard in planned.shards for path in shard.files}
+        np.savez(folder / INDEX_NAME, **vars(_index(shards)))
+    keep = {path for shard in shards for path in shard.files}
     for path in set(folder.glob("shard-*")) - keep:
         path.unlink()
     info = {
@@ -216,7 +217,7 @@ def _finish(folder: Path, planned: Plan, mel: MelConfig) -> None:
         "fingerprint": found.fingerprint,
         "clips": found.clips,
         "skipped": dict(found.kinds.most_common()),
-        "source": planned.source.name,
+        "source": source,
     }
     write_text(folder / INFO_NAME, json.dumps(info, indent=2))
 

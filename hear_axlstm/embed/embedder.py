@@ -163,7 +163,7 @@ class Embedder(nn.Module):
     ) -> tuple[Tensor, Tensor]: ...
 
     @overload
-    def embed_timestamps(
+    def embed_timestamps(  # type: ignore[overload-overlap]
         self,
         audio: ArrayClip,
         lengths: Iterable[int] | None = ...,

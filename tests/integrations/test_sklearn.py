@@ -18,7 +18,6 @@ from hear_axlstm import load_model
 from hear_axlstm.integrations.sklearn import AudioEmbedding
 
 
-
 # scikit-learn leaves out the checks that fit tables of numbers: clips are not rows of a table.
 @parametrize_with_checks([AudioEmbedding()])
 def test_estimator_checks(estimator, check) -> None:
