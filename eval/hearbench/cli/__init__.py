@@ -14,6 +14,7 @@ from hearbench.cli.run import run
 from hearbench.cli.score import score
 from hearbench.cli.systems import systems
 from hearbench.cli.tasks import tasks
+from hearbench.cli.weights import weights
 from hearbench.exit_codes import INTERRUPTED
 from hearbench.run.plan import PlanError
 from hearbench.run.workers import SweepError
@@ -21,13 +22,23 @@ from hearbench.stats import AggregateError
 from hearbench.systems.registry import SystemSpecError
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.fetch.download import FetchError
+from hearbench.weights.fetch import WeightsError
 
-ERRORS = (TaskError, SystemSpecError, PlanError, SweepError, FetchError, AggregateError)
+ERRORS = (
+    TaskError,
+    SystemSpecError,
+    PlanError,
+    SweepError,
+    FetchError,
+    AggregateError,
+    WeightsError,
+)
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
     "score": score,
     "systems": systems,
+    "weights": weights,
     "tasks": tasks,
     "fetch-tasks": fetch_tasks,
     "report": report,

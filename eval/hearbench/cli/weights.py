@@ -1,0 +1,75 @@
+"""`hearbench weights`: published checkpoints of the other systems of the paper's Table 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from hearbench.weights.fetch import WeightsError, default_folder, get
+from hearbench.weights.table import PUBLISHED, Weights, find
+
+WIDTHS = (20, 13, 13, 23, 8)
+
+
+def weights(
+    action: Annotated[Literal["list", "get"], tyro.conf.Positional] = "list",
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    *,
+    to: Path | None = None,
+) -> int:
+    """List the published checkpoints of other systems, or download some.
+
+    Args:
+        action: list, or get NAME...
+        names: which ones to get.
+        to: folder to keep them in; HEARBENCH_CACHE or the platform's cache folder if not given.
+    """
+    folder = to or default_folder()
+    if action == "list":
+        return _list(folder)
+    if not names:
+        raise WeightsError("name what to get; `hearbench weights list` has the names")
+    if unknown := [name for name in names if name not in PUBLISHED]:
+        raise WeightsError(f"unknown weights {unknown[0]!r}: choose from {', '.join(PUBLISHED)}")
+    failed = []
+    for name in names:
+        chosen = PUBLISHED[name]
+        print(f"{name}: licence {chosen.license}, from {chosen.page}")
+        if chosen.is_non_commercial:
+            print(f"{name}: these weights are for NON-COMMERCIAL use only")
+        try:
+            path = get(chosen, folder)
+        except WeightsError as error:  # the others may still come
+            failed.append(str(error))
+            continue
+        print(f"{name}: {path}\n  hearbench run --systems {chosen.system}@{path}")
+    if failed:
+        raise WeightsError("\n".join(failed))
+    return 0
+
+
+def _list(folder: Path) -> int:
+    here = find(folder) if folder.is_dir() else {}
+    print(_line("weights", "system", "table 2", "licence", "here", "published at"))
+    for chosen in PUBLISHED.values():
+        print(_row(chosen, chosen in here))
+    print(f"\nFetched into {folder} by: hearbench weights get NAME...")
+    return 0
+
+
+def _row(chosen: Weights, is_here: bool) -> str:
+    if chosen.hub:
+        state = "hub"
+    elif not chosen.can_be_fetched:
+        state = "by hand"
+    else:
+        state = "yes" if is_here else "no"
+    where = chosen.page + (f" ({chosen.note})" if chosen.note else "")
+    return _line(chosen.name, chosen.system, chosen.row or "-", chosen.license, state, where)
+
+
+def _line(*cells: str) -> str:
+    widths = (*WIDTHS, 0)
+    return " ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()

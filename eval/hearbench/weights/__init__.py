@@ -1,0 +1,1 @@
+"""Published checkpoints of the other systems: which there are, and getting them."""
