@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from hear_axlstm.checkpoints.published import CACHE_VARIABLE, Published, cache
 from hear_axlstm.checkpoints.runs import choose
+from hear_axlstm.files import DISK_FULL
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,6 @@ TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two blocks of an answe
 RETRIES = 3
 NAMED_FILES = 8  # files that an error lists
 HOST = "drive.google.com"
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 Found = TypeVar("Found")
 
@@ -160,7 +159,7 @@ def _reason(error: Exception) -> str:
 
 def disk_reason(error: OSError) -> str:
     """Reason and remedy for an error of the cache's disk."""
-    if error.errno in NO_SPACE or "No space" in str(error):
+    if error.errno in DISK_FULL or "no space" in str(error).lower():
         return (
             f"no space is left in {cache()}: free some, or set {CACHE_VARIABLE} to another folder"
         )

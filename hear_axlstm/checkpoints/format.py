@@ -20,7 +20,7 @@ from hear_axlstm.checkpoints.reference_release import is_release, read_release
 from hear_axlstm.checkpoints.shapes import Shape, expected_shapes
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.files import replacing
+from hear_axlstm.files import DISK_FULL, replacing
 from hear_axlstm.models.pretraining import MaskedPatchModel
 
 FILE_NAME = "model.safetensors"
@@ -73,9 +73,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) 
     """
     try:
         with replacing(path) as partial:
+            partial.touch()
+            mode = partial.stat().st_mode  # as the user's umask has it; safetensors uses another
             save_file(dict(tensors), partial, metadata=dict(header))
-            partial.chmod(0o644)  # safetensors keeps its files to their owner
+            partial.chmod(mode)
     except (SafetensorError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
         raise OSError(
             f"can't write {path} ({error}): make room, or choose another folder"
         ) from error

@@ -65,11 +65,12 @@ class Published:
         """Folder for a checkpoint on its way, complete or not."""
         return cache() / f"{self.name}.download"
 
-    def remedy(self, source: str = "FOLDER") -> str:
+    @property
+    def remedy(self) -> str:
         """How to get the weights with a browser."""
         return (
-            f"open {self.page} in a browser, download {self.run} and run "
-            f"`axlstm weights get {self.name} --from {source}`"
+            f"download {self.run} from {self.page} with a browser and run "
+            f"`axlstm weights get {self.name} --from FOLDER`"
         )
 
 

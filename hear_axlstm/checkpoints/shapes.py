@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -28,3 +29,8 @@ def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
             name.replace(FIRST, f"encoder.blocks.{n}."): tuple(tensor.shape) for n in numbers
         }
     return shapes
+
+
+def parameters(config: ModelConfig) -> int:
+    """Number of parameters, mask token and reconstruction head included."""
+    return sum(map(math.prod, expected_shapes(config).values()))

@@ -18,6 +18,7 @@ from hear_axlstm import __version__
 COMMANDS = {
     "embed": "Embed audio files, folders or tars into a file of embeddings.",
     "info": "List presets and files of weights with their settings.",
+    "weights": "List, download and remove weights by name.",
     "finetune": "Train a classifier on labeled clips.",
     "predict": "Classify audio files with a classifier from finetune.",
     "export": "Write the model as an ONNX file or a torch.export program.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +109,15 @@ def test_what_can_not_be_written_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_umask_decides_who_can_read(model: MaskedPatchModel, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        checkpoints.save(tmp_path / "mine.safetensors", model, {}, torch.float32)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "mine.safetensors").stat().st_mode & 0o777 == 0o600
+
+
 def test_damaged_and_foreign_files_are_refused(file: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(file.read_bytes()[:-100])
@@ -131,6 +141,20 @@ MISMATCHES = {
     "negative": ({**SETTINGS, "dim": -192}, "mismatch.*dim=-192 must be a whole number"),
     "endless": ({**SETTINGS, "window_frames": 10**8}, "window_frames=100000000 must be a whole"),
     "half a hop": ({**SETTINGS, "mel": {"hop_length": 0.5}}, "hop_length=0.5 must be a whole"),
+    "not a flag": ({**SETTINGS, "flip": "no"}, "flip='no' must be true or false"),
+    "endlessly deep": ({**SETTINGS, "depth": 2**31}, "depth=2147483648 must be a whole number"),
+    "very deep": ({**SETTINGS, "depth": 1000}, r"blocks\.2\.\S+ is missing.* and \d+ more"),
+    "very wide": ({**SETTINGS, "dim": 2**20}, "dim=1048576 must be a whole number"),
+    "beyond 64 bits": ({**SETTINGS, "expansion": 2**63}, "expansion=.* must be a whole number"),
+    "many bins": ({**SETTINGS, "mel": {"n_mels": 160_000_000}}, "n_mels=160000000 must be"),
+    "many patches": (
+        {**SETTINGS, "mel": {"n_mels": 1024}, "window_frames": 60_000},
+        "make 480,000 patches, more than 150,000",
+    ),
+    **{
+        f"edge {edge!r}": ({**SETTINGS, "mel": {"f_min": edge}}, r"f_min=.* must be frequencies")
+        for edge in (None, "50", [50], float("nan"), float("inf"), -1.0, 9000.0, True)
+    },
     "another type": ({**SETTINGS, "dim": "48"}, "header of .*mismatch"),
 }
 
@@ -147,12 +171,31 @@ def test_what_does_not_fit_is_named(kind: str, model: MaskedPatchModel, tmp_path
 
 @pytest.mark.parametrize(
     ("header", "message"),
-    [("{}", "lacks 'format'"), ('{"format": 2}', "format 2, this"), ("{", "can't be used")],
+    [
+        ("{}", "lacks 'format'"),
+        ('{"format": 2}', "format 2, this"),
+        ("{", "can't be used"),
+        ("[" * 100_000, "can't be used"),
+        ("[]", "can't be used"),
+        ('{"format": 1, "model": 3, "training": {}}', "can't be used"),
+        ('{"format": 1, "model": {}, "training": 3}', "can't be used"),
+    ],
 )
 def test_other_headers_are_refused(header: str, message: str, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "a", metadata={checkpoints.HEADER_KEY: header})
     with pytest.raises(ValueError, match=message):
         load_model(str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.float8_e4m3fn, torch.bool])
+def test_only_floating_point_values_are_read(dtype: torch.dtype, file: Path) -> None:
+    with safe_open(file, framework="pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        header = opened.metadata()
+    tensors["encoder.norm.weight"] = tensors["encoder.norm.weight"].to(dtype)
+    save_file(tensors, file, metadata=header)
+    with pytest.raises(ValueError, match=r"encoder\.norm\.weight has type \w+ instead of floating"):
+        load_model(str(file))
 
 
 def test_the_layout_is_no_part_of_the_encoder(file: Path, model: MaskedPatchModel) -> None:

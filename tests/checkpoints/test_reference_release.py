@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import pickle
+import resource
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,9 @@ def storage(key: bytes) -> bytes:
     return STORAGE % (len(key).to_bytes(4, "little"), key)
 
 
+DOUBLE = b"q%ch%c\x86"  # a pair of the last value and itself
+
+
 FORGED = {
     "changes the rebuild function": b"\x80\x02" + REBUILD + b"N}X\x01\0\0\0aNs\x86b.",
     "changes OrderedDict": b"\x80\x02ccollections\nOrderedDict\nN}X\x01\0\0\0aNs\x86b.",
@@ -240,6 +244,13 @@ FORGED = {
     "deep nesting": b"\x80\x02}K\x01" + b"\x85" * 2_000_000 + b"Ns.",
     "bytes that are not there": b"\x80\x05\x96\0\0\0\0\0\x01\0\0.",
     "a stack that is empty": b"\x80\x020.",
+    "nested descriptions of storages": b"\x80\x02}K\x01" + b"Q" * 200_000 + b"Ns.",
+    "a key of tuples, doubled again and again": b"\x80\x02}N" + DOUBLE % (1, 1) * 60 + b"Ns.",
+    "a set of such tuples": (b"\x80\x02cbuiltins\nset\n]N" + DOUBLE % (1, 1) * 60 + b"a\x85R."),
+    "a call of nested lists": (b"\x80\x02]" + b"q\1]h\1ah\1a" * 60 + b")R."),
+    "memory for the asking": b"\x80\x02c__builtin__\nbytearray\nJ\0\0\0\x7f\x85R.",
+    "a tensor for the asking": b"\x80\x02ctorch\nTensor\nJ\0\0\0\x7f\x85\x81.",
+    "pairs as a state": b"\x80\x02ccollections\nOrderedDict\n)R]N" + b"K\1\x86a" + b"b.",
     "no pickle": b"import os",
     "nothing": b"",
     "no storage": TENSOR % b"NK\0(K\x01t(K\x01t",
@@ -264,6 +275,33 @@ def test_forged_checkpoints_get_one_line(
         copyreg.remove_extension("os", "system", 0xF0)
     assert "\n" not in str(caught.value)
     load_model(str(checkpoint))  # nothing has changed for others
+
+
+def test_values_that_are_shared_take_no_memory(state: State, tmp_path: Path) -> None:
+    shared = torch.zeros(1 << 18)  # 1 MB
+    many = state | {f"blocks.0.extra.{n}": shared for n in range(3_000)}
+    path = tmp_path / "shared.pth"
+    torch.save({"model": many}, path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="take more than the file"):
+        load_model(str(path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KB
+    huge = torch.zeros(1).expand(1 << 40, 1)
+    torch.save({"model": state | {"pred.0.bias": huge}}, path)
+    with pytest.raises(ValueError, match="take more than the file"):
+        load_model(str(path))
+
+
+def test_what_a_program_allows_pytorch_to_load_stays_out(state: State, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    path = save_checkpoint(tmp_path / "a.pth", state, Call(Path.touch, marker))  # type: ignore[arg-type]
+    allowed = [Path.touch, (exec, "builtins.exec"), argparse.Namespace, type(marker)]
+    others = set(torch.serialization.get_safe_globals())
+    with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
+        with contextlib.suppress(ValueError):
+            load_model(str(path))
+        assert set(torch.serialization.get_safe_globals()) == others | set(allowed)
+    assert not marker.exists()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TorchScript

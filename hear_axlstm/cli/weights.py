@@ -1,0 +1,146 @@
+"""`axlstm weights`: which weights there are, and getting the authors'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hear_axlstm import checkpoints
+from hear_axlstm.checkpoints import fetch, published
+from hear_axlstm.checkpoints.format import read_training
+from hear_axlstm.checkpoints.published import PUBLISHED, Published
+from hear_axlstm.checkpoints.resolve import shipped_name
+from hear_axlstm.checkpoints.shapes import parameters
+from hear_axlstm.config import PRESETS
+
+COLUMNS = ("name", "parameters", "width", "trained on", "from", "license", "size", "here")
+DRIVE = "Google Drive"
+Names = tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")]]
+
+
+@dataclass(frozen=True)
+class ListAll:
+    """List all weights: parameters, width of an embedding, training data, license and size."""
+
+    def __call__(self) -> None:
+        """Print the table."""
+        lines = [COLUMNS, *_shipped(), *map(_published, PUBLISHED.values())]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
+        print(f"cache: {published.cache()} (a download is three to four times the size)")
+        print("next: axlstm weights get NAME, or load_model(NAME) in Python")
+
+
+@dataclass(frozen=True)
+class Get:
+    """Download the authors' weights into the cache, or take them from a file or folder."""
+
+    names: Names
+    """Names from `axlstm weights list`."""
+    source: Annotated[str, tyro.conf.arg(name="from", metavar="FOLDER|FILE|ZIP|URL")] = ""
+    """What you downloaded with a browser: the folder of a run, a checkpoint or a zip; or the URL of
+    a checkpoint or zip. It replaces what is in the cache. By default the authors' folder."""
+
+    def __call__(self) -> None:
+        """Print the file of each."""
+        if not self.names:
+            raise ValueError(f"name the weights to get: {', '.join(PUBLISHED)}")
+        for name in self.names:
+            path = fetch.get(PUBLISHED[name], self.source) if name in PUBLISHED else locate(name)
+            print(f"{name}: {path} ({_size(path)})\nnext: load_model({name!r}) in Python")
+
+
+@dataclass(frozen=True)
+class Locate:
+    """Print the file of weights that are here."""
+
+    name: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
+    """Name from `axlstm weights list`."""
+
+    def __call__(self) -> None:
+        """Print its path."""
+        print(locate(self.name))
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Delete downloaded weights from the cache."""
+
+    names: Names
+    """Names from `axlstm weights list`."""
+
+    def __call__(self) -> None:
+        """Print what was deleted."""
+        for name in self.names:
+            if name not in PUBLISHED:
+                raise ValueError(
+                    f"{name!r} was not downloaded: choose one of {', '.join(PUBLISHED)}"
+                )
+            there = published.remove(PUBLISHED[name])
+            print(f"{name}: {'removed' if there else 'nothing to remove'}")
+
+
+def weights(
+    command: Annotated[ListAll, tyro.conf.subcommand("list", prefix_name=False)]
+    | Annotated[Get, tyro.conf.subcommand("get", prefix_name=False)]
+    | Annotated[Locate, tyro.conf.subcommand("path", prefix_name=False)]
+    | Annotated[Remove, tyro.conf.subcommand("remove", prefix_name=False)],
+) -> None:
+    """List, get and remove weights by name.
+
+    The authors' weights are downloaded once, from their Google Drive folder, and converted to
+    safetensors without executing anything in them. HEAR_AXLSTM_CACHE names the folder for them,
+    and HEAR_AXLSTM_OFFLINE=1 forbids downloads.
+    """
+    command()
+
+
+def locate(name: str) -> Path:
+    """The file behind a name, without a download.
+
+    Raises:
+        FileNotFoundError: if it is not here.
+    """
+    if name in PUBLISHED and not PUBLISHED[name].path.is_file():
+        raise FileNotFoundError(f"{name} is not in the cache: run `axlstm weights get {name}`")
+    return checkpoints.locate(name)
+
+
+def _shipped() -> Iterator[tuple[str, ...]]:
+    for preset, entry in checkpoints.manifest()["weights"].items():
+        name = shipped_name(preset)
+        config = PRESETS[preset]
+        yield (
+            name,
+            f"{parameters(config):,}",
+            str(config.embedding_size),
+            entry["trained_on"],
+            "this package",
+            entry["license"],
+            _size(checkpoints.locate(name)),
+            "yes",
+        )
+
+
+def _published(row: Published) -> tuple[str, ...]:
+    here = row.path.is_file()
+    config = read_training(row.path)[0] if here else PRESETS[row.preset]
+    return (
+        row.name,
+        f"{parameters(config):,}",
+        str(config.embedding_size),
+        row.trained_on,
+        DRIVE,
+        row.license,
+        _size(row.path) if here else f"about {parameters(config) * 4 / 1e6:.0f} MB",
+        "yes" if here else "no",
+    )
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.0f} MB"

@@ -1,0 +1,462 @@
+"""The authors' weights by their names, through gdown, from a stand-in for Google Drive."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import requests
+import torch
+
+from hear_axlstm import get_scene_embeddings, load_model
+from hear_axlstm.checkpoints import checksum, fetch, format, locate
+from hear_axlstm.checkpoints import drive as drive_module
+from hear_axlstm.checkpoints.format import read_training
+from hear_axlstm.checkpoints.published import PUBLISHED, Published
+from hear_axlstm.checkpoints.runs import choose
+from hear_axlstm.cli import main
+from hear_axlstm.config import PRESETS, ModelConfig
+from tests.helpers.drive_server import QUOTA, Drive, drive_id, reroute, restore, serving
+from tests.helpers.file_server import serving as serving_files
+from tests.helpers.release import random_state, reference_rows, save_checkpoint
+
+NAME = "axlstm_tiny.audioset"
+WEIGHTS = PUBLISHED[NAME]
+RUN = WEIGHTS.run
+SMALL = {
+    "axlstm_tiny": ModelConfig(dim=32, depth=2),
+    "ssast_tiny": ModelConfig(architecture="ssast", dim=64, depth=2, heads=1),
+}
+STATE = random_state(dim=32, depth=2, patch=(4, 16), expansion=2)
+BLOCK = 512 << 10  # bytes that gdown writes at once
+AUDIO = torch.randn(2, 40_000, generator=torch.Generator().manual_seed(1)) * 0.1
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A checkpoint that fits the small preset, and is longer than three of gdown's blocks."""
+    path = tmp_path_factory.mktemp("run") / "a.pth"
+    return save_checkpoint(path, STATE, 100, extra=torch.zeros(400_000)).read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, and presets of sizes that take no time."""
+    for name, config in SMALL.items():
+        monkeypatch.setitem(PRESETS, name, config)
+    monkeypatch.setenv("HEAR_AXLSTM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def drive(content: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drive]:
+    """The authors' folder with one run in it."""
+    with serving(WEIGHTS.folder) as server:
+        server.files = {f"{RUN}/checkpoints/checkpoint-100.pth": content}
+        monkeypatch.setenv("TEST_DRIVE_SERVER", server.url)
+        reroute()
+        import gdown  # noqa: F401
+
+        module = sys.modules["gdown.download"]
+        monkeypatch.setattr(module, "_wait_or_cancel", lambda **_: None)  # between attempts
+        monkeypatch.setattr(drive_module, "time", SimpleNamespace(sleep=lambda _: None))
+        yield server
+        restore()
+
+
+def left(cache: Path) -> set[str]:
+    return {path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()}
+
+
+WHOLE = {f"{NAME}.safetensors", f"{NAME}.sha256", f".{NAME}.lock"}
+
+LAYOUTS = {
+    "the newest epoch of the first repetition": (
+        [f"{RUN}/checkpoints/checkpoint-{n}.pth" for n in (9, 100, 20)]
+        + [f"{RUN[:-1]}2/checkpoints/checkpoint-200.pth"],
+        f"{RUN}/checkpoints/checkpoint-100.pth",
+    ),
+    "deeper, beside other runs and files": (
+        [f"a/AudioSet/{RUN}/checkpoints/checkpoint-9.pth", f"a/AudioSet/{RUN}/log.txt"]
+        + [f"a/AudioSet/axlstm_small_200_16x4_4x256_fp16_r1/checkpoints/checkpoint-{n}.pth"
+           for n in (9, 99)] + ["README.md", "checkpoints/checkpoint-999.pth"],
+        f"a/AudioSet/{RUN}/checkpoints/checkpoint-9.pth",
+    ),
+    "only a later repetition": (
+        [f"{RUN[:-1]}10/checkpoints/checkpoint-5.pth", f"{RUN[:-1]}2/checkpoints/checkpoint-5.pth"],
+        f"{RUN[:-1]}2/checkpoints/checkpoint-5.pth",
+    ),
+    "a zip": ([f"zips/{RUN}.zip", "zips/axlstm_small_200_16x4_r1.zip"], f"zips/{RUN}.zip"),
+    "a checkpoint before its zip": (
+        [f"{RUN}.zip", f"{RUN}/checkpoint-3.pth"],
+        f"{RUN}/checkpoint-3.pth",
+    ),
+    "the run of the published name first": (
+        [f"{WEIGHTS.prefix}_1x64_fp16_r1/checkpoint-9.pth", f"{RUN}/checkpoint-3.pth"],
+        f"{RUN}/checkpoint-3.pth",
+    ),
+    "nothing": ([f"{RUN}/checkpoints/checkpoint-best.pth", f"{RUN}/log.txt"], None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_which_checkpoint_is_chosen(kind: str) -> None:
+    paths, expected = LAYOUTS[kind]
+    assert choose(paths, WEIGHTS) == choose(paths[::-1], WEIGHTS) == expected
+
+
+def test_a_tag_embeds_as_the_release_and_asks_once(
+    drive: Drive, content: bytes, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drive.files |= {f"{RUN}/checkpoints/checkpoint-{n}.pth": b"not this one" for n in (9, 99)}
+    drive.confirm = True
+    model = load_model(NAME)
+    assert f"{NAME} is not in the cache: downloading" in caplog.text
+    rows = reference_rows(STATE, AUDIO, flip=True)
+    torch.testing.assert_close(
+        get_scene_embeddings(AUDIO, model), rows.mean(1), rtol=1e-4, atol=1e-4
+    )
+    assert left(cache) == WHOLE and model.config.layout == "release"
+    drive.requests.clear()
+    again = load_model(NAME)
+    assert not drive.requests and again.config == model.config
+    _, facts = read_training(WEIGHTS.path)
+    assert facts["file"] == f"{RUN}/checkpoints/checkpoint-100.pth"
+    assert facts["file_id"] == drive_id(facts["file"]) and facts["size"] == len(content)
+    assert facts["sha256"] in WEIGHTS.record.read_text() and facts["epoch"] == 100
+    assert facts["source"] == WEIGHTS.page and re.fullmatch(r"\d{4}-\d\d-\d\d", facts["date"])
+
+
+def test_a_zip_of_a_run_is_unpacked(drive: Drive, content: bytes, cache: Path) -> None:
+    drive.files = {f"{RUN}.zip": zipped({f"{RUN}/checkpoints/checkpoint-7.pth": content})}
+    assert load_model(NAME).config.dim == 32
+    assert left(cache) == WHOLE
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def raising(error: Exception):  # type: ignore[no-untyped-def]
+    def send(*_: object, **__: object) -> None:
+        raise error
+
+    return send
+
+
+REMEDY = (
+    rf"; otherwise download {RUN} from {WEIGHTS.page} .*`axlstm weights get {NAME} --from FOLDER`$"
+)
+REFUSALS = {
+    "no connection": (
+        {"send": requests.ConnectionError("Name or service not known")},
+        "there is no connection to drive.google.com",
+    ),
+    "a proxy": ({"send": requests.exceptions.ProxyError("407")}, "the proxy refused"),
+    "a certificate": ({"send": requests.exceptions.SSLError("expired")}, r"secure .*\(expired\)"),
+    "no answer": ({"send": requests.Timeout()}, "did not answer in time"),
+    "the quota": ({"page": QUOTA}, "Google Drive's daily quota"),
+    "a page": (
+        {"page": "<html>Please log in</html>"},
+        "quota of downloads for the file is used up, or it is not public",
+    ),
+    "no folder": ({"status": 404}, r"Google Drive refused .*status code 404"),
+    "an empty folder": ({"files": {}}, "lists no files"),
+    "other contents": (
+        {"files": {"README.md": b"", "models/tiny.pt": b""}},
+        rf"holds no checkpoint of a run {WEIGHTS.prefix}\*; it lists README.md, models/tiny.pt",
+    ),
+    "something else in place of a checkpoint": (
+        {"files": {f"{RUN}/checkpoint-1.pth": b"<!doctype html><p>"}},
+        r"checkpoint-1.pth is not a checkpoint \(it begins with b'<!doctype",
+    ),
+    "a damaged checkpoint": (
+        {"files": {f"{RUN}/checkpoint-1.pth": b"PK\x03\x04" + bytes(99)}},
+        "can't be read as a PyTorch checkpoint",
+    ),
+    "a zip of other things": (
+        {"files": {f"{RUN}.zip": zipped({"a.txt": b"a"})}},
+        r"zip holds no checkpoint-EPOCH\.pth",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_a_failure_is_one_sentence_with_a_way_out(
+    kind: str, drive: Drive, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes, reason = REFUSALS[kind]
+    for name, value in changes.items():
+        if name == "send":
+            monkeypatch.setattr("requests.adapters.HTTPAdapter.send", raising(value))
+        else:
+            setattr(drive, name, value)
+    with pytest.raises((ConnectionError, FileNotFoundError, ValueError), match=reason) as caught:
+        load_model(NAME)
+    assert re.search(REMEDY, str(caught.value)) and "\n" not in str(caught.value)
+    assert not WEIGHTS.path.exists() and not any(p.is_file() for p in WEIGHTS.downloads.rglob("*"))
+
+
+def test_a_checkpoint_of_another_size_is_refused(drive: Drive, tmp_path: Path) -> None:
+    wider = random_state(dim=64, depth=2, patch=(4, 16), expansion=2)
+    path = save_checkpoint(tmp_path / "wide.pth", wider, 1)
+    drive.files = {f"{RUN}/checkpoint-1.pth": path.read_bytes()}
+    with pytest.raises(ValueError, match="not of axlstm_tiny: dim is 64 instead of 32;") as caught:
+        load_model(NAME)
+    assert re.search(REMEDY, str(caught.value)) and not WEIGHTS.path.exists()
+
+
+def test_a_cut_connection_is_resumed(drive: Drive) -> None:
+    drive.cuts = [BLOCK + 100, BLOCK + 1]
+    assert load_model(NAME).config.dim == 32
+    assert drive.ranges == [f"bytes={BLOCK}-", f"bytes={2 * BLOCK}-"]
+
+
+def test_a_transfer_that_breaks_off_is_resumed_by_the_next_call(drive: Drive) -> None:
+    drive.cuts = [BLOCK, *[0] * 3]
+    with pytest.raises(ConnectionError, match="broke off; run the same command again"):
+        fetch.get(WEIGHTS)
+    assert not WEIGHTS.path.exists()
+    drive.ranges.clear()
+    assert fetch.get(WEIGHTS) == WEIGHTS.path
+    assert drive.ranges == [f"bytes={BLOCK}-"]
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_anew(drive: Drive, content: bytes) -> None:
+    name = next(iter(drive.files))
+    drive.files[name] = content[: len(content) // 2] + bytes(len(content))
+    drive.cuts = [BLOCK, *[0] * 3]
+    with pytest.raises(ConnectionError):
+        fetch.get(WEIGHTS)
+    drive.files[name] = content
+    assert fetch.get(WEIGHTS) == WEIGHTS.path
+
+
+@pytest.mark.parametrize("where", ["download", "conversion"])
+def test_a_full_disk(where: str, drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = raising(OSError(errno.ENOSPC, "No space left on device"))
+    with monkeypatch.context() as patch:
+        if where == "download":
+            patch.setattr("gdown.download", full)
+        else:
+            patch.setattr(format, "save_file", full)
+        with pytest.raises(OSError, match=r"no space is left in .*HEAR_AXLSTM_CACHE") as caught:
+            load_model(NAME)
+    assert re.search(REMEDY, str(caught.value)) and not WEIGHTS.path.exists()
+    drive.ranges.clear()
+    assert load_model(NAME).config.dim == 32
+
+
+def test_a_cache_that_can_not_be_written(drive: Drive, cache: Path) -> None:
+    cache.write_text("a file")
+    with pytest.raises(OSError, match=r"cache can't be used .*set HEAR_AXLSTM_CACHE") as caught:
+        load_model(NAME)
+    assert re.search(REMEDY, str(caught.value)) and not drive.requests
+
+
+def test_offline_only_the_cache_serves(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEAR_AXLSTM_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match=r"HEAR_AXLSTM_OFFLINE is set.*--from FOLDER"):
+        load_model(NAME)
+    assert not drive.requests
+    monkeypatch.setenv("HEAR_AXLSTM_OFFLINE", "0")
+    load_model(NAME)
+    drive.requests.clear()
+    monkeypatch.setenv("HEAR_AXLSTM_OFFLINE", "1")
+    assert load_model(NAME).config.dim == 32 and not drive.requests
+
+
+def test_another_file_of_the_same_name_is_noticed(
+    drive: Drive, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_model(NAME)
+    run_axlstm("weights", "remove", NAME)
+    assert not WEIGHTS.path.exists() and WEIGHTS.record.exists()
+    load_model(NAME)  # the same again
+    run_axlstm("weights", "remove", NAME)
+    other = random_state(dim=32, depth=2, patch=(4, 16), expansion=3)
+    file = save_checkpoint(tmp_path / "checkpoint-100.pth", other, 100)
+    drive.files = {f"{RUN}/checkpoints/checkpoint-100.pth": file.read_bytes()}
+    with pytest.raises(ValueError, match=rf"differs from the first .*delete {WEIGHTS.record}"):
+        load_model(NAME)
+    drive.files = {f"{RUN}/checkpoints/checkpoint-101.pth": file.read_bytes()}
+    assert load_model(NAME).config.expansion == 3  # a newer one
+
+
+SOURCES = ["run", "above", "checkpoints", "file", "zip", "zip in a folder"]
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_what_a_browser_downloaded_is_taken(
+    kind: str, content: bytes, cache: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "Downloads" / RUN / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "checkpoint-100.pth").write_bytes(content)
+    (folder / "checkpoint-99.pth").write_bytes(b"old")
+    archive = tmp_path / "zips" / f"{RUN}-20261129T1-001.zip"
+    archive.parent.mkdir()
+    archive.write_bytes(zipped({f"{RUN}/checkpoints/checkpoint-100.pth": content}))
+    sources = (folder.parent, folder.parents[1], folder, folder / "checkpoint-100.pth", archive)
+    source = dict(zip(SOURCES, (*sources, archive.parent), strict=True))[kind]
+    before = {path: path.stat().st_mtime for path in tmp_path.rglob("*")}
+    run_axlstm("weights", "get", NAME, "--from", str(source))
+    assert load_model(NAME).config.dim == 32 and left(cache) == WHOLE
+    assert all(path.stat().st_mtime == at for path, at in before.items() if path.is_file())
+
+
+def test_a_url_is_taken(content: bytes, cache: Path) -> None:
+    with serving_files() as server:
+        server.files["checkpoint-5.pth"] = content
+        fetch.get(WEIGHTS, f"{server.url}/checkpoint-5.pth")
+        assert left(cache) == WHOLE
+        with pytest.raises(ConnectionError, match=rf"/other.pth can't .*404.*{NAME} --from"):
+            fetch.get(WEIGHTS, f"{server.url}/other.pth")
+
+
+def test_sources_without_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cut.zip").write_bytes(zipped({"checkpoint-1.pth": bytes(999)})[:-40])
+    for name, reason in {
+        "empty": r"empty holds no checkpoint-EPOCH\.pth",
+        "nowhere": "nowhere does not exist",
+        "cut.zip": "cut.zip",
+    }.items():
+        with pytest.raises((FileNotFoundError, ValueError), match=reason) as caught:
+            fetch.get(WEIGHTS, str(tmp_path / name))
+        assert re.search(REMEDY, str(caught.value))
+
+
+def run_axlstm(*arguments: str) -> None:
+    """`axlstm` in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["axlstm", *arguments])
+        main()
+
+
+def test_the_command_line(drive: Drive, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_axlstm("weights", "list")
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert rows.keys() >= {*PUBLISHED, "axlstm_tiny.open7h", "ssast_tiny.open7h"}
+    assert rows[NAME].endswith("no") and "MIT" in rows[NAME] and "AudioSet" in rows[NAME]
+    with pytest.raises(SystemExit):
+        run_axlstm("weights", "path", NAME)
+    assert f"axlstm weights get {NAME}" in capsys.readouterr().err and not drive.requests
+    run_axlstm("weights", "get", NAME)
+    run_axlstm("weights", "path", NAME)
+    assert capsys.readouterr().out.splitlines()[-1] == str(WEIGHTS.path)
+    run_axlstm("weights", "list")
+    assert re.search(rf"{re.escape(NAME)} .* yes\n", capsys.readouterr().out)
+    run_axlstm("weights", "remove", NAME)
+    assert left(cache) == {f"{NAME}.sha256", f".{NAME}.lock"}
+    with pytest.raises(SystemExit):
+        run_axlstm("weights", "remove", "axlstm_tiny")
+    assert "was not downloaded" in capsys.readouterr().err
+
+
+PROCESS = """if True:
+    import sys, time
+    from hear_axlstm import checkpoints
+    from hear_axlstm.checkpoints import format
+    from hear_axlstm.config import PRESETS, ModelConfig
+    from tests.helpers.drive_server import reroute
+    reroute()
+    PRESETS["axlstm_tiny"] = ModelConfig(dim=32, depth=2)
+    if "slow" in sys.argv:
+        save = format.save_file
+        def slow(tensors, path, metadata):
+            path.write_bytes(b"half")
+            print("converting", flush=True)
+            time.sleep(60)
+        format.save_file = slow
+    print("ready", flush=True)
+    print(checkpoints.locate("axlstm_tiny.audioset"), flush=True)
+"""
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROCESS, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.slow
+def test_one_process_downloads_and_the_other_waits(drive: Drive, cache: Path) -> None:
+    drive.delay = 0.05
+    processes = [start(), start()]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert all(out == f"{WEIGHTS.path}\n" for out, _ in outputs), outputs
+    assert drive.requests.count("/uc") == 1 and left(cache) == WHOLE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["download", "conversion"])
+def test_a_killed_process_leaves_nothing_that_looks_like_weights(
+    when: str, drive: Drive, content: bytes, cache: Path
+) -> None:
+    drive.delay = 0.05 if when == "download" else 0.0
+    process = start(*(["slow"] if when == "conversion" else []))
+    if when == "download":
+        while not any(p.stat().st_size for p in WEIGHTS.downloads.rglob("*.part")):
+            time.sleep(0.01)
+    else:
+        assert process.stdout and process.stdout.readline() == "converting\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not WEIGHTS.path.exists()
+    drive.delay = 0.0
+    drive.requests.clear()
+    assert locate(NAME) == WEIGHTS.path
+    assert load_model(NAME).config.dim == 32
+    assert left(cache) == WHOLE
+    assert drive.ranges or when == "conversion"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_preset_at_its_full_size(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("HEAR_AXLSTM_CACHE", str(tmp_path / "cache"))
+    weights: Published = PUBLISHED[name]
+    config = PRESETS[weights.preset]
+    expansion = 3 if config.architecture == "axlstm" else None
+    state = random_state(config.dim, config.depth, config.patch, expansion)
+    path = tmp_path / weights.run / "checkpoints/checkpoint-100.pth"
+    save_checkpoint(path, state, 100)
+    fetch.get(weights, str(path.parents[1]))
+    model, audio = load_model(name), AUDIO[:1]
+    expected = reference_rows(state, audio, flip=True).mean(1)
+    torch.testing.assert_close(get_scene_embeddings(audio, model), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_record_is_of_the_checkpoint(drive: Drive, content: bytes, tmp_path: Path) -> None:
+    load_model(NAME)
+    (tmp_path / "checkpoint-100.pth").write_bytes(content)
+    digest, name = WEIGHTS.record.read_text().split()
+    assert digest == checksum.sha256(tmp_path / name)
+    assert json.loads(json.dumps(read_training(WEIGHTS.path)[1]))["sha256"] == digest
