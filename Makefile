@@ -60,10 +60,10 @@ ablations: $(READY) ## Train and score the rows of TABLE=comparison|expansion|pa
 	    --out "$(OUT)" $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch-size $(BATCH)) \
 	    $(if $(LR),--lr $(LR)) $(if $(TRAININGS),--trainings $(TRAININGS)) $(if $(TASKS_DIR),--tasks-dir "$(TASKS_DIR)") $(if $(TASKS),--tasks $(TASKS))
 
-table2: ## One of the paper's tables (also table3, table4, table5) from finished training RUNS= [TASKS_DIR= TASKS= SEEDS= ENGINE= JOBS= OUT=]
+table2: ## One of the paper's tables (also table3, table4, table5) from finished training RUNS=, or table2 from published checkpoints WEIGHTS=folder|published [TASKS_DIR= TASKS= SEEDS= ENGINE= JOBS= OUT=]
 table2 table3 table4 table5: OUT = runs/tables
 table2 table3 table4 table5: $(READY)
-	@PYTHONPATH=eval $(BIN)/python -m paper tables $@ --runs "$(RUNS)" --seeds $(SEEDS) --out "$(OUT)" --engine $(ENGINE) $(if $(JOBS),--jobs $(JOBS)) \
+	@PYTHONPATH=eval $(BIN)/python -m paper $(if $(and $(WEIGHTS),$(filter table2,$@)),rerun --weights "$(WEIGHTS)",tables $@ --runs "$(RUNS)") --seeds $(SEEDS) --out "$(OUT)" --engine $(ENGINE) $(if $(JOBS),--jobs $(JOBS)) \
 	    $(if $(TASKS_DIR),--tasks-dir "$(TASKS_DIR)") $(if $(TASKS),--tasks $(TASKS))
 
 eval-all: $(READY) ## Score the MODULES on ten generated tasks, or on TASKS_DIR= [TASKS= SEEDS= ENGINE=fast BACKEND= JOBS= OUT=]
@@ -82,7 +82,7 @@ test-slow: $(READY) ## Run the slow tests [HEAR_AXLSTM_DATA=folder for those on 
 test-integrations: $(READY) ## Install mteb and X-ARES, and run the tests of the integrations
 	@$(PIP) --no-warn-conflicts -c constraints.txt -e ".[sklearn,transformers,mteb]"
 	@$(PIP) --no-deps -c constraints.txt xares loguru # without torchaudio, which the checker does not need
-	@$(BIN)/python -m pytest -q tests/integrations
+	@$(BIN)/python -m pytest -q tests/integrations tests/hearbench/integrations
 	@echo "The integrations work."
 
 lint: $(READY) ## Check style and types

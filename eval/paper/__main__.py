@@ -8,12 +8,17 @@ from collections.abc import Callable
 from hearbench.cli import call
 from paper.ablations import AblationError
 from paper.cli.ablations import ablations
+from paper.cli.rerun import rerun
 from paper.cli.tables import paper
 
 
 def main() -> int:
     """The command line."""
-    commands: dict[str, Callable[..., int]] = {"ablations": ablations, "tables": paper}
+    commands: dict[str, Callable[..., int]] = {
+        "ablations": ablations,
+        "tables": paper,
+        "rerun": rerun,
+    }
     return call(commands, "python -m paper", __doc__, (AblationError,))
 
 

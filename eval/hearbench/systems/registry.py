@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from hearbench.systems.catalog import CATALOG
+from hearbench.systems.catalog import __name__ as CATALOG_MODULE
 
 HEAR_API = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
 
@@ -129,12 +130,8 @@ def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
     return found
 
 
-def fingerprint(system: System) -> Fingerprint:
-    """Load `system` and say what it is.
-
-    The digest covers the module's name, version, options and source files as far as loading has
-    imported them, the model's state (a torch module's `state_dict`) and settings (its `config`, if
-    that is a dataclass), and the file that it was loaded from, or all files of the folder.
+def load_system(system: System) -> tuple[ModuleType, Any]:
+    """Import a system's module and load its model.
 
     Raises:
         SystemSpecError: if it can't be imported or loaded, or does not follow the HEAR API.
@@ -157,7 +154,20 @@ def fingerprint(system: System) -> Fingerprint:
         ) from error
     if not isinstance(getattr(model, "sample_rate", None), int):
         raise SystemSpecError(f"{system.module}: the model's sample_rate must be an int (HEAR API)")
+    return module, model
 
+
+def fingerprint(system: System) -> Fingerprint:
+    """Load `system` and say what it is.
+
+    The digest covers the module's name, version, options and source files as far as loading has
+    imported them, the model's state (a torch module's `state_dict`) and settings (its `config`, if
+    that is a dataclass), and the file that it was loaded from, or all files of the folder.
+
+    Raises:
+        SystemSpecError: as `load_system` does.
+    """
+    module, model = load_system(system)
     version = str(getattr(module, "__version__", ""))
     total = hashlib.sha256(
         json.dumps([system.module, system.model, dict(system.options), version]).encode()
@@ -176,10 +186,15 @@ def fingerprint(system: System) -> Fingerprint:
 
 
 def _sources(module: ModuleType) -> list[Path]:
-    """The imported source files of the package that `module` is or lies in."""
+    """The imported source files of the package that `module` is or lies in.
+
+    This file and the catalog describe systems and compute nothing.
+    """
     package = module.__name__ if hasattr(module, "__path__") else module.__name__.rpartition(".")[0]
     files = {module.__file__}
     for name, other in list(sys.modules.items()):
+        if name in (__name__, CATALOG_MODULE):
+            continue
         if package and (name == package or name.startswith(package + ".")):
             files.add(getattr(other, "__file__", None))
     return sorted(Path(file) for file in files if file and file.endswith(".py"))

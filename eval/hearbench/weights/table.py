@@ -196,13 +196,15 @@ def find(folder: Path, wanted: Iterable[Weights] = PUBLISHED.values()) -> dict[W
     paths = sorted(folder.rglob("*"), key=lambda path: (len(path.parts), path.name))
     found: dict[Weights, Path] = {}
     for weights in wanted:
-        for path in paths if weights.can_be_fetched else ():
-            named = (
-                path.name.startswith(weights.file)
-                if weights.is_run
-                else (path.name == weights.file)
-            )
-            if named and path.is_dir() == weights.is_run:
-                found[weights] = path
-                break
+        if path := next((path for path in paths if _is(weights, path)), None):
+            found[weights] = path
     return found
+
+
+def _is(weights: Weights, path: Path) -> bool:
+    """Whether a path is what these weights are called officially."""
+    if weights.is_run:
+        return path.name.startswith(weights.file) and path.is_dir()
+    if weights.hub:  # as `save_pretrained` or a clone of the hub's repository leaves it
+        return path.name == Path(weights.hub).name and (path / "config.json").is_file()
+    return weights.can_be_fetched and path.name == weights.file and path.is_file()

@@ -1,0 +1,156 @@
+"""The paper's Table 2 again: published checkpoints evaluated here, beside the printed scores.
+
+OUT/rerun/           the evaluation, see hearbench.run.plan
+OUT/table2-rerun.md  the table
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from scipy import stats
+
+from hear_axlstm.checkpoints.published import PUBLISHED as AUTHORS
+from hearbench import published
+from hearbench.results import PAPER, SCALES, THESE, Results
+from hearbench.stats import Score
+from hearbench.weights.fetch import WeightsError, default_folder, get
+from hearbench.weights.table import PUBLISHED, find
+from paper.ablations import AblationError
+
+log = logging.getLogger(__name__)
+
+NAIVE = "HEAR-Naive"
+OWN = ("spectrum", "logmel", "axlstm_tiny", "ssast_tiny")
+"""Not in the paper's table: plain baselines and the weights that ship here."""
+FETCH_ALL = "published"
+FILE = "table2-rerun.md"
+
+
+def specs(weights: str) -> dict[str, str]:
+    """Row of Table 2 -> what `hearbench run --systems` takes, for the checkpoints that are there.
+
+    Args:
+        weights: a folder that is searched for official names, or "published" to download all that
+            can be downloaded; what can't is logged and left out.
+
+    Raises:
+        AblationError: if no checkpoint is found.
+    """
+    found = _published() if weights == FETCH_ALL else _in_folder(Path(weights).expanduser())
+    if not found:
+        names = ", ".join(w.file for w in PUBLISHED.values() if w.row and w.file)
+        runs = ", ".join(w.run for w in AUTHORS.values())
+        raise AblationError(
+            f"{weights} holds no checkpoint under its official name ({names}; {runs}): "
+            "`hearbench weights list` says where they are published"
+        )
+    return {NAIVE: f"{NAIVE}=hearbench.systems.naive", **found}
+
+
+def _in_folder(folder: Path) -> dict[str, str]:
+    if not folder.is_dir():
+        raise AblationError(f"{folder} is not a directory: give the folder of the checkpoints")
+    found = {
+        weights.row: f"{weights.row}={weights.system}@{path}"
+        for weights, path in find(folder).items()
+        if weights.row
+    }
+    rows = _rows_by_recipe()
+    for weights in AUTHORS.values():
+        runs = [path for path in sorted(folder.rglob(f"{weights.prefix}*")) if path.is_dir()]
+        if runs:
+            row = rows[weights.preset]
+            found[row] = f"{row}=hear_axlstm@{runs[0]}"
+    return found
+
+
+def _published() -> dict[str, str]:
+    found = {}
+    for weights in PUBLISHED.values():
+        if not weights.row:
+            continue
+        if weights.hub:
+            found[weights.row] = f"{weights.row}=huggingface@{weights.hub}"
+            continue
+        log.warning("%s: licence %s, from %s", weights.name, weights.license, weights.page)
+        try:
+            path = get(weights, default_folder())
+        except WeightsError as error:
+            log.warning("left out: %s", error)
+        else:
+            found[weights.row] = f"{weights.row}={weights.system}@{path}"
+    rows = _rows_by_recipe()
+    for authors in AUTHORS.values():  # load_model downloads them
+        found[rows[authors.preset]] = f"{rows[authors.preset]}=hear_axlstm@{authors.name}"
+    return found
+
+
+def _rows_by_recipe() -> dict[str, str]:
+    return {row.recipe: row.model for row in published.rows("table2") if row.recipe}
+
+
+def markdown(results: Results, evaluated: Mapping[str, str]) -> str:
+    """The table: each printed row, and below it what was measured here.
+
+    Args:
+        results: of an evaluation whose labels are the rows' names.
+        evaluated: as `specs` gives it; the other rows are printed alone.
+    """
+    tasks = results.plan.tasks
+    columns = {task.path.name: published.column(task) for task in tasks}
+    heads = ["system", "source"]
+    heads += [column.short if column else name for name, column in columns.items()]
+    heads += [SCALES[THESE], SCALES[PAPER]]
+    lines = [heads, ["---"] * len(heads)]
+    for row in published.rows("table2"):
+        printed = {name: row.scores[c.short] if c else None for name, c in columns.items()}
+        cells = [str(score or "-") for score in printed.values()]
+        lines.append([row.model, "printed", *cells, "-", str(row.aggregate)])
+        if row.model in evaluated:
+            lines.append(["", "here", *_measured(results, row.model, printed, row.aggregate)])
+    for label in OWN:
+        if any(model.system.label == label for model in results.plan.models):
+            lines.append([label, "here", *_measured(results, label, dict.fromkeys(columns), None)])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n\n".join([table, _caption(results, evaluated)]) + "\n"
+
+
+def _measured(
+    results: Results, label: str, printed: Mapping[str, Score | None], aggregate: Score | None
+) -> list[str]:
+    cells = [_beside(results.cells.get((label, name)), score) for name, score in printed.items()]
+    these, paper = (results.aggregates[scale].get(label) for scale in (THESE, PAPER))
+    return [*cells, str(these or "-"), _beside(paper, aggregate)]
+
+
+def _beside(ours: Score | None, theirs: Score | None) -> str:
+    """Our score, and how far it is from the printed one in standard errors of the difference."""
+    if ours is None:
+        return "-"
+    errors = [_standard_error(score) for score in (ours, theirs) if score]
+    if theirs is None or None in errors:
+        return str(ours)
+    error = sum(e * e for e in errors if e is not None) ** 0.5
+    return f"{ours} ({(ours.mean - theirs.mean) / error:+.1f})" if error else str(ours)
+
+
+def _standard_error(score: Score) -> float | None:
+    if score.half_width is None or score.seeds < 2:
+        return None
+    return score.half_width / float(stats.t.ppf(0.975, score.seeds - 1))
+
+
+def _caption(results: Results, evaluated: Mapping[str, str]) -> str:
+    missing = [r.model for r in published.rows("table2") if r.model not in evaluated]
+    return "\n".join([
+        "Printed: the paper's Table 2, ten seeds. Here: the published checkpoint, "
+        f"{results.plan.seeds} seed(s) of the probe; in brackets the difference to the printed "
+        "score in standard errors of that difference, on official tasks in full. "
+        f"{SCALES[THESE]} is relative to {THESE} and compares with nothing else; {SCALES[PAPER]} "
+        "is on the scale of the paper's Table 2.",
+        f"\nNo checkpoint of: {', '.join(missing) or 'none missing'}.",
+        *(f"\n- {note}" for note in results.notes),
+    ])  # fmt: skip

@@ -1,0 +1,42 @@
+"""Any HEAR module, evaluated by mteb itself on a small task in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mteb")
+datasets = pytest.importorskip("datasets")
+
+import mteb  # noqa: E402
+
+from hearbench.integrations.mteb import load_encoder  # noqa: E402
+from tests.helpers import system_checkpoints as write  # noqa: E402
+from tests.helpers.mteb_task import Tones  # noqa: E402
+
+
+def test_mteb_evaluates_an_adapter(tmp_path: Path) -> None:
+    encoder = load_encoder(f"passt@{write.passt(tmp_path)}")
+    results = mteb.evaluate(encoder, tasks=[Tones()], cache=None, overwrite_strategy="always")
+    assert results.task_results[0].get_score() == 1.0
+    assert encoder.mteb_model_meta.embed_dim == 591
+
+
+def test_neighbors_in_a_batch_change_nothing() -> None:
+    encoder = load_encoder("logmel")
+    rng = np.random.default_rng(0)
+    lengths = (8_000, 16_000, 8_000, 1)
+    rows = [
+        {"audio": {"array": rng.normal(size=n).astype(np.float32), "sampling_rate": 16_000}}
+        for n in lengths
+    ]
+
+    def embed(rows: list) -> np.ndarray:
+        loader = torch.utils.data.DataLoader(rows, batch_size=4)
+        return encoder.encode(loader, show_progress_bar=False)
+
+    alone = np.concatenate([embed([row]) for row in rows])
+    np.testing.assert_allclose(embed(rows), alone, rtol=1e-5, atol=1e-5)

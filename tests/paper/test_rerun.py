@@ -1,0 +1,58 @@
+"""Table 2 again: which checkpoints are found, and what stands beside the printed scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hearbench.results import PAPER, THESE, Results
+from hearbench.run.plan import Model, Plan
+from hearbench.stats import Score
+from hearbench.systems.registry import Fingerprint, parse_systems
+from paper.ablations import AblationError
+from paper.rerun import markdown, specs
+from tests.helpers import system_checkpoints as write
+from tests.helpers.evaluation import task
+
+
+def test_checkpoints_are_found_by_their_official_names(tmp_path: Path) -> None:
+    for name, writer in write.WRITERS.items():
+        (tmp_path / name).mkdir()
+        writer(tmp_path / name)
+    (tmp_path / "axlstm" / "axlstm_tiny_200_16x4_4x256_fp16_r1").mkdir(parents=True)
+    (tmp_path / "hubert-large-ll60k").mkdir()
+    (tmp_path / "hubert-large-ll60k" / "config.json").write_text("{}")
+    found = specs(str(tmp_path))
+    assert set(found) == {
+        *("HEAR-Naive", "PaSST-Base", "HuBERT-large", "BEATs-iter3", "AudioMAE"),
+        *("MWMAE-Base", "SSAM-Base", "SSAST", "AxLSTM-T"),
+    }
+    systems = {system.label: system for system in parse_systems(tuple(found.values()))}
+    assert set(systems) == set(found)
+    assert systems["BEATs-iter3"].module == "hearbench.systems.beats"
+    assert Path(systems["SSAM-Base"].model).is_dir()
+    assert systems["AxLSTM-T"].module == "hear_axlstm"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AblationError, match="holds no checkpoint under its official name"):
+        specs(str(tmp_path / "empty"))
+    with pytest.raises(AblationError, match="is not a directory"):
+        specs(str(tmp_path / "absent"))
+
+
+def test_our_scores_stand_below_the_printed_ones(tmp_path: Path) -> None:
+    tasks = (task("esc50-v2.0.0-full"), task("esc50-part"))
+    labels = ("BEATs-iter3=beats@x.pt", "spectrum")
+    models = tuple(Model(s, Fingerprint("feed", 16_000, 0, "")) for s in parse_systems(labels))
+    plan = Plan(tmp_path, models, tasks, 10)
+    ours = {"BEATs-iter3": Score(84.7, 0.3, 10), "spectrum": Score(30.0, None, 1)}
+    cells = {(name, t.path.name): score for name, score in ours.items() for t in tasks}
+    results = Results(plan, (), cells, {THESE: ours, PAPER: {}}, {THESE: {}, PAPER: {}}, ())
+    lines = markdown(results, {"BEATs-iter3": ""}).splitlines()
+    assert lines[0] == "| system | source | E50 | esc50-part | s(m) | s(m), paper |"
+    at = next(i for i, line in enumerate(lines) if line.startswith("| BEATs-iter3"))
+    assert lines[at] == "| BEATs-iter3 | printed | 83.7 ± 0.3 | - | - | 86.7 ± 0.3 |"
+    # half widths of 0.3 over ten seeds are standard errors of 0.1326
+    assert lines[at + 1] == "|  | here | 84.7 ± 0.3 (+5.3) | 84.7 ± 0.3 | 84.7 ± 0.3 | - |"
+    assert "| spectrum | here | 30.0 | 30.0 | 30.0 | - |" in lines
+    assert "No checkpoint of: HEAR-Naive, PaSST-Base" in "\n".join(lines)
