@@ -12,6 +12,8 @@ import soundfile as sf
 import soxr
 from numpy.typing import NDArray
 
+from scripts.corpus.sources import License
+
 Wave = NDArray[np.float32]
 
 RATE = 16_000
@@ -35,6 +37,7 @@ class Sound:
     """Audio at 16 kHz, mono, and where it comes from."""
 
     path: str
+    license: License
     start: float
     """Seconds from the beginning of the file."""
     wave: Wave

@@ -11,6 +11,7 @@ import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -34,7 +35,7 @@ from scripts.corpus.clips import (
 )
 from scripts.corpus.repositories import Tree, open_tree
 from scripts.corpus.reserved import ID_DIGITS, has_reserved_name
-from scripts.corpus.sources import ACCEPTED, Source, combined
+from scripts.corpus.sources import ACCEPTED, License, Source, combined
 
 MANIFEST = (
     "clip", "seconds", "kind", "repository", "revision", "license", "license_class", "original",
@@ -73,14 +74,14 @@ class Collector:
         """
         seconds = pooled = 0.0
         pool: list[Sound] = []
-        for path, blob in self._files(source, tree):
+        for path, blob, terms in self._files(source, tree):
             if seconds + pooled >= source.max_seconds:
                 break
-            sound = self._sound(source, tree, path, blob)
+            sound = self._sound(source, tree, path, blob, terms)
             if sound is None:
                 continue
             if sound.seconds < JOIN_BELOW:
-                pool.append(Sound(path, sound.start, faded(sound.wave)))
+                pool.append(replace(sound, wave=faded(sound.wave)))
                 pooled += sound.seconds + TYPICAL_GAP
                 continue
             for piece in self._pieces(source, sound):
@@ -89,8 +90,8 @@ class Collector:
                 seconds += self._write(source, piece.wave, [piece])
         return seconds + self._write_joined(source, pool, source.max_seconds - seconds)
 
-    def _files(self, source: Source, tree: Tree) -> Iterator[tuple[str, str]]:
-        """Path and blob of each of the source's files that may be taken."""
+    def _files(self, source: Source, tree: Tree) -> Iterator[tuple[str, str, License]]:
+        """Path, blob and license of each of the source's files that may be taken."""
         blobs = tree.blobs()
         for path in sorted(blobs, key=lambda path: digest(source.repository, path)):
             blob, terms = blobs[path], source.license_of(path)
@@ -105,9 +106,11 @@ class Collector:
             elif blob in self._taken:
                 self._skip(source, path, "copy")
             else:
-                yield path, blob
+                yield path, blob, terms
 
-    def _sound(self, source: Source, tree: Tree, path: str, blob: str) -> Sound | None:
+    def _sound(
+        self, source: Source, tree: Tree, path: str, blob: str, terms: License
+    ) -> Sound | None:
         """A file's audio between silences, or None if it is unusable."""
         self._taken.add(blob)
         data = tree.read(path, blob)
@@ -120,11 +123,12 @@ class Collector:
         except UnusableError as error:
             self._skip(source, path, str(error))
             return None
-        return Sound(path, start / RATE, wave[start:end])
+        return Sound(path, terms, start / RATE, wave[start:end])
 
     def _pieces(self, source: Source, sound: Sound) -> Iterator[Sound]:
         for start, end in cut(len(sound.wave), source.pieces):
-            piece = Sound(sound.path, sound.start + start / RATE, sound.wave[start:end])
+            begin = sound.start + start / RATE
+            piece = replace(sound, start=begin, wave=sound.wave[start:end])
             try:
                 check(piece.wave)
             except UnusableError as error:
@@ -152,7 +156,7 @@ class Collector:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(wave))
         seconds = len(wave) / RATE
-        terms = combined([t for s in sounds if (t := source.license_of(s.path)) is not None])
+        terms = combined([sound.license for sound in sounds])
         self.clips.append(
             {
                 "clip": clip,
