@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
-LARGEST_FILE = 4 * 2**20
-"""Bytes; larger files are left out, since few long recordings would fill a source's share."""
+LARGEST_BLOB = 4 * 2**20
+"""Bytes; larger files of git repositories are left out: they are few, long, and much to keep."""
 DEBIAN = "debian/"
 SERVER = "https://github.com"
 
@@ -30,7 +30,7 @@ class Tree(Protocol):
         """Git blob id by path, of all audio files."""
 
     def read(self, path: str, blob: str) -> bytes | None:
-        """A file's content, or None if it is missing or larger than `LARGEST_FILE`."""
+        """A file's content, or None if it can't be read."""
 
 
 def folder_of(repository: str, parent: Path) -> Path:
@@ -143,7 +143,7 @@ class GitTree:
         return found
 
     def read(self, path: str, blob: str) -> bytes | None:
-        """A file's content, or None if it is missing or larger than `LARGEST_FILE`."""
+        """A file's content, or None if it is missing or larger than `LARGEST_BLOB`."""
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None and stdout is not None
         stdin.write(blob.encode() + b"\n")
@@ -153,7 +153,7 @@ class GitTree:
             return None
         data = stdout.read(int(header[2]))
         stdout.read(1)
-        return data if len(data) <= LARGEST_FILE else None
+        return data if len(data) <= LARGEST_BLOB else None
 
 
 class FolderTree:
@@ -173,6 +173,5 @@ class FolderTree:
         return found
 
     def read(self, path: str, blob: str) -> bytes | None:
-        """A file's content, or None if it is larger than `LARGEST_FILE`."""
-        data = (self.folder / path).read_bytes()
-        return data if len(data) <= LARGEST_FILE else None
+        """A file's content."""
+        return (self.folder / path).read_bytes()
