@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
-from hear_axlstm.config import MelConfig
+from hear_axlstm.audio.mel import standardize
 from hear_axlstm.data.balance import balanced_draws, draw
 from hear_axlstm.data.corpus import Corpus
 from hear_axlstm.data.dataset import CropDataset, ResidentCropDataset
-from hear_axlstm.data.shards import Features, Shard, finish
+from hear_axlstm.data.pack import pack
 from hear_axlstm.pretrain.config import PretrainConfig
 
 SIZES = {"speech/deep": 64, "music": 16, "environment/a/b": 4}
@@ -21,19 +22,20 @@ CLIPS = sum(SIZES.values())
 
 
 def make(folder: Path, sizes: dict[str, int]) -> Corpus:
-    """A pack whose clip n has the value n in all frames."""
-    folder.mkdir()
-    names = [f"{top}/{n}.wav" if top else f"{n}.wav" for top in sizes for n in range(sizes[top])]
-    shard = Shard(folder, 0, "")
-    frames = [np.full((30, 4), n, np.float16) for n in range(len(names))]
-    shard.write(Features(name, frames[n], 0.0, 1.0) for n, name in enumerate(names))
-    finish(folder, "numbers", MelConfig(n_mels=4), [shard])
-    return Corpus(folder)
+    """A pack of noise, 0.3 s a clip, in folders of these sizes."""
+    rng = np.random.default_rng(0)
+    for top, size in sizes.items():
+        (folder / "audio" / top).mkdir(parents=True, exist_ok=True)
+        for number in range(size):
+            samples = rng.normal(0, 0.1, 4800)
+            soundfile.write(folder / "audio" / top / f"{number}.wav", samples, 16_000)
+    pack(folder / "audio", folder / "pack", workers=1)
+    return Corpus(folder / "pack")
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return make(tmp_path_factory.mktemp("balance") / "pack", SIZES)
+    return make(tmp_path_factory.mktemp("balance"), SIZES)
 
 
 def folders(corpus: Corpus) -> list[str]:
@@ -89,11 +91,19 @@ def test_balanced_batches_follow_from_seed_and_step_alone(corpus: Corpus) -> Non
 
 def test_an_epoch_draws_every_folder_equally_often(corpus: Corpus) -> None:
     clips = np.arange(CLIPS)
-    data = CropDataset(corpus, clips, 20, CLIPS, 0, draws=balanced_draws(corpus, clips, 1.0))
-    names = folders(corpus)
+    frames = int(corpus.index.frames[0])  # of all clips: a crop is a whole clip
+    draws = balanced_draws(corpus, clips, 1.0)
+    data = CropDataset(corpus, clips, frames, CLIPS, 0, draws=draws)
+    plain = CropDataset(corpus, clips, frames, CLIPS, 0)
+    whole = torch.stack(
+        [standardize(torch.tensor(corpus.clip(n).astype(np.float32))) for n in clips]
+    )
+    whole, names = whole.flatten(1), folders(corpus)
+    found = torch.cdist(plain.batch(0).flatten(1), whole).argmin(1)
+    assert sorted(found.tolist()) == clips.tolist()  # each clip is recognized
     for step in range(3):
-        drawn = data.batch(step)[:, 0, 0] * (1 + 1e-5)  # frames hold the clip's number
-        count = Counter(names[round(float(value))] for value in drawn)
+        distance = torch.cdist(data.batch(step).flatten(1), whole)
+        count = Counter(names[clip] for clip in distance.argmin(1).tolist())
         assert all(abs(count[name] - CLIPS / 3) <= 1 for name in set(names))
 
 
