@@ -1,1 +1,18 @@
-"""Waveforms: decoding files, listing sources of audio, log-mel spectrograms."""
+"""Waveforms and their spectrograms: audio files, listings of them, log-mel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hear_axlstm.audio.io import AudioError, load_audio
+
+__all__ = ["AudioError", "load_audio"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:  # on first use: decoders take time to import
+        from hear_axlstm.audio import io
+
+        return getattr(io, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

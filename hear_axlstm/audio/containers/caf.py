@@ -1,0 +1,45 @@
+"""Apple's Core Audio Format: sizes of the chunks against the file."""
+
+from __future__ import annotations
+
+from hear_axlstm.audio.containers.part import COPY_AGAIN, Part, cut_off
+from hear_axlstm.audio.errors import Fault
+from hear_axlstm.audio.random_access import RandomAccess
+
+CHUNKS = {b"desc", b"data", b"pakt", b"kuki", b"chan", b"free", b"info", b"strg", b"mark"}
+CHUNKS |= {b"regn", b"inst", b"midi", b"ovvw", b"peak", b"edct", b"umid", b"uuid"}
+
+
+def caf_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
+    """The sound in a CAF file that begins at `start`.
+
+    Raises:
+        Fault: if a chunk is cut off.
+    """
+    at, has_data, patches = start + 8, False, ()
+    needs_table = False
+    while at + 12 <= stop:
+        head = file.at(at, 12)
+        name, size = head[:4], int.from_bytes(head[4:], "big", signed=True)
+        if name not in CHUNKS:
+            break
+        there = stop - at - 12
+        if name == b"desc":
+            needs_table = int.from_bytes(file.at(at + 12 + 16, 4), "big") == 0
+        if name == b"data":
+            has_data = True
+            if size < 0 or (size in (0, 4) and there > 4 and not _is_chunk(file, at + 12 + size)):
+                patches = ((at + 4, there.to_bytes(8, "big")),)  # type: ignore[assignment]
+                size = there
+        if size > there and (name == b"data" or needs_table or not has_data):
+            raise cut_off("CAF", size, there)
+        needs_table = needs_table and name != b"pakt"
+        at = min(stop, at + 12 + max(0, size))
+    if not has_data or needs_table:
+        missing = "table of packets" if has_data else "sound"
+        raise Fault(f"a CAF file without its {missing}, cut off: {COPY_AGAIN}")
+    return [Part(start, at, "CAF", patches=patches)]
+
+
+def _is_chunk(file: RandomAccess, at: int) -> bool:
+    return file.at(at, 4) in CHUNKS

@@ -1,0 +1,217 @@
+"""MPEG audio (MP3, MP2, MP1): frames counted one by one, and what Xing or VBRI promise.
+
+Frame headers: ISO/IEC 11172-3, 2.4.2.3 and 13818-3. A stream has no length but that of its frames;
+encoders that know it write it into a first frame without sound (Xing, Info, VBRI).
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
+
+from hear_axlstm.audio.containers.part import MpegFrames, Part, cut_off
+from hear_axlstm.audio.containers.tags import tag_end
+from hear_axlstm.audio.random_access import RandomAccess
+
+BITRATES = {  # kbit/s by (version 1, layer)
+    (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+BITRATES[(False, 3)] = BITRATES[(False, 2)]
+RATES = (44_100, 48_000, 32_000)  # of version 1; half of it in version 2, a quarter in 2.5
+DECODER_DELAY = 529  # samples that every decoder adds to the encoder's delay
+JUNK_BYTES = 1 << 24  # searched for the first frame
+SURE_FRAMES = 4  # in a row that make a stream; two where one is known already
+EDITED_FRAMES = 2  # more than promised that are not another stream
+
+
+class Frame(NamedTuple):
+    """One frame by its header."""
+
+    size: int
+    samples: int
+    rate: int
+    layer: int
+    side_info: int
+    """Bytes between the header and a Xing tag."""
+
+
+@dataclass
+class _Stream:
+    """Frames of one kind that follow one another, and their promise."""
+
+    start: int
+    frame: Frame
+    offsets: array[int] = field(default_factory=lambda: array("Q"))
+    promised: int = 0
+    promised_bytes: int = 0
+    skip: int = 0
+    padding: int = 0
+    end: int = 0
+
+
+def mpeg_parts(file: RandomAccess, start: int, stop: int, whole: int | None = None) -> list[Part]:
+    """The MPEG streams in [start, stop), or [] where there are none.
+
+    Args:
+        file: file that holds them.
+        start: where to look for the first frame.
+        stop: end of the streams.
+        whole: end of what encloses them, by default `stop`.
+
+    Raises:
+        Fault: if a stream has fewer frames than its Xing or VBRI header promises.
+    """
+    at = _first_frame(file, start, stop)
+    if at is None:
+        return []
+    parts = [part for stream in _streams(file, at, stop) for part in _split(stream)]
+    if parts and whole is not None:
+        last = parts[-1]
+        parts[-1] = Part(last.start, whole, last.kind, last.decoder, last.frames, mpeg=last.mpeg)
+    return parts
+
+
+@lru_cache(maxsize=4096)
+def parse_frame(head: bytes) -> Frame | None:
+    """What a frame's first four bytes say, or None if they are none."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
+    bitrate, rate = head[2] >> 4, head[2] >> 2 & 3
+    if version == 1 or layer == 4 or bitrate in (0, 15) or rate == 3:
+        return None
+    is_v1, padding, mono = version == 3, head[2] >> 1 & 1, head[3] >> 6 == 3
+    hz = RATES[rate] >> {3: 0, 2: 1, 0: 2}[version]
+    bits = 1000 * BITRATES[(is_v1, layer)][bitrate - 1]
+    side_info = (17 if mono else 32) if is_v1 else (9 if mono else 17)
+    if layer == 1:
+        return Frame((12 * bits // hz + padding) * 4, 384, hz, layer, side_info)
+    samples = 576 if layer == 3 and not is_v1 else 1152
+    return Frame(samples // 8 * bits // hz + padding, samples, hz, layer, side_info)
+
+
+def _same_kind(frame: Frame, other: Frame) -> bool:
+    return (frame.rate, frame.layer, frame.samples) == (other.rate, other.layer, other.samples)
+
+
+def _first_frame(file: RandomAccess, start: int, stop: int) -> int | None:
+    limit = min(stop, start + JUNK_BYTES)
+    at = start
+    while (at := file.find(b"\xff", at, limit)) >= 0:
+        if _frames_follow(file, at, stop, SURE_FRAMES):
+            return at
+        at += 1
+    return None
+
+
+def _frames_follow(file: RandomAccess, at: int, stop: int, count: int) -> bool:
+    """Whether `count` frames of one kind follow, or fewer that end where the stream does."""
+    first: Frame | None = None
+    for number in range(count):
+        frame = parse_frame(file.at(at, 4)) if at < stop else None
+        if frame is None or (first is not None and not _same_kind(frame, first)):
+            return number > 0 and (at == stop or tag_end(file, at, stop) is not None)
+        first, at = frame, at + frame.size
+    return at <= stop or count > 1
+
+
+def _streams(file: RandomAccess, at: int, stop: int) -> list[_Stream]:
+    streams: list[_Stream] = []
+    while at < stop:
+        frame = parse_frame(file.at(at, 4))
+        known = streams[-1].frame if streams else None
+        is_new = frame is not None and (known is None or not _same_kind(frame, known))
+        if frame is None or (is_new and not _frames_follow(file, at, stop, SURE_FRAMES)):
+            following = _resync(file, at, stop)
+            if following is None:
+                break
+            at = following
+            continue
+        if at + frame.size > stop:
+            break  # the last frame is not complete
+        promise = _promise(file, at, frame)
+        if promise is not None:
+            streams.append(promise)
+        elif is_new:
+            streams.append(_Stream(at, frame))
+        if promise is None:
+            streams[-1].offsets.append(at)
+        at += frame.size
+        streams[-1].end = at
+    return streams
+
+
+def _resync(file: RandomAccess, at: int, stop: int) -> int | None:
+    """Where frames begin again behind a tag or behind junk."""
+    behind = tag_end(file, at, stop)
+    if behind is not None:
+        return behind if behind < stop else None
+    at += 1
+    while (at := file.find(b"\xff", at, stop)) >= 0:
+        if _frames_follow(file, at, stop, SURE_FRAMES):
+            return at
+        at += 1
+    return None
+
+
+def _promise(file: RandomAccess, at: int, frame: Frame) -> _Stream | None:
+    """The stream that a Xing, Info or VBRI frame begins, or None for a frame of sound."""
+    if frame.layer != 3:
+        return None
+    data = file.at(at, min(frame.size, 4 + 32 + 160))
+    stream = _Stream(at, frame, end=at + frame.size)
+    vbri = data[36:]
+    if vbri.startswith(b"VBRI"):
+        stream.promised_bytes = int.from_bytes(vbri[10:14], "big")
+        stream.promised = int.from_bytes(vbri[14:18], "big")
+        return stream
+    tag = data[4 + frame.side_info :]
+    if not tag.startswith((b"Xing", b"Info")):
+        return None
+    flags, tag = int.from_bytes(tag[4:8], "big"), tag[8:]
+    if flags & 1:
+        stream.promised, tag = int.from_bytes(tag[:4], "big"), tag[4:]
+    if flags & 2:
+        stream.promised_bytes, tag = int.from_bytes(tag[:4], "big"), tag[4:]
+    tag = tag[(100 if flags & 4 else 0) + (4 if flags & 8 else 0) :]
+    if tag.startswith((b"LAME", b"Lavf", b"Lavc")):  # 12 bits each of delay and padding
+        pads = int.from_bytes(tag[21:24], "big")
+        stream.skip = (pads >> 12) + DECODER_DELAY
+        stream.padding = max(0, (pads & 0xFFF) - DECODER_DELAY)
+    return stream
+
+
+def _split(stream: _Stream) -> list[Part]:
+    """A stream as a part; as two where more frames follow than it promises."""
+    there, promised = len(stream.offsets), stream.promised
+    bytes_lack = stream.promised_bytes > stream.end - stream.start
+    # Some encoders count the frame that holds the promise: one less is no sign of a loss
+    if there < promised - 1 or (there < promised and bytes_lack):
+        raise cut_off("Xing", promised, there, "frames")
+    if not there:
+        return []
+    if not promised or there <= promised + EDITED_FRAMES:
+        return [_part(stream, stream.offsets, stream.skip, stream.padding, stream.end)]
+    first, rest = stream.offsets[:promised], stream.offsets[promised:]
+    return [
+        _part(stream, first, stream.skip, stream.padding, rest[0]),
+        _part(stream, rest, 0, 0, stream.end),
+    ]
+
+
+def _part(stream: _Stream, offsets: array[int], skip: int, padding: int, end: int) -> Part:
+    frame = stream.frame
+    total = len(offsets) * frame.samples
+    skip = min(skip, total)
+    padding = min(padding, total - skip)
+    frames = MpegFrames(offsets, frame.samples, frame.rate, skip, padding)
+    return Part(
+        offsets[0], end, f"MP{frame.layer}", f"mp{frame.layer}float", total - skip - padding,
+        mpeg=frames,
+    )  # fmt: skip

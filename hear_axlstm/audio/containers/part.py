@@ -1,0 +1,67 @@
+"""One sound within a file, and what its container promises of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hear_axlstm.audio.errors import Fault
+from hear_axlstm.audio.random_access import Patch
+
+SNDFILE = "libsndfile"
+COPY_AGAIN = "copy it again"
+
+
+@dataclass(frozen=True)
+class MpegFrames:
+    """Where the frames of an MPEG stream lie, and which of their samples are sound."""
+
+    offsets: Sequence[int]
+    """Position of each frame in the file, the one with the Xing header left out."""
+    samples_per_frame: int
+    rate: int
+    skip: int = 0
+    """Samples before the sound: the delay of encoder and decoder, where the header names it."""
+    padding: int = 0
+    """Samples after it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One sound in a file. A file holds one, a joined file several."""
+
+    start: int
+    stop: int
+    kind: str
+    """Name of the format in messages."""
+    decoder: str = SNDFILE
+    """`SNDFILE`, or the FFmpeg demuxer that reads it."""
+    frames: int | None = None
+    """Samples per channel that the container promises; None where it promises nothing."""
+    patches: tuple[Patch, ...] = ()
+    """Lengths in the header, put right where the header leaves them open."""
+    mpeg: MpegFrames | None = None
+
+
+def cut_off(kind: str, declared: int, there: int, unit: str = "bytes") -> Fault:
+    """The fault of a part that is shorter than its container promises."""
+    return Fault(
+        f"cut off: its {kind} header promises {declared:,} {unit}, {there:,} are there: "
+        f"{COPY_AGAIN}"
+    )
+
+
+def fewer_samples(kind: str, declared: int, there: int) -> Fault:
+    """The fault of a part that gives fewer samples than were declared."""
+    return Fault(
+        f"cut off or damaged: {there:,} of the {declared:,} samples of its {kind} stream are "
+        f"there: {COPY_AGAIN}"
+    )
+
+
+def not_decodable(kind: str, detail: str) -> Fault:
+    """The fault of a part whose data a decoder refuses, with the decoder's own words."""
+    detail = f" ({detail.rstrip('.')})" if detail.strip() else ""
+    return Fault(
+        f"damaged {kind}, not decodable{detail}: copy it again or convert it, e.g. to FLAC"
+    )

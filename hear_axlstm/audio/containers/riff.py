@@ -1,0 +1,181 @@
+"""WAV and its relatives RIFX, RF64, BW64 and W64: sizes of the chunks against the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from hear_axlstm.audio.containers.part import COPY_AGAIN, Part, cut_off
+from hear_axlstm.audio.errors import Fault
+from hear_axlstm.audio.random_access import Patch, RandomAccess
+
+UNKNOWN_32 = 0xFFFFFFFF
+PIPE_SIZES = range(0x7FFF0000, 0x80000001)  # what programs declare that write into a pipe
+MPEG_TAGS = {0x50, 0x55}  # MPEG audio in a WAV
+W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
+W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of all other chunks' identifiers
+LOST_SECONDS = 0.5  # of sound behind the declared end, from which the header is not believed
+
+
+class _Chunk(NamedTuple):
+    name: bytes
+    start: int  # of its content
+    size: int
+    size_at: int  # position of the size field in the file
+    end: int  # where the next one begins
+
+
+class _Layout(NamedTuple):
+    """How chunks are written: WAV's way or that of W64."""
+
+    kind: str
+    order: str
+    head: int  # bytes before the first chunk
+    wide: bool  # W64: 16-byte names, 8-byte sizes that count the chunk's head
+
+    def size_bytes(self, content: int) -> bytes:
+        if self.wide:
+            return (content + 24).to_bytes(8, "little")
+        return min(content, UNKNOWN_32).to_bytes(4, self.order)  # type: ignore[arg-type]
+
+
+def riff_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
+    """The sound in a file of the RIFF family that begins at `start`.
+
+    Raises:
+        Fault: if its data is cut off, or more sound follows than it declares.
+    """
+    layout = _layout(file.at(start, 40))
+    fmt = data = ds64 = None
+    last = start + layout.head
+    for chunk in _chunks(file, layout, last, stop):
+        last = chunk.end
+        fmt = chunk if chunk.name == b"fmt " else fmt
+        ds64 = chunk if chunk.name == b"ds64" else ds64
+        if chunk.name == b"data":
+            data = chunk
+            break
+    if data is None or fmt is None:
+        raise Fault(f"a {layout.kind} file without a data chunk, cut off: {COPY_AGAIN}")
+    head = file.at(fmt.start, min(fmt.size, 40))
+    if len(head) < 16:
+        raise Fault(f"a {layout.kind} file with a damaged fmt chunk: {COPY_AGAIN}")
+    size, patches = _data_size(file, layout, data, ds64, start, stop)
+    end = _end(file, layout, data._replace(size=size), start, stop, _bytes_per_second(head, layout))
+    if _number(head[:2], layout) in MPEG_TAGS:
+        from hear_axlstm.audio.containers.mpeg import mpeg_parts
+
+        return mpeg_parts(file, data.start, data.start + size, whole=end)
+    return [Part(start, end, layout.kind, patches=patches)]
+
+
+def _layout(head: bytes) -> _Layout:
+    if head[:16] == W64_RIFF:
+        return _Layout("W64", "little", 40, True)
+    kind = head[:4].decode("latin-1")
+    return _Layout(
+        kind="WAV" if kind == "RIFF" else kind,
+        order="big" if kind == "RIFX" else "little",
+        head=12,
+        wide=False,
+    )
+
+
+def _number(data: bytes, layout: _Layout) -> int:
+    return int.from_bytes(data, layout.order)  # type: ignore[arg-type]
+
+
+def _chunks(file: RandomAccess, layout: _Layout, at: int, stop: int) -> Iterator[_Chunk]:
+    head, align = (24, 8) if layout.wide else (8, 2)
+    while at + head <= stop:
+        raw = file.at(at, head)
+        size_at = 16 if layout.wide else 4
+        size = _number(raw[size_at:], layout) - (head if layout.wide else 0)
+        size = max(0, size)
+        start = at + head
+        at = start + size + (-size % align)
+        yield _Chunk(raw[:4], start, size, start - head + size_at, at)
+
+
+def _data_size(
+    file: RandomAccess,
+    layout: _Layout,
+    data: _Chunk,
+    ds64: _Chunk | None,
+    start: int,
+    stop: int,
+) -> tuple[int, tuple[Patch, ...]]:
+    """Bytes of sound, and the header's sizes where they had to be put right."""
+    there = stop - data.start
+    size, size_at, wide = data.size, data.size_at, layout.wide
+    if ds64 is not None and size == UNKNOWN_32:
+        size, size_at, wide = _number(file.at(ds64.start + 8, 8), layout), ds64.start + 8, True
+    if size <= there and not (size == 0 and there):
+        if (there - size) and (there - size) % (1 << 32) == 0 and not wide:
+            return there, ()  # over 4 GiB: the size wrapped around
+        return size, ()
+    if size == 0 and _is_chunk_chain(file, layout, data.start, stop):
+        return 0, ()
+    whole = stop - start
+    if size in (whole, whole - 8, whole - 16):  # the file's size, written into the wrong field
+        return there, ()
+    if size and not _is_unknown(size, wide):
+        raise cut_off(layout.kind, size, there)
+    in_data_chunk = size_at == data.size_at
+    return there, ((size_at, layout.size_bytes(there) if in_data_chunk else _wide(there)),)
+
+
+def _wide(size: int) -> bytes:
+    return size.to_bytes(8, "little")
+
+
+def _is_unknown(size: int, wide: bool) -> bool:
+    if wide and size >= 1 << 62:
+        return True
+    return UNKNOWN_32 - 256 <= size <= UNKNOWN_32 or size in PIPE_SIZES
+
+
+def _is_chunk_chain(file: RandomAccess, layout: _Layout, at: int, stop: int) -> bool:
+    """Whether chunks with readable names fill the bytes [at, stop)."""
+    while at < stop:
+        chunk = next(_chunks(file, layout, at, stop), None)
+        if chunk is None or not _is_named(chunk) or chunk.end > stop + 1:
+            return False
+        at = chunk.end
+    return True
+
+
+def _end(
+    file: RandomAccess, layout: _Layout, data: _Chunk, start: int, stop: int, rate: float
+) -> int:
+    """Where the file that begins at `start` ends, chunks behind the sound included."""
+    end = data.start + data.size
+    padded = end + (-data.size % (8 if layout.wide else 2))
+    for chunk in _chunks(file, layout, padded, stop):
+        if _is_next_file(file, padded) or not _is_named(chunk) or chunk.end > stop + 1:
+            break
+        padded = chunk.end
+    end = min(max(padded, end), stop)
+    rest = stop - end
+    is_sound = not _is_next_file(file, end) and any(file.at(end, min(rest, 1 << 20)))
+    if rest > LOST_SECONDS * rate and is_sound:
+        raise Fault(
+            f"its {layout.kind} header declares {data.size:,} bytes of sound, and {rest:,} more "
+            "bytes follow: write the right size into the header, e.g. with `sox --ignore-length`"
+        )
+    return end
+
+
+def _is_named(chunk: _Chunk) -> bool:
+    return chunk.name.isascii() and chunk.name.decode().isprintable()
+
+
+def _is_next_file(file: RandomAccess, at: int) -> bool:
+    """Whether another sound file or a tag begins here."""
+    from hear_axlstm.audio.formats import begins_with_format
+
+    return begins_with_format(file.at(at, 64))
+
+
+def _bytes_per_second(fmt: bytes, layout: _Layout) -> float:
+    return float(max(1, _number(fmt[8:12], layout)))

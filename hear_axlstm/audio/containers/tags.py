@@ -1,0 +1,52 @@
+"""Tags around a sound that are no part of it: ID3, APE, Lyrics3."""
+
+from __future__ import annotations
+
+from hear_axlstm.audio.random_access import RandomAccess
+
+ID3V1_BYTES = 128
+APE_BYTES = 32  # of the head, and of the foot
+
+
+def tag_end(file: RandomAccess, at: int, stop: int) -> int | None:
+    """Where the tag that begins at `at` ends, or None if none begins there."""
+    head = file.at(at, APE_BYTES)
+    end = None
+    if head.startswith(b"ID3") and len(head) >= 10 and max(head[6:10]) < 0x80:
+        size = 0
+        for byte in head[6:10]:
+            size = size << 7 | byte
+        end = at + 10 + size + (10 if head[5] & 0x10 else 0)
+    elif head.startswith(b"TAG"):
+        end = at + ID3V1_BYTES
+    elif head.startswith(b"APETAGEX") and len(head) == APE_BYTES:
+        size = int.from_bytes(head[12:16], "little")
+        end = at + size + (APE_BYTES if _is_ape_head(head) else 0)
+    elif head.startswith(b"LYRICSBEGIN"):
+        found = file.find(b"LYRICS200", at, stop)
+        end = None if found < 0 else found + 9
+    return end if end is not None and at < end <= stop else None
+
+
+def skip_tags(file: RandomAccess, at: int, stop: int) -> int:
+    """Where the tags that begin at `at` end; `at` itself where there are none."""
+    while (end := tag_end(file, at, stop)) is not None:
+        at = end
+    return at
+
+
+def trailing_tags(file: RandomAccess, start: int, stop: int) -> int:
+    """Where the tags begin that end at `stop`; `stop` itself where there are none."""
+    if file.at(max(start, stop - ID3V1_BYTES), 3) == b"TAG" and stop - start > ID3V1_BYTES:
+        stop -= ID3V1_BYTES
+    foot = file.at(max(start, stop - APE_BYTES), APE_BYTES)
+    if foot.startswith(b"APETAGEX") and len(foot) == APE_BYTES:
+        size = int.from_bytes(foot[12:16], "little")
+        has_head = bool(foot[23] & 0x80)
+        begin = stop - size - (APE_BYTES if has_head else 0)
+        stop = begin if begin > start else stop
+    return stop
+
+
+def _is_ape_head(head: bytes) -> bool:
+    return bool(head[23] & 0x20)

@@ -1,0 +1,97 @@
+"""Sound of one part of a file, decoded in blocks of one channel.
+
+libsndfile reads what it reads best: WAV and its relatives, AIFF, AU, CAF, FLAC and Ogg. FFmpeg
+reads the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from hear_axlstm.audio.containers.part import SNDFILE, Part, fewer_samples, not_decodable
+from hear_axlstm.audio.random_access import RandomAccess
+
+BLOCK_SAMPLES = 1 << 20  # decoded at once, over all channels
+SECOND_CHOICE = {
+    "WAV": "wav",
+    "RF64": "wav",
+    "W64": "w64",
+    "AIFF": "aiff",
+    "AIFF-C": "aiff",
+    "CAF": "caf",
+}
+SECOND_CHOICE |= {"AU": "au", "Ogg Vorbis": "ogg", "Ogg Opus": "ogg", "Ogg FLAC": "ogg"}
+"""FFmpeg demuxers for codecs that libsndfile does not have."""
+
+Block = tuple[int, NDArray[np.float32]]
+"""Sample rate, and samples of one channel, [n]."""
+
+
+class Decoder(Protocol):
+    """The sound of one part."""
+
+    rate: int
+    position: int
+    """Samples per channel decoded so far."""
+
+    @property
+    def frames(self) -> int | None:
+        """Samples per channel, where they are known beforehand."""
+
+    def blocks(self, first: int, last: int | None) -> Iterator[Block]:
+        """Samples [first, last) of the mean of all channels."""
+
+
+def open_part(file: RandomAccess, part: Part) -> Decoder:
+    """What decodes a part.
+
+    Raises:
+        Fault: if no decoder knows what the part holds.
+    """
+    if part.decoder == SNDFILE:
+        try:
+            return SndfileDecoder(file, part)
+        except soundfile.LibsndfileError as error:
+            if part.kind not in SECOND_CHOICE:
+                raise not_decodable(part.kind, error.error_string) from error
+            part = replace(part, decoder=SECOND_CHOICE[part.kind])
+    from hear_axlstm.audio.ffmpeg import FfmpegDecoder, MpegDecoder
+
+    return FfmpegDecoder(file, part) if part.mpeg is None else MpegDecoder(file, part, part.mpeg)
+
+
+class SndfileDecoder:
+    """A part that libsndfile reads."""
+
+    def __init__(self, file: RandomAccess, part: Part) -> None:
+        self.kind = part.kind
+        self._file = soundfile.SoundFile(file.window(part.start, part.stop, part.patches))
+        self.rate: int = self._file.samplerate
+        self.position = 0
+        # What the header says is checked: `blocks` must find as many
+        self.frames: int = max(part.frames or 0, self._file.frames)
+
+    def blocks(self, first: int, last: int | None) -> Iterator[Block]:
+        """Samples [first, last) of the mean of all channels."""
+        last = self.frames if last is None else min(last, self.frames)
+        try:
+            with self._file as file:
+                if first:
+                    file.seek(first)
+                self.position = first
+                step = max(1, BLOCK_SAMPLES // file.channels)
+                while self.position < last:
+                    count = min(step, last - self.position)
+                    samples = file.read(count, dtype="float32", always_2d=True)
+                    if not len(samples):
+                        raise fewer_samples(self.kind, self.frames, self.position)
+                    self.position += len(samples)
+                    yield self.rate, samples.mean(axis=1)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise not_decodable(self.kind, getattr(error, "error_string", "")) from error

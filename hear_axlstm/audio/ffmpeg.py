@@ -1,0 +1,158 @@
+"""Sound of one part of a file, decoded by FFmpeg through PyAV.
+
+Frames of MPEG audio are passed to FFmpeg's decoder one by one, as their headers delimit them: no
+demuxer guesses how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from fractions import Fraction
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from hear_axlstm.audio.containers.mpeg import parse_frame
+from hear_axlstm.audio.containers.part import (
+    COPY_AGAIN,
+    MpegFrames,
+    Part,
+    fewer_samples,
+    not_decodable,
+)
+from hear_axlstm.audio.decoders import Block
+from hear_axlstm.audio.errors import Fault
+from hear_axlstm.audio.random_access import RandomAccess
+
+PREROLL_FRAMES = 32  # of MPEG, that refer to one another
+MUTE_SHARE = 0.01  # of MPEG frames that may be undecodable: they become silence, as in players
+INTEGERS = {"u1": (128, 128.0), "i2": (0, 2.0**15), "i4": (0, 2.0**31)}
+PROMISES = {"mov", "ape", "wv", "tta"}
+"""Demuxers whose duration comes from the header, not from a guess."""
+
+
+class FfmpegDecoder:
+    """A part that FFmpeg demuxes and decodes."""
+
+    def __init__(self, file: RandomAccess, part: Part) -> None:
+        self.kind = part.kind
+        self.frames = None
+        self.position = 0
+        options = {"ignore_length": "1"} if part.decoder == "wav" and part.patches else {}
+        try:
+            self._file = av.open(
+                file.window(part.start, part.stop, part.patches),
+                mode="r",
+                format=part.decoder,
+                options=options,
+            )
+        except (av.FFmpegError, ValueError) as error:
+            raise not_decodable(part.kind, _detail(error)) from error
+        stream = self._file.streams.best("audio")
+        if not isinstance(stream, av.AudioStream):
+            self._file.close()
+            raise Fault(f"{part.kind} without a sound track: pass a file with sound")
+        self._stream = stream
+        stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
+        self.rate = stream.codec_context.sample_rate or 0
+        self._promised = _duration(stream) if part.decoder in PROMISES else None
+
+    def blocks(self, first: int, last: int | None) -> Iterator[Block]:
+        """Samples [first, last) of the mean of all channels."""
+        is_whole = True
+        try:
+            with self._file as file:
+                for frame in file.decode(self._stream):
+                    assert isinstance(frame, av.AudioFrame)
+                    mono = _mono(frame)
+                    low, high = max(0, first - self.position), len(mono)
+                    if last is not None:
+                        high = min(high, last - self.position)
+                    self.position += len(mono)
+                    if low < high:
+                        yield frame.sample_rate, mono[low:high]
+                    if last is not None and self.position >= last:
+                        is_whole = False
+                        break
+        except (av.FFmpegError, ValueError) as error:
+            raise not_decodable(self.kind, _detail(error)) from error
+        if is_whole and self._promised is not None:
+            declared = round(self._promised * self.rate)
+            if self.position < declared - max(2048, self.rate // 10):
+                raise fewer_samples(self.kind, declared, self.position)
+
+
+def _duration(stream: av.AudioStream) -> Fraction | None:
+    if stream.duration is None or stream.time_base is None:
+        return None
+    return stream.duration * stream.time_base
+
+
+def _detail(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(frame.samples, -1).T
+    mono = samples.mean(axis=0, dtype=np.float32 if samples.dtype.kind == "f" else np.float64)
+    if samples.dtype.kind != "f":
+        zero, full = INTEGERS[samples.dtype.str[1:]]
+        mono = (mono - zero) / full
+    return mono.astype(np.float32, copy=False)
+
+
+class MpegDecoder:
+    """MPEG audio, frame by frame."""
+
+    def __init__(self, file: RandomAccess, part: Part, mpeg: MpegFrames) -> None:
+        self.kind, self.rate = part.kind, mpeg.rate
+        self._access, self._part, self._mpeg = file, part, mpeg
+        self.frames: int = part.frames or 0
+        self.position = 0
+
+    def blocks(self, first: int, last: int | None) -> Iterator[Block]:
+        """Samples [first, last) of the mean of all channels."""
+        mpeg, total = self._mpeg, self.frames
+        last = total if last is None else min(last, total)
+        # Counted in frames from here on, the encoder's delay included
+        first, last = first + mpeg.skip, last + mpeg.skip
+        size = mpeg.samples_per_frame
+        number = max(0, first // size - PREROLL_FRAMES)
+        for mono in self._decoded(number, -(-last // size)):
+            position = number * size
+            low, high = max(0, first - position), min(size, last - position)
+            if low < high:
+                self.position = position + high - mpeg.skip
+                yield self.rate, mono[low:high]
+            number += 1
+
+    def _decoded(self, first: int, last: int) -> Iterator[NDArray[np.float32]]:
+        """One block for each frame [first, last), silence for one that is not decodable."""
+        mpeg = self._mpeg
+        codec = av.AudioCodecContext.create(self._part.decoder, "r")
+        assert isinstance(codec, av.AudioCodecContext)
+        silence = np.zeros(mpeg.samples_per_frame, np.float32)
+        muted = 0
+        for number in range(first, last):
+            frames: list[av.AudioFrame] = []
+            with suppress(av.FFmpegError):
+                frames = codec.decode(av.Packet(self._bytes(number)))
+            mono = _mono(frames[0]) if frames else silence
+            if len(mono) != mpeg.samples_per_frame:
+                frames, mono = [], silence
+            muted += not frames and number > PREROLL_FRAMES  # the first may refer to others
+            yield mono
+        if muted > MUTE_SHARE * (last - first):
+            raise Fault(
+                f"damaged: {muted:,} of {last - first:,} {self.kind} frames can't be decoded: "
+                f"{COPY_AGAIN}"
+            )
+
+    def _bytes(self, number: int) -> bytes:
+        start = self._mpeg.offsets[number]
+        frame = parse_frame(self._access.at(start, 4))
+        return self._access.at(start, frame.size if frame else 0)

@@ -1,0 +1,186 @@
+"""Formats known by their first bytes: those that are read, and others found in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from hear_axlstm.audio.containers.au import au_parts
+from hear_axlstm.audio.containers.caf import caf_parts
+from hear_axlstm.audio.containers.flac import flac_parts
+from hear_axlstm.audio.containers.iff import iff_parts
+from hear_axlstm.audio.containers.mpeg import mpeg_parts
+from hear_axlstm.audio.containers.nist import nist_parts
+from hear_axlstm.audio.containers.ogg import ogg_parts
+from hear_axlstm.audio.containers.part import Part
+from hear_axlstm.audio.containers.riff import W64_RIFF, riff_parts
+from hear_axlstm.audio.containers.sized import asf_parts, matroska_parts, mp4_parts
+from hear_axlstm.audio.containers.tags import skip_tags, trailing_tags
+from hear_axlstm.audio.errors import Fault
+from hear_axlstm.audio.random_access import RandomAccess
+
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".spx", ".mp3"}
+    | {".mp2", ".mpga", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph", ".m4a", ".m4b"}
+    | {".mp4", ".3gp", ".aac", ".webm", ".mka", ".wma", ".amr", ".ape", ".wv", ".tta", ".ac3"}
+)
+"""File endings of the formats that are decoded; files are known by their content, though."""
+
+OTHER_AUDIO_SUFFIXES = frozenset({".mid", ".midi", ".mod", ".ra", ".rm", ".dsf", ".dff", ".mpc"})
+"""Endings of sound and music that is not decoded: reported, not ignored."""
+
+Parser: TypeAlias = Callable[[RandomAccess, int, int], list[Part]]
+PARSERS: tuple[tuple[int, tuple[bytes, ...], int, tuple[bytes, ...], Parser], ...] = (
+    (0, (b"RIFF", b"RIFX", b"RF64", b"BW64"), 8, (b"WAVE",), riff_parts),
+    (0, (W64_RIFF,), 0, (b"",), riff_parts),
+    (0, (b"FORM",), 8, (b"AIFF", b"AIFC", b"8SVX", b"16SV"), iff_parts),
+    (0, (b".snd", b"dns."), 0, (b"",), au_parts),
+    (0, (b"caff",), 4, (b"\0\1",), caf_parts),
+    (0, (b"fLaC",), 0, (b"",), flac_parts),
+    (0, (b"OggS",), 4, (b"\0",), ogg_parts),
+    (0, (b"NIST_1A",), 0, (b"",), nist_parts),
+    (4, (b"ftyp", b"moov", b"mdat", b"wide", b"free"), 0, (b"",), mp4_parts),
+    (0, (b"\x1aE\xdf\xa3",), 0, (b"",), matroska_parts),
+    (0, (bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"),), 0, (b"",), asf_parts),
+)
+"""Two places with the bytes that are found there, and what takes such a file apart."""
+
+BY_FFMPEG = (
+    (b"#!AMR", "AMR", "amr"),
+    (b"MAC ", "Monkey's Audio", "ape"),
+    (b"wvpk", "WavPack", "wv"),
+    (b"TTA1", "TTA", "tta"),
+    (b"\x0b\x77", "AC-3", "ac3"),
+    (b"ADIF", "AAC", "aac"),
+    (b"\xff\xf1", "AAC", "aac"),
+    (b"\xff\xf9", "AAC", "aac"),
+    (b"\xff\xf0", "AAC", "aac"),
+    (b"\xff\xf8", "AAC", "aac"),
+)
+"""First bytes, name and FFmpeg demuxer of formats that promise no length."""
+
+SAVE_AGAIN = "download the file itself again"
+NO_SOUND = "not sound: pass the sound"
+UNPACK = "not sound: unpack it"
+CONVERT = "which is not supported: convert it, e.g. to FLAC"
+OTHER_BINARY = (
+    (b"\x89PNG", f"a picture (PNG), {NO_SOUND}"),
+    (b"\xff\xd8\xff", f"a picture (JPEG), {NO_SOUND}"),
+    (b"GIF8", f"a picture (GIF), {NO_SOUND}"),
+    (b"II*\0", f"a picture (TIFF), {NO_SOUND}"),
+    (b"MM\0*", f"a picture (TIFF), {NO_SOUND}"),
+    (b"%PDF", f"a PDF document, {NO_SOUND}"),
+    (b"\x7fELF", f"a program, {NO_SOUND}"),
+    (b"SQLite format", f"an SQLite database, {NO_SOUND}"),
+    (b"PK\3\4", f"a ZIP archive, {UNPACK}"),
+    (b"\x1f\x8b", f"a gzip archive, {UNPACK}"),
+    (b"BZh", f"a bzip2 archive, {UNPACK}"),
+    (b"\xfd7zXZ\0", f"an xz archive, {UNPACK}"),
+    (b"\x28\xb5\x2f\xfd", f"a Zstandard archive, {UNPACK}"),
+    (b"7z\xbc\xaf", f"a 7-Zip archive, {UNPACK}"),
+    (b"Rar!", f"a RAR archive, {UNPACK}"),
+    (b"MThd", "MIDI, which holds notes, not sound: render it to WAV"),
+    (b"\x93NUMPY", "a NumPy array: load it with numpy.load and pass the array"),
+    (b"\x89HDF", "an HDF5 file: read it with h5py and pass the array"),
+    (b".ra\xfd", f"RealAudio, {CONVERT}"),
+    (b".RMF", f"RealMedia, {CONVERT}"),
+    (b"DSD ", f"DSD, {CONVERT}"),
+    (b"MPCK", f"Musepack, {CONVERT}"),
+    (b"MP+", f"Musepack, {CONVERT}"),
+)
+OTHER_TEXT = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file: run `git lfs pull`"),
+    (b"/annex/objects/", "a git-annex pointer, not the file: run `git annex get`"),
+    (b"<!doctype html", f"a web page (HTML), not sound: {SAVE_AGAIN}"),
+    (b"<html", f"a web page (HTML), not sound: {SAVE_AGAIN}"),
+    (b"<head", f"a web page (HTML), not sound: {SAVE_AGAIN}"),
+    (b"<?xml", f"XML text, not sound, perhaps a server's answer: {SAVE_AGAIN}"),
+    (b"{", f"JSON text, not sound, perhaps a server's answer: {SAVE_AGAIN}"),
+    (b"[{", f"JSON text, not sound, perhaps a server's answer: {SAVE_AGAIN}"),
+    (b"<svg", f"a picture (SVG), {NO_SOUND}"),
+    (b"{\\rtf", f"a text document (RTF), {NO_SOUND}"),
+    (b"#extm3u", "a playlist (M3U), not sound: pass the files it names"),
+    (b"[playlist]", "a playlist (PLS), not sound: pass the files it names"),
+)
+
+
+def find_parser(head: bytes) -> Parser | None:
+    """What takes a file apart that begins with these bytes."""
+    for at, magics, at_2, magics_2, parser in PARSERS:
+        if head[at:].startswith(magics) and head[at_2:].startswith(magics_2):
+            return parser
+    return None
+
+
+def begins_with_format(head: bytes) -> bool:
+    """Whether a known format or a tag begins with these bytes."""
+    tags = (b"ID3", b"TAG", b"APETAGEX")
+    return find_parser(head) is not None or head.startswith(tags)
+
+
+def find_parts(file: RandomAccess) -> list[Part]:
+    """The sounds in a file, one after the other; [] where its format is not known.
+
+    Raises:
+        Fault: if one is shorter than its container promises.
+    """
+    at = skip_tags(file, 0, file.size)
+    stop = trailing_tags(file, at, file.size)
+    parts: list[Part] = []
+    while at < stop:
+        head = file.at(at, 64)
+        parser = find_parser(head)
+        if parser is not None:
+            parts += parser(file, at, stop)
+        elif not parts:
+            return _streams_without_header(file, at, stop)
+        else:
+            break
+        if not parts:
+            break
+        at = skip_tags(file, parts[-1].stop, stop)
+    return parts
+
+
+def _streams_without_header(file: RandomAccess, at: int, stop: int) -> list[Part]:
+    head = file.at(at, 64)
+    for magic, kind, demuxer in BY_FFMPEG:
+        if head.startswith(magic):
+            return [Part(at, stop, kind, decoder=demuxer)]
+    if describe_other(file.at(at, 1 << 12)) is not None:
+        return []
+    # A tag may declare a wrong size, and end behind the first frames
+    return mpeg_parts(file, at, stop) or (mpeg_parts(file, 10, stop) if at else [])
+
+
+def describe_other(head: bytes) -> str | None:
+    """What a file is that is not sound, and what to do; None if that is not known."""
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return f"a picture (WebP), {NO_SOUND}"
+    for magic, description in OTHER_BINARY:
+        if head.startswith(magic):
+            return description
+    head = head.removeprefix(b"\xef\xbb\xbf")  # byte order mark
+    if not _is_text(head):
+        return None
+    text = head.lstrip().lower()
+    found = [description for magic, description in OTHER_TEXT if text.startswith(magic)]
+    return found[-1] if found else f"text, {NO_SOUND}"
+
+
+def fault_of_unknown(file: RandomAccess) -> Fault:
+    """Why a file whose format is not known gives no sound."""
+    head = file.at(0, 1 << 12)
+    if not any(head):
+        return Fault("nothing but zero bytes, left by an interrupted transfer: copy it again")
+    return Fault(describe_other(head) or "no audio format that is known: convert it, e.g. to FLAC")
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:
+            return False
+        text = head[: error.start].decode()
+    return bool(text) and all(c.isprintable() or c.isspace() for c in text)

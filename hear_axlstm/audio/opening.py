@@ -1,0 +1,111 @@
+"""A path, bytes or a file object, opened as one seekable binary file."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, BinaryIO, TypeAlias
+
+from hear_axlstm.audio.errors import Fault, printable
+
+AudioSource: TypeAlias = "str | bytes | bytearray | memoryview | os.PathLike[str] | IO[bytes]"
+"""Path of a file, its content, or an open binary file."""
+
+CHECK_PATH = "check the path"
+
+
+def source_name(source: object) -> str:
+    """What a message calls the source: its path where it has one, else ``audio``."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fsdecode(source)
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) and name else "audio"
+
+
+@contextmanager
+def open_source(source: AudioSource) -> Iterator[BinaryIO]:
+    """A seekable binary file of the whole source; a file object given is left open.
+
+    Raises:
+        Fault: if the source is missing, not a regular file, not readable or empty.
+        TypeError: if it is none of path, bytes and file object.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        yield _not_empty(io.BytesIO(source))
+    elif isinstance(source, (str, os.PathLike)):
+        with _open_path(source) as file:
+            yield _not_empty(file)
+    elif callable(getattr(source, "read", None)):
+        yield _not_empty(_seekable(source))
+    else:
+        raise TypeError(
+            f"an audio source is a path, bytes or an open binary file, not {type(source).__name__}"
+        )
+
+
+def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):  # opening a FIFO would wait for its writer
+            raise Fault(f"{_kind(mode)}: pass a file")
+        return open(path, "rb")
+    except ValueError as error:  # NUL in the name
+        raise Fault(f"{error} in the path: {CHECK_PATH}") from error
+    except OSError as error:
+        raise Fault(_why_not_opened(path, error)) from error
+
+
+def _kind(mode: int) -> str:
+    for is_kind, name in (
+        (stat.S_ISDIR, "a folder, not a file"),
+        (stat.S_ISFIFO, "a FIFO (named pipe), not a regular file"),
+        (stat.S_ISSOCK, "a socket, not a regular file"),
+    ):
+        if is_kind(mode):
+            return name
+    return "a device, not a regular file"
+
+
+def _why_not_opened(path: str | os.PathLike[str], error: OSError) -> str:
+    if error.errno == errno.ENAMETOOLONG:
+        return f"no such file, its path is too long for this system: {CHECK_PATH}"
+    if error.errno == errno.ELOOP:
+        return "a symbolic link that leads back to itself: replace it by the file"
+    if isinstance(error, PermissionError):
+        return "no permission to read it: change its mode or that of its folder"
+    if isinstance(error, FileNotFoundError) and os.path.islink(path):
+        target = os.fsdecode(os.readlink(path))
+        remedy = "run `git annex get`" if "annex/objects" in target else "restore that file"
+        return f"a symbolic link to {printable(target)}, which does not exist: {remedy}"
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return f"no such file: {CHECK_PATH}"
+    return f"can't be opened ({error.strerror or error}): check the disk or the network"
+
+
+def _seekable(file: Any) -> BinaryIO:
+    """The file itself, or what is left in it where it can't seek."""
+    try:
+        if isinstance(file, io.TextIOBase):
+            raise Fault('opened as text: open it with mode "rb"')
+        if callable(getattr(file, "seekable", None)) and file.seekable():
+            file.seek(0)
+            if not isinstance(file.read(0), bytes):
+                raise Fault('reads text: open it with mode "rb"')
+            return file
+        data = file.read()
+    except (OSError, ValueError) as error:  # closed, or opened for writing
+        raise Fault(f"not readable ({error}): open the file for reading") from error
+    if not isinstance(data, bytes):
+        raise Fault(f'read() gives {type(data).__name__}: open it with mode "rb"')
+    return io.BytesIO(data)
+
+
+def _not_empty(file: BinaryIO) -> BinaryIO:
+    if not file.seek(0, io.SEEK_END):
+        raise Fault("empty, 0 bytes: copy the file again")
+    file.seek(0)
+    return file

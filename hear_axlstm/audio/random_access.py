@@ -1,0 +1,105 @@
+"""Bytes of a file by position, read in blocks and searched; windows that look like files."""
+
+from __future__ import annotations
+
+import io
+from typing import BinaryIO
+
+BLOCK_BYTES = 1 << 18
+Patch = tuple[int, bytes]
+"""Position in the file, and the bytes to be read there instead of those in the file."""
+
+
+class RandomAccess:
+    """Read access to any position of a seekable binary file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size = file.seek(0, io.SEEK_END)
+        self.error: OSError | None = None
+        self._first, self._block = 0, b""
+
+    def at(self, position: int, count: int) -> bytes:
+        """`count` bytes from `position`; fewer where the file ends."""
+        offset = position - self._first
+        if offset < 0 or offset + count > len(self._block):
+            self.file.seek(position)
+            self._first, self._block = position, self._read(max(count, BLOCK_BYTES))
+            offset = 0
+        return self._block[offset : offset + count]
+
+    def find(self, needle: bytes, start: int, stop: int) -> int:
+        """Position of the first `needle` that lies within [start, stop), or -1."""
+        while start < stop:
+            block = self.at(start, min(BLOCK_BYTES, stop - start))
+            found = block.find(needle)
+            if found >= 0:
+                return start + found
+            if len(block) <= len(needle) or start + len(block) >= stop:
+                return -1
+            start += len(block) - len(needle) + 1
+        return -1
+
+    def window(self, start: int, stop: int, patches: tuple[Patch, ...] = ()) -> BinaryIO:
+        """A file that holds the bytes [start, stop), with `patches` in their places."""
+        window = _Window(self, start, stop, patches)
+        return io.BufferedReader(window, BLOCK_BYTES)
+
+    def check(self) -> None:
+        """Raise the error that a decoder met while it read from a window, if there was one.
+
+        Libraries written in C call back for their bytes, and can't pass exceptions on.
+        """
+        if self.error is not None:
+            raise self.error
+
+    def _read(self, count: int) -> bytes:
+        blocks = []
+        while count > 0 and (block := self.file.read(count)):
+            blocks.append(block)
+            count -= len(block)
+        return b"".join(blocks)
+
+
+class _Window(io.RawIOBase):
+    def __init__(
+        self, access: RandomAccess, start: int, stop: int, patches: tuple[Patch, ...]
+    ) -> None:
+        self._access, self._start, self._stop = access, start, stop
+        self._patches, self._position = patches, start
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {
+            io.SEEK_SET: self._start,
+            io.SEEK_CUR: self._position,
+            io.SEEK_END: self._stop,
+        }[whence]
+        self._position = max(self._start, origin + offset)
+        return self._position - self._start
+
+    def tell(self) -> int:
+        return self._position - self._start
+
+    def readinto(self, buffer) -> int:
+        first = self._position
+        count = max(0, min(len(buffer), self._stop - first))
+        try:
+            self._access.file.seek(first)
+            data = bytearray(self._access.file.read(count))
+        except OSError as error:
+            self._access.error = error
+            return 0
+        for position, patch in self._patches:
+            low = max(position, first)
+            high = min(position + len(patch), first + len(data))
+            if low < high:
+                data[low - first : high - first] = patch[low - position : high - position]
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)

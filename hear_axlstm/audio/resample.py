@@ -1,0 +1,67 @@
+"""Blocks of any sample rate to one rate, without holding all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from hear_axlstm.audio.errors import Fault
+
+RATES = range(1_000, 10_000_001)  # Hz; a header that says less or more is wrong
+BATCH_SAMPLES = 1 << 18
+Mono = NDArray[np.float32]
+
+
+def resampled(blocks: Iterable[tuple[int, Mono]], sample_rate: int) -> Iterator[Mono]:
+    """Blocks at `sample_rate`, by soxr's high-quality resampler.
+
+    Args:
+        blocks: sample rate and samples [n] of each; those of one rate in a row are one signal.
+        sample_rate: of the result, in Hz.
+
+    Raises:
+        Fault: if a rate is none that sound is recorded at.
+    """
+    for rate, group in groupby(blocks, key=itemgetter(0)):
+        check_rate(rate)
+        batches = _batched(mono for _, mono in group)
+        if rate == sample_rate:
+            yield from batches
+            continue
+        stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
+        for batch in batches:
+            yield stream.resample_chunk(batch)
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def check_rate(rate: int) -> None:
+    """Refuse a rate by which a short file would become hours of sound, or none.
+
+    Raises:
+        Fault: if a rate is none that sound is recorded at.
+    """
+    if rate not in RATES:
+        raise Fault(
+            f"its header says {rate:,} Hz, and sound is recorded at {RATES[0]:,} Hz or more: "
+            "write the right rate into it"
+            if rate < RATES[0]
+            else f"its header says {rate:,} Hz, which is too high: write the right rate into it"
+        )
+
+
+def _batched(blocks: Iterable[Mono]) -> Iterator[Mono]:
+    held: list[Mono] = []
+    count = 0
+    for block in blocks:
+        held.append(block)
+        count += len(block)
+        if count >= BATCH_SAMPLES:
+            yield np.concatenate(held)
+            held, count = [], 0
+    if held:
+        yield np.concatenate(held)

@@ -1,0 +1,159 @@
+"""What a container promises against what is there: cut off, of unknown length, joined."""
+
+import struct
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from hear_axlstm.audio.io import AudioError, load_audio
+from tests.helpers.sound_files import encode, encode_by_ffmpeg, noise, ogg_pages
+
+KINDS = [
+    ("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("WAV", "IMA_ADPCM"), ("WAV", "ULAW"),
+    ("WAVEX", "PCM_16"), ("RF64", "PCM_16"), ("W64", "PCM_16"), ("W64", "FLOAT"),
+    ("AIFF", "PCM_16"), ("AIFF", "FLOAT"), ("AU", "PCM_16"), ("AU", "FLOAT"), ("CAF", "PCM_16"),
+    ("CAF", "ALAC_16"), ("FLAC", "PCM_16"), ("FLAC", "PCM_24"), ("OGG", "VORBIS"),
+    ("OGG", "OPUS"), ("NIST", "PCM_16"), ("SVX", "PCM_16"),
+]  # fmt: skip
+BY_FFMPEG = [
+    ("mp4", "aac"), ("ipod", "alac"), ("matroska", "aac"), ("webm", "libopus"), ("asf", "wmav2"),
+    ("tta", "tta"), ("wv", "wavpack"),
+]  # fmt: skip
+LOSSLESS = {"alac", "tta", "wavpack"}
+SECONDS = 3
+
+
+@pytest.mark.parametrize(("container", "codec"), KINDS)
+def test_cut_off_anywhere(container: str, codec: str) -> None:
+    data = encode(noise(SECONDS), container, codec)
+    whole = load_audio(data)
+    assert abs(whole.size - SECONDS * 16_000) < 1_000
+    for percent in (1, 5, 20, 45, 50, 77, 90, 97, 99):
+        with pytest.raises(AudioError, match=r"cut off|damaged|no samples"):
+            load_audio(data[: len(data) * percent // 100])
+
+
+@pytest.mark.parametrize(("container", "codec"), BY_FFMPEG)
+def test_ffmpeg_formats_whole_and_cut_off(container: str, codec: str) -> None:
+    sound = noise(SECONDS, rate=48_000)
+    data = encode_by_ffmpeg(sound, container, codec, rate=48_000)
+    whole, expected = load_audio(data), load_audio(encode(sound, "WAV", rate=48_000))
+    assert abs(whole.size - expected.size) < 1600
+    assert whole.std() == pytest.approx(expected.std(), rel=0.2)
+    if codec in LOSSLESS:
+        np.testing.assert_allclose(
+            whole[:40_000], expected[:40_000], atol=6e-3
+        )  # FFmpeg may take 8 bits
+    for percent in (5, 50, 90):
+        with pytest.raises(AudioError, match=r"cut off|damaged|without its"):
+            load_audio(data[: len(data) * percent // 100])
+
+
+def size_at(container: str) -> tuple[Callable[[bytes], int], str, int]:
+    """Where a header has the size of its sound, in which form, and how much that counts extra."""
+    return {
+        "WAV": (lambda data: data.index(b"data") + 4, "<I", 0),
+        "RF64": (lambda data: data.index(b"ds64") + 16, "<Q", 0),
+        "W64": (lambda data: data.index(b"data\xf3\xac") + 16, "<Q", 24),
+        "AIFF": (lambda data: data.index(b"SSND") + 4, ">I", 0),
+        "AU": (lambda data: 8, ">I", 0),
+        "CAF": (lambda data: data.index(b"data") + 4, ">q", 0),
+    }[container]
+
+
+UNKNOWN = {
+    "WAV": (0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF - 36), "RF64": (0, 2**64 - 1),
+    "W64": (24, 0, 2**63 - 1), "AIFF": (0,), "AU": (0, 0xFFFFFFFF), "CAF": (-1, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("container", "size"), [(c, s) for c, all_ in UNKNOWN.items() for s in all_]
+)
+@pytest.mark.parametrize("codec", ["PCM_16", "FLOAT"])
+def test_unknown_length_is_read_to_the_end(container: str, size: int, codec: str) -> None:
+    data = bytearray(encode(noise(SECONDS), container, codec))
+    expected = load_audio(bytes(data))
+    find, form, _ = size_at(container)
+    struct.pack_into(form, data, find(bytes(data)), size)
+    if container in ("WAV", "AIFF"):
+        struct.pack_into("<I" if container == "WAV" else ">I", data, 4, 0)
+    if container == "AIFF":
+        struct.pack_into(">I", data, data.index(b"COMM") + 10, 0)
+    samples = load_audio(bytes(data))
+    # a chunk behind the sound may count as some samples of it
+    assert 0 <= samples.size - expected.size < 50
+    np.testing.assert_array_equal(samples[: expected.size], expected)
+
+
+def test_flac_of_unknown_length() -> None:
+    data = bytearray(encode(noise(SECONDS), "FLAC"))
+    expected = load_audio(bytes(data))
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    np.testing.assert_array_equal(load_audio(bytes(data)), expected)
+    np.testing.assert_array_equal(load_audio(bytes(data), start=1, end=2), expected[16_000:32_000])
+    with pytest.raises(AudioError):
+        load_audio(bytes(data[: len(data) // 2]))
+    for at in range(2_000, len(data), 9_000):
+        flipped = data.copy()
+        flipped[at] ^= 8
+        with pytest.raises(AudioError):
+            load_audio(bytes(flipped))
+
+
+def test_header_without_sound_is_empty_and_not_a_chunk_of_notes() -> None:
+    data = encode(np.zeros(0), "WAV") + b"LIST" + struct.pack("<I", 8) + b"INFOabcd"
+    with pytest.raises(AudioError, match="no samples"):
+        load_audio(data)
+
+
+def test_sound_behind_the_declared_end_is_reported() -> None:
+    data = bytearray(encode(noise(SECONDS), "WAV"))
+    struct.pack_into("<I", data, data.index(b"data") + 4, 16_000)
+    with pytest.raises(AudioError, match=r"declares 16,000 bytes of sound, and 80,000 more"):
+        load_audio(bytes(data))
+    zeros = encode(noise(), "WAV") + bytes(100_000)
+    assert load_audio(zeros).size == 16_000
+
+
+JOINED = [*KINDS[:3], KINDS[7], KINDS[9], KINDS[11], *KINDS[15:19]]
+
+
+@pytest.mark.parametrize(("container", "codec"), JOINED)
+def test_joined_files_give_both(container: str, codec: str) -> None:
+    first = encode(noise(1, seed=1), container, codec)
+    second = encode(noise(1.5, seed=2), container, codec)
+    both = np.concatenate([load_audio(first), load_audio(second)])
+    np.testing.assert_array_equal(load_audio(first + second), both)
+    np.testing.assert_array_equal(
+        load_audio(first + second, start=0.75, end=1.5), both[12_000:24_000]
+    )
+    with pytest.raises(AudioError, match=r"cut off|damaged"):
+        load_audio(first + second[: len(second) // 2])
+
+
+def test_joined_files_of_two_formats_and_rates() -> None:
+    first = encode(noise(), "WAV")
+    second = encode(noise(2, rate=44_100), "OGG", "VORBIS", rate=44_100)
+    samples = load_audio(first + second)
+    assert samples.size == 3 * 16_000
+    np.testing.assert_array_equal(samples[:16_000], load_audio(first))
+
+
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
+def test_lost_and_damaged_pages_of_ogg(codec: str) -> None:
+    data = encode(noise(8), "OGG", codec)
+    pages = ogg_pages(data)
+    assert len(pages) > 5
+    for lost in range(3, len(pages) - 1):
+        with pytest.raises(AudioError, match="are lost"):
+            load_audio(b"".join(pages[:lost] + pages[lost + 1 :]))
+    with pytest.raises(AudioError, match="cut off"):
+        load_audio(b"".join(pages[:-1]))
+    for at in range(100, len(data), len(data) // 15):
+        flipped = bytearray(data)
+        flipped[at] ^= 1
+        with pytest.raises(AudioError, match=r"damaged|cut off|lost"):
+            load_audio(bytes(flipped))

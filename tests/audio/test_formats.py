@@ -1,0 +1,62 @@
+"""What is found where sound was expected."""
+
+from pathlib import Path
+
+import pytest
+
+from hear_axlstm.audio.formats import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
+from hear_axlstm.audio.io import AudioError, load_audio
+from tests.helpers.sound_files import encode, encode_by_ffmpeg, noise
+
+OTHERS = {
+    "HTML": b"<!DOCTYPE html><title>404</title>" + b" " * 200,
+    "page with blanks": b"\xef\xbb\xbf\n <HTML><body>Not found</body></HTML>",
+    "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+    "git-annex": b"/annex/objects/SHA256E-s123--abc.wav\n",
+    "JSON": b'{"message": "Not Found"}',
+    "XML": b'<?xml version="1.0"?><Error><Code>NoSuchKey</Code></Error>',
+    "text": "a Gurke is no sound, ä either".encode() * 9,
+    "PNG": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20,
+    "JPEG": b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(range(256)) * 20,
+    "WebP": b"RIFF\x24\0\0\0WEBPVP8 " + bytes(range(256)),
+    "ZIP": b"PK\3\4" + bytes(range(256)) * 20,
+    "gzip": b"\x1f\x8b\x08" + bytes(range(256)) * 20,
+    "MIDI": b"MThd\0\0\0\6" + bytes(100),
+    "zeros": bytes(10_000),
+    "NumPy": b"\x93NUMPY\1\0v\0{'descr'" + bytes(100),
+    "bytes": bytes(range(256)) * 50,
+}
+WORDS = {
+    "page with blanks": "web page", "HTML": "web page", "zeros": "zero bytes",
+    "bytes": "no audio format that is known", "git-annex": "git annex get",
+    "Git LFS": "git lfs pull", "ZIP": "unpack", "MIDI": "render",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_not_sound_is_named(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "song.mp3").write_bytes(OTHERS[name])
+    with pytest.raises(AudioError, match=WORDS.get(name, name)) as raised:
+        load_audio(tmp_path / "song.mp3")
+    assert "\n" not in str(raised.value) and "remove" not in str(raised.value)
+
+
+def test_a_format_is_known_by_its_content_not_by_its_name(tmp_path: Path) -> None:
+    for data in (encode_by_ffmpeg(noise(), "adts", "aac"), encode_by_ffmpeg(noise(), "mp4", "aac")):
+        (tmp_path / "aac.mp3").write_bytes(data)
+        assert load_audio(tmp_path / "aac.mp3").size == pytest.approx(16_000, abs=3_000)
+    (tmp_path / "wav.flac").write_bytes(encode(noise(), "WAV"))
+    assert load_audio(tmp_path / "wav.flac").size == 16_000
+
+
+def test_a_damaged_mp4_is_named(tmp_path: Path) -> None:
+    (tmp_path / "aac.mp3").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(20) + bytes(range(256)) * 40)
+    with pytest.raises(AudioError, match=r"MP4 \(M4A\)"):
+        load_audio(tmp_path / "aac.mp3")
+
+
+def test_endings_are_in_one_list_only() -> None:
+    assert not AUDIO_SUFFIXES & OTHER_AUDIO_SUFFIXES
+    assert {".wav", ".flac", ".mp3", ".m4a", ".webm", ".wma", ".mp4"} <= AUDIO_SUFFIXES

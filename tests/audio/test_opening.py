@@ -1,0 +1,117 @@
+"""Paths, bytes and file objects, and what stands in a file's place."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hear_axlstm.audio import AudioError, load_audio
+from tests.helpers.sound_files import encode, noise
+
+WAV = encode(noise(), "WAV")
+
+
+class Pipe(io.RawIOBase):
+    """Bytes that can't be sought, as from a network."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = io.BytesIO(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        return self._data.readinto(buffer)
+
+
+def test_every_kind_of_source_gives_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(WAV)
+    expected = load_audio(path)
+    at_its_end = io.BytesIO(WAV)
+    at_its_end.seek(0, io.SEEK_END)
+    with open(path, "rb") as file:
+        for source in (
+            str(path),
+            WAV,
+            bytearray(WAV),
+            memoryview(WAV),
+            file,
+            at_its_end,
+            Pipe(WAV),
+        ):
+            np.testing.assert_array_equal(load_audio(source), expected)
+        assert not file.closed
+
+
+def test_a_name_that_is_not_utf8_and_one_of_over_a_thousand_bytes(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["d" * 200] * 6)
+    deep.mkdir(parents=True)
+    for path in (deep / "a.wav", Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff\xfe.wav"))):
+        path.write_bytes(WAV)
+        assert load_audio(path).size == 16_000
+
+
+def broken(tmp_path: Path) -> dict[str, tuple[object, str]]:
+    """Sources that give no sound, and what their message says."""
+    os.mkfifo(tmp_path / "fifo.wav")
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "link.wav").symlink_to("gone/b.wav")
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    (tmp_path / "zero.wav").touch()
+    (tmp_path / "a.wav").write_bytes(WAV)
+    closed = io.BytesIO(WAV)
+    closed.close()
+    return {
+        "missing": (tmp_path / "missing.wav", "no such file: check the path"),
+        "within a file": (tmp_path / "a.wav" / "b.wav", "no such file"),
+        "FIFO": (tmp_path / "fifo.wav", "a FIFO (named pipe), not a regular file"),
+        "folder": (tmp_path / "folder.wav", "a folder, not a file"),
+        "dangling link": (tmp_path / "link.wav", "a symbolic link to gone/b.wav, which does not"),
+        "loop": (tmp_path / "loop.wav", "leads back to itself"),
+        "empty file": (tmp_path / "zero.wav", "empty, 0 bytes"),
+        "empty bytes": (b"", "audio: empty, 0 bytes"),
+        "empty name": ("", "no such file"),
+        "NUL": ("a\0b.wav", "null byte in the path: check the path"),
+        "5,000 letters": ("x" * 5000, "too long for this system"),
+        "device": ("/dev/null", "a device, not a regular file"),
+        "closed file": (closed, "closed"),
+        "text file": (io.StringIO("text"), 'mode "rb"'),
+        "file for writing": (open(tmp_path / "new.wav", "wb"), "open the file for reading"),
+    }
+
+
+def test_what_is_no_file_is_named_in_one_line(tmp_path: Path) -> None:
+    for name, (source, message) in broken(tmp_path).items():
+        with pytest.raises(AudioError) as raised:
+            load_audio(source)  # type: ignore[arg-type]
+        assert message in str(raised.value), name
+        assert "\n" not in str(raised.value) and len(str(raised.value)) < 600, name
+    with pytest.raises(TypeError, match="not int"):
+        load_audio(3)  # type: ignore[arg-type]
+
+
+def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(WAV)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)  # root may read everything
+    with pytest.raises(AudioError, match="no permission to read it: change its mode"):
+        load_audio(path)
+
+
+def test_a_disk_that_fails_while_it_is_read(capfd: pytest.CaptureFixture[str]) -> None:
+    class Failing(io.BytesIO):
+        def read(self, count: int | None = -1) -> bytes:
+            if self.tell() > 20_000:
+                raise OSError(5, "Input/output error")
+            return super().read(min(count or 0, 10_000))
+
+    with pytest.raises(AudioError, match="not readable"):
+        load_audio(Failing(encode(noise(60), "WAV")))
+    assert capfd.readouterr().err == ""
