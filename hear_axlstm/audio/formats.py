@@ -62,7 +62,7 @@ BY_FFMPEG = (
 SAVE_AGAIN = "download the file itself again"
 NO_SOUND = "not sound: pass the sound"
 UNPACK = "not sound: unpack it"
-CONVERT = "which is not supported: convert it, e.g. to FLAC"
+CONVERT = "convert it, e.g. to FLAC"
 OTHER_BINARY = (
     (b"\x89PNG", f"a picture (PNG), {NO_SOUND}"),
     (b"\xff\xd8\xff", f"a picture (JPEG), {NO_SOUND}"),
@@ -82,11 +82,11 @@ OTHER_BINARY = (
     (b"MThd", "MIDI, which holds notes, not sound: render it to WAV"),
     (b"\x93NUMPY", "a NumPy array: load it with numpy.load and pass the array"),
     (b"\x89HDF", "an HDF5 file: read it with h5py and pass the array"),
-    (b".ra\xfd", f"RealAudio, {CONVERT}"),
-    (b".RMF", f"RealMedia, {CONVERT}"),
-    (b"DSD ", f"DSD, {CONVERT}"),
-    (b"MPCK", f"Musepack, {CONVERT}"),
-    (b"MP+", f"Musepack, {CONVERT}"),
+    (b".ra\xfd", f"RealAudio, which is not supported: {CONVERT}"),
+    (b".RMF", f"RealMedia, which is not supported: {CONVERT}"),
+    (b"DSD ", f"DSD, which is not supported: {CONVERT}"),
+    (b"MPCK", f"Musepack, which is not supported: {CONVERT}"),
+    (b"MP+", f"Musepack, which is not supported: {CONVERT}"),
 )
 OTHER_TEXT = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file: run `git lfs pull`"),
@@ -172,8 +172,11 @@ def fault_of_unknown(file: RandomAccess) -> Fault:
     """Why a file whose format is not known gives no sound."""
     head = file.at(0, 1 << 12)
     if not any(head):
-        return Fault("nothing but zero bytes, left by an interrupted transfer: copy it again")
-    return Fault(describe_other(head) or "no audio format that is known: convert it, e.g. to FLAC")
+        return Fault(
+            "not decodable: nothing but zero bytes, left by an interrupted transfer: copy it again"
+        )
+    description = describe_other(head) or f"no known audio format: {CONVERT}"
+    return Fault(f"not decodable: {description}")
 
 
 def _is_text(head: bytes) -> bool:

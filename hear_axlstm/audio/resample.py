@@ -47,10 +47,8 @@ def check_rate(rate: int) -> None:
     """
     if rate not in RATES:
         raise Fault(
-            f"its header says {rate:,} Hz, and sound is recorded at {RATES[0]:,} Hz or more: "
-            "write the right rate into it"
-            if rate < RATES[0]
-            else f"its header says {rate:,} Hz, which is too high: write the right rate into it"
+            f"wrong sample rate, its header says {rate:,} Hz; {RATES[0]:,} to {RATES[-1]:,} Hz are "
+            "supported: write the right rate into it"
         )
 
 

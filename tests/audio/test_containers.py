@@ -30,7 +30,7 @@ def test_cut_off_anywhere(container: str, codec: str) -> None:
     whole = load_audio(data)
     assert abs(whole.size - SECONDS * 16_000) < 1_000
     for percent in (1, 5, 20, 45, 50, 77, 90, 97, 99):
-        with pytest.raises(AudioError, match=r"cut off|damaged|no samples"):
+        with pytest.raises(AudioError, match=r"truncated|damaged|no samples"):
             load_audio(data[: len(data) * percent // 100])
 
 
@@ -46,7 +46,7 @@ def test_ffmpeg_formats_whole_and_cut_off(container: str, codec: str) -> None:
             whole[:40_000], expected[:40_000], atol=6e-3
         )  # FFmpeg may take 8 bits
     for percent in (5, 50, 90):
-        with pytest.raises(AudioError, match=r"cut off|damaged|without its"):
+        with pytest.raises(AudioError, match=r"truncated|damaged|without its"):
             load_audio(data[: len(data) * percent // 100])
 
 
@@ -112,7 +112,7 @@ def test_header_without_sound_is_empty_and_not_a_chunk_of_notes() -> None:
 def test_sound_behind_the_declared_end_is_reported() -> None:
     data = bytearray(encode(noise(SECONDS), "WAV"))
     struct.pack_into("<I", data, data.index(b"data") + 4, 16_000)
-    with pytest.raises(AudioError, match=r"declares 16,000 bytes of sound, and 80,000 more"):
+    with pytest.raises(AudioError, match=r"16,000 bytes of sound are declared and 80,000 more"):
         load_audio(bytes(data))
     zeros = encode(noise(), "WAV") + bytes(100_000)
     assert load_audio(zeros).size == 16_000
@@ -130,7 +130,7 @@ def test_joined_files_give_both(container: str, codec: str) -> None:
     np.testing.assert_array_equal(
         load_audio(first + second, start=0.75, end=1.5), both[12_000:24_000]
     )
-    with pytest.raises(AudioError, match=r"cut off|damaged"):
+    with pytest.raises(AudioError, match=r"truncated|damaged"):
         load_audio(first + second[: len(second) // 2])
 
 
@@ -150,10 +150,10 @@ def test_lost_and_damaged_pages_of_ogg(codec: str) -> None:
     for lost in range(3, len(pages) - 1):
         with pytest.raises(AudioError, match="are lost"):
             load_audio(b"".join(pages[:lost] + pages[lost + 1 :]))
-    with pytest.raises(AudioError, match="cut off"):
+    with pytest.raises(AudioError, match="truncated"):
         load_audio(b"".join(pages[:-1]))
     for at in range(100, len(data), len(data) // 15):
         flipped = bytearray(data)
         flipped[at] ^= 1
-        with pytest.raises(AudioError, match=r"damaged|cut off|lost"):
+        with pytest.raises(AudioError, match=r"damaged|truncated|lost"):
             load_audio(bytes(flipped))

@@ -62,7 +62,7 @@ class _Link:
 
     def part(self) -> Part:
         if self.open and not self.is_live:
-            raise Fault(f"cut off: its Ogg stream lacks the page that ends it: {COPY_AGAIN}")
+            raise Fault(f"truncated: its Ogg stream lacks the page that ends it: {COPY_AGAIN}")
         name = self.codecs[0] if self.codecs else "unknown"
         alone = len(self.next_number) == 1 and name in BY_SNDFILE
         return Part(self.start, self.end, f"Ogg {name}", decoder=SNDFILE if alone else "ogg")
@@ -94,7 +94,7 @@ def _page(file: RandomAccess, at: int, stop: int) -> _Page:
     table = file.at(at + 27, head[26]) if len(head) == 27 else b""
     end = at + 27 + len(table) + sum(table)
     if len(head) < 27 or len(table) < head[26] or end > stop:
-        raise Fault(f"cut off within a page of its Ogg stream: {COPY_AGAIN}")
+        raise Fault(f"truncated within a page of its Ogg stream: {COPY_AGAIN}")
     page = file.at(at, end - at)
     if checksum(page[:22] + bytes(4) + page[26:]) != head[22:26]:
         raise Fault(

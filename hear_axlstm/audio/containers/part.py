@@ -46,7 +46,7 @@ class Part:
 def cut_off(kind: str, declared: int, there: int, unit: str = "bytes") -> Fault:
     """The fault of a part that is shorter than its container promises."""
     return Fault(
-        f"cut off: its {kind} header promises {declared:,} {unit}, {there:,} are there: "
+        f"truncated: its {kind} header promises {declared:,} {unit}, {there:,} are there: "
         f"{COPY_AGAIN}"
     )
 
@@ -54,7 +54,7 @@ def cut_off(kind: str, declared: int, there: int, unit: str = "bytes") -> Fault:
 def fewer_samples(kind: str, declared: int, there: int) -> Fault:
     """The fault of a part that gives fewer samples than were declared."""
     return Fault(
-        f"cut off or damaged: {there:,} of the {declared:,} samples of its {kind} stream are "
+        f"truncated or damaged: {there:,} of the {declared:,} samples of its {kind} stream are "
         f"there: {COPY_AGAIN}"
     )
 
@@ -63,5 +63,5 @@ def not_decodable(kind: str, detail: str) -> Fault:
     """The fault of a part whose data a decoder refuses, with the decoder's own words."""
     detail = f" ({detail.rstrip('.')})" if detail.strip() else ""
     return Fault(
-        f"damaged {kind}, not decodable{detail}: copy it again or convert it, e.g. to FLAC"
+        f"not decodable: a damaged {kind} stream{detail}: copy it again or convert it to FLAC"
     )

@@ -56,7 +56,7 @@ def riff_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
             data = chunk
             break
     if data is None or fmt is None:
-        raise Fault(f"a {layout.kind} file without a data chunk, cut off: {COPY_AGAIN}")
+        raise Fault(f"a {layout.kind} file without a data chunk, truncated: {COPY_AGAIN}")
     head = file.at(fmt.start, min(fmt.size, 40))
     if len(head) < 16:
         raise Fault(f"a {layout.kind} file with a damaged fmt chunk: {COPY_AGAIN}")
@@ -160,8 +160,8 @@ def _end(
     is_sound = not _is_next_file(file, end) and any(file.at(end, min(rest, 1 << 20)))
     if rest > LOST_SECONDS * rate and is_sound:
         raise Fault(
-            f"its {layout.kind} header declares {data.size:,} bytes of sound, and {rest:,} more "
-            "bytes follow: write the right size into the header, e.g. with `sox --ignore-length`"
+            f"longer than its {layout.kind} header says: {data.size:,} bytes of sound are declared "
+            f"and {rest:,} more follow: write the right size into it, e.g. `sox --ignore-length`"
         )
     return end
 
