@@ -28,10 +28,10 @@ from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.ops.precision import Precision
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.flops import training_flops
+from hear_axlstm.pretrain.step import make_train_step
 from hear_axlstm.training.device import choose_device, keep_freed_memory
 from hear_axlstm.training.distributed import DistContext
-from hear_axlstm.training.optimizer import adamw
-from hear_axlstm.training.step import TrainStep
+from hear_axlstm.training.optimizer import adamw, parameter_groups
 from tests.reference.mlstm import plain, plain_parallel, plain_timestamps
 
 CLIP_SECONDS = 10
@@ -137,7 +137,9 @@ def _training(
     config = PretrainConfig(model=model.config, batch_size=batch, device=str(device))
     mel = torch.randn(batch, 200, 80, device=device)
     mask = random_mask(batch, model.config.grid[0] * model.config.grid[1], 0.5).to(device)
-    optimizer = adamw(twin, config)
+    optimizer = adamw(
+        parameter_groups(twin.named_parameters(), config.peak_lr, config.weight_decay)
+    )
 
     def plain_step() -> None:
         twin(mel, mask).backward()
@@ -145,8 +147,10 @@ def _training(
         optimizer.zero_grad()
 
     def step(precision: Precision) -> Work:
-        train_step = TrainStep(model, replace(config, precision=precision), DistContext(device))
-        return lambda: train_step.step(mel, mask, rate=1e-6)
+        train_step = make_train_step(
+            model, replace(config, precision=precision), DistContext(device)
+        )
+        return lambda: train_step.step((mel, mask), 0, lambda peak: 1e-6)
 
     works: dict[str, Work] = {"plain": plain_step}
     seconds = in_turns(works | {p: step(p) for p in PRECISIONS}, rounds, device)

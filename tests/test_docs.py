@@ -98,7 +98,7 @@ def test_python_runs(
     if page == "export.md":
         assert names["scene"].shape == (2, 960)
     if page == "finetuning.md":
-        assert names["probabilities"].shape == (2, 2) and names["names"] == ("a", "b")
+        assert names["probabilities"].shape == (2, 2) and set(names["names"]) <= {"a", "b"}
     if "NearestNeighbors" in code:
         assert printed.splitlines()[0].endswith("  same.wav") and printed.startswith("1.00")
     if "savefig" in code:

@@ -14,8 +14,8 @@ from hear_axlstm.pretrain.config import PretrainConfig, Variant
 from hear_axlstm.pretrain.estimate import estimate as cost_card
 from hear_axlstm.pretrain.loop import pretrain as train
 from hear_axlstm.pretrain.recipes import from_recipe
-from hear_axlstm.pretrain.start import Resume
 from hear_axlstm.training.distributed import is_first_process
+from hear_axlstm.training.resume import Resume
 from hear_axlstm.training.signals import is_under_torchrun
 
 

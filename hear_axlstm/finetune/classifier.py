@@ -1,6 +1,6 @@
 """A classifier: the encoder with a head on its scene embedding, in one self-contained file.
 
-`axlstm finetune` trains and writes it; no library beyond the package's own is needed to use it.
+`axlstm finetune` trains and writes it; using it needs no extra.
 
 Shapes: B clips, n samples, D' embedding size, C classes.
 """
@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hear_axlstm import checkpoints
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.embed.inputs import Audio
 
 FILE_NAME = "classifier.safetensors"
 HEADER_KEY = "classifier"  # among the facts about training in the header of a weights file
@@ -25,22 +28,22 @@ HEADER_KEY = "classifier"  # among the facts about training in the header of a w
 
 @dataclass(frozen=True)
 class Labels:
-    """What a classifier tells apart."""
+    """Classes of a classifier."""
 
     classes: tuple[str, ...]
     """Names, in the order of the logits."""
     multilabel: bool
-    """Whether a clip may be of several classes, or of none: sigmoid instead of softmax."""
+    """Whether a clip may have any number of classes: sigmoid instead of softmax."""
 
 
 class Head(nn.Module):
-    """Embedding to logits: standardized by fixed statistics, then one or two linear layers.
+    """Embedding to logits: standardization with fixed statistics, then one or two linear layers.
 
     Args:
         width: of the embedding, D'.
         classes: number of logits, C.
         hidden: width of the hidden layer; 0 makes the head linear.
-        dropout: of the inputs and of the hidden layer.
+        dropout: on the inputs and the hidden layer.
     """
 
     mean: Tensor
@@ -62,13 +65,15 @@ class Head(nn.Module):
 
 
 class Classifier(Embedder):
-    """An embedder with a head; what takes an embedder takes it as well.
+    """An embedder with a head, with the method names of scikit-learn.
+
+    It can be used wherever an embedder can.
 
     Args:
         config: of the encoder.
-        labels: what is told apart.
+        labels: the classes.
         hidden: width of the head's hidden layer, 0 for none.
-        dropout: of the head, while it is trained.
+        dropout: in the head, in training.
     """
 
     def __init__(
@@ -78,29 +83,51 @@ class Classifier(Embedder):
         self.labels, self.hidden = labels, hidden
         self.head = Head(config.embedding_size, len(labels.classes), hidden, dropout)
 
+    @property
+    def classes_(self) -> NDArray[np.str_]:
+        """Names of the classes, in the order of the columns of `predict_proba`."""
+        return np.array(self.labels.classes)
+
     @torch.no_grad()
-    def probabilities(self, audio: Tensor) -> Tensor:
-        """How probable each class is for each clip.
+    def predict_proba(self, audio: Audio) -> NDArray[np.float32]:
+        """Probability of each class for each clip.
 
         Args:
-            audio: float ``[B, n]`` in -1..1 at ``sample_rate``, on the model's device.
+            audio: files or samples, as for `embed_scenes`; one clip counts as a list of one.
 
         Returns:
-            float32 ``[B, C]``, in the order of ``labels.classes``; rows add up to 1, unless the
-            classifier is multilabel.
+            float32 ``[B, C]``, in the order of `classes_`; rows sum to 1, unless the classifier is
+            multilabel.
 
         Raises:
-            TypeError, ValueError: for audio of another kind or shape, or with NaN or infinite
-                samples.
+            AudioError: for a file that gives no usable audio.
+            TypeError, ValueError: for other audio that can't be embedded.
         """
-        return self.to_probabilities(self.head(self.scene(audio)))
+        scenes = torch.as_tensor(self.embed_scenes(audio)).to(self.device)
+        logits = self.head(torch.atleast_2d(scenes))
+        return self.to_probabilities(logits).cpu().numpy()
+
+    def predict(self, audio: Audio) -> NDArray[Any]:
+        """The most probable class of each clip.
+
+        Args:
+            audio: as for `predict_proba`.
+
+        Returns:
+            Class names ``[B]``; if multilabel, bool ``[B, C]``: which classes are more probable
+            than not.
+        """
+        probabilities = self.predict_proba(audio)
+        if self.labels.multilabel:
+            return probabilities > 0.5
+        return self.classes_[probabilities.argmax(1)]
 
     def to_probabilities(self, logits_BC: Tensor) -> Tensor:
-        """``[B, C]`` -> ``[B, C]``: softmax, or sigmoid if multilabel."""
+        """Softmax of logits ``[B, C]``, or sigmoid if multilabel."""
         return logits_BC.sigmoid() if self.labels.multilabel else logits_BC.softmax(-1)
 
     def save(self, path: Path, training: Mapping[str, Any]) -> None:
-        """Write encoder, head, class names and settings into one safetensors file, atomically.
+        """Write encoder, head, class names and settings to a safetensors file, atomically.
 
         Args:
             path: of the file.
@@ -114,17 +141,17 @@ def load_classifier(path: str | Path) -> Classifier:
     """Load a classifier on the CPU, ready for inference.
 
     Args:
-        path: file that `axlstm finetune` wrote, or the folder of its run.
+        path: file written by `axlstm finetune`, or the folder of its run.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, or holds no classifier.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it is damaged, or has no head.
     """
     path = Path(path).expanduser()
     path = path / FILE_NAME if path.is_dir() else path
     config, training, tensors = checkpoints.read(path)
     if HEADER_KEY not in training:
-        raise ValueError(f"{path} is an encoder without a head: make one by `axlstm finetune`")
+        raise ValueError(f"{path} is an encoder without a head: train one with `axlstm finetune`")
     facts = training[HEADER_KEY]
     labels = Labels(tuple(facts["classes"]), facts["multilabel"])
     classifier = Classifier(config, labels, facts["hidden"])

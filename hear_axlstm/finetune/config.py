@@ -1,13 +1,14 @@
-"""Settings of a fine-tuning, as plain data."""
+"""Settings of fine-tuning, as plain data."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from hear_axlstm.ops.precision import Precision
+from hear_axlstm.training.config import RunConfig, check_positive
 
 Mode = Literal["linear", "mlp", "full"]
 Metric = Literal["accuracy", "balanced_accuracy", "mAP", "AUC"]
@@ -16,72 +17,64 @@ MLP_WIDTH = 1024
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
-    """Settings of a fine-tuning.
+class TrainConfig:
+    """What a classifier learns, and from which clips: a resumed run keeps these settings.
 
     Raises:
         ValueError: for a value that can't be trained with.
     """
 
     mode: Mode = "linear"
-    """A linear probe or an MLP on frozen embeddings; or "full", which starts from the linear probe
-    and goes on through the encoder."""
+    """What to train: "linear" or "mlp", a head on frozen embeddings; or "full", which starts from
+    the linear head and then trains the encoder too."""
     model: str = ""
-    """The encoder, as `load_model` takes it."""
+    """Encoder: preset, file, folder or hf://org/repo (default: axlstm_tiny)."""
     labels: str = "label"
-    """Column of the classes; by default also labels, category or class."""
+    """Column of the classes (default: label, or else labels, category or class)."""
     path_column: str | None = None
-    """Column of the paths; by default a usual name such as path or filename."""
+    """Column of the paths (default: a usual name such as path or filename)."""
     multilabel: bool = False
-    """A clip may be of several classes, or of none."""
+    """Let a clip have any number of classes, or none."""
     separator: str = ";"
     """What separates the classes of a clip."""
     valid: Path | None = None
-    """CSV of the clips that decide when to stop."""
+    """CSV of the validation clips, which decide when to stop."""
     valid_fold: str | None = None
-    """The same from the training CSV: the rows whose column fold has this value."""
+    """Validation clips from the training CSV: rows with this value in the column fold."""
     valid_fraction: float = 0.2
-    """Share of each class' training clips drawn for the same, where neither these two nor a column
-    split (train, valid or test) tell."""
+    """Share of each class's training clips to hold out for validation, if neither these options
+    nor a column split (train, valid or test) name any."""
     test: Path | None = None
-    """CSV of the clips that are scored at the end."""
+    """CSV of the test clips, which are scored at the end."""
     test_fold: str | None = None
-    """The same by fold."""
+    """Test clips from the training CSV: rows with this value in the column fold."""
     skip_broken: bool = False
     """Leave out files that are missing or damaged, instead of stopping."""
     metric: Metric | None = None
-    """What the best checkpoint is best in, on the validation clips; by default accuracy, or mAP if
-    multilabel."""
+    """Validation metric that selects the best checkpoint (default: accuracy, or mAP if
+    multilabel)."""
     epochs: int | None = None
-    """Passes over the training clips, at most: by default 200 of the probe, 30 of "full"."""
+    """Most passes over the training clips (default: 200 for a head, 30 for "full")."""
     patience: int | None = None
-    """Stop after so many epochs without improvement: by default 20 of the probe, 5 of "full"."""
+    """Epochs without improvement before stopping (default: 20 for a head, 5 for "full")."""
     batch_size: int | None = None
-    """Clips of an optimizer step: by default 64 of the probe, 16 of "full"."""
+    """Clips of an optimizer step (default: 64 for a head, 16 for "full")."""
     lr: float | None = None
-    """Peak learning rate of the head: by default 3e-4 of an MLP, else 1e-3."""
+    """Peak learning rate of the head (default: 3e-4 for an MLP, else 1e-3)."""
     encoder_lr: float = 1e-4
     """Peak learning rate of the encoder."""
     weight_decay: float = 0.1
-    """AdamW's."""
+    """AdamW weight decay."""
     dropout: float = 0.5
-    """Of the embedding on its way into the head, and of the MLP's hidden layer."""
+    """Dropout on the embedding and on the hidden layer of the MLP."""
     crop_seconds: float = 10.0
-    """"full" learns from a random crop of each longer clip."""
+    """Longest part of a clip that "full" learns from at once, a random one."""
     seed: int = 0
-    """Fixes the split, the order, crops and dropout."""
-    device: str = "auto"
-    """"auto" takes CUDA, then Apple's MPS, then the CPU; or a torch device such as "cuda:1"."""
-    precision: Precision = "auto"
-    """Of the encoder while it is trained; "auto" takes bfloat16 where the hardware is faster with
-    it. Embeddings for the probe and for scores are computed in float32."""
+    """Seed of the split, the order, crops and dropout."""
 
     def __post_init__(self) -> None:
         above_zero = ("epochs", "patience", "batch_size", "lr", "encoder_lr", "crop_seconds")
-        for name in above_zero:
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name}={value} must be a number above 0")
+        check_positive(self, optional=above_zero)
         if not 0 < self.valid_fraction < 1:
             raise ValueError(f"valid_fraction={self.valid_fraction} must lie between 0 and 1")
         if not 0 <= self.dropout < 1:
@@ -93,18 +86,18 @@ class FinetuneConfig:
         if not self.separator:
             raise ValueError("separator is empty: give what stands between the classes of a clip")
         if self.multilabel and self.metric in ("accuracy", "balanced_accuracy"):
-            raise ValueError(f"metric={self.metric!r} is for one class a clip: take mAP or AUC")
+            raise ValueError(f"metric={self.metric!r} needs one class per clip: use mAP or AUC")
         for name in ("valid", "test"):
             if getattr(self, name) and getattr(self, f"{name}_fold"):
-                raise ValueError(f"{name} and {name}_fold both tell the {name} clips: give one")
+                raise ValueError(f"{name} and {name}_fold both name the {name} clips: give one")
         if self.valid_fold is not None and self.valid_fold == self.test_fold:
             raise ValueError(
-                f"valid_fold and test_fold are both {self.test_fold!r}: take two folds"
+                f"valid_fold and test_fold are both {self.test_fold!r}: use two different folds"
             )
 
     @property
     def watched(self) -> Metric:
-        """The metric that chooses the best checkpoint."""
+        """The metric that selects the best checkpoint."""
         return self.metric or ("mAP" if self.multilabel else "accuracy")
 
     @property
@@ -112,7 +105,25 @@ class FinetuneConfig:
         """Peak learning rate of the head."""
         return self.lr or (3e-4 if self.mode == "mlp" else 1e-3)
 
+
+@dataclass(frozen=True)
+class FinetuneConfig(RunConfig, TrainConfig):
+    """Settings of a fine-tuning: those of `TrainConfig`, which stay, and how it is executed.
+
+    Raises:
+        ValueError: for a value that can't be trained with.
+    """
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        RunConfig.__post_init__(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Every setting as JSON-ready data."""
         settings = asdict(self)
         return {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
+
+    def conflicts(self, settings: Mapping[str, Any]) -> list[str]:
+        """Names of the settings in which a run, given by `to_dict`, can't be continued."""
+        own = self.to_dict()
+        return [f.name for f in fields(TrainConfig) if own[f.name] != settings.get(f.name)]

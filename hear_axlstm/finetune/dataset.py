@@ -5,6 +5,7 @@ Shapes: n clips, C classes.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 from collections import Counter
@@ -48,6 +49,15 @@ class Dataset:
     labels: Labels
     splits: Mapping[str, tuple[AudioClip, ...]]
     """At least train and valid."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the clips, their labels and splits."""
+        clips = [
+            (split, [(clip.source, clip.start, clip.end, clip.labels) for clip in members])
+            for split, members in self.splits.items()
+        ]
+        return hashlib.sha256(repr(clips).encode(errors="surrogateescape")).hexdigest()[:16]
 
     def targets(self, split: str) -> Tensor:
         """Class numbers int64 ``[n]``, or 0 and 1 in float32 ``[n, C]`` if multilabel."""

@@ -1,4 +1,4 @@
-"""Embeddings of clips, computed once: a cache that knows weights, file and span.
+"""Embeddings of clips, computed once: a file cache keyed by weights, file and span.
 
 Shapes: D' embedding size.
 """
@@ -9,12 +9,9 @@ import hashlib
 import json
 import logging
 import os
-import sqlite3
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,71 +21,62 @@ from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.files import scenes_of
+from hear_axlstm.files import replacing
 
 log = logging.getLogger(__name__)
 
-REMEDY = "make room, or set XDG_CACHE_HOME to a folder that can be written"
-
 
 def embed(embedder: Embedder, clips: Sequence[AudioClip]) -> list[Tensor | Skipped]:
-    """As `scenes_of`, but what is known from before is not computed again.
+    """Scene embedding ``[D']`` of each clip, or why it has none, computed only if not cached.
 
-    It is known while the weights, the path, size and date of the file, and the span stay the same.
-    A cache that can't be used is named in a warning, and everything is computed.
+    The cache is used while the weights, the path, size and date of the file, and the span are the
+    same. If it can't be written, a warning says so and the embeddings are computed each time.
     """
-    keys = [_key(clip) for clip in clips]
-    found: dict[str, Tensor | Skipped] = {}
-    with ExitStack() as stack:
-        cache = _open(_digest(embedder), stack)
-        for key in keys if cache else ():
-            row = cache.execute("SELECT scene FROM scenes WHERE key = ?", (key,)).fetchone()
-            if row is not None:
-                found[key] = torch.from_numpy(np.frombuffer(row[0], np.float32).copy())
-        missing = {key: clip for key, clip in zip(keys, clips, strict=True) if key not in found}
-        scenes = scenes_of(embedder, list(missing.values()))
-        for key, (_, scene) in zip(missing, scenes, strict=True):
-            found[key] = scene
-            if cache and isinstance(scene, Tensor):
-                try:
-                    with cache:  # commits: an interruption loses nothing
-                        row = key, scene.numpy().tobytes()
-                        cache.execute("INSERT OR REPLACE INTO scenes VALUES (?, ?)", row)
-                except sqlite3.Error as error:
-                    log.warning("embeddings are no longer cached (%s): %s", error, REMEDY)
-                    cache = None
-    return [found[key] for key in keys]
+    folder = _cache() / f"scenes-{_digest(embedder)}"
+    files = [folder / f"{_key(clip)}.npy" for clip in clips]
+    found: list[Tensor | Skipped | None] = [_read(file) for file in files]
+    can_write = True
+    missing = [index for index, scene in enumerate(found) if scene is None]
+    scenes = scenes_of(embedder, [clips[index] for index in missing])
+    for index, (_, scene) in zip(missing, scenes, strict=True):
+        found[index] = scene
+        if isinstance(scene, Tensor) and can_write:
+            can_write = _write(files[index], scene)
+    return [scene for scene in found if scene is not None]
 
 
-def _open(digest: str, stack: ExitStack) -> Any:
-    """A connection to the cache; None, with a warning, if it can't be used."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "hear_axlstm"
-    file = folder / f"scenes-{digest}.sqlite"
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hear_axlstm"
+
+
+def _read(file: Path) -> Tensor | None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        cache = stack.enter_context(closing(sqlite3.connect(file, timeout=60)))
-        cache.execute("CREATE TABLE IF NOT EXISTS scenes (key TEXT PRIMARY KEY, scene BLOB)")
-    except sqlite3.DatabaseError as error:
-        if not isinstance(error, sqlite3.OperationalError):
-            log.warning("no embeddings are cached: %s is damaged (%s): delete it", file, error)
-            return None
-        log.warning("no embeddings are cached: can't use %s (%s): %s", file, error, REMEDY)
+        return torch.from_numpy(np.load(file))
+    except (OSError, ValueError, EOFError):  # not there, or damaged: computed again
         return None
+
+
+def _write(file: Path, scene: Tensor) -> bool:
+    """Write an embedding; False, with a warning, if the cache can't be written."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as partial, partial.open("wb") as stream:
+            np.save(stream, scene.numpy())
+        return True
     except OSError as error:
-        log.warning("no embeddings are cached: can't write %s (%s): %s", folder, error, REMEDY)
-        return None
-    return cache
+        log.warning("embeddings are not cached (%s): set XDG_CACHE_HOME to a usable folder", error)
+        return False
 
 
 def _key(clip: AudioClip) -> str:
     path = Path(str(clip.source))
     file = path.stat()
-    stamp = [str(path.resolve()), file.st_size, file.st_mtime_ns]
-    return json.dumps([*stamp, clip.start, clip.end])
+    stamp = [str(path.resolve()), file.st_size, file.st_mtime_ns, clip.start, clip.end]
+    return hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:32]
 
 
 def _digest(embedder: Embedder) -> str:
-    """A hash of everything that an embedding depends on besides the clip."""
+    """Digest of everything that an embedding depends on besides the clip."""
     settings = [version("hear_axlstm"), embedder.config.to_dict()]
     known = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in embedder.encoder.state_dict().items():

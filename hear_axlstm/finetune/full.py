@@ -1,205 +1,195 @@
 """Training encoder and head together on the clips themselves.
 
-Batches, crops and dropout follow from (seed, step), so that a resumed run goes on exactly.
-
 Shapes: n samples or clips, C classes.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from safetensors import safe_open
-from torch import Tensor, nn
-from tqdm import tqdm
+from numpy.typing import NDArray
+from torch import Tensor
 
 from hear_axlstm.audio.io import AudioError
 from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.loader import prefetch
 from hear_axlstm.audio.mel import frame_count
 from hear_axlstm.audio.sources import AudioClip
-from hear_axlstm.checkpoints.format import write
 from hear_axlstm.embed.files import scenes_of
-from hear_axlstm.embed.windows import Budget, groups
+from hear_axlstm.embed.windows import Budget
 from hear_axlstm.finetune.classifier import FILE_NAME, Classifier
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.dataset import Dataset
 from hear_axlstm.finetune.heads import Best, named
 from hear_axlstm.finetune.metrics import loss, scores
-from hear_axlstm.training.checkpoints import collect, restore
-from hear_axlstm.training.logging import JsonLines
-from hear_axlstm.training.optimizer import learning_rate
-from hear_axlstm.training.signals import Interrupted, StopRequest
+from hear_axlstm.training.distributed import DistContext
+from hear_axlstm.training.optimizer import adamw, parameter_groups
+from hear_axlstm.training.resume import find_resume
+from hear_axlstm.training.schedule import Schedule
+from hear_axlstm.training.signals import StopRequest
+from hear_axlstm.training.step import Batch, TrainStep
+from hear_axlstm.training.trainer import DivergedError, Trainer
 
-log = logging.getLogger(__name__)
-
-LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"
 EPOCHS, PATIENCE, BATCH_SIZE = 30, 5, 16
 WARMUP = 0.1  # of all steps
 CLIP_NORM = 1.0
-CHECKPOINT_SECONDS = 600.0
+BETAS = (0.9, 0.999)
 
 
-def train_through(
-    classifier: Classifier, dataset: Dataset, config: FinetuneConfig, run: Path
+def train_encoder(
+    classifier: Classifier,
+    dataset: Dataset,
+    config: FinetuneConfig,
+    run: Path,
+    context: DistContext,
 ) -> None:
-    """Train the whole classifier; the best one lies in `run` as classifier.safetensors.
+    """Train the whole classifier; the best one is written to `run` as classifier.safetensors.
 
-    Goes on where an earlier call in `run` was interrupted.
+    Resumes an earlier call in `run` that was interrupted.
 
     Raises:
         Interrupted: after SIGINT, SIGTERM or SIGUSR1, with everything saved.
-        RuntimeError: if the loss is no longer finite.
+        DivergedError: if the loss is no longer finite.
     """
+    data = ClipBatches(dataset, config, classifier.sample_rate)
+    steps = max(1, round((config.epochs or EPOCHS) * len(data.clips) / data.batch_size))
+    start = find_resume(run, dataset.fingerprint, config.conflicts)
     with StopRequest() as stop, torch.random.fork_rng():
-        Trainer(classifier, dataset, config, run, stop).fit()
+        trainer = Trainer(
+            run,
+            config,
+            config.to_dict(),
+            dataset.fingerprint,
+            _train_step(classifier, config, data.batch_size, context),
+            data,
+            Schedule(steps, min(round(WARMUP * steps), steps - 1)),
+            context,
+            stop,
+            start,
+        )
+        trainer.fit(FinetuneMonitor(classifier, dataset, config, trainer), "fine-tuning")
 
 
-class Trainer:
-    """A run in progress."""
+class ClipBatches:
+    """Batches of decoded clips and their targets, each a function of seed and step.
+
+    Batches walk through one random order of the clips per epoch, also across the end of an epoch.
+
+    Args:
+        dataset: its training clips are used.
+        config: batch size, crops and seed.
+        sample_rate: of the decoded clips.
+    """
+
+    def __init__(self, dataset: Dataset, config: FinetuneConfig, sample_rate: int) -> None:
+        self.clips, self.targets = dataset.splits["train"], dataset.targets("train")
+        self.batch_size = min(config.batch_size or BATCH_SIZE, len(self.clips))
+        self.longest = max(1, round(config.crop_seconds * sample_rate))
+        self.seed, self.sample_rate = config.seed, sample_rate
+        self._order = lru_cache(maxsize=2)(self._draw_order)  # a batch can touch two epochs
+
+    def epoch_at(self, step: int) -> float:
+        """Epochs that are done before a step."""
+        return step * self.batch_size / len(self.clips)
+
+    def batches(self, first: int, end: int) -> Iterator[Batch]:
+        """The batches of the steps `first` <= step < `end`, made one ahead.
+
+        Seeds PyTorch's generators for each step: its dropout does not depend on earlier steps.
+        """
+        for step, batch in enumerate(prefetch(self.batch, first, end), start=first):
+            torch.manual_seed(self.seed * 1_000_003 + step)
+            yield batch
+
+    def batch(self, step: int) -> Batch:
+        """Samples ``[n]`` and targets of a step; long clips are cropped at random."""
+        first = step * self.batch_size
+        places = (divmod(p, len(self.clips)) for p in range(first, first + self.batch_size))
+        rows = [int(self._order(epoch)[place]) for epoch, place in places]
+        draw = np.random.default_rng([self.seed, 1, step])
+        clips = [torch.from_numpy(self.clips[row].decode(self.sample_rate)) for row in rows]
+        return [self._crop(clip, draw) for clip in clips], self.targets[rows]
+
+    def _draw_order(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.clips))
+
+    def _crop(self, samples: Tensor, draw: np.random.Generator) -> Tensor:
+        first = int(draw.integers(max(0, len(samples) - self.longest) + 1))
+        return samples[first : first + self.longest]
+
+
+class FinetuneMonitor:
+    """Scores the validation clips after each epoch, keeps the best classifier, stops early.
+
+    Args:
+        classifier: in training.
+        dataset: its validation clips are scored.
+        config: metric, patience and precision.
+        trainer: of the run.
+    """
 
     def __init__(
-        self,
-        classifier: Classifier,
-        dataset: Dataset,
-        config: FinetuneConfig,
-        run: Path,
-        stop: StopRequest,
+        self, classifier: Classifier, dataset: Dataset, config: FinetuneConfig, trainer: Trainer
     ) -> None:
         self.classifier, self.dataset, self.config = classifier, dataset, config
-        self.run, self.stop = run, stop
-        self.device = classifier.encoder.cls_token.device
-        self.clips, self.targets = dataset.splits["train"], dataset.targets("train")
-        self.size = min(config.batch_size or BATCH_SIZE, len(self.clips))
-        self.per_epoch = -(-len(self.clips) // self.size)
-        self.steps = self.per_epoch * (config.epochs or EPOCHS)
-        self.warmup = min(round(WARMUP * self.steps), self.steps - 1)
-        self.optimizer = _optimizer(classifier, config)
-        self.step, self.best = 0, Best(config.watched)
-        self.loss = torch.zeros((), device=self.device)  # mean of this epoch's steps so far, summed
-        if (run / CHECKPOINT).exists():
-            self._resume()
-            log.info("resuming %s at step %d of %d", run, self.step, self.steps)
-        self.lines = JsonLines(run / LOG, self.step)
-        if self.step == 0:
-            self._evaluate()  # the probe's head on the untouched encoder is what is to be beaten
+        self.trainer, self.best = trainer, Best(config.watched)
 
-    def fit(self) -> None:
-        """Train from the current step to the last, or until nothing improves anymore."""
-        saved = time.monotonic()
-        progress = tqdm(
-            total=self.steps, initial=self.step, desc="fine-tuning", unit="step", dynamic_ncols=True
-        )
-        with progress:
-            while self.step < self.steps and not self._is_over():
-                end = self.step + self.per_epoch - self.step % self.per_epoch
-                for clips, targets in prefetch(self._batch, self.step, end):
-                    self._learn(clips, targets)
-                    self.step += 1
-                    progress.update()
-                    if self.stop or time.monotonic() - saved >= CHECKPOINT_SECONDS:
-                        self._save()
-                        saved = time.monotonic()
-                    if self.stop:
-                        raise Interrupted(
-                            f"stopped after step {self.step} of {self.steps}, saved in "
-                            f"{self.run}: give the same command again to resume"
-                        )
-                self._evaluate()
-                self._save()
-                progress.set_postfix_str(f"best {self.best.metric} {self.best.score:.3f}")
-
-    def _is_over(self) -> bool:
+    @property
+    def is_over(self) -> bool:
+        """Whether `patience` epochs have passed without improvement."""
         return self.best.waited >= (self.config.patience or PATIENCE)
 
-    def _batch(self, step: int) -> tuple[list[Tensor], Tensor]:
-        """Samples and targets of a step."""
-        epoch, index = divmod(step, self.per_epoch)
-        order = torch.randperm(
-            len(self.clips), generator=torch.Generator().manual_seed(self._seed(epoch))
-        )
-        rows = order[index * self.size : (index + 1) * self.size]
-        rate = self.classifier.sample_rate
-        clips = [torch.from_numpy(self.clips[row].decode(rate)) for row in rows.tolist()]
-        return clips, self.targets[rows]
+    def on_start(self) -> None:
+        """Score the probe's head on the untouched encoder, which training has to beat."""
+        if self.trainer.step == 0:
+            self._score(0, 0.0)
+        self._set_training()
 
-    def _learn(self, clips: list[Tensor], targets: Tensor) -> None:
-        torch.manual_seed(self._seed(self.step))  # of crops and dropout
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.steps, self.warmup, group["peak"])
+    def on_epoch_end(self, step: int, before: float, epoch: float, last: bool) -> None:
+        """Score the validation clips; see `training.trainer.Monitor`."""
+        self._score(step, epoch)
+        self._set_training()
+
+    def state(self) -> Mapping[str, Any]:
+        """The best epoch so far."""
+        return {"best": asdict(self.best)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from the best epoch so far."""
+        self.best = Best(**state["best"])
+
+    def _set_training(self) -> None:
         self.classifier.train()
         self.classifier.precision = self.config.precision
-        clips = [self._crop(clip).to(self.device) for clip in clips]
-        for some in self._what_fits(clips):
-            logits = self.classifier.head(self.classifier.scenes([clips[index] for index in some]))
-            value = loss(self.classifier.labels, logits, targets[some].to(self.device))
-            value = value * (len(some) / len(clips))
-            value.backward()
-            self.loss += value.detach() / self.per_epoch
-        nn.utils.clip_grad_norm_(self.classifier.parameters(), CLIP_NORM)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
 
-    def _crop(self, samples: Tensor) -> Tensor:
-        """The clip ``[n]``, or a random part of it where it is long."""
-        most = max(1, round(self.config.crop_seconds * self.classifier.sample_rate))
-        first = int(torch.randint(max(0, len(samples) - most) + 1, ()))
-        return samples[first : first + most]
-
-    def _what_fits(self, clips: Sequence[Tensor]) -> Iterator[list[int]]:
-        """Clips whose windows are few enough for one backward pass; at least one clip."""
-        config = self.classifier.config
-        most = Budget.of(self.device).gradient_frames // config.window_frames
-
-        def windows(index: int) -> int:
-            return math.ceil(frame_count(len(clips[index]), config.mel) / config.window_frames)
-
-        return groups(range(len(clips)), windows, most)
-
-    def _evaluate(self) -> None:
-        """End an epoch: score the validation clips, and keep the classifier if it is the best."""
+    def _score(self, step: int, epoch: float) -> None:
+        lines = self.trainer.log
+        assert lines is not None
         self.classifier.eval()
         self.classifier.precision = "float32"
         logits = logits_of(self.classifier, self.dataset.splits["valid"])
         found = scores(self.classifier.labels, logits, self.dataset.targets("valid"))
-        if not math.isfinite(self.loss.item() + found["loss"]):
-            raise RuntimeError(
-                f"the loss is not finite after step {self.step}: lower lr and encoder_lr, now "
-                f"{self.config.head_lr:g} and {self.config.encoder_lr:g}, in a new folder"
+        if not math.isfinite(found["loss"]):
+            raise DivergedError(
+                f"the validation loss is not finite after step {step}: lower lr and encoder_lr, "
+                f"now {self.config.head_lr:g} and {self.config.encoder_lr:g}, in a new folder"
             )
-        epoch = self.step // self.per_epoch
-        learned = {"loss": self.loss.item()} if self.step else {}
-        self.lines.write(step=self.step, epoch=epoch, **learned, **named("valid", found))
-        self.loss.zero_()
+        values = named("valid", found)
+        if not any(line["step"] == step and "valid_loss" in line for line in lines.read()):
+            lines.write(step=step, epoch=epoch, **values)
         if self.best.take(found):
-            self.classifier.save(self.run / FILE_NAME, {"epoch": epoch})
-
-    def _seed(self, number: int) -> int:
-        return self.config.seed * 1_000_003 + number
-
-    def _save(self) -> None:
-        state = {"step": self.step, "best": asdict(self.best)}
-        tensors = collect(self.classifier, self.optimizer, {"loss": self.loss})
-        write(self.run / CHECKPOINT, tensors, {"state": json.dumps(state)})
-
-    def _resume(self) -> None:
-        with safe_open(self.run / CHECKPOINT, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        restore(tensors, self.classifier, self.optimizer)
-        self.loss += tensors["interval.loss"].to(self.device)
-        self.step, self.best = state["step"], Best(**state["best"])
+            self.classifier.save(self.trainer.run / FILE_NAME, {"epoch": epoch})
 
 
 def logits_of(classifier: Classifier, clips: Sequence[AudioClip]) -> Tensor:
-    """Logits ``[n, C]`` on the CPU, with the encoder as it is.
+    """Logits ``[n, C]`` on the CPU, with the classifier as it is.
 
     Raises:
         AudioError: for a file that gives no usable audio.
@@ -213,12 +203,32 @@ def logits_of(classifier: Classifier, clips: Sequence[AudioClip]) -> Tensor:
     return torch.stack(logits)
 
 
-def _optimizer(classifier: Classifier, config: FinetuneConfig) -> torch.optim.AdamW:
-    """AdamW with a peak learning rate each for encoder and head; biases and such don't decay."""
-    groups = []
-    for part, peak in ((classifier.encoder, config.encoder_lr), (classifier.head, config.head_lr)):
-        for decays in (True, False):
-            members = [p for p in part.parameters() if (p.ndim > 1) == decays]
-            decay = config.weight_decay if decays else 0.0
-            groups.append({"params": members, "weight_decay": decay, "peak": peak})
-    return torch.optim.AdamW(groups)
+def _train_step(
+    classifier: Classifier, config: FinetuneConfig, batch_size: int, context: DistContext
+) -> TrainStep:
+    """Cross-entropy of the clips; encoder and head have a learning rate each."""
+
+    def mean_loss(clips: list[Tensor], targets: Tensor) -> Tensor:
+        return loss(classifier.labels, classifier.head(classifier.scenes(clips)), targets)
+
+    def windows(batch: Batch) -> list[int]:
+        mel = classifier.config.mel
+        return [math.ceil(frame_count(len(clip), mel) / width) for clip in batch[0]]
+
+    width = classifier.config.window_frames
+    parts = ((classifier.encoder, config.encoder_lr), (classifier.head, config.head_lr))
+    groups = [
+        group
+        for part, peak in parts
+        for group in parameter_groups(part.named_parameters(), peak, config.weight_decay)
+    ]
+    return TrainStep(
+        classifier,
+        mean_loss,
+        [adamw(groups, BETAS)],
+        context,
+        batch_size=batch_size,
+        micro_batch=Budget.of(context.device).gradient_frames // width,
+        cost=windows,
+        clip_norm=CLIP_NORM,
+    )

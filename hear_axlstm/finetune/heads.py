@@ -20,28 +20,28 @@ from hear_axlstm.finetune.metrics import loss, scores
 from hear_axlstm.training.logging import JsonLines
 
 EPOCHS, PATIENCE, BATCH_SIZE = 200, 20, 64
-SMALLEST_STD = 1e-3  # of an embedding's mean one: a channel that never changes is not blown up
+SMALLEST_STD = 1e-3  # share of the mean one: keeps constant channels from being blown up
 
 
 @dataclass
 class Best:
-    """The best epoch so far, by a metric of the validation clips; among equals by their loss."""
+    """The best epoch so far, by a metric of the validation clips and, on a tie, by their loss."""
 
     metric: str
     score: float = -math.inf
     loss: float = math.inf
     waited: int = 0
-    """Epochs since then."""
+    """Epochs since."""
 
     def take(self, found: dict[str, float]) -> bool:
-        """Whether these are better scores.
+        """Record the scores of an epoch; returns whether they are the best so far.
 
         Raises:
             ValueError: if the metric is not defined on the validation clips.
         """
         if math.isnan(found[self.metric]):
             raise ValueError(
-                f"{self.metric} is not defined on the validation clips, which are all of one "
+                f"{self.metric} is not defined on the validation clips, which all have the same "
                 "class: add others, or choose another metric"
             )
         better = (found[self.metric], -found["loss"]) > (self.score, -self.loss)
@@ -59,14 +59,14 @@ def train_head(
     config: FinetuneConfig,
     log: Path,
 ) -> None:
-    """Train the classifier's head, and leave the best one in it.
+    """Train the classifier's head and load its best state.
 
     Args:
         classifier: on any device; its encoder is not used.
         train: embeddings ``[n, D']`` and targets.
-        valid: likewise, for early stopping.
+        valid: the same for early stopping.
         config: settings.
-        log: JSONL file to write, a line an epoch.
+        log: JSONL file to write, with one line per epoch.
     """
     device = classifier.head.mean.device
     scenes_nD, targets = (t.to(device) for t in train)
@@ -87,7 +87,7 @@ def train_head(
         head.train()
         for rows in torch.randperm(len(targets)).to(device).split(size):
             if len(rows) == 1 and classifier.hidden:
-                continue  # batch norm can't learn from one
+                continue  # batch norm needs two or more
             value = loss(classifier.labels, head(scenes_nD[rows]), targets[rows])
             optimizer.zero_grad()
             value.backward()
@@ -107,5 +107,5 @@ def train_head(
 
 
 def named(split: str, found: dict[str, float]) -> dict[str, float]:
-    """Scores under the names of the log."""
+    """Scores under their names in the log, with the split as a prefix."""
     return {f"{split}_{name}": value for name, value in found.items()}

@@ -1,4 +1,4 @@
-"""How good a classifier's probabilities are, by scikit-learn.
+"""Metrics of a classifier, by scikit-learn.
 
 Shapes: n clips, C classes.
 """
@@ -17,11 +17,11 @@ from hear_axlstm.finetune.classifier import Labels
 
 MISSING = "fine-tuning needs scikit-learn and matplotlib: pip install 'hear_axlstm[finetune]'"
 CELL_INCHES = 0.22
-NUMBERS_UP_TO = 20  # classes: with more, the cells are too small to write in
+NUMBERS_UP_TO = 20  # classes; the cells of more are too small to write in
 
 
 def check_libraries() -> None:
-    """Say what is missing before any work is done.
+    """Check that the optional libraries are installed, before any work is done.
 
     Raises:
         ModuleNotFoundError: naming the extra to install.
@@ -34,17 +34,17 @@ def check_libraries() -> None:
 
 
 def loss(labels: Labels, logits: Tensor, targets: Tensor) -> Tensor:
-    """The mean cross-entropy, over clips or, if multilabel, over clips and classes."""
+    """Mean cross-entropy over clips or, if multilabel, over clips and classes."""
     if labels.multilabel:
         return nnf.binary_cross_entropy_with_logits(logits, targets)
     return nnf.cross_entropy(logits, targets)
 
 
 def scores(labels: Labels, logits: Tensor, targets: Tensor) -> dict[str, float]:
-    """Loss, mAP and AUC; and accuracy and balanced accuracy where a clip has one class.
+    """Loss, mAP and AUC, and for one class per clip also accuracy and balanced accuracy.
 
-    mAP and AUC are means over the classes that have both a clip and a clip of another class; they
-    are NaN if there is none.
+    mAP and AUC are means over the classes that some clips have and others lack, or NaN if there is
+    no such class.
 
     Args:
         labels: of the classifier.
@@ -62,26 +62,27 @@ def scores(labels: Labels, logits: Tensor, targets: Tensor) -> dict[str, float]:
     if not labels.multilabel:
         guess = logits.argmax(1).numpy()
         found["accuracy"] = float(accuracy_score(targets, guess))
-        # It warns of a guessed class that no clip has, which then counts for nothing, as it should
+        # scikit-learn warns of predicted classes that no clip has; they rightly don't count
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             found["balanced_accuracy"] = float(balanced_accuracy_score(targets, guess))
     is_class = targets if labels.multilabel else nnf.one_hot(targets, len(labels.classes))
     score = logits.sigmoid() if labels.multilabel else logits.softmax(1)
-    told = ((is_class.sum(0) > 0) & (is_class.sum(0) < len(targets))).nonzero()[:, 0]
+    defined = ((is_class.sum(0) > 0) & (is_class.sum(0) < len(targets))).nonzero()[:, 0]
     for name, measure in (("mAP", average_precision_score), ("AUC", roc_auc_score)):
-        pair = is_class[:, told].numpy(), score[:, told].numpy()
-        found[name] = float(measure(*pair, average="macro")) if len(told) else math.nan
+        pair = is_class[:, defined].numpy(), score[:, defined].numpy()
+        found[name] = float(measure(*pair, average="macro")) if len(defined) else math.nan
     return found
 
 
-def draw_confusion(labels: Labels, logits: Tensor, targets: Tensor, path: Path) -> None:
-    """Draw which classes are taken for which: a row sums to 1, numbers are clips.
+def draw_confusion(labels: Labels, logits: Tensor, targets: Tensor, title: str, path: Path) -> None:
+    """Draw the confusion matrix: colors are shares of a row, numbers are clips.
 
     Args:
         labels: of the classifier.
         logits: ``[n, C]`` on the CPU.
         targets: class numbers ``[n]``.
+        title: above the matrix.
         path: of the PNG.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -103,5 +104,5 @@ def draw_confusion(labels: Labels, logits: Tensor, targets: Tensor, path: Path) 
         for row, column in np.argwhere(counts):
             shade = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, counts[row, column], ha="center", va="center", color=shade)
-    axis.set(xlabel="predicted class", ylabel="class")
+    axis.set(xlabel="predicted class", ylabel="class", title=title)
     figure.savefig(path, dpi=110)

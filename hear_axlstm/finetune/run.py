@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +16,14 @@ from hear_axlstm.finetune.classifier import FILE_NAME, Classifier, load_classifi
 from hear_axlstm.finetune.config import MLP_WIDTH, FinetuneConfig
 from hear_axlstm.finetune.dataset import Dataset, check, read_dataset, without_broken
 from hear_axlstm.finetune.embeddings import embed
-from hear_axlstm.finetune.full import CHECKPOINT, LOG, logits_of, train_through
+from hear_axlstm.finetune.full import logits_of, train_encoder
 from hear_axlstm.finetune.heads import train_head
 from hear_axlstm.finetune.metrics import check_libraries, draw_confusion, scores
-from hear_axlstm.training.device import choose_device
+from hear_axlstm.training.checkpoint_manager import list_checkpoints
+from hear_axlstm.training.distributed import init_distributed
+from hear_axlstm.training.resume import CHECKPOINTS, lock_dir
 
-CONFUSION, SCORES, SETTINGS = "confusion.png", "scores.json", "config.json"
-MAY_CHANGE = ("device", "precision")  # a run may go on elsewhere
+CONFUSION, SCORES, SETTINGS, LOG = "confusion.png", "scores.json", "config.json", "log.jsonl"
 
 Scores = dict[str, dict[str, float]]
 
@@ -30,12 +31,12 @@ Scores = dict[str, dict[str, float]]
 def finetune(train: Path, out: Path, config: FinetuneConfig) -> Scores:
     """Train a classifier on labeled clips.
 
-    `out` gets classifier.safetensors, scores.json, config.json, a log a stage, and, unless
-    multilabel, confusion.png of the test clips, or of the validation clips where there is no test.
+    `out` gets classifier.safetensors, scores.json, config.json, a log per stage and, unless
+    multilabel, confusion.png of the test clips, or of the validation clips if there are no others.
 
     Args:
         train: CSV, see `read_dataset`.
-        out: folder of this run; the same call again resumes or repeats it.
+        out: folder of this run; the same call resumes an interrupted run.
         config: settings.
 
     Returns:
@@ -44,38 +45,60 @@ def finetune(train: Path, out: Path, config: FinetuneConfig) -> Scores:
     Raises:
         ModuleNotFoundError: without the extra `finetune`.
         ValueError: for clips or settings that can't be trained with, or another run in `out`.
-        Interrupted: if "full" was asked to stop, with everything saved.
+        Interrupted: after a request to stop in mode "full", with everything saved.
     """
     check_libraries()
     train, out = Path(train), Path(out)
     dataset = read_dataset(train, config)
-    _claim(out, config, dataset)
-    device = choose_device(config.device)
-    embedder = load_model(config.model)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        hidden = MLP_WIDTH if config.mode == "mlp" else 0
-        classifier = Classifier(embedder.config, dataset.labels, hidden, config.dropout)
-        classifier.encoder = embedder.encoder
-        classifier.eval().to(device)
-        dataset, embeddings = _embed(classifier, dataset, train, config)
-        if not (out / CHECKPOINT).exists():
-            pairs = {split: (x, dataset.targets(split)) for split, x in embeddings.items()}
-            log = out / ("probe.jsonl" if config.mode == "full" else LOG)
-            train_head(classifier, pairs["train"], pairs["valid"], config, log)
-    if config.mode == "full":
-        train_through(classifier, dataset, config, out)
-        classifier = load_classifier(out).to(device)
-    found: Scores = {}
-    for split in [split for split in dataset.splits if split != "train"]:
+    with init_distributed(config.device, config.threads) as context, lock_dir(out, context):
+        if context.size > 1:
+            raise ValueError("fine-tuning runs in one process: start it without torchrun")
+        _claim(out, config, dataset)
+        embedder = load_model(config.model)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            hidden = MLP_WIDTH if config.mode == "mlp" else 0
+            classifier = Classifier(embedder.config, dataset.labels, hidden, config.dropout)
+            classifier.encoder = embedder.encoder
+            classifier.eval().to(context.device)
+            dataset, embeddings = _embed(classifier, dataset, train, config)
+            if not list_checkpoints(out / CHECKPOINTS):
+                pairs = {split: (x, dataset.targets(split)) for split, x in embeddings.items()}
+                log = out / ("probe.jsonl" if config.mode == "full" else LOG)
+                train_head(classifier, pairs["train"], pairs["valid"], config, log)
         if config.mode == "full":
-            logits = logits_of(classifier, dataset.splits[split])
-        else:
-            with torch.no_grad():
-                logits = classifier.head(embeddings[split].to(device)).cpu()
-        found[split] = scores(dataset.labels, logits, dataset.targets(split))
-    if not config.multilabel:  # of the last split
-        draw_confusion(dataset.labels, logits, dataset.targets(split), out / CONFUSION)
+            train_encoder(classifier, dataset, config, out, context)
+            classifier = load_classifier(out).to(context.device)
+        logits = {
+            split: logits_of(classifier, clips)
+            if config.mode == "full"
+            else _head_logits(classifier, embeddings[split])
+            for split, clips in dataset.splits.items()
+            if split != "train"
+        }
+        return _write(classifier, dataset, logits, config, out)
+
+
+def _head_logits(classifier: Classifier, scenes_nD: Tensor) -> Tensor:
+    with torch.no_grad():
+        return classifier.head(scenes_nD.to(classifier.device)).cpu()
+
+
+def _write(
+    classifier: Classifier,
+    dataset: Dataset,
+    logits: Mapping[str, Tensor],
+    config: FinetuneConfig,
+    out: Path,
+) -> Scores:
+    """Write the classifier, the scores of the splits, and the confusions of the last split."""
+    targets = {split: dataset.targets(split) for split in logits}
+    found = {s: scores(dataset.labels, logits[s], targets[s]) for s in logits}
+    if not config.multilabel:
+        split = list(logits)[-1]
+        title = f"{split}: {len(targets[split])} clips, accuracy {found[split]['accuracy']:.1%}"
+        path = out / CONFUSION
+        draw_confusion(dataset.labels, logits[split], targets[split], title, path)
     classifier.save(out / FILE_NAME, {"scores": found, "settings": config.to_dict()})
     (out / SCORES).write_text(json.dumps(found, indent=2) + "\n")
     return found
@@ -104,18 +127,16 @@ def _embed(
 
 
 def _claim(out: Path, config: FinetuneConfig, dataset: Dataset) -> None:
-    """Make the folder, or see that what was trained in it had the same settings and clips."""
-    clips = repr(
-        [(s, [(c.source, c.start, c.end, c.labels) for c in m]) for s, m in dataset.splits.items()]
-    )
-    settings = {**config.to_dict(), "clips": hashlib.sha256(clips.encode()).hexdigest()[:16]}
+    """Check that what was trained in the folder had the same settings and clips; record them."""
     path = out / SETTINGS
-    if path.exists() and any((out / name).exists() for name in (CHECKPOINT, FILE_NAME)):
+    settings = {**config.to_dict(), "clips": dataset.fingerprint}
+    trained = (out / FILE_NAME).exists() or list_checkpoints(out / CHECKPOINTS)
+    if path.exists() and trained:
         before = json.loads(path.read_text())
-        differs = [k for k in settings if k not in MAY_CHANGE and settings[k] != before.get(k)]
+        differs = config.conflicts(before)
+        differs += ["clips"] if before.get("clips") != dataset.fingerprint else []
         if differs:
             raise ValueError(
-                f"{out} holds a fine-tuning with another {', '.join(differs)}: choose a new folder"
+                f"{out} holds a run with other settings ({', '.join(differs)}): choose a new folder"
             )
-    out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,52 +1,61 @@
-"""How a pretraining run goes, as plain data; defaults are the paper's (section 3.2)."""
+"""Settings of a pretraining run, as plain data; the defaults are the paper's (section 3.2)."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from hear_axlstm.config import InputGate, LossOn, ModelConfig, preset
-from hear_axlstm.ops.precision import Precision
+from hear_axlstm.training.config import RunConfig, check_positive
+
+log = logging.getLogger(__name__)
+
+ScheduleName = Literal["cosine", "wsd"]
+OptimizerName = Literal["adamw", "muon"]
 
 DEFAULT_MODEL = "axlstm_tiny"
 MLSTM_ONLY = ("expansion", "flip", "input_gate")
 RENAMED = {"look_every": "eval_every"}  # settings that earlier run folders name otherwise
 REFERENCE_BATCH = 256  # the batch size that `base_lr` is meant for
+PAPER_BATCH = 1024
+STEPS_PER_EPOCH = 32  # of a small corpus, with the default batch
+FEW_STEPS = 500  # a warning names a smaller batch below this
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A preset, or one of its ablations (paper section 4.2); what is None stays the preset's."""
+    """A preset, or an ablation of it (paper section 4.2); None leaves the preset's value."""
 
     model: str | None = None
-    """The preset: axlstm_ or ssast_ tiny, small or base; by default axlstm_tiny."""
+    """Preset: axlstm_ or ssast_, followed by tiny, small or base (default: axlstm_tiny)."""
     expansion: int | None = None
     """Inner width of an mLSTM block as a multiple of D."""
     patch: tuple[int, int] | None = None
     """Frames and mel bins of a patch."""
     flip: bool | None = None
-    """Every second mLSTM block reads the tokens backwards."""
+    """Let every second mLSTM block read the tokens backwards."""
     input_gate: InputGate | None = None
     """Activation of the mLSTM input gate."""
     mask_keeps_position: bool | None = None
-    """A hidden patch keeps its position."""
+    """Let a masked patch keep its position."""
     loss_on: LossOn | None = None
     """Patches that the reconstruction loss averages over."""
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What is said of the model, its preset included."""
+        """The settings that are given, including the preset."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def build(self) -> ModelConfig:
         """The model's settings.
 
         Raises:
-            ValueError: for an unknown preset, or a setting that it has not.
+            ValueError: for an unknown preset, or a setting that it does not have.
         """
         changes = self.changes
         base = preset(changes.pop("model", DEFAULT_MODEL))
@@ -57,8 +66,8 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
-    """Settings of a pretraining run.
+class TrainConfig:
+    """What a pretraining run learns from what, and how: a resumed run keeps these settings.
 
     Raises:
         ValueError: for a combination that can't be trained with.
@@ -69,70 +78,41 @@ class PretrainConfig:
     )
     """The encoder to train; on the command line, a `Variant`."""
     init: str | None = None
-    """Weights to start from, as `load_model` takes them; by default random ones."""
+    """Weights to start from: a preset, file, folder or hf://org/repo (default: random)."""
     epochs: float = 100.0
-    """Passes over the clips; each gives one random crop of a clip."""
-    batch_size: int = 1024
-    """Clips of an optimizer step."""
+    """Passes over the clips; each takes one random crop of a clip."""
+    batch_size: int | None = None
+    """Clips of an optimizer step (default: the paper's 1024, fewer for a small corpus)."""
     base_lr: float = 1.5e-4
-    """Peak learning rate at a batch of 256; the rate grows in proportion to the batch."""
+    """Peak learning rate at a batch of 256; the rate grows in proportion to `batch_size`."""
     lr: float | None = None
-    """Peak learning rate itself, in place of the scaled `base_lr`."""
+    """Peak learning rate, in place of the scaled `base_lr`."""
     warmup_epochs: float | None = None
-    """Epochs over which the learning rate rises linearly, by default a tenth of all; then it falls
-    as a cosine to zero."""
+    """Epochs of linear warm-up (default: a tenth of all epochs)."""
+    schedule: ScheduleName = "cosine"
+    """Learning rate after the warm-up: "cosine" to zero, or "wsd": constant, then a cooldown. A
+    wsd run can be prolonged by running it again with more epochs."""
+    cooldown: float = 0.2
+    """Share of the steps in the cooldown of a wsd schedule."""
+    optimizer: OptimizerName = "adamw"
+    """AdamW for all parameters, or Muon for the matrices of the blocks and AdamW for the rest."""
     weight_decay: float = 0.05
-    """AdamW's, on weights only: not on biases and other 1-D parameters."""
+    """Weight decay; biases and other 1-D parameters have none."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's."""
+    """Betas of AdamW."""
     clip_norm: float | None = None
-    """Longest gradient that is let through unscaled; the paper doesn't clip."""
+    """Clip gradients to this norm (default: no clipping, as in the paper)."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, which then is evaluated and written
+    at the end (default: none; 0.999 suits some thousand steps)."""
     balance: float = 0.0
-    """0 draws every clip once an epoch; 1 draws every top-level folder of the corpus equally often;
-    between them, folders in proportion to (their clips) ** (1 - balance)."""
+    """0 draws every clip once per epoch; 1 draws every top-level folder of the corpus equally
+    often; values between draw folders in proportion to (their clips) ** (1 - balance)."""
     seed: int = 0
-    """Fixes the initial weights, order, crops and masks."""
-    device: str = "auto"
-    """"auto" takes CUDA, then Apple's MPS, then the CPU; or a torch device such as "cuda:1"."""
-    precision: Precision = "auto"
-    """Of the forward pass; "auto" takes bfloat16 where the hardware is faster with it."""
-    micro_batch: int | None = None
-    """Clips at once on each device; gradients add up to `batch_size`. By default what fits."""
-    checkpoint_blocks: bool = False
-    """Compute a block's activations again in the backward pass: less memory, more time."""
-    compile: bool = False
-    """Compile the model by torch.compile; meant for GPUs."""
-    threads: int | None = None
-    """CPU threads, by default torch's choice; of several processes each takes its share."""
-    log_every: int = 10
-    """Steps between two lines of the log."""
-    checkpoint_every: int = 500
-    """Steps between two checkpoints."""
-    checkpoint_minutes: float = 10.0
-    """Longest time between two checkpoints."""
-    keep_checkpoints: int = 2
-    """So many of the last checkpoints stay; older ones go when a new one is whole."""
-    milestone_epochs: float | None = 10.0
-    """A checkpoint every so many epochs stays for good."""
-    stop_after_bad_steps: int = 10
-    """Give up after so many steps in a row whose loss or gradient was not finite."""
-    eval_every: Annotated[int, tyro.conf.arg(aliases=("--look-every",))] = 5
-    """Epochs between two pictures of what the model reconstructs, and two scores of the probe."""
-    probe: str | None = None
-    """Labeled clips that the representation is scored on: a CSV with columns path and label, or a
-    folder with one subfolder a class."""
+    """Seed of initial weights, order, crops and masks."""
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "batch_size", "base_lr", "log_every", "checkpoint_every")
-        optional = ("lr", "clip_norm", "micro_batch", "threads", "milestone_epochs")
-        keeping = ("checkpoint_minutes", "keep_checkpoints", "stop_after_bad_steps", "eval_every")
-        for name in (*positive, *keeping):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} must be a number above 0")
-        for name in optional:
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name}={value} must be a number above 0, or left out")
+        check_positive(self, "epochs", "base_lr", optional=("batch_size", "lr", "clip_norm", "ema"))
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay={self.weight_decay} must be a number from 0 on")
         if not 0 <= self.warmup < self.epochs:
@@ -140,6 +120,10 @@ class PretrainConfig:
                 f"warmup_epochs={self.warmup} must be at least 0 and below "
                 f"epochs={self.epochs}: a tenth of the epochs is usual"
             )
+        if not 0 < self.cooldown < 1:
+            raise ValueError(f"cooldown={self.cooldown} must lie between 0 and 1")
+        if self.ema is not None and self.ema >= 1:
+            raise ValueError(f"ema={self.ema} must lie between 0 and 1")
         if not 0 <= self.balance <= 1:
             raise ValueError(f"balance={self.balance} must be a number from 0 to 1")
         if self.seed < 0:
@@ -147,14 +131,51 @@ class PretrainConfig:
 
     @property
     def warmup(self) -> float:
-        """Epochs of rising learning rate."""
+        """Epochs of the warm-up."""
         return self.epochs / 10 if self.warmup_epochs is None else self.warmup_epochs
 
     @property
     def peak_lr(self) -> float:
         """The highest learning rate of the run."""
-        scaled = self.base_lr * self.batch_size / REFERENCE_BATCH
+        scaled = self.base_lr * (self.batch_size or PAPER_BATCH) / REFERENCE_BATCH
         return scaled if self.lr is None else self.lr
+
+    def steps(self, clips: int) -> int:
+        """Optimizer steps on a number of clips."""
+        return max(1, round(self.epochs * clips / (self.batch_size or PAPER_BATCH)))
+
+    def warmup_steps(self, clips: int) -> int:
+        """Steps of the warm-up on a number of clips."""
+        return max(1, round(self.warmup * clips / (self.batch_size or PAPER_BATCH)))
+
+
+@dataclass(frozen=True)
+class PretrainConfig(RunConfig, TrainConfig):
+    """Settings of a pretraining run: those of `TrainConfig`, which stay, and how it is executed.
+
+    Raises:
+        ValueError: for a combination that can't be trained with.
+    """
+
+    micro_batch: int | None = None
+    """Clips to process at once on each device (default: what fits); gradients add up to
+    `batch_size`."""
+    checkpoint_blocks: bool = False
+    """Recompute the activations of blocks in the backward pass: less memory, more time."""
+    compile: bool = False
+    """Compile the model with torch.compile; meant for GPUs."""
+    milestone_epochs: float | None = 10.0
+    """Epochs between two checkpoints that are kept for good."""
+    eval_every: Annotated[int, tyro.conf.arg(aliases=("--look-every",))] = 5
+    """Epochs between two pictures of reconstructions, and two scores of the labeled clips."""
+    probe: Annotated[str | None, tyro.conf.arg(metavar="LABELED")] = None
+    """Labeled clips for scoring the embeddings by nearest neighbors: a CSV with the columns path
+    and label, or a folder with one subfolder per class."""
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        RunConfig.__post_init__(self)
+        check_positive(self, "eval_every", optional=("micro_batch", "milestone_epochs"))
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting as JSON-ready data; `from_dict` reads it back."""
@@ -162,37 +183,42 @@ class PretrainConfig:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> PretrainConfig:
-        """Rebuild a config from `to_dict`'s data."""
+        """Rebuild a config from the data of `to_dict`."""
         values = {RENAMED.get(name, name): value for name, value in settings.items()}
         values["model"] = ModelConfig.from_dict(values["model"])
         values["betas"] = tuple(values["betas"])
         return cls(**values)
 
-    def conflicts(self, other: PretrainConfig) -> list[str]:
-        """Settings in which a run of `other` can't be continued with this config."""
+    def conflicts(self, settings: Mapping[str, Any]) -> list[str]:
+        """Names of the settings in which a run, given by `to_dict`, can't be continued."""
+        other = PretrainConfig.from_dict(settings)
         return [
-            f.name
-            for f in fields(self)
-            if f.name not in MAY_CHANGE and getattr(self, f.name) != getattr(other, f.name)
+            f.name for f in fields(TrainConfig) if getattr(self, f.name) != getattr(other, f.name)
         ]
 
+    def for_corpus(self, clips: int) -> PretrainConfig:
+        """The same settings with a batch size, if none was given: one that suits the corpus.
 
-MAY_CHANGE = frozenset(
-    {
-        "device",
-        "precision",
-        "micro_batch",
-        "checkpoint_blocks",
-        "compile",
-        "threads",
-        "log_every",
-        "checkpoint_every",
-        "checkpoint_minutes",
-        "keep_checkpoints",
-        "milestone_epochs",
-        "stop_after_bad_steps",
-        "eval_every",
-        "probe",
-    }
-)
-"""Settings that a resumed run may change: they don't alter what is learned, only how it is run."""
+        A corpus of at least 32 times 1,024 clips gets the paper's batch of 1,024. A smaller one
+        gets about 32 steps per epoch. The peak learning rate stays that of the paper.
+
+        Args:
+            clips: to train on.
+        """
+        if self.batch_size is not None:
+            steps = self.steps(clips)
+            better = suited_batch(clips)
+            if steps < FEW_STEPS and better < self.batch_size:
+                log.warning(
+                    "batch_size=%d makes %d steps in %g epochs of %d clips, too few to learn much: "
+                    "--batch-size %d makes %d",
+                    *(self.batch_size, steps, self.epochs, clips),
+                    *(better, replace(self, batch_size=better).steps(clips)),
+                )
+            return self
+        return replace(self, batch_size=suited_batch(clips), lr=self.peak_lr)
+
+
+def suited_batch(clips: int) -> int:
+    """A power of two from 16 to 1,024 that divides a corpus into about 32 steps per epoch."""
+    return min(PAPER_BATCH, max(16, 2 ** int(math.log2(max(1, clips / STEPS_PER_EPOCH)))))

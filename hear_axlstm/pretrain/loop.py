@@ -1,44 +1,39 @@
-"""The pretraining loop: learn, log, evaluate, save, resume."""
+"""Pretraining: a masked-patch model on packed audio, by the trainer of `training`."""
 
 from __future__ import annotations
 
 import json
-import logging
-import math
-import time
-from collections.abc import Iterator
+import os
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from hear_axlstm import checkpoints
 from hear_axlstm.data.balance import balanced_draws
 from hear_axlstm.data.corpus import Corpus
 from hear_axlstm.data.dataset import CropDataset, crop_dataset, split_validation
 from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.pretrain.batches import CropBatch, MaskedCrops
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.monitor import Monitor
-from hear_axlstm.pretrain.start import CHECKPOINTS, Resume, find_resume, lock_dir, validate
-from hear_axlstm.training.batches import Batch, batch, batches
-from hear_axlstm.training.checkpoint_manager import CheckpointManager
-from hear_axlstm.training.checkpoints import Checkpoint, collect, restore
+from hear_axlstm.pretrain.flops import training_flops
+from hear_axlstm.pretrain.monitor import PretrainMonitor
+from hear_axlstm.pretrain.step import make_train_step
+from hear_axlstm.training.checkpoint_manager import list_checkpoints, load_latest
+from hear_axlstm.training.checkpoints import Checkpoint
 from hear_axlstm.training.device import keep_freed_memory
-from hear_axlstm.training.distributed import DistContext, StopSync, join
-from hear_axlstm.training.logging import RunLog, read_log
-from hear_axlstm.training.meter import Meter
-from hear_axlstm.training.optimizer import learning_rate
-from hear_axlstm.training.signals import Interrupted, StopRequest
-from hear_axlstm.training.step import TrainStep
+from hear_axlstm.training.distributed import DistContext, init_distributed
+from hear_axlstm.training.logging import read_log
+from hear_axlstm.training.resume import CHECKPOINTS, Resume, find_resume, lock_dir
+from hear_axlstm.training.schedule import Schedule
+from hear_axlstm.training.signals import StopRequest
+from hear_axlstm.training.trainer import Trainer
 
-log = logging.getLogger(__name__)
-
-LOG = "log.jsonl"
+LOG, CONFIG = "log.jsonl", "config.json"
 VALIDATION_SEED = 0  # the same crops and masks in every epoch and run, so that losses compare
-
-
-class DivergedError(RuntimeError):
-    """The loss stays infinite or NaN; the message says what to try."""
 
 
 def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "auto") -> Path:
@@ -50,198 +45,77 @@ def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "au
         config: settings of the run.
         data: a pack, as `data.pack.pack` makes it.
         run: folder of this run.
-        resume: "auto" goes on from the last checkpoint in `run`, if any; "never" refuses to.
+        resume: "auto" continues from the last checkpoint in `run`, if any; "never" refuses to.
 
     Returns:
         Path of the final weights, float32.
 
     Raises:
         ValueError: if data, settings or an earlier run in `run` don't fit together, or another
-            training is at work there.
+            training is running there.
         Interrupted: after SIGINT, SIGTERM or SIGUSR1, with everything saved.
         DivergedError: if too many steps in a row had no finite loss.
         CheckpointError: if a checkpoint can't be written, or none can be read.
         OtherRankError: if another process of this run failed.
     """
     run = Path(run)
-    with join(config) as context:
+    _check_ranks(config, int(os.environ.get("WORLD_SIZE", 1)))
+    with init_distributed(config.device, config.threads) as context:
         corpus = Corpus(data)
-        validate(config, corpus, run, context)
+        _validate(config, corpus, run, context)
         with lock_dir(run, context), StopRequest() as stop:
-            found = find_resume(config, corpus, run, resume) if context.is_first else None
-            start = context.broadcast(found)
+            start = None
+            if context.is_first:
+                config = _with_batch_size(config, corpus, run)
+                start = _find_start(config, corpus, run, resume)
+            config, start = context.broadcast((config, start))
+            _check_ranks(config, context.size)
             if context.device.type == "cpu":
                 keep_freed_memory()
             if context.is_first:
                 settings = json.dumps(config.to_dict(), indent=2)
-                (run / "config.json").write_text(settings + "\n")
-            training = Trainer(config, corpus, run, start, context, stop)
-            training.fit()
-            return context.broadcast(training.write_weights() if context.is_first else run)
+                (run / CONFIG).write_text(settings + "\n")
+            pretraining = _Pretraining(config, corpus, run, context, stop, start)
+            pretraining.trainer.fit(pretraining.monitor, "pretraining")
+            return context.broadcast(pretraining.write_weights() if context.is_first else run)
 
 
-class Trainer:
-    """A run in progress, on one of its ranks."""
+class _Pretraining:
+    """The parts of a run: data, model, trainer and monitor."""
 
     def __init__(
         self,
         config: PretrainConfig,
         corpus: Corpus,
         run: Path,
-        start: Checkpoint | None,
         context: DistContext,
         stop: StopRequest,
+        start: Checkpoint | None,
     ) -> None:
         self.config, self.corpus, self.run = config, corpus, run
-        self.context, self.stop = context, stop
-        train, validation = split_validation(corpus)
-        window = config.model.window_frames
-        size, seed, device = config.batch_size, config.seed, context.device
-        draws = balanced_draws(corpus, train, config.balance)
-        self.dataset = crop_dataset(corpus, train, window, size, seed, device, draws)
-        self.steps = self.dataset.steps(config.epochs)
-        self.warmup = min(self.dataset.steps(config.warmup), self.steps - 1)
-        self.validation: Batch | None = None
-        if len(validation):
-            watched = CropDataset(corpus, validation, window, len(validation), VALIDATION_SEED)
-            self.validation = batch(watched, config.model, context, step=0)
-
+        self.data, validation = _datasets(config, corpus, context)
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
             torch.manual_seed(config.seed)
             self.model = MaskedPatchModel(config.model).to(context.device)
         self.model.encoder.checkpoint_blocks = config.checkpoint_blocks
         if config.init is not None and start is None:
             checkpoints.initialize(self.model, config.init)
-        self.train_step = TrainStep(self.model, config, context, self._count_clips)
-        self.step = 0
-        if start is not None:
-            self.step = start.step
-            restore(start.tensors, self.model, self.train_step.optimizer)
-            interval = start.part("interval")
-            self.train_step.interval |= {k: v.to(context.device) for k, v in interval.items()}
-            log.info("resuming %s at step %d of %d", run, self.step, self.steps)
-        self.lines = RunLog(run, self.step, config.to_dict()) if context.is_first else None
-        self.monitor: Monitor | None = None
-        if self.lines is not None:
-            shown = self.validation or batch(self.dataset, config.model, context, step=0)
-            self.monitor = Monitor(self.model, config, run, self.lines, shown)
-        self.progress: tqdm | None = None
-        self.manager: CheckpointManager | None = None
-
-    def fit(self) -> None:
-        """Train from the current step to the last."""
-        if self.step == self.steps:
-            log.info("%s is finished: %d steps", self.run, self.steps)
-            return
-        upcoming = batches(self.dataset, self.config.model, self.context, self.step, self.steps)
-        if not self.context.is_first:
-            self._loop(upcoming)
-            return
-        size = self.config.batch_size
-        self.progress = tqdm(
-            total=self.steps * size,
-            initial=self.step * size,
-            unit="clip",
-            desc="pretraining",
-            dynamic_ncols=True,
+        self.trainer = Trainer(
+            run,
+            config,
+            config.to_dict(),
+            corpus.fingerprint,
+            make_train_step(self.model, config, context),
+            self.data,
+            make_schedule(config, len(self.data.dataset)),
+            context,
+            stop,
+            start,
+            milestone_epochs=config.milestone_epochs,
+            flops=training_flops(config.model),
         )
-        self.manager = CheckpointManager(self.run / CHECKPOINTS, self.config.keep_checkpoints)
-        assert self.lines is not None and self.monitor is not None
-        with self.manager, self.progress, self.lines:
-            self.monitor.on_start()
-            self._loop(upcoming)
-
-    def _loop(self, upcoming: Iterator[Batch]) -> None:
-        meter, stop_sync = Meter(self.config.model, self.context), StopSync(self.context)
-        logged_step, saved_at = self.step, time.monotonic()
-        while self.step < self.steps:
-            mel, mask = meter.next(upcoming)
-            done = self.train_step.step(mel, mask, self._rate(self.step))
-            self.step += done
-            if done and self._is_due(self.config.log_every):
-                self._log(meter, self.step - logged_step)
-                logged_step = self.step
-            if done and (self.step == self.steps or self._ends_epochs(1)):
-                self._evaluate()
-                if self.monitor is not None:
-                    before, last = self.dataset.epoch_at(self.step - 1), self.step == self.steps
-                    self.monitor.on_epoch_end(self.step, before, self._epoch(), last)
-            minutes = (time.monotonic() - saved_at) / 60
-            late = self.context.is_first and minutes >= self.config.checkpoint_minutes
-            if late:
-                saved_at = time.monotonic()  # asked for; with several ranks it comes a step later
-            stop, late = stop_sync.poll(bool(self.stop), late)
-            milestone = done and self._ends_epochs(self.config.milestone_epochs)
-            if stop or late or milestone or self._is_due(self.config.checkpoint_every):
-                self._save(milestone)
-                saved_at = time.monotonic()
-            if stop:
-                stop_sync.finish()
-                self._leave()
-        stop_sync.finish()
-
-    def _is_due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.steps
-
-    def _rate(self, step: int) -> float:
-        return learning_rate(step, self.steps, self.warmup, self.config.peak_lr)
-
-    def _epoch(self) -> float:
-        return self.dataset.epoch_at(self.step)
-
-    def _ends_epochs(self, every: float | None) -> bool:
-        """Whether the last step brought the run to or past a multiple of so many epochs."""
-        if every is None:
-            return False
-        before = self.dataset.epoch_at(self.step - 1)
-        return math.floor(self._epoch() / every) > math.floor(before / every)
-
-    def _count_clips(self, clips: int) -> bool:
-        """After each micro-batch: show progress, and say whether to go on."""
-        if self.progress is not None:
-            self.progress.update(clips)
-        return not self.stop or self.context.size > 1  # several ranks stop after the same step
-
-    def _log(self, meter: Meter, steps: int) -> None:
-        means = self.train_step.take_interval()
-        in_a_row = means.pop("in_a_row")
-        clips = steps * self.config.batch_size
-        speed = meter.take(clips)
-        if self.lines is not None:
-            rate = self._rate(self.step - 1)
-            self.lines.write(step=self.step, epoch=self._epoch(), **means, lr=rate, **speed)
-        if self.progress is not None:
-            self.progress.set_postfix_str(f"epoch {self._epoch():.1f}, loss {means['loss']:.4f}")
-            self.progress.update(self.step * self.config.batch_size - self.progress.n)
-        if in_a_row >= self.config.stop_after_bad_steps:
-            raise DivergedError(
-                f"the loss of {in_a_row:.0f} steps in a row, up to step {self.step}, was not "
-                f"finite; the checkpoints in {self.run / CHECKPOINTS} are from before. "
-                f"Lower the learning rate (now {self.config.peak_lr:g}), or set clip_norm, "
-                "in a new run"
-            )
-
-    def _evaluate(self) -> None:
-        if self.validation is None:
-            return
-        loss = self.train_step.evaluate(*self.validation)
-        if self.lines is not None:
-            self.lines.write(step=self.step, epoch=self._epoch(), validation_loss=loss)
-
-    def _save(self, milestone: bool) -> None:
-        if self.manager is None:
-            return
-        train_step = self.train_step
-        tensors = collect(train_step.model, train_step.optimizer, train_step.interval)
-        state = Checkpoint(self.step, self.config, self.corpus.fingerprint, tensors)
-        self.manager.save(state, milestone)
-
-    def _leave(self) -> None:
-        if self.manager is not None:
-            self.manager.wait()
-        raise Interrupted(
-            f"stopped after step {self.step} of {self.steps}, saved in {self.run}: "
-            "give the same command again to resume"
+        self.monitor = PretrainMonitor(
+            config, run, self.trainer, self.model, validation, self.data.batch
         )
 
     def write_weights(self) -> Path:
@@ -253,9 +127,107 @@ class Trainer:
             "clips": len(self.corpus),
             "hours": round(self.corpus.hours, 2),
             "corpus": self.corpus.fingerprint,
-            "steps": self.steps,
+            "steps": self.trainer.schedule.steps,
             "validation_loss": losses[-1] if losses else None,
             "config": self.config.to_dict(),
         }
-        checkpoints.save(path, self.model, facts, torch.float32)
+        average = self.trainer.train_step.average
+        with nullcontext() if average is None else average.applied():
+            checkpoints.save(path, self.model, facts, torch.float32)
         return path
+
+
+def make_schedule(config: PretrainConfig, clips: int) -> Schedule:
+    """Steps and learning rates of a run on a number of clips."""
+    steps = config.steps(clips)
+    warmup = min(config.warmup_steps(clips), steps - 1)
+    if config.schedule == "cosine":
+        return Schedule(steps, warmup)
+    return Schedule(steps, warmup, max(1, min(round(config.cooldown * steps), steps - warmup)))
+
+
+def _datasets(
+    config: PretrainConfig, corpus: Corpus, context: DistContext
+) -> tuple[MaskedCrops, CropBatch | None]:
+    """The training data, and a fixed batch for validation if the corpus is large enough."""
+    train, validation = split_validation(corpus)
+    window = config.model.window_frames
+    assert config.batch_size is not None
+    size, seed, device = config.batch_size, config.seed, context.device
+    draws = balanced_draws(corpus, train, config.balance)
+    dataset = crop_dataset(corpus, train, window, size, seed, device, draws)
+    data = MaskedCrops(dataset, config.model, context)
+    if not len(validation):
+        return data, None
+    fixed = CropDataset(corpus, validation, window, len(validation), VALIDATION_SEED)
+    return data, MaskedCrops(fixed, config.model, context).batch(0)
+
+
+def _with_batch_size(config: PretrainConfig, corpus: Corpus, run: Path) -> PretrainConfig:
+    """The config with the batch size of the run to resume, or one that suits the corpus."""
+    if config.batch_size is None and list_checkpoints(run / CHECKPOINTS):
+        before = PretrainConfig.from_dict(json.loads((run / CONFIG).read_text()))
+        lr = before.lr if config.lr is None else config.lr
+        return replace(config, batch_size=before.batch_size, lr=lr)
+    return config.for_corpus(len(split_validation(corpus)[0]))
+
+
+def _find_start(
+    config: PretrainConfig, corpus: Corpus, run: Path, resume: Resume
+) -> Checkpoint | None:
+    """The checkpoint to resume from.
+
+    A wsd run may get another number of epochs; it resumes from before both cooldowns.
+
+    Raises:
+        ValueError: if `run` holds another run, or one that can't be resumed.
+    """
+    lengths = [config]
+
+    def conflicts(settings: Mapping[str, Any]) -> list[str]:
+        names = config.conflicts(settings)
+        before = PretrainConfig.from_dict(settings)
+        prolonged = config.schedule == "wsd" and names == ["epochs"]
+        if prolonged and config.warmup == before.warmup:
+            lengths.append(before)
+            return []
+        return names
+
+    start = find_resume(run, corpus.fingerprint, conflicts, resume)
+    if len(lengths) == 1:
+        return start
+    clips = len(split_validation(corpus)[0])
+    limit = min(make_schedule(length, clips).stable_steps for length in lengths)
+    start = load_latest(run / CHECKPOINTS, limit)
+    if start is None:
+        raise ValueError(
+            f"{run} has no checkpoint from before its cooldown, which starts at step {limit}: "
+            "start a new run"
+        )
+    return start
+
+
+def _check_ranks(config: PretrainConfig, size: int) -> None:
+    if config.batch_size is not None and config.batch_size < size > 1:
+        raise ValueError(
+            f"batch_size={config.batch_size} is less than one clip for each of {size} processes: "
+            "start fewer processes, or use a larger batch"
+        )
+
+
+def _validate(config: PretrainConfig, corpus: Corpus, run: Path, context: DistContext) -> None:
+    """Check that the run can start, before anything is written.
+
+    Raises:
+        ValueError: if data and settings don't fit together, or ranks see different data.
+        FileNotFoundError: if there are no weights to start from.
+    """
+    if corpus.mel != config.model.mel:
+        raise ValueError(
+            f"{corpus.folder} was packed with {corpus.mel}, but the model needs "
+            f"{config.model.mel}: pack the audio again with the model's settings"
+        )
+    if context.broadcast(corpus.fingerprint) != corpus.fingerprint:
+        raise ValueError(f"{corpus.folder} differs from rank 0's: give all machines the same pack")
+    if config.init is not None and not list_checkpoints(run / CHECKPOINTS):
+        checkpoints.locate(config.init)

@@ -1,21 +1,24 @@
-"""What a run shows of itself while it learns: pictures, and the probe's accuracy."""
+"""Evaluates a pretraining run as it learns: validation loss, pictures, nearest neighbors."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from hear_axlstm.audio.io import AudioError
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain import pictures
+from hear_axlstm.pretrain.batches import CropBatch
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.knn import read_labeled
-from hear_axlstm.training.logging import RunLog
+from hear_axlstm.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -23,72 +26,91 @@ CLIPS_SHOWN = 4
 FOLDER = "pictures"
 
 
-class Monitor:
-    """Looks at the model of a run every `eval_every` epochs.
+class PretrainMonitor:
+    """Validation loss after each epoch; every `eval_every` epochs pictures and kNN accuracy.
+
+    Pictures and accuracy are made by the first rank only.
 
     Args:
-        model: of the run.
         config: of the run.
         run: the run's folder, for the pictures.
-        lines: the run's log, for the accuracy.
-        shown: log-mel [B, T, F] and mask [B, N]; the first few are drawn, the same every time.
+        trainer: of the run.
+        model: of the run.
+        validation: this rank's rows of the validation batch, if there is one.
+        batch: makes the batch of a step, to show its first clips where there is no validation.
 
     Raises:
-        ProbeError: if the probe's clips can't be used.
+        ProbeError: if the labeled clips can't be used.
     """
+
+    is_over = False
 
     def __init__(
         self,
-        model: MaskedPatchModel,
         config: PretrainConfig,
         run: Path,
-        lines: RunLog,
-        shown: tuple[Tensor, Tensor],
+        trainer: Trainer,
+        model: MaskedPatchModel,
+        validation: CropBatch | None,
+        batch: Callable[[int], CropBatch],
     ) -> None:
-        self.model, self.config, self.run, self.lines = model, config, run, lines
+        self.config, self.run, self.trainer, self.model = config, run, trainer, model
+        self.validation, self.lines = validation, trainer.log
+        self.labeled = None
+        if self.lines is None:
+            return
+        shown = validation or batch(0)
         self.mel, self.mask = (x[:CLIPS_SHOWN] for x in shown)
         self.draws = find_spec("matplotlib") is not None
         if not self.draws:
             log.warning("no pictures: matplotlib is missing, pip install 'hear_axlstm[train]'")
-        self.probe = None
         if config.probe is not None:
-            self.probe = read_labeled(config.probe)
+            self.labeled = read_labeled(config.probe)
             with torch.random.fork_rng(devices=[]):  # its own encoder is random, and replaced
                 self.embedder = Embedder(config.model).to(self._device())
             self.embedder.encoder = model.encoder
 
     def on_start(self) -> None:
-        """Score the weights that training starts from: what every later accuracy compares to.
+        """Score the initial weights, as a reference for every later accuracy.
 
         Raises:
-            AudioError: if a clip of the probe can't be read; found out here, not hours later.
+            AudioError: if a labeled clip can't be read, so that it is found out before training.
         """
-        if self.probe is not None and not any("probe_accuracy" in x for x in self.lines.read()):
+        if self.labeled is None or self.lines is None:
+            return
+        if not any("probe_accuracy" in line for line in self.lines.read()):
             self._score(step=0, epoch=0.0)
 
     def on_epoch_end(self, step: int, before: float, epoch: float, last: bool) -> None:
-        """Draw and score if it is the last step, or if their turn has come.
-
-        Args:
-            step: steps that are done.
-            before: epochs that were done one step earlier.
-            epoch: epochs that are done.
-            last: whether training ends here.
-        """
+        """Evaluate; see `training.trainer.Monitor`."""
+        if self.validation is not None:
+            loss = self.trainer.train_step.evaluate(self.validation)
+            if self.lines is not None:
+                self.lines.write(step=step, epoch=epoch, validation_loss=loss)
         every = self.config.eval_every
-        if not last and before // every == epoch // every:
+        if self.lines is None or (not last and before // every == epoch // every):
             return
+        average = self.trainer.train_step.average
         self.model.eval()
-        if self.draws:
-            self._draw(step, epoch)
-        if self.probe is not None:
-            try:
-                self._score(step, epoch)
-            except AudioError as error:
-                log.warning("no probe accuracy at step %d: %s", step, error)
+        with nullcontext() if average is None else average.applied():
+            if self.draws:
+                self._draw(step, epoch)
+            if self.labeled is not None:
+                try:
+                    self._score(step, epoch)
+                except AudioError as error:
+                    log.warning("no probe accuracy at step %d: %s", step, error)
         self.model.train()
 
+    def state(self) -> Mapping[str, Any]:
+        """Nothing: evaluations follow from the weights."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Nothing to load."""
+
     def _draw(self, step: int, epoch: float) -> None:
+        assert self.lines is not None
         device, model = self._device(), self.config.model
         shown = pictures.panels(self.model, self.mel.to(device), self.mask.to(device))
         seconds = model.window_frames * model.mel.hop_length / model.mel.sample_rate
@@ -97,8 +119,8 @@ class Monitor:
         self.lines.show(step, picture)
 
     def _score(self, step: int, epoch: float) -> None:
-        assert self.probe is not None
-        accuracy = self.probe.score(self.embedder.eval())
+        assert self.labeled is not None and self.lines is not None
+        accuracy = self.labeled.score(self.embedder.eval())
         self.model.train()
         self.lines.write(step=step, epoch=epoch, probe_accuracy=accuracy)
 

@@ -118,7 +118,7 @@ def from_recipe(name: str, settings: PretrainConfig, model: Variant) -> Pretrain
             f"recipe {name!r} says which model to train: leave out {', '.join(model.changes)}"
         )
     default = PretrainConfig()
-    names = (f.name for f in fields(default) if f.name != "model")
+    names = [f.name for f in fields(default) if f.name != "model"]
     changes = {
         n: getattr(settings, n) for n in names if getattr(settings, n) != getattr(default, n)
     }

@@ -1,8 +1,9 @@
-"""The checkpoints of a run: written beside the training, the last few and the milestones kept."""
+"""The checkpoints of a run: written in the background; recent ones and milestones are kept."""
 
 from __future__ import annotations
 
 import logging
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -16,11 +17,11 @@ MILESTONE = f".milestone{SUFFIX}"
 
 
 class CheckpointManager:
-    """Writes checkpoints into a folder; while entered, in a thread of its own.
+    """Writes checkpoints into a folder, in a thread of its own. Use it as a context manager.
 
     Args:
-        folder: of the checkpoints; one run at a time may write there.
-        kept: so many of the last ones stay, besides the milestones.
+        folder: of the checkpoints; only one run at a time may write there.
+        kept: number of recent checkpoints to keep besides the milestones.
     """
 
     def __init__(self, folder: Path, kept: int) -> None:
@@ -29,7 +30,7 @@ class CheckpointManager:
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
         for partial in folder.glob(f"*{PARTIAL}"):
-            partial.unlink()  # what a killed process was writing
+            partial.unlink()  # left by a killed process
 
     def __enter__(self) -> CheckpointManager:
         return self
@@ -45,12 +46,16 @@ class CheckpointManager:
             self.wait()
 
     def save(self, checkpoint: Checkpoint, milestone: bool) -> None:
-        """Write a checkpoint, a milestone for good; waits for nothing but the one before.
+        """Write a checkpoint in the background, after waiting for the previous one.
 
-        One with a number that is not finite is not written: the last good one stays the last.
+        A checkpoint with a number that is not finite is not written, so the last one is usable.
+
+        Args:
+            checkpoint: what to write.
+            milestone: whether to keep it for good.
 
         Raises:
-            CheckpointError: if the one before could not be written.
+            CheckpointError: if the previous one could not be written.
         """
         self.wait()
         self._writing = self._thread.submit(self._write, checkpoint, milestone)
@@ -59,7 +64,7 @@ class CheckpointManager:
         """Wait until the last checkpoint is on disk.
 
         Raises:
-            CheckpointError: if it could not be written; older ones stay.
+            CheckpointError: if it could not be written; older ones are kept.
         """
         if self._writing is not None:
             writing, self._writing = self._writing, None
@@ -72,19 +77,23 @@ class CheckpointManager:
         path = self.folder / f"step-{checkpoint.step:08d}{MILESTONE if milestone else SUFFIX}"
         save(path, checkpoint)
         passing = [p for p in list_checkpoints(self.folder) if not p.name.endswith(MILESTONE)]
-        keep = [p for p in passing if p <= path][-self.kept :]  # later ones were damaged
+        keep = [p for p in passing if p <= path][-self.kept :]  # later ones are damaged or void
         for old in passing:
             if old not in keep:
                 old.unlink(missing_ok=True)
 
 
-def load_latest(folder: Path) -> Checkpoint | None:
-    """The last checkpoint that is whole; None if the folder has none.
+def load_latest(folder: Path, last_step: float = math.inf) -> Checkpoint | None:
+    """The last intact checkpoint; None if the folder has none.
+
+    Args:
+        folder: of the checkpoints.
+        last_step: later ones don't count.
 
     Raises:
         CheckpointError: if there are some, but every one is damaged.
     """
-    paths = list_checkpoints(folder)
+    paths = [path for path in list_checkpoints(folder) if _step(path) <= last_step]
     for path in reversed(paths):
         try:
             return load(path)
@@ -100,3 +109,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoint files, the earliest step first."""
     return sorted(folder.glob(f"step-*{SUFFIX}"))
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-").split(".")[0])

@@ -1,8 +1,8 @@
 """A checkpoint: one safetensors file that describes itself, written whole or not at all.
 
-It holds the weights, AdamW's moments and the sums of the open log interval; its header holds step,
-settings, corpus, versions and a checksum over all of it. Batches follow from (seed, step), and
-nothing else is random, so no generator is kept.
+It holds the weights, the optimizers' moments and the metrics since the last log line; its header
+holds step, settings, data, versions and a checksum over all of it. Batches follow from
+(seed, step), and so does everything else that is random: no generator is kept.
 """
 
 from __future__ import annotations
@@ -10,70 +10,83 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hear_axlstm.pretrain.config import PretrainConfig
-
 FORMAT = "2"
 PARTIAL = ".partial"
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # of AdamW and Muon
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that can't be used; the message names the remedy."""
+    """A checkpoint that can't be read or written; the message names the remedy."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after `step` optimizer steps."""
+    """State of a run after `step` optimizer steps."""
 
     step: int
-    config: PretrainConfig
-    corpus: str
-    """Fingerprint of the packed data."""
+    settings: Mapping[str, Any]
+    """Settings of the run, JSON-ready."""
+    data: str
+    """Fingerprint of the data."""
     tensors: Mapping[str, Tensor]
-    """On the CPU; names start with model., optimizer. or interval."""
+    """On the CPU; names start with model., optimizer., interval. or average."""
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """Further state, JSON-ready: of the monitor."""
 
     @property
     def is_finite(self) -> bool:
-        """Whether the last step was a good one and left no infinite weight or moment."""
+        """Whether the last step was good and all weights and moments are finite."""
         bad_steps = self.tensors.get("interval.in_a_row")
         finite = all(bool(tensor.isfinite().all()) for tensor in self.tensors.values())
         return finite and not bad_steps
 
     def part(self, name: str) -> dict[str, Tensor]:
-        """The tensors below a prefix, without it."""
+        """The tensors whose names start with a prefix, named without it."""
         return _part(self.tensors, name)
 
 
 def collect(
-    model: nn.Module, optimizer: torch.optim.AdamW, interval: Mapping[str, Tensor]
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    parts: Mapping[str, Mapping[str, Tensor]],
 ) -> dict[str, Tensor]:
-    """A copy of everything that the next step depends on, under the names of a checkpoint."""
+    """Copy everything that the next step depends on, under the names of a checkpoint.
+
+    Args:
+        model: its parameters and buffers are taken.
+        optimizers: their moments are taken.
+        parts: further tensors by prefix.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"interval.{name}": tensor for name, tensor in interval.items()}
+    for prefix, part in parts.items():
+        tensors |= {f"{prefix}.{name}": tensor for name, tensor in part.items()}
     for name, parameter in model.named_parameters():
-        state = optimizer.state[parameter]
+        state = _owner(optimizers, parameter).state[parameter]
         tensors |= {f"optimizer.{key}.{name}": state[key] for key in _MOMENTS if key in state}
     return {
         name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
     }
 
 
-def restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.AdamW) -> None:
-    """Put the weights and moments that `collect` gave back, on the devices of the parameters."""
+def restore(
+    tensors: Mapping[str, Tensor], model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> None:
+    """Load the weights and moments that `collect` copied, on the devices of the parameters."""
     model.load_state_dict(_part(tensors, "model"))
     moments = {key: _part(tensors, f"optimizer.{key}") for key in _MOMENTS}
     for name, parameter in model.named_parameters():
-        optimizer.state[parameter] = {
+        _owner(optimizers, parameter).state[parameter] = {
             key: moment[name].to(parameter.device, copy=True)
             for key, moment in moments.items()
             if name in moment
@@ -81,17 +94,18 @@ def restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.op
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; once this returns, it outlasts a power cut.
+    """Write a checkpoint; once this returns, it survives a power failure.
 
     Raises:
-        CheckpointError: if it can't be written, e.g. for want of space.
+        CheckpointError: if it can't be written, for example on a full disk.
     """
     partial = path.with_suffix(PARTIAL)
     header = {
         "format": FORMAT,
         "step": str(checkpoint.step),
-        "config": json.dumps(checkpoint.config.to_dict()),
-        "corpus": checkpoint.corpus,
+        "config": json.dumps(checkpoint.settings),
+        "corpus": checkpoint.data,
+        "state": json.dumps(checkpoint.state),
         "versions": f"hear_axlstm {version('hear_axlstm')}, torch {torch.__version__}",
     }
     header["crc32"] = _checksum(header, checkpoint.tensors)
@@ -104,15 +118,15 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise CheckpointError(
-            f"can't write {path} ({error}): make room, then start again to resume"
+            f"can't write {path} ({error}): free some space, then run the command again to resume"
         ) from error
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint back.
+    """Read a checkpoint.
 
     Raises:
-        CheckpointError: if it is damaged or of another format.
+        CheckpointError: if it is damaged or has another format.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -122,8 +136,8 @@ def load(path: Path) -> Checkpoint:
             raise CheckpointError(f"{path} has format {header['format']}: start a new run")
         if header.pop("crc32") != _checksum(header, tensors):
             raise CheckpointError(f"{path} is damaged: its checksum does not match")
-        config = PretrainConfig.from_dict(json.loads(header["config"]))
-        return Checkpoint(int(header["step"]), config, header["corpus"], tensors)
+        settings, state = json.loads(header["config"]), json.loads(header.get("state", "{}"))
+        return Checkpoint(int(header["step"]), settings, header["corpus"], tensors, state)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
@@ -133,8 +147,19 @@ def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
+def _owner(
+    optimizers: Sequence[torch.optim.Optimizer], parameter: nn.Parameter
+) -> torch.optim.Optimizer:
+    """The optimizer that updates a parameter."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            if any(parameter is other for other in group["params"]):
+                return optimizer
+    raise KeyError("a parameter belongs to no optimizer")
+
+
 def _sync(path: Path) -> None:
-    """Have the system put a file, or the names in a folder, on disk now."""
+    """Flush a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -143,7 +168,7 @@ def _sync(path: Path) -> None:
 
 
 def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """CRC-32 over header, names, shapes and values: damage can leave a file readable."""
+    """CRC-32 of header, names, shapes and values: a damaged file may still be readable."""
     crc = 0
     for item in sorted(header.items()):
         crc = zlib.crc32(repr(item).encode(), crc)

@@ -1,4 +1,4 @@
-"""Where a run computes: device, threads, and how many clips at once."""
+"""Device, threads and memory of a run."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import sys
 
 import torch
 
-from hear_axlstm.pretrain.config import PretrainConfig
-
 CPU_CHANNELS = 4608  # inner width times clips at once: more leave the cache, fewer cost more calls
 
 # glibc's mallopt: keep up to 2 GB of freed memory, take blocks of up to 1 GB from it, and let all
 # threads share it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
-LONGEST_REASON = 160  # characters; torch may go on with every backend it knows
+LONGEST_REASON = 160  # characters; torch may list every backend that it knows
 PEAK_BFLOAT16 = (
     ("B200", 2250e12),
     ("H200", 989e12),
@@ -29,29 +27,31 @@ PEAK_BFLOAT16 = (
     ("4090", 165e12),
     ("3090", 71e12),
 )
-"""FLOP/s of dense bfloat16 products by the data sheets; the first name that fits counts."""
+"""Peak FLOP/s of dense bfloat16 products from the data sheets; the first matching name counts."""
 
 
 def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.device:
-    """The device of that name; "auto" takes CUDA, then MPS, then the CPU.
+    """The device of a name; "auto" takes CUDA, then MPS, then the CPU.
 
     Args:
-        name: of the device, as in `PretrainConfig`.
-        local_rank: this process' number on this machine: each takes a GPU of its own.
+        name: "auto" or a torch device.
+        local_rank: number of this process on this machine; each process takes its own GPU.
         local_size: processes of the run on this machine.
 
     Raises:
-        ValueError: if this machine doesn't have it, or not for so many processes.
+        ValueError: if this machine lacks the device, or has fewer GPUs than processes.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else _without_cuda(local_size)
     if local_size > 1 and name.startswith(("cuda:", "mps")):
-        raise ValueError(f"device={name!r} is one for {local_size} processes: take 'cuda' or 'cpu'")
+        raise ValueError(
+            f"device={name!r} is a single device for {local_size} processes: use 'cuda' or 'cpu'"
+        )
     if name == "cuda" and torch.cuda.is_available():
         if local_size > torch.cuda.device_count():
             raise ValueError(
                 f"{local_size} processes for {torch.cuda.device_count()} GPUs: "
-                "start one a GPU, or set device='cpu'"
+                "start one process per GPU, or set device='cpu'"
             )
         name = f"cuda:{local_rank}" if local_size > 1 else name
     try:
@@ -66,27 +66,31 @@ def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.
 
 
 def choose_threads(threads: int | None, device: torch.device, local_size: int) -> None:
-    """Set the CPU threads: as asked, else torch's choice, or a share of the cores a process."""
+    """Set the CPU threads: `threads` if given, else PyTorch's choice or this process's share."""
     if threads is not None:
         torch.set_num_threads(threads)
     elif device.type == "cpu" and local_size > 1:
         torch.set_num_threads(max(1, _cores() // local_size))
 
 
-def choose_micro_batch(config: PretrainConfig, device: torch.device, clips: int) -> int:
-    """How many of `clips` at once: as asked, else few on a CPU and all on an accelerator."""
-    if config.micro_batch is not None:
-        return min(config.micro_batch, clips)
+def choose_micro_batch(clips: int, width: int, device: torch.device) -> int:
+    """How many of `clips` to process at once: few on a CPU, all on an accelerator.
+
+    Args:
+        clips: rows of this rank's batch.
+        width: inner width of the model.
+        device: of the model.
+    """
     if device.type != "cpu":
         return clips
     share = -(-clips // torch.get_num_threads())  # each thread works on micro-batches of its own
-    return max(1, min(CPU_CHANNELS // config.model.inner_dim, share))
+    return max(1, min(CPU_CHANNELS // width, share))
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse large blocks instead of returning them to the system after every operation.
+    """Make glibc reuse large freed blocks instead of returning them to the system.
 
-    On a CPU a training step is several times faster for it. Does nothing where there is no glibc.
+    A training step on a CPU becomes several times faster. Without glibc this does nothing.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -98,7 +102,7 @@ def keep_freed_memory() -> None:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The device's peak in bfloat16, FLOP/s; None on a CPU and on devices not in the table."""
+    """Peak bfloat16 FLOP/s of a device; None for a CPU and for devices not in the table."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

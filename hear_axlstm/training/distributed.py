@@ -1,9 +1,9 @@
-"""Several processes that train one model, as torchrun starts them: one rank each.
+"""Several processes that train one model, one rank each, as torchrun starts them.
 
 Every rank works on its rows of the same global batch. Gradients are summed once a step, after the
-backward pass, in one fixed order, so that a resumed run repeats an uninterrupted one; and a rank
-whose memory runs out, or that meets a number that is not finite, can still try again or agree with
-the others. (DistributedDataParallel overlaps the sum with the backward pass, but gives this up.)
+backward pass, in a fixed order, so that a resumed run repeats an uninterrupted one, and a rank that
+runs out of memory or meets a number that is not finite can still retry or agree with the others.
+(DistributedDataParallel overlaps the sum with the backward pass at the price of both.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.training.device import choose_device, choose_threads
 from hear_axlstm.training.signals import Interrupted
 
@@ -28,25 +27,25 @@ T = TypeVar("T")
 
 
 class LostRankError(RuntimeError):
-    """Another rank is gone without a word."""
+    """Another rank exited without reporting an error."""
 
 
 class OtherRankError(RuntimeError):
-    """Another rank failed before this one and has said why."""
+    """Another rank failed first and has reported why."""
 
 
 @dataclass(frozen=True)
 class DistContext:
-    """All ranks of a run, seen from one of them."""
+    """This process and the other ranks of a run."""
 
     device: torch.device
-    """Where this rank computes."""
+    """Device of this rank."""
     rank: int = 0
     size: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0, which alone writes files and messages."""
+        """Whether this is rank 0, the only one that writes files and messages."""
         return self.rank == 0
 
     def broadcast(self, value: T) -> T:
@@ -75,10 +74,10 @@ class DistContext:
 
 
 class StopSync:
-    """Flags that any rank raises when it likes, and that all of them see after the same step.
+    """Flags that any rank may raise, and that all ranks see after the same step.
 
-    With several ranks the answer is one call late: the exchange runs on the CPU while the device
-    works on the next step, and nobody waits for it.
+    With several ranks the answer comes one call later: the exchange runs on the CPU while the
+    device works on the next step.
     """
 
     def __init__(self, context: DistContext) -> None:
@@ -86,7 +85,7 @@ class StopSync:
         self._under_way: tuple[Tensor, dist.Work] | None = None
 
     def poll(self, *flags: bool) -> list[bool]:
-        """Hand in this rank's flags, one call a step; returns those that any rank had raised."""
+        """Raise this rank's flags, once per step; returns those that any rank has raised."""
         if self.context.size == 1:
             return list(flags)
         answer = self.finish() or [False] * len(flags)
@@ -97,7 +96,7 @@ class StopSync:
         return answer
 
     def finish(self) -> list[bool]:
-        """Wait for the exchange that is still under way, if any."""
+        """Wait for the pending exchange, if any."""
         if self._under_way is None:
             return []
         raised, work = self._under_way
@@ -108,37 +107,20 @@ class StopSync:
 
 
 @contextmanager
-def join(config: PretrainConfig) -> Iterator[DistContext]:
-    """Be one of the processes of a run; see `init_distributed`.
-
-    Raises:
-        ValueError: also if there are more ranks than clips in a batch.
-    """
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    if config.batch_size < size > 1:
-        raise ValueError(
-            f"batch_size={config.batch_size} is less than a clip for each of {size} processes: "
-            "start fewer, or enlarge it"
-        )
-    with init_distributed(config.device, config.threads) as context:
-        yield context
-
-
-@contextmanager
 def init_distributed(
     device_name: str, threads: int | None = None, patience: timedelta | None = None
 ) -> Iterator[DistContext]:
-    """Be one of the processes that torchrun started; alone without torchrun.
+    """Join the processes that torchrun started; without torchrun there is just this one.
 
-    An error on any rank ends the run: the others, which miss it, raise `OtherRankError`.
+    An error on any rank ends the run: the other ranks raise `OtherRankError`.
 
     Args:
-        device_name: as in `PretrainConfig`.
-        threads: likewise.
-        patience: how long ranks wait for each other, by default torch's half an hour.
+        device_name: as in `RunConfig`.
+        threads: as in `RunConfig`.
+        patience: how long ranks wait for each other, by default PyTorch's 30 minutes.
 
     Raises:
-        ValueError: if the device can't be had.
+        ValueError: if the device is not available.
     """
     rank, size, local_rank, local_size = (
         int(os.environ.get(name, default))
@@ -163,8 +145,8 @@ def init_distributed(
         dist.destroy_process_group()
         raise
     except Exception as error:
-        # The group is left to the end of the process: to shut it down could mean to wait for ranks
-        # that wait for this one.
+        # The group is left to the end of the process: shutting it down could wait for ranks that
+        # wait for this one.
         if _others_failed(store):
             raise OtherRankError("another process failed, see its message") from error
         raise
@@ -173,14 +155,14 @@ def init_distributed(
 
 
 def _meet() -> dist.Store:
-    """The store in which ranks find each other, without what a failed attempt left in it."""
+    """The store through which ranks find each other, without entries of a failed attempt."""
     environ = os.environ
     several_machines = int(environ.get("GROUP_WORLD_SIZE", 1)) > 1
     restarts = int(environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
     shared = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if several_machines and restarts and shared:  # each machine counts its own restarts
         raise ValueError(
-            "restarted processes would find the addresses of the last attempt: "
+            "restarted processes would find the addresses of the previous attempt: "
             "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, or use --max-restarts=0"
         )
     store, _, _ = next(rendezvous("env://"))
@@ -189,12 +171,12 @@ def _meet() -> dist.Store:
 
 
 def is_first_process() -> bool:
-    """Whether this process may write to the terminal: rank 0, or the only one."""
+    """Whether this process is rank 0 or the only one, and may write to the terminal."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _others_failed(store: dist.Store) -> bool:
-    """Count this failure; False if it is the first, or if nobody is left to count it."""
+    """Count this failure; False if it is the first, or if the store is gone."""
     try:
         return store.add("failures", 1) > 1
     except RuntimeError:
@@ -207,6 +189,6 @@ def _contact() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise LostRankError(
-            "lost contact with another process, which may have been killed (for want of memory?): "
-            "start again to resume from the last checkpoint"
+            "lost contact with another process, which may have been killed (out of memory?): "
+            "run the command again to resume from the last checkpoint"
         ) from error

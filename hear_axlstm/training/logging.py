@@ -1,4 +1,4 @@
-"""The log of a run: log.jsonl always; TensorBoard and Weights & Biases beside it where wanted."""
+"""The log of a run: log.jsonl, and optionally TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class JsonLines:
     """Append-only log.jsonl; each line carries the step it describes.
 
     Args:
-        path: the file, made if it is not there.
-        step: step that the run starts from. Lines of later steps, written before an interruption
-            that lost them, are dropped: they are about to be written again.
+        path: the file, created if it does not exist.
+        step: step that the run starts from. Lines of later steps, which an interruption lost, are
+            dropped: they are about to be written again.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -46,29 +46,29 @@ class JsonLines:
 
 
 class Sink(Protocol):
-    """Where a run's numbers and pictures go besides log.jsonl."""
+    """A destination of numbers and pictures besides log.jsonl."""
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Numbers of one step."""
+        """Write the numbers of one step."""
 
     def show(self, step: int, picture: NDArray[np.uint8]) -> None:
-        """A picture, RGB [height, width, 3]."""
+        """Show a picture, RGB [height, width, 3]."""
 
     def close(self) -> None:
-        """Nothing comes anymore."""
+        """Flush and close."""
 
 
 class RunLog:
-    """A run's log.jsonl, and every sink that is installed and wanted.
+    """log.jsonl of a run, and every other sink that is installed and enabled.
 
-    TensorBoard is written where tensorboardX is installed (extra `train`); Weights & Biases where
-    wandb is installed and WANDB_PROJECT names a project, its usual variables apply.
+    TensorBoard is written if tensorboardX is installed (extra `train`); Weights & Biases if wandb
+    is installed and WANDB_PROJECT names a project (its usual variables apply).
 
-    A context manager: leaving it closes the sinks.
+    Use it as a context manager, which closes the sinks.
 
     Args:
         run: the run's folder.
-        step: step that the run starts from, see `JsonLines`.
+        step: step that the run starts from, as for `JsonLines`.
         settings: JSON-ready settings of the run, for the sinks that show them.
     """
 
@@ -78,7 +78,7 @@ class RunLog:
 
     @cached_property
     def sinks(self) -> list[Sink]:
-        """Opened with the first line: a finished run that is started again leaves no trace."""
+        """Opened with the first line, so that repeating a finished run leaves no trace."""
         found = (_tensorboard(self.run, self.step), _wandb(self.run, self.settings))
         return [sink for sink in found if sink is not None]
 
@@ -94,13 +94,13 @@ class RunLog:
         return self.lines.read()
 
     def write(self, step: int, **values: Any) -> None:
-        """Append one line, and tell the sinks its numbers."""
+        """Append one line, and write its numbers to the sinks."""
         self.lines.write(step=step, **values)
         for sink in self.sinks:
             sink.write(step, values)
 
     def show(self, step: int, picture: NDArray[np.uint8]) -> None:
-        """Give the sinks a picture, RGB [height, width, 3]; it has no place in log.jsonl."""
+        """Show a picture, RGB [height, width, 3], in the sinks; log.jsonl has only numbers."""
         for sink in self.sinks:
             sink.show(step, picture)
 
@@ -127,7 +127,7 @@ def _tensorboard(run: Path, step: int) -> _TensorBoard | None:
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
-    # Steps after `step` that an interrupted run wrote are about to come again.
+    # Steps after `step` that an interrupted run wrote are about to be repeated.
     return _TensorBoard(SummaryWriter(str(run / TENSORBOARD_FOLDER), purge_step=step + 1))
 
 
@@ -162,15 +162,15 @@ def _wandb(run: Path, settings: dict[str, Any]) -> _WandB | None:
             config=settings,
         )
     except Exception as error:  # of wandb's own kinds, which can't be named without it
-        log.warning("going on without Weights & Biases: %s", error)
+        log.warning("continuing without Weights & Biases: %s", error)
         return None
-    # wandb's own step may not go back, as it does after a resume: ours is a value like others
+    # wandb's own step can't go back, as ours does after a resume, so ours is a value of its own
     started.define_metric("*", step_metric="step")
     return _WandB(started, wandb.Image)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; none if the file is missing. A line cut off by a crash is left out."""
+    """The lines of a log, none if the file does not exist; one cut off by a crash is left out."""
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

@@ -9,8 +9,6 @@ from typing import TypeVar
 
 import torch
 
-from hear_axlstm.config import ModelConfig
-from hear_axlstm.pretrain.flops import training_flops
 from hear_axlstm.training.device import peak_flops
 from hear_axlstm.training.distributed import DistContext
 
@@ -21,14 +19,14 @@ class Meter:
     """Measures from one log line to the next.
 
     Args:
-        model: settings of the model, for its FLOPs.
+        flops: FLOPs of one clip's forward and backward pass; None leaves MFU out.
         context: the processes that work together; memory is that of rank 0.
     """
 
-    def __init__(self, model: ModelConfig, context: DistContext) -> None:
+    def __init__(self, flops: int | None, context: DistContext) -> None:
         self.device = context.device
         peak = peak_flops(context.device)
-        self._mfu_per_rate = training_flops(model) / (peak * context.size) if peak else None
+        self._mfu_per_rate = flops / (peak * context.size) if flops and peak else None
         self._start()
 
     def _start(self) -> None:
@@ -42,7 +40,7 @@ class Meter:
         return batch
 
     def take(self, clips: int) -> dict[str, float]:
-        """What the log shows of the time since the last call, in which all ranks did `clips`.
+        """Speed and memory since the last call, in which all ranks processed `clips`.
 
         Call it once the device has finished them. `data_wait` is the share of the time spent
         waiting for data; `memory_gb` the highest use so far, of the device or, on a CPU, of the
@@ -63,7 +61,7 @@ class Meter:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Most bytes in use so far: of a GPU by this process, else resident memory of the process."""
+    """Peak memory in bytes: of this process on a GPU, else its resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":

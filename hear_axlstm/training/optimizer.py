@@ -1,55 +1,77 @@
-"""AdamW and its learning rate (paper section 3.2)."""
+"""AdamW (paper section 3.2), and Muon for the matrices of the blocks."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hear_axlstm.pretrain.config import PretrainConfig
+SMALLEST_MATRIX = 16  # rows and columns that Muon takes; gates and convolutions have fewer
+
+Group = dict[str, Any]
+"""A parameter group of an optimizer; `peak` is its highest learning rate."""
 
 
-def adamw(model: nn.Module, config: PretrainConfig) -> torch.optim.AdamW:
-    """AdamW that spares biases and other 1-D parameters from weight decay.
+def parameter_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]], peak: float, weight_decay: float
+) -> list[Group]:
+    """Two groups of named parameters: weights, which decay, and biases and 1-D ones, which don't.
 
-    Fused, because only the fused step can be skipped on the device, see `skip_if`.
+    Args:
+        parameters: as `Module.named_parameters` lists them.
+        peak: highest learning rate.
+        weight_decay: of the first group.
     """
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         one_dimensional = parameter.ndim <= 1 or name.endswith("bias")
         (spared if one_dimensional else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
+    return [
+        {"params": decayed, "weight_decay": weight_decay, "lr": peak, "peak": peak},
+        {"params": spared, "weight_decay": 0.0, "lr": peak, "peak": peak},
     ]
-    return torch.optim.AdamW(groups, lr=config.peak_lr, betas=config.betas, fused=True)
 
 
-def skip_if(optimizer: torch.optim.AdamW, bad: Tensor) -> None:
-    """Let the next step change nothing where `bad`, a float32 scalar, is 1.
+def adamw(groups: Sequence[Group], betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.AdamW:
+    """AdamW in its fused form, which alone can skip a step on the device, see `step_unless`."""
+    return torch.optim.AdamW(groups, betas=betas, fused=True)
 
-    This is how torch's GradScaler speaks to a fused optimizer; the host need not know `bad`.
+
+def is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a full matrix inside the blocks: what Muon is meant for."""
+    return (
+        ".blocks." in f".{name}" and parameter.ndim == 2 and min(parameter.shape) >= SMALLEST_MATRIX
+    )
+
+
+def muon(groups: Sequence[Group]) -> torch.optim.Optimizer:
+    """Muon (Jordan et al. 2024) with updates as large as AdamW's, so that its rates apply.
+
+    Raises:
+        ValueError: for a PyTorch before 2.9, which has no Muon.
     """
-    optimizer.found_inf = bad  # type: ignore[attr-defined]
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError("optimizer='muon' needs PyTorch 2.9 or newer: update it, or use 'adamw'")
+    filled = [group for group in groups if group["params"]]
+    return torch.optim.Muon(filled, adjust_lr_fn="match_rms_adamw")
 
 
-def learning_rate(step: int, total: int, warmup: int, peak: float) -> float:
-    """The rate of a step, counted from 0: linear from peak / warmup to peak, then cosine to 0.
+def step_unless(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
+    """Take an optimizer's step, which changes nothing where `bad`, a float32 scalar, is 1.
 
-    Args:
-        step: the step, 0 <= step < total.
-        total: steps of the run.
-        warmup: steps of the linear rise, below `total`.
-        peak: the highest rate.
+    A fused AdamW checks `bad` on the device, as for torch's GradScaler; others wait for it.
     """
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+    if optimizer.defaults.get("fused"):
+        optimizer.found_inf = bad  # type: ignore[attr-defined]
+        optimizer.step()
+    elif not bad.item():
+        optimizer.step()
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Use `rate` in all groups from now on."""
+def set_rate(optimizer: torch.optim.Optimizer, rate: Callable[[float], float]) -> None:
+    """Set the learning rate of each group to `rate` of its peak."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate(group["peak"])

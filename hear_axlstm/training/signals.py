@@ -1,4 +1,4 @@
-"""Stop between two steps when asked to: Ctrl-C, or the signals of a cluster."""
+"""Requests to stop: Ctrl-C, and the signals that clusters send."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-SIGNALS = tuple(  # Slurm warns by the one it is told to, commonly SIGUSR1
+SIGNALS = tuple(  # Slurm sends the one it is configured to, commonly SIGUSR1
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
 
 
 class Interrupted(RuntimeError):
-    """The run was asked to stop and has saved its state; the message says how to go on."""
+    """The run was stopped and has saved its state; the message says how to resume."""
 
 
 class StopRequest:
-    """While entered, remembers these signals instead of dying; a second one acts as usual.
+    """Context manager that records stop signals; a second one acts as usual.
 
-    Under torchrun it remembers the second too: torchrun passes on a Ctrl-C that each process gets
-    from the terminal anyway, and ends those that don't stop in time.
-    Only the main thread can listen to signals; in another one this does nothing.
+    Under torchrun the second is recorded too: torchrun forwards a Ctrl-C that each process gets
+    from the terminal anyway, and kills processes that don't stop in time.
+    Only the main thread can receive signals; in another thread this does nothing.
     """
 
     def __init__(self) -> None:
@@ -57,5 +57,5 @@ class StopRequest:
 
 
 def is_under_torchrun() -> bool:
-    """Whether torchrun started this process, and starts it again if it fails."""
+    """Whether torchrun started this process, and restarts it if it fails."""
     return "TORCHELASTIC_RUN_ID" in os.environ

@@ -1,105 +1,124 @@
-"""One optimizer step; what it computes stays on the device until the log asks for it.
-
-Shapes: B clips of a batch, of which this rank has some rows; W frames of a crop, F mel bins,
-N patches.
-"""
+"""One optimizer step; its results stay on the device until the log asks for them."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hear_axlstm.data.dataset import share
 from hear_axlstm.ops.cores import on_each_core
-from hear_axlstm.ops.precision import product_dtype
-from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.training.device import choose_micro_batch
+from hear_axlstm.training.average import WeightAverage
 from hear_axlstm.training.distributed import DistContext
-from hear_axlstm.training.optimizer import adamw, set_learning_rate, skip_if
+from hear_axlstm.training.optimizer import set_rate, step_unless
 
 log = logging.getLogger(__name__)
 
+Batch = tuple[Tensor | Sequence[Tensor], ...]
+"""Sequences of equal length with one entry per row: tensors ``[rows, ...]`` or lists of tensors."""
+
 
 class TrainStep:
-    """A model, its optimizer, and sums over the steps since the last log line.
+    """A model with its optimizers, and metrics summed since the last log line.
 
     Args:
-        model: maps (log-mel [rows, W, F], mask [rows, N]) to the loss, a scalar; on all ranks the
-            same.
-        config: of the run.
-        context: the ranks that learn together; `model` lies on its device.
-        on_clips: called with the number of clips after each micro-batch; if it returns False, the
-            step is given up.
+        model: the same on all ranks, on the device of `context`.
+        loss: maps a micro-batch, with the fields of the batch, to the mean loss of its rows.
+        optimizers: together they update all parameters; groups have a `peak` learning rate.
+        context: the ranks that train together.
+        batch_size: rows of a batch over all ranks.
+        micro_batch: most rows to process at once, or most cost if `cost` is given.
+        cost: cost of each row of a batch; by default 1.
+        workers: micro-batches processed at the same time, each by one CPU thread.
+        precision: type of the matrix products in `loss`.
+        clip_norm: largest norm of the gradient; larger ones are scaled down to it.
+        average: average of the weights to update.
+        adapt: whether to halve `micro_batch` when memory runs out, rather than fail.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        config: PretrainConfig,
+        loss: Callable[..., Tensor],
+        optimizers: Sequence[torch.optim.Optimizer],
         context: DistContext,
-        on_clips: Callable[[int], bool] = lambda clips: True,
+        *,
+        batch_size: int,
+        micro_batch: int,
+        cost: Callable[[Batch], Sequence[int]] | None = None,
+        workers: int = 1,
+        precision: torch.dtype = torch.float32,
+        clip_norm: float | None = None,
+        average: WeightAverage | None = None,
+        adapt: bool = True,
     ) -> None:
-        self.model = model
-        self.config = config
-        self.context = context
-        self.device = context.device
-        self.on_clips, self.counting = on_clips, threading.Lock()
-        self.forward = torch.compile(model) if config.compile else model
-        self.optimizer = adamw(model, config)
+        self.model, self.loss, self.optimizers = model, loss, optimizers
+        self.context, self.device = context, context.device
+        self.batch_size, self.micro_batch, self.cost = batch_size, micro_batch, cost
+        self.workers, self.precision, self.clip_norm = workers, precision, clip_norm
+        self.average, self.adapt = average, adapt
         self.parameters = list(model.parameters())
-        self.precision = product_dtype(config.precision, context.device)
-        rows = share(config.batch_size, context.rank, context.size)
-        self.micro_batch = choose_micro_batch(config, context.device, rows.stop - rows.start)
-        self.interval = self._empty_interval()
+        self.on_rows: Callable[[int], bool] = lambda rows: True
+        """Called with the number of rows after each micro-batch; False gives the step up."""
+        self._counting = threading.Lock()
+        self.metrics = self._no_metrics()
 
-    def step(self, mel: Tensor, mask: Tensor, rate: float) -> bool:
-        """Learn from this rank's rows of a batch, at the learning rate `rate`.
+    def step(self, batch: Batch, number: int, rate: Callable[[float], float]) -> bool:
+        """Learn from this rank's rows of a batch.
 
         A step whose loss or gradient is not finite leaves weights and moments as they are.
+
+        Args:
+            batch: the rows of this rank.
+            number: of the step, from 0.
+            rate: maps the peak learning rate of a parameter group to that of this step.
 
         Returns:
             False if the step was given up halfway; then nothing changed.
         """
-        loss = self._backward_what_fits(mel, mask)
+        loss = self._backward_what_fits(batch)
         if loss is None:
-            self.optimizer.zero_grad()
+            self._zero_grad()
             return False
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         self.context.all_reduce([*gradients, loss])
         norm = nn.utils.get_total_norm(gradients)
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
+        if self.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
         bad = (~(loss.isfinite() & norm.isfinite())).float()
-        set_learning_rate(self.optimizer, rate)
-        skip_if(self.optimizer, bad)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self._add_to_interval(loss, norm, bad)
+        for optimizer in self.optimizers:
+            set_rate(optimizer, rate)
+            step_unless(optimizer, bad)
+        self._zero_grad()
+        if self.average is not None:
+            self.average.update(number)
+        self._add_to_metrics(loss, norm, bad)
         return True
 
     @torch.no_grad()
-    def evaluate(self, mel: Tensor, mask: Tensor) -> float:
-        """The mean loss of the rows that all ranks have, without learning from them."""
+    def evaluate(self, batch: Batch) -> float:
+        """Mean loss over the rows of all ranks, with the averaged weights if there are any."""
         self.model.eval()
-        total, clips = torch.zeros(2, device=self.device)
-        for start in range(0, len(mel), self.micro_batch):
-            part, hidden = self._part(mel, mask, start)
-            total += self._loss(part, hidden) * len(part)
-            clips += len(part)
+        total, rows = torch.zeros(2, device=self.device)
+        with self.average.applied() if self.average is not None else nullcontext():
+            for part in self._parts(batch):
+                fields = self._fields(batch, part)
+                total += self._loss(fields) * len(fields[0])
+                rows += len(fields[0])
         self.model.train()
-        self.context.all_reduce([total, clips])
-        return total.item() / clips.item()
+        self.context.all_reduce([total, rows])
+        return total.item() / rows.item()
 
-    def take_interval(self) -> dict[str, float]:
+    def take_metrics(self) -> dict[str, float]:
         """Means since the last call, and how many steps in a row were bad. Waits for the device."""
-        sums = {name: value.item() for name, value in self.interval.items()}
+        sums = {name: value.item() for name, value in self.metrics.items()}
         good = sums["good"] or float("nan")
-        in_a_row = self.interval["in_a_row"]
-        self.interval = self._empty_interval() | {"in_a_row": in_a_row}
+        in_a_row = self.metrics["in_a_row"]
+        self.metrics = self._no_metrics() | {"in_a_row": in_a_row}
         return {
             "loss": sums["loss"] / good,
             "grad_norm": sums["grad_norm"] / good,
@@ -107,28 +126,27 @@ class TrainStep:
             "in_a_row": sums["in_a_row"],
         }
 
-    def _backward_what_fits(self, mel: Tensor, mask: Tensor) -> Tensor | None:
-        """Add up the gradients of a batch; where it does not fit in memory, in smaller parts."""
+    def _backward_what_fits(self, batch: Batch) -> Tensor | None:
+        """Sum the gradients of a batch; halve the micro-batch where memory runs out."""
         while True:
             try:
-                return self._backward(mel, mask)
+                return self._backward(batch)
             except torch.OutOfMemoryError as error:
-                if self.config.micro_batch is not None or self.micro_batch == 1:
+                if not self.adapt or self.micro_batch == 1:
                     raise MemoryError(
-                        f"{self.micro_batch} clips at once do not fit in the memory of "
+                        f"a micro-batch of {self.micro_batch} does not fit in the memory of "
                         f"{self.device}: lower micro_batch, the result stays the same"
                     ) from error
-            self.optimizer.zero_grad()
+            self._zero_grad()
             torch.cuda.empty_cache()
             self.micro_batch = (self.micro_batch + 1) // 2
-            log.warning("out of memory: going on with micro_batch=%d", self.micro_batch)
+            log.warning("out of memory: continuing with micro_batch=%d", self.micro_batch)
 
-    def _backward(self, mel: Tensor, mask: Tensor) -> Tensor | None:
-        """Set the gradients of a batch; on a CPU by as many threads as torch may use."""
-        starts = range(0, len(mel), self.micro_batch)
-        workers = torch.get_num_threads() if self.device.type == "cpu" else 1
-        shares = [starts[worker::workers] for worker in range(max(1, min(workers, len(starts))))]
-        done = on_each_core(lambda share: self._gradients(mel, mask, share), shares)
+    def _backward(self, batch: Batch) -> Tensor | None:
+        """Set the gradients of a batch; None if the step is given up."""
+        parts = self._parts(batch)
+        shares = [parts[n :: self.workers] for n in range(max(1, min(self.workers, len(parts))))]
+        done = on_each_core(lambda share: self._gradients(batch, share), shares)
         sums = [result for result in done if result is not None]
         if len(sums) < len(done):
             return None
@@ -141,43 +159,61 @@ class TrainStep:
         return total
 
     def _gradients(
-        self, mel: Tensor, mask: Tensor, starts: range
+        self, batch: Batch, parts: Sequence[slice]
     ) -> tuple[Tensor, list[Tensor]] | None:
-        """Loss and gradients of some micro-batches, added up; None if the step is given up."""
+        """Loss and gradients of some micro-batches, summed; None if the step is given up."""
         total = torch.zeros((), device=self.device)
         gradients = [torch.zeros_like(p) for p in self.parameters]
-        for start in starts:
-            part, hidden = self._part(mel, mask, start)
-            # Each row hides equally many patches, so the batch's mean is the weighted mean of these
-            loss = self._loss(part, hidden) * (len(part) / self.config.batch_size)
+        for part in parts:
+            fields = self._fields(batch, part)
+            # Rows count alike, so the batch's mean is the weighted mean of these
+            loss = self._loss(fields) * (len(fields[0]) / self.batch_size)
             torch._foreach_add_(gradients, torch.autograd.grad(loss, self.parameters))
             total += loss.detach()
-            with self.counting:
-                if not self.on_clips(len(part)):
+            with self._counting:
+                if not self.on_rows(len(fields[0])):
                     return None
         return total, gradients
 
-    def _part(self, mel: Tensor, mask: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """A micro-batch, on the device."""
-        rows = slice(start, start + self.micro_batch)
-        return (
-            mel[rows].to(self.device, non_blocking=True),
-            mask[rows].to(self.device, non_blocking=True),
-        )
+    def _parts(self, batch: Batch) -> list[slice]:
+        """Micro-batches: consecutive rows that together cost at most `micro_batch`."""
+        costs = [1] * len(batch[0]) if self.cost is None else self.cost(batch)
+        parts: list[slice] = []
+        first = total = 0
+        for row, cost in enumerate(costs):
+            if row > first and total + cost > self.micro_batch:
+                parts.append(slice(first, row))
+                first, total = row, 0
+            total += cost
+        return [*parts, slice(first, len(costs))]
 
-    def _loss(self, mel: Tensor, mask: Tensor) -> Tensor:
+    def _fields(self, batch: Batch, rows: slice) -> list[Any]:
+        """A micro-batch, on the device."""
+        return [_to(field[rows], self.device) for field in batch]
+
+    def _loss(self, fields: Sequence[Any]) -> Tensor:
         lower = self.precision != torch.float32
         with torch.autocast(self.device.type, self.precision, enabled=lower):
-            return self.forward(mel, mask).float()
+            return self.loss(*fields).float()
 
-    def _empty_interval(self) -> dict[str, Tensor]:
+    def _zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def _no_metrics(self) -> dict[str, Tensor]:
         names = ("loss", "grad_norm", "good", "skipped", "in_a_row")
         return {name: torch.zeros((), device=self.device) for name in names}
 
-    def _add_to_interval(self, loss: Tensor, norm: Tensor, bad: Tensor) -> None:
-        sums, is_bad = self.interval, bad.bool()
+    def _add_to_metrics(self, loss: Tensor, norm: Tensor, bad: Tensor) -> None:
+        sums, is_bad = self.metrics, bad.bool()
         sums["loss"] += loss.where(~is_bad, 0.0)
         sums["grad_norm"] += norm.where(~is_bad, 0.0)
         sums["good"] += 1.0 - bad
         sums["skipped"] += bad
         sums["in_a_row"] = (sums["in_a_row"] + 1.0) * bad
+
+
+def _to(field: Tensor | Sequence[Tensor], device: torch.device) -> Tensor | list[Tensor]:
+    if isinstance(field, Tensor):
+        return field.to(device, non_blocking=True)
+    return [tensor.to(device, non_blocking=True) for tensor in field]

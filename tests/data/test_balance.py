@@ -116,4 +116,4 @@ def test_one_folder_cannot_be_balanced(tmp_path: Path) -> None:
 def test_balance_is_checked_and_stays_through_a_run() -> None:
     with pytest.raises(ValueError, match="balance=2"):
         PretrainConfig(balance=2)
-    assert PretrainConfig(balance=0.5).conflicts(PretrainConfig()) == ["balance"]
+    assert PretrainConfig(balance=0.5).conflicts(PretrainConfig().to_dict()) == ["balance"]

@@ -12,8 +12,7 @@ from hear_axlstm.config import PRESETS, ModelConfig, preset
 from hear_axlstm.embed.fused import encode_windows
 from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.ops.cores import on_each_core
-from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.training.optimizer import adamw
+from hear_axlstm.training.optimizer import adamw, parameter_groups
 
 TINY = preset("axlstm_tiny")
 
@@ -64,7 +63,7 @@ def test_bfloat16_keeps_the_direction(name: str) -> None:
 def test_changed_weights_count(precision: torch.dtype) -> None:
     """Folded weights are kept; every way of changing the originals must make them anew."""
     encoder, mel = lively(TINY), torch.randn(1, 48, 80)
-    optimizer = adamw(encoder, PretrainConfig(lr=0.01))
+    optimizer = adamw(parameter_groups(encoder.named_parameters(), 0.01, 0.05))
 
     def learn() -> None:
         encoder(mel).square().mean().backward()

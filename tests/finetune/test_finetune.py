@@ -33,6 +33,8 @@ from hear_axlstm.finetune.run import finetune
 from hear_axlstm.pretrain.knn import read_labeled
 from hear_axlstm.training.logging import read_log
 from hear_axlstm.training.signals import Interrupted
+from hear_axlstm.training.step import Batch
+from tests.helpers.runs import curve
 
 SMALL = ModelConfig(dim=32, depth=2)
 RATE = 16_000
@@ -100,10 +102,12 @@ def test_a_probe_learns_pitches_and_predicts_from_its_file(
     assert found["test"]["accuracy"] > 0.9 and found["test"]["AUC"] > 0.95
     classifier = load_classifier(tmp_path / "run")
     assert classifier.labels == Labels(("high", "low", "middle"), False)
-    audio = torch.from_numpy(load_audio(tones.parent / "0.wav"))[None]
-    probabilities = classifier.probabilities(audio)
-    assert probabilities.argmax() == 1 and probabilities.sum() == pytest.approx(1)
-    written = {path.name for path in (tmp_path / "run").iterdir()}
+    probabilities = classifier.predict_proba(tones.parent / "0.wav")
+    assert probabilities.shape == (1, 3) and probabilities.sum() == pytest.approx(1)
+    clips = [load_audio(tones.parent / f"{number}.wav") for number in range(2)]
+    assert classifier.predict(clips).tolist() == ["low", "middle"]
+    assert classifier.classes_.tolist() == ["high", "low", "middle"]
+    written = {path.name for path in (tmp_path / "run").glob("[!.]*")}
     expected = {
         "classifier.safetensors",
         "config.json",
@@ -143,20 +147,23 @@ def test_several_labels_a_clip(config: FinetuneConfig, tmp_path: Path) -> None:
     config = replace(config, multilabel=True)
     found = finetune(write(tmp_path / "tags.csv", rows), tmp_path / "run", config)
     assert found["test"]["mAP"] > 0.9 and set(found["test"]) == {"loss", "mAP", "AUC"}
-    silence = load_classifier(tmp_path / "run").probabilities(torch.randn(1, RATE) * 0.02)
-    assert silence.shape == (1, 3) and not (tmp_path / "run" / "confusion.png").exists()
+    predicted = load_classifier(tmp_path / "run").predict(torch.randn(2, RATE) * 0.02)
+    assert predicted.shape == (2, 3) and predicted.dtype == bool
+    assert not (tmp_path / "run" / "confusion.png").exists()
 
 
 def test_full_mode_starts_from_the_probe_and_keeps_the_best(
     tones: Path, config: FinetuneConfig, tmp_path: Path
 ) -> None:
-    config = replace(config, mode="full", epochs=2, encoder_lr=1e-3)
+    config = replace(config, mode="full", epochs=2, encoder_lr=1e-3, log_every=1)
     finetune(tones, tmp_path, config)
     lines = read_log(tmp_path / "log.jsonl")
-    assert [line["epoch"] for line in lines] == [0, 1, 2]
-    best = max(line["valid_accuracy"] for line in lines)
+    scored = [line for line in lines if "valid_accuracy" in line]
+    assert [line["epoch"] for line in scored] == [0, 1, 2]
+    best = max(line["valid_accuracy"] for line in scored)
     assert json.loads((tmp_path / "scores.json").read_text())["valid"]["accuracy"] == best
-    assert lines[2]["loss"] < lines[1]["loss"]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[1] < losses[0]
 
 
 def test_an_interrupted_run_goes_on_exactly(
@@ -164,19 +171,18 @@ def test_an_interrupted_run_goes_on_exactly(
 ) -> None:
     config = replace(config, mode="full", epochs=2, batch_size=4)
     finetune(tones, tmp_path / "whole", config)
-    learn = full.Trainer._learn
+    make = full.ClipBatches.batch
 
-    def interrupted(training: full.Trainer, *batch: object) -> None:
-        if training.step == 4:
+    def interrupted(batches: full.ClipBatches, step: int) -> Batch:
+        if step == 4:
             signal.raise_signal(signal.SIGINT)
-        learn(training, *batch)  # type: ignore[arg-type]
+        return make(batches, step)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after step 5 of 6"):
-        patch.setattr(full.Trainer, "_learn", interrupted)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"step [34] of 6"):
+        patch.setattr(full.ClipBatches, "batch", interrupted)
         finetune(tones, tmp_path / "cut", config)
     finetune(tones, tmp_path / "cut", config)
-    whole, cut = (read_log(tmp_path / name / "log.jsonl") for name in ("whole", "cut"))
-    assert whole == cut
+    assert curve(tmp_path / "whole") == curve(tmp_path / "cut")
     one, other = (
         checkpoints.read(tmp_path / n / "classifier.safetensors")[2] for n in ("whole", "cut")
     )
@@ -198,28 +204,19 @@ def test_embeddings_are_computed_once(
     assert not torch.equal(embed(model, clips)[0], first[0])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda file: file.write_bytes(b"no database" * 9), ".sqlite is damaged"),
-        (lambda file: (file.unlink(), file.mkdir()), "set XDG_CACHE_HOME"),
-        (lambda file: (shutil.rmtree(file.parent), file.parent.touch()), "set XDG_CACHE_HOME"),
-    ],
-)
-def test_a_cache_that_can_not_be_used_costs_a_warning(
-    damage: Callable[[Path], object],
-    message: str,
-    tones: Path,
-    encoder: str,
-    cache: Path,
-    caplog: pytest.LogCaptureFixture,
+def test_a_cache_that_can_not_be_used_costs_nothing_but_time(
+    tones: Path, encoder: str, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, clips = load_model(encoder), [AudioClip("0", str(tones.parent / "0.wav"))]
-    (first,) = embed(model, clips)
-    (file,) = cache.glob("scenes-*.sqlite")
-    damage(file)
-    (again,) = embed(model, clips)
-    assert torch.equal(first, again) and message in caplog.text  # type: ignore[arg-type]
+    first = embed(model, clips)
+    (file,) = cache.glob("scenes-*/*.npy")
+    for damage in (b"", file.read_bytes()[:200], b"no array"):
+        file.write_bytes(damage)
+        assert torch.equal(embed(model, clips)[0], first[0])  # type: ignore[arg-type]
+    shutil.rmtree(cache)
+    cache.touch()  # no folder can be made there
+    assert torch.equal(embed(model, clips)[0], first[0])  # type: ignore[arg-type]
+    assert "embeddings are not cached" in caplog.text
 
 
 def test_a_run_that_trained_nothing_may_start_again_otherwise(
@@ -234,14 +231,14 @@ def test_a_run_that_trained_nothing_may_start_again_otherwise(
 
 
 def test_one_fold_can_not_be_two_splits() -> None:
-    with pytest.raises(ValueError, match="valid_fold and test_fold are both '1': take two folds"):
+    with pytest.raises(ValueError, match="valid_fold and test_fold are both '1': use two"):
         FinetuneConfig(valid_fold="1", test_fold="1")
 
 
 def test_a_folder_holds_one_run(tones: Path, config: FinetuneConfig, tmp_path: Path) -> None:
     finetune(tones, tmp_path, config)
     finetune(tones, tmp_path, config)
-    with pytest.raises(ValueError, match="with another mode, dropout: choose a new"):
+    with pytest.raises(ValueError, match=r"with other settings \(mode, dropout\): choose a new"):
         finetune(tones, tmp_path, replace(config, mode="mlp", dropout=0.1))
 
 

@@ -12,14 +12,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hear_axlstm import checkpoints
 from hear_axlstm.config import MelConfig
+from hear_axlstm.data.dataset import CropDataset
 from hear_axlstm.ops import weighted_sum
-from hear_axlstm.pretrain import loop
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.loop import DivergedError, pretrain
+from hear_axlstm.pretrain.loop import pretrain
 from hear_axlstm.training.checkpoint_manager import list_checkpoints
 from hear_axlstm.training.device import choose_device
 from hear_axlstm.training.logging import read_log
 from hear_axlstm.training.signals import SIGNALS, Interrupted
+from hear_axlstm.training.step import TrainStep
+from hear_axlstm.training.trainer import DivergedError
 from tests.helpers.runs import CONFIG, MODEL, curve, same_weights, stop_at
 
 
@@ -119,12 +121,12 @@ def test_the_reason_against_a_device_is_short(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_diverged_run_stops(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last good checkpoint stays, although more were due before the log told the trouble."""
-    make = loop.CropDataset.batch
+    make = CropDataset.batch
 
-    def batch(self: loop.CropDataset, step: int, *rank: int) -> torch.Tensor:
+    def batch(self: CropDataset, step: int, *rank: int) -> torch.Tensor:
         return make(self, step, *rank) * (torch.nan if step >= 6 else 1.0)
 
-    monkeypatch.setattr(loop.CropDataset, "batch", batch)
+    monkeypatch.setattr(CropDataset, "batch", batch)
     with pytest.raises(DivergedError, match="Lower the learning rate"):
         pretrain(replace(CONFIG, stop_after_bad_steps=4, checkpoint_every=2), tones, tmp_path)
     assert read_log(tmp_path / "log.jsonl")[-1]["step"] == 12  # the first line after the fourth
@@ -136,15 +138,15 @@ def test_an_overflow_is_not_saved(
     tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A finite gradient can make a weight infinite; only the step after it shows in the loss."""
-    learn = loop.TrainStep.step
+    learn = TrainStep.step
 
-    def step(self: loop.TrainStep, *batch: object) -> bool:
+    def step(self: TrainStep, *batch: object) -> bool:
         done = learn(self, *batch)  # type: ignore[arg-type]
-        if self.optimizer.state[self.parameters[0]]["step"] == 8:
+        if self.optimizers[0].state[self.parameters[0]]["step"] == 8:
             self.parameters[0].data.fill_(torch.inf)
         return done
 
-    monkeypatch.setattr(loop.TrainStep, "step", step)
+    monkeypatch.setattr(TrainStep, "step", step)
     with pytest.raises(DivergedError):
         pretrain(CONFIG, tones, tmp_path)
     assert [p.name for p in list_checkpoints(tmp_path / "checkpoints")] == [
@@ -157,7 +159,7 @@ def test_the_host_waits_for_the_device_only_to_log(
 ) -> None:
     """Reading one number waits for everything the device has to do."""
     monkeypatch.setattr(weighted_sum, "_are_moderate", lambda spans: False)  # as on a device
-    learn = loop.TrainStep.step
+    learn = TrainStep.step
 
     class NoReading(TorchDispatchMode):
         def __torch_dispatch__(
@@ -166,11 +168,11 @@ def test_the_host_waits_for_the_device_only_to_log(
             assert function is not torch.ops.aten._local_scalar_dense.default
             return function(*args, **(kwargs or {}))
 
-    def step(self: loop.TrainStep, *batch: object) -> bool:
+    def step(self: TrainStep, *batch: object) -> bool:
         with NoReading():
             return learn(self, *batch)  # type: ignore[arg-type]
 
     with pytest.raises(AssertionError), NoReading():
         torch.ones(()).item()
-    monkeypatch.setattr(loop.TrainStep, "step", step)
+    monkeypatch.setattr(TrainStep, "step", step)
     pretrain(replace(CONFIG, epochs=1, warmup_epochs=None, clip_norm=1.0), tones, tmp_path)

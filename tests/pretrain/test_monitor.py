@@ -27,7 +27,7 @@ from hear_axlstm.pretrain import knn, pictures
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.knn import ProbeError, read_labeled
 from hear_axlstm.pretrain.loop import pretrain
-from hear_axlstm.pretrain.monitor import Monitor
+from hear_axlstm.pretrain.monitor import PretrainMonitor
 from hear_axlstm.pretrain.plot import plot
 from hear_axlstm.training.logging import JsonLines, RunLog, read_log
 
@@ -96,7 +96,7 @@ def test_a_run_that_starts_over_is_scored_once_at_the_start(
         raise KeyError
 
     with monkeypatch.context() as patch, pytest.raises(KeyError):
-        patch.setattr(Monitor, "on_epoch_end", crash)
+        patch.setattr(PretrainMonitor, "on_epoch_end", crash)
         pretrain(config, packed, tmp_path)
     pretrain(config, packed, tmp_path)
     assert accuracies(tmp_path) == accuracies(watched_run)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.loop import pretrain
 from hear_axlstm.training import checkpoints
 from hear_axlstm.training.checkpoint_manager import CheckpointManager, list_checkpoints, load_latest
@@ -19,7 +20,7 @@ from hear_axlstm.training.checkpoints import Checkpoint, CheckpointError
 from hear_axlstm.training.signals import Interrupted
 from tests.helpers.runs import CONFIG, curve, same_weights, start_process, stop_at
 
-SMALL = Checkpoint(7, CONFIG, "corpus", {"model.a": torch.arange(12.0).view(3, 4)})
+SMALL = Checkpoint(7, CONFIG.to_dict(), "corpus", {"model.a": torch.arange(12.0).view(3, 4)})
 EAGER = replace(CONFIG, checkpoint_every=1)
 
 
@@ -108,7 +109,7 @@ def test_any_flipped_bit_and_any_cut_is_found(tmp_path: Path) -> None:
     path = tmp_path / "step-00000007.safetensors"
     checkpoints.save(path, SMALL)
     whole = path.read_bytes()
-    assert checkpoints.load(path).config == CONFIG
+    assert PretrainConfig.from_dict(checkpoints.load(path).settings) == CONFIG
     for bit in random.Random(0).sample(range(8 * len(whole)), 500):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
@@ -142,7 +143,10 @@ def test_a_full_disk_is_said_and_costs_nothing(
     with CheckpointManager(tmp_path, kept=1) as manager:
         manager.save(SMALL, milestone=False)
         manager.wait()
-        with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="make room"):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(CheckpointError, match="free some"),
+        ):
             patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("no space left")))
             manager.save(replace(SMALL, step=8), milestone=False)
             manager.wait()

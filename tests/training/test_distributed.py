@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from hear_axlstm.data.dataset import share
+from hear_axlstm.data.dataset import CropDataset, share
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.loop import CropDataset, pretrain
+from hear_axlstm.pretrain.loop import pretrain
 from hear_axlstm.training.checkpoint_manager import load_latest
 from hear_axlstm.training.device import choose_device
 from hear_axlstm.training.logging import read_log
@@ -128,7 +128,7 @@ def test_rows_are_shared_out() -> None:
 def test_ranks_that_find_no_work_or_device_are_refused(
     tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="one for 2 processes"):
+    with pytest.raises(ValueError, match="a single device for 2 processes"):
         choose_device("cuda:1", local_rank=0, local_size=2)
     monkeypatch.setenv("WORLD_SIZE", "9")
     with pytest.raises(ValueError, match="batch_size=8"):

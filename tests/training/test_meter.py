@@ -13,9 +13,9 @@ def test_mfu_is_the_models_share_of_what_all_devices_could_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     context = DistContext(torch.device("cpu"), size=4)
-    assert "mfu" not in meter.Meter(MODEL, context).take(8), "no peak is known"
+    assert "mfu" not in meter.Meter(training_flops(MODEL), context).take(8), "no peak is known"
     monkeypatch.setattr(meter, "peak_flops", lambda device: 1e12)
-    values = meter.Meter(MODEL, context).take(8)
+    values = meter.Meter(training_flops(MODEL), context).take(8)
     assert values["mfu"] == pytest.approx(
         values["samples_per_second"] * training_flops(MODEL) / (4 * 1e12)
     )

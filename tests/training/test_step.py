@@ -14,9 +14,11 @@ from hear_axlstm.models import encoder
 from hear_axlstm.models.patch_embed import random_mask
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain.config import PretrainConfig
+from hear_axlstm.pretrain.step import make_train_step
 from hear_axlstm.training.checkpoints import collect
 from hear_axlstm.training.distributed import DistContext
-from hear_axlstm.training.optimizer import adamw, learning_rate
+from hear_axlstm.training.optimizer import adamw, parameter_groups
+from hear_axlstm.training.schedule import Schedule
 from hear_axlstm.training.step import TrainStep
 from tests.helpers.runs import CONFIG, MODEL
 
@@ -36,11 +38,15 @@ class Regression(nn.Module):
 
 def regression(config: PretrainConfig = CONFIG) -> TrainStep:
     torch.manual_seed(0)
-    return TrainStep(Regression(), config, DistContext(CPU))
+    return make_train_step(Regression(), config, DistContext(CPU))
+
+
+def learn(train_step: TrainStep, mel: torch.Tensor, mask: torch.Tensor) -> bool:
+    return train_step.step((mel, mask), 0, lambda peak: 0.01)
 
 
 def state(train_step: TrainStep) -> list[torch.Tensor]:
-    tensors = collect(train_step.model, train_step.optimizer, {})
+    tensors = collect(train_step.model, train_step.optimizers, {})
     return [tensor.clone() for tensor in tensors.values()]
 
 
@@ -48,25 +54,25 @@ def test_micro_batches_add_up_to_the_batch() -> None:
     mel, mask = torch.randn(8, 5, 4), torch.zeros(8, 5, dtype=torch.bool)
     train_steps = [regression(replace(CONFIG, micro_batch=size)) for size in (8, 3)]
     for train_step in train_steps:
-        train_step.step(mel, mask, rate=0.01)
+        learn(train_step, mel, mask)
     whole, parts = (state(train_step) for train_step in train_steps)
     torch.testing.assert_close(whole, parts)
-    assert train_steps[0].take_interval() == pytest.approx(train_steps[1].take_interval())
+    assert train_steps[0].take_metrics() == pytest.approx(train_steps[1].take_metrics())
 
 
 def test_a_step_that_is_not_finite_changes_nothing() -> None:
     train_step = regression()
     mel, mask = torch.randn(8, 5, 4), torch.zeros(8, 5, dtype=torch.bool)
-    train_step.step(mel, mask, rate=0.01)
+    learn(train_step, mel, mask)
     before = state(train_step)
-    train_step.step(mel * torch.nan, mask, rate=0.01)
-    train_step.step(mel * torch.inf, mask, rate=0.01)
+    learn(train_step, mel * torch.nan, mask)
+    learn(train_step, mel * torch.inf, mask)
     assert all(map(torch.equal, state(train_step), before))
-    sums = train_step.take_interval()
+    sums = train_step.take_metrics()
     assert (sums["skipped"], sums["in_a_row"]) == (2, 2) and np.isfinite(sums["loss"])
-    train_step.step(mel, mask, rate=0.01)
+    learn(train_step, mel, mask)
     assert not all(map(torch.equal, state(train_step), before))
-    assert train_step.take_interval()["in_a_row"] == 0
+    assert train_step.take_metrics()["in_a_row"] == 0
 
 
 def test_a_smaller_micro_batch_is_tried_when_memory_runs_out() -> None:
@@ -80,13 +86,13 @@ def test_a_smaller_micro_batch_is_tried_when_memory_runs_out() -> None:
         return forward(mel, mask)
 
     train_step.model.forward = small_memory  # type: ignore[method-assign]
-    assert train_step.step(torch.randn(8, 5, 4), torch.zeros(8, 5, dtype=torch.bool), rate=0.01)
+    assert learn(train_step, torch.randn(8, 5, 4), torch.zeros(8, 5, dtype=torch.bool))
     assert train_step.micro_batch == 2
 
 
 def test_learning_rate_follows_the_paper() -> None:
     assert PretrainConfig().peak_lr == pytest.approx(6e-4)
-    rates = [learning_rate(step, 100, 10, 1.0) for step in range(100)]
+    rates = [Schedule(100, 10).rate(step, 1.0) for step in range(100)]
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=90)
@@ -98,7 +104,7 @@ def test_learning_rate_follows_the_paper() -> None:
 
 def test_only_weights_decay() -> None:
     model = nn.ModuleDict({"linear": nn.Linear(3, 4), "norm": nn.LayerNorm(4)})
-    decayed, spared = adamw(model, CONFIG).param_groups
+    decayed, spared = adamw(parameter_groups(model.named_parameters(), 0.01, 0.05)).param_groups
     assert [p.shape for p in decayed["params"]] == [(4, 3)] and decayed["weight_decay"] == 0.05
     assert len(spared["params"]) == 3 and spared["weight_decay"] == 0.0
 
@@ -108,9 +114,11 @@ def learned(config: ModelConfig, compile: bool = False, again: bool = False) -> 
     torch.manual_seed(0)
     model = MaskedPatchModel(config)
     model.encoder.checkpoint_blocks = again
-    train_step = TrainStep(model, replace(CONFIG, batch_size=2, compile=compile), DistContext(CPU))
+    train_step = make_train_step(
+        model, replace(CONFIG, batch_size=2, compile=compile), DistContext(CPU)
+    )
     mask = random_mask(2, config.grid[0] * config.grid[1], 0.5)
-    assert train_step.step(torch.randn(2, config.window_frames, 80), mask, rate=0.01)
+    assert learn(train_step, torch.randn(2, config.window_frames, 80), mask)
     return state(train_step)
 
 

@@ -1,0 +1,60 @@
+"""The optimizer step of pretraining: its loss, optimizers and micro-batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hear_axlstm.data.dataset import share
+from hear_axlstm.ops.precision import product_dtype
+from hear_axlstm.pretrain.config import PAPER_BATCH, PretrainConfig
+from hear_axlstm.training.average import WeightAverage
+from hear_axlstm.training.device import choose_micro_batch
+from hear_axlstm.training.distributed import DistContext
+from hear_axlstm.training.optimizer import adamw, is_block_matrix, muon, parameter_groups
+from hear_axlstm.training.step import TrainStep
+
+
+def make_train_step(model: nn.Module, config: PretrainConfig, context: DistContext) -> TrainStep:
+    """The step of a pretraining run.
+
+    Args:
+        model: maps log-mel ``[rows, W, F]`` and mask ``[rows, N]`` to the mean loss of the rows;
+            each row hides equally many patches. The same on all ranks.
+        config: of the run.
+        context: the ranks that train together.
+    """
+    batch_size, device = config.batch_size or PAPER_BATCH, context.device
+    rows = share(batch_size, context.rank, context.size)
+    own = rows.stop - rows.start
+    if config.micro_batch is None:
+        micro_batch = choose_micro_batch(own, config.model.inner_dim, device)
+    else:
+        micro_batch = min(config.micro_batch, own)
+    return TrainStep(
+        model,
+        torch.compile(model) if config.compile else model,
+        make_optimizers(model, config),
+        context,
+        batch_size=batch_size,
+        micro_batch=micro_batch,
+        workers=torch.get_num_threads() if device.type == "cpu" else 1,
+        precision=product_dtype(config.precision, device),
+        clip_norm=config.clip_norm,
+        average=None if config.ema is None else WeightAverage(model, config.ema),
+        adapt=config.micro_batch is None,
+    )
+
+
+def make_optimizers(model: nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, or Muon for the matrices of the blocks and AdamW for the rest."""
+    peak, decay = config.peak_lr, config.weight_decay
+    named = list(model.named_parameters())
+    if config.optimizer == "adamw":
+        return [adamw(parameter_groups(named, peak, decay), config.betas)]
+    matrices = [(name, p) for name, p in named if is_block_matrix(name, p)]
+    others = [(name, p) for name, p in named if not is_block_matrix(name, p)]
+    return [
+        adamw(parameter_groups(others, peak, decay), config.betas),
+        muon(parameter_groups(matrices, peak, decay)),
+    ]

@@ -1,0 +1,53 @@
+"""An exponential moving average of the weights, to end a training with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """Average of a model's parameters over its steps.
+
+    Early averages forget faster, by (1 + step) / (10 + step), so that the random initial weights
+    do not linger.
+
+    Args:
+        model: its parameters are averaged.
+        decay: weight of the past in each step, below 1.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model, self.decay = model, decay
+        self.tensors = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take the weights after a step, counted from 0, into the average."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        parameters = dict(self.model.named_parameters())
+        weights: list[Tensor] = [parameters[name] for name in self.tensors]
+        torch._foreach_lerp_(list(self.tensors.values()), weights, 1.0 - decay)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from tensors of a checkpoint."""
+        for name, tensor in self.tensors.items():
+            tensor.copy_(tensors[name])
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the average in place of the model's weights for a while."""
+        own = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self._copy(self.tensors)
+        try:
+            yield
+        finally:
+            self._copy(own)
+
+    @torch.no_grad()
+    def _copy(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(tensors[name])

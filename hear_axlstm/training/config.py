@@ -1,0 +1,64 @@
+"""Settings of how a run is executed, shared by pretraining and fine-tuning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hear_axlstm.ops.precision import Precision
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a run is executed.
+
+    None of it changes what is learned, so a resumed run may change all of it.
+
+    Raises:
+        ValueError: for a value that makes no sense.
+    """
+
+    device: str = "auto"
+    """Device: "auto" takes CUDA, then Apple's MPS, then the CPU; or a name such as "cuda:1"."""
+    precision: Precision = "auto"
+    """Precision of the encoder in training; "auto" takes bfloat16 where the hardware is faster
+    with it."""
+    threads: int | None = None
+    """CPU threads (default: PyTorch's choice; several processes share the cores)."""
+    log_every: int = 10
+    """Steps between two lines of the log."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+    checkpoint_minutes: float = 10.0
+    """Longest time between two checkpoints."""
+    keep_checkpoints: int = 2
+    """Number of recent checkpoints to keep."""
+    stop_after_bad_steps: int = 10
+    """Stop after this many steps in a row without a finite loss and gradient."""
+
+    def __post_init__(self) -> None:
+        check_positive(
+            self,
+            "log_every",
+            "checkpoint_every",
+            "checkpoint_minutes",
+            "keep_checkpoints",
+            "stop_after_bad_steps",
+            optional=("threads",),
+        )
+
+
+def check_positive(config: object, *required: str, optional: Iterable[str] = ()) -> None:
+    """Check that settings are finite numbers above 0; optional ones may be None.
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+    for name in required:
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{name}={getattr(config, name)} must be a number above 0")
+    for name in optional:
+        value = getattr(config, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name}={value} must be a number above 0, or left out")

@@ -1,0 +1,252 @@
+"""The training loop: batches in, log lines, checkpoints and evaluations out."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from hear_axlstm.training.checkpoint_manager import CheckpointManager
+from hear_axlstm.training.checkpoints import Checkpoint, collect, restore
+from hear_axlstm.training.config import RunConfig
+from hear_axlstm.training.distributed import DistContext, StopSync
+from hear_axlstm.training.logging import RunLog
+from hear_axlstm.training.meter import Meter
+from hear_axlstm.training.resume import CHECKPOINTS
+from hear_axlstm.training.schedule import Schedule
+from hear_axlstm.training.signals import Interrupted, StopRequest
+from hear_axlstm.training.step import Batch, TrainStep
+
+log = logging.getLogger(__name__)
+
+
+class DivergedError(RuntimeError):
+    """The loss stays infinite or NaN; the message says what to try."""
+
+
+class Data(Protocol):
+    """What a trainer learns from: batches that depend on the step alone."""
+
+    def epoch_at(self, step: int) -> float:
+        """Epochs that are done before a step."""
+
+    def batches(self, first: int, end: int) -> Iterator[Batch]:
+        """This rank's rows of the batches of the steps `first` <= step < `end`."""
+
+
+class Monitor(Protocol):
+    """What watches a run."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether training should stop early; the same on all ranks."""
+
+    def on_start(self) -> None:
+        """Before the first step after a start or a resume."""
+
+    def on_epoch_end(self, step: int, before: float, epoch: float, last: bool) -> None:
+        """After the last step of each epoch, and after the last step of all.
+
+        Args:
+            step: number of steps done.
+            before: epochs done one step earlier.
+            epoch: epochs done.
+            last: whether training ends here.
+        """
+
+    def state(self) -> Mapping[str, Any]:
+        """JSON-ready state for the checkpoint."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from the state of a checkpoint."""
+
+
+class Trainer:
+    """A run in progress, on one of its ranks.
+
+    Args:
+        run: the run's folder.
+        config: how the run is executed.
+        settings: all settings of the run, JSON-ready, for checkpoints and logs.
+        fingerprint: of the data.
+        train_step: the model and how it learns.
+        data: the batches.
+        schedule: steps and learning rates.
+        context: the ranks of the run.
+        stop: requests to stop.
+        start: checkpoint to resume from; None starts anew.
+        milestone_epochs: epochs between two checkpoints that are kept for good.
+        flops: FLOPs of a row, for the log.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        config: RunConfig,
+        settings: Mapping[str, Any],
+        fingerprint: str,
+        train_step: TrainStep,
+        data: Data,
+        schedule: Schedule,
+        context: DistContext,
+        stop: StopRequest,
+        start: Checkpoint | None = None,
+        milestone_epochs: float | None = None,
+        flops: int | None = None,
+    ) -> None:
+        self.run, self.config, self.settings = run, config, settings
+        self.fingerprint, self.train_step, self.data = fingerprint, train_step, data
+        self.schedule, self.context, self.stop = schedule, context, stop
+        self.milestone_epochs, self.flops = milestone_epochs, flops
+        self.step = 0 if start is None else start.step
+        self.start = start
+        if start is not None:
+            self._restore(start)
+            log.info("resuming %s at step %d of %d", run, self.step, schedule.steps)
+        self.log = RunLog(run, self.step, dict(settings)) if context.is_first else None
+        self.progress: tqdm | None = None
+        self.manager: CheckpointManager | None = None
+        train_step.on_rows = self._count_rows
+
+    def fit(self, monitor: Monitor, title: str) -> None:
+        """Train from the current step to the last.
+
+        Args:
+            monitor: evaluates the model as it learns.
+            title: of the progress bar.
+
+        Raises:
+            Interrupted: after a request to stop, with everything saved.
+            DivergedError: after too many steps in a row without a finite loss.
+            CheckpointError: if a checkpoint can't be written.
+        """
+        self.monitor = monitor
+        if self.start is not None:
+            monitor.load_state(self.start.state)
+        if self._is_over():
+            log.info("%s is finished: %d steps", self.run, self.step)
+            return
+        upcoming = self.data.batches(self.step, self.schedule.steps)
+        with ExitStack() as outputs:
+            if self.log is not None:
+                outputs.enter_context(self.log)
+                self.progress = outputs.enter_context(self._bar(title))
+                kept = self.config.keep_checkpoints
+                manager = CheckpointManager(self.run / CHECKPOINTS, kept)
+                self.manager = outputs.enter_context(manager)
+            monitor.on_start()
+            self._loop(upcoming)
+
+    def _loop(self, upcoming: Iterator[Batch]) -> None:
+        meter, stop_sync = Meter(self.flops, self.context), StopSync(self.context)
+        logged_step, saved_at = self.step, time.monotonic()
+        while not self._is_over():
+            batch = meter.next(upcoming)
+            done = self.train_step.step(batch, self.step, self._rate(self.step))
+            self.step += done
+            if done and self._is_due(self.config.log_every):
+                self._write_log(meter, self.step - logged_step)
+                logged_step = self.step
+            if done and (self.step == self.schedule.steps or self._ends_epochs(1)):
+                before, last = self.data.epoch_at(self.step - 1), self.step == self.schedule.steps
+                self.monitor.on_epoch_end(self.step, before, self.epoch, last)
+            minutes = (time.monotonic() - saved_at) / 60
+            late = self.context.is_first and minutes >= self.config.checkpoint_minutes
+            if late:
+                saved_at = time.monotonic()  # asked for; with several ranks it comes a step later
+            stop, late = stop_sync.poll(bool(self.stop), late)
+            milestone = done and self._is_milestone()
+            if stop or late or milestone or self._is_due(self.config.checkpoint_every):
+                self._save(milestone)
+                saved_at = time.monotonic()
+            if stop:
+                stop_sync.finish()
+                self._leave()
+        stop_sync.finish()
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done."""
+        return self.data.epoch_at(self.step)
+
+    def _rate(self, step: int) -> Callable[[float], float]:
+        return lambda peak: self.schedule.rate(step, peak)
+
+    def _is_over(self) -> bool:
+        return self.step >= self.schedule.steps or self.monitor.is_over
+
+    def _is_due(self, every: int) -> bool:
+        return self.step % every == 0 or self._is_over()
+
+    def _is_milestone(self) -> bool:
+        return self._ends_epochs(self.milestone_epochs) or self.step == self.schedule.stable_steps
+
+    def _ends_epochs(self, every: float | None) -> bool:
+        """Whether the last step brought the run to or past a multiple of `every` epochs."""
+        if every is None:
+            return False
+        before = self.data.epoch_at(self.step - 1)
+        return math.floor(self.epoch / every) > math.floor(before / every)
+
+    def _count_rows(self, rows: int) -> bool:
+        """After each micro-batch: show progress, and say whether to continue the step."""
+        if self.progress is not None:
+            self.progress.update(rows)
+        return not self.stop or self.context.size > 1  # several ranks stop after the same step
+
+    def _bar(self, title: str) -> tqdm:
+        size = self.train_step.batch_size
+        total, done = self.schedule.steps * size, self.step * size
+        return tqdm(total=total, initial=done, unit="clip", desc=title, dynamic_ncols=True)
+
+    def _write_log(self, meter: Meter, steps: int) -> None:
+        means = self.train_step.take_metrics()
+        in_a_row = means.pop("in_a_row")
+        speed = meter.take(steps * self.train_step.batch_size)
+        if self.log is not None:
+            rate = self.train_step.optimizers[0].param_groups[0]["lr"]
+            self.log.write(step=self.step, epoch=self.epoch, **means, lr=rate, **speed)
+        if self.progress is not None:
+            self.progress.set_postfix_str(f"epoch {self.epoch:.1f}, loss {means['loss']:.4f}")
+            self.progress.update(self.step * self.train_step.batch_size - self.progress.n)
+        if in_a_row >= self.config.stop_after_bad_steps:
+            groups = [g for o in self.train_step.optimizers for g in o.param_groups]
+            peaks = ", ".join(f"{peak:g}" for peak in dict.fromkeys(g["peak"] for g in groups))
+            raise DivergedError(
+                f"{in_a_row:.0f} steps in a row, up to step {self.step}, had no finite loss; the "
+                f"checkpoints in {self.run / CHECKPOINTS} are from before. Lower the learning rate "
+                f"(now {peaks}), or set clip_norm, in a new run"
+            )
+
+    def _save(self, milestone: bool) -> None:
+        if self.manager is None:
+            return
+        step = self.train_step
+        parts = {"interval": step.metrics}
+        if step.average is not None:
+            parts["average"] = step.average.tensors
+        tensors = collect(step.model, step.optimizers, parts)
+        state = self.monitor.state()
+        checkpoint = Checkpoint(self.step, self.settings, self.fingerprint, tensors, state)
+        self.manager.save(checkpoint, milestone)
+
+    def _restore(self, start: Checkpoint) -> None:
+        step = self.train_step
+        restore(start.tensors, step.model, step.optimizers)
+        step.metrics |= {k: v.to(self.context.device) for k, v in start.part("interval").items()}
+        if step.average is not None:
+            step.average.load(start.part("average"))
+
+    def _leave(self) -> None:
+        if self.manager is not None:
+            self.manager.wait()
+        raise Interrupted(
+            f"stopped after step {self.step} of {self.schedule.steps}, saved in {self.run}: "
+            "run the same command again to resume"
+        )
