@@ -1,11 +1,16 @@
-"""The model card of published weights, from what their file says of itself."""
+"""The model card of published weights, from what their file and an evaluation record."""
 
 from __future__ import annotations
 
+import csv
+import math
+from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 from torch import Tensor
 
 from hear_axlstm.config import ModelConfig
@@ -14,21 +19,35 @@ TEMPLATE = """---
 {head}
 ---
 
-# {name}
+# {name}: {kind} audio embeddings
 
-Audio embeddings of hear_axlstm, behind the [HEAR API](https://hearbenchmark.com/hear-api.html):
-{kind}, {parameters:,} parameters, mask token and reconstruction head included.
+General-purpose embeddings of audio from {kind}, {parameters:,} parameters (mask token and
+reconstruction head included), for hear_axlstm, which follows the
+[HEAR API](https://hearbenchmark.com/hear-api.html).
 
-```python
-from hear_axlstm import get_scene_embeddings, load_model
+## Use
 
-model = load_model("hf://{repo}")
-scene = get_scene_embeddings(audio, model)  # [clips, {size}]
+```
+pip install .   # in a clone of hear_axlstm
 ```
 
-`audio` is a float tensor `[clips, samples]` in -1..1 at {rate} Hz.
+```python
+import torch
+from hear_axlstm import get_scene_embeddings, get_timestamp_embeddings, load_model
+
+model = load_model("hf://{repo}")
+audio = 0.1 * torch.randn(1, 2 * {rate})  # two seconds at {rate} Hz, in -1..1: yours here
+scene = get_scene_embeddings(audio, model)  # [1, {size}]
+steps, times = get_timestamp_embeddings(audio, model)  # [1, steps, {size}], [1, steps] in ms
+```
+
+`model.embed("clip.wav")` reads a file of any sample rate and number of channels.
 
 There is a timestamp embedding every {step:g} ms. {layout}
+
+## Scores
+
+{scores}
 
 ## Settings
 
@@ -42,12 +61,16 @@ There is a timestamp embedding every {step:g} ms. {layout}
 
 {license}
 """
+KINDS = {"axlstm": "AxLSTM", "ssast": "SSAST"}
+FOREIGN = {"axlstm": ("mlp_ratio",), "ssast": ("expansion", "flip", "input_gate")}
+"""Settings without a meaning for an architecture."""
 RECIPE = ("init", "epochs", "warmup_epochs", "batch_size", "base_lr", "lr", "weight_decay", "seed")
 LAYOUTS = {
     "time": "It holds the patches of its moment side by side.",
     "release": "It mixes moments of its window, as in the reference release;\n"
     '`load_model(..., layout="time")` gives rows of one moment each.',
 }
+SCORES = "scores"  # key of a classifier's scores among the facts about its training
 
 
 def write_card(
@@ -56,39 +79,112 @@ def write_card(
     training: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     license: str | None,
+    results: list[EvalResult] | None = None,
 ) -> str:
-    """Markdown with the hub's metadata on top.
+    """Write Markdown with the hub's metadata on top.
 
     Args:
         repo: ``org/repo``, where the weights will be.
-        config: their settings.
-        training: facts about their training.
+        config: settings of the weights.
+        training: facts about their training; the scores of a classifier among them are reported.
         tensors: the weights.
-        license: as the hub names it, or None.
+        license: license as the hub names it, or None.
+        results: further scores, from `read_scores`.
     """
-    tags = ["audio", "audio-embeddings", "HEAR", config.architecture]
+    name, kind = repo.split("/")[-1], KINDS[config.architecture]
+    results = [*(results or []), *_own_scores(training)]
     head = ModelCardData(
-        license=license, library_name="hear_axlstm", tags=tags, pipeline_tag="feature-extraction"
+        license=license,
+        library_name="hear_axlstm",
+        tags=["audio", "audio-embeddings", "HEAR", "hear_axlstm", config.architecture],
+        pipeline_tag="feature-extraction",
+        model_name=name,
+        eval_results=results or None,
     )
+    settings = {k: v for k, v in config.to_dict().items() if k not in FOREIGN[config.architecture]}
     return TEMPLATE.format(
         head=head.to_yaml().strip(),
-        name=repo.split("/")[-1],
+        name=name,
         repo=repo,
-        kind={"axlstm": "AxLSTM", "ssast": "SSAST"}[config.architecture],
+        kind=kind,
         parameters=sum(tensor.numel() for tensor in tensors.values()),
         size=config.embedding_size,
         rate=config.mel.sample_rate,
         step=1000 * config.step_seconds,
         layout=LAYOUTS[config.layout],
-        settings=_table(config.to_dict()),
+        scores=_score_table(results),
+        settings=_table(settings),
         training=_table(_for_the_card(training)),
         license=license or "Not stated by the publisher.",
     )
 
 
+def read_scores(path: Path, system: str | None) -> list[EvalResult]:
+    """Mean scores of a system, in percent, from the ``results.csv`` of hearbench.
+
+    Args:
+        path: the file.
+        system: label of the system; it may be left out if there is only one.
+
+    Raises:
+        ValueError: for another file, or without a system of that name.
+    """
+    runs: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                runs[row["system"]][row["task"], row["metric"]].append(float(row["score"]))
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is not a results.csv of hearbench ({error!r})") from None
+    chosen = next(iter(runs), None) if system is None and len(runs) == 1 else system
+    if chosen not in runs:
+        raise ValueError(f"{path} holds the systems {', '.join(runs)}: pass one by --system")
+    return [
+        _result(task, "hear", metric, fmean(scores), f"{metric}, %, mean of {len(scores)} seeds")
+        for (task, metric), scores in runs[chosen].items()
+    ]
+
+
+def _own_scores(training: Mapping[str, Any]) -> list[EvalResult]:
+    """Scores that a file records: those of a classifier, or the validation loss."""
+    found = [
+        _result("the clips it was fine-tuned on", "custom", metric, value, metric, split)
+        for split, scores in training.get(SCORES, {}).items()
+        for metric, value in scores.items()
+    ]
+    loss = training.get("validation_loss")
+    if isinstance(loss, float):
+        found.append(_result("its training corpus", "custom", "mse", loss, "masked loss", "valid"))
+    return [result for result in found if math.isfinite(result.metric_value)]
+
+
+def _result(
+    dataset: str, kind: str, metric: str, value: float, label: str, split: str = "test"
+) -> EvalResult:
+    return EvalResult(
+        task_type="audio-classification",
+        dataset_type=kind,
+        dataset_name=dataset,
+        dataset_split=split,
+        metric_type=metric,
+        metric_value=round(value, 4),
+        metric_name=label,
+    )
+
+
+def _score_table(results: list[EvalResult]) -> str:
+    if not results:
+        return "None are recorded."
+    rows = [
+        f"| {r.dataset_name} | {r.dataset_split} | {r.metric_name} | {r.metric_value:g} |"
+        for r in results
+    ]
+    return "\n".join(("| data | split | metric | score |", "|---|---|---|---:|", *rows))
+
+
 def _for_the_card(training: Mapping[str, Any]) -> dict[str, Any]:
     recipe = training.get("config", {})
-    facts = {name: value for name, value in training.items() if name != "config"}
+    facts = {name: value for name, value in training.items() if name not in ("config", SCORES)}
     return facts | {name: recipe[name] for name in RECIPE if name in recipe}
 
 
@@ -103,5 +199,6 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         if isinstance(value, Mapping):
             pairs += _flat(value, f"{prefix}{name}.")
         else:
-            pairs.append((f"{prefix}{name}", value))
+            shown = "x".join(map(str, value)) if isinstance(value, (tuple, list)) else value
+            pairs.append((f"{prefix}{name}", shown))
     return pairs

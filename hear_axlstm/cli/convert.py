@@ -1,17 +1,16 @@
-"""`axlstm convert`: a checkpoint of the reference release into a file of this package."""
+"""`axlstm convert`: a checkpoint of the reference release to safetensors."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 import tyro
 
 from hear_axlstm import checkpoints
+from hear_axlstm.checkpoints.format import save_tensors
 from hear_axlstm.checkpoints.reference_release import is_release, read_release
 from hear_axlstm.config import Layout
-from hear_axlstm.models.pretraining import MaskedPatchModel
 
 
 def convert(
@@ -23,22 +22,22 @@ def convert(
 ) -> None:
     """Convert a checkpoint of the reference release to safetensors; nothing in it is executed.
 
+    For the authors' published checkpoints, `axlstm weights get` does this and more.
+
     Args:
         checkpoint: A .pth file, or the run's folder, whose latest checkpoint is taken.
         out: File to write, ending in .safetensors.
-        flip: Every second mLSTM block reads the tokens backwards, as the release does; the file
-            itself doesn't tell.
-        layout: Rows of the embeddings: as the release computes them, which its published scores
-            were made with, or by time step.
+        flip: Every second mLSTM block reads the tokens backwards, as in the release; the checkpoint
+            itself does not record it.
+        layout: Rows of the embeddings: "release", as its published scores were made, or "time",
+            the patches of one time step.
     """
     path = checkpoints.locate(str(checkpoint))
     if not is_release(path):
-        raise ValueError(f"{path} is no PyTorch checkpoint: pass a .pth file, or the run's folder")
+        raise ValueError(f"{path} is not a PyTorch checkpoint: pass a .pth file or a run's folder")
     if out.suffix != ".safetensors":
-        raise ValueError(f"{out} would not be found again: let its name end in .safetensors")
+        raise ValueError(f"the output must end in .safetensors, got {out}")
     config, training, tensors = read_release(path, flip)
-    model = MaskedPatchModel(replace(config, layout=layout))
-    checkpoints.fill(model, tensors, path)
     out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoints.save(out, model, training, torch.float32)
+    save_tensors(out, replace(config, layout=layout), training, tensors)
     print(f"weights: {out}\nnext: load_model({str(out)!r}) in Python, or axlstm info {out}")

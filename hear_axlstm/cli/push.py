@@ -1,4 +1,4 @@
-"""`axlstm push`: a run's weights and model card onto the Hugging Face hub."""
+"""`axlstm push`: weights and their model card onto the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,43 +9,49 @@ import tyro
 
 from hear_axlstm import checkpoints
 from hear_axlstm.checkpoints import hub
-from hear_axlstm.checkpoints.checksum import SIDECAR, sha256
-from hear_axlstm.checkpoints.model_card import write_card
+from hear_axlstm.checkpoints.model_card import read_scores, write_card
 from hear_axlstm.checkpoints.reference_release import is_release
 
 
 def push(
-    run: tyro.conf.Positional[Path],
+    weights: tyro.conf.Positional[str],
     repo: tyro.conf.Positional[str],
     *,
     license: str | None = None,
+    scores: Path | None = None,
+    system: str | None = None,
     card: Path | None = None,
     private: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Publish a run's weights on the Hugging Face hub, with a model card and their checksum.
+    """Publish weights on the Hugging Face hub, with a model card.
 
     Args:
-        run: Folder of a run, or a file of weights.
-        repo: Where to, as org/repo; it is made if need be.
+        weights: Folder of a run, file or name of weights.
+        repo: Destination, as org/repo; it is created if it does not exist.
         license: License of the weights, as the hub names it, e.g. cc-by-4.0.
+        scores: results.csv of `hearbench run`, for the card and its metadata.
+        system: Label of the weights in that file, if it holds several systems.
         card: Model card of your own, in place of the generated one.
         private: Make a new repository private.
         dry_run: Only print the model card.
     """
     if not re.fullmatch(hub.REPO, repo):
         raise ValueError(f"repo={repo!r}: write org/repo")
-    path = checkpoints.locate(str(run))
+    path = checkpoints.locate(weights)
     if is_release(path):
         raise ValueError(f"{path} is not in this package's format: use `axlstm convert` first")
     config, training, tensors = checkpoints.read(path)
-    text = card.read_text() if card else write_card(repo, config, training, tensors, license)
+    if card:
+        text = card.read_text(encoding="utf-8")
+    else:
+        results = read_scores(scores, system) if scores else None
+        text = write_card(repo, config, training, tensors, license, results)
     if dry_run:
         print(text)
         return
     contents: dict[str, Path | bytes] = {
         checkpoints.FILE_NAME: path,
-        f"{checkpoints.FILE_NAME}{SIDECAR}": f"{sha256(path)}  {checkpoints.FILE_NAME}\n".encode(),
         "README.md": text.encode(),
     }
     page = hub.upload(repo, contents, f"Upload {config.architecture} weights", private)

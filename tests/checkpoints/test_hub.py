@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -30,7 +29,11 @@ REPO = "lab/axlstm"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    facts = {"hours": 5.3, "config": {"epochs": 6.0, "probe": "/secret/path"}}
+    facts = {
+        "hours": 5.3,
+        "validation_loss": 0.5,
+        "config": {"epochs": 6.0, "probe": "/secret/path"},
+    }
     checkpoints.save(folder / checkpoints.FILE_NAME, MaskedPatchModel(CONFIG), facts, torch.float32)
     return folder
 
@@ -97,36 +100,6 @@ def test_a_revision_stays_what_it_was(hub: Hub, content: bytes) -> None:
     assert not hub.requests  # a commit can't change
 
 
-def sidecar(digest: str) -> bytes:
-    return f"{digest}  {checkpoints.FILE_NAME}\n".encode()
-
-
-def manifest(digest: str) -> bytes:
-    return json.dumps(
-        {"weights": {"a": {"file": checkpoints.FILE_NAME, "sha256": digest}}}
-    ).encode()
-
-
-@pytest.mark.parametrize(
-    ("name", "write"), [("model.safetensors.sha256", sidecar), ("manifest.json", manifest)]
-)
-@pytest.mark.parametrize("folder", ["", "runs/a/"])
-def test_published_checksums_are_verified(
-    name: str, write, folder: str, hub: Hub, content: bytes  # type: ignore[no-untyped-def]
-) -> None:  # fmt: skip
-    spec = f"hf://{REPO}/{folder}{checkpoints.FILE_NAME}"
-    model = {f"{folder}{checkpoints.FILE_NAME}": content}
-    right = hashlib.sha256(content).hexdigest()
-    hub.publish(REPO, model | {folder + name: write("0" * 64)})
-    for _ in range(2):  # fetched anew, never used from the cache
-        hub.requests.clear()
-        with pytest.raises(ChecksumError, match=f"hf://{REPO}.*deleted from the cache"):
-            load_model(spec)
-        assert checkpoints.FILE_NAME in hub.downloads()
-    hub.publish(REPO, model | {folder + name: write(right)})
-    assert load_model(spec).config == CONFIG
-
-
 def test_a_cached_file_that_went_bad_is_deleted(hub: Hub, content: bytes) -> None:
     hub.publish(REPO, {checkpoints.FILE_NAME: content})
     cached = checkpoints.locate(f"hf://{REPO}")
@@ -146,65 +119,47 @@ def test_a_cut_connection_is_resumed(hub: Hub, content: bytes) -> None:
 def test_a_connection_that_stays_cut_gets_one_line(hub: Hub, content: bytes) -> None:
     hub.publish(REPO, {checkpoints.FILE_NAME: content})
     hub.cuts = [len(content) // 2, *[0] * 20]
-    with pytest.raises(ConnectionError, match=rf"transfer of {REPO} broke off .*start it again"):
+    with pytest.raises(ConnectionError, match=rf"hf://{REPO}: "):
         load_model(f"hf://{REPO}")
     hub.cuts = []
     assert load_model(f"hf://{REPO}").config == CONFIG
 
 
-def test_what_is_not_there_is_named(hub: Hub, content: bytes) -> None:
+def test_what_is_missing_is_named(hub: Hub, content: bytes) -> None:
     hub.publish(REPO, {checkpoints.FILE_NAME: content})
-    for spec, message in {
-        "hf://lab/nothing": "no repository lab/nothing at .*HF_TOKEN",
-        f"hf://{REPO}@v9": "no revision 'v9'",
-        f"hf://{REPO}/b.safetensors": "no file b.safetensors: name another as hf://",
-    }.items():
-        with pytest.raises(FileNotFoundError, match=message) as caught:
+    for spec in ("hf://lab/nothing", f"hf://{REPO}@v9", f"hf://{REPO}/b.safetensors"):
+        with pytest.raises(FileNotFoundError, match=rf"^{spec}: .*{hub.url}") as caught:
             load_model(spec)
         assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="no repository's name"):
+    with pytest.raises(ValueError, match="lab/a--b"):
         load_model("hf://lab/a--b")
 
 
-def test_refusals_tell_how_to_be_let_in(hub: Hub, content: bytes) -> None:
+def test_refusals_say_so(hub: Hub, content: bytes) -> None:
     hub.publish(REPO, {checkpoints.FILE_NAME: content})
     hub.gated = {REPO}
-    with pytest.raises(PermissionError, match=rf"gated: ask for access at {hub.url}/{REPO}"):
+    with pytest.raises(PermissionError, match="gated"):
         load_model(f"hf://{REPO}")
     hub.token = "secret"
-    with pytest.raises((FileNotFoundError, PermissionError), match="HF_TOKEN"):
+    with pytest.raises(PermissionError, match="HF_TOKEN"):
         load_model(f"hf://{REPO}")
 
 
+@pytest.mark.parametrize("how", ["broken", "offline"])
 def test_without_a_connection_the_cache_serves(
-    hub: Hub, content: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub.publish(REPO, {checkpoints.FILE_NAME: content, "b.safetensors": content})
-    load_model(f"hf://{REPO}")
-    hub.broken = True
-    with pytest.raises(ConnectionError, match=rf"can't reach {hub.url} .*b.safetensors.*cache"):
-        load_model(f"hf://{REPO}/b.safetensors")
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    with pytest.raises(ConnectionError, match=r"can't reach http://127.0.0.1:9 "):
-        load_model(f"hf://{REPO}/b.safetensors")
-    assert load_model(f"hf://{REPO}").config == CONFIG
-
-
-def test_offline_the_cache_alone_serves(
-    hub: Hub, content: bytes, monkeypatch: pytest.MonkeyPatch
+    how: str, hub: Hub, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.publish(REPO, {checkpoints.FILE_NAME: content, "b.safetensors": content})
     load_model(f"hf://{REPO}")
     hub.requests.clear()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    if how == "broken":
+        hub.broken = True
+    else:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert load_model(f"hf://{REPO}").config == CONFIG
-    with pytest.raises(
-        FileNotFoundError, match=r"b\.safetensors of .* HF_HUB_OFFLINE is set: unset"
-    ):
+    with pytest.raises(OSError, match=rf"^hf://{REPO}/b.safetensors: ") as caught:
         load_model(f"hf://{REPO}/b.safetensors")
-    assert not hub.requests
+    assert "\n" not in str(caught.value) and (how == "broken" or not hub.requests)
 
 
 @pytest.mark.slow
@@ -240,18 +195,18 @@ def test_the_clients_variables_count(hub: Hub, content: bytes, tmp_path: Path) -
     specs = (f"hf://{REPO}", f"hf://{REPO}/b.safetensors")
     cached, missing = locate(*specs, HF_HUB_OFFLINE="1")
     assert Path(cached).read_bytes() == content and not hub.requests
-    assert f"b.safetensors of {REPO} is not in the cache, and HF_HUB_OFFLINE is set" in missing
+    assert missing.startswith(f"hf://{REPO}/b.safetensors: ")
 
 
 def test_push_publishes_what_load_model_takes(
     hub: Hub, run: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    push(run, REPO, license="cc-by-4.0", dry_run=True)
+    push(str(run), REPO, license="cc-by-4.0", dry_run=True)
     shown = capsys.readouterr().out
     assert not hub.requests
-    push(run, REPO, license="cc-by-4.0")
+    push(str(run), REPO, license="cc-by-4.0")
     files = hub.commits[REPO][hub.refs[REPO]["main"]]
-    assert set(files) == {checkpoints.FILE_NAME, f"{checkpoints.FILE_NAME}.sha256", "README.md"}
+    assert set(files) == {checkpoints.FILE_NAME, "README.md"}
     assert (
         files[checkpoints.FILE_NAME] == content
         and files["README.md"].decode() == shown.strip("\n") + "\n"
@@ -259,15 +214,42 @@ def test_push_publishes_what_load_model_takes(
     assert load_model(f"hf://{REPO}").config == CONFIG
     card = ModelCard(shown)
     assert card.data.license == "cc-by-4.0" and card.data.library_name == "hear_axlstm"
-    for fact in ("| hours | 5.3 |", "| epochs | 6.0 |", "| mel.n_mels | 80 |", f"hf://{REPO}"):
+    for fact in ("| hours | 5.3 |", "| epochs | 6.0 |", "| mel.n_mels | 80 |", "pip install"):
         assert fact in card.text
-    assert "secret" not in shown
+    assert "secret" not in shown and "mlp_ratio" not in shown
+    (example,) = re.findall(r"```python\n(.*?)```", card.text, re.S)
+    names: dict[str, torch.Tensor] = {}
+    exec(example, names)
+    assert names["scene"].shape == (1, 160) and names["steps"].shape[2] == 160
+
+
+def test_scores_are_in_the_card_and_its_metadata(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results.csv"
+    rows = ["system,task,seed,metric,score,seconds,engine"]
+    rows += [f"mine,esc50,{n},top1_acc,{score},1,fast" for n, score in enumerate((50, 53))]
+    results.write_text("\n".join([*rows, "naive,esc50,0,top1_acc,5,1,fast"]))
+    push(str(run), REPO, scores=results, system="mine", dry_run=True)
+    card = ModelCard(capsys.readouterr().out)
+    esc50, loss = card.data.eval_results
+    assert (esc50.dataset_name, esc50.metric_type, esc50.metric_value) == (
+        "esc50",
+        "top1_acc",
+        51.5,
+    )
+    assert loss.metric_value == 0.5 and "| esc50 | test | top1_acc, %" in card.text
+    with pytest.raises(ValueError, match="holds the systems mine, naive: pass one"):
+        push(str(run), REPO, scores=results, dry_run=True)
+    results.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"not a results.csv of hearbench"):
+        push(str(run), REPO, scores=results, dry_run=True)
 
 
 def test_push_takes_a_card_and_an_existing_repository(hub: Hub, run: Path, tmp_path: Path) -> None:
     (tmp_path / "card.md").write_text("# Mine\n")
     hub.publish(REPO, {"other.txt": b"stays"})
-    push(run, REPO, card=tmp_path / "card.md", private=True)
+    push(str(run), REPO, card=tmp_path / "card.md", private=True)
     files = hub.commits[REPO][hub.refs[REPO]["main"]]
     assert files["README.md"] == b"# Mine\n" and files["other.txt"] == b"stays"
 
@@ -275,17 +257,19 @@ def test_push_takes_a_card_and_an_existing_repository(hub: Hub, run: Path, tmp_p
 @pytest.mark.parametrize("repo", ["a", "a/b/c", "a/b@v2", "/a", ""])
 def test_push_refuses_what_load_model_could_not_name(repo: str, run: Path) -> None:
     with pytest.raises(ValueError, match=f"repo='{repo}': write org/repo"):
-        push(run, repo, dry_run=True)
+        push(str(run), repo, dry_run=True)
 
 
 def test_push_fails_in_one_line(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check() -> None:
+        with pytest.raises(OSError, match=f"hf://{REPO}: ") as caught:
+            push(str(run), REPO)
+        assert "\n" not in str(caught.value)
+
     hub.token = "secret"
-    with pytest.raises((PermissionError, FileNotFoundError), match="HF_TOKEN"):
-        push(run, REPO)
+    check()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match=f"can't publish {REPO}, and HF_HUB_OFFLINE"):
-        push(run, REPO)
+    check()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hub.token, hub.broken = None, True
-    with pytest.raises(ConnectionError, match="500"):
-        push(run, REPO)
+    check()

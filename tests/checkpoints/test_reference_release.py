@@ -118,15 +118,15 @@ def test_info_tells_the_layout(checkpoint: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_commands_name_mistakes(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"let its name end in \.safetensors"):
+    with pytest.raises(ValueError, match=r"must end in \.safetensors"):
         convert(checkpoint, tmp_path / "out.pth")
     convert(checkpoint, out := tmp_path / "folder/out.safetensors")
-    with pytest.raises(ValueError, match="no PyTorch checkpoint"):
+    with pytest.raises(ValueError, match="not a PyTorch checkpoint"):
         convert(out, out)
     with pytest.raises(FileNotFoundError, match="no weights at"):
         convert(tmp_path / "folder", out)
     with pytest.raises(ValueError, match="use `axlstm convert` first"):
-        push(checkpoint, "lab/a")
+        push(str(checkpoint), "lab/a")
 
 
 def test_other_models_are_refused_by_the_name_of_a_tensor(state: State, tmp_path: Path) -> None:
