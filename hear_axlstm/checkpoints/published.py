@@ -1,8 +1,8 @@
 """The authors' weights: which there are, and the user's cache that holds them.
 
-The cache is the folder HEAR_AXLSTM_CACHE, or the platform's cache folder. It holds, for each name,
-``NAME.safetensors`` once a checkpoint was fetched and converted, and ``NAME.sha256``, the checksum
-of that checkpoint, which a later download is compared with.
+The cache is ``weights`` in the folder HEAR_AXLSTM_CACHE, or in the platform's cache folder. It
+holds, for each name, ``NAME.safetensors`` once a checkpoint was fetched and converted, and
+``NAME.sha256``, the checksum of that checkpoint, which a later download is compared with.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ PUBLISHED = {
 
 def cache() -> Path:
     """The user's folder for converted weights; it may not exist yet."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("hear_axlstm"))
+    chosen = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("hear_axlstm")
+    return Path(chosen).expanduser() / "weights"
 
 
 def is_offline() -> bool:

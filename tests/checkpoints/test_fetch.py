@@ -57,7 +57,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, config in SMALL.items():
         monkeypatch.setitem(PRESETS, name, config)
     monkeypatch.setenv("HEAR_AXLSTM_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    return tmp_path / "cache/weights"
 
 
 @pytest.fixture
@@ -264,8 +264,8 @@ def test_a_full_disk(where: str, drive: Drive, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_cache_that_can_not_be_written(drive: Drive, cache: Path) -> None:
-    cache.write_text("a file")
-    with pytest.raises(OSError, match=r"cache can't be used .*set HEAR_AXLSTM_CACHE") as caught:
+    cache.parent.write_text("a file")
+    with pytest.raises(OSError, match=r"cache/weights can't be used .*set HEAR_AXLSTM_CACHE") as caught:
         load_model(NAME)
     assert re.search(REMEDY, str(caught.value)) and not drive.requests
 
