@@ -1,11 +1,10 @@
 """`python -m benchmarks.probes EMBEDDINGS...`: the batched probes against heareval itself.
 
 Takes folders of finished embeddings, OUT/embeddings/TASK/SYSTEM/.../TASK as `hearbench` leaves
-them. Times are of whole seeds, cut to some epochs, in turns: on one core in seconds of the
-processor, which don't count waiting; on several in seconds of the clock, where heareval works on
-one seed after the other by as many threads, as its own command does, and the batched probes on as
-many seeds at once. Scores are of full training, heareval's from its finished runs in
-OUT/predictions.
+them. Times are of whole seeds, cut to some epochs, measured in turns: on one core in seconds of
+processor time; on several in seconds of the clock, where heareval trains one seed after the other
+with as many threads, as its own command does, and the batched probes train as many seeds at once.
+Scores are of full training, heareval's from its finished runs in OUT/predictions.
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ from tqdm import tqdm
 from benchmarks.timing import Work, machine
 from hearbench.probes import batched, heareval_adapter
 from hearbench.probes.batched.hardware import Precision, keep_freed_memory
-from hearbench.run.workers import Job, attempt, workers
-from hearbench.stats import Score, summarize
+from hearbench.probes.runs import finished, make_fresh, test_score
+from hearbench.run.workers import Job, run
+from hearbench.stats import summarize
 
 
 def main(
@@ -66,7 +66,7 @@ def main(
 
 def _cut(folder: Path, to: Path, epochs: int) -> Path:
     """The same embeddings, for probes that train for so many epochs at most."""
-    heareval_adapter.make_fresh(to, folder)
+    make_fresh(to, folder)
     metadata = json.loads((folder / "task_metadata.json").read_text())
     metadata["evaluation_params"] = {"task_specific_param_grid": {"max_epochs": [epochs]}}
     (to / "task_metadata.json").unlink()
@@ -77,24 +77,23 @@ def _cut(folder: Path, to: Path, epochs: int) -> Path:
 def _times(cut: Path, rounds: int, cores: int, precision: Precision) -> list[str]:
     results = (cut.parent / f"results{number}" for number in itertools.count())
     clock = time.process_time if cores == 1 else time.perf_counter
-    with workers("loky", cores) as submit:
 
-        def by_heareval() -> None:
-            for seed in range(cores):
-                heareval_adapter.predict(cut, next(results), seed, "paper")
+    def by_heareval() -> None:
+        for seed in range(cores):
+            heareval_adapter.predict(cut, next(results), seed, "paper")
 
-        def by_batches() -> None:
-            if cores == 1:
-                return batched.predict(cut, {0: next(results)}, "paper", precision)
-            folders = [{seed: next(results)} for seed in range(cores)]
-            jobs = (
-                Job("", (), cut, batched.predict, (cut, one, "paper", precision)) for one in folders
-            )
-            failures = [future.result() for future in [submit(attempt, job) for job in jobs]]
-            assert not any(failures), failures
+    def by_batches() -> None:
+        if cores == 1:
+            return batched.predict(cut, {0: next(results)}, "paper", precision)
+        folders = [{seed: next(results)} for seed in range(cores)]
+        jobs = [
+            Job("", (), cut, batched.predict, (cut, one, "paper", precision)) for one in folders
+        ]
+        failures = run(jobs, cores, "loky", tqdm(disable=True), lambda: 0.0)
+        assert not failures, failures
 
-        works: dict[str, Work] = {"heareval": by_heareval, "batched": by_batches}
-        seconds = {name: value / cores for name, value in _seconds(works, rounds, clock).items()}
+    works: dict[str, Work] = {"heareval": by_heareval, "batched": by_batches}
+    seconds = {name: value / cores for name, value in _seconds(works, rounds, clock).items()}
     ratio = seconds["heareval"] / seconds["batched"]
     return [f"{seconds['heareval']:.1f}", f"{seconds['batched']:.1f}", f"{ratio:.1f}x"]
 
@@ -114,24 +113,15 @@ def _scores(folder: Path, temporary: Path, seeds: int, precision: Precision) -> 
     folders = {seed: temporary / f"seed{seed}" for seed in range(seeds)}
     batched.predict(folder, folders, "paper", precision)
     task, system = folder.parents[2].name, folder.parents[1].name
-    finished = (folder.parents[4] / "predictions" / task / system / "heareval-paper").glob("seed*")
-    theirs = _estimate([run for run in finished if heareval_adapter.finished(run)])
-    return [theirs, _estimate(list(folders.values()))]
+    runs = (folder.parents[4] / "predictions" / task / system / "heareval-paper").glob("seed*")
+    theirs = _percent([run for run in runs if finished(run)])
+    return [theirs, _percent(list(folders.values()))]
 
 
-def _estimate(runs: Sequence[Path]) -> str:
-    values = []
-    for run in runs:
-        results = json.loads((run / heareval_adapter.SCORES).read_text())
-        values.append(
-            results["aggregated_scores"]["test_score_mean"]
-            if "aggregated_scores" in results
-            else results["test"]["test_score"]
-        )
-    if not values:
+def _percent(runs: Sequence[Path]) -> str:
+    if not runs:
         return "-"
-    found: Score = summarize([100 * value for value in values])
-    return f"{found} ({len(values)} seeds)"
+    return f"{summarize([100 * test_score(run)[0] for run in runs])} ({len(runs)} seeds)"
 
 
 def _system(folder: Path) -> str:

@@ -49,7 +49,7 @@ def load_audio(
             with soundfile.SoundFile(content) as file:
                 rate = file.samplerate
                 if longest is not None and file.frames > longest * rate:
-                    raise AudioError(f"{name}: longer than {longest / 3600:g} hours: cut it")
+                    raise AudioError(f"{name}: too long, more than {longest:g} s: cut it")
                 mono = file.read(dtype="float32", always_2d=True).mean(axis=1)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         detail = getattr(error, "error_string", str(error)).rstrip(".")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from hearbench import published
-from hearbench.run.plan import Plan
+from hearbench.run.plan import Plan, task_record
 from hearbench.stats import (
     AggregateError,
     Run,
@@ -107,7 +107,7 @@ def _record(results: Results) -> dict[str, Any]:
     plan = results.plan
     return {
         "systems": [asdict(model) for model in plan.models],
-        "tasks": [{**asdict(task), "path": str(task.path)} for task in plan.tasks],
+        "tasks": [task_record(task) for task in plan.tasks],
         "seeds": plan.seeds,
         "grid": plan.grid,
         "engine": plan.engine,

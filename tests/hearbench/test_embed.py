@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from tests.helpers.hear_task import SAMPLE_RATE, write_task
 
 pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 
-from hearbench import embed as embedding
-from hearbench.clips import equal_batches, find_clips
-from hearbench.embed import EmbeddingError, embed, embedded_seconds
-from hearbench.probes import heareval_adapter
+from hearbench.embed import EmbeddingError, embed, embedded, embedded_seconds, files
+from hearbench.embed import loop as embed_loop
+from hearbench.embed.loop import equal_batches
+from hearbench.embed.model import check_output
 from hearbench.systems.registry import System
+from hearbench.tasks.audio import Clip, find_clips
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, read_task
 
@@ -27,13 +29,16 @@ NAIVE = System("naive", "hearbench.systems.naive", options={"seed": 1})
 FAILING = """
 import torch
 from hearbench.systems import naive
-from hearbench.systems.naive import get_timestamp_embeddings, load_model
+from hearbench.systems.naive import load_model
 LARGEST, CALLS = {largest}, []
 def get_scene_embeddings(audio, model):
     CALLS.append(len(audio))
     if len(audio) > LARGEST:
         raise torch.OutOfMemoryError
     return naive.get_scene_embeddings(audio, model) {then}
+def get_timestamp_embeddings(audio, model):
+    CALLS.append(len(audio))
+    return naive.get_timestamp_embeddings(audio, model)
 """
 
 
@@ -74,7 +79,7 @@ def heareval_s(task: Task, folder: Path) -> Path:
         embeddings_dir=str(folder),
         model_options=json.dumps(NAIVE.options),
     )
-    done = heareval_adapter.embedded(task, folder)
+    done = embedded(task, folder)
     assert done is not None
     return done
 
@@ -85,7 +90,7 @@ def test_files_are_those_of_heareval_s_runner(tmp_path: Path, kind: str) -> None
     task = read_task(write.get(kind, write_events)(tmp_path / "tasks" / "tones"))
     theirs = heareval_s(task, tmp_path / "theirs")
     embed(NAIVE, task, tmp_path / "ours")
-    ours = heareval_adapter.embedded(task, tmp_path / "ours")
+    ours = embedded(task, tmp_path / "ours")
     assert ours is not None
     names = {file.name for file in theirs.iterdir() if file.is_file()}
     assert {file.name for file in ours.iterdir()} == names
@@ -113,36 +118,79 @@ def test_batches_hold_clips_of_one_length(tmp_path: Path) -> None:
     assert {len(batch) for batch in equal_batches(clips, most_samples=10)} == {1}
 
 
-def test_a_killed_embedding_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clips that are complete stay; half-written ones are computed again."""
-    task = read_task(write_task(tmp_path / "tones"))
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    embed(NAIVE, task, whole)
-    monkeypatch.setattr(embedding._Work, "join_splits", stop)
+@pytest.mark.parametrize("write", [write_task, write_events], ids=["scenes", "events"])
+def test_a_killed_embedding_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], Path]
+) -> None:
+    """Clips that are on disk are not embedded again; the result is that of one go."""
+    task = read_task(write(tmp_path / "tones"))
+    slow = module(tmp_path, monkeypatch, f"slow_{write.__name__}", largest=99, then="")
+    import importlib
+
+    calls = importlib.import_module(slow.module).CALLS
+    embed(slow, task, tmp_path / "whole")
+    total = sum(calls)
+    calls.clear()
+    put, count = files.EmbeddingFiles.put, 0
+
+    def interrupted(*arguments: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        put(*arguments)
+
+    monkeypatch.setattr(embed_loop, "SAMPLES_PER_BATCH", 20_000)
+    monkeypatch.setattr(files.EmbeddingFiles, "put", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        embed(NAIVE, task, cut)
-    monkeypatch.undo()
-    assert heareval_adapter.embedded(task, cut) is None
-    clips = sorted(cut.glob("*/tones/*/*.embedding.npy"))
-    assert len(clips) == 36
-    assert embedded_seconds(cut) == pytest.approx(36 * 0.25)
-    clips[0].write_bytes(clips[0].read_bytes()[:100])
-    Path(str(clips[1]).replace("embedding.npy", "target-labels.json")).write_text("")
-    times = [clip.stat().st_mtime_ns for clip in clips]
-    monkeypatch.setattr(embedding.shutil, "rmtree", lambda _path: None)  # keeps the clips
-    embed(NAIVE, task, cut)
-    assert [clip.stat().st_mtime_ns == time for clip, time in zip(clips, times, strict=True)] == [
-        *(False, False),
-        *([True] * 34),
-    ]
-    for file in whole.glob("*/tones/*.embeddings.npy"):
-        assert np.allclose(
-            *(np.fromfile(f, np.float32) for f in (file, cut / file.relative_to(whole)))
-        )
+        embed(slow, task, tmp_path / "cut")
+    monkeypatch.setattr(files.EmbeddingFiles, "put", put)
+    assert embedded(task, tmp_path / "cut") is None
+    assert embedded_seconds(tmp_path / "cut") > 0
+    (journal,) = tmp_path.glob(f"cut/*/tones/{files.JOURNAL}")
+    with journal.open("a") as file:
+        file.write('["train", "tra')  # the power failed here
+    kept = len(journal.read_text().splitlines()) - 2
+    assert kept > 0
+    calls.clear()
+    embed(slow, task, tmp_path / "cut")
+    assert sum(calls) == total - kept
+    for file in (tmp_path / "whole" / slow.module / "tones").iterdir():
+        mine = tmp_path / "cut" / slow.module / "tones" / file.name
+        if file.name.endswith(".embeddings.npy"):
+            np.testing.assert_allclose(np.fromfile(mine, "f4"), np.fromfile(file, "f4"), rtol=1e-5)
+        elif "profile" not in file.name and "filename-timestamps" not in file.name:
+            assert mine.read_bytes() == file.read_bytes(), file.name
+    assert not list((tmp_path / "cut" / slow.module / "tones").glob(".*.rows"))
 
 
-def stop(*_arguments: object) -> None:
-    raise KeyboardInterrupt
+MS = 20.0 * np.arange(100, dtype=np.float32)
+TIMES = {
+    "seconds": (MS / 1000, "cover too little of it"),
+    "frames": (np.arange(100, dtype=np.float32), "cover too little of it"),
+    "samples": (MS * 16, "lie outside of it"),
+    "descending": (MS[::-1], "do not ascend"),
+    "constant": (np.full(100, 5.0, np.float32), "do not ascend"),
+    "NaN": (np.where(MS == 100, np.nan, MS), "contain NaN or infinity"),
+    "past the end": (MS + 500, "lie outside of it"),
+    "before the start": (MS - 500, "lie outside of it"),
+}
+
+
+@pytest.mark.parametrize("kind", TIMES)
+def test_times_are_milliseconds_of_the_clip(kind: str) -> None:
+    clip = Clip("train", "x.wav", Path("x.wav"), 32_000)
+    rows = np.zeros((1, 100, 8), np.float32)
+    times, message = TIMES[kind]
+    with pytest.raises(EmbeddingError, match=rf"module: .*x.wav, which lasts 2000 ms, {message}"):
+        check_output("module", 16_000, [clip], rows, times[None])
+
+
+def test_padded_and_single_times_pass() -> None:
+    clip = Clip("train", "x.wav", Path("x.wav"), 32_000)
+    for times in (MS, MS + 10, MS - 10, np.append(MS, 2000), np.array([1000.0]), MS[::50] + 500):
+        rows = np.zeros((1, len(times), 8), np.float32)
+        check_output("module", 16_000, [clip], rows, times[None])
 
 
 def module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, **code: object) -> System:
@@ -174,10 +222,12 @@ def test_a_batch_too_large_for_memory_is_halved(
 def test_errors_name_the_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = read_task(write_task(tmp_path / "tones"))
     bad = module(tmp_path, monkeypatch, "not_finite", largest=99, then="/ 0.0")
-    with pytest.raises(EmbeddingError, match=r"not_finite gives NaN or infinity for .*\.wav"):
+    with pytest.raises(EmbeddingError, match=r"not_finite returns NaN or infinity for .*\.wav"):
         embed(bad, task, tmp_path / "bad")
     twice = module(tmp_path, monkeypatch, "twice", largest=99, then=".repeat(2, 1)")
-    with pytest.raises(EmbeddingError, match=r"twice gives \[72, 4096\] for 36 clips, not \[36, D"):
+    with pytest.raises(
+        EmbeddingError, match=r"twice returns \[72, 4096\] for 36 clips, not \[36, D"
+    ):
         embed(twice, task, tmp_path / "twice")
     fails = module(tmp_path, monkeypatch, "fails", largest=99, then=".nonsense")
     with pytest.raises(EmbeddingError, match=r"fails on .*-0.wav and 35 more .* 'nonsense'"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hearbench.probes import heareval_adapter
+from hearbench.probes import runs
 from hearbench.run.plan import Model, Plan
 from hearbench.systems.registry import Fingerprint, System
 from hearbench.tasks.folders import Task
@@ -81,5 +81,5 @@ def _write_run(folder: Path, task: Task, skill: float, rng: np.random.Generator)
         scores.append(float((guess == truth).mean()))
     mean = {"test_score_mean": float(np.mean(scores))}
     result = {"aggregated_scores": mean} if task.folds > 1 else {"test": {"test_score": scores[0]}}
-    (folder / heareval_adapter.SCORES).write_text(json.dumps(result))
-    (folder / heareval_adapter.DONE).write_text(json.dumps({"time": 1.5, "gpu_device_name": "cpu"}))
+    (folder / runs.SCORES).write_text(json.dumps(result))
+    (folder / runs.DONE).write_text(json.dumps({"time": 1.5, "gpu_device_name": "cpu"}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def write_embeddings(
 ) -> Path:
     """Write `folds` folds (0: train, valid, test) with about `clips` clips in each split."""
     rng = np.random.default_rng(0)
+    shuffle = random.Random(0).shuffle  # heareval's order of rows, split after split
     centers = rng.normal(size=(CLASSES, FEATURES))
     folder.mkdir(parents=True)
     splits = [f"fold{i:02d}" for i in range(folds)] or ["train", "valid", "test"]
@@ -40,10 +42,18 @@ def write_embeddings(
         (folder / f"{split}.embedding-dimensions.json").write_text(json.dumps(shape))
         labels = [[f"class {c}" for c in np.flatnonzero(row)] for row in hit]
         (folder / f"{split}.target-labels.pkl").write_bytes(pickle.dumps(labels))
+        names = [f"{split}-{i}.wav" for i in range(len(labels))]
+        rows = list(names)
+        shuffle(rows)
+        label_of = dict(zip(rows, labels, strict=True))
+        content = {name: label_of[name] for name in names}
+        (folder / f"{split}.json").write_text(json.dumps(content))
     rows = [f"{c},class {c}" for c in range(CLASSES)]
     (folder / "labelvocabulary.csv").write_text("\n".join(["idx,label", *rows]) + "\n")
     metadata = {
         "task_name": folder.name,
+        "version": "v1",
+        "sample_duration": None,
         "embedding_type": "scene",
         "prediction_type": "multilabel" if multilabel else "multiclass",
         "split_mode": "new_split_kfold" if folds else "trainvaltest",

@@ -16,6 +16,7 @@ from hearbench.cli.systems import systems
 from hearbench.cli.tasks import tasks
 from hearbench.cli.weights import weights
 from hearbench.exit_codes import INTERRUPTED
+from hearbench.probes.heareval_adapter import HearevalError
 from hearbench.run.plan import PlanError
 from hearbench.run.workers import SweepError
 from hearbench.stats import AggregateError
@@ -25,12 +26,13 @@ from hearbench.tasks.fetch.download import FetchError
 from hearbench.weights.fetch import WeightsError
 
 ERRORS = (
-    TaskError,
-    SystemSpecError,
+    AggregateError,
+    FetchError,
+    HearevalError,
     PlanError,
     SweepError,
-    FetchError,
-    AggregateError,
+    SystemSpecError,
+    TaskError,
     WeightsError,
 )
 

@@ -1,54 +1,78 @@
-"""The unmodified heareval, in this process: where a task's embeddings lie, and a seed's probes.
+"""The engine `heareval`: the official package, unmodified, trains the probes of one seed.
 
 heareval 2021.1.3 has no switch for what the AxLSTM paper's protocol needs, so two of its module
 globals are rebound around the call to its own runner: the seeding (a hard-coded 42) and the grid.
-Nothing of it is edited or repeated here; everything it says goes to a log file.
+Nothing of it is edited or repeated here; all of its output goes to a log file.
 """
 
 from __future__ import annotations
 
-import glob
 import json
 import logging
 import os
+import pickletools
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
-from hearbench.tasks.folders import Task
+from hearbench.logs import output_to
+from hearbench.probes.grid import GRID_POINTS, Grid, paper_grid
+from hearbench.probes.runs import finished, make_fresh
 
-Grid = Literal["paper", "heareval"]
-GRID_POINTS: dict[Grid, int] = {"paper": 2, "heareval": 8}
-EMBEDDINGS_LOG = "embeddings.log"
-PREDICTIONS_LOG = "output.log"
-EMBEDDED = ".done.embeddings"
-SCORES = "test.predicted-scores.json"
-DONE = "prediction-done.json"  # heareval writes it last
+LOG = "output.log"
+PACKAGES = ("heareval", "pytorch_lightning", "intervaltree", "sed_eval", "click")
+WITHOUT_CODE = frozenset(
+    {"PROTO", "FRAME", "STOP", "MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "MARK"}
+    | {"EMPTY_LIST", "APPEND", "APPENDS", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
+    | {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
+)
+"""The operations of a pickle of lists of labels: none of them calls anything."""
 
 
-def embedded(task: Task, folder: Path) -> Path | None:
-    """The finished embeddings of `task` under `folder`: heareval's <module>/<task>."""
-    done = next(folder.glob(f"*/{glob.escape(task.path.name)}/{EMBEDDED}"), None)
-    return done.parent if done else None
+class HearevalError(RuntimeError):
+    """heareval can't be used; the message names the remedy."""
+
+
+def check_installed(why: str) -> None:
+    """Make sure that the official packages are there.
+
+    Args:
+        why: what needs them, for the error message.
+
+    Raises:
+        HearevalError: if one is missing.
+    """
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise HearevalError(
+            f"{why} needs the official heareval, and {missing[0]} is not installed: "
+            "pip install --no-deps -r eval/requirements-official.txt, then "
+            "pip install './eval[heareval]'"
+        )
 
 
 def predict(embeddings: Path, folder: Path, seed: int, grid: Grid) -> None:
     """Train and test the probes of one seed in `folder`, from scratch, unless that is finished.
 
     Args:
-        embeddings: what `embedded` gave.
+        embeddings: what `hearbench.embed.embedded` gave.
         folder: this seed's own, since heareval writes beside the embeddings. They are linked.
         seed: replaces heareval's 42.
         grid: `paper` searches 2 settings, `heareval` 8 of its own 16.
+
+    Raises:
+        HearevalError: if a package is missing, or a file of labels could run code.
     """
     if finished(folder):
         return
+    check_installed("the engine heareval")
+    for labels in embeddings.glob("*.target-labels.pkl"):
+        check_labels(labels)
     make_fresh(folder, embeddings)
-    with output_to(folder / PREDICTIONS_LOG), predictions_environment():
+    with output_to(folder / LOG), whole_checkpoints():
         from heareval.predictions import runner, task_predictions
 
         param_grid = {**task_predictions.PARAM_GRID, **(paper_grid() if grid == "paper" else {})}
@@ -64,33 +88,21 @@ def predict(embeddings: Path, folder: Path, seed: int, grid: Grid) -> None:
         shutil.rmtree(checkpoints)
 
 
-def make_fresh(folder: Path, embeddings: Path) -> None:
-    """Make `folder` anew, with links to the files of `embeddings`."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for file in embeddings.iterdir():
-        if file.is_file() and not file.name.startswith("."):
-            (folder / file.name).symlink_to(os.path.relpath(file, folder))
+def check_labels(file: Path) -> None:
+    """Refuse a pickle that is more than lists of labels, for heareval unpickles it.
 
-
-def finished(folder: Path) -> bool:
-    """Whether the predictions in `folder` are complete."""
+    Raises:
+        HearevalError: naming the first operation that has no business there.
+    """
     try:
-        return "time" in json.loads((folder / DONE).read_text()) and (folder / SCORES).is_file()
-    except (FileNotFoundError, ValueError):  # absent, or cut off while it was written
-        return False
-
-
-def paper_grid() -> dict[str, list[Any]]:
-    """The AxLSTM authors' search space, where it differs from heareval's PARAM_GRID."""
-    from torch.nn.init import xavier_normal_
-
-    return {
-        "hidden_layers": [1],
-        "dropout": [0.1, 0.25],
-        "lr": [1e-4],
-        "initialization": [xavier_normal_],
-    }
+        for operation, _, _ in pickletools.genops(file.read_bytes()):
+            if operation.name not in WITHOUT_CODE:
+                raise HearevalError(
+                    f"{file} is no list of labels (it contains {operation.name}) and could run "
+                    "code: delete this folder and embed again"
+                )
+    except ValueError as error:
+        raise HearevalError(f"{file} is damaged ({error}): embed again") from error
 
 
 def seeded(seed_everything: Callable[..., int], seed: int) -> Callable[..., int]:
@@ -112,23 +124,17 @@ def rebound(module: ModuleType, **values: Any) -> Iterator[None]:
 
 
 @contextmanager
-def predictions_environment() -> Iterator[None]:
-    """What heareval's predictions need of a present-day torch and TensorFlow.
+def whole_checkpoints() -> Iterator[None]:
+    """Let torch >= 2.6 load heareval's checkpoints, which hold more than tensors.
 
-    Its checkpoints, which it wrote itself, hold more than tensors; and tensorboard, if installed,
-    would take the TensorFlow stand-in for the real one. Predictions need no TensorFlow at all.
+    heareval wrote them itself a moment ago.
     """
-    tensorflow = sys.modules.get("tensorflow")
     variable = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(variable)
-    sys.modules["tensorflow"] = None  # type: ignore[assignment]  # makes importing it fail
     os.environ[variable] = "1"
     try:
         yield
     finally:
-        del sys.modules["tensorflow"]
-        if tensorflow is not None:
-            sys.modules["tensorflow"] = tensorflow
         del os.environ[variable]
         if before is not None:
             os.environ[variable] = before
@@ -144,23 +150,3 @@ def close_loggers(folder: Path) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-
-
-@contextmanager
-def output_to(log: Path) -> Iterator[None]:
-    """Append this process's output to `log`, also that of C libraries."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    with log.open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for target, source in enumerate(saved, start=1):
-                os.dup2(source, target)
-                os.close(source)

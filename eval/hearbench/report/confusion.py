@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
 
-from hearbench.probes import heareval_adapter
+from hearbench.probes.runs import finished
 from hearbench.run.plan import Model, Plan
 from hearbench.tasks.folders import Task
 
@@ -57,7 +57,7 @@ def mistakes(plan: Plan, model: Model, task: Task) -> Mistakes | None:
         None for an event task, whose predictions are frames and not clips, and without any seed.
     """
     folders = [plan.predictions(model, task, seed) for seed in range(plan.seeds)]
-    folders = [folder for folder in folders if heareval_adapter.finished(folder)]
+    folders = [folder for folder in folders if finished(folder)]
     if not folders:
         return None
     metadata = json.loads((folders[0] / "task_metadata.json").read_text())

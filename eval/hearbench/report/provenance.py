@@ -13,7 +13,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from hearbench.probes import heareval_adapter
+from hearbench.embed import embedded
+from hearbench.probes.runs import DONE
 from hearbench.report.score_tables import kind
 from hearbench.results import Results, hardware, versions
 from hearbench.run.plan import Model, Plan
@@ -131,7 +132,7 @@ def _training(facts: Mapping[str, Any]) -> str:
 def _embedding_time(plan: Plan, model: Model) -> str:
     seconds = 0.0
     for task in plan.tasks:
-        folder = heareval_adapter.embedded(task, plan.embeddings(model, task))
+        folder = embedded(task, plan.embeddings(model, task))
         profile = folder / "profile.embeddings.json" if folder else None
         if profile and profile.is_file():
             seconds += float(json.loads(profile.read_text()).get("time_elapsed", 0.0))
@@ -144,7 +145,7 @@ def _done_files(plan: Plan) -> list[Path]:
         for model in plan.models
         for task in plan.tasks
         for seed in range(plan.seeds)
-        if (file := plan.predictions(model, task, seed) / heareval_adapter.DONE).is_file()
+        if (file := plan.predictions(model, task, seed) / DONE).is_file()
     ]
 
 

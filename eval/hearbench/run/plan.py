@@ -1,4 +1,4 @@
-"""What one evaluation consists of, where its parts lie under the output folder, and its scores.
+"""An evaluation: systems, tasks and seeds, and where their files lie under the output folder.
 
     OUT/plan.json                                                the plan itself
     OUT/embeddings/<task>/<system>/                              see hearbench.embed
@@ -14,14 +14,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
-from hearbench.probes import heareval_adapter
-from hearbench.probes.heareval_adapter import Grid
+from hearbench.probes.grid import Grid
+from hearbench.probes.runs import finished, test_score
 from hearbench.stats import Run
 from hearbench.systems.registry import Fingerprint, System
 from hearbench.tasks.folders import Task
@@ -36,15 +36,20 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Model:
-    """A system with its fingerprint."""
+    """A system as it was loaded."""
 
     system: System
     fingerprint: Fingerprint
 
     @property
+    def label(self) -> str:
+        """Its row in the table."""
+        return self.system.label
+
+    @property
     def slug(self) -> str:
-        """Its name in file paths."""
-        return f"{self.system.label}-{self.fingerprint.digest}"
+        """Its name in file paths, with the digest of its weights and code."""
+        return f"{self.label}-{self.fingerprint.digest}"
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Plan:
             for task in self.tasks:
                 for seed in range(self.seeds):
                     folder = self.predictions(model, task, seed)
-                    if heareval_adapter.finished(folder):
+                    if finished(folder):
                         yield _read_run(model, task, seed, folder, self.engine_of(task))
 
     def save(self) -> None:
@@ -104,15 +109,25 @@ class Plan:
         self.out.mkdir(parents=True, exist_ok=True)
         file = self.out / "plan.json"
         draft = file.with_suffix(".tmp")
-        draft.write_text(json.dumps(asdict(self), indent=2, default=str) + "\n")
+        draft.write_text(json.dumps(self._record(), indent=2, default=str) + "\n")
         draft.replace(file)
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "models": [asdict(model) for model in self.models],
+            "tasks": [task_record(task) for task in self.tasks],
+            "seeds": self.seeds,
+            "grid": self.grid,
+            "engine": self.engine,
+            "only_heareval": self.only_heareval,
+        }
 
     @classmethod
     def load(cls, out: Path) -> Plan:
         """Read the plan of the last evaluation in `out`.
 
         Raises:
-            PlanError: if there is none, or an earlier version wrote it.
+            PlanError: if there is none, or it is from an earlier version.
         """
         file = out / "plan.json"
         try:
@@ -137,7 +152,7 @@ class Plan:
                 tuple(content["only_heareval"]),
             )
         except FileNotFoundError:
-            raise PlanError(f"{file} is missing: evaluate first (hearbench run)") from None
+            raise PlanError(f"{file} does not exist: evaluate first (hearbench run)") from None
         except PlanError:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -146,22 +161,28 @@ class Plan:
 
 @contextmanager
 def lock_dir(out: Path) -> Iterator[None]:
-    """Hold an output folder against other evaluations; the system lets go when the process ends.
+    """Lock an output folder against other evaluations; the lock ends with the process.
 
     Raises:
-        PlanError: if another evaluation holds it, or it can't be written to.
+        PlanError: if another evaluation is running in it, or it can't be written to.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / LOCK).acquire(timeout=0)
     except Timeout:
         raise PlanError(
-            f"another evaluation is at work in {out}: wait for it, stop it, or choose another --out"
+            f"another evaluation is running in {out}: wait for it, stop it, or choose another --out"
         ) from None
     except OSError as error:
-        raise PlanError(f"can't write to {out} ({error.strerror}): choose another --out") from None
+        raise PlanError(f"{out} is not writable ({error.strerror}): choose another --out") from None
     with lock:
         yield
+
+
+def task_record(task: Task) -> dict[str, Any]:
+    """A task as JSON, without what only its folder holds."""
+    names = [f.name for f in fields(task) if f.name not in ("metadata", "labels")]
+    return {**{name: getattr(task, name) for name in names}, "path": str(task.path)}
 
 
 def _task(entry: dict[str, Any]) -> Task:
@@ -171,12 +192,5 @@ def _task(entry: dict[str, Any]) -> Task:
 
 
 def _read_run(model: Model, task: Task, seed: int, folder: Path, engine: Engine) -> Run:
-    """The primary metric's test score as heareval gives it: the mean over folds, if any."""
-    scores = json.loads((folder / heareval_adapter.SCORES).read_text())
-    score = (
-        scores["aggregated_scores"]["test_score_mean"]
-        if "aggregated_scores" in scores
-        else scores["test"]["test_score"]
-    )
-    seconds = json.loads((folder / heareval_adapter.DONE).read_text())["time"]
-    return Run(model.system.label, task.path.name, seed, task.metric, score, seconds, engine)
+    score, seconds = test_score(folder)
+    return Run(model.label, task.path.name, seed, task.metric, score, seconds, engine)

@@ -1,6 +1,6 @@
-"""Computes what a plan lacks: embeddings first, then probes by one of two engines; restartable.
+"""Computes what is missing of a plan: embeddings first, then probes by one of two engines.
 
-    heareval   a job trains the probes of one system, task and seed by the official kit
+    heareval   a job trains the probes of one system, task and seed by the official heareval
     fast       a job trains the probes of one system and task for several seeds together
 
 Both read the same embeddings, and write the same files.
@@ -16,16 +16,19 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from hearbench.clips import find_clips
-from hearbench.embed import embed, embedded_seconds
+from hearbench.embed import embed, embedded, embedded_seconds
+from hearbench.embed.loop import LOG as EMBEDDINGS_LOG
+from hearbench.logs import output_to
 from hearbench.probes import batched, heareval_adapter
-from hearbench.probes.heareval_adapter import Grid
+from hearbench.probes.grid import Grid
+from hearbench.probes.runs import finished
 from hearbench.run.plan import Model, Plan
-from hearbench.run.workers import Backend, Failure, Job, run, workers
+from hearbench.run.workers import Backend, Failure, Job, run
+from hearbench.tasks.audio import find_clips
 from hearbench.tasks.folders import Task
 
 Missing = tuple[Model, Task, Path, dict[int, Path]]
-"""A system, a task, its embeddings, and seed -> folder of the runs that lack."""
+"""A system, a task, its embeddings, and seed -> folder of the runs that are missing."""
 
 
 HOURS = "{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} h [{elapsed}<{remaining}, {speed}]"
@@ -36,14 +39,14 @@ class HoursBar(tqdm):
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        """As tqdm has it, with the mean speed in `speed`."""
+        """Tqdm's values, with the mean speed in `speed`."""
         values = super().format_dict
         hours, seconds = values["n"] - values["initial"], values["elapsed"]
         return {**values, "speed": f"{hours / seconds:.2g} h/s" if seconds else "? h/s"}
 
 
 def sweep(plan: Plan, jobs: int, backend: Backend = "loky") -> list[Failure]:
-    """Compute what `plan` still lacks, `jobs` steps at a time; finished runs are never repeated.
+    """Compute what is missing of `plan`, `jobs` steps at a time; finished runs are never repeated.
 
     Raises:
         SweepError: if a worker process was killed, or the backend isn't installed. What is
@@ -59,17 +62,15 @@ def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
     missing = [
         (model, task, plan.embeddings(model, task))
         for model, task in _pairs(plan)
-        if heareval_adapter.embedded(task, plan.embeddings(model, task)) is None
+        if embedded(task, plan.embeddings(model, task)) is None
     ]
     # Few jobs leave cores idle, which help inside of them.
     threads = max(1, jobs // max(1, len(missing))) if backend == "loky" else 1
     todo = []
     for model, task, folder in missing:
-        name = f"{model.system.label} on {task.path.name}, embeddings"
+        name = f"{model.label} on {task.path.name}, embeddings"
         arguments = (model.system, task, folder, threads)
-        todo.append(
-            Job(name, (folder,), folder / heareval_adapter.EMBEDDINGS_LOG, embed, arguments)
-        )
+        todo.append(Job(name, (folder,), folder / EMBEDDINGS_LOG, embed, arguments))
     total = sum(_hours(task, model.fingerprint.sample_rate) for model, task, _ in missing)
     bar = HoursBar(desc="embeddings", total=total, bar_format=HOURS, disable=not todo)
 
@@ -85,7 +86,7 @@ def _train(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
     folders = [folder for *_, seeds in missing for folder in seeds.values()]
     bar = tqdm(desc="probes", total=len(folders), unit="run", disable=not folders)
     todo = _jobs_of_fast(plan, missing, jobs) + _jobs_of_heareval(plan, missing)
-    return _compute(todo, bar, lambda: sum(map(heareval_adapter.finished, folders)), jobs, backend)
+    return _compute(todo, bar, lambda: sum(map(finished, folders)), jobs, backend)
 
 
 def _jobs_of_heareval(plan: Plan, missing: Sequence[Missing]) -> list[Job]:
@@ -94,9 +95,9 @@ def _jobs_of_heareval(plan: Plan, missing: Sequence[Missing]) -> list[Job]:
     for seed in range(plan.seeds):
         for model, task, embeddings, folders in missing:
             if plan.engine_of(task) == "heareval" and seed in folders:
-                name = f"{model.system.label} on {task.path.name}, seed {seed}"
+                name = f"{model.label} on {task.path.name}, seed {seed}"
                 arguments = (embeddings, folders[seed], seed, plan.grid)
-                log = folders[seed] / heareval_adapter.PREDICTIONS_LOG
+                log = folders[seed] / heareval_adapter.LOG
                 jobs.append(Job(name, (folders[seed],), log, heareval_adapter.predict, arguments))
     return jobs
 
@@ -109,7 +110,7 @@ def _jobs_of_fast(plan: Plan, missing: Sequence[Missing], jobs: int) -> list[Job
         parts = min(len(folders), -(-jobs // len(of_fast)))
         for part in range(parts):
             seeds = sorted(folders)[part::parts]
-            name = f"{model.system.label} on {task.path.name}, seeds {', '.join(map(str, seeds))}"
+            name = f"{model.label} on {task.path.name}, seeds {', '.join(map(str, seeds))}"
             some = {seed: folders[seed] for seed in seeds}
             log = some[seeds[0]].parent / f"output-seed{seeds[0]:02d}.log"
             arguments = (embeddings, some, plan.grid, log)
@@ -118,22 +119,18 @@ def _jobs_of_fast(plan: Plan, missing: Sequence[Missing], jobs: int) -> list[Job
 
 
 def predict_fast(embeddings: Path, folders: Mapping[int, Path], grid: Grid, log: Path) -> None:
-    """Train and test the probes of many seeds at once, those that are finished excepted."""
-    with heareval_adapter.output_to(log):
+    """Train and test the probes of many seeds at once, except those that are finished."""
+    with output_to(log):
         batched.predict(embeddings, folders, grid)
 
 
 def _missing_runs(plan: Plan) -> list[Missing]:
-    """(system, task, its embeddings, seed -> folder) of what is embedded and lacks probes."""
+    """What is embedded and has seeds without probes."""
     missing = []
     for model, task in _pairs(plan):
-        embeddings = heareval_adapter.embedded(task, plan.embeddings(model, task))
+        embeddings = embedded(task, plan.embeddings(model, task))
         folders = {seed: plan.predictions(model, task, seed) for seed in range(plan.seeds)}
-        todo = {
-            seed: folder
-            for seed, folder in folders.items()
-            if not heareval_adapter.finished(folder)
-        }
+        todo = {seed: folder for seed, folder in folders.items() if not finished(folder)}
         if embeddings is not None and todo:
             missing.append((model, task, embeddings, todo))
     return missing
@@ -159,5 +156,4 @@ def _compute(
 ) -> list[Failure]:
     if not todo:
         return []
-    with workers(backend, jobs) as submit:
-        return run(submit, todo, bar, done)
+    return run(todo, jobs, backend, bar, done)

@@ -1,7 +1,7 @@
-"""Worker processes on this machine or on a cluster; one failed job never stops the rest.
+"""Jobs in worker processes, on this machine or on a cluster; a failed job never stops the rest.
 
-Each worker computes one job at a time. Jobs write to a file system that all workers see, and leave
-nothing half-finished that looks finished: a worker may be killed at any moment.
+joblib runs them. Each worker computes one job at a time. Jobs write to a file system that all
+workers see, and leave nothing incomplete that looks complete: a worker may be killed at any moment.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,13 +19,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
-from joblib.externals.loky import ProcessPoolExecutor
+from joblib import Parallel, delayed, parallel_config, register_parallel_backend
+from joblib.executor import get_memmapping_executor
+from joblib.parallel import LokyBackend
 from tqdm import tqdm
 
 Backend = Literal["loky", "dask", "ray"]
 
+MODULES = {"loky": "joblib", "dask": "distributed", "ray": "ray"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-LOOK_EVERY = 1.0  # seconds, at progress and at whether the parent lives
+POLL_EVERY = 1.0  # seconds, the progress and whether the parent lives
+IDLE_TIMEOUT = 300  # seconds after which an idle worker ends
 
 
 class SweepError(RuntimeError):
@@ -53,73 +56,48 @@ class Failure:
     log: Path
 
 
-Submit = Callable[[Callable[[Job], Failure | None], Job], "Future[Failure | None]"]
-"""Has a worker call the function with the job."""
-
-
-@contextmanager
-def workers(backend: Backend, jobs: int) -> Iterator[Submit]:
-    """Warm worker processes; killed if the block is left by an exception or Ctrl-C.
+def run(
+    jobs: Sequence[Job], workers: int, backend: Backend, bar: tqdm[Any], done: Callable[[], float]
+) -> list[Failure]:
+    """Run `jobs` and return those that failed.
 
     Args:
+        jobs: the long ones first.
+        workers: how many processes, one thread each; a cluster that is there has its own number.
         backend: `loky` for this machine. `dask` and `ray` connect to the cluster that their own
             settings name (DASK_SCHEDULER_ADDRESS, RAY_ADDRESS), or else start one here.
-        jobs: how many, one thread each; a cluster that is there has its own number.
-
-    Raises:
-        SweepError: if the backend isn't installed.
-    """
-    module, start = {
-        "loky": ("joblib", _loky),
-        "dask": ("distributed", _dask),
-        "ray": ("ray", _ray),
-    }[backend]
-    try:
-        import_module(module)
-    except ImportError as error:
-        raise SweepError(
-            f"--backend {backend}: {error}; install it in this project's folder, on every machine: "
-            f"pip install -e '.[{backend}]'"
-        ) from error
-    with start(jobs) as submit:
-        yield submit
-
-
-def run(
-    submit: Submit, jobs: Sequence[Job], bar: tqdm[Any], done: Callable[[], float]
-) -> list[Failure]:
-    """Run `jobs` and give those that failed.
-
-    Args:
-        submit: from `workers`.
-        jobs: the long ones first.
         bar: shows the progress; closed at the end.
-        done: how much of the bar's total is done by now, as the jobs' files tell.
+        done: how much of the bar's total is done by now, judged by the jobs' files.
 
     Raises:
-        SweepError: if a worker process was killed. What is finished stays.
+        SweepError: if the backend isn't installed, or a worker process was killed. What is finished
+            stays.
     """
     failures = []
-    with bar, _followed(bar, done):
-        futures = {submit(attempt, job): job for job in jobs}
-        for future in as_completed(futures):
-            job = futures[future]
-            try:
-                failure = future.result()
-            except Exception as error:  # of the backend: `attempt` passes on none
-                raise SweepError(
-                    f"a worker broke down, perhaps killed for memory, near {job.name!r} "
-                    f"({type(error).__name__}): run the same command with fewer --jobs; what is "
-                    "finished stays"
-                ) from error
-            if failure is not None:
-                bar.write(f"failed: {failure.name}: {failure.error}")
-                failures.append(failure)
+    with bar, _followed(bar, done), _configured(backend, workers) as count:
+        # joblib's backend for Ray can't hand out results one by one
+        how = "list" if backend == "ray" else "generator_unordered"
+        parallel = Parallel(n_jobs=count, batch_size=1, pre_dispatch="all", return_as=how)
+        outcomes: Any = ()
+        try:
+            outcomes = parallel(delayed(attempt)(job) for job in jobs)
+            for failure in outcomes:
+                if failure is not None:
+                    bar.write(f"failed: {failure.name}: {failure.error}")
+                    failures.append(failure)
+        except Exception as error:  # of the backend: `attempt` raises none
+            raise SweepError(
+                f"a worker broke down, perhaps killed for lack of memory ({type(error).__name__}): "
+                "run the same command with fewer --jobs; what is finished stays"
+            ) from error
+        finally:
+            if how != "list" and outcomes:
+                outcomes.close()  # kills the workers if they are still at work
     return failures
 
 
 def attempt(job: Job) -> Failure | None:
-    """Run one job in a worker; an error goes to the job's log and comes back as a `Failure`."""
+    """Run one job in a worker; an error goes to the job's log and is returned as a `Failure`."""
     import torch
 
     torch.set_num_threads(1)  # more are slower for fits this small, and change the results
@@ -133,7 +111,7 @@ def attempt(job: Job) -> Failure | None:
     except (Exception, SystemExit) as error:  # whatever heareval or a HEAR module may raise
         with suppress(OSError):  # the disk may be full
             job.log.parent.mkdir(parents=True, exist_ok=True)
-            with job.log.open("a") as file:
+            with job.log.open("a", encoding="utf-8") as file:
                 file.write(traceback.format_exc())
         return Failure(job.name, f"{type(error).__name__}: {error}", job.log)
     return None
@@ -141,16 +119,16 @@ def attempt(job: Job) -> Failure | None:
 
 @contextmanager
 def _followed(bar: tqdm[Any], done: Callable[[], float]) -> Iterator[None]:
-    """Keep `bar` at what `done` tells, also while all jobs are long."""
+    """Keep `bar` at `done()`, also while all jobs are long."""
     stop = threading.Event()
 
-    def look() -> None:
+    def update() -> None:
         if (more := done() - bar.n) > 0:
             bar.update(more)
 
     def follow() -> None:
-        while not stop.wait(LOOK_EVERY):
-            look()
+        while not stop.wait(POLL_EVERY):
+            update()
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -159,20 +137,49 @@ def _followed(bar: tqdm[Any], done: Callable[[], float]) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        look()
+        update()
 
 
 @contextmanager
-def _loky(jobs: int) -> Iterator[Submit]:
-    executor = ProcessPoolExecutor(
-        jobs, env=ONE_THREAD, initializer=_prepare_worker, initargs=(os.getpid(),)
-    )
+def _configured(backend: Backend, workers: int) -> Iterator[int]:
+    """Let joblib use this backend; yields its number of jobs (-1: all workers of a cluster)."""
     try:
-        yield executor.submit
-    except BaseException:
-        executor.shutdown(kill_workers=True)
-        raise
-    executor.shutdown()
+        import_module(MODULES[backend])
+    except ImportError as error:
+        raise SweepError(
+            f"--backend {backend} is not installed ({error}): on every machine, "
+            f"pip install './eval[{backend}]'"
+        ) from error
+    with ExitStack() as stack:
+        if backend == "dask":
+            stack.enter_context(_dask(workers))
+        elif backend == "ray":
+            stack.enter_context(_ray(workers))
+        else:
+            register_parallel_backend("hearbench", _Processes)
+        stack.enter_context(parallel_config("hearbench" if backend == "loky" else backend))
+        yield workers if backend == "loky" else -1
+
+
+class _Processes(LokyBackend):
+    """joblib's own processes, prepared for our jobs, and also for a single worker.
+
+    By itself joblib would run a single worker's jobs in the calling process; but a job redirects
+    the output of its process.
+    """
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **_: Any) -> int:
+        """Start the executor; called by joblib."""
+        self._workers = get_memmapping_executor(
+            n_jobs,
+            timeout=IDLE_TIMEOUT,
+            env=ONE_THREAD,
+            initializer=_prepare_worker,
+            initargs=(os.getpid(),),
+            context_id=parallel._id,
+        )
+        self.parallel = parallel
+        return max(2, n_jobs)  # told of one worker, joblib would not use it
 
 
 def _prepare_worker(parent: int) -> None:
@@ -182,31 +189,31 @@ def _prepare_worker(parent: int) -> None:
 
     def die_with_parent() -> None:
         while os.getppid() == parent:
-            time.sleep(LOOK_EVERY)
+            time.sleep(POLL_EVERY)
         os._exit(1)
 
     threading.Thread(target=die_with_parent, daemon=True).start()
 
 
 @contextmanager
-def _dask(jobs: int) -> Iterator[Submit]:
+def _dask(workers: int) -> Iterator[None]:
     import dask
     from distributed import Client
 
     elsewhere = dask.config.get("scheduler-address", None)
-    with Client(**({} if elsewhere else {"n_workers": jobs, "threads_per_worker": 1})) as client:
-        yield client.get_executor(pure=False).submit
+    with Client(**({} if elsewhere else {"n_workers": workers, "threads_per_worker": 1})):
+        yield
 
 
 @contextmanager
-def _ray(jobs: int) -> Iterator[Submit]:
+def _ray(workers: int) -> Iterator[None]:
     import ray
+    from ray.util.joblib import register_ray
 
     elsewhere = os.environ.get("RAY_ADDRESS")
-    ray.init(log_to_driver=False, **({} if elsewhere else {"num_cpus": jobs}))
-    threads = ThreadPoolExecutor(int(ray.cluster_resources()["CPU"]))  # each waits for a worker
+    ray.init(log_to_driver=False, **({} if elsewhere else {"num_cpus": workers}))
+    register_ray()
     try:
-        yield lambda step, job: threads.submit(lambda: ray.get(ray.remote(step).remote(job)))
+        yield
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)
         ray.shutdown()

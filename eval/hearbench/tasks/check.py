@@ -1,4 +1,4 @@
-"""Every file of a task folder against its JSON: there, decodable, of the right rate and length."""
+"""Checks every file of a task folder: present, decodable, of the right rate and length."""
 
 from __future__ import annotations
 
@@ -13,40 +13,41 @@ import soundfile
 from tqdm import tqdm
 
 from hearbench.audio import AudioError, load_audio
-from hearbench.tasks.description import TaskError, read_metadata
-from hearbench.tasks.folders import Task, check_audio, clip_paths, is_sample_rate, read_task
+from hearbench.tasks.audio import check_audio, clip_paths
+from hearbench.tasks.description import TaskError
+from hearbench.tasks.folders import Task, is_sample_rate, read_task
 
 TOLERANCE = 0.01  # seconds that clips may differ from the task's duration: resampling rounds
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What a look at every file of a task folder gave."""
+    """The result of `check_task`."""
 
     task: Task | None
     """The task; None if its descriptions are broken."""
     problems: tuple[str, ...]
-    """One line each; none if all is well."""
+    """One line each; empty if the task is sound."""
 
 
 def check_task(path: Path) -> ValidationReport:
-    """Look at every file of a task folder.
+    """Check every file of a task folder.
 
-    Checked at each sample rate that is there: all clips present, decodable to the end, mono, at the
-    folder's rate, and, if the task has a duration, that long and equally long, as heareval puts
-    them into one batch.
+    At each sample rate that is present, all clips must be there, decodable to the end, mono and at
+    the folder's rate. If the task has a duration, they must all have it and be equally long, as
+    heareval puts them into one batch.
     """
     task = None
     try:
         task = read_task(path)
         rates = sorted(int(p.name) for p in task.path.iterdir() if is_sample_rate(p.name))
         if not rates:
-            raise TaskError(f"{path} holds no audio: no folder is named after a sample rate")
+            raise TaskError(f"{path} contains no audio: no folder is named after a sample rate")
         for rate in rates:
             check_audio(task, rate)
     except TaskError as error:
         return ValidationReport(task, (str(error),))
-    seconds = read_metadata(path)["sample_duration"]
+    seconds = task.metadata["sample_duration"]
     problems = [line for rate in rates for line in _check_rate(task, rate, seconds)]
     return ValidationReport(task, tuple(problems))
 

@@ -1,4 +1,4 @@
-"""What a HEAR task folder says of its task, checked before anything expensive starts.
+"""The files that describe a HEAR task, checked before anything expensive starts.
 
     task_metadata.json    what kind of task it is, and how it is scored
     labelvocabulary.csv   its classes
@@ -46,14 +46,14 @@ class Description:
     """A task folder without its audio."""
 
     metadata: Mapping[str, Any]
-    classes: int
-    """Entries of the label vocabulary."""
+    vocabulary: tuple[str, ...]
+    """The classes, in the order of their indexes."""
     labels: Mapping[str, Mapping[str, Any]]
     """Split -> clip -> labels, or labeled spans of time in an event task."""
 
 
 def describe(folder: Path) -> Description:
-    """Read and check all of a task folder but its audio.
+    """Read and check a task folder without its audio.
 
     Raises:
         TaskError: if something that heareval needs is missing or contradicts itself.
@@ -62,11 +62,11 @@ def describe(folder: Path) -> Description:
     vocabulary = _read_vocabulary(folder / "labelvocabulary.csv")
     labels = {split: read_json(folder / f"{split}.json") for split in metadata["splits"]}
     for split, clips in labels.items():
-        _check_labels(folder / f"{split}.json", clips, metadata, vocabulary)
+        _check_labels(folder / f"{split}.json", clips, metadata, set(vocabulary))
     if metadata["embedding_type"] == "scene":
         sizes = {split: len(clips) for split, clips in labels.items()}
         _check_last_batch(folder, metadata["split_mode"], sizes)
-    return Description(metadata, len(vocabulary), labels)
+    return Description(metadata, vocabulary, labels)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 def cross_validation_folds(folds: Collection[str]) -> list[tuple[tuple[str, ...], str, str]]:
     """(train, valid, test) of a cross-validation, as heareval makes them.
 
-    Each fold is tested on once, watched on the fold after it, learned from the others.
+    Each fold is the test set once; the next fold validates, the others train.
     """
     ordered = sorted(folds)
     pairs = zip(ordered, ordered[1:] + ordered[:1], strict=True)
@@ -149,13 +149,13 @@ def _is_names(value: Any) -> bool:
     return bool(value) and isinstance(value, list) and all(isinstance(x, str) for x in value)
 
 
-def _read_vocabulary(file: Path) -> set[str]:
+def _read_vocabulary(file: Path) -> tuple[str, ...]:
     try:
         read, written = pd.read_csv(file), pd.read_csv(file, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise TaskError(f"{file} is missing: unpack the task again") from None
     except (OSError, ValueError) as error:
-        raise TaskError(f"{file} is no CSV ({error}): unpack the task again") from None
+        raise TaskError(f"{file} is not a CSV file ({error}): unpack the task again") from None
     if not len(read) or {"idx", "label"} - set(read):
         raise TaskError(f"{file} needs the columns idx and label and one row per class")
     if sorted(written["idx"], key=str) != sorted(map(str, range(len(read)))):
@@ -166,8 +166,8 @@ def _read_vocabulary(file: Path) -> set[str]:
                 f"{file}: heareval reads the label {as_written!r} as {as_read!r}: rename it"
             )
     if (twice := written["label"].duplicated()).any():
-        raise TaskError(f"{file}: label {written['label'][twice].iloc[0]!r} is there twice")
-    return set(written["label"])
+        raise TaskError(f"{file}: label {written['label'][twice].iloc[0]!r} is listed twice")
+    return tuple(label for _, label in sorted(zip(read["idx"], written["label"], strict=True)))
 
 
 def _check_labels(
@@ -238,7 +238,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_last_batch(folder: Path, split_mode: str, sizes: Mapping[str, int]) -> None:
-    """Refuse a training set whose last batch is one row: heareval's BatchNorm dies of it."""
+    """Refuse a training set whose last batch is one row: heareval's BatchNorm fails on it."""
     parts = (
         [("train",)]
         if split_mode == "trainvaltest"

@@ -19,8 +19,9 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from hearbench.audio import load_audio
+from hearbench.tasks.audio import check_audio, clip_paths
 from hearbench.tasks.description import TaskError
-from hearbench.tasks.folders import Task, check_audio, clip_paths, is_sample_rate
+from hearbench.tasks.folders import Task, is_sample_rate
 
 PART = ".part"
 

@@ -11,13 +11,14 @@ import tyro
 from hear_axlstm.pretrain.recipes import TABLES, TableName
 from hear_axlstm.training.signals import Interrupted
 from hearbench.exit_codes import INTERRUPTED
-from hearbench.run.plan import Engine
+from hearbench.run.evaluate import Options
 from paper.ablations import train
-from paper.cli.tables import paper
+from paper.cli.tables import score_rows
 from paper.tables import BY_NAME
 
 
 def ablations(
+    options: Annotated[Options, tyro.conf.arg(name="")],
     data: Annotated[Path | None, tyro.conf.Positional] = None,
     *,
     table: TableName = "expansion",
@@ -25,28 +26,19 @@ def ablations(
     batch_size: int | None = None,
     lr: float | None = None,
     trainings: int = 1,
-    tasks_dir: Path | None = None,
-    tasks: tuple[str, ...] = (),
-    seeds: int = 10,
     out: Path = Path("runs/ablations"),
-    jobs: int | None = None,
-    engine: Engine = "heareval",
 ) -> int:
     """Train and score the rows of one of the paper's tables; what is finished is never repeated.
 
     Args:
+        options: how the rows are evaluated.
         data: what `axlstm pack` wrote, or a folder of audio; without it a generated toy corpus.
         table: comparison (the paper's Table 2), expansion (3), patch (4) or gating (5).
         epochs: in place of the paper's 100.
         batch_size: in place of the paper's 1024.
         lr: peak learning rate, in place of the paper's 1.5e-4 x batch / 256.
         trainings: of each row, with as many seeds, from 0 on.
-        tasks_dir: folder of HEAR task folders; without it ten miniature tasks are generated.
-        tasks: names of the tasks, all of the folder if none.
-        seeds: how many seeds of the probes, from 0 on.
         out: folder of everything that is computed.
-        jobs: evaluation steps at the same time, see `run`.
-        engine: what trains the probes, see `run`.
     """
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     changes = {name: value for name, value in given.items() if value is not None}
@@ -56,13 +48,4 @@ def ablations(
         print(stop, file=sys.stderr)
         return INTERRUPTED
     name = next(n for n, t in BY_NAME.items() if t is TABLES[table])
-    return paper(
-        name,
-        runs=runs,
-        tasks_dir=tasks_dir,
-        tasks=tasks,
-        seeds=seeds,
-        out=out,
-        jobs=jobs,
-        engine=engine,
-    )
+    return score_rows(name, runs, out, options)

@@ -7,50 +7,44 @@ from typing import Annotated
 
 import tyro
 
-from hearbench.cli.run import run
+from hearbench.cli.run import conclude, print_table
 from hearbench.exit_codes import INTERRUPTED
 from hearbench.published import PublishedTable
 from hearbench.results import collect
-from hearbench.run.plan import Engine, Plan
+from hearbench.run.evaluate import Options, evaluate, make_plan
+from hearbench.run.plan import lock_dir
 from paper import tables
 
 
 def paper(
     table: Annotated[PublishedTable, tyro.conf.Positional],
+    options: Annotated[Options, tyro.conf.arg(name="")],
     *,
     runs: Path = Path("runs/ablations/runs"),
-    tasks_dir: Path | None = None,
-    tasks: tuple[str, ...] = (),
-    seeds: int = 10,
     out: Path = Path("runs/tables"),
-    jobs: int | None = None,
-    engine: Engine = "heareval",
 ) -> int:
-    """Score the rows of one of the paper's tables that are trained, beside the published ones.
+    """Score the trained rows of one of the paper's tables, beside the published ones.
 
     Args:
         table: which one.
+        options: how the rows are evaluated.
         runs: folder of training runs, RECIPE/model.safetensors; rows that are missing are named.
-        tasks_dir: folder of HEAR task folders; without it ten miniature tasks are generated.
-        tasks: names of the tasks, all of the folder if none.
-        seeds: how many seeds, from 0 on.
         out: folder of the evaluation and the table; what is finished there is never repeated.
-        jobs: evaluation steps at the same time, see `run`.
-        engine: what trains the probes, see `run`.
     """
+    return score_rows(table, runs, out, options)
+
+
+def score_rows(table: PublishedTable, runs: Path, out: Path, options: Options) -> int:
+    """Evaluate the trained rows, print the table and write it; returns the exit status."""
     trained = tables.finished(table, runs)
-    chosen = tables.systems(trained)
     place = out / "eval"
-    status = run(
-        tasks_dir=tasks_dir,
-        tasks=tasks,
-        systems=chosen,
-        seeds=seeds,
-        out=place,
-        jobs=jobs,
-        engine=engine,
-    )
-    if status != INTERRUPTED:
-        file = tables.write(table, trained, collect(Plan.load(place.resolve())), out)
+    with lock_dir(place):
+        plan = make_plan(tables.systems(trained), place, options, print)
+        try:
+            failures = evaluate(plan, options, print_table)
+        except KeyboardInterrupt:
+            print("Interrupted. What is finished stays; run the same command again to resume.")
+            return INTERRUPTED
+        file = tables.write(table, trained, collect(plan), out)
         print(f"\n{file.read_text()}\nTable: {file}")
-    return status
+        return conclude(place, failures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 import random
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import ParameterGrid
 
@@ -23,10 +24,12 @@ pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 
 from hearbench.probes import batched, heareval_adapter
 from hearbench.probes.batched import results, stack, train
-from hearbench.probes.batched.grid import draw
+from hearbench.probes.batched.data import ProbeData
 from hearbench.probes.batched.randomness import Dropout, derived_seeds, initial
-from hearbench.probes.batched.task import Task
 from hearbench.probes.batched.train import Fit, Progress, Trainer
+from hearbench.probes.grid import GRID_POINTS, Grid, draw, paper_grid
+from hearbench.probes.heareval_adapter import HearevalError
+from hearbench.probes.runs import DONE, SCORES, finished
 
 Probe = Callable[..., torch.nn.Module]
 
@@ -43,8 +46,8 @@ def started_alike(seed: int, metadata: dict[str, Any], probe_class: Probe, still
         probe = probe_class(features, classes, kind, conf)
         number = [point.conf for point in points].index(conf)
         made.append(conf)
-        split = max(0, len(made) - len(points))
-        start, _ = derived_seeds((seed, split, number))
+        fold = max(0, len(made) - len(points))
+        start, _ = derived_seeds((seed, fold, number))
         tensors = initial(points[number], start, features, classes)
         with torch.no_grad():
             for parameter, tensor in zip(probe.parameters(), tensors, strict=True):
@@ -58,7 +61,7 @@ def started_alike(seed: int, metadata: dict[str, Any], probe_class: Probe, still
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    results = json.loads((folder / heareval_adapter.SCORES).read_text())
+    results = json.loads((folder / SCORES).read_text())
     tests = {k: v for k, v in results.items() if isinstance(v, dict) and "epoch" in v}
     return results, tests
 
@@ -101,25 +104,26 @@ def test_heareval_learns_the_same(
         assert list(one) == list(other)
         for key in one:
             torch.testing.assert_close(one[key], other[key], atol=10 * tolerance, rtol=0)
-    assert heareval_adapter.finished(tmp_path / "other")
+    assert finished(tmp_path / "other")
 
 
 @pytest.mark.parametrize("grid", ["paper", "heareval"])
-def test_points_are_drawn_as_by_heareval(grid: heareval_adapter.Grid) -> None:
+def test_points_are_drawn_as_by_heareval(grid: Grid) -> None:
     from heareval.predictions.task_predictions import PARAM_GRID, seed_everything
 
     for seed in range(3):
-        space = {**PARAM_GRID, **(heareval_adapter.paper_grid() if grid == "paper" else {})}
+        space = {**PARAM_GRID, **(paper_grid() if grid == "paper" else {})}
         seed_everything(seed)
         confs = list(ParameterGrid(space))
         random.shuffle(confs)
         drawn = [point.conf for point in draw(grid, {}, seed)]
-        assert drawn == confs[: heareval_adapter.GRID_POINTS[grid]]
+        assert drawn == confs[: GRID_POINTS[grid]]
 
 
 VALUES = st.sampled_from([0.1, 0.2, 0.3, 0.4, math.nan, math.inf, -math.inf])
 
 
+@settings(deadline=None)  # the first call imports Lightning
 @given(st.lists(VALUES, min_size=1, max_size=12), st.booleans())
 def test_stopping_is_lightning_s(values: list[float], upward: bool) -> None:
     from pytorch_lightning.callbacks import EarlyStopping
@@ -147,7 +151,7 @@ def test_probes_learn_the_same_in_any_company(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Alone or in a stack that others leave earlier and later, each with dropout of its own."""
-    task = Task(write_embeddings(tmp_path / "task", folds=3))
+    task = ProbeData(write_embeddings(tmp_path / "task", folds=3))
     fits = [
         fit(seed, split, dropout=0.1 + 0.2 * (seed % 2)) for split in (0, 1) for seed in range(4)
     ]
@@ -186,22 +190,17 @@ def test_finished_seeds_stay_and_others_are_redone_alike(tmp_path: Path) -> None
     embeddings = write_embeddings(tmp_path / "task", folds=3, max_epochs=[6])
     folders = {seed: tmp_path / f"seed{seed}" for seed in range(3)}
     batched.predict(embeddings, folders, "paper")
-    before = {
-        seed: (folder / heareval_adapter.SCORES).read_bytes() for seed, folder in folders.items()
-    }
-    times = {
-        seed: (folder / heareval_adapter.DONE).stat().st_mtime_ns
-        for seed, folder in folders.items()
-    }
-    (folders[1] / heareval_adapter.DONE).unlink()  # as if killed before its end
+    before = {seed: (folder / SCORES).read_bytes() for seed, folder in folders.items()}
+    times = {seed: (folder / DONE).stat().st_mtime_ns for seed, folder in folders.items()}
+    (folders[1] / DONE).unlink()  # as if killed before its end
     (folders[1] / "half-finished").touch()
     batched.predict(embeddings, folders, "paper")
-    assert heareval_adapter.finished(folders[1]) and not (folders[1] / "half-finished").exists()
-    again = (folders[1] / heareval_adapter.SCORES).read_bytes()
+    assert finished(folders[1]) and not (folders[1] / "half-finished").exists()
+    again = (folders[1] / SCORES).read_bytes()
     assert read_scores(before[1]) == pytest.approx(read_scores(again), abs=1e-4)
     assert read_scores(before[1]) != pytest.approx(read_scores(before[0]), abs=1e-2)
     for seed in (0, 2):
-        assert (folders[seed] / heareval_adapter.DONE).stat().st_mtime_ns == times[seed]
+        assert (folders[seed] / DONE).stat().st_mtime_ns == times[seed]
 
 
 def read_scores(file: bytes) -> list[float]:
@@ -218,14 +217,13 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(
     monkeypatch.setattr(results, "_write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         batched.predict(embeddings, {0: tmp_path / "seed"}, "paper")
-    assert not heareval_adapter.finished(tmp_path / "seed")
+    assert not finished(tmp_path / "seed")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"embedding_type": "event"}, "'event' is not scene; use heareval"),
-        ({"prediction_type": "regression"}, "multiclass or multilabel; use heareval"),
         ({"evaluation": ["segment_1s_er"]}, "segment_1s_er is none of the scores"),
         ({"evaluation_params": {"task_specific_param_grid": {"optim": ["SGD"]}}}, "sets optim"),
     ],
@@ -235,9 +233,10 @@ def test_tasks_for_heareval_are_refused(
 ) -> None:
     embeddings = write_embeddings(tmp_path / "task")
     file = embeddings / "task_metadata.json"
-    assert batched.supports(embeddings)
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    assert not batched.supports(embeddings)
+    metadata = json.loads(file.read_text())
+    assert batched.supports(metadata)
+    file.write_text(json.dumps(metadata | change))
+    assert not batched.supports(metadata | change)
     with pytest.raises(batched.ProbeError, match=message):
         batched.predict(embeddings, {0: tmp_path / "seed"}, "paper")
     assert not (tmp_path / "seed").exists()
@@ -254,17 +253,40 @@ def test_bad_embeddings_are_named(tmp_path: Path) -> None:
     def replace(name: str, content: bytes) -> Callable[[Path], object]:
         return lambda folder: (folder / name).write_bytes(content)
 
-    labels = pickle.dumps([["class 9"]] * 75)
+    def labels(value: list[str]) -> bytes:
+        return json.dumps({f"train-{i}.wav": value for i in range(75)}).encode()
+
     damage = {
-        "holds NaN": replace("train.embeddings.npy", np.full((75, 12), np.nan, "f4").tobytes()),
+        "contains NaN": replace("train.embeddings.npy", np.full((75, 16), np.nan, "f4").tobytes()),
         "valid can't be read": replace("valid.embeddings.npy", b"0123"),
-        "'class 9' is not in": replace("train.target-labels.pkl", labels),
-        "exactly one label": replace("train.target-labels.pkl", pickle.dumps([[]] * 75)),
-        "2 for 75 embeddings": replace("train.target-labels.pkl", pickle.dumps([[], []])),
+        "'class 9' of": replace("train.json", labels(["class 9"])),
+        "multiclass needs one": replace("train.json", labels([])),
+        "75, 16\\] for 2 clips": replace(
+            "train.json", b'{"train-0.wav": ["class 0"], "train-1.wav": ["class 0"]}'
+        ),
+        "lacks version": lambda folder: (folder / "task_metadata.json").write_text(
+            (folder / "task_metadata.json").read_text().replace('"version"', '"edition"')
+        ),
     }
     for message in damage:
         expect(message)
-    expect("leave a batch of one", clips=65)
-    expect("end before the first look", max_epochs=[2])
-    with pytest.raises(batched.ProbeError, match="can't be read: "):
-        batched.supports(tmp_path)
+    expect("leave a last batch of one", clips=1025)
+    expect("end before the first", max_epochs=[2])
+    with pytest.raises(batched.ProbeError, match=r"task_metadata.json is missing"):
+        batched.predict(tmp_path, {0: tmp_path / "seed"}, "paper")
+
+
+def test_labels_are_never_unpickled(tmp_path: Path) -> None:
+    """Neither by the fast engine nor, if they could run code, by heareval on our behalf."""
+
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    folder = write_embeddings(tmp_path / "task", max_epochs=[3])
+    (folder / "train.target-labels.pkl").write_bytes(pickle.dumps([Hostile()]))
+    batched.predict(folder, {0: tmp_path / "fast"}, "paper")
+    assert finished(tmp_path / "fast")
+    with pytest.raises(HearevalError, match=r"train.target-labels.pkl is no list of labels"):
+        heareval_adapter.predict(folder, tmp_path / "official", 0, "paper")
+    assert not (tmp_path / "executed").exists()

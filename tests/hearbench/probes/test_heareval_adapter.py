@@ -20,12 +20,14 @@ from tests.helpers.hear_task import write_task
 pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 
 from hearbench import report
-from hearbench.probes import heareval_adapter
+from hearbench.probes.runs import DONE, SCORES
+from hearbench.probes.runs import finished as is_finished
 from hearbench.results import collect, write
 from hearbench.run.plan import Model, Plan, PlanError
 from hearbench.run.sweep import sweep
 from hearbench.systems.registry import NAMED, System, fingerprints
-from hearbench.tasks.folders import find_tasks, with_audio
+from hearbench.tasks.audio import with_audio
+from hearbench.tasks.folders import find_tasks
 
 BROKEN = """
 from hearbench.systems.naive import *
@@ -79,7 +81,7 @@ def test_scores_are_heareval_s(finished: Plan) -> None:
 def test_the_paper_s_grid_is_searched(finished: Plan) -> None:
     for task in finished.tasks:
         folder = finished.predictions(finished.models[0], task, 1)
-        chosen = json.loads((folder / heareval_adapter.SCORES).read_text())["hparams"]
+        chosen = json.loads((folder / SCORES).read_text())["hparams"]
         assert (chosen["hidden_layers"], chosen["hidden_dim"], chosen["lr"]) == (1, 1024, 1e-4)
         assert "xavier_normal_" in chosen["initialization"]
         log = (folder / "prediction.log").read_text()
@@ -99,16 +101,16 @@ def test_seeds_differ_and_a_half_finished_one_is_redone_alike(finished: Plan) ->
     assert not torch.equal(before, logits(finished, 1))
     again = Plan(finished.out, finished.models[:1], finished.tasks[-1:], seeds=1)
     folder = again.predictions(again.models[0], again.tasks[0], 0)
-    (folder / heareval_adapter.DONE).unlink()  # as if it had been killed before its end
+    (folder / DONE).unlink()  # as if it had been killed before its end
     (folder / "half-finished").touch()
-    assert not heareval_adapter.finished(folder)
+    assert not is_finished(folder)
     assert sweep(again, jobs=1) == []
-    assert heareval_adapter.finished(folder) and not (folder / "half-finished").exists()
+    assert is_finished(folder) and not (folder / "half-finished").exists()
     assert torch.equal(logits(again, 0), before)
 
 
 def test_finished_runs_are_not_repeated(finished: Plan) -> None:
-    files = list(finished.out.glob(f"predictions/**/{heareval_adapter.DONE}"))
+    files = list(finished.out.glob(f"predictions/**/{DONE}"))
     times = [file.stat().st_mtime_ns for file in files]
     assert len(files) == 4
     assert sweep(Plan(finished.out, finished.models[:1], finished.tasks, 2), jobs=1) == []
@@ -142,7 +144,7 @@ def command(*arguments: object) -> list[str]:
 
 def test_command_line_errors_are_one_line(tmp_path: Path) -> None:
     for arguments, message in (
-        (("tasks", tmp_path / "absent"), "no folder"),
+        (("tasks", tmp_path / "absent"), "is not a directory"),
         (("score", tmp_path), "evaluate first"),
         (("run", "--systems", "a b", "--out", tmp_path), "[LABEL=]MODULE"),
     ):
@@ -162,12 +164,12 @@ def test_interrupt_and_go_on(tmp_path: Path) -> None:
     )
     process = subprocess.Popen(run, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 300
-    while not list(tmp_path.glob(f"out/predictions/**/{heareval_adapter.DONE}")):
+    while not list(tmp_path.glob(f"out/predictions/**/{DONE}")):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and b"to go on" in output
-    assert len(list(tmp_path.glob(f"out/predictions/**/{heareval_adapter.DONE}"))) == 1
+    assert process.returncode == 130 and b"to resume" in output
+    assert len(list(tmp_path.glob(f"out/predictions/**/{DONE}"))) == 1
     assert subprocess.run(run, cwd=ROOT, capture_output=True).returncode == 0
-    assert len(list(tmp_path.glob(f"out/predictions/**/{heareval_adapter.DONE}"))) == 2
+    assert len(list(tmp_path.glob(f"out/predictions/**/{DONE}"))) == 2

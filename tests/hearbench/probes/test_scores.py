@@ -14,7 +14,7 @@ pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 
 from heareval.score import available_scores
 
-from hearbench.probes.batched.scores import SCORES
+from hearbench.probes.batched.scores import METRICS
 
 
 @given(
@@ -41,14 +41,14 @@ def test_scores_are_heareval_s(clips: int, classes: int, kind: str, digits: int,
         warnings.simplefilter("ignore")  # scikit-learn's about classes without a curve
         expected = {
             name: available_scores[name](label_to_idx=labels)(predictions, targets)
-            for name in SCORES
+            for name in METRICS
         }
     tensors = torch.from_numpy(predictions), torch.from_numpy(targets)
-    found = {name: score(*tensors) for name, score in SCORES.items()}
+    found = {name: score(*tensors) for name, score in METRICS.items()}
     assert found == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
 def test_a_perfect_ranking_has_an_infinite_d_prime() -> None:
     targets = torch.eye(2).repeat(3, 1)
-    assert SCORES["d_prime"](targets, targets) == float("inf")
-    assert SCORES["aucroc"](targets, targets) == SCORES["mAP"](targets, targets) == 1
+    assert METRICS["d_prime"](targets, targets) == float("inf")
+    assert METRICS["aucroc"](targets, targets) == METRICS["mAP"](targets, targets) == 1

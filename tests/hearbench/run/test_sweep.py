@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
-from hearbench.cli.run import not_for_fast
+from hearbench.embed.files import EMBEDDED, embedded
 from hearbench.probes import batched, heareval_adapter
-from hearbench.run import sweep, workers
+from hearbench.probes.runs import DONE, SCORES, finished
+from hearbench.run import evaluate, sweep, workers
 from hearbench.run.plan import Model, Plan, PlanError, lock_dir
 from hearbench.run.workers import Failure, Job, SweepError, attempt
 from hearbench.systems.registry import NAMED, Fingerprint
-from hearbench.tasks.folders import find_tasks, with_audio
+from hearbench.tasks.audio import with_audio
+from hearbench.tasks.folders import find_tasks
 from tests.helpers.hear_task import write_task
 
 ROOT = Path(__file__).parents[3]
@@ -33,7 +36,7 @@ def plan(tmp_path: Path) -> Plan:
     model = Model(NAMED["naive"], Fingerprint("0", 16_000, 0, ""))
     plan = Plan(tmp_path / "out", (model,), tasks, 3, engine="fast", only_heareval=("events",))
     for task in tasks:
-        done = plan.embeddings(model, task) / "module" / task.path.name / heareval_adapter.EMBEDDED
+        done = plan.embeddings(model, task) / "module" / task.path.name / EMBEDDED
         done.parent.mkdir(parents=True)
         done.touch()
     return plan
@@ -41,8 +44,8 @@ def plan(tmp_path: Path) -> Plan:
 
 def finish(folder: Path) -> None:
     folder.mkdir(parents=True)
-    (folder / heareval_adapter.SCORES).write_text('{"test": {"test_score": 0.5}}')
-    (folder / heareval_adapter.DONE).write_text('{"time": 1.0}')
+    (folder / SCORES).write_text('{"test": {"test_score": 0.5}}')
+    (folder / DONE).write_text('{"time": 1.0}')
 
 
 def jobs_of(plan: Plan, monkeypatch: pytest.MonkeyPatch, workers: int = 1) -> list[Job]:
@@ -59,7 +62,7 @@ def test_fast_takes_all_missing_seeds_of_a_task(
     fast, *official = jobs_of(plan, monkeypatch)
     embeddings, folders, grid, log = fast.arguments
     assert fast.step is sweep.predict_fast and grid == "paper"
-    assert embeddings == heareval_adapter.embedded(plan.tasks[1], plan.embeddings(*pair(plan, 1)))
+    assert embeddings == embedded(plan.tasks[1], plan.embeddings(*pair(plan, 1)))
     assert folders == {seed: plan.predictions(*pair(plan, 1), seed) for seed in (0, 2)}
     assert log.parent.name == "fast-paper" and fast.folders == tuple(folders.values())
     assert [job.step for job in official] == [heareval_adapter.predict] * 3
@@ -75,19 +78,16 @@ def test_seeds_are_shared_among_idle_workers(plan: Plan, monkeypatch: pytest.Mon
     assert [list(job.arguments[1]) for job in many] == [[0], [1], [2]]
 
 
-def test_what_fast_is_asked(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_fast_is_asked(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
 
     def predict(*arguments: Any) -> None:
         os.write(1, b"trained")
         calls.append(arguments)
 
-    monkeypatch.setattr(batched, "supports", lambda folder: folder.name == "scenes[v1]")
+    monkeypatch.setattr(batched, "supports", lambda metadata: metadata["task_name"] != "events")
     monkeypatch.setattr(batched, "predict", predict)
-    assert not_for_fast(plan.tasks) == plan.only_heareval
-    assert "since the fast engine can't: events" in capfd.readouterr().out
+    assert evaluate._only_heareval(plan.tasks) == plan.only_heareval
     fast, *_ = jobs_of(plan, monkeypatch)
     assert attempt(fast) is None
     assert calls == [fast.arguments[:3]]
@@ -124,7 +124,7 @@ def test_plans_of_earlier_versions_are_refused(plan: Plan) -> None:
 
 def test_one_evaluation_a_folder(tmp_path: Path) -> None:
     with lock_dir(tmp_path / "out"):
-        message = r"another evaluation is at work in .*/out"
+        message = r"another evaluation is running in .*/out"
         with pytest.raises(PlanError, match=message), lock_dir(tmp_path / "out"):
             pass
         with lock_dir(tmp_path / "elsewhere"):
@@ -132,15 +132,36 @@ def test_one_evaluation_a_folder(tmp_path: Path) -> None:
     with lock_dir(tmp_path / "out"):
         pass
     (tmp_path / "file").touch()
-    with pytest.raises(PlanError, match="can't write to"), lock_dir(tmp_path / "file"):
+    with pytest.raises(PlanError, match="is not writable"), lock_dir(tmp_path / "file"):
         pass
 
 
 def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    message = r"--backend ray: .*pip install -e '.\[ray\]'"
-    with pytest.raises(SweepError, match=message), workers.workers("ray", 1):
-        pass
+    with pytest.raises(SweepError, match=r"--backend ray is not installed .*'./eval\[ray\]'"):
+        workers.run([], 1, "ray", tqdm(disable=True), lambda: 0.0)
+
+
+def note(folder: Path) -> None:
+    (folder.parent / f"{folder.name}-{os.getpid()}").touch()
+
+
+def die(folder: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_jobs_run_in_other_processes(tmp_path: Path) -> None:
+    """Also for one worker: a job redirects its process's output, and may be killed."""
+    jobs = [
+        Job(str(n), (tmp_path / str(n),), tmp_path / "log", note, (tmp_path / str(n),))
+        for n in range(3)
+    ]
+    assert workers.run(jobs, 1, "loky", tqdm(disable=True), lambda: 0.0) == []
+    pids = {file.name.split("-")[1] for file in tmp_path.glob("?-*")}
+    assert len(pids) == 1 and str(os.getpid()) not in pids
+    killed = [Job("killed", (tmp_path / "k",), tmp_path / "log", die, (tmp_path / "k",))]
+    with pytest.raises(SweepError, match="a worker broke down, perhaps killed"):
+        workers.run(killed, 1, "loky", tqdm(disable=True), lambda: 0.0)
 
 
 def test_a_job_that_fails_leaves_its_traceback(tmp_path: Path) -> None:
@@ -171,11 +192,11 @@ def test_kill_and_go_on(tmp_path: Path) -> None:
     ]
     process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not list(tmp_path.glob(f"out/predictions/**/{heareval_adapter.DONE}")):
+    while not list(tmp_path.glob(f"out/predictions/**/{DONE}")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)
     refused = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
-    assert refused.returncode == 2 and "another evaluation is at work" in refused.stderr
+    assert refused.returncode == 2 and "another evaluation is running" in refused.stderr
     alive = children(process.pid)
     assert alive
     os.kill(process.pid, signal.SIGKILL)
@@ -185,18 +206,14 @@ def test_kill_and_go_on(tmp_path: Path) -> None:
         time.sleep(0.2)
     plan = Plan.load(tmp_path / "out")
     folders = [plan.predictions(*pair(plan, 0), seed) for seed in range(8)]
-    times = {
-        f: (f / heareval_adapter.DONE).stat().st_mtime_ns
-        for f in folders
-        if heareval_adapter.finished(f)
-    }
+    times = {f: (f / DONE).stat().st_mtime_ns for f in folders if finished(f)}
     assert 0 < len(times) < 8
-    embedded = heareval_adapter.embedded(plan.tasks[0], plan.embeddings(*pair(plan, 0)))
-    assert embedded is not None
-    made = (embedded / heareval_adapter.EMBEDDED).stat().st_mtime_ns
+    done = embedded(plan.tasks[0], plan.embeddings(*pair(plan, 0)))
+    assert done is not None
+    made = (done / EMBEDDED).stat().st_mtime_ns
     assert subprocess.run(run, cwd=ROOT, capture_output=True).returncode == 0
-    assert all(map(heareval_adapter.finished, folders))
-    assert {f: (f / heareval_adapter.DONE).stat().st_mtime_ns for f in times} == times
-    assert (embedded / heareval_adapter.EMBEDDED).stat().st_mtime_ns == made
+    assert all(map(finished, folders))
+    assert {f: (f / DONE).stat().st_mtime_ns for f in times} == times
+    assert (done / EMBEDDED).stat().st_mtime_ns == made
     for folder in folders:
         assert (folder / "prediction.log").read_text().count("Computing predictions") == 1

@@ -37,7 +37,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "longer": (rewrite(np.r_[SECOND, 0]), "test-3.wav: 4001 samples, the other clips have 4000"),
     "not finite": (rewrite(np.r_[SECOND[1:], np.nan]), "test-3.wav: contains NaN"),
     "other rate": (lambda task: (task / "8000").mkdir(), "8000/train is missing"),
-    "no rate": (lambda task: (task / "16000").rename(task / "x"), "holds no audio"),
+    "no rate": (lambda task: (task / "16000").rename(task / "x"), "contains no audio"),
     "labels": (lambda task: (task / "test.json").unlink(), "test.json is missing"),
     "metadata": (lambda task: (task / "task_metadata.json").unlink(), "json is missing"),
 }
@@ -90,7 +90,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     (tmp_path / "fsd50k-v1.0-full").rmdir()
     assert tasks(tmp_path) == 0
-    with pytest.raises(TaskError, match="no folder"):
+    with pytest.raises(TaskError, match="is not a directory"):
         tasks(tmp_path / "absent")
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hearbench.cli.run import run
+from hearbench.run.evaluate import Options, make_plan
+from hearbench.tasks.audio import check_audio, with_audio
 from hearbench.tasks.description import TaskError
-from hearbench.tasks.folders import check_audio, find_tasks, read_task, with_audio
+from hearbench.tasks.folders import find_tasks, read_task
 from tests.helpers.hear_task import SAMPLE_RATE, write_task
 
 
@@ -73,7 +74,7 @@ def test_digests_follow_labels_and_audio(tmp_path: Path) -> None:
 
 
 def test_missing_folders(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="give the folder that holds the tasks"):
+    with pytest.raises(TaskError, match="is not a directory: name the folder"):
         find_tasks(tmp_path / "absent")
     with pytest.raises(TaskError, match="no HEAR task"):
         find_tasks(tmp_path)
@@ -109,10 +110,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no vocabulary": (lambda path: (path / "labelvocabulary.csv").unlink(), "csv is missing"),
     "bad vocabulary": (vocabulary("1,low", "2,high"), "count from 0 to 1"),
     "fractions": (vocabulary("0.0,low", "1.0,high"), "count from 0 to 1"),
-    "encoding": (vocabulary("0,low", "1,h\xf6h"), "labelvocabulary.csv is no CSV"),
+    "encoding": (vocabulary("0,low", "1,h\xf6h"), "labelvocabulary.csv is not a CSV file"),
     "missing value": (vocabulary("0,low", "1,None"), "reads the label 'None' as nan"),
     "number": (vocabulary("0,00", "1,01"), "reads the label '00' as '0'"),
-    "twice": (vocabulary("0,low", "1,low"), "'low' is there twice"),
+    "twice": (vocabulary("0,low", "1,low"), "'low' is listed twice"),
     "no list": (edit("train.json", **{"x.wav": None}), "labels of x.wav must be a list"),
     "no event": (metadata(embedding_type="event"), "an event of train-0.wav needs label"),
     "embedding": (metadata(embedding_type="scenes"), "embedding_type 'scenes' is none of scene"),
@@ -172,7 +173,7 @@ def test_no_folder_outside_is_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     out = tmp_path / "a" / "b" / "c" / "out"
     with pytest.raises(TaskError, match="plain file name"):
-        run(tasks_dir=tmp_path / "tasks", systems=("naive",), seeds=1, out=out)
+        make_plan(("naive",), out, Options(tmp_path / "tasks"), print)
     assert (tmp_path / "thesis").is_dir() and not list((tmp_path / "thesis").iterdir())
 
 

@@ -9,8 +9,9 @@ import pytest
 import soundfile
 import soxr
 
+from hearbench.tasks.audio import check_audio
 from hearbench.tasks.description import TaskError
-from hearbench.tasks.folders import check_audio, read_task
+from hearbench.tasks.folders import read_task
 from hearbench.tasks.resample import provide_audio
 from tests.helpers.hear_task import write_task
 

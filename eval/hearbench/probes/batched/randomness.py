@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hearbench.probes.batched.grid import Point
+from hearbench.probes.grid import Point
 
 
 def derived_seeds(entropy: Sequence[int]) -> list[int]:

@@ -10,50 +10,50 @@ from typing import Any
 
 import pandas as pd
 
-from hearbench.probes import heareval_adapter
+from hearbench.probes.batched.data import ProbeData
 from hearbench.probes.batched.scores import score
 from hearbench.probes.batched.stack import losses
-from hearbench.probes.batched.task import Task
 from hearbench.probes.batched.train import Outcome
+from hearbench.probes.runs import DONE, SCORES
 
 
-def write(task: Task, folder: Path, outcomes: Sequence[Outcome], done: dict[str, Any]) -> None:
+def write(data: ProbeData, folder: Path, outcomes: Sequence[Outcome], done: dict[str, Any]) -> None:
     """Write the results of one seed; the folder counts as finished once the last file is there.
 
     Args:
-        task: what was learned.
+        data: of the data.
         folder: the seed's, fresh.
-        outcomes: one a split, in the order of `task.splits`.
+        outcomes: one a fold, in the order of `data.folds`.
         done: further entries of prediction-done.json.
     """
     results: dict[str, Any] = {}
-    for split, outcome in zip(task.splits, outcomes, strict=True):
-        stored, results[split.test] = _tested(task, split.test, outcome)
-        (folder / f"{split.test}.predictions.pkl").write_bytes(pickle.dumps(stored))
+    for fold, outcome in zip(data.folds, outcomes, strict=True):
+        stored, results[fold.test] = _tested(data, fold.test, outcome)
+        (folder / f"{fold.test}.predictions.pkl").write_bytes(pickle.dumps(stored))
     if len(results) > 1:
         results["aggregated_scores"] = _aggregated(results)
     conf = outcomes[0].fit.point.conf
     results |= {
         "hparams": {name: _plain(value) for name, value in conf.items()},
         "postprocessing": [],
-        "score_mode": "max" if task.metadata.get("use_scoring_for_early_stopping", True) else "min",
+        "score_mode": "max" if data.metadata.get("use_scoring_for_early_stopping", True) else "min",
         "embedding_path": str(folder.resolve()),
     }
-    _write_json(folder / heareval_adapter.SCORES, results)
-    about = {"embedding_path": str(folder.resolve()), "embedding_size": task.features}
-    _write_json(folder / heareval_adapter.DONE, {**done, **about, "engine": "fast"})
+    _write_json(folder / SCORES, results)
+    about = {"embedding_path": str(folder.resolve()), "embedding_size": data.features}
+    _write_json(folder / DONE, {**done, **about, "engine": "fast"})
 
 
-def _tested(task: Task, part: str, outcome: Outcome) -> tuple[dict[str, Any], dict[str, Any]]:
+def _tested(data: ProbeData, part: str, outcome: Outcome) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is stored of one fold's test predictions, and their scores by heareval's names."""
-    logits, (_, target) = outcome.logits_NC, task.rows(part)
-    predictions = task.predictions(logits)
-    names = task.metadata["evaluation"]
+    logits, (_, target) = outcome.logits_NC, data.rows(part)
+    predictions = data.predictions(logits)
+    names = data.metadata["evaluation"]
     scores = {name: score(name, predictions, target) for name in names}
     return (
         {"target": target, "prediction": predictions, "prediction_logit": logits},
         {
-            "test_loss": losses(logits[None], target, task.multilabel).item(),
+            "test_loss": losses(logits[None], target, data.multilabel).item(),
             "test_score": scores[names[0]],
             **{f"test_{name}": value for name, value in scores.items()},
             "validation_score": outcome.validation_score,

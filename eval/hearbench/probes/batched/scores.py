@@ -23,12 +23,12 @@ def top1_accuracy(predictions: Tensor, targets: Tensor) -> float:
 
 
 def chroma_accuracy(predictions: Tensor, targets: Tensor) -> float:
-    """Top-1 accuracy that takes octaves for the same; classes are semitones."""
+    """Top-1 accuracy that ignores the octave; classes are semitones."""
     return _share(predictions.argmax(1) % CHROMA == targets.argmax(1) % CHROMA)
 
 
 def mean_average_precision(predictions: Tensor, targets: Tensor) -> float:
-    """Mean over classes; a class without clips counts 0, as scikit-learn has it."""
+    """Mean over classes; a class without clips counts 0, as in scikit-learn."""
     ranks = _Ranks(predictions, targets)
     precision = ranks.positives_to_here / torch.arange(1, len(targets) + 1).to(targets)[:, None]
     at_end = precision.gather(0, ranks.last_equal)
@@ -45,8 +45,7 @@ def d_prime(predictions: Tensor, targets: Tensor) -> float:
     return float((math.sqrt(2) * torch.special.ndtri(_areas(predictions, targets))).mean())
 
 
-Score = Callable[[Tensor, Tensor], float]
-SCORES: dict[str, Score] = {
+METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "top1_acc": top1_accuracy,
     "pitch_acc": top1_accuracy,
     "chroma_acc": chroma_accuracy,
@@ -61,7 +60,7 @@ def score(name: str, predictions: Tensor, targets: Tensor) -> float:
 
     All but d' pass through float32 there, so values that differ by less are no improvement.
     """
-    value = SCORES[name](predictions, targets)
+    value = METRICS[name](predictions, targets)
     return value if name == "d_prime" else torch.tensor(value).item()
 
 

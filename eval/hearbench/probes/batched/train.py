@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hearbench.probes.batched.grid import Point, Shape
+from hearbench.probes.batched.data import ProbeData, ProbeError
 from hearbench.probes.batched.hardware import Precision, keep_freed_memory, product_dtype
 from hearbench.probes.batched.scores import score
 from hearbench.probes.batched.stack import Stack, losses
-from hearbench.probes.batched.task import ProbeError, Task
+from hearbench.probes.grid import Point, Shape
 
 BUDGET = {"cpu": 32 << 20, "cuda": 8 << 30}  # bytes of a stack: a cache, a share of a GPU
 BUFFERS = 8  # activations of one layer that are alive at once, about
@@ -32,7 +32,7 @@ class Fit:
     """One probe to be trained."""
 
     seed: int
-    split: int
+    fold: int
     number: int
     """Of its grid point, in the order in which they are tried."""
     point: Point
@@ -80,33 +80,33 @@ class Trainer:
     """Trains the probes of one task.
 
     Args:
-        task: the data.
+        data: of the task.
         precision: of the products in training, but for the last layer's where that goes by torch.
         device: where; by default a GPU if there is one.
     """
 
     def __init__(
-        self, task: Task, precision: Precision, device: torch.device | None = None
+        self, data: ProbeData, precision: Precision, device: torch.device | None = None
     ) -> None:
-        self.task = task
+        self.data = data
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.product_dtype = product_dtype(precision, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.by_loss = not task.metadata.get("use_scoring_for_early_stopping", True)
+        self.by_loss = not data.metadata.get("use_scoring_for_early_stopping", True)
         self.upward = not self.by_loss  # all scores of scene tasks are the better, the higher
 
     def at_once(self, shape: Shape) -> int:
         """How many probes a stack may hold."""
         width, hidden = shape.hidden_dim, shape.hidden_layers
-        weights = self.task.features * width + max(hidden - 1, 0) * width**2
-        values = 5 * weights + BUFFERS * hidden * width * min(shape.batch_size, self.task.clips)
+        weights = self.data.features * width + max(hidden - 1, 0) * width**2
+        values = 5 * weights + BUFFERS * hidden * width * min(shape.batch_size, self.data.clips)
         return max(1, BUDGET[self.device.type] // (4 * max(values, 1)))
 
     def train(
         self, fits: Sequence[Fit], done: Callable[[int], object] = lambda fits: None
     ) -> list[Outcome]:
-        """Train probes of any splits and shapes; the outcomes come in the order of `fits`.
+        """Train probes of any folds and shapes; the outcomes come in the order of `fits`.
 
         Args:
             fits: what to train.
@@ -114,7 +114,7 @@ class Trainer:
         """
         groups: dict[tuple[int, Shape], list[Fit]] = {}
         for fit in fits:
-            groups.setdefault((fit.split, fit.point.shape), []).append(fit)
+            groups.setdefault((fit.fold, fit.point.shape), []).append(fit)
         outcomes = {}
         for (_, shape), group in groups.items():
             size = self.at_once(shape)
@@ -129,14 +129,14 @@ class Trainer:
         return (a > b if self.upward else a < b) or (math.isnan(b) and not math.isnan(a))
 
     def _train_stack(self, fits: Sequence[Fit], done: Callable[[int], object]) -> list[Outcome]:
-        split, shape = self.task.splits[fits[0].split], fits[0].point.shape
-        x_ND, y_NC = self._rows(*split.train)
-        x_valid, y_valid = self._rows(split.valid)
-        x_test, _ = self._rows(split.test)
+        fold, shape = self.data.folds[fits[0].fold], fits[0].point.shape
+        x_ND, y_NC = self._rows(*fold.train)
+        x_valid, y_valid = self._rows(fold.valid)
+        x_test, _ = self._rows(fold.test)
         _check_batches(len(x_ND), shape)
-        data = self.task.features, self.task.classes, self.device, self.product_dtype
-        entropies = [(fit.seed, fit.split, fit.number) for fit in fits]
-        stack = Stack([fit.point for fit in fits], entropies, *data)
+        sizes = self.data.features, self.data.classes, self.device, self.product_dtype
+        entropies = [(fit.seed, fit.fold, fit.number) for fit in fits]
+        stack = Stack([fit.point for fit in fits], entropies, *sizes)
         probes = [Progress(fit) for fit in fits]
         outcomes: list[Outcome] = []
         batches = stack.batches(x_ND, y_NC)
@@ -144,7 +144,7 @@ class Trainer:
         for epoch in range(every - 1, shape.max_epochs, every):
             start = time.perf_counter()
             for batch in batches * every:
-                stack.learn(batch, self.task.multilabel)
+                stack.learn(batch, self.data.multilabel)
             values = self._values(stack.logits(x_valid), y_valid)
             looks = zip(probes, values, strict=True)
             stack.remember([i for i, (p, v) in enumerate(looks) if p.look(v, epoch, self.upward)])
@@ -164,17 +164,17 @@ class Trainer:
         return outcomes
 
     def _rows(self, *parts: str) -> tuple[Tensor, Tensor]:
-        x, y = self.task.rows(*parts)
+        x, y = self.data.rows(*parts)
         return x.to(self.device), y.to(self.device)
 
     def _values(self, logits_GNC: Tensor, y_NC: Tensor) -> list[float]:
         """Of each probe, what decides about stopping and among grid points."""
         if not torch.isfinite(logits_GNC).all():
-            raise ProbeError(f"{self.task.embeddings}: a probe diverged: are the embeddings huge?")
+            raise ProbeError(f"{self.data.embeddings}: a probe diverged: are the embeddings huge?")
         if self.by_loss:
-            return losses(logits_GNC, y_NC, self.task.multilabel).tolist()
-        predictions = self.task.predictions(logits_GNC)
-        return [score(self.task.metadata["evaluation"][0], p_NC, y_NC) for p_NC in predictions]
+            return losses(logits_GNC, y_NC, self.data.multilabel).tolist()
+        predictions = self.data.predictions(logits_GNC)
+        return [score(self.data.metadata["evaluation"][0], p_NC, y_NC) for p_NC in predictions]
 
 
 def _check_batches(clips: int, shape: Shape) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from sklearn.model_selection import ParameterGrid
 from torch import Tensor, nn
 
-from hearbench.probes.heareval_adapter import GRID_POINTS, Grid, paper_grid
-
+Grid = Literal["paper", "heareval"]
+GRID_POINTS: dict[Grid, int] = {"paper": 2, "heareval": 8}
 HEAREVAL_GRID: dict[str, list[Any]] = {
     "hidden_layers": [1, 2],
     "hidden_dim": [1024],
@@ -56,7 +56,17 @@ class Point:
     dropout: float
     initialization: Callable[..., Tensor]
     conf: Mapping[str, Any]
-    """All of it, in heareval's words."""
+    """All settings, by heareval's names."""
+
+
+def paper_grid() -> dict[str, list[Any]]:
+    """The AxLSTM authors' search space, where it differs from heareval's PARAM_GRID."""
+    return {
+        "hidden_layers": [1],
+        "dropout": [0.1, 0.25],
+        "lr": [1e-4],
+        "initialization": [nn.init.xavier_normal_],
+    }
 
 
 def draw(grid: Grid, metadata: Mapping[str, Any], seed: int) -> list[Point]:

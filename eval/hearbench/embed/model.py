@@ -1,0 +1,141 @@
+"""A module behind the HEAR API: what it computes of a batch, and whether that can be true.
+
+Shapes: B clips, n samples, T time steps, D embedding size.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hearbench.systems.registry import System
+from hearbench.tasks.audio import Clip
+
+Rows = NDArray[Any]
+COVERED = 0.5  # share of a clip that its time steps reach over, at least
+
+
+class EmbeddingError(ValueError):
+    """A model's output that no probe can be trained on."""
+
+
+class HearModel:
+    """The model of a system, on the GPU if there is one.
+
+    Raises:
+        EmbeddingError: if it is a model of neither torch nor TensorFlow.
+    """
+
+    def __init__(self, system: System) -> None:
+        self.module: Any = import_module(system.module)
+        weights = [system.model] if system.model else []
+        self.model: Any = self.module.load_model(*weights, **dict(system.options))
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.tensorflow: Any = None
+        if isinstance(self.model, torch.nn.Module):
+            self.model.to(self.device)
+            return
+        self.device = "cpu"  # TensorFlow moves what it computes by itself
+        self.tensorflow = sys.modules.get("tensorflow")
+        if self.tensorflow is None or not isinstance(self.model, self.tensorflow.Module):
+            kind = type(self.model).__name__
+            raise EmbeddingError(
+                f"{self.name}.load_model returns a {kind}: the HEAR API wants a torch.nn.Module "
+                "or a tensorflow.Module"
+            )
+
+    @property
+    def name(self) -> str:
+        """Import name of the module."""
+        return self.module.__name__
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second that the model takes."""
+        return self.model.sample_rate
+
+    def scenes(self, audio_Bn: NDArray[np.float32]) -> Rows:
+        """One embedding of each clip, [B, D]."""
+        with torch.no_grad():
+            return _numpy(self.module.get_scene_embeddings(self._tensor(audio_Bn), self.model))
+
+    def timestamps(self, audio_Bn: NDArray[np.float32]) -> tuple[Rows, Rows]:
+        """Embeddings [B, T, D] and their times [B, T] in ms."""
+        with torch.no_grad():
+            rows, times = self.module.get_timestamp_embeddings(self._tensor(audio_Bn), self.model)
+        return _numpy(rows), _numpy(times)
+
+    def _tensor(self, audio_Bn: NDArray[np.float32]) -> Any:
+        if self.tensorflow is not None:
+            return self.tensorflow.convert_to_tensor(audio_Bn)
+        return torch.from_numpy(audio_Bn).to(self.device)
+
+
+def _numpy(tensor: Any) -> Rows:
+    return tensor.detach().cpu().numpy() if isinstance(tensor, torch.Tensor) else np.asarray(tensor)
+
+
+def check_output(
+    name: str, sample_rate: int, clips: Sequence[Clip], rows: Rows, times_BT: Rows | None
+) -> None:
+    """Refuse embeddings that are not one a clip or not finite, and times that can't be in ms.
+
+    Args:
+        name: of the module.
+        sample_rate: of the clips, in Hz.
+        clips: the batch, all of one length.
+        rows: embeddings [B, D], or [B, T, D] if there are times.
+        times_BT: of each time step; None for scene embeddings.
+
+    Raises:
+        EmbeddingError: naming the module, the clip and what came.
+    """
+    dims, wanted = (2, "D") if times_BT is None else (3, "T, D")
+    if rows.ndim != dims or len(rows) != len(clips):
+        raise EmbeddingError(
+            f"{name} returns {list(rows.shape)} for {len(clips)} clips, not "
+            f"[{len(clips)}, {wanted}]"
+        )
+    if times_BT is not None and times_BT.shape != rows.shape[:2]:
+        raise EmbeddingError(
+            f"{name} returns {list(times_BT.shape)} times for {list(rows.shape)} embeddings"
+        )
+    finite = np.isfinite(rows).reshape(len(clips), -1).all(axis=1)
+    if not finite.all():
+        clip = clips[int(finite.argmin())]
+        raise EmbeddingError(
+            f"{name} returns NaN or infinity for {clip.path}: check that file, or leave the system "
+            "out"
+        )
+    for clip, times_T in zip(clips, times_BT if times_BT is not None else (), strict=False):
+        milliseconds = 1000 * clip.samples / sample_rate
+        if reason := _fault_of_times(times_T, milliseconds):
+            found = f"{len(times_T)} from {times_T[0]:g} to {times_T[-1]:g}" if len(times_T) else 0
+            raise EmbeddingError(
+                f"{name}: its timestamps for {clip.path}, which lasts {milliseconds:g} ms, "
+                f"{reason} ({found}): the HEAR API wants the center of each embedding in "
+                "milliseconds, ascending"
+            )
+
+
+def _fault_of_times(times_T: Rows, milliseconds: float) -> str:
+    """What is wrong with the times of one clip of that duration; empty if nothing is."""
+    if not len(times_T):
+        return "are missing"
+    if not np.isfinite(times_T).all():
+        return "contain NaN or infinity"
+    gaps = np.diff(times_T.astype(np.float64))
+    if (gaps <= 0).any():
+        return "do not ascend"
+    step = gaps.max() if len(gaps) else 0.0  # padding may put a center outside by one step
+    if times_T[0] < -step or times_T[-1] > milliseconds + step:
+        return "lie outside of it"
+    if len(gaps) and times_T[-1] - times_T[0] + 2 * step < COVERED * milliseconds:
+        return "cover too little of it to be in milliseconds"
+    return ""

@@ -1,0 +1,45 @@
+"""The folder of one run: the probes of a system on a task with one seed, by either engine.
+
+prediction-done.json         written last, with the time
+test.predicted-scores.json   the scores, of each fold and aggregated
+<fold>.predictions.pkl       targets and predictions of the test clips
+(links to the embeddings that the probes were trained on)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+SCORES = "test.predicted-scores.json"
+DONE = "prediction-done.json"
+
+
+def make_fresh(folder: Path, embeddings: Path) -> None:
+    """Empty `folder` and link the files of `embeddings` into it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for file in embeddings.iterdir():
+        if file.is_file() and not file.name.startswith("."):
+            (folder / file.name).symlink_to(os.path.relpath(file, folder))
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run in `folder` is complete."""
+    try:
+        return "time" in json.loads((folder / DONE).read_text()) and (folder / SCORES).is_file()
+    except (FileNotFoundError, ValueError):  # absent, or cut off while it was written
+        return False
+
+
+def test_score(folder: Path) -> tuple[float, float]:
+    """The primary metric's test score (the mean over folds, if any) and the seconds it took."""
+    scores = json.loads((folder / SCORES).read_text())
+    score = (
+        scores["aggregated_scores"]["test_score_mean"]
+        if "aggregated_scores" in scores
+        else scores["test"]["test_score"]
+    )
+    return score, json.loads((folder / DONE).read_text())["time"]

@@ -1,0 +1,126 @@
+"""One evaluation from its options to its results; `hearbench run` and the paper's tables use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+
+from hearbench.probes import batched, heareval_adapter
+from hearbench.probes.grid import Grid
+from hearbench.results import Results, collect, write
+from hearbench.run.plan import Engine, Model, Plan, PlanError
+from hearbench.run.sweep import sweep
+from hearbench.run.workers import Backend, Failure
+from hearbench.synthetic.writer import write_tasks
+from hearbench.systems.registry import fingerprints, parse_systems
+from hearbench.tasks.audio import with_audio
+from hearbench.tasks.folders import Task, find_tasks
+from hearbench.tasks.resample import provide_audio
+
+
+@dataclass(frozen=True)
+class Options:
+    """How systems are evaluated."""
+
+    tasks_dir: Path | None = None
+    """Folder of HEAR task folders; without it ten miniature tasks are generated."""
+    tasks: tuple[str, ...] = ()
+    """Names of the tasks; all of the folder if none."""
+    seeds: int = 10
+    """Number of seeds of the probes, from 0 on."""
+    jobs: int | None = None
+    """Steps at the same time, one thread each; as many as there are cores if not given."""
+    grid: Grid = "paper"
+    """Search space of the probes: the paper's 2 points or 8 of heareval's own 16."""
+    engine: Engine = "heareval"
+    """What trains the probes: the official heareval, or our own trainer, which trains all seeds of
+    a task at once. Event tasks always go to heareval."""
+    backend: Backend = "loky"
+    """Where the steps run: loky is this machine, dask and ray are clusters."""
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise PlanError(f"jobs={self.jobs}: use 1 or more")
+
+
+def make_plan(
+    systems: tuple[str, ...], out: Path, options: Options, note: Callable[[str], object]
+) -> Plan:
+    """Read the tasks, load each system once and save the plan in `out`.
+
+    Args:
+        systems: specs as `hearbench.systems.registry.parse_systems` takes them.
+        out: the evaluation's folder, locked by the caller (`lock_dir`).
+        options: how to evaluate.
+        note: called with each sentence that a user should read before it starts.
+
+    Raises:
+        PlanError, TaskError, SystemSpecError, HearevalError: naming what is wrong and the remedy.
+    """
+    chosen = parse_systems(systems)
+    folder = options.tasks_dir if options.tasks_dir is not None else _miniature_tasks(out / "tasks")
+    tasks = find_tasks(folder, options.tasks)
+    only_heareval = _only_heareval(tasks) if options.engine == "fast" else ()
+    if only_heareval:
+        names = ", ".join(only_heareval)
+        note(f"Trained by heareval, because the fast engine does not support them: {names}")
+    _check_engines(tasks, options.engine, only_heareval)
+    prints = fingerprints(chosen)
+    models = tuple(Model(system, found) for system, found in zip(chosen, prints, strict=True))
+    rates = {model.fingerprint.sample_rate for model in models}
+    for task in tasks:
+        for sentence in provide_audio(task, rates):
+            note(sentence)
+    tasks = tuple(with_audio(task, rates) for task in tasks)
+    plan = Plan(
+        out.resolve(), models, tasks, options.seeds, options.grid, options.engine, only_heareval
+    )
+    plan.save()
+    return plan
+
+
+def evaluate(plan: Plan, options: Options, show: Callable[[Results], object]) -> list[Failure]:
+    """Compute what is missing of `plan` and write results.csv and results.json.
+
+    Args:
+        plan: from `make_plan`.
+        options: how many jobs, and where they run.
+        show: called with the results of all that is finished, also after an interruption.
+
+    Returns:
+        The steps that failed.
+
+    Raises:
+        SweepError: if the workers broke down. What is finished stays.
+        KeyboardInterrupt: after Ctrl-C. What is finished stays.
+    """
+    try:
+        return sweep(plan, options.jobs or joblib.cpu_count(), options.backend)
+    finally:
+        results = collect(plan)
+        write(results)
+        show(results)
+
+
+def _miniature_tasks(folder: Path) -> Path:
+    """The ten generated tasks, under `folder`; made if they are not there."""
+    try:
+        return write_tasks(folder)
+    except ValueError as error:
+        raise PlanError(str(error)) from error
+
+
+def _only_heareval(tasks: tuple[Task, ...]) -> tuple[str, ...]:
+    """The folders of the tasks that the engine `fast` does not support."""
+    return tuple(task.path.name for task in tasks if not batched.supports(task.metadata))
+
+
+def _check_engines(tasks: tuple[Task, ...], engine: Engine, only_heareval: tuple[str, ...]) -> None:
+    """Raise HearevalError, before anything is computed, if heareval is needed and missing."""
+    if engine == "heareval":
+        heareval_adapter.check_installed("--engine heareval (--engine fast is the other one)")
+    elif only_heareval:
+        heareval_adapter.check_installed(f"the task {only_heareval[0]}")

@@ -1,0 +1,110 @@
+"""The audio of a task, `<rate>/<split>/<clip>`: whether it is there, its digest, its clips."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import joblib
+import soundfile
+from tqdm import tqdm
+
+from hearbench.tasks.description import TaskError
+from hearbench.tasks.folders import Task, is_sample_rate
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One audio file of a task."""
+
+    split: str
+    name: str
+    path: Path
+    samples: int
+
+
+def find_clips(task: Task, sample_rate: int) -> list[Clip]:
+    """Every clip of `task` at `sample_rate` Hz, with the length in its header.
+
+    Raises:
+        TaskError: for a file that is not audio, has another rate, or several channels.
+    """
+    clips = []
+    for split in task.splits:
+        for name in task.labels[split]:
+            path = task.path / str(sample_rate) / split / name
+            try:
+                header = soundfile.info(str(path))
+            except (soundfile.LibsndfileError, OSError) as error:
+                raise TaskError(f"{path}: not decodable ({error}): unpack the task again") from None
+            if (header.samplerate, header.channels) != (sample_rate, 1):
+                raise TaskError(
+                    f"{path}: {header.samplerate} Hz with {header.channels} channel(s), the model "
+                    f"wants {sample_rate} Hz mono: resample the task"
+                )
+            clips.append(Clip(split, name, path, header.frames))
+    return clips
+
+
+def with_audio(task: Task, sample_rates: Collection[int]) -> Task:
+    """The task with the digests of its labels and audio at these sample rates, in Hz.
+
+    Raises:
+        TaskError: if audio is missing, see `check_audio`.
+    """
+    descriptions = [path for path in task.path.iterdir() if path.suffix in (".json", ".csv")]
+    digests = {}
+    for rate in sorted(sample_rates):
+        check_audio(task, rate)
+        files = sorted(descriptions) + clip_paths(task, rate)
+        # threads, because hashing lets go of Python's lock
+        with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+            contents = tqdm(
+                pool.map(_file_digest, files),
+                desc=f"reading {task.path.name}",
+                total=len(files),
+                unit="file",
+                leave=False,
+            )
+            total = hashlib.sha256()
+            for file, digest in zip(files, contents, strict=True):
+                total.update(file.relative_to(task.path).as_posix().encode() + digest)
+        digests[rate] = total.hexdigest()[:8]
+    return replace(task, digests=digests)
+
+
+def check_audio(task: Task, sample_rate: int) -> None:
+    """Make sure that every clip of `task` is there at `sample_rate` Hz.
+
+    Raises:
+        TaskError: naming the first missing folder or clip.
+    """
+    for split in task.splits:
+        folder = task.path / str(sample_rate) / split
+        if not folder.is_dir():
+            rates = sorted(p.name for p in task.path.iterdir() if is_sample_rate(p.name))
+            raise TaskError(
+                f"{folder} is missing: the model wants {sample_rate} Hz and the task has "
+                f"{', '.join(rates) or 'no audio'}; resample the task or pick another model"
+            )
+        with os.scandir(folder) as entries:
+            present = {entry.name for entry in entries if entry.is_file()}
+        if missing := sorted(task.labels[split].keys() - present):
+            raise TaskError(f"{folder} lacks {len(missing)} clip(s), the first is {missing[0]}")
+
+
+def clip_paths(task: Task, sample_rate: int) -> list[Path]:
+    """The audio files that the task's splits name, in their order."""
+    return [
+        task.path / str(sample_rate) / split / clip
+        for split in task.splits
+        for clip in task.labels[split]
+    ]
+
+
+def _file_digest(file: Path) -> bytes:
+    return hashlib.sha256(file.read_bytes()).digest()
