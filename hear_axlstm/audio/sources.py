@@ -227,8 +227,8 @@ class FolderSource(SingleFiles):
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise SourceError(f"{folder} is not a directory: check the path")
-        self.name = str(folder.resolve())
-        listing = list_folder(self.name)
+        self.name, self._folder = str(folder.resolve()), str(folder)
+        listing = list_folder(self._folder)
         self._entries = sorted([*listing.files, *listing.unreadable])
         self._unreadable = listing.unreadable
         if not listing.files:
@@ -246,7 +246,7 @@ class FolderSource(SingleFiles):
                 yield Skipped(path, self._unreadable[path])
             else:
                 label = path.split("/")[0] if "/" in path else ""
-                file = os.path.join(self.name, path)
+                file = os.path.join(self._folder, path)
                 yield AudioClip(path, file, labels=(label,) if label else ())
 
 

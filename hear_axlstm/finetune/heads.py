@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from hear_axlstm.finetune.classifier import Classifier
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.metrics import loss, scores
+from hear_axlstm.progress import progress
 from hear_axlstm.training.logging import JsonLines
 
 EPOCHS, PATIENCE, BATCH_SIZE = 200, 20, 64
@@ -81,8 +81,8 @@ def train_head(
     size = config.batch_size or BATCH_SIZE
     epochs = config.epochs or EPOCHS
     lines = JsonLines(log, step=0)
-    progress = tqdm(range(1, epochs + 1), desc="head", unit="epoch", dynamic_ncols=True)
-    for epoch in progress:
+    bar = progress(range(1, epochs + 1), "head", unit="epoch")
+    for epoch in bar:
         total = torch.zeros((), device=device)
         head.train()
         for rows in torch.randperm(len(targets)).to(device).split(size):
@@ -99,9 +99,9 @@ def train_head(
         lines.write(step=epoch, loss=total.item() / len(targets), **named("valid", found))
         if best.take(found):
             kept = copy.deepcopy(head.state_dict())
-        progress.set_postfix_str(f"best {best.metric} {best.score:.3f}")
+        bar.set_postfix_str(f"best {best.metric} {best.score:.3f}")
         if best.waited >= (config.patience or PATIENCE):
-            progress.close()
+            bar.close()
             break
     head.load_state_dict(kept)
 

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm import tqdm
 
+from hear_axlstm.progress import progress
 from hear_axlstm.training.checkpoint_manager import CheckpointManager
 from hear_axlstm.training.checkpoints import Checkpoint, collect, restore
 from hear_axlstm.training.config import RunConfig
@@ -110,7 +110,7 @@ class Trainer:
             self._restore(start)
             log.info("resuming %s at step %d of %d", run, self.step, schedule.steps)
         self.log = RunLog(run, self.step, dict(settings)) if context.is_first else None
-        self.progress: tqdm | None = None
+        self.bar: Any = None
         self.manager: CheckpointManager | None = None
         train_step.on_rows = self._count_rows
 
@@ -136,7 +136,7 @@ class Trainer:
         with ExitStack() as outputs:
             if self.log is not None:
                 outputs.enter_context(self.log)
-                self.progress = outputs.enter_context(self._bar(title))
+                self.bar = outputs.enter_context(self._bar(title))
                 kept = self.config.keep_checkpoints
                 manager = CheckpointManager(self.run / CHECKPOINTS, kept)
                 self.manager = outputs.enter_context(manager)
@@ -196,14 +196,14 @@ class Trainer:
 
     def _count_rows(self, rows: int) -> bool:
         """After each micro-batch: show progress, and say whether to continue the step."""
-        if self.progress is not None:
-            self.progress.update(rows)
+        if self.bar is not None:
+            self.bar.update(rows)
         return not self.stop or self.context.size > 1  # several ranks stop after the same step
 
-    def _bar(self, title: str) -> tqdm:
+    def _bar(self, title: str) -> Any:
         size = self.train_step.batch_size
         total, done = self.schedule.steps * size, self.step * size
-        return tqdm(total=total, initial=done, unit="clip", desc=title, dynamic_ncols=True)
+        return progress(total=total, initial=done, unit="clip", desc=title)
 
     def _write_log(self, meter: Meter, steps: int) -> None:
         means = self.train_step.take_metrics()
@@ -212,9 +212,9 @@ class Trainer:
         if self.log is not None:
             rate = self.train_step.optimizers[0].param_groups[0]["lr"]
             self.log.write(step=self.step, epoch=self.epoch, **means, lr=rate, **speed)
-        if self.progress is not None:
-            self.progress.set_postfix_str(f"epoch {self.epoch:.1f}, loss {means['loss']:.4f}")
-            self.progress.update(self.step * self.train_step.batch_size - self.progress.n)
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"epoch {self.epoch:.1f}, loss {means['loss']:.4f}")
+            self.bar.update(self.step * self.train_step.batch_size - self.bar.n)
         if in_a_row >= self.config.stop_after_bad_steps:
             groups = [g for o in self.train_step.optimizers for g in o.param_groups]
             peaks = ", ".join(f"{peak:g}" for peak in dict.fromkeys(g["peak"] for g in groups))

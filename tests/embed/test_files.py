@@ -306,3 +306,30 @@ def test_memory_does_not_grow_with_the_number_of_clips(model: str, tmp_path: Pat
         peaks[clips] = int(subprocess.run(script, check=True, capture_output=True).stdout)
     assert (tmp_path / "1536.parquet").stat().st_size > 30e6
     assert peaks[1_536] < peaks[256] + 30_000, peaks  # kB
+
+
+def test_odd_names_cost_nothing(model: str, tmp_path: Path) -> None:
+    audio = tmp_path / "audio"
+    write_noise_to = [b"caf\xe9.wav", b"x" * 251 + b".wav", b"a.wav", b"a.wav.npy/b.wav"]
+    (audio / "a.wav.npy").mkdir(parents=True)
+    noise = np.random.default_rng(0).normal(0, 0.1, 800)
+    for name in write_noise_to:
+        soundfile.write(os.fsencode(audio) + b"/" + name, noise, 16_000, format="WAV")
+    folder = embed([str(audio)], tmp_path / "o", model)
+    assert folder.clips == 4 and not folder.skipped
+    with open(tmp_path / "o" / "index.csv", "rb") as file:
+        lines = file.read().splitlines()[1:]
+    assert len(lines) == 4 and any(line.startswith(b"caf\xe9.wav,") for line in lines)
+    for line in lines:
+        assert np.load(os.fsencode(tmp_path / "o" / "scene") + b"/" + line.split(b",")[1]).size
+    embed([str(audio)], tmp_path / "o.npy", model)
+    assert b"caf\xe9.wav\n" in (tmp_path / "o.npy.ids.txt").read_bytes()
+
+
+def test_an_output_that_was_cut_off_is_made_again(model: str, many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o.npy"
+    embed([str(many)], out, model)
+    whole = out.read_bytes()
+    os.truncate(out, len(whole) - 100)
+    embed([str(many)], out, model)
+    assert out.read_bytes() == whole

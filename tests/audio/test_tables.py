@@ -1,0 +1,136 @@
+"""The CSV reader: sloppy files are read, damaged ones refused with the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hear_axlstm.audio.labels import LabelsError, read_labeled, warn_of_separator
+from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.sources import AudioClip, TableSource
+from hear_axlstm.audio.tables import Table, TableError
+
+ROWS = [(f"{i}.wav", "ab"[i % 2]) for i in range(4)]
+PLAIN = "path,label\n" + "".join(f"{path},{label}\n" for path, label in ROWS)
+SLOPPY = {
+    "blanks": PLAIN.replace(",", " , "),
+    "capitals": PLAIN.replace("path,label", "Path,LABEL"),
+    "tabs": PLAIN.replace(",", "\t"),
+    "semicolons": PLAIN.replace(",", ";"),
+    "quotes": PLAIN.replace("\n", '"\n').replace(",", ',"'),
+    "blank lines": "\n# a comment\n" + PLAIN.replace("\n", "\n\n"),
+    "Windows": PLAIN.replace("\n", "\r\n"),
+    "trailing commas": PLAIN.replace("\n", ",,\n"),
+}
+
+
+def write(tmp_path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path = tmp_path / "clips.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def pairs(path: Path) -> list[tuple[str, str]]:
+    rows = read_labeled(path).rows
+    return [(Path(str(row.clip.source)).name, row.clip.labels[0]) for row in rows]
+
+
+@pytest.mark.parametrize("name", SLOPPY)
+def test_sloppy_files_are_read(name: str, tmp_path: Path) -> None:
+    assert pairs(write(tmp_path, SLOPPY[name])) == ROWS
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_encodings_are_recognized(encoding: str, tmp_path: Path) -> None:
+    assert pairs(write(tmp_path, PLAIN, encoding)) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (PLAIN.replace("1.wav,b", '1.wav,"b'), "line 3: a quote opens here"),
+        (PLAIN.replace("1.wav,b", '1.wav,"b').replace("3.wav,b", '3.wav,b"'), "line 3: a quote"),
+        (PLAIN.replace("1.wav,b", '1.wav,"b') + PLAIN * 9_000, "line 3: a quote opens here"),
+        (PLAIN.replace("path,label", "path,label,Label"), "line 1: the column 'label' stands tw"),
+        (PLAIN.replace("path", "sound"), "no column 'path': its header has sound, label"),
+        ("", "is empty: write a header"),
+    ],
+)
+def test_damage_is_refused_with_the_line(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=message):
+        list(Table(write(tmp_path, text)).rows())
+
+
+def test_one_row_never_costs_the_others(tmp_path: Path) -> None:
+    text = PLAIN + "a\0b.wav,a\nrain, heavy.wav,a\n"
+    clips = list(TableSource(write(tmp_path, text)).clips())
+    assert [clip.reason.split(":")[0] for clip in clips if isinstance(clip, Skipped)] == [
+        "its path holds a NUL byte",
+        "3 values for 2 columns",
+    ]
+    assert len(clips) == 6
+
+
+def test_other_columns_and_spans(tmp_path: Path) -> None:
+    path = write(tmp_path, "id;sound;start;end\n1;a.wav;0,5;1,5\n2;b.wav;;\n")
+    first, second = TableSource(path, "Sound").clips()
+    assert (first.start, first.end) == (0.5, 1.5)  # type: ignore[union-attr]
+    assert second == AudioClip("b.wav", str(tmp_path / "b.wav"))
+
+
+PUBLISHED = {
+    "ESC-50": (
+        "meta/esc50.csv",
+        "filename,fold,target,category,esc10,src_file,take\n"
+        "1-100032-A-0.wav,1,0,dog,True,100032,A\n",
+        "audio/1-100032-A-0.wav",
+        ("dog",),
+    ),
+    "UrbanSound8K": (
+        "metadata/UrbanSound8K.csv",
+        "slice_file_name,fsID,start,end,salience,fold,classID,class\n"
+        "100032-3-0-0.wav,100032,5.0,5.317551,1,5,3,dog_bark\n",
+        "audio/fold5/100032-3-0-0.wav",
+        ("dog_bark",),
+    ),
+    "FSD50K": (
+        "FSD50K.ground_truth/dev.csv",
+        'fname,labels,mids,split\n64760,"Electric_guitar,Guitar","/m/02sgy,/m/0342h",val\n',
+        "FSD50K.dev_audio/64760.wav",
+        ("Electric_guitar", "Guitar"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_metadata_is_read_as_published(name: str, tmp_path: Path) -> None:
+    table, text, audio, labels = PUBLISHED[name]
+    for path in (tmp_path / table, tmp_path / audio):
+        path.parent.mkdir(parents=True)
+    (tmp_path / table).write_text(text)
+    (tmp_path / audio).touch()
+    separator = "," if len(labels) > 1 else None
+    (row,) = read_labeled(tmp_path / table, separator=separator).rows
+    assert row.clip.source == str(tmp_path / audio) and row.clip.labels == labels
+    assert (row.clip.start, row.clip.end) == (0.0, None)
+    assert row.split == ("valid" if name == "FSD50K" else "")
+
+
+def test_a_clip_of_two_classes_is_refused_by_its_lines(tmp_path: Path) -> None:
+    twice = read_labeled(write(tmp_path, PLAIN + "0.wav,a\n"))
+    assert len(twice.rows) == 4
+    path = write(tmp_path, PLAIN + "0.wav,b\n")
+    with pytest.raises(LabelsError, match=r"0.wav is 'a' in line 2 and 'b' in line 6"):
+        read_labeled(path)
+    (first, *_) = read_labeled(path, separator=";").rows
+    assert first.clip.labels == ("a", "b")
+
+
+def test_another_separator_is_suspected(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path, 'path,label\n0.wav,"Rain,Wind"\n1.wav,Rain\n')
+    warn_of_separator(read_labeled(path, separator=";").rows, ";")
+    assert "pass --separator ','" in caplog.text
+    caplog.clear()
+    warn_of_separator(read_labeled(path, separator=",").rows, ",")
+    assert not caplog.text

@@ -1,0 +1,131 @@
+"""What people pass to the embedding calls: right things of every form, and mistakes."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+from hear_axlstm.config import ModelConfig
+from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.embed.inputs import AudioWarning, Failed
+
+RATE = 16_000
+SOUND = 0.1 * np.random.default_rng(0).standard_normal(9_000).astype("f4")
+DOUBLE = soxr.resample(SOUND, RATE, 2 * RATE).astype("f4")
+
+
+@pytest.fixture(scope="module")
+def model() -> Embedder:
+    torch.manual_seed(0)
+    return Embedder(ModelConfig(dim=16, depth=1)).eval()
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, SOUND, RATE, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+FORMS: dict[str, Any] = {
+    "Hugging Face dict": {"array": SOUND, "sampling_rate": RATE, "path": None},
+    "list of floats in it": {"array": SOUND.tolist(), "sampling_rate": RATE},
+    "pair": (SOUND, RATE),
+    "pair of another rate": (DOUBLE, 2 * RATE),
+    "pair the other way round": (2 * RATE, DOUBLE),
+    "stereo pair": (np.stack([SOUND, SOUND], 1), RATE),
+    "channels first": (torch.from_numpy(np.stack([SOUND, SOUND])), RATE),
+    "decoder": SimpleNamespace(
+        get_all_samples=lambda: SimpleNamespace(
+            data=torch.from_numpy(DOUBLE[None]), sample_rate=2 * RATE
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_samples_with_a_rate(name: str, model: Embedder) -> None:
+    halved = soxr.resample(DOUBLE, 2 * RATE, RATE, quality="HQ")
+    is_double = "other" in name or name == "decoder"
+    expected = model.embed_scenes(halved if is_double else SOUND)
+    for form in (FORMS[name], [FORMS[name], SOUND]):
+        found = model.embed_scenes(form)
+        found = found[0] if isinstance(form, list) else found
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_content_and_open_files(model: Embedder, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(content)
+    expected = model.embed_scenes(SOUND)
+    with open(tmp_path / "a.wav", "rb") as file:
+        for form in (content, bytearray(content), file, {"bytes": content, "path": None}):
+            np.testing.assert_allclose(model.embed_scenes(form), expected, rtol=0, atol=1e-5)  # type: ignore[call-overload]
+
+
+MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
+    "stereo": (np.zeros((9_000, 2), "f4"), ValueError, r"looks like \[samples, channels\]: pass x"),
+    "masked": (np.ma.masked_array(SOUND, SOUND > 0), TypeError, "masked array: fill it"),
+    "sparse": (torch.from_numpy(SOUND).to_sparse(), TypeError, "sparse"),
+    "float8": (torch.zeros(800).to(torch.float8_e4m3fn), TypeError, "float8_e4m3fn: pass float32"),
+    "nested": (torch.nested.nested_tensor([torch.zeros(800)]), TypeError, "nested"),
+    "complex": (SOUND.astype("c8"), TypeError, "NumPy array or a torch.Tensor"),
+    "dict": ({"audio": SOUND}, TypeError, "dict with 'audio': pass a dict with 'array' and"),
+    "rate 0": ((SOUND, 0), ValueError, "sample rate 0: pass a positive"),
+    "integers": ((np.zeros(800, "i2"), RATE), TypeError, "32768"),
+    "text file": (io.StringIO("text"), TypeError, "open it with mode 'rb'"),
+    "errors": ([SOUND], ValueError, "errors='ignore': choose one of raise, skip"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_get_one_clear_error(name: str, model: Embedder) -> None:
+    audio, error, message = MISTAKES[name]
+    errors: Any = "ignore" if name == "errors" else "raise"
+    with pytest.raises(error, match=message) as caught:
+        model.embed_scenes(audio, errors=errors)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_clip_never_costs_the_list(model: Embedder, tmp_path: Path) -> None:
+    (tmp_path / "junk.wav").write_bytes(b"RIFF")
+    clips: list[Any] = [SOUND, tmp_path / "junk.wav", SOUND * np.nan, "gone.wav", SOUND[:8_000]]
+    scenes, failed = model.embed_scenes(clips, errors="skip")
+    np.testing.assert_allclose(
+        scenes, model.embed_scenes([SOUND, SOUND[:8_000]]), rtol=0, atol=1e-5
+    )
+    assert [(f.index, f.name) for f in failed] == [
+        (1, str(tmp_path / "junk.wav")),
+        (2, "clip 2"),
+        (3, "gone.wav"),
+    ]
+    assert "magnitude nan" in failed[1].reason and failed[2].reason.startswith("no such file")
+    steps, times, failed = model.embed_timestamps(clips, errors="skip")
+    assert len(steps) == len(times) == 2 and len(failed) == 3
+    scenes, failed = model.embed_scenes(["gone.wav"], errors="skip")
+    assert scenes.shape == (0, model.scene_embedding_size) and isinstance(failed[0], Failed)
+    with pytest.raises(ValueError, match="for lists of clips"):
+        model.embed_scenes("gone.wav", errors="skip")  # type: ignore[call-overload]
+
+
+def test_silence_and_short_clips_are_warned_of(model: Embedder) -> None:
+    with pytest.warns(AudioWarning, match="2 of 3 clips: clip 1 is silent, clip 2 is shorter"):
+        model.embed_scenes([SOUND, np.zeros(800, "f4"), SOUND[:100]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.embed_scenes([SOUND, SOUND[:400]])
+        model.embed_scenes(np.zeros(800, "f4"), statistics=(0.0, 1.0))
+
+
+def test_embed_is_an_alias(model: Embedder) -> None:
+    np.testing.assert_array_equal(model.embed(SOUND), model.embed_scenes(SOUND))
+    found, expected = model.embed(SOUND, kind="timestamp"), model.embed_timestamps(SOUND)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
