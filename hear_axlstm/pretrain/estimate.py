@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
 
 from hear_axlstm.audio.mel import frame_count
 from hear_axlstm.config import MelConfig, ModelConfig
@@ -17,6 +16,7 @@ from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain.config import PAPER_BATCH, PretrainConfig
 from hear_axlstm.pretrain.flops import training_flops
 from hear_axlstm.pretrain.step import make_train_step
+from hear_axlstm.progress import progress
 from hear_axlstm.training.device import choose_device, keep_freed_memory
 from hear_axlstm.training.distributed import DistContext
 from hear_axlstm.training.meter import peak_memory
@@ -140,7 +140,7 @@ def _measure(train_step: TrainStep, model: ModelConfig, seconds: float) -> tuple
     parts = max(1, int(seconds / 3 / once))  # three steps or more
     size = min(parts * train_step.micro_batch, train_step.batch_size)
     spent: list[float] = []
-    with tqdm(total=round(seconds), desc="measuring", unit="s", leave=False) as bar:
+    with progress(total=round(seconds), desc="measuring", unit="s", leave=False) as bar:
         while not spent or sum(spent) + spent[-1] < seconds:
             spent.append(_step(train_step, model, size))
             bar.update(round(sum(spent)) - bar.n)

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
-
 from hear_axlstm.progress import progress
 from hear_axlstm.training.checkpoint_manager import CheckpointManager
 from hear_axlstm.training.checkpoints import Checkpoint, collect, restore

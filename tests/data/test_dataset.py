@@ -11,7 +11,7 @@ import torch
 from hear_axlstm.audio.loader import prefetch
 from hear_axlstm.audio.mel import standardize
 from hear_axlstm.config import MelConfig
-from hear_axlstm.data.corpus import Corpus
+from hear_axlstm.data.corpus import FIELD, Corpus
 from hear_axlstm.data.dataset import (
     CropDataset,
     ResidentCropDataset,
@@ -19,8 +19,8 @@ from hear_axlstm.data.dataset import (
     split_validation,
 )
 from hear_axlstm.data.extract import Features
-from hear_axlstm.data.pack import pack
-from hear_axlstm.data.shards import Shard, finish
+from hear_axlstm.data.pack import finish, pack, record
+from hear_axlstm.data.shards import Shard
 
 CLIPS = 60
 
@@ -108,10 +108,10 @@ def test_batches_stay_what_they_were(tmp_path: Path) -> None:
     """The order, crops and masks of earlier versions: runs that they started resume exactly."""
     rng = np.random.default_rng(0)
     clips = [rng.integers(-9, 9, (n, 4)).astype(np.float16) for n in rng.integers(3, 60, 50)]
-    shards = [Shard(tmp_path, number, "") for number in range(4)]
+    shards = [Shard(tmp_path, number, "", (FIELD,)) for number in range(4)]
     for shard in shards:  # numbers that are exact in any order of operations
         own = range(shard.number * 13, min(shard.number * 13 + 13, 50))
-        shard.write(Features(f"{n}.wav", clips[n], n, 2 ** (n % 4)) for n in own)
+        shard.write(record(Features(f"{n}.wav", clips[n], n, 2 ** (n % 4))) for n in own)
     finish(tmp_path, "numbers", MelConfig(n_mels=4), shards)
     corpus = Corpus(tmp_path)
     train, validation = split_validation(corpus)

@@ -137,30 +137,32 @@ def test_neighbors_vote_as_in_scikit_learn(split: bool) -> None:
 
 def test_labels_come_from_folders_or_a_csv(tones: Path, tmp_path: Path) -> None:
     clips = read_labeled(tones)
-    assert (len(clips.paths), set(clips.labels), clips.test) == (16, {"low", "high"}, None)
+    labels = {clip.labels for clip in clips.clips}
+    assert (len(clips.clips), labels, clips.test) == (16, {("low",), ("high",)}, None)
     (tmp_path / "a.wav").touch()
     with open(tmp_path / "clips.csv", "w", newline="") as file:
         rows = [["path", "label", "split"], ["a.wav", "a", "train"], ["a.wav", "b", "test"]]
         csv.writer(file).writerows(rows)
     clips = read_labeled(tmp_path / "clips.csv")
-    assert (clips.paths, clips.test) == ((tmp_path / "a.wav",) * 2, (False, True))
+    paths = [clip.source for clip in clips.clips]
+    assert (paths, clips.test) == ([str(tmp_path / "a.wav")] * 2, (False, True))
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("file,label\na.wav,a\n", "needs a header with path and label"),
-        ("path,label\n", "needs a header with path and label"),
+        ("sound,label\na.wav,a\n", "no column 'path'"),
+        ("path,label\n", "lists no clips"),
         ("path,label\na.wav,a\na.wav,a\n", "1 class"),
         ("path,label\na.wav,a\nb.wav,b\n", "1 missing file"),
         ("path,label,split\na.wav,a,train\na.wav,b,dev\n", "'dev'"),
-        ("path,label,split\na.wav,a,train\na.wav,b,train\n", "both splits"),
+        ("path,label,split\na.wav,a,train\nb.wav,b,train\n", "both splits"),
     ],
 )
 def test_unusable_labels_are_named(rows: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.wav").touch()
     (tmp_path / "clips.csv").write_text(rows)
-    with pytest.raises(ProbeError, match=message):
+    with pytest.raises(ValueError, match=message):
         read_labeled(tmp_path / "clips.csv")
     with pytest.raises(ProbeError, match="does not exist"):
         read_labeled(tmp_path / "nowhere")
