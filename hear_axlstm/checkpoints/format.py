@@ -7,7 +7,8 @@ shapes in the file before memory is allocated for a tensor.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,27 +98,43 @@ def read(path: Path) -> Contents:
         ValueError: if it is damaged, holds tensors that don't fit its settings, or is neither of
             the two.
     """
+    if is_release(_existing(path)):
+        return read_release(path)
+    with _opened(path) as file:
+        config, training = _parse((file.metadata() or {}).get(HEADER_KEY), path)
+        _check_header(file, config, path)
+        return config, training, {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
+
+
+def read_settings(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """Read the model's settings and the facts about its training, without the tensors.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read` does.
+    """
+    if is_release(_existing(path)):
+        return read_release(path)[:2]
+    with _opened(path) as file:
+        return _parse((file.metadata() or {}).get(HEADER_KEY), path)
+
+
+def _existing(path: Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(
             f"no weights at {path}: pass a .safetensors file, or a folder that holds one"
         )
-    if is_release(path):
-        return read_release(path)
+    return path
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            config, training = _parse((file.metadata() or {}).get(HEADER_KEY), path)
-            _check_header(file, config, path)
-            return config, training, {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
+            yield file
     except SafetensorError as error:
         raise ValueError(
             f"{path} is not a valid safetensors file ({error}): download it again"
         ) from None
-
-
-def read_training(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
-    """Settings and facts about the training, from the header of a file that `save` wrote."""
-    with safe_open(path, framework="pt") as file:
-        return _parse((file.metadata() or {}).get(HEADER_KEY), path)
 
 
 def _parse(header: str | None, path: Path) -> tuple[ModelConfig, dict[str, Any]]:

@@ -1,19 +1,24 @@
-"""`axlstm info`: what presets and files of weights are."""
+"""`axlstm info`: settings of presets and weights, and what this machine computes with."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 
-from hear_axlstm import checkpoints
+from hear_axlstm import ops
+from hear_axlstm.checkpoints import manifest
+from hear_axlstm.checkpoints.format import read_settings
+from hear_axlstm.checkpoints.published import PUBLISHED, TAG
+from hear_axlstm.checkpoints.shapes import parameters
+from hear_axlstm.cli.weights import locate
 from hear_axlstm.config import PRESETS
-from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.ops import native
 
-COLUMNS = ("name", "parameters", "dim", "depth", "heads", "patch", "layout", "scene_embedding_size")
+SIZES = ("parameters", "dim", "depth", "heads", "patch")
+COLUMNS = ("name", *SIZES, "layout", "scene_embedding_size", "weights")
 
 
 def info(
@@ -21,12 +26,13 @@ def info(
     *,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """List presets or files of weights: parameters, widths, patch, layout and embedding sizes.
+    """List presets or weights: parameters, widths, patch, layout and embedding sizes.
 
-    And whether the compiled part of the mLSTM block is in use here.
+    Also prints whether the compiled CPU kernel is in use and, if not, what to do.
 
     Args:
-        models: Presets, files, folders or hf:// addresses; all presets by default.
+        models: Presets, names of weights, files, folders or hf:// addresses; by default all
+            presets.
         as_json: Print JSON, with every setting, instead of a table.
     """
     rows = [_describe(name) for name in models or PRESETS]
@@ -37,31 +43,52 @@ def info(
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         print("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip())
-    print(f"compiled block: {'in use' if native.is_in_use() else 'not in use'}")
+    print(f"CPU kernel: {_kernel()}")
 
 
 def _describe(name: str) -> dict[str, Any]:
-    training: dict[str, Any] = {}
-    if name in PRESETS:
-        config = PRESETS[name]
-    else:
-        config, training, _ = checkpoints.read(checkpoints.locate(name))
-    with torch.device("meta"):  # sizes only: base would take a second and 350 MB
-        parameters = sum(p.numel() for p in MaskedPatchModel(config).parameters())
+    config, training = (PRESETS[name], {}) if name in PRESETS else read_settings(locate(name))
     return {
         "name": name,
-        "parameters": parameters,
+        "parameters": parameters(config),
         "scene_embedding_size": config.embedding_size,
         "timestamp_embedding_size": config.embedding_size,
         "sample_rate": config.mel.sample_rate,
         "step_ms": 1000 * config.step_seconds,
         **config.to_dict(),
         **({"training": training} if training else {}),
-        "compiled_block": native.is_in_use(),
+        "weights": _weights(name),
+        "cpu_kernel": native.is_in_use(),
     }
+
+
+def _weights(name: str) -> list[str]:
+    """Tags of the weights of a preset, and whether those to be downloaded are here."""
+    if name not in PRESETS:
+        return ["here"]
+    shipped = manifest()["weights"].get(name)
+    here = PUBLISHED[f"{name}.{TAG}"].path.is_file()
+    return [
+        *([f"{shipped['tag']} (ships)"] if shipped else []),
+        f"{TAG} ({'downloaded' if here else 'to download'})",
+    ]
+
+
+def _kernel() -> str:
+    """Whether the compiled kernel is in use, or why it is not and what to do."""
+    if native.is_in_use():
+        return "in use"
+    if any(Path(ops.__file__).parent.glob("_cpu.*")):
+        return "switched off by the environment, or not usable here; using PyTorch, which is slower"
+    return (
+        "not built; using PyTorch, which gives the same results more slowly. Install a C++ "
+        "compiler and run `pip install --force-reinstall --no-deps .` in a clone of this package"
+    )
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(value)
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)

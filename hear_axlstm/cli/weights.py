@@ -11,7 +11,7 @@ import tyro
 
 from hear_axlstm import checkpoints
 from hear_axlstm.checkpoints import fetch, published
-from hear_axlstm.checkpoints.format import read_training
+from hear_axlstm.checkpoints.format import read_settings
 from hear_axlstm.checkpoints.published import PUBLISHED, Published
 from hear_axlstm.checkpoints.resolve import shipped_name
 from hear_axlstm.checkpoints.shapes import parameters
@@ -129,7 +129,7 @@ def _shipped() -> Iterator[tuple[str, ...]]:
 
 def _published(row: Published) -> tuple[str, ...]:
     here = row.path.is_file()
-    config = read_training(row.path)[0] if here else PRESETS[row.preset]
+    config = read_settings(row.path)[0] if here else PRESETS[row.preset]
     return (
         row.name,
         f"{parameters(config):,}",

@@ -23,7 +23,7 @@ import torch
 from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.checkpoints import checksum, fetch, format, locate
 from hear_axlstm.checkpoints import drive as drive_module
-from hear_axlstm.checkpoints.format import read_training
+from hear_axlstm.checkpoints.format import read_settings
 from hear_axlstm.checkpoints.published import PUBLISHED, Published
 from hear_axlstm.checkpoints.runs import choose
 from hear_axlstm.cli import main
@@ -132,7 +132,7 @@ def test_a_tag_embeds_as_the_release_and_asks_once(
     drive.requests.clear()
     again = load_model(NAME)
     assert not drive.requests and again.config == model.config
-    _, facts = read_training(WEIGHTS.path)
+    _, facts = read_settings(WEIGHTS.path)
     assert facts["file"] == f"{RUN}/checkpoints/checkpoint-100.pth"
     assert facts["file_id"] == drive_id(facts["file"]) and facts["size"] == len(content)
     assert facts["sha256"] in WEIGHTS.record.read_text() and facts["epoch"] == 100
@@ -265,7 +265,9 @@ def test_a_full_disk(where: str, drive: Drive, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_cache_that_can_not_be_written(drive: Drive, cache: Path) -> None:
     cache.parent.write_text("a file")
-    with pytest.raises(OSError, match=r"cache/weights can't be used .*set HEAR_AXLSTM_CACHE") as caught:
+    with pytest.raises(
+        OSError, match=r"cache/weights can't be used .*set HEAR_AXLSTM_CACHE"
+    ) as caught:
         load_model(NAME)
     assert re.search(REMEDY, str(caught.value)) and not drive.requests
 
@@ -459,4 +461,4 @@ def test_the_record_is_of_the_checkpoint(drive: Drive, content: bytes, tmp_path:
     (tmp_path / "checkpoint-100.pth").write_bytes(content)
     digest, name = WEIGHTS.record.read_text().split()
     assert digest == checksum.sha256(tmp_path / name)
-    assert json.loads(json.dumps(read_training(WEIGHTS.path)[1]))["sha256"] == digest
+    assert json.loads(json.dumps(read_settings(WEIGHTS.path)[1]))["sha256"] == digest
