@@ -13,16 +13,16 @@ from hear_axlstm.finetune.run import finetune as train_classifier
 
 
 def finetune(
-    train: tyro.conf.Positional[Path],
+    train: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CSV")],
     *,
-    out: Path,
+    out: Annotated[Path, tyro.conf.arg(metavar="OUT")],
     config: Annotated[FinetuneConfig, tyro.conf.arg(name="")],
 ) -> None:
-    """Train a classifier on labeled clips: a probe on frozen embeddings, or the whole encoder.
+    """Train a classifier on labeled clips: a head on frozen embeddings, or the whole encoder.
 
     Args:
-        train: CSV with the columns path (relative to it) and label; optionally start and end in
-            seconds, fold, and split (train, valid or test).
+        train: CSV with the columns path (relative to the CSV) and label; optionally start and end
+            in seconds, fold, and split (train, valid or test).
         out: Folder for the classifier, its scores and the log.
         config: Settings.
     """

@@ -1,4 +1,4 @@
-"""`axlstm pretrain`: train an encoder without labels, or tell what it will cost."""
+"""`axlstm pretrain`: train an encoder without labels, or estimate what that costs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from hear_axlstm.training.signals import is_under_torchrun
 
 
 def pretrain(
-    data: tyro.conf.Positional[Path | None] = None,
+    data: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[SOURCE]")] = None,
     *,
-    run: Path | None = None,
-    recipe: str | None = None,
+    run: Annotated[Path | None, tyro.conf.arg(metavar="OUT")] = None,
+    recipe: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
     estimate: bool = False,
     variant: Annotated[Variant, tyro.conf.arg(name="")],
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")],
@@ -31,18 +31,18 @@ def pretrain(
 ) -> None:
     """Pretrain an encoder on audio, without labels.
 
-    Several processes, one a GPU: `torchrun --nproc-per-node 8 -m -- hear_axlstm.cli pretrain ...`.
+    For several GPUs: `torchrun --nproc-per-node 8 -m -- hear_axlstm.cli pretrain ...`.
 
     Args:
-        data: Folder that `axlstm pack` wrote, or a folder of audio, packed first into RUN/pack.
-        run: Folder for log, checkpoints and the final weights.
-        recipe: One of the paper's runs by name; settings given here override its own, but for
-            those of the model.
-        estimate: Don't train: print parameters, FLOPs, memory, disk and, measured within a minute,
-            hours, for AudioSet if no data are given.
+        data: Folder written by `axlstm pack`, or a folder of audio, which is packed into OUT/pack.
+        run: Folder for the log, checkpoints and the final weights.
+        recipe: One of the paper's runs, or open-corpus; options given here override it, except
+            model options of the paper's runs.
+        estimate: Only print parameters, FLOPs, memory, disk and, measured within a minute, hours;
+            for AudioSet if no data are given.
         variant: The encoder to train.
         config: Settings; the defaults are the paper's.
-        resume: "auto" goes on where the run in this folder was left; "never" refuses to.
+        resume: "auto" resumes the run in this folder, if any; "never" refuses to.
     """
     if recipe is None:
         config = replace(config, model=variant.build())
@@ -52,13 +52,17 @@ def pretrain(
         print(cost_card(config, None if data is None else Corpus(data)))
         return
     if data is None or run is None:
-        raise ValueError("pretraining needs data and a run: axlstm pretrain DATA --run RUN")
+        raise ValueError(
+            "pretraining needs data and a folder for the run: axlstm pretrain SOURCE --run OUT"
+        )
     if is_pack(data):
         packed = data
     elif is_under_torchrun():
-        raise ValueError(f"{data} is no pack: before torchrun, make one with `axlstm pack`")
+        raise ValueError(f"{data} is not a pack: make one with `axlstm pack` before torchrun")
     else:
-        packed = pack_audio(data, run / "pack").folder
+        report = pack_audio(data, run / "pack")
+        print(report)
+        packed = report.folder
     weights = train(config, packed, run, resume)
     if is_first_process():
         print(f"weights: {weights}\nnext: load_model({str(weights)!r}) in Python")

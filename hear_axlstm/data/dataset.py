@@ -30,7 +30,7 @@ FEWEST_TO_SPLIT = 40
 VALUES_PER_PASS = 32_000  # torch does so few in one thread, and leaves the others to the model
 RESIDENT_SHARE = 0.25  # of a device's free memory
 
-_ORDER, _CROP, _MASK, _DRAW = range(4)  # independent random streams of one seed
+_ORDER, _CROP, _MASK, _DRAW, _MIX = range(5)  # independent random streams of one seed
 
 
 class CropDataset:
@@ -47,6 +47,7 @@ class CropDataset:
         pin_memory: make batches in page-locked memory, from where a GPU fetches them.
         draws: expected draws of each clip in an epoch, with the number of clips as their sum; by
             default one each.
+        mix: largest share of a second crop that is mixed into each.
 
     Raises:
         ValueError: if there are no clips.
@@ -61,6 +62,7 @@ class CropDataset:
         seed: int,
         pin_memory: bool = False,
         draws: NDArray[np.float64] | None = None,
+        mix: float = 0.0,
     ) -> None:
         if not len(clips):
             raise ValueError("no clips to train on: pack a folder with more audio")
@@ -70,7 +72,7 @@ class CropDataset:
         self.batch_size = batch_size
         self.seed = seed
         self.pin_memory = pin_memory
-        self.draws = draws
+        self.draws, self.mix = draws, mix
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)  # a batch can touch two
 
     def __len__(self) -> int:
@@ -80,16 +82,29 @@ class CropDataset:
         """Epochs that are done before this step."""
         return step * self.batch_size / len(self)
 
-    def steps(self, epochs: float) -> int:
-        """Steps that come closest to this many epochs, at least one."""
-        return max(1, round(epochs * len(self) / self.batch_size))
-
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Tensor:
         """A rank's crops of a step, float32 [B / world_size, W, F]."""
         rows = share(self.batch_size, rank, world_size)
         positions = np.arange(rows.start, rows.stop) + step * self.batch_size
         clips, starts = self._crops(positions)
-        return self._read(clips, starts)
+        crops = self._read(clips, starts)
+        return crops if not self.mix else self._mixed(crops, clips, step, rows)
+
+    def _mixed(self, crops: Tensor, clips: NDArray[np.int64], step: int, rows: slice) -> Tensor:
+        """Crops with a random share of another crop of the batch, on the scale of the first.
+
+        Both are mixed as sound would be, by their energies (log-mixup-exp: Niizumi et al. 2021,
+        arXiv:2103.06695), as if they were equally loud.
+        """
+        random = np.random.default_rng([self.seed, _MIX, step])
+        partners = random.permutation(self.batch_size)[rows] + step * self.batch_size
+        others = self._read(*self._crops(partners))
+        share = random.random(self.batch_size)[rows] * self.mix
+        weight = torch.from_numpy(share).float().to(crops.device)[:, None, None]
+        scale = _statistics(self.corpus, clips)[1].to(crops.device)
+        crops.mul_(scale).add_(torch.log1p(-weight))
+        others.mul_(scale).add_(weight.log())
+        return torch.logaddexp(crops, others, out=crops).div_(scale)
 
     def masks(
         self, step: int, patches: int, ratio: float, rank: int = 0, world_size: int = 1
@@ -178,8 +193,9 @@ class ResidentCropDataset(CropDataset):
         seed: int,
         device: torch.device,
         draws: NDArray[np.float64] | None = None,
+        mix: float = 0.0,
     ) -> None:
-        super().__init__(corpus, clips, window_frames, batch_size, seed, draws=draws)
+        super().__init__(corpus, clips, window_frames, batch_size, seed, draws=draws, mix=mix)
         sizes = corpus.shard_sizes()
         self._first = sizes.cumsum() - sizes  # frames before each shard
         self._frames = torch.empty(
@@ -210,6 +226,7 @@ def crop_dataset(
     seed: int,
     device: torch.device,
     draws: NDArray[np.float64] | None = None,
+    mix: float = 0.0,
 ) -> CropDataset:
     """The dataset for training on `device`: resident there if a quarter of its memory is enough.
 
@@ -220,10 +237,10 @@ def crop_dataset(
         size = int(corpus.index.frames.sum()) * corpus.mel.n_mels * FRAME_DTYPE.itemsize
         if size <= RESIDENT_SHARE * free:
             return ResidentCropDataset(
-                corpus, clips, window_frames, batch_size, seed, device, draws
+                corpus, clips, window_frames, batch_size, seed, device, draws, mix
             )
     pin_memory = device.type == "cuda"
-    return CropDataset(corpus, clips, window_frames, batch_size, seed, pin_memory, draws)
+    return CropDataset(corpus, clips, window_frames, batch_size, seed, pin_memory, draws, mix)
 
 
 def share(rows: int, rank: int, world_size: int) -> slice:

@@ -21,7 +21,6 @@ from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.files import scenes_of
-from hear_axlstm.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +59,10 @@ def _write(file: Path, scene: Tensor) -> bool:
     """Write an embedding; False, with a warning, if the cache can't be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as partial, partial.open("wb") as stream:
+        partial = file.with_suffix(".partial")
+        with partial.open("wb") as stream:  # not synced: a damaged file is computed again
             np.save(stream, scene.numpy())
+        partial.replace(file)
         return True
     except OSError as error:
         log.warning("embeddings are not cached (%s): set XDG_CACHE_HOME to a usable folder", error)

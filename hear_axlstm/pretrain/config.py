@@ -84,9 +84,9 @@ class TrainConfig:
     batch_size: int | None = None
     """Clips of an optimizer step (default: the paper's 1024, fewer for a small corpus)."""
     base_lr: float = 1.5e-4
-    """Peak learning rate at a batch of 256; the rate grows in proportion to `batch_size`."""
+    """Peak learning rate at a batch of 256; the rate grows in proportion to the batch."""
     lr: float | None = None
-    """Peak learning rate, in place of the scaled `base_lr`."""
+    """Peak learning rate, in place of the scaled base_lr."""
     warmup_epochs: float | None = None
     """Epochs of linear warm-up (default: a tenth of all epochs)."""
     schedule: ScheduleName = "cosine"
@@ -108,6 +108,8 @@ class TrainConfig:
     balance: float = 0.0
     """0 draws every clip once per epoch; 1 draws every top-level folder of the corpus equally
     often; values between draw folders in proportion to (their clips) ** (1 - balance)."""
+    mix: float = 0.0
+    """Largest share of a second, random clip that is mixed into each crop (default: none)."""
     seed: int = 0
     """Seed of initial weights, order, crops and masks."""
 
@@ -124,8 +126,9 @@ class TrainConfig:
             raise ValueError(f"cooldown={self.cooldown} must lie between 0 and 1")
         if self.ema is not None and self.ema >= 1:
             raise ValueError(f"ema={self.ema} must lie between 0 and 1")
-        if not 0 <= self.balance <= 1:
-            raise ValueError(f"balance={self.balance} must be a number from 0 to 1")
+        for name in ("balance", "mix"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be a number from 0 to 1")
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} must not be negative")
 
@@ -159,7 +162,7 @@ class PretrainConfig(RunConfig, TrainConfig):
 
     micro_batch: int | None = None
     """Clips to process at once on each device (default: what fits); gradients add up to
-    `batch_size`."""
+    the batch."""
     checkpoint_blocks: bool = False
     """Recompute the activations of blocks in the backward pass: less memory, more time."""
     compile: bool = False

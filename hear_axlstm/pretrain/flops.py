@@ -7,7 +7,7 @@ from hear_axlstm.models.blocks import MAP_WIDTH
 
 
 def training_flops(config: ModelConfig) -> int:
-    """FLOPs that one clip's forward and backward pass need.
+    """FLOPs of one clip's forward and backward pass.
 
     A multiply-add is two FLOPs; matrix products only, as usual. With N patches, S = N + 1 tokens
     (the class token), D the width, E the inner width, H the heads, p the values of a patch, the
@@ -22,9 +22,8 @@ def training_flops(config: ModelConfig) -> int:
                        2 S^2 D           q k^T and its product with v
         head           N (D^2 + D p)
 
-    The backward pass needs twice as many, except that no gradient of the input is wanted. This is
-    what the mathematics asks for: what an implementation recomputes to save memory, or multiplies
-    by zeros, is not in it, as is the custom for model FLOPs utilization (MFU).
+    The backward pass needs twice as many, without the gradient of the input. As usual for model
+    FLOPs utilization (MFU), recomputation and products with zeros are not counted.
     """
     patches, dim = config.grid[0] * config.grid[1], config.dim
     tokens = patches + 1

@@ -1,4 +1,4 @@
-"""The online probe: how well nearest neighbors name the classes of a small labeled set.
+"""kNN monitor: how well nearest neighbors predict the classes of a small labeled set.
 
 Shapes: n clips, D' embedding size, C classes.
 """
@@ -36,7 +36,7 @@ class LabeledClips:
     """Which clips are scored against the others; None scores each against all others."""
 
     def score(self, embedder: Embedder) -> float:
-        """Share of the clips that their nearest neighbors name correctly.
+        """Share of the clips whose class their nearest neighbors predict.
 
         Files are read anew each time, so that no audio stays in memory.
 
@@ -96,10 +96,10 @@ def read_labeled(source: str | Path) -> LabeledClips:
 def _is_right(
     scenes_nD: Tensor, classes_n: Tensor, classes: int, test: tuple[bool, ...] | None
 ) -> Tensor:
-    """Whether the nearest neighbors of each scored clip name its class, bool ``[n scored]``.
+    """Whether the nearest neighbors of each scored clip predict its class, bool ``[n scored]``.
 
-    Embeddings share a large common part, which would make all cosines nearly 1: the mean of the
-    neighbors-to-be is subtracted first. Each neighbor votes with 1 + its cosine.
+    Embeddings share a large common part, which would bring all cosines close to 1, so the mean of
+    the possible neighbors is subtracted first. Each neighbor votes with 1 + its cosine.
     """
     scored = torch.ones(len(scenes_nD), dtype=torch.bool) if test is None else torch.tensor(test)
     known = scored if test is None else ~scored

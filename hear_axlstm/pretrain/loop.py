@@ -155,7 +155,7 @@ def _datasets(
     assert config.batch_size is not None
     size, seed, device = config.batch_size, config.seed, context.device
     draws = balanced_draws(corpus, train, config.balance)
-    dataset = crop_dataset(corpus, train, window, size, seed, device, draws)
+    dataset = crop_dataset(corpus, train, window, size, seed, device, draws, config.mix)
     data = MaskedCrops(dataset, config.model, context)
     if not len(validation):
         return data, None

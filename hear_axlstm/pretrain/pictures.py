@@ -1,4 +1,4 @@
-"""What a pretraining model sees and makes of it, as a picture.
+"""Pictures of masked inputs and their reconstructions.
 
 Shapes: B clips, T mel frames, F mel bins, N patches.
 """
@@ -23,13 +23,13 @@ HIDDEN_COLOR = "0.6"  # gray, which the color map does not have
 def panels(model: MaskedPatchModel, mel_BTF: Tensor, mask_BN: Tensor) -> Tensor:
     """Masked input, reconstruction and target of standardized log-mel.
 
-    The reconstruction shows the model's patches where they were hidden, and the input elsewhere;
-    in the masked input, hidden patches are NaN.
+    The reconstruction has the model's patches where they were masked, and the input elsewhere; in
+    the masked input, masked patches are NaN.
 
     Args:
         model: on the device of the data.
         mel_BTF: whole windows.
-        mask_BN: True where a patch is hidden.
+        mask_BN: True where a patch is masked.
 
     Returns:
         float32 ``[3, B, T, F]``.
@@ -43,13 +43,13 @@ def panels(model: MaskedPatchModel, mel_BTF: Tensor, mask_BN: Tensor) -> Tensor:
 
 
 def draw(shown: Tensor, seconds: float, title: str, path: Path) -> NDArray[np.uint8]:
-    """Draw `panels`, one row a clip, into a PNG.
+    """Draw `panels` as a PNG, one row per clip.
 
     Args:
         shown: from `panels`.
         seconds: length of a window.
         title: above the picture.
-        path: of the PNG; written whole or not at all.
+        path: of the PNG, which is written atomically.
 
     Returns:
         The picture, RGB ``[height, width, 3]``.
@@ -68,7 +68,10 @@ def draw(shown: Tensor, seconds: float, title: str, path: Path) -> NDArray[np.ui
     colors = colormaps["magma"].with_extremes(bad=HIDDEN_COLOR)
     axes = figure.subplots(clips, len(TITLES), sharex=True, sharey=True, squeeze=False)
     for row, clip in zip(axes, shown.cpu().transpose(0, 1), strict=True):
-        low, high = clip[-1].min().item(), clip[-1].max().item()  # one scale a clip: the target's
+        low, high = (
+            clip[-1].min().item(),
+            clip[-1].max().item(),
+        )  # of the target
         for axis, mel_TF in zip(row, clip, strict=True):
             axis.imshow(
                 mel_TF.T.numpy(),

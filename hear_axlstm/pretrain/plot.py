@@ -1,4 +1,4 @@
-"""Curves of several runs in one picture."""
+"""Training curves of several runs in one picture."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Any
 from hear_axlstm.training.logging import read_log
 
 LOG_NAME = "log.jsonl"
-WIDE_RANGE = 8.0  # largest over smallest value from which on a logarithmic axis reads better
+WIDE_RANGE = 8.0  # ratio of largest to smallest value above which a logarithmic axis is used
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One axis of the picture."""
+    """One axes of the picture."""
 
     title: str
     quantity: str
     """Key in the log, drawn as a line."""
     marked: str | None = None
-    """A second key, drawn with markers over the then thinner line."""
+    """Second key in the log, drawn with markers over a thinner line."""
     may_be_log: bool = False
-    """Whether a logarithmic axis may show it, where its range is wide."""
+    """Whether a wide range is shown on a logarithmic axis."""
 
 
 PANELS = (
     Panel("masked loss (thin: training; marked: validation)", "loss", "validation_loss", True),
     Panel("learning rate", "lr"),
     Panel("gradient norm", "grad_norm", may_be_log=True),
-    Panel("probe accuracy", "probe_accuracy"),
+    Panel("kNN accuracy", "probe_accuracy"),
 )
 FEW_POINTS = ("probe_accuracy",)
 DASHES = ("-", "--", "-.", ":")
@@ -39,7 +39,7 @@ MARKERS = "osD^vX"
 
 
 def plot(runs: Sequence[Path], out: Path) -> Path:
-    """Draw loss, validation loss, learning rate, gradient norm and probe accuracy over epochs.
+    """Draw loss, validation loss, learning rate, gradient norm and kNN accuracy over epochs.
 
     Args:
         runs: folders of runs, in progress or finished.
@@ -49,11 +49,11 @@ def plot(runs: Sequence[Path], out: Path) -> Path:
         `out`.
 
     Raises:
-        ValueError: if a folder holds no run, or the runs have logged nothing yet.
+        ValueError: if a folder is not that of a run, or the runs have logged nothing yet.
         ModuleNotFoundError: if matplotlib is missing.
     """
     if not runs:
-        raise ValueError("no runs to plot: name one or more folders of runs")
+        raise ValueError("no runs to plot: pass the folders of one or more runs")
     logs = {label: _read(run) for label, run in zip(_labels(runs), runs, strict=True)}
     panels = [p for p in PANELS if any(_points(lines, p.quantity) for lines in logs.values())]
     if not panels:
@@ -82,7 +82,7 @@ def plot(runs: Sequence[Path], out: Path) -> Path:
 def _draw(axis: Any, panel: Panel, logs: dict[str, list[dict[str, Any]]]) -> None:
     values: list[float] = []
     for number, (label, lines) in enumerate(logs.items()):
-        # Color, dashes and markers differ: runs of one schedule lie upon each other
+        # Color, dashes and markers differ, as runs with one schedule overlap
         color, dashes = f"C{number}", DASHES[number % len(DASHES)]
         marker = MARKERS[number % len(MARKERS)]
         points, marks = _points(lines, panel.quantity), _points(lines, panel.marked)
@@ -114,12 +114,12 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
 def _read(run: Path) -> list[dict[str, Any]]:
     path = run / LOG_NAME
     if not path.is_file():
-        raise ValueError(f"{run} is no folder of a run: it has no {LOG_NAME}")
+        raise ValueError(f"{run} is not the folder of a run: it has no {LOG_NAME}")
     return read_log(path)
 
 
 def _labels(runs: Sequence[Path]) -> list[str]:
-    """The folders' names; whole paths where two are called the same."""
+    """Names of the folders; whole paths where names repeat."""
     names = [run.resolve().name for run in runs]
     return [
         name if names.count(name) == 1 else str(run) for name, run in zip(names, runs, strict=True)

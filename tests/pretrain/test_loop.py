@@ -176,3 +176,24 @@ def test_the_host_waits_for_the_device_only_to_log(
         torch.ones(()).item()
     monkeypatch.setattr(TrainStep, "step", step)
     pretrain(replace(CONFIG, epochs=1, warmup_epochs=None, clip_norm=1.0), tones, tmp_path)
+
+
+def test_a_run_with_every_option_resumes_bit_for_bit_and_can_be_prolonged(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = replace(
+        CONFIG, epochs=1.5, schedule="wsd", ema=0.9, mix=0.4, optimizer="muon", warmup_epochs=0.5
+    )  # 11 steps, the last 2 of them in the cooldown
+    long = replace(short, epochs=2)  # 14 and 3
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, 5, signal.SIGTERM)
+        pretrain(short, tones, tmp_path / "cut")
+    pretrain(short, tones, tmp_path / "cut")
+    pretrain(short, tones, tmp_path / "short")
+    assert curve(tmp_path / "cut") == curve(tmp_path / "short")
+    assert same_weights(tmp_path / "cut", tmp_path / "short")
+    pretrain(long, tones, tmp_path / "cut")
+    pretrain(long, tones, tmp_path / "long")
+    assert same_weights(tmp_path / "cut", tmp_path / "long")
+    with pytest.raises(ValueError, match=r"other settings \(epochs, cooldown\)"):
+        pretrain(replace(short, cooldown=0.5), tones, tmp_path / "cut")

@@ -66,6 +66,8 @@ def test_every_recipe_stands_in_a_table_and_follows_the_papers_schedule() -> Non
 def test_other_settings_override_a_recipe() -> None:
     config = from_recipe("ssast_tiny_4x8", PretrainConfig(epochs=3, seed=1), Variant())
     assert (config.epochs, config.seed, config.model.patch) == (3, 1, (4, 8))
+    ours = from_recipe("open-corpus", PretrainConfig(seed=1), Variant("ssast_tiny"))
+    assert (ours.model, ours.schedule, ours.seed) == (PRESETS["ssast_tiny"], "wsd", 1)
     with pytest.raises(ValueError, match="unknown recipe 'tiny'"):
         from_recipe("tiny", PretrainConfig(), Variant())
 

@@ -14,11 +14,10 @@ from hear_axlstm.models import encoder
 from hear_axlstm.models.patch_embed import random_mask
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.step import make_train_step
+from hear_axlstm.pretrain.step import make_optimizers, make_train_step
 from hear_axlstm.training.checkpoints import collect
 from hear_axlstm.training.distributed import DistContext
 from hear_axlstm.training.optimizer import adamw, parameter_groups
-from hear_axlstm.training.schedule import Schedule
 from hear_axlstm.training.step import TrainStep
 from tests.helpers.runs import CONFIG, MODEL
 
@@ -90,18 +89,6 @@ def test_a_smaller_micro_batch_is_tried_when_memory_runs_out() -> None:
     assert train_step.micro_batch == 2
 
 
-def test_learning_rate_follows_the_paper() -> None:
-    assert PretrainConfig().peak_lr == pytest.approx(6e-4)
-    rates = [Schedule(100, 10).rate(step, 1.0) for step in range(100)]
-    np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10)
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=90)
-    for rate in rates[10:]:
-        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
-        optimizer.step()
-        cosine.step()
-
-
 def test_only_weights_decay() -> None:
     model = nn.ModuleDict({"linear": nn.Linear(3, 4), "norm": nn.LayerNorm(4)})
     decayed, spared = adamw(parameter_groups(model.named_parameters(), 0.01, 0.05)).param_groups
@@ -139,3 +126,29 @@ def test_a_compiled_model_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch, "compile", traced)
     torch.testing.assert_close(learned(MODEL, compile=True), learned(MODEL))
     traced.assert_called_once()
+
+
+def test_the_average_is_the_exponential_one() -> None:
+    train_step = regression(replace(CONFIG, ema=0.5))
+    assert train_step.average is not None
+    mel, mask = torch.randn(8, 5, 4), torch.zeros(8, 5, dtype=torch.bool)
+    expected = train_step.parameters[0].detach().clone()
+    for number in range(8):
+        train_step.step((mel, mask), number, lambda peak: 0.01)
+        decay = min(0.5, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * train_step.parameters[0].detach()
+    torch.testing.assert_close(train_step.average.tensors["linear.weight"], expected)
+    own = train_step.parameters[0].detach().clone()
+    with train_step.average.applied():
+        torch.testing.assert_close(train_step.parameters[0].detach(), expected)
+    assert torch.equal(train_step.parameters[0].detach(), own)
+
+
+def test_muon_takes_the_matrices_of_the_blocks() -> None:
+    model = MaskedPatchModel(MODEL)
+    adamw_, muon_ = make_optimizers(model, replace(CONFIG, optimizer="muon"))
+    owned = [p for group in muon_.param_groups for p in group["params"]]
+    names = [name for name, p in model.named_parameters() if any(p is own for own in owned)]
+    assert len(names) == 2 and all(".blocks.0." in name for name in names)
+    rest = [p for group in adamw_.param_groups for p in group["params"]]
+    assert len(rest) + len(owned) == len(list(model.parameters()))

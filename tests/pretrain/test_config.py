@@ -1,0 +1,57 @@
+"""Settings: which stay through a run, and a batch that suits the corpus."""
+
+import logging
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from hear_axlstm.pretrain.config import PretrainConfig, TrainConfig, suited_batch
+from hear_axlstm.pretrain.loop import pretrain
+from hear_axlstm.training.config import RunConfig
+from tests.helpers.runs import CONFIG
+
+
+def test_a_resumed_run_may_change_how_it_is_executed_and_nothing_else() -> None:
+    learned = {f.name for f in fields(TrainConfig)}
+    executed = {f.name for f in fields(PretrainConfig)} - learned
+    assert executed > {f.name for f in fields(RunConfig)}
+    changes = {"device": "cpu", "micro_batch": 2, "log_every": 1, "eval_every": 9, "threads": 3}
+    assert replace(CONFIG, **changes).conflicts(CONFIG.to_dict()) == []
+    changed = replace(CONFIG, seed=1, ema=0.9, optimizer="muon", mix=0.1)
+    assert changed.conflicts(CONFIG.to_dict()) == ["optimizer", "ema", "mix", "seed"]
+
+
+def test_settings_of_earlier_runs_are_read() -> None:
+    earlier = CONFIG.to_dict()
+    earlier["look_every"] = earlier.pop("eval_every")
+    for name in ("schedule", "cooldown", "optimizer", "ema", "balance", "mix"):
+        del earlier[name]
+    assert PretrainConfig.from_dict(earlier) == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("clips", "batch"), [(1, 16), (230, 16), (2606, 64), (20_000, 512), (2_000_000, 1024)]
+)
+def test_small_corpora_get_small_batches_and_the_papers_rate(clips: int, batch: int) -> None:
+    assert suited_batch(clips) == batch
+    config = PretrainConfig().for_corpus(clips)
+    assert (config.batch_size, config.peak_lr) == (batch, pytest.approx(6e-4))
+
+
+def test_a_batch_too_large_is_named_with_a_better_one(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert PretrainConfig(batch_size=1024).for_corpus(230).batch_size == 1024
+    assert "makes 22 steps in 100 epochs of 230 clips" in caplog.text
+    assert "--batch-size 16 makes 1438" in caplog.text
+    caplog.clear()
+    PretrainConfig(batch_size=16).for_corpus(230)
+    PretrainConfig(batch_size=1024).for_corpus(2_000_000)
+    assert not caplog.text
+
+
+def test_a_run_keeps_its_batch_when_resumed(tones: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, batch_size=None, lr=None, epochs=0.3, warmup_epochs=None)
+    weights = pretrain(config, tones, tmp_path)
+    assert pretrain(config, tones, tmp_path) == weights
+    assert '"batch_size": 16' in (tmp_path / "config.json").read_text()
