@@ -14,16 +14,17 @@ from hear_axlstm.pretrain.config import PretrainConfig, Variant
 from hear_axlstm.pretrain.estimate import estimate as cost_card
 from hear_axlstm.pretrain.loop import pretrain as train
 from hear_axlstm.pretrain.recipes import from_recipe
+from hear_axlstm.training.config import given
 from hear_axlstm.training.distributed import is_first_process
 from hear_axlstm.training.resume import Resume
 from hear_axlstm.training.signals import is_under_torchrun
 
 
 def pretrain(
-    data: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[SOURCE]")] = None,
+    data: Annotated[Path | None, tyro.conf.Positional, given("[SOURCE]")] = None,
     *,
-    run: Annotated[Path | None, tyro.conf.arg(metavar="OUT")] = None,
-    recipe: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
+    run: Annotated[Path | None, given("OUT")] = None,
+    recipe: Annotated[str | None, given("NAME")] = None,
     estimate: bool = False,
     variant: Annotated[Variant, tyro.conf.arg(name="")],
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")],

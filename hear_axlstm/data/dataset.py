@@ -82,6 +82,10 @@ class CropDataset:
         """Epochs that are done before this step."""
         return step * self.batch_size / len(self)
 
+    def steps(self, epochs: float) -> int:
+        """Steps that come closest to this many epochs, at least one."""
+        return max(1, round(epochs * len(self) / self.batch_size))
+
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Tensor:
         """A rank's crops of a step, float32 [B / world_size, W, F]."""
         rows = share(self.batch_size, rank, world_size)

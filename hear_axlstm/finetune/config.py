@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from hear_axlstm.training.config import RunConfig, check_positive
+from hear_axlstm.training.config import RunConfig, check_positive, given
 
 Mode = Literal["linear", "mlp", "full"]
 Metric = Literal["accuracy", "balanced_accuracy", "mAP", "AUC"]
@@ -27,39 +27,39 @@ class TrainConfig:
     mode: Mode = "linear"
     """What to train: "linear" or "mlp", a head on frozen embeddings; or "full", which starts from
     the linear head and then trains the encoder too."""
-    model: str = ""
+    model: Annotated[str, given("WEIGHTS")] = ""
     """Encoder: preset, file, folder or hf://org/repo (default: axlstm_tiny)."""
     labels: str = "label"
     """Column of the classes (default: label, or else labels, category or class)."""
-    path_column: str | None = None
+    path_column: Annotated[str | None, given("COLUMN")] = None
     """Column of the paths (default: a usual name such as path or filename)."""
     multilabel: bool = False
     """Let a clip have any number of classes, or none."""
     separator: str = ";"
     """What separates the classes of a clip."""
-    valid: Path | None = None
+    valid: Annotated[Path | None, given("CSV")] = None
     """CSV of the validation clips, which decide when to stop."""
-    valid_fold: str | None = None
+    valid_fold: Annotated[str | None, given("FOLD")] = None
     """Validation clips from the training CSV: rows with this value in the column fold."""
     valid_fraction: float = 0.2
     """Share of each class's training clips to hold out for validation, if neither these options
     nor a column split (train, valid or test) name any."""
-    test: Path | None = None
+    test: Annotated[Path | None, given("CSV")] = None
     """CSV of the test clips, which are scored at the end."""
-    test_fold: str | None = None
+    test_fold: Annotated[str | None, given("FOLD")] = None
     """Test clips from the training CSV: rows with this value in the column fold."""
     skip_broken: bool = False
     """Leave out files that are missing or damaged, instead of stopping."""
-    metric: Metric | None = None
+    metric: Annotated[Metric | None, given("{accuracy,balanced_accuracy,mAP,AUC}")] = None
     """Validation metric that selects the best checkpoint (default: accuracy, or mAP if
     multilabel)."""
-    epochs: int | None = None
+    epochs: Annotated[int | None, given("N")] = None
     """Most passes over the training clips (default: 200 for a head, 30 for "full")."""
-    patience: int | None = None
+    patience: Annotated[int | None, given("N")] = None
     """Epochs without improvement before stopping (default: 20 for a head, 5 for "full")."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, given("N")] = None
     """Clips of an optimizer step (default: 64 for a head, 16 for "full")."""
-    lr: float | None = None
+    lr: Annotated[float | None, given("RATE")] = None
     """Peak learning rate of the head (default: 3e-4 for an MLP, else 1e-3)."""
     encoder_lr: float = 1e-4
     """Peak learning rate of the encoder."""

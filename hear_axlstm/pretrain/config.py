@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from hear_axlstm.config import InputGate, LossOn, ModelConfig, preset
-from hear_axlstm.training.config import RunConfig, check_positive
+from hear_axlstm.training.config import RunConfig, check_positive, given
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +31,19 @@ FEW_STEPS = 500  # a warning names a smaller batch below this
 class Variant:
     """A preset, or an ablation of it (paper section 4.2); None leaves the preset's value."""
 
-    model: str | None = None
+    model: Annotated[str | None, given("PRESET")] = None
     """Preset: axlstm_ or ssast_, followed by tiny, small or base (default: axlstm_tiny)."""
-    expansion: int | None = None
+    expansion: Annotated[int | None, given("N")] = None
     """Inner width of an mLSTM block as a multiple of D."""
-    patch: tuple[int, int] | None = None
+    patch: Annotated[tuple[int, int] | None, given("FRAMES BINS")] = None
     """Frames and mel bins of a patch."""
-    flip: bool | None = None
+    flip: Annotated[bool | None, given("{True,False}")] = None
     """Let every second mLSTM block read the tokens backwards."""
-    input_gate: InputGate | None = None
+    input_gate: Annotated[InputGate | None, given("{exponential,sigmoid}")] = None
     """Activation of the mLSTM input gate."""
-    mask_keeps_position: bool | None = None
+    mask_keeps_position: Annotated[bool | None, given("{True,False}")] = None
     """Let a masked patch keep its position."""
-    loss_on: LossOn | None = None
+    loss_on: Annotated[LossOn | None, given("{masked,all}")] = None
     """Patches that the reconstruction loss averages over."""
 
     @property
@@ -77,17 +77,17 @@ class TrainConfig:
         default_factory=lambda: preset(DEFAULT_MODEL)
     )
     """The encoder to train; on the command line, a `Variant`."""
-    init: str | None = None
+    init: Annotated[str | None, given("WEIGHTS")] = None
     """Weights to start from: a preset, file, folder or hf://org/repo (default: random)."""
     epochs: float = 100.0
     """Passes over the clips; each takes one random crop of a clip."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, given("N")] = None
     """Clips of an optimizer step (default: the paper's 1024, fewer for a small corpus)."""
     base_lr: float = 1.5e-4
     """Peak learning rate at a batch of 256; the rate grows in proportion to the batch."""
-    lr: float | None = None
+    lr: Annotated[float | None, given("RATE")] = None
     """Peak learning rate, in place of the scaled base_lr."""
-    warmup_epochs: float | None = None
+    warmup_epochs: Annotated[float | None, given("EPOCHS")] = None
     """Epochs of linear warm-up (default: a tenth of all epochs)."""
     schedule: ScheduleName = "cosine"
     """Learning rate after the warm-up: "cosine" to zero, or "wsd": constant, then a cooldown. A
@@ -100,9 +100,9 @@ class TrainConfig:
     """Weight decay; biases and other 1-D parameters have none."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Betas of AdamW."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float | None, given("NORM")] = None
     """Clip gradients to this norm (default: no clipping, as in the paper)."""
-    ema: float | None = None
+    ema: Annotated[float | None, given("DECAY")] = None
     """Decay of an exponential moving average of the weights, which then is evaluated and written
     at the end (default: none; 0.999 suits some thousand steps)."""
     balance: float = 0.0
@@ -160,7 +160,7 @@ class PretrainConfig(RunConfig, TrainConfig):
         ValueError: for a combination that can't be trained with.
     """
 
-    micro_batch: int | None = None
+    micro_batch: Annotated[int | None, given("N")] = None
     """Clips to process at once on each device (default: what fits); gradients add up to
     the batch."""
     checkpoint_blocks: bool = False
@@ -171,7 +171,7 @@ class PretrainConfig(RunConfig, TrainConfig):
     """Epochs between two checkpoints that are kept for good."""
     eval_every: Annotated[int, tyro.conf.arg(aliases=("--look-every",))] = 5
     """Epochs between two pictures of reconstructions, and two scores of the labeled clips."""
-    probe: Annotated[str | None, tyro.conf.arg(metavar="LABELED")] = None
+    probe: Annotated[str | None, given("LABELED")] = None
     """Labeled clips for scoring the embeddings by nearest neighbors: a CSV with the columns path
     and label, or a folder with one subfolder per class."""
 

@@ -5,8 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
 
 from hear_axlstm.ops.precision import Precision
+
+
+def given(metavar: str) -> Any:
+    """Mark an option whose help text says what happens without it, in place of the default None.
+
+    Args:
+        metavar: name of the value in the help.
+    """
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,7 @@ class RunConfig:
     precision: Precision = "auto"
     """Precision of the encoder in training; "auto" takes bfloat16 where the hardware is faster
     with it."""
-    threads: int | None = None
+    threads: Annotated[int | None, given("N")] = None
     """CPU threads (default: PyTorch's choice; several processes share the cores)."""
     log_every: int = 10
     """Steps between two lines of the log."""
