@@ -91,9 +91,7 @@ def test_python_runs(
     names: dict[str, Any] = {"audio": audio.numpy() if "onnx" in code else audio}
     exec(code, names)
     printed = capsys.readouterr().out
-    if page == "README.md":
-        assert names["scene"].shape == (1, 960)
-    if page == "embedding.md":
+    if page in ("README.md", "embedding.md"):
         assert names["scene"].shape == (960,) and names["steps"].shape == (25, 960)
     if page == "export.md":
         assert names["scene"].shape == (2, 960)
@@ -103,8 +101,8 @@ def test_python_runs(
         assert printed.splitlines()[0].endswith("  same.wav") and printed.startswith("1.00")
     if "savefig" in code:
         assert 2.9 < float(printed.split()[0]) < 4.1 and Path("timeline.png").stat().st_size
-    if "watch" in names:
-        assert names["heard"] and all(2900 < ms < 4600 for ms in names["heard"])
+    if "detections" in names:
+        assert names["detected"] and all(2900 < ms < 4600 for ms in names["detected"])
 
 
 def test_the_system_in_20_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,12 +161,13 @@ def test_a_reconstruction_needs_the_head(tmp_path: Path) -> None:
 
 def test_every_preset_is_listed() -> None:
     for name, config in PRESETS.items():
-        assert re.search(rf"`{name}` \| [\d,]+ \| {config.embedding_size} \|", PAGES["README.md"])
+        assert re.search(rf"`{name}` \| [\d,]+ \| {config.embedding_size} \|", PAGES["embedding.md"])
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_exist(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sum([check(words, monkeypatch) for words in commands(PAGES[page])])
+    found = [check(words, monkeypatch) for words in commands(PAGES[page])]
+    assert any(found) or page in ("api.md", "architecture.md")  # these have none
 
 
 @pytest.mark.parametrize(
@@ -239,12 +238,15 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
             parse(results, arguments, monkeypatch)
         case ["python", "-m", "scripts.corpus", *arguments]:
             parse(corpus, arguments, monkeypatch)
+        case ["python", "-m", "xares.run" | "venv", *_]:
+            pass
         case ["python", "-m", module, *arguments]:
             tyro.cli(inert(importlib.import_module(module).main), args=arguments)
         case ["make", *arguments]:
             subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True)
         case ["pip", "install", *_, wanted]:
-            extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+            place = ROOT / "eval" if "eval" in wanted else ROOT
+            extras = tomllib.loads((place / "pyproject.toml").read_text())["project"]
             for extra in re.findall(r"\[(.*)\]", wanted):
                 assert extra in extras["optional-dependencies"], wanted
         case _:
