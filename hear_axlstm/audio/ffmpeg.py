@@ -54,6 +54,9 @@ class FfmpegDecoder:
         if not isinstance(stream, av.AudioStream):
             self._file.close()
             raise Fault(f"{part.kind} without a sound track: pass a file with sound")
+        if stream.codec_context is None:
+            self._file.close()
+            raise not_decodable(part.kind, "unknown codec")
         self._stream = stream
         stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
         self.rate = stream.codec_context.sample_rate or 0

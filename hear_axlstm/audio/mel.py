@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from hear_axlstm.config import MelConfig
 
 LOG_FLOOR = torch.finfo(torch.float32).eps  # added before the logarithm: silence is log(2^-23)
 STD_FLOOR = 1e-8  # keeps a silent clip finite
+FLOAT32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever is the default
 FRAMES_PER_PASS = 8192  # bounds the spectrum held at once to about 25 MB, whatever the length
 
 
@@ -55,6 +57,7 @@ class LogMel(nn.Module):
 
     Equals ``log(torchaudio.transforms.MelSpectrogram(...) + eps)`` with torchaudio's defaults:
     HTK scale, no filter normalization, periodic Hann window, centered frames, reflected edges.
+    Always in float32: neither the default dtype and device nor autocast of the caller change it.
     """
 
     window: Tensor
@@ -63,7 +66,7 @@ class LogMel(nn.Module):
     def __init__(self, config: MelConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or MelConfig()
-        window = torch.hann_window(config.n_fft, periodic=True)
+        window = torch.hann_window(config.n_fft, periodic=True, **FLOAT32)
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filterbank", mel_filterbank(config), persistent=False)
 
@@ -87,9 +90,17 @@ class LogMel(nn.Module):
 
     def of_frames(self, frames_BTn: Tensor) -> Tensor:
         """Log-mel ``[B, T, F]`` of frames that are cut already, ``[B, T, n_fft]``."""
-        spectrum = torch.view_as_real(torch.fft.rfft(frames_BTn * self.window))
-        power = spectrum.square().sum(-1)
-        return (power @ self.filterbank).add_(LOG_FLOOR).log_()
+        with _without_autocast(frames_BTn.device.type):
+            spectrum = torch.view_as_real(torch.fft.rfft(frames_BTn * self.window))
+            power = spectrum.square().sum(-1)
+            return (power @ self.filterbank).add_(LOG_FLOOR).log_()
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """Turn autocast off where it is on; elsewhere nothing, which exporters prefer in a graph."""
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def standardize(log_mel_BTF: Tensor, statistics: Statistics | None = None) -> Tensor:
@@ -106,9 +117,9 @@ def standardize(log_mel_BTF: Tensor, statistics: Statistics | None = None) -> Te
 def mel_filterbank(config: MelConfig) -> Tensor:
     """Triangular filters on the HTK mel scale, float32 ``[n_fft // 2 + 1, F]``, peak 1."""
     # In float32 like torchaudio: the filters' edges then agree to the last digit but one.
-    hz = torch.linspace(0, config.sample_rate / 2, config.n_fft // 2 + 1)
+    hz = torch.linspace(0, config.sample_rate / 2, config.n_fft // 2 + 1, **FLOAT32)
     low, high = _hz_to_mel(config.f_min), _hz_to_mel(config.f_max)
-    edge_mel = torch.linspace(low, high, config.n_mels + 2)
+    edge_mel = torch.linspace(low, high, config.n_mels + 2, **FLOAT32)
     edge_hz = 700.0 * (10.0 ** (edge_mel / 2595.0) - 1.0)
     left, center, right = edge_hz[:-2], edge_hz[1:-1], edge_hz[2:]
     rising = (hz[:, None] - left) / (center - left)

@@ -45,3 +45,16 @@ def test_standardize_works_on_each_whole_clip() -> None:
 
 def test_silence_becomes_zero_not_noise() -> None:
     assert standardize(LogMel()(torch.zeros(1, 16_000))).abs().max() == 0
+
+
+def test_the_state_of_the_caller_does_not_reach_it() -> None:
+    waveform = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0))
+    expected = LogMel()(waveform)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"), torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+            found = LogMel()(waveform)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
