@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 from hear_axlstm.audio.containers.au import au_parts
@@ -52,12 +53,22 @@ BY_FFMPEG = (
     (b"TTA1", "TTA", "tta"),
     (b"\x0b\x77", "AC-3", "ac3"),
     (b"ADIF", "AAC", "aac"),
-    (b"\xff\xf1", "AAC", "aac"),
-    (b"\xff\xf9", "AAC", "aac"),
     (b"\xff\xf0", "AAC", "aac"),
+    (b"\xff\xf1", "AAC", "aac"),
     (b"\xff\xf8", "AAC", "aac"),
+    (b"\xff\xf9", "AAC", "aac"),
+    (b"FLV\1", "FLV", "flv"),
 )
-"""First bytes, name and FFmpeg demuxer of formats that promise no length."""
+"""First bytes, name and FFmpeg demuxer of formats that promise no length in bytes."""
+
+BEGIN_ONCE = {"AMR": 6, "Monkey's Audio": 12, "TTA": 12}
+"""First bytes of formats in which these stand nowhere else: where they do, another file begins."""
+
+BY_SNDFILE: tuple[bytes, ...] = (
+    *(b"Creative Voice File", b" paf", b"fap ", b"PVF1", b"Extended Instrument:", b"2BIT"),
+    *(b"\x64\xa3", b"\0\1\xa3\x64", b"\0\2\xa3\x64", b"\0\3\xa3\x64", b"ALawSoundFile"),
+)
+"""First bytes of older formats that libsndfile reads: VOC, PAF, PVF, XI, AVR, IRCAM, Psion."""
 
 SAVE_AGAIN = "download the file itself again"
 NO_SOUND = "not sound: pass the sound"
@@ -146,11 +157,27 @@ def _streams_without_header(file: RandomAccess, at: int, stop: int) -> list[Part
     head = file.at(at, 64)
     for magic, kind, demuxer in BY_FFMPEG:
         if head.startswith(magic):
-            return [Part(at, stop, kind, decoder=demuxer)]
+            return _split_at_magic(file, Part(at, stop, kind, decoder=demuxer))
+    if head.startswith(BY_SNDFILE):
+        return [Part(at, stop, "sound")]
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        return [Part(at, stop, "AVI", decoder="avi")]
+    if all(file.at(at + packet, 1) == b"G" for packet in (0, 188, 376)):
+        return [Part(at, stop, "MPEG transport stream", decoder="mpegts")]
     if describe_other(file.at(at, 1 << 12)) is not None:
         return []
     # A tag may declare a wrong size, and end behind the first frames
     return mpeg_parts(file, at, stop) or (mpeg_parts(file, 10, stop) if at else [])
+
+
+def _split_at_magic(file: RandomAccess, part: Part) -> list[Part]:
+    """The part, and those of further files that are joined to it."""
+    parts = []
+    magic = file.at(part.start, BEGIN_ONCE.get(part.kind, 0))
+    while magic and (at := file.find(magic, part.start + len(magic), part.stop)) >= 0:
+        parts.append(replace(part, stop=at))
+        part = replace(part, start=at)
+    return [*parts, part]
 
 
 def describe_other(head: bytes) -> str | None:

@@ -157,3 +157,9 @@ def test_lost_and_damaged_pages_of_ogg(codec: str) -> None:
         flipped[at] ^= 1
         with pytest.raises(AudioError, match=r"damaged|truncated|lost"):
             load_audio(bytes(flipped))
+
+
+@pytest.mark.parametrize(("container", "codec"), [*BY_FFMPEG[:6], ("adts", "aac")])
+def test_joined_files_that_ffmpeg_reads_give_both(container: str, codec: str) -> None:
+    data = encode_by_ffmpeg(noise(SECONDS, rate=48_000), container, codec, rate=48_000)
+    assert load_audio(data + data).size == pytest.approx(2 * load_audio(data).size, abs=100)

@@ -60,3 +60,17 @@ def test_a_damaged_mp4_is_named(tmp_path: Path) -> None:
 def test_endings_are_in_one_list_only() -> None:
     assert not AUDIO_SUFFIXES & OTHER_AUDIO_SUFFIXES
     assert {".wav", ".flac", ".mp3", ".m4a", ".webm", ".wma", ".mp4"} <= AUDIO_SUFFIXES
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("avi", "libmp3lame"), ("flv", "aac"), ("mpegts", "aac"), ("ac3", "ac3"), ("mp2", "mp2")],
+)
+def test_sound_of_other_containers(container: str, codec: str) -> None:
+    data = encode_by_ffmpeg(noise(2, rate=48_000), container, codec, rate=48_000)
+    assert load_audio(data).size == pytest.approx(32_000, abs=2_000)
+
+
+def test_older_formats_of_libsndfile() -> None:
+    for container in ("VOC", "PAF", "IRCAM", "PVF", "AVR"):
+        assert load_audio(encode(noise(), container, "PCM_16")).size == 16_000, container

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from hear_axlstm.audio.containers.part import MpegFrames, Part, cut_off
 from hear_axlstm.audio.containers.tags import tag_end
+from hear_axlstm.audio.errors import Fault
 from hear_axlstm.audio.random_access import RandomAccess
 
 BITRATES = {  # kbit/s by (version 1, layer)
@@ -27,6 +28,7 @@ RATES = (44_100, 48_000, 32_000)  # of version 1; half of it in version 2, a qua
 DECODER_DELAY = 529  # samples that every decoder adds to the encoder's delay
 JUNK_BYTES = 1 << 24  # searched for the first frame
 SURE_FRAMES = 4  # in a row that make a stream; two where one is known already
+MPEG_SHARE = 0.1  # of the bytes from the first frame on, else it is another format
 EDITED_FRAMES = 2  # more than promised that are not another stream
 
 
@@ -53,6 +55,8 @@ class _Stream:
     skip: int = 0
     padding: int = 0
     end: int = 0
+    size: int = 0
+    """Bytes of all frames."""
 
 
 def mpeg_parts(file: RandomAccess, start: int, stop: int, whole: int | None = None) -> list[Part]:
@@ -65,12 +69,20 @@ def mpeg_parts(file: RandomAccess, start: int, stop: int, whole: int | None = No
         whole: end of what encloses them, by default `stop`.
 
     Raises:
-        Fault: if a stream has fewer frames than its Xing or VBRI header promises.
+        Fault: if a stream has fewer frames than its Xing or VBRI header promises, or hardly any
+            of the bytes are frames.
     """
     at = _first_frame(file, start, stop)
     if at is None:
         return []
-    parts = [part for stream in _streams(file, at, stop) for part in _split(stream)]
+    streams = _streams(file, at, stop)
+    there = sum(stream.size for stream in streams)
+    if there < MPEG_SHARE * (stop - at):
+        raise Fault(
+            f"not decodable: {there:,} bytes of MPEG audio among {stop - at:,} bytes: copy it "
+            "again or convert it to FLAC"
+        )
+    parts = [part for stream in streams for part in _split(stream)]
     if parts and whole is not None:
         last = parts[-1]
         parts[-1] = Part(last.start, whole, last.kind, last.decoder, last.frames, mpeg=last.mpeg)
@@ -144,6 +156,7 @@ def _streams(file: RandomAccess, at: int, stop: int) -> list[_Stream]:
             streams[-1].offsets.append(at)
         at += frame.size
         streams[-1].end = at
+        streams[-1].size += frame.size
     return streams
 
 

@@ -85,4 +85,5 @@ def asf_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
         is_live = file.at(at + 88, 1)[:1] == b"\1"
         if size > stop - start and not is_live:
             raise cut_off("ASF (WMA)", size, stop - start)
+        stop = start + size if 30 < size < stop - start and not is_live else stop
     return [Part(start, stop, "ASF (WMA)", decoder="asf")]
