@@ -21,7 +21,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from hear_axlstm import load_model
-from hear_axlstm.audio.io import AUDIO_SUFFIXES, load_audio
+from hear_axlstm.audio.io import load_audio
+from hear_axlstm.audio.listing import list_folder
 from hear_axlstm.embed.embedder import Embedder
 from hearbench.synthetic.environment import ENVIRONMENTS, environment
 from hearbench.synthetic.synthesis import length, place, record, times
@@ -105,11 +106,13 @@ def generated_recording() -> tuple[NDArray[np.float32], NDArray[np.float32], lis
 
 def read_folder(folder: Path, sample_rate: int) -> Sounds:
     """The first two seconds of every audio file below a folder, by name."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+    files = list_folder(str(folder)).files
     if len(files) <= NEIGHBORS:
-        raise ValueError(f"{folder} holds {len(files)} audio files: give at least {NEIGHBORS + 1}")
+        raise ValueError(
+            f"{folder} contains {len(files)} audio files: give at least {NEIGHBORS + 1}"
+        )
     return {
-        path.relative_to(folder).as_posix(): load_audio(path, sample_rate, end=CLIP_SECONDS)
+        path: load_audio(folder / path, sample_rate, end=CLIP_SECONDS)
         for path in tqdm(files, "decoding", unit="file")
     }
 

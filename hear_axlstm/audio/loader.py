@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hear_axlstm.audio.errors import printable
 from hear_axlstm.audio.io import AudioError
 from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import AudioClip
@@ -26,6 +27,7 @@ SILENCE = 1e-4  # peak in full scale, -80 dB: three steps of 16-bit audio
 MAX_AMPLITUDE = 1e15  # the power of louder samples overflows float32
 WINDOW_SECONDS = 0.025  # of the front end; what is shorter has no spectrum
 HELD_SAMPLES = 16_000 * 600  # decoded and waiting: no more clips are begun
+HELD_BYTES = 1 << 28  # of files read from tars that are in flight
 
 Key = TypeVar("Key")
 Item = TypeVar("Item")
@@ -51,7 +53,7 @@ def decode(
     try:
         return Decoded(clip.id, clip.decode(sample_rate, longest))
     except AudioError as error:
-        name = clip.source if isinstance(clip.source, str) else "audio"
+        name = printable(clip.source) if isinstance(clip.source, str) else "audio"
         return Skipped(clip.id, str(error).removeprefix(f"{name}: "))
     except Exception as error:  # one strange file must not stop millions
         return Skipped(clip.id, f"fails with {type(error).__name__} ({error})")
@@ -72,7 +74,7 @@ def fault(waveform: NDArray[np.float32], sample_rate: int) -> str | None:
 def decode_usable(
     clip: AudioClip | Skipped, sample_rate: int, longest: float | None = LONGEST
 ) -> Decoded | Skipped:
-    """As `decode`, but clips with a `fault` are skipped, too."""
+    """As `decode`, but clips with a `fault` are skipped as well."""
     found = decode(clip, sample_rate, longest)
     if isinstance(found, Decoded) and (reason := fault(found.waveform, sample_rate)):
         return Skipped(found.id, reason)
@@ -91,7 +93,7 @@ def decode_ahead(
         jobs: clips, each with a key that comes back with it.
         work: decodes one clip, e.g. by `decode`.
         threads: number of files that are decoded at the same time.
-        held_samples: no more files are begun while so many samples wait; bounds memory.
+        held_samples: number of decoded samples that may wait; bounds memory.
     """
 
     def keyed(job: tuple[Key, AudioClip | Skipped]) -> tuple[Key, Decoded | Skipped]:
@@ -116,20 +118,21 @@ def map_ahead(
 
     Args:
         work: what is done with each item; its error is raised where its result would have come.
-        items: taken one at a time, when there is room.
+        items: taken one at a time, when there is room; contents of files that come with them are
+            bounded by `HELD_BYTES`, but for the last one.
         pool: does the work; not shut down, but what has not begun is cancelled.
         ahead: items that are in flight at the most.
         size: how much a result that waits counts.
-        held: no more items are begun while so much waits; 0 sets no bound.
+        held: sum of sizes that may wait before more items are begun; 0 sets no bound.
     """
-    items, waiting = iter(items), deque[Future[Result]]()
+    items, waiting = iter(items), deque[tuple[Future[Result], int]]()
 
     def has_room() -> bool:
-        if len(waiting) >= ahead:
+        if len(waiting) >= ahead or sum(content for _, content in waiting) >= HELD_BYTES:
             return False
         if size is None or not held:
             return True
-        done = (future for future in waiting if future.done() and not future.exception())
+        done = (future for future, _ in waiting if future.done() and not future.exception())
         return sum(size(future.result()) for future in done) < held
 
     def begin() -> None:
@@ -138,17 +141,25 @@ def map_ahead(
                 item = next(items)
             except StopIteration:
                 return
-            waiting.append(pool.submit(work, item))
+            waiting.append((pool.submit(work, item), _content(item)))
 
     try:
         begin()
         while waiting:
-            result = waiting.popleft().result()
+            result = waiting.popleft()[0].result()
             begin()
             yield result
     finally:
-        for future in waiting:
+        for future, _ in waiting:
             future.cancel()
+
+
+def _content(item: object) -> int:
+    """Bytes of a file's content inside a job, a pair of a key and a clip."""
+    clip = item[1] if isinstance(item, tuple) and len(item) == 2 else item
+    if isinstance(clip, AudioClip) and isinstance(clip.source, bytes):
+        return len(clip.source)
+    return 0
 
 
 def prefetch(make: Callable[[int], Batch], first: int, end: int) -> Iterator[Batch]:

@@ -21,7 +21,7 @@ PATIENCE = timedelta(days=30)  # ranks wait for the slowest at the end
 
 def embed(
     inputs: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(name="source", metavar="SOURCE")
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(name="source", metavar="SOURCE...")
     ],
     *,
     out: Path,

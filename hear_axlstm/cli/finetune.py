@@ -26,7 +26,10 @@ def finetune(
         out: Folder for the classifier, its scores and the log.
         config: Settings.
     """
-    for split, scores in train_classifier(train, out, config).items():
+    found = train_classifier(train, out, config)
+    for split, scores in found.items():
         numbers = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         print(f"{split}: {numbers}")
     print(f"classifier: {out / FILE_NAME}\nnext: axlstm predict {out / FILE_NAME} recordings/")
+    if found.left_out:
+        print(found.left_out)

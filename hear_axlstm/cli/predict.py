@@ -29,7 +29,7 @@ BROKEN = 3  # exit code where some files gave no audio and the others were class
 def predict(
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
     inputs: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(name="source", metavar="SOURCE")
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(name="source", metavar="SOURCE...")
     ],
     *,
     out: Path | None = None,

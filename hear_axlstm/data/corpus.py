@@ -46,7 +46,7 @@ class ClipIndex:
     """Where each clip's frames are. Arrays have one entry a clip, in the order of packing."""
 
     id_bytes: NDArray[np.uint8]
-    """All ids in UTF-8, one after the other: a tenth of the memory of so many strings."""
+    """All ids in UTF-8, one after the other: a tenth of the memory of a list of strings."""
     id_end: NDArray[np.int64]
     """Where each id ends in `id_bytes`."""
     shard: NDArray[np.int32]

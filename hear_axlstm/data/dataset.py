@@ -25,7 +25,7 @@ from hear_axlstm.data.corpus import FRAME_DTYPE, Corpus, shard_path
 from hear_axlstm.models.patch_embed import random_mask
 
 VALIDATION_SHARE = 0.05
-VALIDATION_CLIPS = 2048  # as many tell the loss to a fraction of a percent; more only cost time
+VALIDATION_CLIPS = 2048  # enough for the loss to a fraction of a percent; more only cost time
 FEWEST_TO_SPLIT = 40
 VALUES_PER_PASS = 32_000  # torch does so few in one thread, and leaves the others to the model
 RESIDENT_SHARE = 0.25  # of a device's free memory

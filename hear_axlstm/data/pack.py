@@ -197,7 +197,7 @@ def finish(folder: Path, source: str, mel: MelConfig, shards: Sequence[Shard]) -
     """Join the shards' sidecars, drop stale shards, stamp with pack.json.
 
     Raises:
-        PackError: if there is no clip in any of them.
+        PackError: if none of them has a clip.
     """
     found = summarize(shards, folder / REPORT_NAME)
     if not found.clips:

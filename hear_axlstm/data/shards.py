@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import AudioClip, ShardSpec, Source
 from hear_axlstm.audio.tables import OPEN_CSV
-from hear_axlstm.files import digest, naming_full_disk, write_text
+from hear_axlstm.files import digest, naming_full_disk, replacing, write_text
 from hear_axlstm.progress import progress
 
 LOUD_SHARE = 0.1  # of clips left out: more than that is a warning
@@ -220,6 +220,14 @@ def summarize(shards: Sequence[Shard], report: Path) -> Summary:
             first = first or (skipped[0] if skipped else None)
             clips += len(made["clips"]["id"])
     return Summary(clips, kinds, digest(fingerprints), first)
+
+
+def write_report(path: Path, skipped: Iterable[Skipped]) -> None:
+    """List what was left out and why in a CSV."""
+    with replacing(path) as partial, open(partial, "w", **OPEN_CSV) as file:
+        writer = csv.writer(file)
+        writer.writerow(SKIPPED_HEADER)
+        writer.writerows((skip.id, skip.reason) for skip in skipped)
 
 
 def left_out(clips: int, skipped: Mapping[str, int], report: Path) -> str:

@@ -202,9 +202,9 @@ class Embedder(nn.Module):
 
         Args:
             audio: as in `embed_scenes`.
-            lengths: likewise.
-            statistics: likewise.
-            errors: likewise.
+            lengths: as in `embed_scenes`.
+            statistics: as in `embed_scenes`.
+            errors: as in `embed_scenes`.
 
         Returns:
             Embeddings ``[J, D']`` and times ``[J]`` for one clip; ``[B, J, D']`` and ``[B, J]`` for
@@ -322,7 +322,7 @@ class Embedder(nn.Module):
     def steps(self, audio: Iterable[Tensor], statistics: Statistics | None = None) -> list[Tensor]:
         """All time steps of clips ``[n]`` of any lengths, float32 ``[J, D']`` each.
 
-        A last one may be centered past the end of its clip; `step_times` tells.
+        The last step of a clip may be centered past its end: see `step_times`.
         """
         parts: dict[int, list[Tensor]] = defaultdict(list)
         for batch, steps_WJD in self._encoded(audio, statistics):

@@ -197,7 +197,7 @@ def _write_share(
 def _embedded(
     found: Iterable[Decoded | Skipped], embedder: Embedder, most: int, fields: Sequence[str]
 ) -> Iterator[Record | Skipped]:
-    """The clips of one shard embedded together, up to so many samples; their order is kept."""
+    """The clips of one shard embedded together, up to `most` samples at once, in order."""
     for group in groups(found, _samples, most):
         decoded = [item for item in group if isinstance(item, Decoded)]
         records = iter(_embed_batch(decoded, embedder, fields) if decoded else ())

@@ -6,7 +6,7 @@ D' embedding size.
 
 from __future__ import annotations
 
-import math
+import io
 import numbers
 import os
 import warnings
@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
-import soxr
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,6 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hear_axlstm.audio.io import load_audio
 from hear_axlstm.audio.loader import MAX_AMPLITUDE, SILENCE, WINDOW_SECONDS, map_ahead
+from hear_axlstm.audio.resample import RATES, resampled
 from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.progress import DELAY, progress
 
@@ -313,10 +313,9 @@ def _load(item: Any, name: str, sample_rate: int, device: torch.device) -> Loade
         decoded = item.get_all_samples()
         item = _resampled(decoded.data, decoded.sample_rate, name, sample_rate)
     elif hasattr(item, "read"):
-        content = item.read()
-        if not isinstance(content, bytes):
+        if isinstance(item, io.TextIOBase):
             raise TypeError(f"{name} is a file in text mode: open it with mode 'rb'")
-        item = load_audio(content, sample_rate)
+        item = load_audio(item, sample_rate)
     elif (pair := _pair(item)) is not None:
         item = _resampled(*pair, name, sample_rate)
     if isinstance(item, Tensor) and not isinstance(item, np.ndarray):
@@ -343,8 +342,10 @@ def _of_mapping(item: Mapping[str, Any], name: str) -> Any:
 
 def _resampled(samples: Any, rate: float, name: str, sample_rate: int) -> NDArray[np.float32]:
     """Samples of a known rate, with channels on either side, as mono at `sample_rate`."""
-    if not (math.isfinite(rate) and rate > 0):
-        raise ValueError(f"{name} has the sample rate {rate:g}: pass a positive number of Hz")
+    if not RATES[0] <= rate <= RATES[-1]:
+        raise ValueError(
+            f"{name} has the sample rate {rate:g}: pass {RATES[0]:,} to {RATES[-1]:,} Hz"
+        )
     _check_type(samples, name)
     array = samples.cpu().numpy() if isinstance(samples, Tensor) else samples
     if array.dtype.kind != "f":
@@ -357,7 +358,7 @@ def _resampled(samples: Any, rate: float, name: str, sample_rate: int) -> NDArra
     if array.ndim != 1 or not array.size:
         raise ValueError(f"{name} has shape {array.shape}: pass mono samples [n]")
     mono = np.ascontiguousarray(array, np.float32)
-    return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate, quality="HQ")
+    return np.concatenate(list(resampled([(round(rate), mono)], sample_rate)))
 
 
 def _remark(samples: Tensor, sample_rate: int) -> str:

@@ -107,7 +107,7 @@ class Output:
         )
 
     def size(self) -> int:
-        """Bytes of all embeddings: tells whether something was cut off or deleted."""
+        """Bytes of all embeddings, to notice an output that was cut off or deleted."""
         if not self.is_folder:
             return sum(p.stat().st_size for p in (self.path, self._ids) if p.exists())
         found = (self.path / field for field in self.fields)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from hear_axlstm.audio.labels import (
     shown,
     warn_of_separator,
 )
+from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.finetune.classifier import Labels
 from hear_axlstm.finetune.config import FinetuneConfig
@@ -32,7 +33,6 @@ from hear_axlstm.finetune.config import FinetuneConfig
 log = logging.getLogger(__name__)
 
 SHOWN = 10  # files that a message lists
-T = TypeVar("T")
 
 
 class SplitClip(NamedTuple):
@@ -49,6 +49,8 @@ class Dataset:
     labels: Labels
     splits: Mapping[str, tuple[AudioClip, ...]]
     """At least train and valid."""
+    left_out: tuple[Skipped, ...] = ()
+    """Files that were listed but can't be used."""
 
     @property
     def fingerprint(self) -> str:
@@ -87,7 +89,7 @@ def read_dataset(train: Path, config: FinetuneConfig) -> Dataset:
             if any(clip.split == split for clip in clips):
                 raise LabelsError(f"{train} has {split} clips, and so does {file}: give one")
             clips += [clip._replace(split=split) for clip in _read(file, config, {})]
-    clips = _with_files(clips, config)
+    clips, missing = _with_files(clips, config)
     if not any(clip.split == "valid" for clip in clips):
         clips = _draw_valid(clips, config)
     splits: dict[str, tuple[AudioClip, ...]] = {}
@@ -95,7 +97,8 @@ def read_dataset(train: Path, config: FinetuneConfig) -> Dataset:
         splits[split] = tuple(clip for clip, own in clips if (own or "train") == split)
     if not splits["test"]:
         del splits["test"]
-    return check(Dataset(Labels(_classes(splits["train"]), config.multilabel), splits), train)
+    labels = Labels(_classes(splits["train"]), config.multilabel)
+    return check(Dataset(labels, splits, missing), train)
 
 
 def check(dataset: Dataset, source: Path) -> Dataset:
@@ -160,33 +163,32 @@ def _read(file: Path, config: FinetuneConfig, folds: Mapping[str, str]) -> list[
     ]
 
 
-def _with_files(clips: Sequence[SplitClip], config: FinetuneConfig) -> list[SplitClip]:
-    """The clips whose files are there."""
+def _with_files(
+    clips: Sequence[SplitClip], config: FinetuneConfig
+) -> tuple[list[SplitClip], tuple[Skipped, ...]]:
+    """The clips whose files are there, and the missing files."""
     sources = {str(clip.source) for clip, _ in clips}
     is_there = {path: Path(path).is_file() for path in sources}
-    return without_broken(
-        clips,
-        [f"{path}: no such file" for path, there in sorted(is_there.items()) if not there],
-        [is_there[str(clip.source)] for clip, _ in clips],
-        config.skip_broken,
-    )
+    missing = [Skipped(path, "no such file") for path in sorted(sources) if not is_there[path]]
+    report_broken(missing, config.skip_broken)
+    return [item for item in clips if is_there[str(item.clip.source)]], tuple(missing)
 
 
-def without_broken(
-    clips: Sequence[T], reasons: Sequence[str], usable: Sequence[bool], skip: bool
-) -> list[T]:
-    """The usable clips, with a warning about the others.
+def report_broken(broken: Sequence[Skipped], skip: bool) -> None:
+    """List files that can't be used in a warning.
 
     Raises:
-        LabelsError: if there are others, and they may not be skipped.
+        LabelsError: if they may not be skipped.
     """
-    if reasons:
-        found = f"{plural(len(reasons), 'file')} can't be used:\n  " + "\n  ".join(reasons[:SHOWN])
-        found += f"\n  and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
-        if not skip:
-            raise LabelsError(f"{found}\nfix them, or leave them out by --skip-broken")
-        log.warning("%s\nthey are left out", found)
-    return [clip for clip, good in zip(clips, usable, strict=True) if good]
+    if not broken:
+        return
+    lines = [f"{file.id}: {file.reason}" for file in broken[:SHOWN]]
+    if len(broken) > SHOWN:
+        lines.append(f"and {len(broken) - SHOWN} more")
+    found = "\n  ".join([f"{plural(len(broken), 'file')} can't be used:", *lines])
+    if not skip:
+        raise LabelsError(f"{found}\nfix them, or leave them out by --skip-broken")
+    log.warning("%s\nthey are left out", found)
 
 
 def _draw_valid(clips: Sequence[SplitClip], config: FinetuneConfig) -> list[SplitClip]:

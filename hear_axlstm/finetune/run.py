@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from hear_axlstm import load_model
 from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.data.shards import left_out, write_report
 from hear_axlstm.finetune.classifier import FILE_NAME, Classifier, load_classifier
 from hear_axlstm.finetune.config import MLP_WIDTH, FinetuneConfig
-from hear_axlstm.finetune.dataset import Dataset, check, read_dataset, without_broken
+from hear_axlstm.finetune.dataset import Dataset, check, read_dataset, report_broken
 from hear_axlstm.finetune.embeddings import embed
 from hear_axlstm.finetune.full import logits_of, train_encoder
 from hear_axlstm.finetune.heads import train_head
@@ -24,8 +26,14 @@ from hear_axlstm.training.distributed import init_distributed
 from hear_axlstm.training.resume import CHECKPOINTS, lock_dir
 
 CONFUSION, SCORES, SETTINGS, LOG = "confusion.png", "scores.json", "config.json", "log.jsonl"
+REPORT = "report.csv"
 
-Scores = dict[str, dict[str, float]]
+
+class Scores(dict[str, dict[str, float]]):
+    """Scores by split and metric."""
+
+    left_out = ""
+    """How many files were left out and why, in words; empty if none were."""
 
 
 def finetune(train: Path, out: Path, config: FinetuneConfig) -> Scores:
@@ -93,7 +101,7 @@ def _write(
 ) -> Scores:
     """Write the classifier, the scores of the splits, and the confusions of the last split."""
     targets = {split: dataset.targets(split) for split in logits}
-    found = {s: scores(dataset.labels, logits[s], targets[s]) for s in logits}
+    found = Scores({s: scores(dataset.labels, logits[s], targets[s]) for s in logits})
     if not config.multilabel:
         split = list(logits)[-1]
         title = f"{split}: {len(targets[split])} clips, accuracy {found[split]['accuracy']:.1%}"
@@ -101,6 +109,11 @@ def _write(
         draw_confusion(dataset.labels, logits[split], targets[split], title, path)
     classifier.save(out / FILE_NAME, {"scores": found, "settings": config.to_dict()})
     (out / SCORES).write_text(json.dumps(found, indent=2) + "\n")
+    (out / REPORT).unlink(missing_ok=True)
+    if dataset.left_out:
+        write_report(out / REPORT, dataset.left_out)
+        kinds = Counter(skipped.kind for skipped in dataset.left_out)
+        found.left_out = left_out(sum(map(len, dataset.splits.values())), kinds, out / REPORT)
     return found
 
 
@@ -110,15 +123,18 @@ def _embed(
     """The clips that can be decoded, and their embeddings ``[n, D']``, split by split."""
     clips = [clip for members in dataset.splits.values() for clip in members]
     embedded = dict(zip(clips, embed(classifier, clips), strict=True))
-    good = [isinstance(embedded[clip], Tensor) for clip in clips]
-    reasons = [
-        f"{clip.source!s}: {skipped.reason}"
-        for clip, skipped in embedded.items()
-        if isinstance(skipped, Skipped)
+    broken = [
+        Skipped(str(clip.source), scene.reason)
+        for clip, scene in embedded.items()
+        if isinstance(scene, Skipped)
     ]
-    usable = set(without_broken(clips, reasons, good, config.skip_broken))
-    left = {s: tuple(clip for clip in old if clip in usable) for s, old in dataset.splits.items()}
-    dataset = check(replace(dataset, splits=left), train)
+    report_broken(broken, config.skip_broken)
+    left = {
+        split: tuple(clip for clip in members if isinstance(embedded[clip], Tensor))
+        for split, members in dataset.splits.items()
+    }
+    skipped = (*dataset.left_out, *broken)
+    dataset = check(replace(dataset, splits=left, left_out=skipped), train)
     scenes = {s: [embedded[clip] for clip in members] for s, members in left.items()}
     return dataset, {
         split: torch.stack([scene for scene in of_split if isinstance(scene, Tensor)])

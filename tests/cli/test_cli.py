@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import soundfile
 
 from hear_axlstm import __version__, cli, load_model
+from hear_axlstm.config import ModelConfig
+from hear_axlstm.finetune.classifier import Classifier, Labels
 from hear_axlstm.ops import native
 
 AXLSTM = str(Path(sys.executable).with_name("axlstm"))
@@ -115,3 +118,15 @@ def test_a_folder_of_audio_becomes_a_model(tmp_path: Path) -> None:
     model = load_model(str(run_folder))
     assert (model.config.expansion, model.config.patch) == (2, (8, 16))
     assert "model.safetensors" in result.stdout
+
+
+def test_labels_that_the_terminal_can_not_show_cost_nothing(tmp_path: Path) -> None:
+    classifier = Classifier(ModelConfig(dim=16, depth=1), Labels(("B\u00e4r", "\u732b"), False))
+    classifier.save(tmp_path / "classifier.safetensors", {})
+    soundfile.write(os.fsencode(tmp_path) + b"/caf\xe9.wav", np.sin(np.arange(800)), 16_000,
+                    format="WAV")  # fmt: skip
+    command = [sys.executable, "-m", "hear_axlstm.cli", "predict", str(tmp_path), str(tmp_path)]
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environ)
+    assert result.returncode == 0, result.stderr
+    assert "caf\\udce9.wav" in result.stdout and "\\u732b" in result.stdout

@@ -402,3 +402,14 @@ def test_predict_replaces_nothing_but_a_csv_that_it_finished(
 
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_what_was_left_out_is_counted(tones: Path, config: FinetuneConfig, tmp_path: Path) -> None:
+    (tmp_path / "broken.wav").write_bytes(b"no audio")
+    names = (tmp_path / "broken.wav", tmp_path / "gone.wav")
+    extra = [{"path": path, "label": "low", "fold": 0} for path in names]
+    file = write(tmp_path / "some.csv", [*rows_of(tones), *extra])
+    found = finetune(file, tmp_path / "run", replace(config, skip_broken=True, epochs=1))
+    assert found.left_out.startswith("2 of 32 left out (1 no such file, 1 ")
+    with open(tmp_path / "run" / "report.csv", newline="") as report:
+        assert {row["id"] for row in csv.DictReader(report)} == set(map(str, names))
