@@ -1,10 +1,10 @@
-"""Weights: where they come from, and how they are read and written.
+"""Weights: finding, downloading, reading and writing them.
 
-    locate    a preset, path or hf:// address -> a local file whose checksum is right
+    locate    a name, path or hf:// address -> a local file that matches its checksum
     read      a file -> settings, facts about the training, tensors; save writes one
     fill      tensors -> a model, checked
 
-`load_embedder` and `initialize` build models from these. Nothing that a file holds is executed.
+`load_embedder` and `initialize` build models from these. Nothing in a file is executed.
 """
 
 from hear_axlstm.checkpoints.format import FILE_NAME, HEADER_KEY, fill, read, save

@@ -1,7 +1,7 @@
-"""Whether a file of weights is the one that was published.
+"""Checksums of weights.
 
-Its sha256 may be known from a sidecar, ``model.safetensors.sha256`` as `sha256sum` writes it, or
-from a ``manifest.json`` like the one of the weights that ship, both beside the file.
+The sha256 of a file is taken from a sidecar, ``model.safetensors.sha256`` as `sha256sum` writes it,
+or from a ``manifest.json`` like that of the shipped weights, both beside the file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class ChecksumError(ValueError):
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file in hexadecimal."""
+    """Return the sha256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):
@@ -35,7 +35,7 @@ def verify(path: Path, known: str | None = None) -> None:
 
     Args:
         path: the file.
-        known: what its digest must be if nothing beside it says so.
+        known: expected digest, for a file without a sidecar or manifest.
 
     Raises:
         ChecksumError: if it differs.
@@ -45,7 +45,7 @@ def verify(path: Path, known: str | None = None) -> None:
     if expected is not None and (found := sha256(path)) != expected:
         raise ChecksumError(
             f"{path} does not match its checksum (sha256 {found[:12]}..., published "
-            f"{expected[:12]}...): fetch or install it again"
+            f"{expected[:12]}...): download or install it again"
         )
 
 
@@ -55,12 +55,14 @@ def _from_sidecar(path: Path) -> str | None:
         return None
     digest = sidecar.read_text(errors="replace").strip().split(" ", 1)[0].lower()
     if not DIGEST.fullmatch(digest):
-        raise ValueError(f"{sidecar} holds no sha256 digest: write it by sha256sum, or delete it")
+        raise ValueError(
+            f"{sidecar} does not hold a sha256 digest: write it with sha256sum, or delete it"
+        )
     return digest
 
 
 def _from_manifest(path: Path) -> str | None:
-    """None also where another program's manifest lies beside the file."""
+    """Return None also if the manifest is another program's."""
     try:
         entries = json.loads((path.parent / MANIFEST).read_text())["weights"].values()
         return next((e["sha256"] for e in entries if e["file"] == path.name), None)

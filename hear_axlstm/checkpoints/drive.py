@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from hear_axlstm.checkpoints.published import CACHE_VARIABLE, Published, cache
 from hear_axlstm.checkpoints.runs import choose
 from hear_axlstm.files import DISK_FULL
+from hear_axlstm.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -88,11 +87,11 @@ def _retrying(ask: Callable[[], Found]) -> Found:
 def _transfer(file_id: str, target: Path, label: str) -> None:
     import gdown
 
-    with tqdm(desc=label, unit="B", unit_scale=True, disable=None) as bar:
+    with progress(desc=label, unit="megabyte") as bar:
 
         def show(done: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            bar.total = None if total is None else round(total / 1e6)
+            bar.update(round(done / 1e6) - bar.n)
 
         def fetch() -> None:
             gdown.download(

@@ -47,12 +47,12 @@ class Address(NamedTuple):
 
 
 def is_address(spec: str) -> bool:
-    """Whether something that was passed as weights means the hub."""
+    """Whether a spec of weights is an address on the hub."""
     return spec.startswith(SCHEME)
 
 
 def parse(spec: str, default_file: str) -> Address:
-    """Take an address apart.
+    """Split an address into its parts.
 
     Raises:
         ValueError: if it is incomplete.
@@ -101,8 +101,8 @@ def upload(repo: str, contents: Mapping[str, Path | bytes], message: str, privat
     Args:
         repo: ``org/repo``.
         contents: what to put where in the repository.
-        message: of the commit.
-        private: whether a new repository is.
+        message: message of the commit.
+        private: whether a new repository is private.
 
     Returns:
         The repository's page.

@@ -59,9 +59,14 @@ def initialize(model: MaskedPatchModel, spec: str) -> None:
     """
     path = locate(spec)
     config, _, tensors = read(path)
-    free = {name: getattr(model.config, name) for name in FREE}
-    if replace(config, **free) != model.config:
+    wanted = model.config.to_dict()
+    differing = [
+        f"{name}={value}"
+        for name, value in config.to_dict().items()
+        if name not in FREE and value != wanted[name]
+    ]
+    if differing:
         raise ValueError(
-            f"the weights in {path} are of another encoder, {config}: use its settings"
+            f"the weights in {path} belong to another encoder: use its {', '.join(differing)}"
         )
     fill(model, tensors, path)

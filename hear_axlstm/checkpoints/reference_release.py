@@ -1,8 +1,8 @@
-"""Checkpoints of the reference release, as settings and tensors under our names.
+"""Checkpoints of the reference release, converted to our settings and names of tensors.
 
-``<run>/checkpoints/checkpoint-<epoch>.pth`` holds the state dict of its pretraining model beside
-the optimizer's state and the arguments of the run; only the first is read. Widths, depth, patch and
-window are read off the shapes. Flips leave no trace there; the release always has them.
+``<run>/checkpoints/checkpoint-<epoch>.pth`` holds the state dict of its pretraining model, the
+optimizer's state and the arguments of the run; only the first is used. Widths, depth, patch and
+window follow from the shapes. Flips leave no trace there; the release always has them.
 
 Shapes: D model width, E inner width, N patches of a window.
 """
@@ -79,7 +79,7 @@ def is_release(path: Path) -> bool:
     if start.startswith(LEGACY_START) and path.suffix != ".safetensors":
         raise ValueError(
             f"{path} is in PyTorch's format from before 1.6, which is not read here: if you trust "
-            "it, torch.save what torch.load gives, with a newer PyTorch"
+            "it, save its contents again with a newer PyTorch"
         )
     return start == ZIP_START
 
@@ -90,14 +90,15 @@ def read_release(
     """Read a checkpoint of the release; nothing in it is executed.
 
     Args:
-        path: of the checkpoint.
-        flip: whether every second mLSTM block reads backwards; by default so, with a warning.
+        path: the checkpoint.
+        flip: whether every second mLSTM block reads backwards. By default this is assumed, with a
+            warning.
 
     Returns:
         Settings with ``layout="release"``, what is known of the training, and tensors.
 
     Raises:
-        ValueError: if it is damaged or holds another model; the message names the tensor.
+        ValueError: if it is damaged or of another model; the message names the tensor.
     """
     contents = _items(load(path))
     theirs = _items(contents.get("model"))
@@ -110,13 +111,13 @@ def read_release(
         config = _settings(theirs, flip is not False)
         tensors = _translate(theirs, config)
     except KeyError as error:
-        raise ValueError(f"{path} has no tensor {error}: it is of another model") from None
+        raise ValueError(f"{path} has no tensor {error}: it belongs to another model") from None
     except (ValueError, TypeError, IndexError, RuntimeError, ZeroDivisionError) as error:
-        raise ValueError(f"{path} is of another model: {error}") from None
+        raise ValueError(f"{path} belongs to another model: {error}") from None
     if flip is None and config.architecture == "axlstm":
         log.warning(
-            "%s: taken to flip every second block, as the release does; if it doesn't, "
-            "use `axlstm convert --no-flip`",
+            "%s: assuming that every second block is flipped, as in the release; otherwise use "
+            "`axlstm convert --no-flip`",
             path,
         )
     epoch = contents.get("epoch")
@@ -187,7 +188,7 @@ def _translate(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, T
         tensor = _rearrange(their, theirs[their].detach())
         if tensor.shape != wanted[our]:
             shapes = tuple(theirs[their].shape), wanted[our]
-            raise ValueError("{} has shape {}, which gives no {}".format(their, *shapes))
+            raise ValueError("{} has shape {}, which does not convert to {}".format(their, *shapes))
         tensors[our] = torch.empty(tensor.shape).copy_(tensor)  # from the file into memory
     _check_positions(theirs["pos_embed"], config)
     return tensors

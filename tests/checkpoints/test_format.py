@@ -233,7 +233,7 @@ def test_what_knows_no_checksum(file: Path) -> None:
         (file.parent / "manifest.json").write_text(text)  # another program's
         load_model(str(file))
     (file.parent / "model.safetensors.sha256").write_text("not a digest")
-    with pytest.raises(ValueError, match="sha256 holds no sha256 digest"):
+    with pytest.raises(ValueError, match="sha256 does not hold a sha256 digest"):
         load_model(str(file))
 
 
