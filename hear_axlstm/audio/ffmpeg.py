@@ -98,14 +98,16 @@ def _detail(error: Exception) -> str:
 
 
 def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
+    if frame.format.name == "fltp":  # most codecs; several times as fast as to_ndarray
+        planes = [np.frombuffer(memoryview(plane), "f4", frame.samples) for plane in frame.planes]
+        return planes[0] if len(planes) == 1 else np.mean(planes, axis=0)
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(frame.samples, -1).T
-    mono = samples.mean(axis=0, dtype=np.float32 if samples.dtype.kind == "f" else np.float64)
-    if samples.dtype.kind != "f":
-        zero, full = INTEGERS[samples.dtype.str[1:]]
-        mono = (mono - zero) / full
-    return mono.astype(np.float32, copy=False)
+    if samples.dtype.kind == "f":
+        return samples.mean(axis=0).astype(np.float32)
+    zero, full = INTEGERS[samples.dtype.str[1:]]
+    return ((samples.mean(axis=0) - zero) / full).astype(np.float32)
 
 
 class MpegDecoder:
