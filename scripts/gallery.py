@@ -1,6 +1,6 @@
 """`python -m scripts.gallery`: what the embeddings find, as two pictures.
 
-Without a folder it listens to generated sounds (`hearbench.synthetic`): nothing is downloaded.
+Without a folder it embeds generated sounds (`hearbench.synthetic`): nothing is downloaded.
 
 Shapes: T mel frames, F mel bins, J time steps, D' embedding size.
 """
@@ -24,8 +24,8 @@ from hear_axlstm import load_model
 from hear_axlstm.audio.io import load_audio
 from hear_axlstm.audio.listing import list_folder
 from hear_axlstm.embed.embedder import Embedder
-from hearbench.synthetic.environment import ENVIRONMENTS, environment
-from hearbench.synthetic.synthesis import length, place, record, times
+from hearbench.synthetic.sounds import place, record, render, times
+from hearbench.synthetic.tasks import ENVIRONMENTS
 
 CLIPS_OF_A_CLASS = 6
 CLIP_SECONDS = 2.0
@@ -85,7 +85,7 @@ def generated_clips() -> Sounds:
     """Some of each generated environmental sound, alike in class only."""
     rng = np.random.default_rng(0)
     return {
-        f"{label} {number}": _recorded(environment(label, CLIP_SECONDS, rng), rng)
+        f"{label} {number}": _recorded(render(ENVIRONMENTS[label], CLIP_SECONDS, rng), rng)
         for label in ENVIRONMENTS
         for number in range(1, CLIPS_OF_A_CLASS + 1)
     }
@@ -97,11 +97,11 @@ def generated_recording() -> tuple[NDArray[np.float32], NDArray[np.float32], lis
     starts = [GAP_SECONDS + n * (EVENT_SECONDS + GAP_SECONDS) for n in range(len(EVENTS))]
     seconds = starts[-1] + EVENT_SECONDS + GAP_SECONDS
     fade = np.minimum(1, 20 * np.minimum(times(EVENT_SECONDS), times(EVENT_SECONDS)[::-1]))
-    sounds = [fade * environment(label, EVENT_SECONDS, rng) for label in EVENTS]
-    scene = place(sounds, starts, seconds) + 0.1 * environment("rain", seconds, rng)
+    sounds = [fade * render(ENVIRONMENTS[label], EVENT_SECONDS, rng) for label in EVENTS]
+    scene = place(sounds, starts, seconds) + 0.1 * render(ENVIRONMENTS["rain"], seconds, rng)
     events = [Event(n, s, s + EVENT_SECONDS) for n, s in zip(EVENTS, starts, strict=True)]
-    example = environment(EVENTS[0], EVENT_SECONDS, rng)
-    return _recorded(scene[: length(seconds)], rng), _recorded(example, rng), events
+    example = render(ENVIRONMENTS[EVENTS[0]], EVENT_SECONDS, rng)
+    return _recorded(scene, rng), _recorded(example, rng), events
 
 
 def read_folder(folder: Path, sample_rate: int) -> Sounds:

@@ -161,7 +161,9 @@ def test_a_reconstruction_needs_the_head(tmp_path: Path) -> None:
 
 def test_every_preset_is_listed() -> None:
     for name, config in PRESETS.items():
-        assert re.search(rf"`{name}` \| [\d,]+ \| {config.embedding_size} \|", PAGES["embedding.md"])
+        assert re.search(
+            rf"`{name}` \| [\d,]+ \| {config.embedding_size} \|", PAGES["embedding.md"]
+        )
 
 
 @pytest.mark.parametrize("page", PAGES)

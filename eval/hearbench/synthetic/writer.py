@@ -1,4 +1,4 @@
-"""Write the generated tasks and corpus to disk: all of it or, seen from outside, nothing."""
+"""Write the generated tasks and corpus to disk, atomically."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ import soundfile
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from hearbench.synthetic.corpus import corpus_clip
-from hearbench.synthetic.synthesis import SAMPLE_RATE, Rng, Wave
-from hearbench.synthetic.tasks import SPLITS, TASKS, MiniatureTask, Split
+from hearbench.synthetic.sounds import SAMPLE_RATE, Rng, Wave
+from hearbench.synthetic.tasks import SPLITS, TASKS, MiniatureTask, Split, corpus_clip
 
-VERSION = "v2"  # raise it with any change of the sound: folders of another version are made anew
+VERSION = "v3"  # raise it when the audio changes: folders of other versions are replaced
 STAMP = ".miniature-complete"
 
 Clip = tuple[Path, Callable[[Rng], Wave]]
@@ -36,7 +35,7 @@ def write_tasks(out: Path) -> Path:
         `out`.
 
     Raises:
-        ValueError: if `out` holds something that was not generated here.
+        ValueError: if `out` contains files that were not generated here.
     """
 
     def write(folder: Path) -> list[Clip]:
@@ -56,10 +55,10 @@ def write_corpus(out: Path, clips: int = 400) -> Path:
         `out`.
 
     Raises:
-        ValueError: if `clips` is not positive, or `out` holds something not generated here.
+        ValueError: if `clips` is not positive, or `out` contains other files.
     """
     if clips < 1:
-        raise ValueError(f"clips={clips}: a corpus has at least one")
+        raise ValueError(f"clips={clips}: at least 1 is needed")
     return _write_once(
         out,
         f"corpus of {clips} clips",
@@ -74,7 +73,7 @@ def _write_once(out: Path, content: str, write: Callable[[Path], Iterable[Clip]]
     if stamp_file.is_file() and stamp_file.read_text() == stamp:
         return out
     if out.is_file() or (out.is_dir() and not stamp_file.is_file() and any(out.iterdir())):
-        raise ValueError(f"{out} holds something that was not generated here: name another folder")
+        raise ValueError(f"{out} contains other files, not generated here: choose another folder")
     partial_out = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial_out, ignore_errors=True)
     partial_out.mkdir(parents=True)
@@ -112,7 +111,7 @@ def _write_clip(folder: Path, path: Path, render: Callable[[Rng], Wave]) -> None
 
 
 def _write_annotations(task: MiniatureTask, folder: Path) -> None:
-    """What heareval reads beside the audio: metadata, vocabulary, labels of each split."""
+    """Write what heareval reads beside the audio: metadata, vocabulary, labels of each split."""
     folder.mkdir(parents=True)
     metadata = {
         "task_name": task.name,
