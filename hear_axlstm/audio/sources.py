@@ -22,6 +22,7 @@ from typing import Protocol
 from numpy import float32
 from numpy.typing import NDArray
 
+from hear_axlstm.audio.errors import printable
 from hear_axlstm.audio.io import load_audio
 from hear_axlstm.audio.listing import (
     Skipped,
@@ -138,15 +139,15 @@ def _open(text: str, path_column: str | None) -> Source:
 
 def _expand(text: str) -> Iterator[tuple[bool, str]]:
     """An input as single files (True) and sources of several (False)."""
-    is_remote_or_tar = _is_remote(text) or text.lower().endswith(TAR_SUFFIXES)
+    is_tar = text.lower().endswith(TAR_SUFFIXES)
     if text == STDIN:
         yield from ((True, path) for path in _listed())
-    elif os.path.isdir(text) or (is_remote_or_tar and not _is_pattern(text)):
+    elif os.path.isdir(text) or _is_remote(text) or (is_tar and "{" in text):
         yield False, text
     elif os.path.exists(text) or not _is_pattern(text):
         if not os.path.lexists(text):
-            raise SourceError(f"{text} does not exist: check the path")
-        yield not text.lower().endswith(TABLE_SUFFIXES), text
+            raise SourceError(f"{printable(text)} does not exist: check the path")
+        yield not text.lower().endswith(TABLE_SUFFIXES + TAR_SUFFIXES), text
     else:
         matches = [path for path in match_pattern(text) if _is_input(path)]
         if not matches:

@@ -1,20 +1,22 @@
 """The one CSV reader: rows with their line numbers, tolerant of sloppiness, strict about damage.
 
-Commas, tabs or semicolons; UTF-8 or UTF-16, with or without a byte order mark; capitals and blanks
-around names and values; blank lines, and comment lines above the header. Refused with the line:
-a quote that stays open, a column that stands twice, a field that is longer than any name.
+Commas, tabs, semicolons or bars; UTF-8 or UTF-16, with or without a byte order mark; capitals, and
+blanks around names and values; blank lines, and comment lines above the header. Refused with the
+line: a quote that stays open, a column that stands twice, a field that is longer than any name.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from hear_axlstm.audio.errors import printable
 from hear_axlstm.audio.listing import SourceError
 
 OPEN_CSV: Mapping[str, Any] = {
@@ -27,9 +29,12 @@ OPEN_CSV: Mapping[str, Any] = {
 PATH_COLUMNS = ("path", "filename", "file_name", "fname", "slice_file_name", "filepath", "file")
 """Names of the column of paths, best first, in lower case."""
 
-DELIMITERS = ",\t;"
+DELIMITERS = ",\t;|"
+NO_DELIMITER = "\x1f"  # of a table with one column: commas belong to its values
 NUL_MARK = "\u2400"  # stands for NUL, which neither csv nor the file system accepts
 SNIFFED_BYTES = 4096
+DECLARED = re.compile(r"sep=.\s*$")  # the first line of files for Excel
+BLANKS_AFTER_QUOTE = re.compile(r'" +(?=[,\t;|\r\n])')
 
 
 class TableError(SourceError):
@@ -86,7 +91,7 @@ class Table:
         self.path_column = found[0]
 
     def _no_path_column(self, path_column: str | None) -> str:
-        has = ", ".join(filter(None, self.columns)) or "nothing"
+        has = printable(", ".join(filter(None, self.columns))) or "nothing"
         start = f"{self.path} has no column {path_column or 'path'!r}: its header has {has}"
         return f"{start}; name the column of paths by --path-column"
 
@@ -146,7 +151,7 @@ class Table:
     def _read_header(self) -> tuple[str, int]:
         with self._open() as file:
             for number, line in enumerate(file, 1):
-                if line.strip() and not line.startswith("#"):
+                if line.strip() and not line.startswith("#") and not DECLARED.match(line):
                     return line, number
         raise TableError(f"{self.path} is empty: write a header, e.g. path,start,end")
 
@@ -165,7 +170,7 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = next(self._file).replace("\0", NUL_MARK)
+        line = BLANKS_AFTER_QUOTE.sub('"', next(self._file)).replace("\0", NUL_MARK)
         self.number += 1
         if len(self.taken) < 100:
             self.taken.append(line)
@@ -189,4 +194,5 @@ def _delimiter(header: str, wanted: list[str]) -> str:
         names = [name.strip().strip('"').strip().lower() for name in header.split(delimiter)]
         if len(names) > 1 and any(name in names for name in wanted):
             return delimiter
-    return max(DELIMITERS, key=header.count)
+    most = max(DELIMITERS, key=header.count)
+    return most if most in header else NO_DELIMITER

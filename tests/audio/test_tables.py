@@ -18,6 +18,15 @@ SLOPPY = {
     "capitals": PLAIN.replace("path,label", "Path,LABEL"),
     "tabs": PLAIN.replace(",", "\t"),
     "semicolons": PLAIN.replace(",", ";"),
+    "bars": PLAIN.replace(",", "|"),
+    "for Excel": "sep=;\n" + PLAIN.replace(",", ";"),
+    "blanks after quotes": PLAIN.replace("\n", '" \n')
+    .replace(",", '" , "')
+    .replace("pa", '"pa')
+    .replace("\n0", '\n"0')
+    .replace("\n1", '\n"1')
+    .replace("\n2", '\n"2')
+    .replace("\n3", '\n"3'),
     "quotes": PLAIN.replace("\n", '"\n').replace(",", ',"'),
     "blank lines": "\n# a comment\n" + PLAIN.replace("\n", "\n\n"),
     "Windows": PLAIN.replace("\n", "\r\n"),
@@ -70,6 +79,14 @@ def test_one_row_never_costs_the_others(tmp_path: Path) -> None:
         "3 values for 2 columns",
     ]
     assert len(clips) == 6
+
+
+def test_a_single_column_may_hold_commas(tmp_path: Path) -> None:
+    path = write(tmp_path, 'path\nrain, heavy.wav\n"wind, light.wav"\n')
+    assert [clip.id for clip in TableSource(path).clips()] == [
+        "rain, heavy.wav",
+        "wind, light.wav",
+    ]
 
 
 def test_other_columns_and_spans(tmp_path: Path) -> None:
