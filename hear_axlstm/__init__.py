@@ -82,7 +82,8 @@ def load_model(
             says: "release" if it was converted from there, else "time".
 
     Returns:
-        A module in eval mode; move it with ``.to(device)``.
+        A module in eval mode with fused weights (`Embedder.fuse`); move it with ``.to(device)``,
+        train it after ``.train()``.
 
     Raises:
         ValueError: for a preset without shipped weights, an unknown option, or a file that is
@@ -100,9 +101,9 @@ def load_model(
     product_dtype(precision, torch.device("cpu"))  # refuses an unknown one
     model = checkpoints.load_embedder(
         os.fspath(model_file_path), weights=weights, seed=seed, layout=layout
-    ).eval()
+    )
     model.precision = precision
-    return model
+    return model.fuse()
 
 
 def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-Architecture = Literal["axlstm", "ssast"]
+Architecture = str  # a key of hear_axlstm.models.encoder.BLOCKS
 InputGate = Literal["exponential", "sigmoid"]
 LossOn = Literal["masked", "all"]
 Layout = Literal["time", "release"]
@@ -106,7 +106,6 @@ class ModelConfig:
     """The front end."""
 
     def __post_init__(self) -> None:
-        self._check_choice("architecture", ("axlstm", "ssast"))
         self._check_choice("input_gate", ("exponential", "sigmoid"))
         self._check_choice("loss_on", ("masked", "all"))
         self._check_choice("layout", ("time", "release"))
@@ -125,27 +124,12 @@ class ModelConfig:
                 f"window_frames={self.window_frames} and n_mels={self.mel.n_mels} make "
                 f"{math.prod(self.grid):,} patches, more than {MOST_PATCHES:,}: use a smaller one"
             )
-        if self.inner_dim % (4 * self.heads):
-            raise ValueError(
-                f"inner width {self.inner_dim} must be a multiple of 4 x {self.heads} heads: "
-                "change dim, expansion or heads"
-            )
         if type(self.mask_ratio) is not float or not 0.0 < self.mask_ratio < 1.0:
             raise ValueError(f"mask_ratio={self.mask_ratio!r} must lie between 0 and 1")
 
     def _check_choice(self, name: str, choices: tuple) -> None:
         if getattr(self, name) not in choices:
             raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {choices}")
-
-    @property
-    def inner_dim(self) -> int:
-        """Width inside a block: E of an mLSTM block, D of a transformer block."""
-        return self.dim * (self.expansion if self.architecture == "axlstm" else 1)
-
-    @property
-    def causal(self) -> bool:
-        """Whether no token sees the tokens after it."""
-        return self.architecture == "axlstm" and not self.flip
 
     @property
     def grid(self) -> tuple[int, int]:

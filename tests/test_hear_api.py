@@ -76,7 +76,7 @@ def test_a_window_is_encoded_alone(model: Embedder, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_causal_encoder_may_leave_out_the_padding(model: Embedder) -> None:
-    assert model.config.causal
+    assert model.encoder.causal
     log_mel = torch.randn(1, 44, 80)
     padded = torch.nn.functional.pad(log_mel, (0, 0, 0, 156))
     with torch.no_grad():

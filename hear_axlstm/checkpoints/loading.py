@@ -38,14 +38,15 @@ def load_embedder(
 
 
 def _random_embedder(config: ModelConfig, seed: int, layout: Layout | None) -> Embedder:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         return Embedder(replace(config, layout=layout or config.layout))
 
 
 def _embedder_from_file(path: Path, layout: Layout | None) -> Embedder:
     config, _, tensors = read(path)
-    embedder = Embedder(replace(config, layout=layout or config.layout))
+    with torch.device("cpu"):
+        embedder = Embedder(replace(config, layout=layout or config.layout))
     encoder = {k.removeprefix(ENCODER): t for k, t in tensors.items() if k.startswith(ENCODER)}
     fill(embedder.encoder, encoder, path)
     return embedder

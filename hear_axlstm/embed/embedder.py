@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from hear_axlstm.audio.mel import LogMel, Statistics, standardize
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed import inputs
-from hear_axlstm.embed.fused import encode_windows
+from hear_axlstm.embed.fused import FusedEncoder
 from hear_axlstm.embed.inputs import (
     ArrayAudio,
     ArrayClip,
@@ -33,7 +34,8 @@ from hear_axlstm.embed.inputs import (
 from hear_axlstm.embed.stream import Stream
 from hear_axlstm.embed.windows import Budget, Window, batches, cut, groups, step_times
 from hear_axlstm.models.encoder import Encoder
-from hear_axlstm.ops.precision import Precision, product_dtype
+from hear_axlstm.ops.onednn import is_traced
+from hear_axlstm.ops.precision import Precision, autocast_to, product_dtype
 
 Standard: TypeAlias = Statistics | tuple[float, float]
 SMALLEST_STD = 1e-3  # of calibration audio's log-mel; constant audio has 1e-5, by rounding
@@ -44,7 +46,8 @@ class Embedder(nn.Module):
 
     Attributes:
         precision: of the large matrix products, "float32", "bfloat16", or "auto": bfloat16 where
-            the hardware multiplies in it. Embeddings are float32 in any case.
+            the hardware multiplies in it. Embeddings are float32 in any case. Fused weights
+            follow a change.
         sample_rate: in Hz, of the audio that it takes.
         scene_embedding_size, timestamp_embedding_size: D'.
     """
@@ -54,7 +57,7 @@ class Embedder(nn.Module):
         self.config = config
         self.mel = LogMel(config.mel)
         self.encoder = Encoder(config)
-        self.precision: Precision = "float32"
+        self._precision: Precision = "float32"
         self.sample_rate = config.mel.sample_rate
         self.scene_embedding_size = config.embedding_size
         self.timestamp_embedding_size = config.embedding_size
@@ -293,6 +296,48 @@ class Embedder(nn.Module):
         return Stream(self.encoder, self.mel, Statistics.of(statistics), self.precision)
 
     @property
+    def precision(self) -> Precision:
+        """Of the large matrix products."""
+        return self._precision
+
+    @precision.setter
+    def precision(self, precision: Precision) -> None:
+        product_dtype(precision, self.device)  # refuses an unknown one
+        self._precision = precision
+        if self.encoder.fused is not None:
+            self.fuse()
+
+    def fuse(self) -> Self:
+        """Freeze the weights in the form in which a CPU infers fastest, and go to evaluation mode.
+
+        `load_model` does so. Embeddings are the same; without gradients only. What changes in the
+        weights later does not count until `fuse` is called again. `train`, `unfuse`, loading
+        weights into the model, and another device or dtype drop the fused weights.
+
+        Returns:
+            the model.
+
+        Raises:
+            ValueError: on another device than a CPU, in another dtype than float32, or for blocks
+                with hooks or replaced parts.
+        """
+        self._check_dtype()
+        if self.device.type != "cpu":
+            raise ValueError(f"the model is on {self.device}: fused weights are for a CPU")
+        self.eval()
+        self.encoder.fused = FusedEncoder(self.encoder, product_dtype(self.precision, self.device))
+        return self
+
+    def unfuse(self) -> Self:
+        """Drop the fused weights: embeddings come from the modules again, with gradients if wanted.
+
+        Returns:
+            the model.
+        """
+        self.encoder.fused = None
+        return self
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.encoder.cls_token.device
@@ -338,7 +383,7 @@ class Embedder(nn.Module):
         width = self.config.window_frames
         # A causal encoder never looks at the padding that follows: it is left out, unless
         # rows mix early and late tokens.
-        alone = self.config.causal and self.config.layout == "time"
+        alone = self.encoder.causal and self.config.layout == "time"
         multiple = self.config.patch[0] if alone else width
         budget = Budget.of(self.device).frames
         for batch in batches([len(mel) for mel in log_mels], width, multiple, budget):
@@ -358,12 +403,12 @@ class Embedder(nn.Module):
 
     def _encode(self, windows: Tensor) -> Tensor:
         """Windows ``[W, T, F]`` to the steps of each, ``[W, T / 4, D']``."""
-        dtype = product_dtype(self.precision, windows.device)
-        if windows.device.type == "cpu" and not torch.is_grad_enabled():
-            tokens = encode_windows(self.encoder, windows, dtype)
+        self.encoder.refuse_gradients(windows)
+        if self.encoder.fused is not None and not is_traced(windows):
+            with autocast_to(torch.float32, windows.device):  # the caller's has no say
+                tokens = self.encoder.fused(windows)
         else:
-            lower = dtype != torch.float32
-            with torch.autocast(windows.device.type, dtype, enabled=lower):
+            with autocast_to(product_dtype(self.precision, windows.device), windows.device):
                 tokens = self.encoder(windows)[:, 1:].float()
         bands = self.config.grid[1]
         if self.config.layout == "release":

@@ -24,7 +24,9 @@ from hear_axlstm.audio.mel import LOG_FLOOR, LogMel, standardize
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.inputs import Kind
 from hear_axlstm.files import replacing
-from hear_axlstm.models.blocks import MLSTMBlock
+from hear_axlstm.models import mlstm
+from hear_axlstm.models.mlstm import MLSTMBlock
+from hear_axlstm.ops import torch_impl
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class ExportableEmbedder(nn.Module):
         self.encoder = copy.deepcopy(embedder.encoder).cpu().eval()
         for block in self.encoder.modules():
             if isinstance(block, MLSTMBlock):
-                block.form = "plain"
+                block.cell = exportable_cell
 
     def forward(self, audio: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Float32 ``[B, n]`` in -1..1 at the model's sample rate, n at least SHORTEST."""
@@ -103,6 +105,22 @@ class ExportableLogMel(nn.Module):
         return torch.log(nn.functional.conv1d(power_BfT, self.filterbank) + LOG_FLOOR).mT
 
 
+def exportable_cell(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
+    """`mlstm.cell` in its quadratic form as it stands: slow, but without a branch or a loop."""
+    total_f = log_f.double().cumsum(dim=1)
+    a = log_i.double() - total_f
+    future = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).triu(1)
+    seen_BHTS = a.transpose(1, 2)[:, :, None].masked_fill(future, -torch.inf)
+    running_max_BHT1 = seen_BHTS.amax(-1, keepdim=True)
+    q, k, v = (t.transpose(1, 2).flatten(0, 1) for t in (q, k, v))
+    weights_BHTS = torch.exp(seen_BHTS - running_max_BHT1).to(q.dtype)
+    scores_BHTS = torch.bmm(q, k.mT).view_as(weights_BHTS) * weights_BHTS
+    u_BHSK = torch.bmm(scores_BHTS.flatten(0, 1), v).unflatten(0, scores_BHTS.shape[:2])
+    floor = mlstm.least_normalizer(total_f + running_max_BHT1[..., 0].transpose(1, 2))
+    n_BSH = scores_BHTS.float().sum(-1).transpose(1, 2)
+    return torch_impl.normalize(u_BHSK.transpose(1, 2), n_BSH, floor, q.shape[-1])
+
+
 def export(embedder: Embedder, path: Path, kind: Kind = "scene") -> Path:
     """Write an embedder as an ONNX file or a torch.export program, for any batch and length.
 
@@ -128,9 +146,9 @@ def export(embedder: Embedder, path: Path, kind: Kind = "scene") -> Path:
     if path.suffix == ".onnx" and not all(map(find_spec, ("onnx", "onnxscript"))):
         raise ModuleNotFoundError(MISSING)
     if not path.parent.is_dir():
-        raise ValueError(f"{path.parent} is no folder: make it first")
+        raise ValueError(f"directory {path.parent} does not exist: create it first")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder: name a file")
+        raise ValueError(f"{path} is a directory: name a file")
     log.info("exporting, a minute or two")
     # An unwritable place fails here, before the work.
     with replacing(path) as partial, partial.open("wb") as file:

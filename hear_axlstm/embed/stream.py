@@ -1,4 +1,4 @@
-"""Embeddings of sound while it comes: mel, convolution and cell go on from what they keep.
+"""Embeddings of sound while it is recorded: mel, convolution and cell continue from their states.
 
 The result is that of whole clips, standardized by the same fixed statistics. A step is complete
 when its last mel frame is, 12.5 ms after that frame's center.
@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from hear_axlstm.audio.mel import LogMel, Statistics, frame_count, standardize
-from hear_axlstm.embed.fused import FoldedBlock, Past, folded_blocks
+from hear_axlstm.embed.fused import FusedEncoder, FusedMLSTM, StreamState
 from hear_axlstm.embed.inputs import check_clip
 from hear_axlstm.embed.windows import step_centers, step_times
 from hear_axlstm.models.encoder import Encoder
-from hear_axlstm.ops.native import Memory
-from hear_axlstm.ops.precision import Precision, product_dtype
+from hear_axlstm.ops.cpu import Workspace
+from hear_axlstm.ops.precision import Precision, autocast_to, product_dtype
 
 BLOCK_SECONDS = 2.0  # a longer push is taken in parts, which bounds what is held at once
 A = TypeVar("A", NDArray, Tensor)
@@ -30,7 +30,7 @@ Pair: TypeAlias = tuple[Any, Any]  # of arrays or of tensors
 
 
 class Stream:
-    """One sound that goes on; made by `Embedder.stream`.
+    """A sound that is embedded while it is recorded; made by `Embedder.stream`.
 
     Memory does not grow with time. Windows of 2 s begin anew, as they do in whole clips.
 
@@ -49,7 +49,7 @@ class Stream:
         self, encoder: Encoder, mel: LogMel, statistics: Statistics, precision: Precision
     ) -> None:
         config = encoder.config
-        if not config.causal:
+        if not encoder.causal:
             what = "ssast" if config.architecture == "ssast" else "a model with flip=True"
             raise ValueError(
                 f"{what} can't embed a stream, because its steps depend on later ones: use an "
@@ -61,28 +61,20 @@ class Stream:
                 "late steps: load the model with layout='time'"
             )
         self._mel, self._statistics = copy.deepcopy(mel), statistics
-        self._patches, self._norm = copy.deepcopy((encoder.patches, encoder.norm))
-        self._cls_token = encoder.cls_token.detach().clone()
         self._config = config
         self._device = encoder.cls_token.device
-        blocks = folded_blocks(encoder, product_dtype(precision, self._device))
-        self._blocks = [block for block in blocks if isinstance(block, FoldedBlock)]
-        if len(self._blocks) < len(blocks):
-            raise ValueError(
-                "a block with hooks, parts that were replaced or a form of its own can't embed a "
-                "stream: remove them, or embed(...) once the clip is whole"
-            )
+        self._fused = FusedEncoder(encoder, product_dtype(precision, self._device))
         self._numpy = True
         self._begin()
 
     def _begin(self) -> None:
         self._count = 0  # samples so far
-        self._samples = torch.zeros(0, device=self._device)  # from the next frame's first on
+        self._samples = torch.zeros(0, device=self._device, dtype=torch.float32)  # from the next frame's first on
         self._is_reflected = False  # whether the beginning has its reflected edge
         self._done_frames = 0
-        self._frames_TF = torch.zeros(0, self._config.mel.n_mels, device=self._device)
+        self._frames_TF = self._samples.new_zeros(0, self._config.mel.n_mels)
         self._done_steps = 0
-        self._pasts: list[Past] = []
+        self._states: list[StreamState] = []
 
     @torch.no_grad()
     def push(self, samples: A) -> tuple[A, A]:
@@ -169,18 +161,20 @@ class Stream:
     def _encode(self, frames_TF: Tensor, step: int) -> Tensor:
         """Frames that begin with a certain step of the window to their steps ``[J, D']``."""
         per_step = self._config.grid[1]
-        tokens = self._patches(frames_TF[None], first=step * per_step)
+        tokens = self._fused.patches(frames_TF[None], first=step * per_step)
         if step == 0:
-            self._pasts = [Past() for _ in self._blocks]
-            tokens = torch.cat([self._cls_token.expand(1, 1, -1), tokens], dim=1)
-        memory = Memory()
-        for block, past in zip(self._blocks, self._pasts, strict=True):
-            tokens = block(tokens, memory, past)
+            self._states = [StreamState() for _ in self._fused.blocks]
+            tokens = torch.cat([self._fused.cls_token.expand(1, 1, -1), tokens], dim=1)
+        workspace = Workspace()
+        with autocast_to(torch.float32, self._device):
+            for block, state in zip(self._fused.blocks, self._states, strict=True):
+                assert isinstance(block, FusedMLSTM)
+                tokens = block(tokens, workspace, state)
         tokens = tokens[:, 1:] if step == 0 else tokens
-        return self._norm(tokens)[0].unflatten(0, (-1, per_step)).flatten(1)
+        return self._fused.norm(tokens)[0].unflatten(0, (-1, per_step)).flatten(1)
 
     def _answer(self, found: list[Tensor], times_J: Tensor) -> Pair:
-        empty = torch.zeros(0, self._config.embedding_size, device=self._device)
+        empty = self._samples.new_zeros(0, self._config.embedding_size)
         steps_JD = torch.cat([empty, *found])[: len(times_J)]
         if self._numpy:
             return steps_JD.cpu().numpy(), times_J.numpy()

@@ -5,28 +5,57 @@ Shapes: B windows, T mel frames, F mel bins, N patches, D model width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hear_axlstm.config import ModelConfig
-from hear_axlstm.models.blocks import MLSTMBlock, TransformerBlock
+from hear_axlstm.models.mlstm import MLSTMBlock
 from hear_axlstm.models.patch_embed import PatchEmbedding
+from hear_axlstm.models.transformer import TransformerBlock
+from hear_axlstm.ops.onednn import is_traced
+
+# A block is built from (config, index) and refuses a config that it can't be built from; it maps
+# tokens [B, S, D] to tokens, and says its `inner_dim`, `causal` and `flops` of a config.
+BLOCKS: dict[str, Any] = {"axlstm": MLSTMBlock, "ssast": TransformerBlock}
+
+
+def block_type(config: ModelConfig) -> Any:
+    """The class of a model's blocks.
+
+    Raises:
+        ValueError: if ``config.architecture`` is not in `BLOCKS`.
+    """
+    if config.architecture not in BLOCKS:
+        raise ValueError(f"architecture={config.architecture!r}: choose one of {', '.join(BLOCKS)}")
+    return BLOCKS[config.architecture]
 
 
 class Encoder(nn.Module):
-    """AxLSTM or SSAST, by ``config.architecture``."""
+    """AxLSTM or SSAST, by ``config.architecture``.
+
+    Raises:
+        ValueError: for a config that no encoder can be built from.
+    """
 
     checkpoint_blocks = False
     """Keep only the tokens between blocks for the backward pass, and compute the rest again."""
+    fused: Any = None
+    """Frozen weights in the form that infers fastest, see `hear_axlstm.embed.fused.fuse`. Training
+    mode, another device or dtype, and loading weights drop them."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        block = block_type(config)
+        self.causal = block.causal(config)
         self.patches = PatchEmbedding(config)
-        self.cls_token = nn.Parameter(torch.empty(config.dim).normal_(std=0.02))
-        self.blocks = nn.ModuleList(_block(config, index) for index in range(config.depth))
-        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.cls_token = nn.Parameter(torch.empty(config.dim, dtype=torch.float32))
+        nn.init.normal_(self.cls_token, std=0.02)
+        self.blocks = nn.ModuleList(block(config, index) for index in range(config.depth))
+        self.norm = nn.LayerNorm(config.dim, eps=1e-6, dtype=torch.float32)
 
     def forward(self, mel_BTF: Tensor) -> Tensor:
         """Encode windows of standardized log-mel.
@@ -37,11 +66,15 @@ class Encoder(nn.Module):
 
         Returns:
             ``[B, 1 + N, D]``: the class token, then the patches, time-major.
+
+        Raises:
+            RuntimeError: with gradients, while the encoder is fused.
         """
         return self.encode(self.patches(mel_BTF))
 
     def encode(self, tokens_BND: Tensor) -> Tensor:
         """Encode embedded patches ``[B, N, D]``, some of them perhaps masked."""
+        self.refuse_gradients(tokens_BND)
         cls = self.cls_token.expand(tokens_BND.shape[0], 1, -1).to(tokens_BND.dtype)
         tokens = torch.cat([cls, tokens_BND], dim=1)
         for block in self.blocks:
@@ -51,8 +84,29 @@ class Encoder(nn.Module):
                 tokens = block(tokens)
         return self.norm(tokens)
 
+    def refuse_gradients(self, inputs: Tensor) -> None:
+        """Raise if gradients are computed of a fused encoder, whose frozen weights would stay."""
+        if self.fused is not None and torch.is_grad_enabled() and not is_traced(inputs):
+            raise RuntimeError(
+                "the model is fused for inference, and gradients are on: embed within "
+                "torch.no_grad(), or call model.unfuse() or model.train() before training"
+            )
 
-def _block(config: ModelConfig, index: int) -> nn.Module:
-    if config.architecture == "ssast":
-        return TransformerBlock(config)
-    return MLSTMBlock(config, reverse=config.flip and index % 2 == 1)
+    def use_mixer(self, enabled: bool = True) -> None:
+        """Let mLSTM blocks compute by the backend's mixer, see `MLSTMBlock.use_mixer`."""
+        for block in self.blocks:
+            if isinstance(block, MLSTMBlock):
+                block.use_mixer = enabled
+
+    def train(self, mode: bool = True) -> Encoder:
+        """As in `torch.nn.Module`; training mode drops fused weights."""
+        self.fused = None if mode else self.fused
+        return super().train(mode)
+
+    def _apply(self, *arguments: Any, **options: Any) -> Any:  # .to(), .cuda(), .float(), ...
+        self.fused = None
+        return super()._apply(*arguments, **options)
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self.fused = None
+        super()._load_from_state_dict(*arguments, **options)

@@ -1,4 +1,4 @@
-"""The mLSTM cell as pure functions (paper equations 1-3, in the stabilized form of xLSTM).
+"""The mLSTM: its cell as pure functions beside the paper's equations 1-3, and its block (Figure 1).
 
 The recurrence  C_t = f_t C_{t-1} + i_t v_t k_t^T,  n_t = f_t n_{t-1} + i_t k_t,
 h_t = C_t q_t / max(|n_t^T q_t|, 1)  unrolls to a causally weighted sum over the past,
@@ -6,42 +6,49 @@ h_t = C_t q_t / max(|n_t^T q_t|, 1)  unrolls to a causally weighted sum over the
     h_t = sum_s S_ts v_s / (max(|sum_s S_ts|, exp(-m_t)) + eps),
     S_ts = (q_t . k_s / sqrt(K)) exp(D_ts - m_t),   D_ts = F_t - F_s + log i_s   for s <= t,
 
-with F the running sum of log f and m_t = max_s D_ts, which keeps every exponent at or below zero.
-With a_s = log i_s - F_s and M_t its running maximum, D_ts - m_t is just a_s - M_t: the weights
-need one subtraction and one exponential, and the stabilizer is m_t = F_t + M_t.
+with F the running sum of log f and m_t = max_s D_ts, which keeps every exponent at or below zero
+(the stabilized form of xLSTM). With a_s = log i_s - F_s and M_t its running maximum, D_ts - m_t is
+just a_s - M_t: the weights need one subtraction and one exponential, and the stabilizer is
+m_t = F_t + M_t.
 
-Three forms give the same h: `parallel` is quadratic in S and fastest for short windows,
-`chunkwise` is linear, with a state that goes from chunk to chunk, `recurrent` takes one token.
-`kernels` holds a fused `parallel` for GPUs, and `plain` is the quadratic form in operations that
-any exporter knows. `cell` chooses.
+Two forms give the same h: the quadratic one (`hear_axlstm.ops`), fastest for short windows, and
+`chunkwise`, linear in S, with a state that goes from chunk to chunk. `cell` chooses.
 
-Shapes: B windows, H heads, S tokens, K head size.
+Shapes: B windows, S tokens, D model width, E inner width, H heads, K = E / H head size.
 """
 
 from __future__ import annotations
 
-import os
-from typing import Literal, NamedTuple
+import math
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as nnf
 from torch.utils.checkpoint import checkpoint
 
-from hear_axlstm.config import InputGate
-from hear_axlstm.ops import kernels
-from hear_axlstm.ops.weighted_sum import weighted_sum
+from hear_axlstm.config import InputGate, ModelConfig
+from hear_axlstm.models.layers import (
+    BlockDiagonalLinear,
+    CausalConv,
+    Gate,
+    GatedHeadNorm,
+    LayerNorm,
+    Linear,
+)
+from hear_axlstm.models.tensor_names import use_file_names
+from hear_axlstm.ops import cpu, torch_impl
+from hear_axlstm.ops.backends import has_mixer, mlstm_sum
+from hear_axlstm.ops.contract import MAP_WIDTH, BlockTensors, CellGates, is_short
+from hear_axlstm.ops.fuse import fuse_weights
+from hear_axlstm.ops.onednn import linear
 
-Form = Literal["auto", "parallel", "chunkwise", "fused", "plain"]
-
-EPS = 1e-6  # added to the normalizer
 CHUNK = 128  # tokens
 LARGEST_EXPONENT = 80.0  # of the least normalizer: exp of more would leave float32
-PARALLEL_TOKENS = 7  # times K: up to so many the quadratic form is the faster one (measured)
 
 
 class State(NamedTuple):
-    """All that the past means to the future: C and n, both divided by exp(m)."""
+    """Recurrent state: stabilized memory C exp(-m), normalizer n exp(-m), stabilizer m."""
 
     memory: Tensor
     """C exp(-m), float32 ``[B, H, K, K]``, value by key."""
@@ -56,80 +63,36 @@ def log_gates(
 ) -> tuple[Tensor, Tensor]:
     """Logarithms of the input and forget gate from their pre-activations.
 
-    The forget gate is a sigmoid; the input gate an exponential (equation 7) or, in the paper's
-    ablation (Table 5), a sigmoid.
+    The one place where gates are activated, for every backend. The forget gate is a sigmoid; the
+    input gate an exponential (equation 7) or, in the paper's ablation (Table 5), a sigmoid.
     """
     log_i = input_BSH if input_gate == "exponential" else nnf.logsigmoid(input_BSH)
     return log_i, nnf.logsigmoid(forget_BSH)
 
 
-def cell(
-    q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor, form: Form = "auto"
-) -> Tensor:
-    """All hidden states of windows that start from nothing, in the form that is fastest.
+def stabilize(log_i: Tensor, log_f: Tensor) -> CellGates:
+    """a, M and exp(-m) of windows that start from nothing, from log gates ``[B, S, H]``."""
+    total_f, a = _sums(log_i, log_f)
+    running_max = a.cummax(dim=1).values
+    return CellGates(a, running_max, least_normalizer(total_f + running_max))
 
-    The fused form has not been measured on a GPU yet, and is used only where it is asked for.
+
+def cell(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
+    """All hidden states of windows that start from nothing, in the form that is fastest.
 
     Args:
         q: queries ``[B, S, H, K]``.
-        k: keys, likewise, not yet divided by sqrt(K).
-        v: values, likewise, all three in one dtype.
+        k: keys ``[B, S, H, K]``, not yet divided by sqrt(K).
+        v: values ``[B, S, H, K]``, in the dtype of q and k.
         log_i: logarithm of the input gate, float ``[B, S, H]``.
-        log_f: logarithm of the forget gate, likewise.
-        form: overrides the choice; so does the environment variable HEAR_AXLSTM_CELL.
+        log_f: logarithm of the forget gate, float ``[B, S, H]``.
 
     Returns:
         h ``[B, S, H, K]`` in the dtype of v.
-
-    Raises:
-        ValueError: for another form.
     """
-    return _FORMS[fastest_form(q.shape[1], q.shape[3], form)](q, k, v, log_i, log_f)
-
-
-def fastest_form(tokens: int, head_size: int, form: Form = "auto") -> str:
-    """The form for windows of so many tokens, unless it or HEAR_AXLSTM_CELL asks for one.
-
-    Raises:
-        ValueError: if there is no form of that name.
-    """
-    asked = os.environ.get("HEAR_AXLSTM_CELL", "auto") if form == "auto" else form
-    if asked == "auto":
-        return "parallel" if tokens <= PARALLEL_TOKENS * head_size else "chunkwise"
-    if asked not in _FORMS:
-        names = ", ".join(("auto", *_FORMS))
-        raise ValueError(f"{asked!r} (HEAR_AXLSTM_CELL or form=) is no form: use one of {names}")
-    return asked
-
-
-def parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """The quadratic form."""
-    total_f, a = _sums(log_i, log_f)
-    running_max = a.cummax(dim=1).values
-    u, n = weighted_sum(q, k, v, a, running_max)
-    return _normalize(u, n, total_f + running_max, q.shape[-1])
-
-
-def fused(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """The quadratic form by one GPU kernel."""
-    total_f, a = _sums(log_i, log_f)
-    running_max = a.cummax(dim=1).values
-    return kernels.weighted_sum(q, k, v, a, running_max, _floor(total_f + running_max))
-
-
-def plain(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """The quadratic form as it stands: slow, in much memory, but without a branch or a loop."""
-    total_f, a = _sums(log_i, log_f)
-    future = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).triu(1)
-    seen_BHTS = a.transpose(1, 2)[:, :, None].masked_fill(future, -torch.inf)
-    running_max_BHT1 = seen_BHTS.amax(-1, keepdim=True)
-    q, k, v = (t.transpose(1, 2).flatten(0, 1) for t in (q, k, v))
-    weights_BHTS = torch.exp(seen_BHTS - running_max_BHT1).to(q.dtype)
-    scores_BHTS = torch.bmm(q, k.mT).view_as(weights_BHTS) * weights_BHTS
-    u_BHSK = torch.bmm(scores_BHTS.flatten(0, 1), v).unflatten(0, scores_BHTS.shape[:2])
-    m_BSH = total_f + running_max_BHT1[..., 0].transpose(1, 2)
-    n_BSH = scores_BHTS.float().sum(-1).transpose(1, 2)
-    return _normalize(u_BHSK.transpose(1, 2), n_BSH, m_BSH, q.shape[-1])
+    if is_short(q.shape[1], q.shape[3]):
+        return mlstm_sum(q, k, v, *stabilize(log_i, log_f))
+    return chunkwise(q, k, v, log_i, log_f)[0]
 
 
 def chunkwise(
@@ -143,9 +106,12 @@ def chunkwise(
 ) -> tuple[Tensor, State]:
     """The linear form: quadratic inside chunks, a state from one to the next.
 
-    Takes what `cell` takes, a state to go on from (by default nothing) and the tokens of a chunk,
-    of which the last may be shorter. The backward pass computes every chunk a second time and so
-    keeps only the states.
+    The backward pass computes every chunk a second time and so keeps only the states.
+
+    Args:
+        q, k, v, log_i, log_f: as in `cell`.
+        state: after the tokens before these, by default none.
+        chunk: tokens of a chunk; the last one may be shorter.
 
     Returns:
         h ``[B, S, H, K]`` in the dtype of v, and the state after the last token.
@@ -169,33 +135,6 @@ def chunkwise(
     return torch.cat(parts, dim=1), state
 
 
-def recurrent(
-    q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor, state: State | None = None
-) -> tuple[Tensor, State]:
-    """One token, in constant time and memory: equations 1-3 as they stand.
-
-    Args:
-        q: query ``[B, H, K]``.
-        k: key, likewise, not yet divided by sqrt(K).
-        v: value, likewise.
-        log_i: logarithm of the input gate ``[B, H]``.
-        log_f: logarithm of the forget gate, likewise.
-        state: after the tokens before, by default nothing.
-
-    Returns:
-        h ``[B, H, K]`` in the dtype of v, and the state after this token.
-    """
-    memory, normalizer, m_before = state or empty_state(q[:, None])
-    log_i, log_f = log_i.to(m_before.dtype), log_f.to(m_before.dtype)
-    m = torch.maximum(log_f + m_before, log_i)
-    f, i = torch.exp(log_f + m_before - m).float(), torch.exp(log_i - m).float()
-    key, query = k.float() * i[..., None], q.float()
-    memory = f[..., None, None] * memory + v.float()[..., :, None] * key[..., None, :]
-    normalizer = f[..., None] * normalizer + key
-    u, n = (memory @ query[..., None])[..., 0], (normalizer * query).sum(-1)
-    return _normalize(u, n, m, q.shape[-1]).to(v.dtype), State(memory, normalizer, m)
-
-
 def empty_state(q: Tensor) -> State:
     """The state before the first token, for queries ``[B, S, H, K]``."""
     batch, _, heads, size = q.shape
@@ -207,18 +146,18 @@ def empty_state(q: Tensor) -> State:
 def _chunk(
     q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor, *state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states of some tokens and the state after them; the past adds a term to each sum."""
+    """Hidden states of some tokens and the state after them; the past adds to each sum."""
     memory, normalizer, m = state
     total_f, a = _sums(log_i, log_f)
     running_max = torch.maximum(a.cummax(dim=1).values, m[:, None])
-    u, n = weighted_sum(q, k, v, a, running_max)
+    u, n = torch_impl.weighted_sum(q, k, v, a, running_max)
 
     before_BSH = torch.exp(m[:, None] - running_max).float()
     q_BHSK = q.float().transpose(1, 2)
     from_before = (q_BHSK @ memory.mT).transpose(1, 2)
     u = (u + before_BSH[..., None] * from_before).to(v.dtype)
     n = n + before_BSH * (q_BHSK @ normalizer[..., None])[..., 0].transpose(1, 2)
-    h = _normalize(u, n, total_f + running_max, q.shape[-1])
+    h = torch_impl.normalize(u, n, least_normalizer(total_f + running_max), q.shape[-1])
 
     last = running_max[:, -1]
     kept = torch.exp(m - last).float()
@@ -244,21 +183,107 @@ def _exact(like: Tensor) -> torch.dtype:
     return torch.float32 if like.device.type == "mps" else torch.float64
 
 
-def _normalize(u: Tensor, n: Tensor, m: Tensor, head_size: int) -> Tensor:
-    """Divide u by max(|n|, exp(-m)) + eps; u and n still lack the 1 / sqrt(K) of the keys."""
-    scale = head_size**-0.5
-    normalizer = torch.maximum(n.abs() * scale, _floor(m)) + EPS
-    return u * (scale / normalizer).to(u.dtype)[..., None]
-
-
-def _floor(m: Tensor) -> Tensor:
+def least_normalizer(m: Tensor) -> Tensor:
     """exp(-m), the least normalizer, as a finite float32: of infinity the gradient would be NaN."""
     return torch.exp((-m).clamp(max=LARGEST_EXPONENT)).float()
 
 
-_FORMS = {
-    "parallel": parallel,
-    "chunkwise": lambda *inputs: chunkwise(*inputs)[0],
-    "fused": fused,
-    "plain": plain,
-}
+class MLSTMBlock(nn.Module):
+    """Pre-norm residual mLSTM block (paper Figure 1, as in Vision-LSTM).
+
+    Args:
+        config: of the model.
+        index: of the block; with ``config.flip`` every second one reads the tokens backwards.
+
+    Raises:
+        ValueError: if the inner width does not divide into heads of 4 x 4 blocks.
+    """
+
+    use_mixer = False
+    """Compute all between the norm and the residual from the parameters, by the backend's mixer,
+    with gradients. Faster in training; parts are then not called, so their hooks don't fire."""
+
+    def __init__(self, config: ModelConfig, index: int = 0) -> None:
+        super().__init__()
+        dim, inner, heads = config.dim, self.inner_dim(config), config.heads
+        if inner % (MAP_WIDTH * heads):
+            raise ValueError(
+                f"inner width {inner} must be a multiple of {MAP_WIDTH} x {heads} heads: "
+                "change dim, expansion or heads"
+            )
+        small = math.sqrt(2.0 / (5.0 * dim))
+        self.heads, self.input_gate = heads, config.input_gate
+        self.reverse = config.flip and index % 2 == 1
+        self.cell = cell
+        self.norm = LayerNorm(dim)
+        self.proj_up = Linear(dim, 2 * inner, bias=False)
+        self.conv = CausalConv(inner)
+        self.q_proj, self.k_proj, self.v_proj = (BlockDiagonalLinear(inner, small) for _ in "qkv")
+        self.igate, self.fgate = Gate(inner, heads), Gate(inner, heads)
+        self.head_norm = GatedHeadNorm(inner)
+        self.skip = nn.Parameter(torch.ones(inner, dtype=torch.float32))
+        self.proj_down = Linear(inner, dim, bias=False)
+        nn.init.normal_(self.proj_up.weight, std=small)
+        nn.init.normal_(self.proj_down.weight, std=2.0 / math.sqrt(dim))
+        nn.init.zeros_(self.igate.weight)
+        nn.init.zeros_(self.fgate.weight)
+        nn.init.normal_(self.igate.bias, std=0.1)
+        with torch.no_grad():
+            self.fgate.bias.copy_(torch.linspace(3.0, 6.0, heads))
+        use_file_names(self)
+
+    def forward(self, tokens_BSD: Tensor) -> Tensor:
+        """``[B, S, D]`` -> ``[B, S, D]``."""
+        y = self.norm(tokens_BSD)
+        y = y.flip(1) if self.reverse else y
+        if self.use_mixer and has_mixer(y, self.skip.numel() // self.heads):
+            y = self._by_mixer(y)
+        else:
+            x, z = self.proj_up(y).chunk(2, dim=-1)
+            c = self.conv(x)
+            q, k, v = self.q_proj(c), self.k_proj(c), self.v_proj(x)
+            raw_i, raw_f = self.igate(q, k, v), self.fgate(q, k, v)
+            log_i, log_f = log_gates(raw_i, raw_f, self.input_gate)
+            q, k, v, c, z = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v, c, z))
+            h = self.cell(q, k, v, log_i, log_f)
+            y = self.proj_down(self.head_norm(h, c, z, self.skip).flatten(2))
+        return tokens_BSD + (y.flip(1) if self.reverse else y)
+
+    def _by_mixer(self, y_BSD: Tensor) -> Tensor:
+        fused = fuse_weights(self.tensors(), self.heads, cpu.product_dtype(y_BSD))
+        xz_BSE = linear(y_BSD, fused.up)
+        return linear(cpu.mixer(xz_BSE, fused.mixer, self.heads, self.gates), fused.down)
+
+    def gates(self, raw_BSG: Tensor) -> CellGates:
+        """From pre-activations ``[B, S, 2 H]``, input gates first, to what a backend computes with."""
+        return stabilize(*log_gates(*raw_BSG.chunk(2, dim=-1), self.input_gate))
+
+    def tensors(self) -> BlockTensors:
+        """The parameters that fusing reads."""
+        return BlockTensors(
+            self.proj_up.weight,
+            *(self.conv.weight, self.conv.bias),
+            *(self.q_proj.weight, self.k_proj.weight, self.v_proj.weight),
+            *(self.igate.weight, self.igate.bias, self.fgate.weight, self.fgate.bias),
+            *(self.head_norm.weight, self.skip),
+            self.proj_down.weight,
+        )
+
+    @staticmethod
+    def inner_dim(config: ModelConfig) -> int:
+        """Width inside the block, E."""
+        return config.dim * config.expansion
+
+    @staticmethod
+    def causal(config: ModelConfig) -> bool:
+        """Whether no token sees the tokens after it."""
+        return not config.flip
+
+    @staticmethod
+    def flops(config: ModelConfig, tokens: int) -> int:
+        """Multiply-adds of matrix products in the forward pass of one window."""
+        inner = MLSTMBlock.inner_dim(config)
+        projections = 3 * config.dim * inner
+        maps = 3 * inner * MAP_WIDTH
+        gates = 3 * inner * 2 * config.heads
+        return tokens * (projections + maps + gates) + tokens * (tokens + 1) * inner

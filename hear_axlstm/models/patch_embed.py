@@ -48,7 +48,7 @@ class PatchEmbedding(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.patch = config.patch
-        self.projection = nn.Linear(config.patch_size, config.dim)
+        self.projection = nn.Linear(config.patch_size, config.dim, dtype=torch.float32)
         positions = sincos_positions(config.grid, config.dim)
         self.register_buffer("positions", positions, persistent=False)
         nn.init.xavier_uniform_(self.projection.weight)

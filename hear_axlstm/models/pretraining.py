@@ -9,21 +9,26 @@ import torch
 from torch import Tensor, nn
 
 from hear_axlstm.config import ModelConfig
-from hear_axlstm.models.encoder import Encoder
+from hear_axlstm.models.encoder import Encoder, block_type
 from hear_axlstm.models.patch_embed import apply_mask, patchify
 
 
 class MaskedPatchModel(nn.Module):
-    """Encoder, mask token and a one-hidden-layer head on every patch token."""
+    """Encoder, mask token and a one-hidden-layer head on every patch token.
+
+    Its blocks compute by the backend's mixer (`MLSTMBlock.use_mixer`).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.mask_token = nn.Parameter(torch.empty(config.dim).normal_(std=0.02))
-        self.head = nn.Sequential(
-            nn.Linear(config.dim, config.dim), nn.GELU(), nn.Linear(config.dim, config.patch_size)
-        )
+        self.encoder.use_mixer()
+        self.mask_token = nn.Parameter(torch.empty(config.dim, dtype=torch.float32))
+        nn.init.normal_(self.mask_token, std=0.02)
+        hidden = nn.Linear(config.dim, config.dim, dtype=torch.float32)
+        out = nn.Linear(config.dim, config.patch_size, dtype=torch.float32)
+        self.head = nn.Sequential(hidden, nn.GELU(), out)
         for layer in self.head:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
@@ -48,3 +53,30 @@ class MaskedPatchModel(nn.Module):
         tokens = apply_mask(self.encoder.patches(mel_BTF), mask_BN, mask_token)
         encoded = self.encoder.encode(tokens)
         return self.head(encoded[:, 1:])
+
+
+def training_flops(config: ModelConfig) -> int:
+    """FLOPs that one clip's forward and backward pass need.
+
+    A multiply-add is two FLOPs; matrix products only, as usual. With N patches, S = N + 1 tokens
+    (the class token), D the width, E the inner width, H the heads, p the values of a patch, the
+    forward pass has these multiply-adds:
+
+        patches        N p D
+        mLSTM block    S 3 D E           up- (D to 2 E) and down-projection
+                       S 3 E 4           block-diagonal q, k, v
+                       S 3 E 2 H         both gates
+                       S (S + 1) E       q k^T and its product with v, over the causal half
+        transformer    S (4 + 2 r) D^2   q, k, v, output and an MLP r times as wide
+                       2 S^2 D           q k^T and its product with v
+        head           N (D^2 + D p)
+
+    The backward pass needs twice as many, except that no gradient of the input is wanted. This is
+    what the mathematics asks for: what an implementation recomputes to save memory, or multiplies
+    by zeros, is not counted, as is the custom for model FLOPs utilization (MFU).
+    """
+    patches, dim = config.grid[0] * config.grid[1], config.dim
+    embed = patches * config.patch_size * dim
+    head = patches * (dim * dim + dim * config.patch_size)
+    forward = embed + config.depth * block_type(config).flops(config, patches + 1) + head
+    return 2 * (3 * forward - embed)

@@ -47,14 +47,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out if bias is None else out + bias
 
 
-class Linear(nn.Linear):
-    """`torch.nn.Linear` by `linear`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., K]`` -> ``[..., S]``."""
-        return linear(x, self.weight, self.bias)
-
-
 class _Matmul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:

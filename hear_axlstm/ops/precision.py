@@ -28,3 +28,9 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and (
         torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     )
+
+
+def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """Autocast for a forward pass whose products are of `dtype`, whatever the caller's is."""
+    lower = dtype != torch.float32
+    return torch.autocast(device.type, dtype if lower else None, enabled=lower)

@@ -10,7 +10,7 @@ from hear_axlstm.models.blocks import MAP_WIDTH, MLSTMBlock
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.ops import weighted_sum
 from hear_axlstm.ops.native import library
-from hear_axlstm.pretrain.flops import training_flops
+from hear_axlstm.models.pretraining import training_flops
 
 
 def counted(model: MaskedPatchModel) -> int:

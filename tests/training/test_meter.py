@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hear_axlstm.pretrain.flops import training_flops
+from hear_axlstm.models.pretraining import training_flops
 from hear_axlstm.training import meter
 from hear_axlstm.training.distributed import DistContext
 from tests.helpers.runs import MODEL

@@ -9,12 +9,12 @@ struct Gradients {
     float *conv, *conv_bias, *key, *value, *gates_c, *gates_x, *gate_bias, *norm, *skip;
 };
 
-// From d out [B, S, E] to d u [N, S, K], d sums and d m [N, S] (by way of the floor), and to what the
-// skip and the gate ask of c [N, S, K] and z.
+// From d out [B, S, E] to d u [N, S, K], d sums and d floor [N, S], and, by way of the skip and the
+// output gate, to d c [N, S, K] and d z.
 template <class T>
 INLINE void after_cell(const T* u, const float* sums, const float* floor, const T* c, const T* xz,
                        const Sizes& is, const Weights& weights, float cell_eps, float norm_eps,
-                       const T* d_out, T* d_u, float* d_sums, float* d_m, float* d_c, T* d_xz,
+                       const T* d_out, T* d_u, float* d_sums, float* d_floor, float* d_c, T* d_xz,
                        const Gradients& d) {
     const Index S = is.S, K = is.K(), E = is.E();
     Buffer<float> rows(2 * K);
@@ -61,7 +61,7 @@ INLINE void after_cell(const T* u, const float* sums, const float* floor, const 
                 const float d_size = -through * factor * factor;
                 const bool by_sum = std::abs(sum) >= least;
                 d_sums[token] = by_sum ? std::copysign(d_size, d_size * sum) : 0.0f;
-                d_m[token] = by_sum ? 0.0f : -least * d_size;
+                d_floor[token] = by_sum ? 0.0f : d_size;
             }
 }
 
@@ -95,29 +95,6 @@ INLINE void weigh(T* scores, T* d_scores, const float* d_sums, Index N, Index R,
         }
 }
 
-// From d a, d M and d m to the gates' pre-activations [S, 2 H] of one window.
-INLINE void scan(const float* gates, const Sizes& is, bool sigmoid_input, const double* a,
-                 const double* top, const float* d_a, const float* d_top, const float* d_m,
-                 float* d_gates) {
-    const Index H = is.H, S = is.S;
-    std::vector<double> d_log_input(S);
-    for (Index h = 0; h < H; ++h) {
-        for (Index s = 0; s < S; ++s) d_log_input[s] = d_a[h * S + s];
-        for (Index s = 0, highest = 0; s < S; ++s) {  // M_s is the a of this token
-            if (a[h * S + s] == top[h * S + s]) highest = s;
-            d_log_input[highest] += double(d_top[h * S + s]) + d_m[h * S + s];
-        }
-        double d_total = 0.0;  // of F at s and after
-        for (Index s = S; s-- > 0;) {
-            const double input = gates[s * 2 * H + h], forget = gates[s * 2 * H + H + h];
-            d_total += d_m[h * S + s] - d_log_input[s];
-            const double slope = sigmoid_input ? 1.0 / (1.0 + std::exp(input)) : 1.0;
-            d_gates[s * 2 * H + h] = float(d_log_input[s] * slope);
-            d_gates[s * 2 * H + H + h] = float(d_total / (1.0 + std::exp(forget)));
-        }
-    }
-}
-
 // d in and d weight of a block-diagonal map of a row; d in is added to.
 INLINE void map_row(const float* in, const float* weight, const float* d_out, Index HJ, float* d_in,
                     float* d_weight) {
@@ -147,24 +124,21 @@ INLINE void gates_row(const float* in, const float* weight, const float* d_gates
     }
 }
 
-// From the gradients of c (from the skip), q, k, v [N, S, K] and the scan to d x.
+// From the gradients of the gates' pre-activations [B, S, 2 H], of c (from the skip), q, k and v
+// [N, S, K] to d x.
 template <class T>
-INLINE void before_cell(const T* xz, const Sizes& is, bool sigmoid_input, const Weights& weights,
-                        const float* gates, const double* a, const double* top, const float* d_c,
-                        const T* d_q, const T* d_k, const T* d_v, const float* d_a,
-                        const float* d_top, const float* d_m, T* d_xz, const Gradients& d) {
+INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, const float* d_gates,
+                        const float* d_c, const T* d_q, const T* d_k, const T* d_v, T* d_xz,
+                        const Gradients& d) {
     const Index E = is.E(), S = is.S, G = 2 * is.H;
-    Buffer<float> rows(7 * E), d_gates(S * G), d_x(S * E);
+    Buffer<float> rows(7 * E), d_x(S * E);
     float *x_row = rows.data(), *before = x_row + E, *c_row = before + E, *d_before = c_row + E,
           *part = d_before + E, *d_key = part + E, *d_value = d_key + E;
     for (Index b = 0; b < is.B; ++b) {
-        const Index heads = b * is.H * S;
-        scan(gates + b * S * G, is, sigmoid_input, a + heads, top + heads, d_a + heads,
-             d_top + heads, d_m + heads, d_gates.data());
         std::fill(d_x.begin(), d_x.end(), 0.0f);
         for (Index s = 0; s < S; ++s) {
             const T* x = xz + (b * S + s) * 2 * E;
-            const float* d_g = d_gates.data() + s * G;
+            const float* d_g = d_gates + (b * S + s) * G;
             float* d_x_row = d_x.data() + s * E;
             convolve_row(x, s, E, weights, before);
             VECTORIZED
@@ -214,10 +188,10 @@ INLINE void before_cell(const T* xz, const Sizes& is, bool sigmoid_input, const 
     extern "C" EACH_CPU void after_cell_backward_##NAME(                                           \
         const Sizes* is, const Weights* weights, const T* u, const float* sums,                    \
         const float* floor, const T* c, const T* xz, float cell_eps, float norm_eps,               \
-        const T* d_out, T* d_u, float* d_sums, float* d_m, float* d_c, T* d_xz,                    \
+        const T* d_out, T* d_u, float* d_sums, float* d_floor, float* d_c, T* d_xz,                \
         const Gradients* d) {                                                                      \
         after_cell(u, sums, floor, c, xz, *is, *weights, cell_eps, norm_eps, d_out, d_u, d_sums,   \
-                   d_m, d_c, d_xz, *d);                                                            \
+                   d_floor, d_c, d_xz, *d);                                                         \
     }                                                                                              \
     extern "C" EACH_CPU void weigh_backward_##NAME(                                                \
         const Sizes* is, T* scores, T* d_scores, const float* d_sums, Index R, Index C,            \
@@ -225,12 +199,9 @@ INLINE void before_cell(const T* xz, const Sizes& is, bool sigmoid_input, const 
         weigh(scores, d_scores, d_sums, is->B * is->H, R, C, first, is->S, a, top, d_a, d_top);    \
     }                                                                                              \
     extern "C" EACH_CPU void before_cell_backward_##NAME(                                          \
-        const Sizes* is, const Weights* weights, const T* xz, Index sigmoid_input,                 \
-        const float* gates, const double* a, const double* top, const float* d_c, const T* d_q,    \
-        const T* d_k, const T* d_v, const float* d_a, const float* d_top, const float* d_m,        \
-        T* d_xz, const Gradients* d) {                                                             \
-        before_cell(xz, *is, sigmoid_input != 0, *weights, gates, a, top, d_c, d_q, d_k, d_v, d_a, \
-                    d_top, d_m, d_xz, *d);                                                         \
+        const Sizes* is, const Weights* weights, const T* xz, const float* d_gates,                \
+        const float* d_c, const T* d_q, const T* d_k, const T* d_v, T* d_xz, const Gradients* d) { \
+        before_cell(xz, *is, *weights, d_gates, d_c, d_q, d_k, d_v, d_xz, *d);                     \
     }
 
 ENTRY_POINTS(float, float32)

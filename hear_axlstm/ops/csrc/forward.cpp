@@ -1,6 +1,7 @@
 // What an mLSTM block computes between its matrix products, in as few passes over memory as can be.
 //
-// Optional: setup.py builds it where there is a compiler, `library.py` calls it. Numbers are float
+// Optional: setup.py builds it where there is a compiler, library.py calls it. Gate activations are
+// not here: gates leave as pre-activations, and the cell gets what follows from them. Numbers are float
 // inside; large tensors are float or bfloat16. The compiler makes the loops into vector instructions.
 //
 // Shapes: B windows, S tokens, H heads, N = B H, J 4 x 4 blocks of the maps in a head, K = 4 J head
@@ -10,7 +11,6 @@
 
 namespace {
 
-constexpr Index VERSION = 4;  // of what this folder exports, to be raised with every change of it
 constexpr Index ROWS = 4;     // tokens worked on at once, while the weights for them are in the cache
 
 // out [R, G] = c [R, E] times gates_c [G, E] transposed, plus the same of x, plus the bias.
@@ -21,7 +21,9 @@ INLINE void gate_rows(const float* c, const float* x, const Weights& weights, In
     const Index whole = E - E % LANES;
     for (Index g = 0; g < G; g += 2) {  // 2 R sums that don't wait for each other
         float sums[2][R][LANES] = {};
-        for (auto [in, weight] : {std::pair{c, weights.gates_c}, {x, weights.gates_x}}) {
+        const float *inputs[] = {c, x}, *matrices[] = {weights.gates_c, weights.gates_x};
+        for (Index of = 0; of < 2; ++of) {
+            const float *in = inputs[of], *weight = matrices[of];
             const float* w[2] = {weight + g * E, weight + (g + 1) * E};
             for (Index e = 0; e < whole; e += LANES)
                 for (Index r = 0; r < R; ++r)
@@ -65,28 +67,11 @@ INLINE void map_rows(const float* in, const float* weight, const Sizes& is, T* h
         }
 }
 
-// a_s = log i_s - F_s, its running maximum M_s, and sqrt(K) exp(-m_s) with m_s = F_s + M_s.
-INLINE void scan(const float* gates, const Sizes& is, bool sigmoid_input, double* a, double* top,
-                 float* floor) {
-    const Index H = is.H, S = is.S;
-    for (Index h = 0; h < H; ++h) {
-        double total = 0.0, highest = -INFINITY;
-        for (Index s = 0; s < S; ++s) {
-            const double input = gates[s * 2 * H + h];
-            total += log_sigmoid(gates[s * 2 * H + H + h]);
-            a[h * S + s] = (sigmoid_input ? log_sigmoid(input) : input) - total;
-            top[h * S + s] = highest = std::max(highest, a[h * S + s]);
-            const double least = std::exp(std::min(-(total + highest), LARGEST_EXPONENT));
-            floor[h * S + s] = float(std::sqrt(double(is.K())) * least);
-        }
-    }
-}
-
 // Convolution, maps and gates of all rows. c, which is also the query, k and v are [N, S, K], gates
 // [B, S, 2 H] pre-activations.
 template <class T>
-INLINE void before_cell(const T* xz, const Sizes& is, bool sigmoid_input, const Weights& weights,
-                        T* c, T* k, T* v, float* gates, double* a, double* top, float* floor) {
+INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, T* c, T* k, T* v,
+                        float* gates) {
     const Index E = is.E(), G = 2 * is.H;
     Buffer<float> buffers(2 * ROWS * E);
     float *x_rows = buffers.data(), *c_rows = x_rows + ROWS * E;
@@ -109,8 +94,6 @@ INLINE void before_cell(const T* xz, const Sizes& is, bool sigmoid_input, const 
             map_rows<R>(x_rows, weights.value, is, v + at);
             gate_rows<R>(c_rows, x_rows, weights, E, G, gates + token * G);
         });
-        const Index heads = b * is.H * is.S;
-        scan(gates + b * is.S * G, is, sigmoid_input, a + heads, top + heads, floor + heads);
     }
 }
 
@@ -162,13 +145,13 @@ INLINE void after_cell(const T* u, const float* sums, const float* floor, const 
 
 }  // namespace
 
-extern "C" Index native_version() { return VERSION; }
+// Checked by library.py: the version of the functions below, and what the weights are shaped by.
+extern "C" const Index constants[] = {5, WIDTH, PLACES};
 
 #define ENTRY_POINTS(T, NAME)                                                                      \
     extern "C" EACH_CPU void before_cell_##NAME(                                                   \
-        const Sizes* is, const Weights* weights, const T* xz, Index sigmoid_input, T* c, T* k,     \
-        T* v, float* gates, double* a, double* top, float* floor) {                                \
-        before_cell(xz, *is, sigmoid_input != 0, *weights, c, k, v, gates, a, top, floor);         \
+        const Sizes* is, const Weights* weights, const T* xz, T* c, T* k, T* v, float* gates) {    \
+        before_cell(xz, *is, *weights, c, k, v, gates);                                            \
     }                                                                                              \
     extern "C" EACH_CPU void weigh_##NAME(const Sizes* is, T* scores, Index R, Index C,            \
                                           Index first, const double* a, const double* top,         \

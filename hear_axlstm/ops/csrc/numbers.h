@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GNUC__)
 #define EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define EACH_CPU
@@ -22,7 +22,6 @@
 using Index = std::int64_t;
 constexpr Index PLACES = 4;  // channels of one block of a map
 constexpr Index WIDTH = 4;   // tokens that the convolution sees
-constexpr double LARGEST_EXPONENT = 80.0;  // exp of it times sqrt(K) is still a float
 
 // B windows, S tokens, H heads, J blocks of a head in the maps.
 struct Sizes {
@@ -32,7 +31,7 @@ struct Sizes {
     Index HJ() const { return H * J; }
 };
 
-// Weights that `folding.py` makes, all float.
+// Weights that fuse.py makes, all float: contract.MixerWeights.
 struct Weights {
     const float *conv, *conv_bias;    // [4, E], [E]
     const float *key, *value;         // [in 4, out 4, H J]
@@ -106,14 +105,11 @@ INLINE float sigmoid(float x) { return 1.0f / (1.0f + exp_of(-x)); }
 
 INLINE float silu(float x) { return x * sigmoid(x); }
 
-INLINE double log_sigmoid(double x) {
-    return std::min(x, 0.0) - std::log1p(std::exp(-std::abs(x)));
-}
-
 template <Index R>
 using Rows = std::integral_constant<Index, R>;
 
-// Calls work(Rows<R>, row) for MOST rows at a time, or for one. The last ones are in part done again.
+// Calls work(Rows<R>, row) for MOST rows at a time, or for one. The last tile
+// overlaps the previous one.
 template <Index MOST, class Work>
 INLINE void in_rows(Index rows, Work work) {
     for (Index row = 0; row + MOST <= rows; row += MOST) work(Rows<MOST>(), row);

@@ -37,8 +37,10 @@ import os
 import triton
 import triton.language as tl
 
+from hear_axlstm.ops import contract
+
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
-EPS = tl.constexpr(1e-6)  # hear_axlstm.models.mlstm.EPS
+EPS = tl.constexpr(contract.EPS)
 
 
 @triton.jit

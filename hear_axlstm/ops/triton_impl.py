@@ -1,7 +1,7 @@
-"""The quadratic form of the mLSTM cell as fused GPU kernels, written in Triton; optional.
+"""The backend for NVIDIA GPUs: the mLSTM cell's quadratic form as fused Triton kernels; optional.
 
 Scores, gates, normalizer and the sum over the past happen in one pass over the keys and values,
-forward and backward, without an S x S matrix in memory; `models.mlstm` has the equations.
+forward and backward, without an S x S matrix in memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OLDEST_CAPABILITY = (8, 0)  # the first with tensor cores for bfloat16 and TF32
 
 
 def is_available(device: torch.device) -> bool:
-    """Whether `weighted_sum` runs: it needs Triton and an NVIDIA GPU of compute capability 8 up.
+    """Whether `mlstm_sum` runs: it needs Triton and an NVIDIA GPU of compute capability 8 up.
 
     On a CPU Triton's interpreter runs it (`TRITON_INTERPRET=1`): slow, and meant for tests.
     """
@@ -31,10 +31,10 @@ def is_available(device: torch.device) -> bool:
     return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def weighted_sum(
+def mlstm_sum(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> Tensor:
-    """Normalized sum over the past, see `hear_axlstm.models.mlstm.fused`.
+    """Hidden states of the cell, as `hear_axlstm.ops.torch_impl.mlstm_sum`.
 
     Differentiable once in all arguments. Products of bfloat16 and float16 are accumulated in
     float32. Those of float32 follow `torch.set_float32_matmul_precision`: with "highest", the
@@ -44,12 +44,10 @@ def weighted_sum(
 
     Args:
         q: queries ``[B, S, H, K]``.
-        k: keys, likewise, not yet divided by sqrt(K).
-        v: values, likewise, all three in one dtype: float32, bfloat16 or float16. Any strides;
-            only a last dimension that is not contiguous is copied.
-        a: log i_s - F_s, float64 ``[B, S, H]``.
-        running_max: its running maximum M_t, likewise.
-        floor: exp(-m_t), the least normalizer, float32 ``[B, S, H]``.
+        k: keys ``[B, S, H, K]``, not yet divided by sqrt(K).
+        v: values ``[B, S, H, K]``; all three in one dtype: float32, bfloat16 or float16. Any
+            strides; only a last dimension that is not contiguous is copied.
+        a, running_max, floor: see `hear_axlstm.ops.contract.CellGates`.
 
     Returns:
         h ``[B, S, H, K]`` in the dtype of v.
@@ -59,9 +57,9 @@ def weighted_sum(
         ValueError: the device, a dtype or a shape doesn't fit.
     """
     if not HAS_TRITON:
-        raise ImportError("the fused cell needs Triton: pip install 'hear_axlstm[kernels]'")
+        raise ImportError("the Triton backend needs Triton: pip install 'hear_axlstm[kernels]'")
     _check(q, k, v, a, running_max, floor)
-    from hear_axlstm.ops.kernels.operators import forward  # needs Triton
+    from hear_axlstm.ops.triton_operators import forward  # needs Triton
 
     return forward(q, k, v, a, running_max, floor)[0]
 
@@ -71,8 +69,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, *gates: Tensor) -> None:
     if not is_available(q.device) or any(t.device != q.device for t in tensors):
         devices = sorted({str(t.device) for t in tensors})
         raise ValueError(
-            f"the fused cell can't run on {devices}: put all six tensors on one NVIDIA GPU of "
-            f"compute capability {OLDEST_CAPABILITY[0]} or newer, or call mlstm.parallel"
+            f"the Triton backend can't run on {devices}: put all six tensors on one NVIDIA GPU of "
+            f"compute capability {OLDEST_CAPABILITY[0]} or newer, or set HEAR_AXLSTM_BACKEND=torch"
         )
     if q.dtype not in DTYPES or not q.dtype == k.dtype == v.dtype:
         raise ValueError(

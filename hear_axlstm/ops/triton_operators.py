@@ -1,6 +1,6 @@
 """The fused cell as PyTorch operators, known to autograd and torch.compile.
 
-Shapes as in `hear_axlstm.ops.kernels.programs`, whose programs these launch.
+Shapes as in `hear_axlstm.ops.triton_kernels`, whose programs these launch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
-from hear_axlstm.ops.kernels import programs
+from hear_axlstm.ops import triton_kernels as programs
 
 VECTOR_ROWS = 64  # rows of a program that makes no matrix products
 # Rows, columns, warps and stages of software pipelining. The first ones are for large heads in
@@ -53,7 +53,7 @@ _hidden_states = _tuned(programs.hidden_states)
 _gradient = _tuned(programs.gradient)
 
 
-@torch.library.custom_op("hear_axlstm::weighted_sum", mutates_args=())
+@torch.library.custom_op("hear_axlstm::mlstm_sum", mutates_args=())
 def forward(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,7 +75,7 @@ def forward(
     return h, n, gates
 
 
-@torch.library.custom_op("hear_axlstm::weighted_sum_backward", mutates_args=())
+@torch.library.custom_op("hear_axlstm::mlstm_sum_backward", mutates_args=())
 def backward(
     grad_h: Tensor, q: Tensor, k: Tensor, v: Tensor, floor: Tensor, h: Tensor, n: Tensor,
     gates: Tensor,

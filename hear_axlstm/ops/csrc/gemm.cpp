@@ -1,16 +1,16 @@
-// What products.h makes fast: projections, and the sums inside the cell.
+// Products of gemm.h: the projections, and the sums inside the cell.
 //
 // Shapes: as in forward.cpp.
 
-#include "products.h"
+#include "gemm.h"
 
-#ifdef HAS_PRODUCTS
+#ifdef HAS_GEMM
 
+#include <cpuid.h>
 #include <system_error>
 #include <thread>
 
-#pragma GCC push_options
-#pragma GCC target("arch=x86-64-v4,avx512bf16")
+BEGIN_AVX512_BF16
 
 namespace {
 
@@ -26,7 +26,7 @@ INLINE void in_parts(Index items, Index flops, Index threads, Work work) {
         const Index first = items * i / threads, end = items * (i + 1) / threads;
         try {
             others.emplace_back(work, first, end);
-        } catch (const std::system_error&) {  // there are no more threads to be had
+        } catch (const std::system_error&) {  // the system gives no more threads
             work(first, end);
         }
     }
@@ -34,13 +34,13 @@ INLINE void in_parts(Index items, Index flops, Index threads, Work work) {
     for (std::thread& other : others) other.join();
 }
 
-// out [rows, columns] = x [rows, K] times a laid matrix, for the groups of columns from `group` on.
+// out [rows, columns] = x [rows, K] times a packed matrix, for the groups of columns from `group` on.
 template <class T>
-INLINE void project(const T* x, const Word* laid, Index rows, Index K, Index columns, Index group,
+INLINE void gemm(const T* x, const Word* packed, Index rows, Index K, Index columns, Index group,
                     Index end, T* out) {
     const Index steps = K / IN_WORD<T>;
     for (; group < end; group += AT_ONCE) {
-        const Laid b{laid + group * steps * GROUP, GROUP, steps * GROUP};
+        const Packed b{packed + group * steps * GROUP, GROUP, steps * GROUP};
         T* to = out + group * GROUP;
         in_rows<ROWS>(rows, [&](auto R, Index row) {
             multiply<R>(x + row * K, K, b, steps, std::min(AT_ONCE, end - group),
@@ -50,18 +50,18 @@ INLINE void project(const T* x, const Word* laid, Index rows, Index K, Index col
 }
 
 // v [S, K] as the right factor, [steps, K].
-INLINE const Word* lay(const float* v, Index, Index, Word*) {
+INLINE const Word* pack(const float* v, Index, Index, Word*) {
     return reinterpret_cast<const Word*>(v);
 }
 
-INLINE const Word* lay(const BFloat16* v, Index S, Index K, Word* laid) {
+INLINE const Word* pack(const BFloat16* v, Index S, Index K, Word* packed) {
     for (Index s = 0; s < S; s += 2) {
         const BFloat16 *row = v + s * K, *next = s + 1 < S ? row + K : row;
-        Word* to = laid + s / 2 * K;
+        Word* to = packed + s / 2 * K;
         VECTORIZED
         for (Index i = 0; i < K; ++i) to[i] = Word(row[i].bits) | Word(next[i].bits) << 16;
     }
-    return laid;
+    return packed;
 }
 
 // decay_s = exp(a_s - reference), for whole groups.
@@ -82,13 +82,16 @@ INLINE float weigh(const float* scores, const float* decay, float factor, Index 
         sum = _mm512_add_ps(sum, group);
         put_group(weighted + s, group);
     }
-    return _mm512_reduce_add_ps(sum);
+    float lanes[GROUP], total = 0.0f;  // GCC 12 warns of _mm512_reduce_add_ps
+    _mm512_storeu_ps(lanes, sum);
+    for (float lane : lanes) total += lane;
+    return total;
 }
 
 // u_t = sum_s w_ts v_s and n_t = sum_s w_ts with w_ts = c_t . k_s exp(a_s - M_t) for s <= t, of some
 // heads; few queries t at a time, so that their scores never leave the cache.
 template <class T>
-INLINE void sum_up(const T* c, const T* k, const T* v, Index heads, Index S, Index K,
+INLINE void cell_sums(const T* c, const T* k, const T* v, Index heads, Index S, Index K,
                    const double* a, const double* top, T* u, float* n) {
     const Index steps = K / IN_WORD<T>, columns = whole_groups(S);
     Buffer<Word> keys(columns * steps), values((S + 1) / 2 * K);
@@ -97,12 +100,12 @@ INLINE void sum_up(const T* c, const T* k, const T* v, Index heads, Index S, Ind
     Buffer<T> weighted(ROWS * columns);
     for (; heads > 0; --heads) {
         std::copy(a, a + S, padded.begin());
-        lay_transposed(k, S, K, keys.data());
-        const Laid keys_laid{keys.data(), GROUP, steps * GROUP};
-        const Laid values_laid{lay(v, S, K, values.data()), K, GROUP};
+        pack_transposed(k, S, K, keys.data());
+        const Packed packed_keys{keys.data(), GROUP, steps * GROUP};
+        const Packed packed_values{pack(v, S, K, values.data()), K, GROUP};
         in_rows<ROWS>(S, [&](auto R, Index first) {
             const Index end = first + R, seen = whole_groups(end);
-            multiply<R>(c + first * K, K, keys_laid, steps, seen / GROUP, scores.data(), columns);
+            multiply<R>(c + first * K, K, packed_keys, steps, seen / GROUP, scores.data(), columns);
             double reference = INFINITY;
             for (Index r = R - 1; r >= 0; --r) {
                 const Index t = first + r;
@@ -115,7 +118,7 @@ INLINE void sum_up(const T* c, const T* k, const T* v, Index heads, Index S, Ind
                              weighted.data() + r * columns);
             }
             const Index value_steps = (end + IN_WORD<T> - 1) / IN_WORD<T>;
-            multiply<R>(weighted.data(), columns, values_laid, value_steps, K / GROUP,
+            multiply<R>(weighted.data(), columns, packed_values, value_steps, K / GROUP,
                         u + first * K, K);
         });
         c += S * K, k += S * K, v += S * K, u += S * K;
@@ -125,33 +128,38 @@ INLINE void sum_up(const T* c, const T* k, const T* v, Index heads, Index S, Ind
 
 }  // namespace
 
-// Whether this processor has the instructions, and none for larger tiles, which oneDNN uses.
-extern "C" Index has_products() {
-    return __builtin_cpu_supports("avx512bf16") && !__builtin_cpu_supports("amx-tile");
+// Columns of a packed group; 0 where the processor lacks the instructions, or has others for larger
+// tiles, which oneDNN uses.
+extern "C" Index gemm_columns() {
+    unsigned a, b, c, d = 0;
+    __get_cpuid_count(7, 0, &a, &b, &c, &d);
+    const bool has_amx = d & (1u << 24);  // clang 14 does not know the feature's name
+    const bool fits = __builtin_cpu_supports("avx512bf16") && !has_amx;
+    return fits ? GROUP : 0;
 }
 
 #define ENTRY_POINTS(T, NAME)                                                                      \
-    extern "C" void project_##NAME(const T* x, const Word* laid, Index rows, Index K,              \
+    extern "C" void gemm_##NAME(const T* x, const Word* packed, Index rows, Index K,              \
                                    Index columns, Index threads, T* out) {                         \
         const Index flops = 2 * rows * K * columns;                                                \
         in_parts(columns / GROUP, flops, threads, [=](Index group, Index end) {                    \
-            project(x, laid, rows, K, columns, group, end, out);                                   \
+            gemm(x, packed, rows, K, columns, group, end, out);                                   \
         });                                                                                        \
     }                                                                                              \
-    extern "C" void sum_up_##NAME(const Sizes* is, const T* c, const T* k, const T* v,             \
+    extern "C" void cell_sums_##NAME(const Sizes* is, const T* c, const T* k, const T* v,             \
                                   const double* a, const double* top, Index threads, T* u,         \
                                   float* n) {                                                      \
         const Index S = is->S, K = is->K(), heads = is->B * is->H;                                 \
         in_parts(heads, 2 * heads * S * S * K, threads, [=](Index head, Index end) {               \
             const Index s = head * S, at = s * K;                                                  \
-            sum_up(c + at, k + at, v + at, end - head, S, K, a + s, top + s, u + at, n + s);       \
+            cell_sums(c + at, k + at, v + at, end - head, S, K, a + s, top + s, u + at, n + s);       \
         });                                                                                        \
     }
 
 ENTRY_POINTS(float, float32)
 ENTRY_POINTS(BFloat16, bfloat16)
 
-#pragma GCC pop_options
+END_AVX512_BF16
 #else
-extern "C" Index has_products() { return 0; }
+extern "C" Index gemm_columns() { return 0; }
 #endif

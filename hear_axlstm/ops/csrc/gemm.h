@@ -1,6 +1,6 @@
 // Matrix products by AVX-512 and its bfloat16 instructions, whose sums stay in registers.
 //
-// The right factor is laid out in words, a float or two bfloat16 that follow each other down a
+// The right factor is stored in words, a float or two bfloat16 that follow each other down a
 // column: 16 columns are a group, one word of each of them a step. Rows and columns are those of
 // the product unless said otherwise.
 
@@ -8,12 +8,22 @@
 
 #include "numbers.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define HAS_PRODUCTS
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAS_GEMM
 #include <immintrin.h>
 
-#pragma GCC push_options
-#pragma GCC target("arch=x86-64-v4,avx512bf16")
+#ifdef __clang__
+#define BEGIN_AVX512_BF16                                                                          \
+    _Pragma("clang attribute push(__attribute__((target(\"avx512f,avx512bw,avx512dq,avx512vl,\"    \
+            \"avx512cd,avx512bf16,avx2,bmi,bmi2,fma,f16c,lzcnt\"))), apply_to = function)")
+#define END_AVX512_BF16 _Pragma("clang attribute pop")
+#else
+#define BEGIN_AVX512_BF16                                                                          \
+    _Pragma("GCC push_options") _Pragma("GCC target(\"arch=x86-64-v4,avx512bf16\")")
+#define END_AVX512_BF16 _Pragma("GCC pop_options")
+#endif
+
+BEGIN_AVX512_BF16
 
 using Word = std::uint32_t;
 constexpr Index GROUP = 16;
@@ -46,14 +56,14 @@ INLINE void put_group(BFloat16* to, __m512 sums) {
 }
 
 // The right factor; how many words lie between two of its steps, and between two of its groups.
-struct Laid {
+struct Packed {
     const Word* words;
     Index step, group;
 };
 
 // R rows of G groups, added to what is there if ADDED.
 template <Index R, Index G, bool ADDED, class T, class Out>
-INLINE void multiply_tile(const T* a, Index a_row, const Laid& b, Index steps, Out* out,
+INLINE void multiply_tile(const T* a, Index a_row, const Packed& b, Index steps, Out* out,
                           Index out_row) {
     __m512 totals[R][G] = {};
     if constexpr (ADDED)
@@ -80,7 +90,7 @@ INLINE void multiply_tile(const T* a, Index a_row, const Laid& b, Index steps, O
 
 // R rows of any number of groups.
 template <Index R, bool ADDED = false, class T, class Out>
-INLINE void multiply(const T* a, Index a_row, Laid b, Index steps, Index groups, Out* out,
+INLINE void multiply(const T* a, Index a_row, Packed b, Index steps, Index groups, Out* out,
                      Index out_row) {
     for (; groups >= AT_ONCE; groups -= AT_ONCE) {
         multiply_tile<R, AT_ONCE, ADDED>(a, a_row, b, steps, out, out_row);
@@ -106,7 +116,7 @@ INLINE void transpose(__m512i (&rows)[GROUP]) {
 
 // The transpose of a matrix [columns, K] as the right factor, [groups, steps, 16].
 template <class T>
-INLINE void lay_transposed(const T* matrix, Index columns, Index K, Word* laid) {
+INLINE void pack_transposed(const T* matrix, Index columns, Index K, Word* packed) {
     const Index steps = K / IN_WORD<T>;
     const Word* words = reinterpret_cast<const Word*>(matrix);
     for (Index column = 0; column < columns; column += GROUP)
@@ -118,9 +128,9 @@ INLINE void lay_transposed(const T* matrix, Index columns, Index K, Word* laid) 
                 rows[i] = _mm512_maskz_loadu_epi32(__mmask16((1u << some) - 1), from);
             }
             transpose(rows);
-            for (Index i = 0; i < some; ++i, laid += GROUP) _mm512_storeu_si512(laid, rows[i]);
+            for (Index i = 0; i < some; ++i, packed += GROUP) _mm512_storeu_si512(packed, rows[i]);
         }
 }
 
-#pragma GCC pop_options
+END_AVX512_BF16
 #endif

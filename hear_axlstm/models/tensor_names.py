@@ -1,0 +1,43 @@
+"""The names of tensors in weight files and training checkpoints, which outlive those in the code.
+
+A block's `state_dict` has the file's names, and `load_state_dict` takes them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+FILE_NAMES = {
+    "proj_up": "up",
+    "proj_down": "down",
+    "q_proj": "q",
+    "k_proj": "k",
+    "v_proj": "v",
+    "igate": "input_gate_map",
+    "fgate": "forget_gate_map",
+}
+
+
+def file_name(parameter: str) -> str:
+    """The name in files of a parameter that `named_parameters` lists."""
+    return ".".join(FILE_NAMES.get(part, part) for part in parameter.split("."))
+
+
+def use_file_names(block: nn.Module) -> None:
+    """Let a block's `state_dict` and `load_state_dict` speak the names of files."""
+    block.register_state_dict_post_hook(_to_files)
+    block.register_load_state_dict_pre_hook(_from_files)
+
+
+def _to_files(_: nn.Module, state: dict[str, Any], prefix: str, *__: object) -> None:
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[prefix + file_name(name.removeprefix(prefix))] = state.pop(name)
+
+
+def _from_files(_: nn.Module, state: dict[str, Any], prefix: str, *__: object) -> None:
+    for ours, theirs in FILE_NAMES.items():
+        old = f"{prefix}{theirs}."
+        for name in [name for name in state if name.startswith(old)]:
+            state[f"{prefix}{ours}.{name.removeprefix(old)}"] = state.pop(name)

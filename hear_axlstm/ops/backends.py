@@ -1,0 +1,111 @@
+"""Which backend computes: chosen once for each kind of device.
+
+HEAR_AXLSTM_BACKEND in the environment names one, read at first use:
+
+    auto    the fastest that works: `cpu` on a CPU, `triton` on an NVIDIA GPU, else `torch`
+    torch   PyTorch alone
+    cpu     compiled C++, for tensors on a CPU
+    triton  Triton kernels, for tensors on an NVIDIA GPU
+
+A backend serves its own kind of device; tensors elsewhere are computed by PyTorch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+from torch import Tensor
+
+from hear_axlstm.ops import cpu, library, torch_impl, triton_impl
+from hear_axlstm.ops.contract import is_short
+
+log = logging.getLogger(__name__)
+
+SWITCH = "HEAR_AXLSTM_BACKEND"
+BACKENDS = ("auto", "torch", "cpu", "triton")
+TOLERANCE = 1e-3  # of the self-check, relative to the largest value
+
+_chosen: dict[str, str] = {}  # by kind of device
+
+
+def backend(device_type: str) -> str:
+    """The backend for tensors on a kind of device: "torch", "cpu" or "triton".
+
+    Raises:
+        ValueError: if HEAR_AXLSTM_BACKEND names none, or one that can't work here.
+    """
+    if device_type not in _chosen:
+        if torch.compiler.is_compiling():
+            return "torch"  # no choice while a graph is being traced
+        _chosen[device_type] = _choose(device_type)
+    return _chosen[device_type]
+
+
+def mlstm_sum(
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
+) -> Tensor:
+    """Hidden states of the cell, as `hear_axlstm.ops.torch_impl.mlstm_sum`, by the backend."""
+    by_triton = backend(q.device.type) == "triton" and q.dtype in triton_impl.DTYPES
+    form = triton_impl.mlstm_sum if by_triton else torch_impl.mlstm_sum
+    return form(q, k, v, a, running_max, floor)
+
+
+def has_mixer(x_BSD: Tensor, head_size: int) -> bool:
+    """Whether the backend computes the interior of a block as a whole, by `cpu.mixer`."""
+    if x_BSD.device.type != "cpu" or not cpu.is_usable(x_BSD) or backend("cpu") != "cpu":
+        return False
+    return is_short(x_BSD.shape[1], head_size)
+
+
+def packed(weight: Tensor) -> cpu.PackedLinear:
+    """A linear layer with a fixed weight ``[S, K]``, in the backend's layout."""
+    return cpu.PackedLinear(weight, library.gemm_columns() if backend("cpu") == "cpu" else 0)
+
+
+def _choose(device_type: str) -> str:
+    asked = os.environ.get(SWITCH, "auto")
+    if asked not in BACKENDS:
+        raise ValueError(f"{SWITCH}={asked!r}: use one of {', '.join(BACKENDS)}")
+    if asked == "torch":
+        return "torch"
+    if device_type == "cpu" and asked in ("auto", "cpu"):
+        if asked == "cpu" and not library.is_available():
+            raise ValueError(
+                f"{SWITCH}=cpu, but there is no compiled library: install the package again where "
+                "there is a C++ compiler, or use auto"
+            )
+        return "cpu" if library.is_available() else "torch"
+    if asked == "triton" and triton_impl.is_available(torch.device(device_type)):
+        return "triton"
+    if device_type == "cuda" and asked == "triton":
+        raise ValueError(f"{SWITCH}=triton needs Triton and a GPU of capability 8.0: use auto")
+    is_cuda = device_type == "cuda" and triton_impl.is_available(torch.device("cuda"))
+    return "triton" if asked == "auto" and is_cuda and _triton_agrees("cuda") else "torch"
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _triton_agrees(device_type: str) -> bool:
+    """Whether the Triton kernels compile and agree with PyTorch on a small case."""
+    generator = torch.Generator().manual_seed(0)
+    shape = 2, 70, 2, 48
+    q, k, v = (torch.rand(shape, generator=generator, dtype=torch.float32) for _ in "qkv")
+    a = torch.randn(shape[:3], generator=generator, dtype=torch.float64)
+    running_max = a.cummax(1).values
+    floor = torch.full(shape[:3], 0.1, dtype=torch.float32)
+    leaves = [x.to(device_type).requires_grad_() for x in (q, k, v, a, running_max, floor)]
+    results = []
+    try:
+        for form in (torch_impl.mlstm_sum, triton_impl.mlstm_sum):
+            h = form(*leaves)
+            results.append((h, *torch.autograd.grad(h.square().sum(), leaves)))
+    except Exception as error:  # a compiler's errors have any type
+        log.warning("the Triton kernels can't be used, PyTorch computes instead: %s", error)
+        return False
+    for expected, found in zip(*results, strict=True):
+        if not (found - expected).abs().max() <= TOLERANCE * expected.abs().max():
+            log.warning("the Triton kernels disagree with PyTorch, which computes instead")
+            return False
+    return True

@@ -1,0 +1,101 @@
+"""What a backend takes and gives: the sums of the mLSTM cell, and the interior of its block.
+
+`hear_axlstm.models.mlstm` has the equations. A backend knows nothing of gate activations: it gets
+the vectors that follow from them (`CellGates`).
+
+Shapes: B windows, S tokens, D model width, H heads, K head size, E = H K inner width, J = K / 4
+blocks of a head in the block-diagonal maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from torch import Tensor
+
+EPS = 1e-6  # added to the cell's normalizer
+NORM_EPS = 1e-5  # added to the variance in both norms of an mLSTM block
+CONV_WIDTH = 4  # tokens that the causal convolution sees
+MAP_WIDTH = 4  # channels that each block of a block-diagonal map mixes
+PARALLEL_TOKENS = 7  # times K: up to here the quadratic form is the faster one (measured)
+
+
+class CellGates(NamedTuple):
+    """What the gates of a window amount to inside the cell."""
+
+    a: Tensor
+    """log i - F with F the running sum of log f; float64 where the device has it, ``[B, S, H]``."""
+    running_max: Tensor
+    """M, the running maximum of `a` over the tokens; shaped and typed like `a`."""
+    floor: Tensor
+    """exp(-m) with m = F + M, the least normalizer; float32 ``[B, S, H]``."""
+
+
+GateFunction: TypeAlias = Callable[[Tensor], CellGates]
+"""Pre-activations ``[B, S, 2 H]``, input gates first, to `CellGates`; differentiable."""
+
+
+class BlockTensors(NamedTuple):
+    """The parameters of an mLSTM block that fusing reads: all but the first norm's."""
+
+    proj_up: Tensor
+    """``[2 E, D]``, rows of x, then of z."""
+    conv: Tensor
+    """``[4, E]``."""
+    conv_bias: Tensor
+    """``[E]``."""
+    q_proj: Tensor
+    """``[E / 4, out 4, in 4]``, as the next two."""
+    k_proj: Tensor
+    v_proj: Tensor
+    igate: Tensor
+    """``[H, 3 E]``, reads [q, k, v]."""
+    igate_bias: Tensor
+    """``[H]``."""
+    fgate: Tensor
+    fgate_bias: Tensor
+    head_norm: Tensor
+    """``[E]``, an offset from 1."""
+    skip: Tensor
+    """``[E]``."""
+    proj_down: Tensor
+    """``[D, E]``."""
+
+
+class MixerWeights(NamedTuple):
+    """What lies between the two projections, fused; in the order of numbers.h."""
+
+    conv: Tensor
+    """``[4, E]``, channels interleaved: ``[place 4, H, J]``."""
+    conv_bias: Tensor
+    """``[E]``, interleaved."""
+    key: Tensor
+    """Wq^T Wk, ``[in 4, out 4, H J]``."""
+    value: Tensor
+    """Wv, ``[in 4, out 4, H J]``."""
+    gates_c: Tensor
+    """``[2 H, E]``, input gates first, channels interleaved; reads c."""
+    gates_x: Tensor
+    """``[2 H, E]``; reads x."""
+    gate_bias: Tensor
+    """``[2 H]``."""
+    head_norm: Tensor
+    """Scale, ``[H, K]``, channels of a head interleaved: ``[place 4, J]``."""
+    skip: Tensor
+    """``[H, K]``, interleaved as `head_norm`."""
+
+
+class FusedWeights(NamedTuple):
+    """The weights of an mLSTM block, without its first norm's."""
+
+    up: Tensor
+    """``[2 E, D]``: x interleaved, then z by head, interleaved."""
+    mixer: MixerWeights
+    down: Tensor
+    """``[D, E]``, channels by head, interleaved."""
+
+
+def is_short(tokens: int, head_size: int) -> bool:
+    """Whether the quadratic form of the cell is faster than the chunkwise one."""
+    return tokens <= PARALLEL_TOKENS * head_size

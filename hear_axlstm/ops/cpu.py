@@ -1,0 +1,277 @@
+"""The backend for CPUs: the interior of an mLSTM block in compiled C++ (`csrc/`), by ctypes.
+
+`pip install` compiles it where there is a C++ compiler. Only memory-lean products of whole
+matrices are left to oneDNN. Kept for the backward pass are the up-projection and the cell's sums;
+all else is computed again.
+
+Shapes: B windows, S tokens, H heads, N = B H, K head size, E = H K, R query rows at once, C keys
+that they may see.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hear_axlstm.ops import library
+from hear_axlstm.ops.contract import (
+    EPS,
+    MAP_WIDTH,
+    NORM_EPS,
+    CellGates,
+    GateFunction,
+    MixerWeights,
+)
+from hear_axlstm.ops.library import call, gemm_columns
+from hear_axlstm.ops.onednn import is_traced, linear, matmul
+from hear_axlstm.ops.torch_impl import row_blocks
+
+
+class Workspace:
+    """Reusable scratch tensors by name; avoids page faults on newly allocated memory.
+
+    For one thread, without gradients. A tensor is valid until its name is asked for again.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+
+    def empty(
+        self, name: str, like: Tensor, *shape: int, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """A tensor of that shape, of the dtype (but for `dtype`) and on the device of `like`."""
+        dtype = dtype or like.dtype
+        tensor = self._tensors.get(name)
+        if tensor is None or (tensor.shape, tensor.dtype) != (shape, dtype):
+            tensor = self._tensors[name] = like.new_empty(shape, dtype=dtype)
+        return tensor
+
+
+class PackedLinear:
+    """A linear layer without bias whose weight is packed as gemm.h reads it, where that pays.
+
+    Args:
+        weight: ``[S, K]``, float32 or bfloat16; a copy is kept.
+        group: columns of a packed group, `library.gemm_columns`; 0 leaves the product to oneDNN.
+    """
+
+    def __init__(self, weight: Tensor, group: int) -> None:
+        self.shape, self.dtype = weight.shape, weight.dtype
+        in_word = 4 // weight.element_size()
+        self.is_packed = (
+            weight.device.type == "cpu"
+            and group > 0
+            and weight.shape[0] % group == 0
+            and weight.shape[1] % in_word == 0
+        )
+        if self.is_packed:  # as [groups, steps, group, in_word]
+            weight = weight.unflatten(0, (-1, group)).unflatten(2, (-1, in_word)).transpose(1, 2)
+        self._weight = weight.contiguous()
+
+    def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
+        """``[..., K]`` -> ``[..., S]`` in the weight's dtype, perhaps in workspace of that name."""
+        x = x.to(self.dtype)
+        if not self.is_packed:
+            return linear(x, self._weight)
+        columns, depth = self.shape
+        out = workspace.empty(name, x, *x.shape[:-1], columns)
+        sizes = x.numel() // depth, depth, columns, torch.get_num_threads()
+        call("gemm", x.contiguous(), self._weight, *sizes, out)
+        return out
+
+
+class CellInput(NamedTuple):
+    """What the cell reads, and its gates."""
+
+    c: Tensor
+    """SiLU of the convolution, which is also the query, ``[N, S, K]``."""
+    k: Tensor
+    v: Tensor
+    a: Tensor
+    """log i - F, float64 ``[N, S]``."""
+    running_max: Tensor
+    """M, float64 ``[N, S]``."""
+    floor: Tensor
+    """The least normalizer, sqrt(K) exp(-m), float32 ``[N, S]``."""
+
+
+class _Call(NamedTuple):
+    """What all functions of one forward or backward pass share."""
+
+    sizes: tuple[int, int, int, int]
+    """Windows, tokens, heads, blocks of a head."""
+    weights: tuple[Tensor, ...]
+    gates: GateFunction
+    workspace: Workspace
+
+    @property
+    def head_size(self) -> int:
+        return self.sizes[3] * MAP_WIDTH
+
+
+def is_usable(x: Tensor) -> bool:
+    """Whether the compiled code can compute what follows from a tensor like this one."""
+    is_here = x.device.type == "cpu" and not is_traced(x) and library.is_available()
+    return is_here and product_dtype(x) in library.SUFFIXES
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which products of a tensor on a CPU are computed, autocast considered."""
+    autocast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
+    return torch.get_autocast_dtype("cpu") if autocast else x.dtype
+
+
+def mixer(
+    xz_BSE: Tensor,
+    weights: MixerWeights,
+    heads: int,
+    gates: GateFunction,
+    workspace: Workspace | None = None,
+) -> Tensor:
+    """Convolution, maps, gates, cell in its quadratic form, head norm, skip and output gate.
+
+    Args:
+        xz_BSE: the fused up-projection ``[B, S, 2 E]``, float32 or bfloat16.
+        weights: fused; computed with in float32.
+        heads: H.
+        gates: of the cell, from their pre-activations.
+        workspace: to compute in without gradients; the result lies in it, too.
+
+    Returns:
+        ``[B, S, E]`` in the same dtype.
+
+    Raises:
+        ValueError: for tensors whose shapes don't fit together.
+    """
+    xz_BSE, tensors = xz_BSE.contiguous(), tuple(weight.float() for weight in weights)
+    batch, tokens, double = map(int, xz_BSE.shape)
+    sizes = batch, tokens, heads, double // 2 // heads // MAP_WIDTH
+    _check_shapes(double, tensors, heads)
+    if workspace is None:
+        return _Mixer.apply(xz_BSE, sizes, gates, *tensors)
+    return _forward(xz_BSE, _Call(sizes, tensors, gates, workspace))[0]
+
+
+def _check_shapes(double: int, weights: tuple[Tensor, ...], heads: int) -> None:
+    inner = double // 2
+    maps, gate, norm = (MAP_WIDTH, MAP_WIDTH, inner // MAP_WIDTH), (2 * heads, inner), (heads, -1)
+    wanted = (4, inner), (inner,), maps, maps, gate, gate, (2 * heads,), norm, norm
+    for name, weight, shape in zip(MixerWeights._fields, weights, wanted, strict=True):
+        shape = tuple(inner // heads if size == -1 else size for size in shape)
+        if tuple(weight.shape) != shape or inner % (heads * MAP_WIDTH):
+            raise ValueError(f"{name} has shape {tuple(weight.shape)} instead of {shape}")
+
+
+def _forward(xz_BSE: Tensor, at: _Call) -> tuple[Tensor, Tensor, Tensor]:
+    """The result, and the cell's sums."""
+    given, _ = before_cell(xz_BSE, at)
+    u_NSK, n_NS = cell_sums(at.sizes, given, at.workspace)
+    batch, tokens, double = xz_BSE.shape
+    out_BSE = at.workspace.empty("out", xz_BSE, batch, tokens, double // 2)
+    after = u_NSK, n_NS, given.floor, given.c, xz_BSE, EPS * math.sqrt(at.head_size), NORM_EPS
+    call("after_cell", at.sizes, at.weights, *after, out_BSE)
+    return out_BSE, u_NSK, n_NS
+
+
+class _Mixer(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        xz_BSE: Tensor,
+        sizes: tuple[int, int, int, int],
+        gates: GateFunction,
+        *weights: Tensor,
+    ) -> Tensor:
+        out_BSE, u_NSK, n_NS = _forward(xz_BSE, _Call(sizes, weights, gates, Workspace()))
+        ctx.sizes, ctx.gates = sizes, gates
+        ctx.save_for_backward(xz_BSE, u_NSK, n_NS, *weights)
+        return out_BSE
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out_BSE: Tensor) -> tuple[Tensor | None, ...]:
+        xz_BSE, u_NSK, n_NS, *weights = ctx.saved_tensors
+        at = _Call(ctx.sizes, tuple(weights), ctx.gates, Workspace())
+        d_weights = tuple(torch.zeros_like(weight) for weight in weights)
+        given, raw_BSG = before_cell(xz_BSE, at)
+        d_xz_BSE, d_u_NSK, d_n_NS = (torch.empty_like(x) for x in (xz_BSE, u_NSK, n_NS))
+        d_floor_NS = torch.empty_like(given.floor)
+        d_c = torch.empty_like(given.c, dtype=torch.float32)
+        after = u_NSK, n_NS, given.floor, given.c, xz_BSE, EPS * math.sqrt(at.head_size), NORM_EPS
+        d_after = d_u_NSK, d_n_NS, d_floor_NS, d_c, d_xz_BSE, d_weights
+        d_out_BSE = d_out_BSE.contiguous()
+        call("after_cell_backward", at.sizes, at.weights, *after, d_out_BSE, *d_after)
+        d_qkv, d_a_NS, d_max_NS = _cell_sums_backward(at.sizes, given, d_u_NSK, d_n_NS)
+        d_gates = _gates_backward(at, raw_BSG, d_a_NS, d_max_NS, d_floor_NS)
+        before = xz_BSE, d_gates, d_c, *d_qkv, d_xz_BSE, d_weights
+        call("before_cell_backward", at.sizes, at.weights, *before)
+        return d_xz_BSE, None, None, *d_weights
+
+
+def before_cell(xz_BSE: Tensor, at: _Call) -> tuple[CellInput, Tensor]:
+    """What the cell reads, and the gates' pre-activations ``[B, S, 2 H]``."""
+    batch, tokens, heads, _ = at.sizes
+    empty, shape = at.workspace.empty, (batch * heads, tokens, at.head_size)
+    c, k, v = (empty(name, xz_BSE, *shape) for name in "ckv")
+    raw_BSG = empty("gates", xz_BSE, batch, tokens, 2 * heads, dtype=torch.float32)
+    call("before_cell", at.sizes, at.weights, xz_BSE, c, k, v, raw_BSG)
+    return CellInput(c, k, v, *_by_heads(at.gates(raw_BSG), at.head_size)), raw_BSG
+
+
+def _by_heads(gates: CellGates, head_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The cell's gates as ``[N, S]``, for scores that lack the 1 / sqrt(K) of the keys."""
+    a, running_max, floor = (x.transpose(1, 2).flatten(0, 1).contiguous() for x in gates)
+    return a.double(), running_max.double(), floor.float() * math.sqrt(head_size)
+
+
+@torch.enable_grad()
+def _gates_backward(at: _Call, raw_BSG: Tensor, *gradients: Tensor) -> Tensor:
+    """The gradient of the gates' pre-activations, from those of `_by_heads`."""
+    raw_BSG = raw_BSG.detach().requires_grad_()
+    results = _by_heads(at.gates(raw_BSG), at.head_size)
+    pairs = zip(gradients, results, strict=True)
+    (d_raw_BSG,) = torch.autograd.grad(results, raw_BSG, [d.to(x.dtype) for d, x in pairs])
+    return d_raw_BSG.contiguous()
+
+
+def cell_sums(
+    sizes: tuple[int, ...], given: CellInput, workspace: Workspace
+) -> tuple[Tensor, Tensor]:
+    """The cell's sums u ``[N, S, K]`` and n ``[N, S]``, as in `torch_impl.weighted_sum`."""
+    u_NSK = workspace.empty("u", given.v, *given.v.shape)
+    n_NS = workspace.empty("n", given.floor, *given.floor.shape)
+    decay = given.a, given.running_max
+    if gemm_columns() and u_NSK.shape[-1] % gemm_columns() == 0:
+        qkv = given.c, given.k, given.v
+        call("cell_sums", sizes, *qkv, *decay, torch.get_num_threads(), u_NSK, n_NS)
+        return u_NSK, n_NS
+    for rows, seen in row_blocks(u_NSK.shape[1]):
+        scores_NRC = matmul(given.c[:, rows], given.k[:, seen].mT)
+        n_NR = scores_NRC.new_empty(scores_NRC.shape[:2], dtype=torch.float32)
+        call("weigh", sizes, scores_NRC, *scores_NRC.shape[1:], rows.start, *decay, n_NR)
+        u_NSK[:, rows], n_NS[:, rows] = matmul(scores_NRC, given.v[:, seen]), n_NR
+    return u_NSK, n_NS
+
+
+def _cell_sums_backward(
+    sizes: tuple[int, ...], given: CellInput, d_u_NSK: Tensor, d_n_NS: Tensor
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+    """The gradients of q, k and v, of a, and of the running maximum."""
+    d_q, d_k, d_v = (torch.zeros_like(given.c) for _ in "qkv")
+    d_a, d_max = torch.zeros_like(given.floor), torch.zeros_like(given.floor)
+    for rows, seen in row_blocks(given.c.shape[1]):
+        d_u_NRK = d_u_NSK[:, rows]
+        scores_NRC = matmul(given.c[:, rows], given.k[:, seen].mT)
+        d_scores_NRC = matmul(d_u_NRK, given.v[:, seen].mT)
+        block = (*scores_NRC.shape[1:], rows.start, given.a, given.running_max, d_a, d_max)
+        call(
+            "weigh_backward", sizes, scores_NRC, d_scores_NRC, d_n_NS[:, rows].contiguous(), *block
+        )
+        d_v[:, seen] += matmul(scores_NRC.mT, d_u_NRK)
+        d_q[:, rows] = matmul(d_scores_NRC, given.k[:, seen])
+        d_k[:, seen] += matmul(d_scores_NRC.mT, given.c[:, rows])
+    return (d_q, d_k, d_v), d_a, d_max

@@ -1,0 +1,123 @@
+"""The compiled library: loading it, and calling its functions with checked arguments."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hear_axlstm.ops.contract import CONV_WIDTH, MAP_WIDTH, MixerWeights
+
+log = logging.getLogger(__name__)
+
+INTERFACE = 5  # of the functions below, raised with every change of them
+SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("windows", "tokens", "heads", "blocks")]
+
+
+class _Weights(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in MixerWeights._fields]
+
+
+# The parameters of each function: T, f and d are tensors of the function's dtype, float32 and
+# float64; i and x numbers, integer and float; S are Sizes, W Weights or their gradients.
+SIGNATURES = {
+    "before_cell": "SWTTTTf",
+    "weigh": "STiiiddf",
+    "after_cell": "SWTffTTxxT",
+    "after_cell_backward": "SWTffTTxxTTfffTW",
+    "weigh_backward": "STTfiiiddff",
+    "before_cell_backward": "SWTffTTTTW",
+    "gemm": "TTiiiiT",
+    "cell_sums": "STTTddiTf",
+}
+_STRUCTS: dict[str, type[ctypes.Structure]] = {"S": _Sizes, "W": _Weights}
+_NUMBERS: dict[str, Any] = {"i": ctypes.c_int64, "x": ctypes.c_float}
+
+
+def is_available() -> bool:
+    """Whether the compiled library is there and loads."""
+    return _library() is not None
+
+
+def gemm_columns() -> int:
+    """Columns that gemm.h multiplies at once; 0 if this processor lacks the instructions."""
+    library = _library()
+    return 0 if library is None else library.gemm_columns()
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Call a function of the library; other Python threads run meanwhile.
+
+    Args:
+        name: one of `SIGNATURES`, without the dtype, which is that of the first tensor of kind T.
+        arguments: as `SIGNATURES` lists them; tensors dense and on the CPU.
+
+    Raises:
+        TypeError: for an argument of another kind.
+    """
+    kinds = SIGNATURES[name]
+    dtype = arguments[kinds.index("T")].dtype
+    dtypes = {"T": dtype, "f": torch.float32, "d": torch.float64}
+    if dtype not in SUFFIXES or len(arguments) != len(kinds):
+        raise TypeError(f"{name} takes {len(kinds)} arguments in one of {list(SUFFIXES)}: {dtype}")
+    converted = []
+    for kind, argument in zip(kinds, arguments, strict=True):
+        if kind in dtypes:
+            converted.append(_address(argument, dtypes[kind], name))
+        elif kind == "W":
+            addresses = [_address(tensor, torch.float32, name) for tensor in argument]
+            converted.append(ctypes.byref(_Weights(*addresses)))
+        else:
+            converted.append(ctypes.byref(_Sizes(*argument)) if kind == "S" else argument)
+    _function(name, SUFFIXES[dtype])(*converted)
+
+
+def _address(tensor: Any, dtype: torch.dtype, name: str) -> int:
+    if type(tensor) not in (Tensor, torch.nn.Parameter):
+        raise TypeError(f"{name}: {type(tensor).__name__} instead of a tensor")
+    if tensor.dtype != dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        raise TypeError(
+            f"{name}: a tensor of {tensor.dtype} on {tensor.device} with strides {tensor.stride()} "
+            f"instead of a dense one of {dtype} on the CPU"
+        )
+    return tensor.data_ptr()
+
+
+@cache
+def _function(name: str, suffix: str) -> Callable[..., None]:
+    function = getattr(_library(), f"{name}_{suffix}")
+    function.restype = None
+    function.argtypes = [
+        _NUMBERS.get(kind) or (ctypes.POINTER(_STRUCTS[kind]) if kind in _STRUCTS else None)
+        or ctypes.c_void_p
+        for kind in SIGNATURES[name]
+    ]
+    return function
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    spec = importlib.util.find_spec("hear_axlstm.ops._cpu")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        library = ctypes.CDLL(spec.origin)
+        exported = (ctypes.c_int64 * 3).in_dll(library, "constants")
+    except (OSError, ValueError) as error:
+        log.warning("%s can't be loaded and is not used: install again (%s)", spec.origin, error)
+        return None
+    if tuple(exported) != (INTERFACE, CONV_WIDTH, MAP_WIDTH):
+        log.warning("%s is of another version and is not used: install again", spec.origin)
+        return None
+    library.gemm_columns.restype = ctypes.c_int64
+    return library
