@@ -24,7 +24,7 @@ from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.config import PRESETS, preset
 from hear_axlstm.models import mlstm
 from hear_axlstm.models.patch_embed import random_mask
-from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
 from hear_axlstm.ops.precision import Precision
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.flops import training_flops
@@ -110,17 +110,19 @@ def _embedding(
     twin = plain(model)
     audio = 0.1 * torch.randn(clips, CLIP_SECONDS * model.sample_rate, device=device)
 
+    models = {p: load_model(name, precision=p).to(device) for p in PRECISIONS}
+    for fused in models.values() if device.type == "cpu" else ():
+        fused.fuse()
+
     def embed(precision: Precision) -> Tensor:
-        model.precision = precision
-        return get_scene_embeddings(audio, model)
+        return get_scene_embeddings(audio, models[precision])
 
     with torch.no_grad():
         works: dict[str, Work] = {"plain": lambda: plain_timestamps(twin, audio)}
         works |= {p: lambda p=p: embed(p) for p in PRECISIONS}  # type: ignore[misc]
         seconds = in_turns(works, rounds, device)
         exact = plain_timestamps(twin, audio)
-        model.precision = "bfloat16"
-        low = torch.stack(model.steps(audio))
+        low = torch.stack(models["bfloat16"].steps(audio))
     flops = training_flops(model.config) / 3 * clips * CLIP_SECONDS / 2  # a third is forward
     cells = [f"{clips * CLIP_SECONDS / seconds['plain']:.1f}"]
     cells += _compared(seconds, clips * CLIP_SECONDS, flops, peaks)
@@ -182,8 +184,8 @@ def _lengths(size: int, rounds: int, device: torch.device) -> str:
     for tokens in LENGTHS:
         inputs = _cell_inputs(1, tokens, size, device)
         works: dict[str, Work] = {
-            form: partial(_backward, partial(mlstm.cell, form=form), inputs)
-            for form in ("parallel", "chunkwise")
+            "parallel": partial(_backward, mlstm.parallel, inputs),
+            "chunkwise": partial(_backward, lambda *x: mlstm.chunkwise(*x)[0], inputs),
         }
         seconds = in_turns(works, rounds, device)
         ratios.append(seconds["chunkwise"] / seconds["parallel"])

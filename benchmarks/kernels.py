@@ -21,7 +21,7 @@ from torch.nn import functional as nnf
 from tqdm import tqdm
 
 from hear_axlstm.models import mlstm
-from hear_axlstm.ops import kernels
+from hear_axlstm.ops import triton_impl
 from tests.reference.mlstm import plain_parallel
 
 HEADS = 4
@@ -45,7 +45,7 @@ def main(
         windows: Windows at once.
         rounds: Repetitions; the table shows medians.
     """
-    if not torch.cuda.is_available() or not kernels.is_available(torch.device("cuda")):
+    if not torch.cuda.is_available() or not triton_impl.is_available(torch.device("cuda")):
         print("The fused cell is measured on an NVIDIA GPU with Triton, and here is none.")
         return
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {windows} windows\n")
@@ -90,7 +90,7 @@ def _forms() -> dict[str, Form]:
         "plain": plain_parallel,
         "plain, compiled": torch.compile(plain_parallel, dynamic=False),
         "mlstm.parallel": mlstm.parallel,
-        "fused": mlstm.fused,
+        "fused": lambda *x: triton_impl.mlstm_sum(*x[:3], *mlstm.stabilize(*x[3:])),
     }
     if find_spec("mlstm_kernels"):
         forms["mlstm_kernels, padded"] = padded_mlstm_kernels

@@ -1,6 +1,6 @@
 """Where the time of an mLSTM block goes without gradients: projections, cell, and what is left.
 
-`python -m benchmarks` prints it. Needs the compiled part (`hear_axlstm.ops.native`).
+`python -m benchmarks` prints it. Needs the compiled library.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import torch
 
 from benchmarks.timing import Work, in_turns
 from hear_axlstm.config import preset
-from hear_axlstm.embed.fused import FoldedBlock
-from hear_axlstm.models.blocks import MLSTMBlock
-from hear_axlstm.ops import native
-from hear_axlstm.ops.native.block import before_cell, weighted_sums
+from hear_axlstm.embed.fused import FusedMLSTM
+from hear_axlstm.models.mlstm import MLSTMBlock
+from hear_axlstm.ops.backends import backend
+from hear_axlstm.ops.cpu import Call, Workspace, before_cell, cell_sums
 
 WINDOWS, TOKENS = 4, 251
 
@@ -21,20 +21,21 @@ WINDOWS, TOKENS = 4, 251
 def shares(name: str, dtype: torch.dtype, rounds: int) -> list[str]:
     """Percent of a block's time, one thread: projections, the cell, everything else."""
     config = preset(name)
-    block = FoldedBlock(MLSTMBlock(config, reverse=False), dtype)
-    tokens = torch.randn(WINDOWS, TOKENS, config.dim)
-    if not native.is_usable(tokens, block.settings):
+    if backend("cpu") != "cpu":
         return ["-"] * 3
+    plain, workspace = MLSTMBlock(config), Workspace()
+    block = FusedMLSTM(plain, dtype)
+    tokens = torch.randn(WINDOWS, TOKENS, config.dim)
     low = tokens.to(dtype)
-    memory = native.Memory()
-    xz = block.up(low, memory, "xz")
-    out = torch.randn(WINDOWS, TOKENS, config.inner_dim).to(dtype)
-    sizes, given = before_cell(xz, block.settings, tuple(block.weights), memory)
+    xz = block.up(low, workspace, "xz")
+    out = torch.randn(WINDOWS, TOKENS, MLSTMBlock.inner_dim(config)).to(dtype)
+    sizes = WINDOWS, TOKENS, block.heads, block.head_size // 4
+    given, _ = before_cell(xz, Call(sizes, tuple(block.weights), plain.gates, workspace))
 
     works: dict[str, Work] = {
-        "block": lambda: block(tokens, memory),
-        "projections": lambda: (block.up(low, memory, "xz"), block.down(out, memory, "down")),
-        "cell": lambda: weighted_sums(sizes, given, memory),
+        "block": lambda: block(tokens, workspace),
+        "projections": lambda: (block.up(low, workspace, "xz"), block.down(out, workspace, "down")),
+        "cell": lambda: cell_sums(sizes, given, workspace),
     }
     seconds = in_turns({key: _often(work) for key, work in works.items()}, rounds, tokens.device)
     parts = [seconds["projections"], seconds["cell"]]

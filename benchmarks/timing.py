@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from hear_axlstm.ops import native
+from hear_axlstm.ops.backends import backend
 from hear_axlstm.ops.onednn import matmul
 
 Work = Callable[[], object]
@@ -41,7 +41,7 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        compiled = "with" if native.is_in_use() else "without"
+        compiled = "with" if backend("cpu") == "cpu" else "without"
         name = f"{_processor()}, {torch.get_num_threads()} threads, {compiled} the compiled block"
     return f"{name}, torch {torch.__version__}"
 

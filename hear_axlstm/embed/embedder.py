@@ -302,9 +302,9 @@ class Embedder(nn.Module):
 
     @precision.setter
     def precision(self, precision: Precision) -> None:
-        product_dtype(precision, self.device)  # refuses an unknown one
+        dtype = product_dtype(precision, self.device)  # refuses an unknown one
         self._precision = precision
-        if self.encoder.fused is not None:
+        if self.encoder.fused is not None and self.encoder.fused.dtype != dtype:
             self.fuse()
 
     def fuse(self) -> Self:

@@ -43,7 +43,8 @@ class FusedEncoder:
         self.cls_token = encoder.cls_token.detach().clone()
         self.blocks = [_fuse_block(block, n, dtype) for n, block in enumerate(encoder.blocks)]
         self.dtype = dtype
-        self._at_once = max(1, CHANNELS_AT_ONCE // block_type(encoder.config).inner_dim(encoder.config))
+        inner = block_type(encoder.config).inner_dim(encoder.config)
+        self._at_once = max(1, CHANNELS_AT_ONCE // inner)
 
     @torch.no_grad()
     def __call__(self, mel_WTF: Tensor) -> Tensor:

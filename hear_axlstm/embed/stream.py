@@ -69,7 +69,9 @@ class Stream:
 
     def _begin(self) -> None:
         self._count = 0  # samples so far
-        self._samples = torch.zeros(0, device=self._device, dtype=torch.float32)  # from the next frame's first on
+        self._samples = torch.zeros(
+            0, device=self._device, dtype=torch.float32
+        )  # from the next frame's first on
         self._is_reflected = False  # whether the beginning has its reflected edge
         self._done_frames = 0
         self._frames_TF = self._samples.new_zeros(0, self._config.mel.n_mels)
@@ -120,7 +122,7 @@ class Stream:
             frames_TF = self._new_frames()[:left]
             padding = -(len(self._frames_TF) + len(frames_TF)) % config.patch[0]
             found.append(self._advance(nnf.pad(frames_TF, (0, 0, 0, padding))))
-        times = step_times(self._count, config)[first:] if self._count else torch.zeros(0)
+        times = step_times(self._count, config)[first:] if self._count else torch.zeros(0, device="cpu")
         answer = self._answer(found, times)
         self._begin()
         return answer
@@ -161,17 +163,17 @@ class Stream:
     def _encode(self, frames_TF: Tensor, step: int) -> Tensor:
         """Frames that begin with a certain step of the window to their steps ``[J, D']``."""
         per_step = self._config.grid[1]
-        tokens = self._fused.patches(frames_TF[None], first=step * per_step)
-        if step == 0:
-            self._states = [StreamState() for _ in self._fused.blocks]
-            tokens = torch.cat([self._fused.cls_token.expand(1, 1, -1), tokens], dim=1)
-        workspace = Workspace()
-        with autocast_to(torch.float32, self._device):
+        with autocast_to(torch.float32, self._device):  # the caller's has no say
+            tokens = self._fused.patches(frames_TF[None], first=step * per_step)
+            if step == 0:
+                self._states = [StreamState() for _ in self._fused.blocks]
+                tokens = torch.cat([self._fused.cls_token.expand(1, 1, -1), tokens], dim=1)
+            workspace = Workspace()
             for block, state in zip(self._fused.blocks, self._states, strict=True):
                 assert isinstance(block, FusedMLSTM)
                 tokens = block(tokens, workspace, state)
-        tokens = tokens[:, 1:] if step == 0 else tokens
-        return self._fused.norm(tokens)[0].unflatten(0, (-1, per_step)).flatten(1)
+            tokens = tokens[:, 1:] if step == 0 else tokens
+            return self._fused.norm(tokens)[0].unflatten(0, (-1, per_step)).flatten(1)
 
     def _answer(self, found: list[Tensor], times_J: Tensor) -> Pair:
         empty = self._samples.new_zeros(0, self._config.embedding_size)

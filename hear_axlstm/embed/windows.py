@@ -115,7 +115,7 @@ def step_centers(first: int, end: int, config: ModelConfig) -> Tensor:
     float64, so that they don't drift.
     """
     hop_ms = 1000.0 * config.mel.hop_length / config.mel.sample_rate
-    index = torch.arange(first, end, dtype=torch.float64)
+    index = torch.arange(first, end, dtype=torch.float64, device="cpu")
     return (index * config.patch[0] + (config.patch[0] - 1) / 2) * hop_ms
 
 
@@ -129,4 +129,4 @@ def step_times(samples: int, config: ModelConfig) -> Tensor:
     steps = -(-frame_count(samples, config.mel) // config.patch[0])
     centers = step_centers(0, steps, config)
     centers = centers[centers <= end_ms]
-    return (centers if len(centers) else torch.tensor([end_ms / 2])).float()
+    return (centers if len(centers) else torch.tensor([end_ms / 2], device="cpu")).float()

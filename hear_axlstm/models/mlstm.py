@@ -91,8 +91,13 @@ def cell(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tenso
         h ``[B, S, H, K]`` in the dtype of v.
     """
     if is_short(q.shape[1], q.shape[3]):
-        return mlstm_sum(q, k, v, *stabilize(log_i, log_f))
+        return parallel(q, k, v, log_i, log_f)
     return chunkwise(q, k, v, log_i, log_f)[0]
+
+
+def parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
+    """The quadratic form, by the backend; arguments as in `cell`."""
+    return mlstm_sum(q, k, v, *stabilize(log_i, log_f))
 
 
 def chunkwise(
@@ -109,7 +114,11 @@ def chunkwise(
     The backward pass computes every chunk a second time and so keeps only the states.
 
     Args:
-        q, k, v, log_i, log_f: as in `cell`.
+        q: as in `cell`.
+        k: as in `cell`.
+        v: as in `cell`.
+        log_i: as in `cell`.
+        log_f: as in `cell`.
         state: after the tokens before these, by default none.
         chunk: tokens of a chunk; the last one may be shorter.
 
@@ -255,7 +264,7 @@ class MLSTMBlock(nn.Module):
         return linear(cpu.mixer(xz_BSE, fused.mixer, self.heads, self.gates), fused.down)
 
     def gates(self, raw_BSG: Tensor) -> CellGates:
-        """From pre-activations ``[B, S, 2 H]``, input gates first, to what a backend computes with."""
+        """Pre-activations ``[B, S, 2 H]``, input gates first, to what a backend computes with."""
         return stabilize(*log_gates(*raw_BSG.chunk(2, dim=-1), self.input_gate))
 
     def tensors(self) -> BlockTensors:

@@ -99,7 +99,7 @@ class CellInput(NamedTuple):
     """The least normalizer, sqrt(K) exp(-m), float32 ``[N, S]``."""
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """What all functions of one forward or backward pass share."""
 
     sizes: tuple[int, int, int, int]
@@ -110,6 +110,7 @@ class _Call(NamedTuple):
 
     @property
     def head_size(self) -> int:
+        """K."""
         return self.sizes[3] * MAP_WIDTH
 
 
@@ -153,7 +154,7 @@ def mixer(
     _check_shapes(double, tensors, heads)
     if workspace is None:
         return _Mixer.apply(xz_BSE, sizes, gates, *tensors)
-    return _forward(xz_BSE, _Call(sizes, tensors, gates, workspace))[0]
+    return _forward(xz_BSE, Call(sizes, tensors, gates, workspace))[0]
 
 
 def _check_shapes(double: int, weights: tuple[Tensor, ...], heads: int) -> None:
@@ -166,7 +167,7 @@ def _check_shapes(double: int, weights: tuple[Tensor, ...], heads: int) -> None:
             raise ValueError(f"{name} has shape {tuple(weight.shape)} instead of {shape}")
 
 
-def _forward(xz_BSE: Tensor, at: _Call) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(xz_BSE: Tensor, at: Call) -> tuple[Tensor, Tensor, Tensor]:
     """The result, and the cell's sums."""
     given, _ = before_cell(xz_BSE, at)
     u_NSK, n_NS = cell_sums(at.sizes, given, at.workspace)
@@ -186,7 +187,7 @@ class _Mixer(torch.autograd.Function):
         gates: GateFunction,
         *weights: Tensor,
     ) -> Tensor:
-        out_BSE, u_NSK, n_NS = _forward(xz_BSE, _Call(sizes, weights, gates, Workspace()))
+        out_BSE, u_NSK, n_NS = _forward(xz_BSE, Call(sizes, weights, gates, Workspace()))
         ctx.sizes, ctx.gates = sizes, gates
         ctx.save_for_backward(xz_BSE, u_NSK, n_NS, *weights)
         return out_BSE
@@ -195,7 +196,7 @@ class _Mixer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out_BSE: Tensor) -> tuple[Tensor | None, ...]:
         xz_BSE, u_NSK, n_NS, *weights = ctx.saved_tensors
-        at = _Call(ctx.sizes, tuple(weights), ctx.gates, Workspace())
+        at = Call(ctx.sizes, tuple(weights), ctx.gates, Workspace())
         d_weights = tuple(torch.zeros_like(weight) for weight in weights)
         given, raw_BSG = before_cell(xz_BSE, at)
         d_xz_BSE, d_u_NSK, d_n_NS = (torch.empty_like(x) for x in (xz_BSE, u_NSK, n_NS))
@@ -212,7 +213,7 @@ class _Mixer(torch.autograd.Function):
         return d_xz_BSE, None, None, *d_weights
 
 
-def before_cell(xz_BSE: Tensor, at: _Call) -> tuple[CellInput, Tensor]:
+def before_cell(xz_BSE: Tensor, at: Call) -> tuple[CellInput, Tensor]:
     """What the cell reads, and the gates' pre-activations ``[B, S, 2 H]``."""
     batch, tokens, heads, _ = at.sizes
     empty, shape = at.workspace.empty, (batch * heads, tokens, at.head_size)
@@ -229,7 +230,7 @@ def _by_heads(gates: CellGates, head_size: int) -> tuple[Tensor, Tensor, Tensor]
 
 
 @torch.enable_grad()
-def _gates_backward(at: _Call, raw_BSG: Tensor, *gradients: Tensor) -> Tensor:
+def _gates_backward(at: Call, raw_BSG: Tensor, *gradients: Tensor) -> Tensor:
     """The gradient of the gates' pre-activations, from those of `_by_heads`."""
     raw_BSG = raw_BSG.detach().requires_grad_()
     results = _by_heads(at.gates(raw_BSG), at.head_size)

@@ -1,9 +1,10 @@
 """The weights of an mLSTM block in the form in which a CPU computes fastest.
 
 Fusing keeps the function and makes it cheaper: q and k read the same input c, so that
-q . k = c . (A c) with A = Wq^T Wk needs one block-diagonal map instead of two, and the gates, which
-read q, k and v, come straight from c and x. Channels of x and c are interleaved: ordered by their
-place (0 to 3) inside the 4 x 4 blocks of the maps, so that a map is four multiply-adds of long rows.
+q . k = c . (A c) with A = Wq^T Wk needs one block-diagonal map instead of two, and the gates,
+which read q, k and v, come straight from c and x. Channels of x and c are interleaved: ordered
+by their place (0 to 3) inside the 4 x 4 blocks of the maps, so that a map is four multiply-adds
+of long rows.
 
 Shapes: D model width, H heads, J blocks of a head in the maps, K = 4 J head size, E = H K.
 """

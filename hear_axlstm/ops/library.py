@@ -95,10 +95,15 @@ def _address(tensor: Any, dtype: torch.dtype, name: str) -> int:
 
 @cache
 def _function(name: str, suffix: str) -> Callable[..., None]:
-    function = getattr(_library(), f"{name}_{suffix}")
+    symbol = f"{name}_{suffix}"
+    try:
+        function = getattr(_library(), symbol)
+    except AttributeError:  # as clang 14 calls what it compiles for several processors
+        function = getattr(_library(), f"{symbol}.ifunc")
     function.restype = None
     function.argtypes = [
-        _NUMBERS.get(kind) or (ctypes.POINTER(_STRUCTS[kind]) if kind in _STRUCTS else None)
+        _NUMBERS.get(kind)
+        or (ctypes.POINTER(_STRUCTS[kind]) if kind in _STRUCTS else None)
         or ctypes.c_void_p
         for kind in SIGNATURES[name]
     ]

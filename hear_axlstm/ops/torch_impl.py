@@ -34,7 +34,9 @@ def mlstm_sum(
         q: queries ``[B, S, H, K]``.
         k: keys ``[B, S, H, K]``, not yet divided by sqrt(K).
         v: values ``[B, S, H, K]``, in the dtype of q and k.
-        a, running_max, floor: see `hear_axlstm.ops.contract.CellGates`.
+        a: log i - F, float64 ``[B, S, H]``, see `hear_axlstm.ops.contract.CellGates`.
+        running_max: M, float64 ``[B, S, H]``.
+        floor: exp(-m), float32 ``[B, S, H]``.
 
     Returns:
         h ``[B, S, H, K]`` in the dtype of v.

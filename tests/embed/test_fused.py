@@ -1,5 +1,6 @@
-"""Inference on a CPU against the encoder that training uses."""
+"""Fused weights on a CPU against the modules that they were made of."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from threading import Event, Timer
 
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from hear_axlstm.config import PRESETS, ModelConfig, preset
-from hear_axlstm.embed.fused import encode_windows
+from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.embed.fused import FusedEncoder
 from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.ops.cores import on_each_core
 from hear_axlstm.training.optimizer import adamw, parameter_groups
@@ -44,14 +46,14 @@ def expected(encoder: Encoder, mel: Tensor) -> Tensor:
 @pytest.mark.parametrize("windows", [1, 2, 7])
 def test_same_as_the_encoder(config: ModelConfig, windows: int) -> None:
     encoder, mel = lively(config), torch.randn(windows, 48, 80)
-    found = encode_windows(encoder, mel, torch.float32)
+    found = FusedEncoder(encoder, torch.float32)(mel)
     torch.testing.assert_close(found, expected(encoder, mel), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_bfloat16_keeps_the_direction(name: str) -> None:
     encoder, mel = lively(preset(name)), torch.randn(2, 200, 80)
-    found = encode_windows(encoder, mel, torch.bfloat16)
+    found = FusedEncoder(encoder, torch.bfloat16)(mel)
     assert found.dtype == torch.float32
     cosine = nnf.cosine_similarity(found, expected(encoder, mel), dim=-1)
     assert cosine.mean() > 0.998
@@ -97,23 +99,79 @@ def test_changed_weights_count(precision: torch.dtype) -> None:
         assert error.norm() < (1e-4 if precision == torch.float32 else 0.5) * old_error.norm()
 
 
-PARTS = ("norm", "up", "conv", "q", "input_gate_map", "forget_gate_map", "head_norm", "down")
+AUDIO = 0.1 * torch.randn(2, 20_000, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_hooks_are_called(precision: torch.dtype) -> None:
-    encoder, mel = lively(TINY), torch.randn(1, 48, 80)
-    before = encode_windows(encoder, mel, precision)
-    block, calls = encoder.blocks[2], []
+@torch.no_grad()
+def embedded(model: Embedder) -> Tensor:
+    return model.scene(AUDIO)
+
+
+def test_fusing_again_counts_what_a_sum_does_not_show() -> None:
+    model = tiny().fuse()
+    before, skip = embedded(model), model.encoder.blocks[0].skip
+    skip.data[:2] += torch.tensor([1.0, -1.0])  # through .data, the sum kept
+    assert torch.equal(embedded(model), before)  # frozen, as fuse() says
+    found = embedded(model.fuse())
+    assert (found - before).norm() > 1e-4 * before.norm()
+    torch.testing.assert_close(found, embedded(model.unfuse()), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [
+        lambda model: model.unfuse(),
+        lambda model: model.train().eval(),
+        lambda model: model.encoder.train().eval(),
+        lambda model: model.load_state_dict(tiny(seed=1).state_dict()),
+        lambda model: model.encoder.load_state_dict(tiny(seed=1).encoder.state_dict()),
+        lambda model: model.double().float(),
+        lambda model: setattr(model, "encoder", tiny(seed=1).encoder),
+    ],
+    ids=["unfuse", "train", "encoder.train", "load", "encoder.load", "dtype", "replaced"],
+)
+def test_what_drops_fused_weights(drop: Callable[[Embedder], object]) -> None:
+    model = tiny().fuse()
+    drop(model)
+    assert model.encoder.fused is None
+    for parameter in model.parameters():
+        parameter.data.mul_(1.1)
+    torch.testing.assert_close(embedded(model), embedded(model.fuse()), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("use", [Embedder.scene, Embedder.forward])
+def test_a_fused_model_refuses_gradients(use: Callable) -> None:
+    model = tiny().fuse()
+    with pytest.raises(RuntimeError, match=r"fused for inference.*model\.unfuse\(\) or model\.tr"):
+        use(model, AUDIO)
+    with pytest.raises(RuntimeError, match="fused for inference"):
+        model.encoder(torch.randn(1, 48, 80))
+    model.train().scene(AUDIO).sum().backward()
+    assert model.encoder.cls_token.grad is not None
+
+
+def test_precision_follows() -> None:
+    model = tiny().fuse()
+    exact = embedded(model)
+    model.precision = "bfloat16"
+    assert 1e-5 < (embedded(model) - exact).norm() / exact.norm() < 0.1
+    with pytest.raises(ValueError, match="precision='half'"):
+        model.precision = "half"  # type: ignore[assignment]
+
+
+PARTS = ("norm", "proj_up", "conv", "q_proj", "igate", "fgate", "head_norm", "proj_down")
+
+
+def test_hooks_of_an_unfused_model_are_called() -> None:
+    model, calls = tiny(), []
+    before, block = embedded(model), model.encoder.blocks[1]
     for name in PARTS:
         getattr(block, name).register_forward_hook(lambda *_, name=name: calls.append(name))
     block.register_forward_pre_hook(lambda *_: calls.append("block"))
-    found = encode_windows(encoder, mel, precision)
+    assert torch.equal(embedded(model), before)
     assert sorted(calls) == sorted((*PARTS, "block"))
-    limit = 1e-4 if precision == torch.float32 else 0.1
-    torch.testing.assert_close(found, before, rtol=0, atol=limit * before.abs().max().item())
-    expected(encoder, mel)  # as in training
-    assert len(calls) == 2 * len(set(calls))
+    with pytest.raises(ValueError, match=r"block 1 has hooks.*use the model unfused"):
+        model.fuse()
 
 
 class Doubled(nn.Module):
@@ -123,61 +181,28 @@ class Doubled(nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, x: Tensor) -> Tensor:
-        return 2.0 * self.layer(x)
+    def forward(self, *x: Tensor) -> Tensor:
+        return 2.0 * self.layer(*x)
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_wrapped_parts_count(name: str) -> None:
-    encoder, doubled, mel = lively(TINY), lively(TINY), torch.randn(1, 48, 80)
-    encode_windows(encoder, mel, torch.float32)
-    part = getattr(encoder.blocks[1], name)
-    setattr(encoder.blocks[1], name, Doubled(part))
-    weights = dict(getattr(doubled.blocks[1], name).named_parameters())
-    with torch.no_grad():
-        if name in ("norm", "head_norm"):
-            weights["weight"].add_(1.0).mul_(2.0).sub_(1.0)
-        elif name != "conv":
-            for weight in weights.values():
-                weight.mul_(2.0)
-        else:
-            doubled.blocks[1].conv.register_forward_hook(lambda _, __, out: 2.0 * out)
-    found = encode_windows(encoder, mel, torch.float32)
-    torch.testing.assert_close(found, expected(encoder, mel), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found, expected(doubled, mel), rtol=1e-4, atol=1e-4)
+def test_replaced_parts_of_an_unfused_model_are_called(name: str) -> None:
+    model = tiny()
+    before, block = embedded(model), model.encoder.blocks[1]
+    setattr(block, name, Doubled(getattr(block, name)))
+    assert (embedded(model) - before).norm() > 1e-4 * before.norm()
+    with pytest.raises(ValueError, match=rf"block 1\.{name} has hooks or was replaced \(Doubled\)"):
+        model.fuse()
 
 
-def test_weight_norm_counts() -> None:
-    encoder, mel = lively(TINY), torch.randn(1, 48, 80)
-    before = encode_windows(encoder, mel, torch.float32)
-    up = nn.utils.parametrizations.weight_norm(encoder.blocks[0].up)
-    torch.testing.assert_close(encode_windows(encoder, mel, torch.float32), before)
-    up.parametrizations.weight.original0.data.mul_(3.0)
-    found = encode_windows(encoder, mel, torch.float32)
-    assert (found - before).norm() > 0.01 * before.norm()
-    torch.testing.assert_close(found, expected(encoder, mel), rtol=1e-4, atol=1e-4)
-
-
-def test_the_form_of_a_block_counts() -> None:
-    encoder, mel = lively(TINY), torch.randn(1, 48, 80)
-    encoder.blocks[0].form = "slow"
-    with pytest.raises(ValueError, match=r"'slow'.* is no form: use one of auto, parallel"):
-        encode_windows(encoder, mel, torch.float32)
-    encoder.blocks[0].form = "chunkwise"
-    found = encode_windows(encoder, mel, torch.float32)
-    torch.testing.assert_close(found, expected(encoder, mel), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("native", ["0", "1"])
-def test_no_windows(native: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEAR_AXLSTM_NATIVE", native)
+def test_no_windows() -> None:
     assert Encoder(TINY)(torch.randn(0, 200, 80)).shape == (0, 251, 192)
 
 
 def test_a_model_that_was_made_in_inference_mode() -> None:
     with torch.inference_mode():
         encoder, mel = lively(TINY), torch.randn(1, 48, 80)
-        found = encode_windows(encoder, mel, torch.float32)
+        found = FusedEncoder(encoder, torch.float32)(mel)
     torch.testing.assert_close(found, expected(encoder, mel), rtol=1e-4, atol=1e-4)
 
 

@@ -123,8 +123,8 @@ def test_later_changes_of_the_weights_do_not_count() -> None:
 
 def test_blocks_that_were_changed_are_refused() -> None:
     model = small()
-    model.encoder.blocks[1].up.register_forward_hook(lambda *_: None)
-    with pytest.raises(ValueError, match=r"hooks.*can't embed a stream"):
+    model.encoder.blocks[1].proj_up.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"block 1\.proj_up has hooks"):
         model.stream(STATISTICS)
 
 

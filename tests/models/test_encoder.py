@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from hear_axlstm.config import PATCHES, PRESETS, InputGate, MelConfig, ModelConfig, preset
-from hear_axlstm.models.blocks import BlockDiagonalMap, CausalConv, MLSTMBlock
+from hear_axlstm.models.encoder import Encoder
+from hear_axlstm.models.layers import BlockDiagonalLinear, CausalConv
+from hear_axlstm.models.mlstm import MLSTMBlock
 from hear_axlstm.models.patch_embed import (
     apply_mask,
     patchify,
@@ -69,14 +71,14 @@ def test_convolution_equals_torch_conv1d(tokens: int) -> None:
 
 @pytest.mark.parametrize("width", [48, 92, 576])
 def test_block_diagonal_map_equals_its_dense_matrix(width: int) -> None:
-    layer, x = BlockDiagonalMap(width, std=0.1), torch.randn(2, 9, width)
+    layer, x = BlockDiagonalLinear(width, std=0.1), torch.randn(2, 9, width)
     dense = torch.block_diag(*layer.weight)  # weight[g] maps in -> out as [out, in]
     torch.testing.assert_close(layer(x), x @ dense.T, rtol=1e-5, atol=1e-6)
 
 
 def test_a_reversed_block_reads_backwards() -> None:
     torch.manual_seed(0)
-    forward, backward = MLSTMBlock(SMALL, reverse=False), MLSTMBlock(SMALL, reverse=True)
+    forward, backward = MLSTMBlock(SMALL), MLSTMBlock(replace(SMALL, flip=True), index=1)
     backward.load_state_dict(forward.state_dict())
     x = torch.randn(2, 20, 48)
     torch.testing.assert_close(backward(x), forward(x.flip(1)).flip(1))
@@ -166,14 +168,19 @@ def test_config_survives_json_and_refuses_nonsense() -> None:
         assert ModelConfig.from_dict(config.to_dict()) == config
     for wrong, named in (
         ({"patch": (5, 16)}, "patch"),
-        ({"architecture": "mamba"}, "architecture"),
         ({"input_gate": "relu"}, "input_gate"),
         ({"mask_ratio": 1.0}, "mask_ratio"),
         ({"window_frames": 202}, "window of 202"),
-        ({"dim": 50, "expansion": 1}, "inner width 50"),
     ):
         with pytest.raises(ValueError, match=named):
             ModelConfig(**wrong)  # type: ignore[arg-type]
+    for wrong, named in (
+        ({"architecture": "mamba"}, "architecture='mamba': choose one of axlstm, ssast"),
+        ({"dim": 50, "expansion": 1}, "inner width 50"),
+        ({"architecture": "ssast", "dim": 50}, "inner width 50"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            Encoder(ModelConfig(**wrong))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="n_ffft"):
         ModelConfig.from_dict({"mel": {"n_ffft": 400}})
     with pytest.raises(ValueError, match="axlstm_tiny"):

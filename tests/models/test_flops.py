@@ -6,11 +6,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hear_axlstm.config import ModelConfig
-from hear_axlstm.models.blocks import MAP_WIDTH, MLSTMBlock
-from hear_axlstm.models.pretraining import MaskedPatchModel
-from hear_axlstm.ops import weighted_sum
-from hear_axlstm.ops.native import library
-from hear_axlstm.models.pretraining import training_flops
+from hear_axlstm.models import mlstm
+from hear_axlstm.models.mlstm import MLSTMBlock
+from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
+from hear_axlstm.ops import torch_impl
+from hear_axlstm.ops.contract import MAP_WIDTH
 
 
 def counted(model: MaskedPatchModel) -> int:
@@ -26,12 +26,12 @@ def counted(model: MaskedPatchModel) -> int:
 def not_needed(model: MaskedPatchModel) -> int:
     """FLOPs of the AxLSTM as it is written, above what the mathematics needs."""
     config = model.config
-    tokens, inner = config.grid[0] * config.grid[1] + 1, config.inner_dim
+    tokens, inner = config.grid[0] * config.grid[1] + 1, MLSTMBlock.inner_dim(config)
     block = model.encoder.blocks[0]
     assert isinstance(block, MLSTMBlock)
-    zeros_of_maps = 3 * 3 * 2 * tokens * inner * MAP_WIDTH * (block.q.group - 1)
+    zeros_of_maps = 3 * 3 * 2 * tokens * inner * MAP_WIDTH * (block.q_proj.group - 1)
     pairs = sum(
-        (rows.stop - rows.start) * seen.stop for rows, seen in weighted_sum.row_blocks(tokens)
+        (rows.stop - rows.start) * seen.stop for rows, seen in torch_impl.row_blocks(tokens)
     )
     causal = tokens * (tokens + 1) // 2
     one_product = 2 * inner
@@ -51,9 +51,9 @@ def not_needed(model: MaskedPatchModel) -> int:
 def test_axlstm_needs_what_torch_counts_but_for_zeros_and_recomputation(
     config: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HEAR_AXLSTM_CELL", "parallel")
-    monkeypatch.setattr(library, "_library", lambda: None)  # whose products are others
+    monkeypatch.setattr(mlstm, "is_short", lambda *_: True)
     model = MaskedPatchModel(config)
+    model.encoder.use_mixer(False)
     assert counted(model) - not_needed(model) == training_flops(config)
 
 

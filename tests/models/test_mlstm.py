@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from hear_axlstm.config import InputGate
+from hear_axlstm.embed.export import exportable_cell
 from hear_axlstm.models import mlstm
-from hear_axlstm.ops import weighted_sum
+from hear_axlstm.ops import torch_impl
+from hear_axlstm.ops.contract import EPS
 from tests.reference.mlstm import plain_parallel
 
 
@@ -45,7 +47,7 @@ def sums_step_by_step(
 def step_by_step(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
     """Equation 3."""
     read, weight, one = sums_step_by_step(q, k, v, log_i, log_f)
-    return read / (torch.maximum(weight.abs(), one) + mlstm.EPS)[..., None]
+    return read / (torch.maximum(weight.abs(), one) + EPS)[..., None]
 
 
 def head_norm(h: Tensor) -> Tensor:
@@ -57,24 +59,14 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return ((found.double() - expected).abs().max() / expected.abs().max()).item()
 
 
-def token_by_token(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """The recurrent form over a whole sequence."""
-    hidden, state = [], None
-    for token in zip(*(t.unbind(1) for t in (q, k, v, log_i, log_f)), strict=True):
-        h, state = mlstm.recurrent(*token, state)
-        hidden.append(h)
-    return torch.stack(hidden, dim=1)
-
-
 def in_chunks(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
     return mlstm.chunkwise(q, k, v, log_i, log_f, chunk=48)[0]
 
 
 FORMS = {
     "parallel": mlstm.parallel,
-    "plain": mlstm.plain,
+    "exportable": exportable_cell,
     "chunkwise": in_chunks,
-    "recurrent": token_by_token,
 }
 
 
@@ -102,7 +94,7 @@ def test_products_of_any_sign_equal_the_recurrence(form: str, gate: float) -> No
     q, k, v, raw_i, raw_f = inputs((2, 251, 4, 144), gate, seed=0)
     gates = mlstm.log_gates(raw_i, raw_f, "exponential")
     read, weight, one = sums_step_by_step(q, k, v, *gates)
-    normalizer = torch.maximum(weight.abs(), one) + mlstm.EPS
+    normalizer = torch.maximum(weight.abs(), one) + EPS
     expected = read / normalizer[..., None]
     # Where products nearly cancel in a sum, no float32 form has all digits of it. So the bound is
     # relative to the sizes of what is added up, in the numerator and in the normalizer.
@@ -152,9 +144,9 @@ def test_a_state_carries_all_of_the_past(cut: int, gate: float, seed: int) -> No
     h, state = mlstm.chunkwise(*first, chunk=16)
     rest, end = mlstm.chunkwise(*second, state, chunk=16)
     assert relative_error(torch.cat([h, rest], dim=1), expected) < 1e-5
-    for t in range(60 - cut):
-        h, state = mlstm.recurrent(*(x[:, t] for x in second), state)
-        assert relative_error(h, expected[:, cut + t]) < 1e-4  # of this token's own largest value
+    for t in range(60 - cut):  # tokens one by one
+        h, state = mlstm.chunkwise(*(x[:, t : t + 1] for x in second), state)
+        assert relative_error(h[:, 0], expected[:, cut + t]) < 1e-4  # of its own largest value
     torch.testing.assert_close(state.m, end.m, rtol=1e-9, atol=1e-9)
     assert relative_error(state.memory, end.memory.double()) < 1e-5
     assert relative_error(state.normalizer, end.normalizer.double()) < 1e-5
@@ -232,7 +224,7 @@ def from_a_state(tokens: list[Tensor], state: list[Tensor]) -> tuple[Tensor, ...
         memory = f[..., None, None] * memory + i[..., None, None] * outer
         normalizer = f[..., None] * normalizer + i[..., None] * k[:, t]
         query, m = q[:, t] / q.shape[-1] ** 0.5, m_next
-        weight = torch.maximum((normalizer * query).sum(-1).abs(), torch.exp(-m)) + mlstm.EPS
+        weight = torch.maximum((normalizer * query).sum(-1).abs(), torch.exp(-m)) + EPS
         hidden.append((memory @ query[..., None])[..., 0] / weight[..., None])
     return torch.stack(hidden, dim=1), memory, normalizer, m
 
@@ -243,11 +235,8 @@ def chunks_from(tokens: list[Tensor], state: list[Tensor]) -> tuple[Tensor, ...]
 
 
 def tokens_from(tokens: list[Tensor], state: list[Tensor]) -> tuple[Tensor, ...]:
-    hidden, last = [], mlstm.State(*state)
-    for token in zip(*(t.unbind(1) for t in tokens), strict=True):
-        h, last = mlstm.recurrent(*token, last)
-        hidden.append(h)
-    return torch.stack(hidden, dim=1), *last
+    h, last = mlstm.chunkwise(*tokens, mlstm.State(*state), chunk=1)
+    return h, *last
 
 
 @pytest.mark.parametrize("gate", [1.0, 10.0, 30.0])
@@ -280,9 +269,7 @@ def test_windows_together_equal_windows_one_by_one(monkeypatch: pytest.MonkeyPat
         return h, *torch.autograd.grad(h.square().sum(), leaves)
 
     one_by_one = run()
-    monkeypatch.setattr(
-        weighted_sum, "_windows", lambda q: [slice(0, 2), slice(2, 5)]
-    )  # as on a GPU
+    monkeypatch.setattr(torch_impl, "_windows", lambda q: [slice(0, 2), slice(2, 5)])  # as on a GPU
     for together, alone in zip(run(), one_by_one, strict=True):
         assert relative_error(together, alone.double()) < 1e-5
 
@@ -309,7 +296,7 @@ def test_moderate_exponents_may_be_factored(monkeypatch: pytest.MonkeyPatch) -> 
     weight = torch.randn(3, 60, 2, 12)
 
     def run(limit: float) -> tuple[Tensor, ...]:
-        monkeypatch.setattr(weighted_sum, "MODERATE", limit)
+        monkeypatch.setattr(torch_impl, "MODERATE", limit)
         h = mlstm.parallel(*leaves[:3], *mlstm.log_gates(*leaves[3:], "exponential"))
         return h, *torch.autograd.grad((head_norm(h) * weight).sum(), leaves)
 
@@ -318,17 +305,10 @@ def test_moderate_exponents_may_be_factored(monkeypatch: pytest.MonkeyPatch) -> 
         assert relative_error(factored, plain.double()) < 2e-5
 
 
-def test_the_form_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    q, k, v, raw_i, raw_f = inputs((1, 20, 2, 12), 1.0, seed=9)
+def test_long_windows_go_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v, raw_i, raw_f = inputs((1, 100, 2, 12), 1.0, seed=9)
     gates = mlstm.log_gates(raw_i, raw_f, "exponential")
-    monkeypatch.setenv("HEAR_AXLSTM_CELL", "chunkwise")
     assert torch.equal(mlstm.cell(q, k, v, *gates), mlstm.chunkwise(q, k, v, *gates)[0])
-    monkeypatch.setenv("HEAR_AXLSTM_CELL", "fastest")
-    with pytest.raises(ValueError, match=r"'fastest'.*parallel, chunkwise, fused"):
-        mlstm.cell(q, k, v, *gates)
-    assert torch.equal(mlstm.cell(q, k, v, *gates, "plain"), mlstm.plain(q, k, v, *gates))
-    with pytest.raises(ValueError, match=r"'slow'.*parallel, chunkwise, fused"):
-        mlstm.cell(q, k, v, *gates, "slow")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="chunk=0: a chunk has at least 1 token"):
         mlstm.chunkwise(q, k, v, *gates, chunk=0)
 

@@ -1,6 +1,6 @@
-"""Compile the fused cell for Hopper, without a GPU, for one head size; test_kernels.py calls this.
+"""Compile the fused cell for Hopper, without a GPU, for one head size; test_triton.py calls this.
 
-    python tests/compile_kernels.py SIZE CACHE
+    python tests/ops/compile_kernels.py SIZE CACHE
 
 In a process of its own, because Triton decides on import whether it interprets or compiles.
 """
@@ -18,7 +18,8 @@ LEAST_SHARED_MEMORY = 99 * 1024  # a program's on the smaller GPUs of capability
 def main(size: int, cache: str) -> None:
     os.environ["TRITON_CACHE_DIR"] = cache
     os.environ.pop("TRITON_INTERPRET", None)
-    from hear_axlstm.ops.kernels import operators, programs
+    from hear_axlstm.ops import triton_kernels as programs
+    from hear_axlstm.ops import triton_operators as operators
 
     compile_for_hopper(programs.split_gates, "fp32", {"ROWS": operators.VECTOR_ROWS})
     head, rest = operators.head_tiles(size)

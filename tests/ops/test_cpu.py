@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -15,23 +17,23 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.config import InputGate, preset
-from hear_axlstm.embed.fused import mix_by_torch
-from hear_axlstm.models.blocks import MLSTMBlock
-from hear_axlstm.ops.fuse import fold
-from hear_axlstm.ops.native import library, mix
+from hear_axlstm.models.mlstm import MLSTMBlock
+from hear_axlstm.ops import backends, cpu, library, torch_impl
+from hear_axlstm.ops.fuse import fuse_weights
 
 pytestmark = pytest.mark.skipif(
-    not library.is_in_use() and shutil.which("c++") is None, reason="there is no C++ compiler"
+    not library.is_available() and shutil.which("c++") is None, reason="there is no C++ compiler"
 )
 
 
 def lively_block(input_gate: InputGate = "exponential", gates: float = 1.0) -> MLSTMBlock:
     """A block with weights that matter, and pre-activations of the gates of about `gates`."""
     torch.manual_seed(0)
-    block = MLSTMBlock(replace(preset("axlstm_tiny"), input_gate=input_gate), reverse=False)
+    block = MLSTMBlock(replace(preset("axlstm_tiny"), input_gate=input_gate))
+    block.use_mixer = True
     for parameter in block.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.05)
-    for gate in (block.input_gate_map, block.forget_gate_map):
+    for gate in (block.igate, block.fgate):
         gate.weight.data.mul_(gates)
         gate.bias.data.mul_(gates)
     return block
@@ -39,14 +41,18 @@ def lively_block(input_gate: InputGate = "exponential", gates: float = 1.0) -> M
 
 def up_projection(block: MLSTMBlock, tokens: int) -> Tensor:
     torch.manual_seed(1)
-    return torch.randn(3, tokens, block.up.out_features)
+    return torch.randn(3, tokens, block.proj_up.out_features)
 
 
 @torch.no_grad()
 def both(block: MLSTMBlock, tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    xz, weights = up_projection(block, tokens).to(dtype), fold(block).mix
-    found = mix(xz, weights, block.settings)
-    return found.float(), mix_by_torch(xz, weights, block.settings).float()
+    xz, weights = up_projection(block, tokens).to(dtype), fuse_weights(block.tensors(), 4).mixer
+    found = cpu.mixer(xz, weights, block.heads, block.gates)
+    return found.float(), torch_impl.mixer(xz, weights, block.heads, cell_of(block)).float()
+
+
+def cell_of(block: MLSTMBlock) -> Callable[..., Tensor]:
+    return lambda q, k, v, raw: torch_impl.mlstm_sum(q, k, v, *block.gates(raw))
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 127, 128, 129, 251])
@@ -82,13 +88,11 @@ def gradients(block: MLSTMBlock, tokens: Tensor, dtype: torch.dtype) -> dict[str
 @pytest.mark.parametrize("tokens", [1, 3, 129, 251])
 @pytest.mark.parametrize("input_gate", ["exponential", "sigmoid"])
 @pytest.mark.parametrize("gates", [1.0, 10.0])
-def test_gradients_are_those_of_pytorch(
-    tokens: int, input_gate: InputGate, gates: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_are_those_of_pytorch(tokens: int, input_gate: InputGate, gates: float) -> None:
     block = lively_block(input_gate, gates)
-    inputs = torch.randn(2, tokens, block.up.in_features)
+    inputs = torch.randn(2, tokens, block.proj_up.in_features)
     found = gradients(block, inputs, torch.float32)
-    monkeypatch.setattr(library, "_library", lambda: None)
+    block.use_mixer = False
     # By PyTorch, in float64 but for the gates and the normalizer's floor: its products, where
     # most of the error is made, are better than those that are tested.
     exact = gradients(block.double(), inputs.double(), torch.float32)
@@ -98,14 +102,12 @@ def test_gradients_are_those_of_pytorch(
 
 
 @pytest.mark.parametrize("bias", [-30.0, -90.0, -200.0])
-def test_gradients_of_gates_that_are_nearly_shut(
-    bias: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_of_gates_that_are_nearly_shut(bias: float) -> None:
     block = lively_block()
-    block.input_gate_map.bias.data.fill_(bias)
-    inputs = torch.randn(2, 129, block.up.in_features)
+    block.igate.bias.data.fill_(bias)
+    inputs = torch.randn(2, 129, block.proj_up.in_features)
     found = gradients(block, inputs, torch.float32)
-    monkeypatch.setattr(library, "_library", lambda: None)
+    block.use_mixer = False
     for name, expected in gradients(block, inputs, torch.float32).items():
         error = (found[name] - expected).norm() / expected.norm().clamp(min=1e-3)
         assert error < 1e-4, f"{name}: {error:.1e}"
@@ -114,7 +116,7 @@ def test_gradients_of_gates_that_are_nearly_shut(
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_blocks_of_other_types(dtype: torch.dtype) -> None:
     block = lively_block()
-    inputs = torch.randn(2, 20, block.up.in_features)
+    inputs = torch.randn(2, 20, block.proj_up.in_features)
     exact = block(inputs)
     found = block.to(dtype)(inputs.to(dtype))
     assert found.dtype == dtype
@@ -123,7 +125,7 @@ def test_blocks_of_other_types(dtype: torch.dtype) -> None:
 
 def test_autocast_to_a_type_that_is_not_there() -> None:
     block = lively_block()
-    inputs = torch.randn(2, 20, block.up.in_features)
+    inputs = torch.randn(2, 20, block.proj_up.in_features)
     with torch.autocast("cpu", torch.float16):
         found = block(inputs)
     assert (found - block(inputs)).norm() < 0.01 * found.norm()
@@ -131,7 +133,7 @@ def test_autocast_to_a_type_that_is_not_there() -> None:
 
 def test_autocast_leaves_float64_alone() -> None:
     block = lively_block().double()
-    inputs = torch.randn(2, 20, block.up.in_features).double()
+    inputs = torch.randn(2, 20, block.proj_up.in_features).double()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(block(inputs), block(inputs)) and block(inputs).dtype == torch.float64
 
@@ -151,12 +153,12 @@ def test_another_default_dtype(dtype: torch.dtype) -> None:
 
 def test_another_default_device() -> None:
     block = lively_block()
-    tokens = torch.randn(2, 20, block.up.in_features)
+    tokens = torch.randn(2, 20, block.proj_up.in_features)
     expected = gradients(block, tokens, torch.float32)
-    xz, weights = up_projection(block, 20), fold(block).mix
-    mixed = mix(xz, weights, block.settings)
+    given = up_projection(block, 20), fuse_weights(block.tensors(), 4).mixer, 4, block.gates
+    mixed = cpu.mixer(*given)
     with torch.device("meta"):
-        assert torch.equal(mix(xz, weights, block.settings), mixed)
+        assert torch.equal(cpu.mixer(*given), mixed)
     again = gradients(block, tokens, torch.float32)
     assert all(torch.equal(again[name], gradient) for name, gradient in expected.items())
 
@@ -164,7 +166,7 @@ def test_another_default_device() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_traced_goes_by_pytorch() -> None:
     block = lively_block().eval()
-    first, second = torch.randn(2, 2, 20, block.up.in_features).unbind()
+    first, second = torch.randn(2, 2, 20, block.proj_up.in_features).unbind()
     with torch.no_grad():
         traced = torch.jit.trace(block, first, check_trace=False)
         torch.testing.assert_close(traced(second), block(second), rtol=1e-4, atol=1e-4)
@@ -182,27 +184,60 @@ def test_a_library_that_does_not_load_stays_unused(
     library._library.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
-            assert not library.is_in_use() and not library.is_in_use()
+            assert not library.is_available() and not library.is_available()
     finally:
         library._library.cache_clear()
     (record,) = caplog.records
-    assert "does not load and stays unused: install again" in record.message
+    assert "can't be loaded and is not used: install again" in record.message
 
 
-def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value, expected in (("1", True), ("0", False)):
-        monkeypatch.setenv("HEAR_AXLSTM_NATIVE", value)
-        assert library.is_there_for(torch.empty(0)) == expected
-    monkeypatch.setenv("HEAR_AXLSTM_NATIVE", "false")
-    with pytest.raises(ValueError, match="HEAR_AXLSTM_NATIVE='false': use 0 or 1"):
-        library.is_in_use()
+@pytest.mark.parametrize(("asked", "chosen"), [("auto", "cpu"), ("cpu", "cpu"), ("torch", "torch")])
+def test_the_backend_can_be_asked_for(
+    asked: str, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_chosen", {})
+    monkeypatch.setenv("HEAR_AXLSTM_BACKEND", asked)
+    assert backends.backend("cpu") == chosen
+    assert backends.has_mixer(torch.empty(1, 20, 192), 144) == (chosen == "cpu")
 
 
-def test_gradients_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    block = lively_block()
-    inputs = torch.randn(2, 251, block.up.in_features)
-    found = gradients(block, inputs, torch.bfloat16)
+def test_a_backend_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_chosen", {})
+    monkeypatch.setenv("HEAR_AXLSTM_BACKEND", "fast")
+    with pytest.raises(ValueError, match="HEAR_AXLSTM_BACKEND='fast': use one of auto, torch, cpu"):
+        backends.backend("cpu")
+    monkeypatch.setenv("HEAR_AXLSTM_BACKEND", "cpu")
     monkeypatch.setattr(library, "_library", lambda: None)
+    with pytest.raises(ValueError, match="no compiled library: install the package again"):
+        backends.backend("cpu")
+    monkeypatch.setenv("HEAR_AXLSTM_BACKEND", "auto")
+    assert backends.backend("cpu") == "torch"
+
+
+def test_wrong_arguments_never_reach_the_library() -> None:
+    block = lively_block()
+    weights = fuse_weights(block.tensors(), 4).mixer
+    xz = up_projection(block, 20)
+    with pytest.raises(ValueError, match=r"conv has shape \(4, 576\) instead of \(4, 288\)"):
+        cpu.mixer(xz[..., :576], weights, 4, block.gates)
+    with pytest.raises(TypeError, match="float64"):
+        cpu.mixer(xz.double(), weights, 4, block.gates)
+    sizes, scores, sums = (1, 8, 4, 4), torch.zeros(4, 8, 8), torch.zeros(4, 8)
+    a = torch.zeros(4, 8, dtype=torch.float64)
+    good = sizes, scores, 8, 8, 0, a, a, sums
+    library.call("weigh", *good)
+    for place, wrong in ((1, scores.mT), (2, 8.0), (5, a.float()), (7, a)):
+        with pytest.raises((TypeError, ctypes.ArgumentError)):
+            library.call("weigh", *good[:place], wrong, *good[place + 1 :])
+    with pytest.raises(TypeError, match="weigh takes 8 arguments"):
+        library.call("weigh", *good[:-1])
+
+
+def test_gradients_in_bfloat16() -> None:
+    block = lively_block()
+    inputs = torch.randn(2, 251, block.proj_up.in_features)
+    found = gradients(block, inputs, torch.bfloat16)
+    block.use_mixer = False
     by_torch = gradients(block, inputs, torch.bfloat16)
     exact = gradients(block, inputs, torch.float32)
     for name, expected in exact.items():

@@ -7,50 +7,48 @@ import shutil
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hear_axlstm.ops.native import Memory, Projection, block, library
-from hear_axlstm.ops.native.block import CellInput, weighted_sums
+from hear_axlstm.ops import cpu, library
+from hear_axlstm.ops.cpu import CellInput, PackedLinear, Workspace, cell_sums
+from hear_axlstm.ops.library import gemm_columns
 
 DTYPES = (torch.float32, torch.bfloat16)
 ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 4e-3}  # of results, relative to their norm
 
 pytestmark = pytest.mark.skipif(
-    not library.is_in_use() and shutil.which("c++") is None, reason="there is no C++ compiler"
+    not library.is_available() and shutil.which("c++") is None, reason="there is no C++ compiler"
 )
-needs_products = pytest.mark.skipif(
-    not (library.is_in_use() and library.has_products()), reason="no instructions for them"
-)
+needs_gemm = pytest.mark.skipif(not gemm_columns(), reason="no instructions for them")
 
 
 def error(found: Tensor, exact: Tensor) -> float:
     return ((found.double() - exact).norm() / exact.norm()).item()
 
 
-@needs_products
+@needs_gemm
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 251])
 @pytest.mark.parametrize(("inputs", "outputs"), [(2, 16), (34, 80), (192, 1152), (576, 192)])
 def test_projection(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(rows, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype)
-    projection = Projection(weight)
-    assert projection.is_laid
-    found = projection(x, Memory(), "out")
+    projection = PackedLinear(weight, gemm_columns())
+    assert projection.is_packed
+    found = projection(x, Workspace(), "out")
     assert found.dtype == dtype
     assert error(found, x.double() @ weight.double().T) < ROUNDING[dtype]
 
 
-@needs_products
+@needs_gemm
 def test_threads_change_nothing() -> None:
     torch.manual_seed(0)
-    x, projection = torch.randn(3, 251, 768), Projection(torch.randn(2304, 768))
+    x, projection = torch.randn(3, 251, 768), PackedLinear(torch.randn(2304, 768), gemm_columns())
     threads = torch.get_num_threads()
     found = {}
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            found[count] = projection(x, Memory(), "out")
+            found[count] = projection(x, Workspace(), "out")
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(found[1], found[3])
@@ -59,25 +57,12 @@ def test_threads_change_nothing() -> None:
 @pytest.mark.parametrize(("inputs", "outputs"), [(33, 80), (32, 40)])
 def test_shapes_that_do_not_fit_go_by_torch(inputs: int, outputs: int) -> None:
     x, weight = torch.randn(4, 9, inputs).bfloat16(), torch.randn(outputs, inputs).bfloat16()
-    projection = Projection(weight)
-    assert not projection.is_laid
+    projection = PackedLinear(weight, gemm_columns())
+    assert not projection.is_packed
     assert (
-        error(projection(x, Memory(), "out"), x.double() @ weight.double().T)
+        error(projection(x, Workspace(), "out"), x.double() @ weight.double().T)
         < ROUNDING[torch.bfloat16]
     )
-
-
-@needs_products
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_laid_weight_without_the_library(
-    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x, weight = torch.randn(9, 192).to(dtype), torch.randn(1152, 192).to(dtype)
-    projection = Projection(weight)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        assert projection(mode.from_tensor(x), Memory(), "out").shape == (9, 1152)
-    monkeypatch.setenv("HEAR_AXLSTM_NATIVE", "0")
-    assert error(projection(x, Memory(), "out"), x.double() @ weight.double().T) < ROUNDING[dtype]
 
 
 def cell_input(tokens: int, head_size: int, span: float, dtype: torch.dtype) -> CellInput:
@@ -85,10 +70,10 @@ def cell_input(tokens: int, head_size: int, span: float, dtype: torch.dtype) -> 
     c, k, v = torch.randn(3, 8, tokens, head_size).to(dtype).unbind()
     a = span * torch.randn(8, tokens, dtype=torch.float64)
     unused = torch.empty(8, tokens)
-    return CellInput(c, k.contiguous(), v.contiguous(), unused, a, a.cummax(1).values, unused)
+    return CellInput(c, k.contiguous(), v.contiguous(), a, a.cummax(1).values, unused)
 
 
-@pytest.mark.parametrize("by_products", [pytest.param(True, marks=needs_products), False])
+@pytest.mark.parametrize("by_gemm", [pytest.param(True, marks=needs_gemm), False])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tokens", [1, 2, 7, 8, 17, 129, 251])
 @pytest.mark.parametrize("head_size", [96, 144])
@@ -98,14 +83,15 @@ def test_sums_of_the_cell(
     head_size: int,
     span: float,
     dtype: torch.dtype,
-    by_products: bool,
+    by_gemm: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(block, "has_products", lambda: by_products)
+    if not by_gemm:
+        monkeypatch.setattr(cpu, "gemm_columns", lambda: 0)
     given = cell_input(tokens, head_size, span, dtype)
     decay = (given.a[:, None, :] - given.running_max[:, :, None]).exp().tril()
     weights = given.c.double() @ given.k.double().mT * decay
-    u, n = weighted_sums((2, tokens, 4, head_size // 4), given, Memory())
+    u, n = cell_sums((2, tokens, 4, head_size // 4), given, Workspace())
     assert u.isfinite().all()
     assert error(u, weights @ given.v.double()) < ROUNDING[dtype]
     assert error(n, weights.sum(-1)) < ROUNDING[dtype]

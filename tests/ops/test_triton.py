@@ -5,16 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
 from hear_axlstm.models import mlstm
-from hear_axlstm.ops import kernels
+from hear_axlstm.ops import torch_impl, triton_impl
+from hear_axlstm.ops.contract import EPS
 
 pytest.importorskip("triton", reason="the fused cell needs Triton: extra `kernels`")
-from hear_axlstm.ops.kernels import operators, programs
+from hear_axlstm.ops import triton_kernels, triton_operators
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -31,7 +33,7 @@ def definition(
     past = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
     exponents = (a[..., None, :] - running_max[..., None]).masked_fill(~past, -torch.inf)
     scores = q @ k.mT * q.shape[-1] ** -0.5 * exponents.exp()
-    normalizer = torch.maximum(scores.sum(-1).abs(), floor) + mlstm.EPS
+    normalizer = torch.maximum(scores.sum(-1).abs(), floor) + EPS
     return (scores @ v / normalizer[..., None]).transpose(1, 2)
 
 
@@ -53,7 +55,7 @@ def errors(leaves: list[Tensor]) -> dict[str, float]:
     """Of h and of all gradients, relative to the largest value of each."""
     weight = torch.randn(leaves[0].shape, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     results = []
-    for cell in (kernels.weighted_sum, definition):
+    for cell in (triton_impl.mlstm_sum, definition):
         h = cell(*leaves)
         gradients = torch.autograd.grad((h * weight.to(h.dtype)).sum(), leaves)
         results.append((h, *gradients))
@@ -102,14 +104,14 @@ def test_strong_gates(gate: float) -> None:
 def test_gate_sums_in_the_thousands_keep_their_differences() -> None:
     leaves = inputs((1, 70, 2, 48))
     q, k, v, a, running_max, floor = leaves
-    near = kernels.weighted_sum(*leaves)
-    far = kernels.weighted_sum(q, k, v, a + 12345.678, running_max + 12345.678, floor)
+    near = triton_impl.mlstm_sum(*leaves)
+    far = triton_impl.mlstm_sum(q, k, v, a + 12345.678, running_max + 12345.678, floor)
     torch.testing.assert_close(far, near, rtol=1e-5, atol=1e-6)
 
 
 def test_inputs_with_any_strides_are_read_within_their_bounds() -> None:
     leaves = inputs((2, 37, 2, 144))
-    expected = kernels.weighted_sum(*leaves)
+    expected = triton_impl.mlstm_sum(*leaves)
 
     def within_nan(x: Tensor) -> Tensor:
         frame = x.new_full([size + 3 for size in x.shape], torch.nan)
@@ -117,9 +119,9 @@ def test_inputs_with_any_strides_are_read_within_their_bounds() -> None:
         return view.copy_(x.detach())
 
     framed = [within_nan(x).requires_grad_() for x in leaves]
-    assert torch.equal(kernels.weighted_sum(*framed), expected)
+    assert torch.equal(triton_impl.mlstm_sum(*framed), expected)
     transposed = [x.detach().mT.contiguous().mT for x in leaves[:3]]  # K is not contiguous
-    assert torch.equal(kernels.weighted_sum(*transposed, *leaves[3:]), expected)
+    assert torch.equal(triton_impl.mlstm_sum(*transposed, *leaves[3:]), expected)
     assert max(errors(framed).values()) < 1e-5
 
 
@@ -133,29 +135,29 @@ def test_nothing_is_written_outside_of_the_outputs(monkeypatch: pytest.MonkeyPat
 
     leaves = inputs((1, 37, 3, 130))
     with monkeypatch.context() as patched:
-        patched.setattr(operators.torch, "empty", framed_empty)
-        kernels.weighted_sum(*leaves).square().sum().backward()
+        patched.setattr(triton_operators.torch, "empty", framed_empty)
+        triton_impl.mlstm_sum(*leaves).square().sum().backward()
     assert len(frames) == 10  # h, n, gates; 1 / N and dn, six gradients
     for frame in frames:
         assert torch.all(frame[:band] == 7) and torch.all(frame[-band:] == 7)
         assert torch.all(frame[band:-band] != 7)
 
 
-@pytest.mark.parametrize("form", ["parallel", "fused"])
-def test_gates_that_are_nearly_shut_have_finite_gradients(form: mlstm.Form) -> None:
+@pytest.mark.parametrize("backend", [torch_impl, triton_impl])
+def test_gates_that_are_nearly_shut_have_finite_gradients(backend: ModuleType) -> None:
     qkv = inputs((1, 9, 2, 24))[:3]
     shut = torch.full((1, 9, 2), -900.0, device=DEVICE, requires_grad=True)
-    h = mlstm.cell(*qkv, shut, torch.full_like(shut, -0.1), form)
+    h = backend.mlstm_sum(*qkv, *mlstm.stabilize(shut, torch.full_like(shut, -0.1)))
     for gradient in torch.autograd.grad(h.sum(), [*qkv, shut]):
         assert gradient.isfinite().all()
 
 
 def test_another_default_dtype() -> None:
     leaves = inputs((1, 20, 2, 24))
-    expected = torch.autograd.grad(kernels.weighted_sum(*leaves).sum(), leaves)
+    expected = torch.autograd.grad(triton_impl.mlstm_sum(*leaves).sum(), leaves)
     torch.set_default_dtype(torch.bfloat16)
     try:
-        found = torch.autograd.grad(kernels.weighted_sum(*leaves).sum(), leaves)
+        found = torch.autograd.grad(triton_impl.mlstm_sum(*leaves).sum(), leaves)
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(map(torch.equal, found, expected))
@@ -163,36 +165,36 @@ def test_another_default_dtype() -> None:
 
 def test_pytorch_accepts_the_operators() -> None:
     leaves = inputs((1, 20, 2, 24))
-    torch.library.opcheck(operators.forward, tuple(leaves))
-    cell = torch.compile(kernels.weighted_sum, backend="aot_eager", fullgraph=True)
+    torch.library.opcheck(triton_operators.forward, tuple(leaves))
+    cell = torch.compile(triton_impl.mlstm_sum, backend="aot_eager", fullgraph=True)
     found = torch.autograd.grad(cell(*leaves).square().sum(), leaves)
-    expected = torch.autograd.grad(kernels.weighted_sum(*leaves).square().sum(), leaves)
+    expected = torch.autograd.grad(triton_impl.mlstm_sum(*leaves).square().sum(), leaves)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
 def test_constants_agree_with_the_cell() -> None:
-    assert programs.EPS.value == mlstm.EPS
+    assert triton_kernels.EPS.value == EPS
     for size in HEAD_SIZES:
-        assert sum(operators.head_tiles(size)) == size  # nothing is padded
+        assert sum(triton_operators.head_tiles(size)) == size  # nothing is padded
 
 
 def test_bad_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v, *gates = inputs((1, 5, 2, 24))
     with pytest.raises(ValueError, match="float64"):
-        kernels.weighted_sum(q.double(), k.double(), v.double(), *gates)
+        triton_impl.mlstm_sum(q.double(), k.double(), v.double(), *gates)
     with pytest.raises(ValueError, match="bfloat16"):
-        kernels.weighted_sum(q, k.bfloat16(), v, *gates)
+        triton_impl.mlstm_sum(q, k.bfloat16(), v, *gates)
     with pytest.raises(ValueError, match=r"\(1, 4, 2, 24\)"):
-        kernels.weighted_sum(q, k[:, :4], v, *gates)
+        triton_impl.mlstm_sum(q, k[:, :4], v, *gates)
     with pytest.raises(ValueError, match="meta"):
-        kernels.weighted_sum(q.to("meta"), k, v, *gates)
+        triton_impl.mlstm_sum(q.to("meta"), k, v, *gates)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert not kernels.is_available(torch.device("cpu"))
-    monkeypatch.setattr(kernels, "HAS_TRITON", False)
-    assert not kernels.is_available(DEVICE)
+    assert not triton_impl.is_available(torch.device("cpu"))
+    monkeypatch.setattr(triton_impl, "HAS_TRITON", False)
+    assert not triton_impl.is_available(DEVICE)
     with pytest.raises(ImportError, match=r"hear_axlstm\[kernels\]"):
-        kernels.weighted_sum(q, k, v, *gates)
+        triton_impl.mlstm_sum(q, k, v, *gates)
 
 
 @pytest.mark.slow

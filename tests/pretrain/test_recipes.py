@@ -10,10 +10,9 @@ import tyro
 
 from hear_axlstm.cli.pretrain import pretrain
 from hear_axlstm.config import PRESETS, ModelConfig
-from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
 from hear_axlstm.pretrain.config import PretrainConfig, Variant
 from hear_axlstm.pretrain.estimate import audioset_bytes, estimate
-from hear_axlstm.models.pretraining import training_flops
 from hear_axlstm.pretrain.recipes import RECIPES, TABLES, from_recipe
 from hearbench import published
 

@@ -21,14 +21,15 @@ from torch.nn import functional as nnf
 from hear_axlstm.audio.mel import standardize
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.models import mlstm
-from hear_axlstm.models.blocks import NORM_EPS, MLSTMBlock
-from hear_axlstm.ops.onednn import Linear
+from hear_axlstm.models.layers import Linear
+from hear_axlstm.models.mlstm import MLSTMBlock
+from hear_axlstm.ops.contract import EPS, NORM_EPS
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def plain_parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """The same as `hear_axlstm.models.mlstm.parallel`."""
+    """The cell with every S x S matrix materialized, as `hear_axlstm.models.mlstm.cell`."""
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, H, S, K]
     log_i, log_f = (t.transpose(1, 2)[..., None] for t in (log_i, log_f))  # [B, H, S, 1]
     total = log_f.cumsum(-2)
@@ -39,28 +40,38 @@ def plain_parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor
     log_d = torch.where(past, log_d, -torch.inf)
     m = log_d.amax(-1, keepdim=True)
     scores = (q @ (k / k.shape[-1] ** 0.5).mT) * torch.exp(log_d - m)
-    normalizer = torch.maximum(scores.sum(-1, keepdim=True).abs(), torch.exp(-m)) + mlstm.EPS
+    normalizer = torch.maximum(scores.sum(-1, keepdim=True).abs(), torch.exp(-m)) + EPS
     return ((scores / normalizer) @ v).transpose(1, 2)
 
 
 class PlainBlock(MLSTMBlock):
     """The mLSTM block, written down operation by operation."""
 
-    def _mix(self, tokens_BSD: Tensor) -> Tensor:
-        x, z = self.up(tokens_BSD).chunk(2, dim=-1)
+    def forward(self, tokens_BSD: Tensor) -> Tensor:
+        y = self.norm(tokens_BSD)
+        y = self._mixed(y.flip(1)).flip(1) if self.reverse else self._mixed(y)
+        return tokens_BSD + y
+
+    def _mixed(self, tokens_BSD: Tensor) -> Tensor:
+        x, z = self.proj_up(tokens_BSD).chunk(2, dim=-1)
         tokens, width = x.shape[1:]
         kernel = self.conv.weight.mT[:, None, :]
         c = nnf.conv1d(x.mT, kernel, self.conv.bias, padding=kernel.shape[-1] - 1, groups=width)
         c = nnf.silu(c[..., :tokens].mT)
-        q, k, v = _map(self.q.weight, c), _map(self.k.weight, c), _map(self.v.weight, x)
+        q, k, v = (
+            _map(layer.weight, t)
+            for layer, t in ((self.q_proj, c), (self.k_proj, c), (self.v_proj, x))
+        )
         qkv = torch.cat([q, k, v], dim=-1)
-        raw_i, raw_f = self.input_gate_map(qkv), self.forget_gate_map(qkv)
-        log_i, log_f = mlstm.log_gates(raw_i, raw_f, self.settings.input_gate)
+        raw_i, raw_f = (
+            nnf.linear(qkv, gate.weight, gate.bias) for gate in (self.igate, self.fgate)
+        )
+        log_i, log_f = mlstm.log_gates(raw_i, raw_f, self.input_gate)
         q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
         h = plain_parallel(q, k, v, log_i, log_f)
         scale = 1.0 + self.head_norm.weight
         normed = nnf.group_norm(h.flatten(2).flatten(0, 1), self.heads, scale, eps=NORM_EPS)
-        return self.down((normed.view_as(c) + self.skip * c) * nnf.silu(z))
+        return self.proj_down((normed.view_as(c) + self.skip * c) * nnf.silu(z))
 
 
 def _map(weight: Tensor, x: Tensor) -> Tensor:
@@ -74,7 +85,7 @@ def plain(model: M) -> M:
     for part in twin.modules():
         if isinstance(part, MLSTMBlock):
             part.__class__ = PlainBlock
-        elif isinstance(part, Linear):
+        elif type(part) is Linear:
             part.__class__ = nn.Linear  # type: ignore[assignment]
     return twin
 

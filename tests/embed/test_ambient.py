@@ -1,0 +1,98 @@
+"""The caller's modes of torch: the same embeddings, or one clear error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from hear_axlstm import get_scene_embeddings, get_timestamp_embeddings, load_model
+from hear_axlstm.embed.embedder import Embedder
+
+AUDIO = 0.5 * torch.randn(2, 20_000, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def expected() -> Tensor:
+    return get_scene_embeddings(AUDIO, load_model())
+
+
+@contextmanager
+def default(dtype: torch.dtype) -> Iterator[None]:
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+MODES: dict[str, Callable] = {
+    "autocast to bfloat16": lambda: torch.autocast("cpu", torch.bfloat16),
+    "autocast to float16": lambda: torch.autocast("cpu", torch.float16),
+    "default float64": lambda: default(torch.float64),
+    "default bfloat16": lambda: default(torch.bfloat16),
+    "default device": lambda: torch.device("meta"),
+    "inference mode": torch.inference_mode,
+    "deterministic": deterministic,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "unfused"])
+def test_a_mode_changes_nothing(mode: str, fused: bool, expected: Tensor) -> None:
+    with MODES[mode]():
+        model = load_model()
+        if not fused:
+            model.unfuse()
+        inside = get_scene_embeddings(AUDIO, model)
+        get_timestamp_embeddings(AUDIO[:, :2_000], model)
+    assert inside.dtype == torch.float32 and {p.dtype for p in model.parameters()} == {
+        torch.float32
+    }
+    torch.testing.assert_close(inside, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(get_scene_embeddings(AUDIO, model), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_changes_no_stream(mode: str) -> None:
+    model, statistics = load_model(), (-8.0, 4.0)
+    exact = model.stream(statistics).push(AUDIO[0])[0]
+    with MODES[mode]():
+        found = model.stream(statistics).push(AUDIO[0])[0]
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-5)
+
+
+def test_gradients_within_autocast() -> None:
+    model = load_model().unfuse()
+    with torch.autocast("cpu", torch.bfloat16):
+        model.scene(AUDIO).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.encoder.parameters())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [{}, {"check_trace": False}])
+def test_a_trace_leaves_the_model_as_it_was(options: dict, expected: Tensor) -> None:
+    model = load_model()
+    torch.jit.trace(model, AUDIO[:1, :4_000], **options)
+    torch.testing.assert_close(get_scene_embeddings(AUDIO, model), expected, rtol=0, atol=1e-5)
+
+
+def test_torch_compile_leaves_fused_weights_alone(expected: Tensor) -> None:
+    model: Embedder = load_model()
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        steps, _ = compiled(AUDIO)
+        exact, _ = model(AUDIO)
+    torch.testing.assert_close(steps, exact, rtol=0, atol=1e-5)
