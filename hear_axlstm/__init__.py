@@ -103,7 +103,7 @@ def load_model(
         os.fspath(model_file_path), weights=weights, seed=seed, layout=layout
     )
     model.precision = precision
-    return model.fuse()
+    return model.infer()
 
 
 def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Tensor]:

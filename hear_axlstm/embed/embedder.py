@@ -328,6 +328,10 @@ class Embedder(nn.Module):
         self.encoder.fused = FusedEncoder(self.encoder, product_dtype(self.precision, self.device))
         return self
 
+    def infer(self) -> Self:
+        """Go to evaluation mode, with fused weights on a CPU; returns the model."""
+        return self.fuse() if self.device.type == "cpu" else self.eval()
+
     def unfuse(self) -> Self:
         """Drop the fused weights: embeddings come from the modules again, with gradients if wanted.
 

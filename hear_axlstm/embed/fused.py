@@ -127,7 +127,8 @@ class FusedMLSTM:
         return mlstm.stabilize(*self._log_gates(raw_BSG))
 
     def _log_gates(self, raw_BSG: Tensor) -> tuple[Tensor, Tensor]:
-        return mlstm.log_gates(*raw_BSG.chunk(2, dim=-1), self.input_gate)
+        raw_i, raw_f = raw_BSG.chunk(2, dim=-1)
+        return mlstm.log_gates(raw_i, raw_f, self.input_gate)
 
     def _by_torch(self, xz_BSE: Tensor, state: StreamState | None) -> Tensor:
         inner = state.cell if state else mlstm.cell

@@ -122,7 +122,9 @@ class Stream:
             frames_TF = self._new_frames()[:left]
             padding = -(len(self._frames_TF) + len(frames_TF)) % config.patch[0]
             found.append(self._advance(nnf.pad(frames_TF, (0, 0, 0, padding))))
-        times = step_times(self._count, config)[first:] if self._count else torch.zeros(0, device="cpu")
+        times = (
+            step_times(self._count, config)[first:] if self._count else torch.zeros(0, device="cpu")
+        )
         answer = self._answer(found, times)
         self._begin()
         return answer

@@ -156,4 +156,4 @@ def load_classifier(path: str | Path) -> Classifier:
     labels = Labels(tuple(facts["classes"]), facts["multilabel"])
     classifier = Classifier(config, labels, facts["hidden"])
     checkpoints.fill(classifier, tensors, path)
-    return classifier.eval()
+    return classifier.infer()

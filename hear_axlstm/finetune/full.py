@@ -174,6 +174,7 @@ class FinetuneMonitor:
         assert lines is not None
         self.classifier.eval()
         self.classifier.precision = "float32"
+        self.classifier.infer()
         logits = logits_of(self.classifier, self.dataset.splits["valid"])
         found = scores(self.classifier.labels, logits, self.dataset.targets("valid"))
         if not math.isfinite(found["loss"]):

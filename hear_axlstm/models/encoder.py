@@ -28,7 +28,7 @@ def block_type(config: ModelConfig) -> Any:
     Raises:
         ValueError: if ``config.architecture`` is not in `BLOCKS`.
     """
-    if config.architecture not in BLOCKS:
+    if not isinstance(config.architecture, str) or config.architecture not in BLOCKS:
         raise ValueError(f"architecture={config.architecture!r}: choose one of {', '.join(BLOCKS)}")
     return BLOCKS[config.architecture]
 
@@ -104,8 +104,11 @@ class Encoder(nn.Module):
         return super().train(mode)
 
     def _apply(self, *arguments: Any, **options: Any) -> Any:  # .to(), .cuda(), .float(), ...
-        self.fused = None
-        return super()._apply(*arguments, **options)
+        before = self.cls_token.device, self.cls_token.dtype
+        super()._apply(*arguments, **options)
+        if before != (self.cls_token.device, self.cls_token.dtype):
+            self.fused = None
+        return self
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         self.fused = None

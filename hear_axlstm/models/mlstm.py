@@ -265,7 +265,8 @@ class MLSTMBlock(nn.Module):
 
     def gates(self, raw_BSG: Tensor) -> CellGates:
         """Pre-activations ``[B, S, 2 H]``, input gates first, to what a backend computes with."""
-        return stabilize(*log_gates(*raw_BSG.chunk(2, dim=-1), self.input_gate))
+        raw_i, raw_f = raw_BSG.chunk(2, dim=-1)
+        return stabilize(*log_gates(raw_i, raw_f, self.input_gate))
 
     def tensors(self) -> BlockTensors:
         """The parameters that fusing reads."""

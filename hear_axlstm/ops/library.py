@@ -70,7 +70,7 @@ def call(name: str, *arguments: Any) -> None:
     dtypes = {"T": dtype, "f": torch.float32, "d": torch.float64}
     if dtype not in SUFFIXES or len(arguments) != len(kinds):
         raise TypeError(f"{name} takes {len(kinds)} arguments in one of {list(SUFFIXES)}: {dtype}")
-    converted = []
+    converted: list[Any] = []
     for kind, argument in zip(kinds, arguments, strict=True):
         if kind in dtypes:
             converted.append(_address(argument, dtypes[kind], name))

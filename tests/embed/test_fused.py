@@ -139,6 +139,11 @@ def test_what_drops_fused_weights(drop: Callable[[Embedder], object]) -> None:
     torch.testing.assert_close(embedded(model), embedded(model.fuse()), rtol=0, atol=1e-4)
 
 
+def test_a_move_to_where_the_model_is_keeps_fused_weights() -> None:
+    model = tiny().fuse()
+    assert model.to("cpu", torch.float32).encoder.fused is not None
+
+
 @pytest.mark.parametrize("use", [Embedder.scene, Embedder.forward])
 def test_a_fused_model_refuses_gradients(use: Callable) -> None:
     model = tiny().fuse()

@@ -85,9 +85,9 @@ def test_memory_does_not_grow() -> None:
 
     def held() -> int:
         tensors = [stream._samples, stream._frames_TF]
-        for past in stream._pasts:
-            assert past._state is not None and past._x_BSE is not None
-            tensors += [past._x_BSE, *past._state]
+        for state in stream._states:
+            assert state._state is not None and state._x_BSE is not None
+            tensors += [state._x_BSE, *state._state]
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
     sizes = []

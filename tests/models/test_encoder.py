@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from hear_axlstm.models.patch_embed import (
     unpatchify,
 )
 from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.models.tensor_names import file_name
 
 SMALL = ModelConfig(dim=48, depth=2)
 
@@ -161,6 +163,19 @@ def test_parameters_equal_the_reference(name: str, expansion: int) -> None:
     with torch.device("meta"):
         model = MaskedPatchModel(replace(preset(name), expansion=expansion))
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name, expansion]
+
+
+def test_names_in_files_stay() -> None:
+    block = MLSTMBlock(SMALL)
+    names = "norm up conv conv q k v input_gate_map input_gate_map forget_gate_map forget_gate_map"
+    in_file = [name.split(".")[0] for name in block.state_dict()]
+    assert sorted(in_file) == sorted([*names.split(), "head_norm", "skip", "down"])
+    listed = [file_name(name) for name, _ in block.named_parameters()]
+    assert sorted(listed) == sorted(block.state_dict())
+    other = copy.deepcopy(MLSTMBlock(SMALL))
+    other.load_state_dict(block.state_dict())
+    x = torch.randn(1, 20, 48)
+    assert torch.equal(other(x), block(x))
 
 
 def test_config_survives_json_and_refuses_nonsense() -> None:
