@@ -27,7 +27,6 @@ from hear_axlstm.models.patch_embed import random_mask
 from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
 from hear_axlstm.ops.precision import Precision
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.flops import training_flops
 from hear_axlstm.pretrain.step import make_train_step
 from hear_axlstm.training.device import choose_device, keep_freed_memory
 from hear_axlstm.training.distributed import DistContext

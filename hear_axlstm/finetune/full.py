@@ -172,7 +172,6 @@ class FinetuneMonitor:
     def _score(self, step: int, epoch: float) -> None:
         lines = self.trainer.log
         assert lines is not None
-        self.classifier.eval()
         self.classifier.precision = "float32"
         self.classifier.infer()
         logits = logits_of(self.classifier, self.dataset.splits["valid"])
@@ -217,6 +216,7 @@ def _train_step(
         return [math.ceil(frame_count(len(clip), mel) / width) for clip in batch[0]]
 
     width = classifier.config.window_frames
+    classifier.encoder.use_mixer()
     parts = ((classifier.encoder, config.encoder_lr), (classifier.head, config.head_lr))
     groups = [
         group

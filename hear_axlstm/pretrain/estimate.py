@@ -12,9 +12,8 @@ from hear_axlstm.config import MelConfig, ModelConfig
 from hear_axlstm.data.corpus import FRAME_DTYPE, Corpus
 from hear_axlstm.data.dataset import split_validation
 from hear_axlstm.models.patch_embed import random_mask
-from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
 from hear_axlstm.pretrain.config import PAPER_BATCH, PretrainConfig
-from hear_axlstm.pretrain.flops import training_flops
 from hear_axlstm.pretrain.step import make_train_step
 from hear_axlstm.progress import progress
 from hear_axlstm.training.device import choose_device, keep_freed_memory

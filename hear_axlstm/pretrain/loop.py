@@ -16,10 +16,9 @@ from hear_axlstm import checkpoints
 from hear_axlstm.data.balance import balanced_draws
 from hear_axlstm.data.corpus import Corpus
 from hear_axlstm.data.dataset import CropDataset, crop_dataset, split_validation
-from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
 from hear_axlstm.pretrain.batches import CropBatch, MaskedCrops
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.flops import training_flops
 from hear_axlstm.pretrain.monitor import PretrainMonitor
 from hear_axlstm.pretrain.step import make_train_step
 from hear_axlstm.training.checkpoint_manager import list_checkpoints, load_latest

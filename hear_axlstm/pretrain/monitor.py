@@ -120,7 +120,7 @@ class PretrainMonitor:
 
     def _score(self, step: int, epoch: float) -> None:
         assert self.labeled is not None and self.lines is not None
-        accuracy = self.labeled.score(self.embedder.eval())
+        accuracy = self.labeled.score(self.embedder.infer())
         self.model.train()
         self.lines.write(step=step, epoch=epoch, probe_accuracy=accuracy)
 

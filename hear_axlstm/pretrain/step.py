@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from hear_axlstm.data.dataset import share
+from hear_axlstm.models.encoder import block_type
 from hear_axlstm.ops.precision import product_dtype
 from hear_axlstm.pretrain.config import PAPER_BATCH, PretrainConfig
 from hear_axlstm.training.average import WeightAverage
@@ -28,7 +29,8 @@ def make_train_step(model: nn.Module, config: PretrainConfig, context: DistConte
     rows = share(batch_size, context.rank, context.size)
     own = rows.stop - rows.start
     if config.micro_batch is None:
-        micro_batch = choose_micro_batch(own, config.model.inner_dim, device)
+        width = block_type(config.model).inner_dim(config.model)
+        micro_batch = choose_micro_batch(own, width, device)
     else:
         micro_batch = min(config.micro_batch, own)
     return TrainStep(

@@ -14,7 +14,6 @@ from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.fused import FusedEncoder
 from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.ops.cores import on_each_core
-from hear_axlstm.training.optimizer import adamw, parameter_groups
 
 TINY = preset("axlstm_tiny")
 
@@ -61,42 +60,10 @@ def test_bfloat16_keeps_the_direction(name: str) -> None:
     assert scenes.min() > 0.999
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_changed_weights_count(precision: torch.dtype) -> None:
-    """Folded weights are kept; every way of changing the originals must make them anew."""
-    encoder, mel = lively(TINY), torch.randn(1, 48, 80)
-    optimizer = adamw(parameter_groups(encoder.named_parameters(), 0.01, 0.05))
-
-    def learn() -> None:
-        encoder(mel).square().mean().backward()
-        optimizer.step()
-
-    def scale_data() -> None:
-        encoder.blocks[0].skip.data.mul_(3.0)
-
-    def turn_signs() -> None:
-        encoder.blocks[0].skip.data.neg_()
-
-    def replace_one() -> None:
-        encoder.blocks[3].up = type(encoder.blocks[3].up)(192, 1152, bias=False)
-
-    def replace_a_block() -> None:
-        encoder.blocks[5] = lively(TINY, seed=2).blocks[5]
-
-    changes = [
-        learn,
-        lambda: encoder.load_state_dict(lively(TINY, seed=1).state_dict()),
-        scale_data,
-        turn_signs,
-        replace_one,
-        replace_a_block,
-    ]
-    for change in changes:
-        stale = encode_windows(encoder, mel, precision)
-        change()
-        found = encode_windows(encoder, mel, precision)
-        error, old_error = (x - expected(encoder, mel) for x in (found, stale))
-        assert error.norm() < (1e-4 if precision == torch.float32 else 0.5) * old_error.norm()
+def tiny(seed: int = 0) -> Embedder:
+    model = Embedder(ModelConfig(dim=32, depth=2)).eval()
+    model.encoder.load_state_dict(lively(model.config, seed).state_dict())
+    return model
 
 
 AUDIO = 0.1 * torch.randn(2, 20_000, generator=torch.Generator().manual_seed(0))

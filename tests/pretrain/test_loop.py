@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hear_axlstm import checkpoints
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.dataset import CropDataset
-from hear_axlstm.ops import weighted_sum
+from hear_axlstm.ops import torch_impl
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.loop import pretrain
 from hear_axlstm.training.checkpoint_manager import list_checkpoints
@@ -158,7 +158,7 @@ def test_the_host_waits_for_the_device_only_to_log(
     tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading one number waits for everything the device has to do."""
-    monkeypatch.setattr(weighted_sum, "_are_moderate", lambda spans: False)  # as on a device
+    monkeypatch.setattr(torch_impl, "_are_moderate", lambda spans: False)  # as on a device
     learn = TrainStep.step
 
     class NoReading(TorchDispatchMode):
