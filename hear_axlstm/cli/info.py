@@ -15,7 +15,7 @@ from hear_axlstm.checkpoints.published import PUBLISHED, TAG
 from hear_axlstm.checkpoints.shapes import parameters
 from hear_axlstm.cli.weights import locate
 from hear_axlstm.config import PRESETS
-from hear_axlstm.ops import native
+from hear_axlstm.ops.backends import backend
 
 SIZES = ("parameters", "dim", "depth", "heads", "patch")
 COLUMNS = ("name", *SIZES, "layout", "scene_embedding_size", "weights")
@@ -58,7 +58,7 @@ def _describe(name: str) -> dict[str, Any]:
         **config.to_dict(),
         **({"training": training} if training else {}),
         "weights": _weights(name),
-        "cpu_kernel": native.is_in_use(),
+        "cpu_kernel": backend("cpu") == "cpu",
     }
 
 
@@ -76,7 +76,7 @@ def _weights(name: str) -> list[str]:
 
 def _kernel() -> str:
     """Whether the compiled kernel is in use, or why it is not and what to do."""
-    if native.is_in_use():
+    if backend("cpu") == "cpu":
         return "in use"
     if any(Path(ops.__file__).parent.glob("_cpu.*")):
         return "switched off by the environment, or not usable here; using PyTorch, which is slower"

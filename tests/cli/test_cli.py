@@ -15,7 +15,7 @@ import soundfile
 from hear_axlstm import __version__, cli, load_model
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.finetune.classifier import Classifier, Labels
-from hear_axlstm.ops import native
+from hear_axlstm.ops.backends import backend
 
 AXLSTM = str(Path(sys.executable).with_name("axlstm"))
 
@@ -61,7 +61,7 @@ def test_info_lists_presets_as_json() -> None:
     assert rows["axlstm_tiny"]["parameters"] == 4_343_584
     assert rows["axlstm_base"]["scene_embedding_size"] == 3840
     assert rows["ssast_small"]["patch"] == [4, 16]
-    assert rows["axlstm_tiny"]["cpu_kernel"] == native.is_in_use()
+    assert rows["axlstm_tiny"]["cpu_kernel"] == (backend("cpu") == "cpu")
     assert rows["axlstm_tiny"]["weights"][0] == "open7h (ships)"
     assert [w.split()[0] for w in rows["ssast_base"]["weights"]] == ["audioset"]
 
@@ -70,7 +70,7 @@ def test_info_takes_names_and_prints_a_table() -> None:
     lines = run("info", "axlstm_small").stdout.splitlines()
     assert len(lines) == 3 and "16,723,360" in lines[1]
     assert lines[2].startswith("CPU kernel: ")
-    assert (lines[2] == "CPU kernel: in use") == native.is_in_use()
+    assert (lines[2] == "CPU kernel: in use") == (backend("cpu") == "cpu")
 
 
 def test_mistakes_get_one_line(tmp_path: Path) -> None:
