@@ -81,7 +81,7 @@ def collect(
     }
 
 
-def _parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """The parameters of a model by their names in files."""
     return ((file_name(name), parameter) for name, parameter in model.named_parameters())
 
