@@ -131,5 +131,6 @@ $(READY): setup.py $(wildcard hear_axlstm/ops/csrc/*.cpp hear_axlstm/ops/csrc/*.
 	@echo "[3/4] hear_axlstm and what it needs"
 	@$(PIP) --no-warn-conflicts -c constraints.txt -e ".[train,parquet,finetune,export,kernels,dev]" -e "./eval[heareval,huggingface]"
 	@echo "[4/4] what lets the official packages run without TensorFlow (eval/tensorflow_standin)"
+	@rm -rf $(STANDIN)/build  # of an earlier version
 	@$(PIP) --force-reinstall --no-deps ./$(STANDIN)
 	@touch $@
