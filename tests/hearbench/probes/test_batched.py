@@ -23,7 +23,7 @@ from tests.helpers.probe_task import SMALL, write_embeddings
 pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 
 from hearbench.probes import batched, heareval_adapter
-from hearbench.probes.batched import results, stack, train
+from hearbench.probes.batched import probes, results, train
 from hearbench.probes.batched.data import ProbeData
 from hearbench.probes.batched.randomness import Dropout, derived_seeds, initial
 from hearbench.probes.batched.train import Fit, Progress, Trainer
@@ -131,7 +131,7 @@ def test_stopping_is_lightning_s(values: list[float], upward: bool) -> None:
     theirs = EarlyStopping("score", patience=3, mode="max" if upward else "min")
     ours = Progress(fit(patience=3))
     for epoch, value in enumerate(values):
-        ours.look(value, epoch, upward)
+        ours.update(value, epoch, upward)
         stop, _ = theirs._evaluate_stopping_criteria(torch.tensor(value))
         assert ours.stopped == stop
         if stop:
@@ -178,7 +178,7 @@ def test_dropout_keeps_the_mean_and_its_rate() -> None:
 
 def test_rounded_products_have_gradients() -> None:
     a, b = torch.randn(5, 40, 30, requires_grad=True), torch.randn(5, 30, 20, requires_grad=True)
-    exact, rounded = a @ b, stack.product(a, b, torch.bfloat16)
+    exact, rounded = a @ b, probes.product(a, b, torch.bfloat16)
     torch.testing.assert_close(rounded, exact, atol=0.15, rtol=0.02)
     for one, other in zip(
         *(torch.autograd.grad(c.sin().sum(), (a, b)) for c in (exact, rounded)), strict=True

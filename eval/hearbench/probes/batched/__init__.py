@@ -1,7 +1,8 @@
-"""heareval's probes, all seeds and grid points of a task at once, without heareval.
+"""The engine `fast`: heareval's probes, all seeds and grid points of a task together.
 
-The same embeddings in, the same files out, by the same rules; tests/test_probes.py holds them to
-heareval itself. What is faster, and why, stands in `train` and `stack`.
+It needs no heareval, but reads the same embeddings and writes the same files by the same rules;
+tests/hearbench/probes/test_batched.py compares the two. It is faster because one model holds
+several probes (`probes`) and because a check computes one score on all classes (`scores`).
 """
 
 from __future__ import annotations

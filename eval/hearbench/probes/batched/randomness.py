@@ -1,4 +1,4 @@
-"""What is random in one probe: the parameters that it starts from, and its dropout.
+"""The random parts of a probe: initial parameters and dropout.
 
 Shapes: N clips, H hidden units.
 """
@@ -20,7 +20,7 @@ def derived_seeds(entropy: Sequence[int]) -> list[int]:
 
 
 def initial(point: Point, seed: int, features: int, classes: int) -> list[Tensor]:
-    """One probe's parameters, layer by layer, weights ``[in, out]``: what heareval starts from."""
+    """Initial parameters of one probe as in heareval, layer by layer; weights ``[in, out]``."""
     generator = torch.Generator().manual_seed(seed)
 
     def linear(inputs: int, outputs: int, gain: float) -> list[Tensor]:
@@ -38,14 +38,14 @@ def initial(point: Point, seed: int, features: int, classes: int) -> list[Tensor
 
 
 class Dropout:
-    """Which units dropout keeps in one probe.
+    """Dropout of one probe with its own random numbers.
 
-    Sixteen random bits decide about a unit, which is five times faster on a CPU than torch's own
-    dropout. The rate is thereby rounded to a multiple of 2^-16.
+    16 random bits a unit decide, which is five times faster on a CPU than torch's own dropout and
+    rounds the rate to a multiple of 2^-16.
 
     Attributes:
-        threshold: a unit is kept where its number, of all that int16 has, is not below.
-        factor: what it is multiplied by.
+        threshold: a unit is kept if its random int16 is not below.
+        factor: of the units that are kept, 1 / (1 - rate).
     """
 
     def __init__(self, rate: float, seed: int, device: torch.device) -> None:

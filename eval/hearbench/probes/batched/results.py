@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from hearbench.probes.batched.data import ProbeData
+from hearbench.probes.batched.probes import losses
 from hearbench.probes.batched.scores import score
-from hearbench.probes.batched.stack import losses
 from hearbench.probes.batched.train import Outcome
 from hearbench.probes.runs import DONE, SCORES
 

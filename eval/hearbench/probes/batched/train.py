@@ -1,10 +1,10 @@
-"""Training probes until they stop improving, by heareval's rules.
+"""Trains probes until they stop improving, by heareval's rules.
 
-Batches in the order of the data; a look at the validation score every few epochs; the state with
-the strictly best score is kept and tested; a probe stops after so many looks without a better one.
-Only the score that decides is computed at a look. A probe that has stopped leaves its stack.
+Batches follow the order of the data. Every few epochs the validation score is checked; the state
+with the strictly best score is kept and tested; a probe stops after `patience` checks without a
+better one. A check computes only the score that decides. A stopped probe leaves the batch.
 
-Shapes: as in `stack`.
+Shapes: as in `probes`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from hearbench.probes.batched.data import ProbeData, ProbeError
 from hearbench.probes.batched.hardware import Precision, keep_freed_memory, product_dtype
+from hearbench.probes.batched.probes import BatchedProbes, losses
 from hearbench.probes.batched.scores import score
-from hearbench.probes.batched.stack import Stack, losses
 from hearbench.probes.grid import Point, Shape
 
-BUDGET = {"cpu": 32 << 20, "cuda": 8 << 30}  # bytes of a stack: a cache, a share of a GPU
-BUFFERS = 8  # activations of one layer that are alive at once, about
+BUDGET = {"cpu": 32 << 20, "cuda": 8 << 30}  # bytes of all probes: a cache, a share of a GPU
+BUFFERS = 8  # activations of one layer that exist at the same time, about
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Fit:
     seed: int
     fold: int
     number: int
-    """Of its grid point, in the order in which they are tried."""
+    """Index of its grid point, in the order in which they are tried."""
     point: Point
 
 
@@ -45,34 +45,34 @@ class Outcome:
     fit: Fit
     validation_score: float
     epoch: int
-    """The best one, counted from 0."""
+    """The epoch of the best state, from 0."""
     logits_NC: Tensor
-    """Of the test clips, by the best state."""
+    """Logits of the test clips, by the best state."""
     seconds: float
-    """Its share of the stack's time."""
+    """Its share of the time of the probes trained with it."""
 
 
 @dataclass
 class Progress:
-    """What early stopping knows of one probe."""
+    """The state of early stopping of one probe."""
 
     fit: Fit
     best: float = math.nan
     epoch: int = -1
-    looks_since: int = 0
+    checks_since_best: int = 0
     stopped: bool = False
     seconds: float = 0.0
 
-    def look(self, value: float, epoch: int, higher_is_better: bool) -> bool:
+    def update(self, value: float, epoch: int, higher_is_better: bool) -> bool:
         """Whether `value` is the best so far; a NaN can only be so at first."""
         ahead = value > self.best if higher_is_better else value < self.best
         better = ahead or self.epoch < 0 or (math.isnan(self.best) and not math.isnan(value))
         if better:
-            self.best, self.epoch, self.looks_since = value, epoch, 0
+            self.best, self.epoch, self.checks_since_best = value, epoch, 0
         else:
-            self.looks_since += 1
+            self.checks_since_best += 1
         patience = self.fit.point.shape.patience
-        self.stopped = self.looks_since >= patience or not math.isfinite(value)
+        self.stopped = self.checks_since_best >= patience or not math.isfinite(value)
         return better
 
 
@@ -81,7 +81,7 @@ class Trainer:
 
     Args:
         data: of the task.
-        precision: of the products in training, but for the last layer's where that goes by torch.
+        precision: of the hidden layers' products in training.
         device: where; by default a GPU if there is one.
     """
 
@@ -94,10 +94,10 @@ class Trainer:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.by_loss = not data.metadata.get("use_scoring_for_early_stopping", True)
-        self.upward = not self.by_loss  # all scores of scene tasks are the better, the higher
+        self.upward = not self.by_loss  # higher is better for all scores of scene tasks
 
     def at_once(self, shape: Shape) -> int:
-        """How many probes a stack may hold."""
+        """How many probes are trained at once."""
         width, hidden = shape.hidden_dim, shape.hidden_layers
         weights = self.data.features * width + max(hidden - 1, 0) * width**2
         values = 5 * weights + BUFFERS * hidden * width * min(shape.batch_size, self.data.clips)
@@ -110,7 +110,7 @@ class Trainer:
 
         Args:
             fits: what to train.
-            done: is called with the number of probes whenever some are finished.
+            done: called with the number of probes whenever some are finished.
         """
         groups: dict[tuple[int, Shape], list[Fit]] = {}
         for fit in fits:
@@ -119,16 +119,16 @@ class Trainer:
         for (_, shape), group in groups.items():
             size = self.at_once(shape)
             for first in range(0, len(group), size):
-                for outcome in self._train_stack(group[first : first + size], done):
+                for outcome in self._train_together(group[first : first + size], done):
                     outcomes[id(outcome.fit)] = outcome
         return [outcomes[id(fit)] for fit in fits]
 
     def prefers(self, one: Outcome, other: Outcome) -> bool:
-        """Whether `one` did strictly better in validation; NaN is worse than anything."""
+        """Whether `one` has the strictly better validation score; NaN is worse than anything."""
         a, b = one.validation_score, other.validation_score
         return (a > b if self.upward else a < b) or (math.isnan(b) and not math.isnan(a))
 
-    def _train_stack(self, fits: Sequence[Fit], done: Callable[[int], object]) -> list[Outcome]:
+    def _train_together(self, fits: Sequence[Fit], done: Callable[[int], object]) -> list[Outcome]:
         fold, shape = self.data.folds[fits[0].fold], fits[0].point.shape
         x_ND, y_NC = self._rows(*fold.train)
         x_valid, y_valid = self._rows(fold.valid)
@@ -136,7 +136,7 @@ class Trainer:
         _check_batches(len(x_ND), shape)
         sizes = self.data.features, self.data.classes, self.device, self.product_dtype
         entropies = [(fit.seed, fit.fold, fit.number) for fit in fits]
-        stack = Stack([fit.point for fit in fits], entropies, *sizes)
+        stack = BatchedProbes([fit.point for fit in fits], entropies, *sizes)
         probes = [Progress(fit) for fit in fits]
         outcomes: list[Outcome] = []
         batches = stack.batches(x_ND, y_NC)
@@ -144,10 +144,12 @@ class Trainer:
         for epoch in range(every - 1, shape.max_epochs, every):
             start = time.perf_counter()
             for batch in batches * every:
-                stack.learn(batch, self.data.multilabel)
+                stack.train_step(batch, self.data.multilabel)
             values = self._values(stack.logits(x_valid), y_valid)
             looks = zip(probes, values, strict=True)
-            stack.remember([i for i, (p, v) in enumerate(looks) if p.look(v, epoch, self.upward)])
+            stack.save_best(
+                [i for i, (p, v) in enumerate(looks) if p.update(v, epoch, self.upward)]
+            )
             for probe in probes:
                 probe.seconds += (time.perf_counter() - start) / len(probes)
                 probe.stopped |= epoch + every >= shape.max_epochs
@@ -159,7 +161,7 @@ class Trainer:
             done(len(probes) - len(staying))
             if not staying:
                 break
-            stack.keep(staying)
+            stack.prune(staying)
             probes = [probes[i] for i in staying]
         return outcomes
 
@@ -168,7 +170,7 @@ class Trainer:
         return x.to(self.device), y.to(self.device)
 
     def _values(self, logits_GNC: Tensor, y_NC: Tensor) -> list[float]:
-        """Of each probe, what decides about stopping and among grid points."""
+        """The value of each probe that decides on stopping and among grid points."""
         if not torch.isfinite(logits_GNC).all():
             raise ProbeError(f"{self.data.embeddings}: a probe diverged: are the embeddings huge?")
         if self.by_loss:
@@ -185,7 +187,7 @@ def _check_batches(clips: int, shape: Shape) -> None:
         )
     if shape.max_epochs < shape.check_val_every_n_epoch:
         raise ProbeError(
-            f"max_epochs={shape.max_epochs} end before the first look at the validation score: "
+            f"max_epochs={shape.max_epochs} end before the first check of the validation score: "
             f"allow {shape.check_val_every_n_epoch}"
         )
 

@@ -1,13 +1,14 @@
-"""Several probes as one model: the same shape and training data, parameters of their own.
+"""Several probes trained as one model: equal shapes and training data, separate parameters.
 
     x -> [Linear -> BatchNorm -> Dropout -> ReLU] * hidden_layers -> Linear -> logits
 
-as heareval's FullyConnectedPrediction. The first layer of all probes is one wide product, for they
-read the same embeddings; in BatchNorm they are that many more features; what follows is stacked.
+as heareval's FullyConnectedPrediction. The first layer of all probes is one wide product, because
+they read the same embeddings; BatchNorm sees their units as features of one layer; later layers are
+batched products.
 
-BatchNorm cancels a bias before it, whose gradient is nothing but rounding errors, of which in
-heareval Adam makes steps of full size. Here it keeps its first value, which moves where the running
-mean starts from, and nothing else.
+BatchNorm cancels a bias before it: its gradient consists of rounding errors, which Adam in heareval
+turns into steps of full size. Here the bias keeps its initial value, which only shifts the initial
+running mean.
 
 Shapes: G probes, N clips, D features of an embedding, H hidden units, C classes.
 """
@@ -33,17 +34,17 @@ BETAS = 0.9, 0.999  # of Adam
 HIDDEN_TENSORS = 3  # parameters of a hidden layer: weight, and the norm's scale and shift
 
 
-class Stack:
+class BatchedProbes:
     """G probes, their optimizer, the best state of each, and their random streams.
 
     Args:
         points: the setting of each; all of one shape.
-        entropies: what each probe's randomness (initialization, dropout) is derived from: it
-            learns the same in any company, up to rounding.
+        entropies: seeds of each probe's initialization and dropout. A probe's result does not
+            depend on the others, up to rounding.
         features: D.
         classes: C.
-        device: where all of it lives.
-        product_dtype: of the hidden layers' products in training.
+        device: of all tensors.
+        product_dtype: type of the hidden layers' products in training.
     """
 
     def __init__(
@@ -76,16 +77,16 @@ class Stack:
 
     @property
     def state(self) -> list[Tensor]:
-        """What predictions depend on."""
+        """All tensors that predictions depend on."""
         return [*self.parameters, *self.means, *self.variances]
 
     @property
     def _axes(self) -> list[int]:
-        """Which axis of each tensor of the state is that of the probes."""
+        """The axis of the probes in each tensor of the state."""
         return [int(len(self._layers) > 0), *[0] * (len(self.state) - 1)]
 
     def _arrange(self, probes: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """The parameters of several probes as those of the stack.
+        """The parameters of several probes in batched tensors.
 
         The first hidden weight is ``[D, G, H]``, one wide matrix; all other tensors begin with G.
         """
@@ -94,11 +95,11 @@ class Stack:
         return [torch.stack(tensors, int(wide and i == 0)) for i, tensors in pairs]
 
     def batches(self, x_ND: Tensor, y_NC: Tensor) -> list[Batch]:
-        """What `learn` takes one after the other, embeddings in the type of the products."""
+        """The batches of `train_step`, embeddings in the type of the products."""
         size = self.shape.batch_size
         return list(zip(x_ND.to(self.product_dtype).split(size), y_NC.split(size), strict=True))
 
-    def learn(self, batch: Batch, multilabel: bool) -> None:
+    def train_step(self, batch: Batch, multilabel: bool) -> None:
         """One step of Adam."""
         x_ND, y_NC = batch
         learned = [parameter.requires_grad_() for parameter in self.parameters]
@@ -131,8 +132,8 @@ class Stack:
         return torch.cat([self._evaluated(batch, state) for batch in batches], dim=1)
 
     @torch.no_grad()
-    def remember(self, probes: Sequence[int]) -> None:
-        """Take the present state of these probes for their best."""
+    def save_best(self, probes: Sequence[int]) -> None:
+        """Save the present state of these probes as their best."""
         index = torch.tensor(probes, dtype=torch.long, device=self.parameters[0].device)
         for best, now, axis in zip(self.best, self.state, self._axes, strict=True):
             if len(probes) == len(self):
@@ -141,7 +142,7 @@ class Stack:
                 best.index_copy_(axis, index, now.index_select(axis, index))
 
     @torch.no_grad()
-    def keep(self, probes: Sequence[int]) -> None:
+    def prune(self, probes: Sequence[int]) -> None:
         """Drop all other probes."""
         index = torch.tensor(probes, device=self.parameters[0].device)
 
@@ -208,7 +209,7 @@ def losses(logits_GNC: Tensor, y_NC: Tensor, multilabel: bool) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """Matrix product of float32 tensors, computed from factors rounded to `dtype`; so gradients."""
+    """Product of float32 matrices from factors rounded to `dtype`, gradients included."""
     return a @ b if dtype == torch.float32 else _RoundedProduct.apply(a, b, dtype)
 
 
