@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import json
 import re
 import runpy
@@ -242,6 +243,8 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
             parse(corpus, arguments, monkeypatch)
         case ["python", "-m", "xares.run" | "venv", *_]:
             pass
+        case ["python", "-m", module, *_] if module.startswith("heareval."):
+            assert importlib.util.find_spec(module) is not None
         case ["python", "-m", module, *arguments]:
             tyro.cli(inert(importlib.import_module(module).main), args=arguments)
         case ["make", *arguments]:
