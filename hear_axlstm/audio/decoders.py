@@ -70,7 +70,7 @@ class SndfileDecoder:
     """A part that libsndfile reads."""
 
     def __init__(self, file: RandomAccess, part: Part) -> None:
-        self.kind = part.kind
+        self.kind, self._slack = part.kind, part.slack
         self._file = soundfile.SoundFile(file.window(part.start, part.stop, part.patches))
         self.rate: int = self._file.samplerate
         self.position = 0
@@ -90,6 +90,8 @@ class SndfileDecoder:
                     count = min(step, last - self.position)
                     samples = file.read(count, dtype="float32", always_2d=True)
                     if not len(samples):
+                        if self._slack >= last - self.position:
+                            break
                         raise fewer_samples(self.kind, self.frames, self.position)
                     self.position += len(samples)
                     yield self.rate, samples.mean(axis=1)

@@ -118,7 +118,7 @@ def test_sound_behind_the_declared_end_is_reported() -> None:
     assert load_audio(zeros).size == 16_000
 
 
-JOINED = [*KINDS[:3], KINDS[7], KINDS[9], KINDS[11], *KINDS[15:19]]
+JOINED = [kind for kind in KINDS if kind[1] not in ("IMA_ADPCM", "ULAW")]
 
 
 @pytest.mark.parametrize(("container", "codec"), JOINED)

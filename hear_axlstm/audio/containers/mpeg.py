@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from hear_axlstm.audio.containers.part import MpegFrames, Part, cut_off
+from hear_axlstm.audio.containers.part import COPY_OR_REWRITE, MpegFrames, Part, cut_off
 from hear_axlstm.audio.containers.tags import tag_end
 from hear_axlstm.audio.errors import Fault
 from hear_axlstm.audio.random_access import RandomAccess
@@ -206,7 +206,7 @@ def _split(stream: _Stream) -> list[Part]:
     bytes_lack = stream.promised_bytes > stream.end - stream.start
     # Some encoders count the frame that holds the promise: one less is no sign of a loss
     if there < promised - 1 or (there < promised and bytes_lack):
-        raise cut_off("Xing", promised, there, "frames")
+        raise cut_off("Xing", promised, there, "frames", COPY_OR_REWRITE)
     if not there:
         return []
     if not promised or there <= promised + EDITED_FRAMES:

@@ -21,6 +21,8 @@ def nist_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
     names = (b"sample_count", b"sample_n_bytes", b"channel_count")
     count, width, channels = (int(fields.get(name, b"0")) for name in names)
     size, there = count * width * max(1, channels), max(0, stop - start - head_size)
-    if size > there and b"shorten" not in head:
+    if not size or b"shorten" in head:
+        return [Part(start, stop, "NIST SPHERE")]
+    if size > there:
         raise cut_off("NIST", size, there)
-    return [Part(start, stop, "NIST SPHERE")]
+    return [Part(start, start + head_size + size, "NIST SPHERE")]

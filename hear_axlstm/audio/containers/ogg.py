@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from typing import NamedTuple
 
-from hear_axlstm.audio.containers.part import COPY_AGAIN, SNDFILE, Part
+from hear_axlstm.audio.containers.part import COPY_AGAIN, COPY_OR_REWRITE, SNDFILE, Part
 from hear_axlstm.audio.errors import Fault
 from hear_axlstm.audio.random_access import RandomAccess
 
@@ -17,6 +17,7 @@ CONTENT_BYTES = 512  # of a page, that are looked at: its codec, its tags
 BEGINS, ENDS = 2, 4  # flags of a page
 CODECS = {b"\x01vorbis": "Vorbis", b"OpusHead": "Opus", b"\x7fFLAC": "FLAC", b"Speex   ": "Speex"}
 LIVE_ENCODERS = (b"ENCODER=Mozilla",)  # Firefox's recorder ends no stream
+SLACK = 8192  # one block of Vorbis: encoders differ in what the last page promises
 BY_SNDFILE = {"Vorbis", "Opus", "FLAC"}
 REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -62,10 +63,11 @@ class _Link:
 
     def part(self) -> Part:
         if self.open and not self.is_live:
-            raise Fault(f"truncated: its Ogg stream lacks the page that ends it: {COPY_AGAIN}")
+            raise Fault(f"truncated: its Ogg stream lacks the page that ends it: {COPY_OR_REWRITE}")
         name = self.codecs[0] if self.codecs else "unknown"
         alone = len(self.next_number) == 1 and name in BY_SNDFILE
-        return Part(self.start, self.end, f"Ogg {name}", decoder=SNDFILE if alone else "ogg")
+        decoder = SNDFILE if alone else "ogg"
+        return Part(self.start, self.end, f"Ogg {name}", decoder, slack=SLACK)
 
 
 def ogg_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:

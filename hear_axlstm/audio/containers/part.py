@@ -10,6 +10,7 @@ from hear_axlstm.audio.random_access import Patch
 
 SNDFILE = "libsndfile"
 COPY_AGAIN = "copy it again"
+COPY_OR_REWRITE = "copy it again or, if it is whole, rewrite it (ffmpeg -i OLD -c copy NEW)"
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,19 @@ class Part:
     """`SNDFILE`, or the FFmpeg demuxer that reads it."""
     frames: int | None = None
     """Samples per channel that the container promises; None where it promises nothing."""
+    slack: int = 0
+    """Samples that may be missing at the end all the same, where all data are known to be there."""
     patches: tuple[Patch, ...] = ()
     """Lengths in the header, put right where the header leaves them open."""
     mpeg: MpegFrames | None = None
 
 
-def cut_off(kind: str, declared: int, there: int, unit: str = "bytes") -> Fault:
+def cut_off(
+    kind: str, declared: int, there: int, unit: str = "bytes", remedy: str = COPY_AGAIN
+) -> Fault:
     """The fault of a part that is shorter than its container promises."""
     return Fault(
-        f"truncated: its {kind} header promises {declared:,} {unit}, {there:,} are there: "
-        f"{COPY_AGAIN}"
+        f"truncated: its {kind} header promises {declared:,} {unit}, {there:,} are there: {remedy}"
     )
 
 
