@@ -162,4 +162,7 @@ def disk_reason(error: OSError) -> str:
         return (
             f"no space is left in {cache()}: free some, or set {CACHE_VARIABLE} to another folder"
         )
+    file = Path(error.filename or cache())
+    if file not in (cache(), *cache().parents) and cache() not in file.parents:
+        return f"{file} can't be read ({error.strerror})"
     return f"{cache()} can't be used ({error}): set {CACHE_VARIABLE} to a folder you can write to"
