@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias
 
 from hear_axlstm.audio.containers.au import au_parts
 from hear_axlstm.audio.containers.caf import caf_parts
 from hear_axlstm.audio.containers.flac import flac_parts
 from hear_axlstm.audio.containers.iff import iff_parts
+from hear_axlstm.audio.containers.magic import container_name
 from hear_axlstm.audio.containers.mpeg import mpeg_parts
 from hear_axlstm.audio.containers.nist import nist_parts
 from hear_axlstm.audio.containers.ogg import ogg_parts
 from hear_axlstm.audio.containers.part import Part
-from hear_axlstm.audio.containers.riff import W64_RIFF, riff_parts
+from hear_axlstm.audio.containers.riff import riff_parts
 from hear_axlstm.audio.containers.sized import asf_parts, matroska_parts, mp4_parts
 from hear_axlstm.audio.containers.tags import skip_tags, trailing_tags
 from hear_axlstm.audio.errors import Fault
@@ -30,21 +30,19 @@ AUDIO_SUFFIXES = frozenset(
 OTHER_AUDIO_SUFFIXES = frozenset({".mid", ".midi", ".mod", ".ra", ".rm", ".dsf", ".dff", ".mpc"})
 """Endings of sound and music that is not decoded: reported, not ignored."""
 
-Parser: TypeAlias = Callable[[RandomAccess, int, int], list[Part]]
-PARSERS: tuple[tuple[int, tuple[bytes, ...], int, tuple[bytes, ...], Parser], ...] = (
-    (0, (b"RIFF", b"RIFX", b"RF64", b"BW64"), 8, (b"WAVE",), riff_parts),
-    (0, (W64_RIFF,), 0, (b"",), riff_parts),
-    (0, (b"FORM",), 8, (b"AIFF", b"AIFC", b"8SVX", b"16SV"), iff_parts),
-    (0, (b".snd", b"dns."), 0, (b"",), au_parts),
-    (0, (b"caff",), 4, (b"\0\1",), caf_parts),
-    (0, (b"fLaC",), 0, (b"",), flac_parts),
-    (0, (b"OggS",), 4, (b"\0",), ogg_parts),
-    (0, (b"NIST_1A",), 0, (b"",), nist_parts),
-    (4, (b"ftyp", b"moov", b"mdat", b"wide", b"free"), 0, (b"",), mp4_parts),
-    (0, (b"\x1aE\xdf\xa3",), 0, (b"",), matroska_parts),
-    (0, (bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"),), 0, (b"",), asf_parts),
-)
-"""Two places with the bytes that are found there, and what takes such a file apart."""
+PARSERS: dict[str, Callable[[RandomAccess, int, int], list[Part]]] = {
+    "RIFF": riff_parts,
+    "IFF": iff_parts,
+    "AU": au_parts,
+    "CAF": caf_parts,
+    "FLAC": flac_parts,
+    "Ogg": ogg_parts,
+    "NIST": nist_parts,
+    "MP4": mp4_parts,
+    "Matroska": matroska_parts,
+    "ASF": asf_parts,
+}
+"""What finds the sounds in a file, by its container."""
 
 BY_FFMPEG = (
     (b"#!AMR", "AMR", "amr"),
@@ -61,6 +59,7 @@ BY_FFMPEG = (
 )
 """First bytes, name and FFmpeg demuxer of formats that promise no length in bytes."""
 
+JUNK_BYTES = 1 << 16  # before the first page of Ogg or the head of FLAC
 BEGIN_ONCE = {"AMR": 6, "Monkey's Audio": 12, "TTA": 12}
 """First bytes of formats in which these stand nowhere else: where they do, another file begins."""
 
@@ -115,20 +114,6 @@ OTHER_TEXT = (
 )
 
 
-def find_parser(head: bytes) -> Parser | None:
-    """What takes a file apart that begins with these bytes."""
-    for at, magics, at_2, magics_2, parser in PARSERS:
-        if head[at:].startswith(magics) and head[at_2:].startswith(magics_2):
-            return parser
-    return None
-
-
-def begins_with_format(head: bytes) -> bool:
-    """Whether a known format or a tag begins with these bytes."""
-    tags = (b"ID3", b"TAG", b"APETAGEX")
-    return find_parser(head) is not None or head.startswith(tags)
-
-
 def find_parts(file: RandomAccess) -> list[Part]:
     """The sounds in a file, one after the other; [] where its format is not known.
 
@@ -140,9 +125,9 @@ def find_parts(file: RandomAccess) -> list[Part]:
     parts: list[Part] = []
     while at < stop:
         head = file.at(at, 64)
-        parser = find_parser(head)
-        if parser is not None:
-            parts += parser(file, at, stop)
+        container = container_name(head)
+        if container is not None:
+            parts += PARSERS[container](file, at, stop)
         elif not parts:
             return _streams_without_header(file, at, stop)
         else:
@@ -167,7 +152,16 @@ def _streams_without_header(file: RandomAccess, at: int, stop: int) -> list[Part
     if describe_other(file.at(at, 1 << 12)) is not None:
         return []
     # A tag may declare a wrong size, and end behind the first frames
-    return mpeg_parts(file, at, stop) or (mpeg_parts(file, 10, stop) if at else [])
+    parts = mpeg_parts(file, at, stop) or (mpeg_parts(file, 10, stop) if at else [])
+    return parts or _behind_junk(file, at, stop)
+
+
+def _behind_junk(file: RandomAccess, at: int, stop: int) -> list[Part]:
+    for magic, parser in ((b"OggS\0\2", ogg_parts), (b"fLaC\0\0\0\x22", flac_parts)):
+        found = file.find(magic, at, min(stop, at + JUNK_BYTES))
+        if found >= 0:
+            return parser(file, found, stop)
+    return []
 
 
 def _split_at_magic(file: RandomAccess, part: Part) -> list[Part]:

@@ -118,5 +118,5 @@ def _blocks(file: RandomAccess, start: float, end: float | None, longest: float)
 
 def _check_length(seconds: float, longest: float) -> None:
     if seconds > longest:
-        hours = seconds / 3600
-        raise Fault(f"too long, {hours:.2f} hours or more: cut it, or list spans of it")
+        length = f"{seconds / 3600:.2f} hours" if seconds >= 360 else f"{seconds:.1f} s"
+        raise Fault(f"too long, {length} or more: cut it, or list spans of it")

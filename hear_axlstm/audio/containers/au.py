@@ -22,7 +22,7 @@ def au_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
     offset, size = (int.from_bytes(head[at : at + 4], order) for at in (4, 8))
     there = stop - start - offset
     if len(head) < 24 or there < 0:
-        raise Fault(f"an AU file without sound, truncated: {COPY_AGAIN}")
+        raise Fault(f"truncated: an AU file without sound: {COPY_AGAIN}")
     if size == UNKNOWN or (size == 0 and there):
         patch = start + 8, min(there, UNKNOWN - 1).to_bytes(4, order)
         return [Part(start, stop, "AU", patches=(patch,))]

@@ -37,7 +37,7 @@ def caf_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
         at = min(stop, at + 12 + max(0, size))
     if not has_data or needs_table:
         missing = "table of packets" if has_data else "sound"
-        raise Fault(f"a CAF file without its {missing}, truncated: {COPY_AGAIN}")
+        raise Fault(f"truncated: a CAF file without its {missing}: {COPY_AGAIN}")
     return [Part(start, at, "CAF", patches=patches)]
 
 

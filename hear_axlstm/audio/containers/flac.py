@@ -31,7 +31,7 @@ def flac_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
         is_last = bool(head[:1] and head[0] & 0x80)
         at += 4 + int.from_bytes(head[1:], "big")
         if at >= stop or len(head) < 4:
-            raise Fault(f"a FLAC file without sound, truncated: {COPY_AGAIN}")
+            raise Fault(f"truncated: a FLAC file without sound: {COPY_AGAIN}")
     end = _next_stream(file, at, stop)
     # STREAMINFO: 20 bits of sample rate, 3 of channels, 5 of depth, 36 of the number of samples
     word = int.from_bytes(file.at(start + 18, 8), "big")

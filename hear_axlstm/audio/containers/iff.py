@@ -35,7 +35,7 @@ def iff_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
                 break
         at += 8 + size + size % 2
     if sound is None:
-        raise Fault(f"a {kind} file without a sound chunk, truncated: {COPY_AGAIN}")
+        raise Fault(f"truncated: a {kind} file without a sound chunk: {COPY_AGAIN}")
     size = int.from_bytes(file.at(sound + 4, 4), "big")
     there = stop - sound - 8
     frames, frame_bytes = _common(file, common) if common is not None else (0, 0)

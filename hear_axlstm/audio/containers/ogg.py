@@ -54,7 +54,7 @@ class _Link:
         if page.number != expected and page.serial in self.open:
             raise Fault(
                 f"damaged: page {page.number:,} of its Ogg stream follows page {expected - 1:,}, "
-                f"those between are lost: {COPY_AGAIN}"
+                f"pages are lost or out of order: {COPY_AGAIN}"
             )
         self.next_number[page.serial] = page.number + 1
         if page.flags & ENDS:

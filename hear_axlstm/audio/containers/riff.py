@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from hear_axlstm.audio.containers.magic import W64_RIFF, begins_file_or_tag
+from hear_axlstm.audio.containers.mpeg import mpeg_parts
 from hear_axlstm.audio.containers.part import COPY_AGAIN, Part, cut_off
 from hear_axlstm.audio.errors import Fault
 from hear_axlstm.audio.random_access import Patch, RandomAccess
 
 UNKNOWN_32 = 0xFFFFFFFF
 PIPE_SIZES = range(0x7FFF0000, 0x80000001)  # what programs declare that write into a pipe
+PCM_TAGS = {1, 3, 0xFFFE}
 MPEG_TAGS = {0x50, 0x55}  # MPEG audio in a WAV
-W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
-W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of all other chunks' identifiers
 LOST_SECONDS = 0.5  # of sound behind the declared end, from which the header is not believed
 
 
@@ -56,15 +57,15 @@ def riff_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
             data = chunk
             break
     if data is None or fmt is None:
-        raise Fault(f"a {layout.kind} file without a data chunk, truncated: {COPY_AGAIN}")
+        raise Fault(f"truncated: a {layout.kind} file without a data chunk: {COPY_AGAIN}")
     head = file.at(fmt.start, min(fmt.size, 40))
     if len(head) < 16:
-        raise Fault(f"a {layout.kind} file with a damaged fmt chunk: {COPY_AGAIN}")
-    size, patches = _data_size(file, layout, data, ds64, start, stop)
+        raise Fault(f"damaged: a {layout.kind} file without its format: {COPY_AGAIN}")
+    tag, frame_bytes = _number(head[:2], layout), _number(head[12:14], layout)
+    tolerated = frame_bytes if tag in PCM_TAGS else 1
+    size, patches = _data_size(file, layout, data, ds64, tolerated, start, stop)
     end = _end(file, layout, data._replace(size=size), start, stop, _bytes_per_second(head, layout))
-    if _number(head[:2], layout) in MPEG_TAGS:
-        from hear_axlstm.audio.containers.mpeg import mpeg_parts
-
+    if tag in MPEG_TAGS:
         return mpeg_parts(file, data.start, data.start + size, whole=end)
     return [Part(start, end, layout.kind, patches=patches)]
 
@@ -102,6 +103,7 @@ def _data_size(
     layout: _Layout,
     data: _Chunk,
     ds64: _Chunk | None,
+    tolerated: int,
     start: int,
     stop: int,
 ) -> tuple[int, tuple[Patch, ...]]:
@@ -118,6 +120,8 @@ def _data_size(
         return 0, ()
     whole = stop - start
     if size in (whole, whole - 8, whole - 16):  # the file's size, written into the wrong field
+        return there, ()
+    if size and size - there < tolerated:  # less than one sample of each channel
         return there, ()
     if size and not _is_unknown(size, wide):
         raise cut_off(layout.kind, size, there)
@@ -172,9 +176,7 @@ def _is_named(chunk: _Chunk) -> bool:
 
 def _is_next_file(file: RandomAccess, at: int) -> bool:
     """Whether another sound file or a tag begins here."""
-    from hear_axlstm.audio.formats import begins_with_format
-
-    return begins_with_format(file.at(at, 64))
+    return begins_file_or_tag(file.at(at, 64))
 
 
 def _bytes_per_second(fmt: bytes, layout: _Layout) -> float:
