@@ -110,7 +110,10 @@ def _caption(table: Table, scale: str, results: Results) -> str:
 def _facts(table: Table, paths: Sequence[Path]) -> list[str]:
     """Settings, parameters and validation losses of a row's trainings, as the weights tell them."""
     contents = [checkpoints.read(path) for path in paths]
-    losses = [training["validation_loss"] for _, training, _ in contents]
+    losses = [
+        training.get("validation_loss", training.get("held_out_loss"))  # the latter in older files
+        for _, training, _ in contents
+    ]
     config, _, tensors = contents[0]
     return [
         *(_setting(config, name) for name in table.settings),

@@ -18,7 +18,7 @@ MLP_WIDTH = 1024
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a classifier learns, and from which clips: a resumed run keeps these settings.
+    """Settings of what a classifier learns, and from which clips; a resumed run must keep them.
 
     Raises:
         ValueError: for a value that can't be trained with.
@@ -108,7 +108,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class FinetuneConfig(RunConfig, TrainConfig):
-    """Settings of a fine-tuning: those of `TrainConfig`, which stay, and how it is executed.
+    """Settings of fine-tuning: what is learned (`TrainConfig`) and how it is executed.
 
     Raises:
         ValueError: for a value that can't be trained with.

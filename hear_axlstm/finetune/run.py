@@ -14,6 +14,7 @@ from torch import Tensor
 from hear_axlstm import load_model
 from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.data.shards import left_out, write_report
+from hear_axlstm.files import write_text
 from hear_axlstm.finetune.classifier import FILE_NAME, Classifier, load_classifier
 from hear_axlstm.finetune.config import MLP_WIDTH, FinetuneConfig
 from hear_axlstm.finetune.dataset import Dataset, check, read_dataset, report_broken
@@ -108,7 +109,7 @@ def _write(
         path = out / CONFUSION
         draw_confusion(dataset.labels, logits[split], targets[split], title, path)
     classifier.save(out / FILE_NAME, {"scores": found, "settings": config.to_dict()})
-    (out / SCORES).write_text(json.dumps(found, indent=2) + "\n")
+    write_text(out / SCORES, json.dumps(found, indent=2) + "\n")
     (out / REPORT).unlink(missing_ok=True)
     if dataset.left_out:
         write_report(out / REPORT, dataset.left_out)
@@ -155,4 +156,4 @@ def _claim(out: Path, config: FinetuneConfig, dataset: Dataset) -> None:
             raise ValueError(
                 f"{out} holds a run with other settings ({', '.join(differs)}): choose a new folder"
             )
-    path.write_text(json.dumps(settings, indent=2) + "\n")
+    write_text(path, json.dumps(settings, indent=2) + "\n")

@@ -67,7 +67,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a pretraining run learns from what, and how: a resumed run keeps these settings.
+    """Settings of what a pretraining run learns, and how; a resumed run must keep them.
 
     Raises:
         ValueError: for a combination that can't be trained with.
@@ -154,7 +154,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig(RunConfig, TrainConfig):
-    """Settings of a pretraining run: those of `TrainConfig`, which stay, and how it is executed.
+    """Settings of a pretraining run: what it learns (`TrainConfig`) and how it is executed.
 
     Raises:
         ValueError: for a combination that can't be trained with.

@@ -16,6 +16,7 @@ from hear_axlstm import checkpoints
 from hear_axlstm.data.balance import balanced_draws
 from hear_axlstm.data.corpus import Corpus
 from hear_axlstm.data.dataset import CropDataset, crop_dataset, split_validation
+from hear_axlstm.files import write_text
 from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
 from hear_axlstm.pretrain.batches import CropBatch, MaskedCrops
 from hear_axlstm.pretrain.config import PretrainConfig
@@ -73,7 +74,7 @@ def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "au
                 keep_freed_memory()
             if context.is_first:
                 settings = json.dumps(config.to_dict(), indent=2)
-                (run / CONFIG).write_text(settings + "\n")
+                write_text(run / CONFIG, settings + "\n")
             pretraining = _Pretraining(config, corpus, run, context, stop, start)
             pretraining.trainer.fit(pretraining.monitor, "pretraining")
             return context.broadcast(pretraining.write_weights() if context.is_first else run)

@@ -4,9 +4,12 @@ import logging
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
-from hear_axlstm.pretrain.config import PretrainConfig, TrainConfig, suited_batch
+import hear_axlstm.cli.pretrain as cli
+from hear_axlstm.pretrain.config import PretrainConfig, TrainConfig, Variant, suited_batch
 from hear_axlstm.pretrain.loop import pretrain
 from hear_axlstm.training.config import RunConfig
 from tests.helpers.runs import CONFIG
@@ -55,3 +58,16 @@ def test_a_run_keeps_its_batch_when_resumed(tones: Path, tmp_path: Path) -> None
     weights = pretrain(config, tones, tmp_path)
     assert pretrain(config, tones, tmp_path) == weights
     assert '"batch_size": 16' in (tmp_path / "config.json").read_text()
+
+
+def test_audio_that_is_packed_on_the_way_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        soundfile.write(tmp_path / f"{number}.wav", 0.1 * rng.standard_normal(8000), 16_000)
+    (tmp_path / "broken.wav").write_bytes(b"no audio")
+    monkeypatch.setattr(cli, "train", lambda config, packed, run, resume: run)
+    cli.pretrain(tmp_path, run=tmp_path / "run", variant=Variant(), config=CONFIG)
+    printed = capsys.readouterr().out
+    assert "4 clips" in printed and "WARNING: 20%, 1 of 5 left out" in printed

@@ -77,7 +77,7 @@ def test_what_does_not_fit_together_is_refused(
         pretrain(replace(CONFIG, seed=1), tones, whole_run)
     with pytest.raises(ValueError, match="already holds a run"):
         pretrain(CONFIG, tones, whole_run, resume="never")
-    with pytest.raises(ValueError, match="no finished pack"):
+    with pytest.raises(ValueError, match="not a finished pack"):
         pretrain(CONFIG, tmp_path, tmp_path / "run")
     other_mel = replace(MODEL, mel=MelConfig(f_min=60.0))
     with pytest.raises(ValueError, match="pack the audio again"):
