@@ -29,7 +29,7 @@ class TrainConfig:
     the linear head and then trains the encoder too."""
     model: Annotated[str, given("WEIGHTS")] = ""
     """Encoder: preset, file, folder or hf://org/repo (default: axlstm_tiny)."""
-    labels: str = "label"
+    labels: Annotated[str, given("COLUMN")] = "label"
     """Column of the classes (default: label, or else labels, category or class)."""
     path_column: Annotated[str | None, given("COLUMN")] = None
     """Column of the paths (default: a usual name such as path or filename)."""
