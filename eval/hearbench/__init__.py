@@ -1,5 +1,9 @@
-"""Evaluation by the official HEAR packages: every system, task and seed the same way.
+"""Evaluates audio embeddings on HEAR tasks: every system, task and seed in the same way.
 
-`hearbench run` goes the whole way: tasks and systems make a plan, the sweep has the kit drive
-heareval through it, scores and table read what heareval wrote.
+tasks/       task folders: read, checked, fetched
+systems/     modules behind the HEAR API
+embed/       a task through a system, once
+probes/      two engines that train and test the probes on embeddings
+run/         the plan of an evaluation, and the sweep that computes what is missing
+stats, results, report/    means, intervals, s(m), tables
 """

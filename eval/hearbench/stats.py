@@ -48,15 +48,15 @@ class Run:
     seed: int
     metric: str
     score: float
-    """As heareval gives it: the mean over folds, a fraction for most metrics."""
+    """heareval's score: the mean over folds, a fraction for most metrics."""
     seconds: float
-    """What training and testing took."""
+    """The time of training and testing."""
     engine: str = "heareval"
-    """What trained the probe: `heareval` or `fast` (hearbench.probes.batched)."""
+    """The engine that trained the probe: `heareval` or `fast` (hearbench.probes.batched)."""
 
     @property
     def percent(self) -> float:
-        """The score as it is printed: x_t."""
+        """The printed score, x_t."""
         return self.score if self.metric in NO_FRACTION else 100.0 * self.score
 
 
@@ -69,8 +69,9 @@ class Score:
     """Half of the two-sided 95 % interval (Student t); None for a single seed."""
     seeds: int
     lowest: float | None = None
-    """Of the single seeds; None where only the mean is known (published scores)."""
+    """The lowest score of a seed; None where only the mean is known (published scores)."""
     highest: float | None = None
+    """The highest score of a seed."""
 
     @property
     def spread(self) -> str:

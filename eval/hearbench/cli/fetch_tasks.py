@@ -29,9 +29,9 @@ def fetch_tasks(
     workers: int | None = None,
     dry_run: bool = False,
 ) -> int:
-    """Download the ten tasks of the paper, or some of them, and resample them.
+    """Download the ten tasks of the paper, or some of them, and resample their audio.
 
-    Interrupted at any point, the same command goes on. Tasks that are there are left alone.
+    Run the same command again to resume. Tasks that are there are left alone.
 
     Args:
         folder: folder of task folders; archives and unfinished tasks lie in its .fetch.
@@ -41,7 +41,7 @@ def fetch_tasks(
         checksums: file of lines as `sha256sum` or `md5sum` writes them, instead of Zenodo's MD5.
         keep_archives: leave the archives in .fetch.
         workers: clips resampled at the same time; one a core if not given.
-        dry_run: only tell what it takes.
+        dry_run: only report what it takes.
     """
     if not rates or min(rates) < 1:
         raise FetchError(f"rates={rates}: give sample rates in Hz, e.g. 16000")
@@ -68,7 +68,7 @@ def fetch_tasks(
     except Timeout as error:
         raise FetchError(f"{folder} is being filled by another process: wait for it") from error
     except KeyboardInterrupt:
-        print("Interrupted. Run the same command again to go on.", file=sys.stderr)
+        print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         return INTERRUPTED
     for failure in failures:
         print(f"Failed: {failure}", file=sys.stderr)

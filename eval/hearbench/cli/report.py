@@ -20,4 +20,5 @@ def report(out: Annotated[Path, tyro.conf.Positional] = Path("runs/eval")) -> in
     """
     page = reports.write(collect(Plan.load(out.resolve())))
     print(f"Report: {page}, and report.md, .csv and .tex beside it.")
+    print(f"Next: hearbench score {out}")
     return 0

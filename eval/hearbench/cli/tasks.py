@@ -1,4 +1,4 @@
-"""`hearbench tasks`: the ten official tasks, what a folder holds, and whether it is sound."""
+"""`hearbench tasks`: the ten official tasks, and those of a folder, checked file by file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SHOWN = 20  # problems of one task
 
 
 def tasks(folder: Annotated[Path | None, tyro.conf.Positional] = None) -> int:
-    """List the ten tasks of the paper and those of a folder; every file that is there is checked.
+    """List the ten tasks of the paper and check those of a folder, file by file.
 
-    A task "differs" if it is sound, but has other numbers than were published.
+    A task "differs" if it is sound, but has other numbers of clips or classes than published.
 
     Args:
-        folder: folder of HEAR task folders; without it the ten are only listed.
+        folder: folder of HEAR task folders; without it the ten tasks are only listed.
     """
     paths = task_folders(folder) if folder is not None else []
     found = {path.name: check_task(path) for path in paths}
@@ -36,7 +36,9 @@ def tasks(folder: Annotated[Path | None, tyro.conf.Positional] = None) -> int:
         if len(problems) > SHOWN:
             print(f"  and {len(problems) - SHOWN:,} more")
     if missing := [name for name in OFFICIAL if name not in found]:
-        print(f"{len(missing)} of the ten are missing: hearbench fetch-tasks --help")
+        print(f"{len(missing)} of the ten are missing. Next: hearbench fetch-tasks --help")
+    elif folder is not None and not broken:
+        print(f"Next: hearbench run --tasks-dir {folder}")
     return 1 if broken else 0
 
 

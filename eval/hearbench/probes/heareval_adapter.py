@@ -92,13 +92,13 @@ def check_labels(file: Path) -> None:
     """Refuse a pickle that is more than lists of labels, for heareval unpickles it.
 
     Raises:
-        HearevalError: naming the first operation that has no business there.
+        HearevalError: naming the first operation that a list of labels does not need.
     """
     try:
         for operation, _, _ in pickletools.genops(file.read_bytes()):
             if operation.name not in WITHOUT_CODE:
                 raise HearevalError(
-                    f"{file} is no list of labels (it contains {operation.name}) and could run "
+                    f"{file} is not a list of labels (it contains {operation.name}) and could run "
                     "code: delete this folder and embed again"
                 )
     except ValueError as error:

@@ -31,7 +31,7 @@ LOCK = ".lock"
 
 
 class PlanError(ValueError):
-    """An output folder that holds no usable plan."""
+    """An evaluation that can't be run or read; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def lock_dir(out: Path) -> Iterator[None]:
 
 
 def task_record(task: Task) -> dict[str, Any]:
-    """A task as JSON, without what only its folder holds."""
+    """A task as JSON, without its metadata and labels."""
     names = [f.name for f in fields(task) if f.name not in ("metadata", "labels")]
     return {**{name: getattr(task, name) for name in names}, "path": str(task.path)}
 

@@ -63,7 +63,7 @@ def run(
 
     Args:
         jobs: the long ones first.
-        workers: how many processes, one thread each; a cluster that is there has its own number.
+        workers: how many processes, one thread each; a running cluster has its own number.
         backend: `loky` for this machine. `dask` and `ray` connect to the cluster that their own
             settings name (DASK_SCHEDULER_ADDRESS, RAY_ADDRESS), or else start one here.
         bar: shows the progress; closed at the end.
@@ -92,7 +92,7 @@ def run(
             ) from error
         finally:
             if how != "list" and outcomes:
-                outcomes.close()  # kills the workers if they are still at work
+                outcomes.close()  # kills the workers if they are still busy
     return failures
 
 
@@ -105,7 +105,7 @@ def attempt(job: Job) -> Failure | None:
         with ExitStack() as stack:
             for folder in job.folders:
                 folder.parent.mkdir(parents=True, exist_ok=True)
-                # A cluster may still be at work on it for a sweep that was killed.
+                # A cluster may still be busy with it for a sweep that was killed.
                 stack.enter_context(FileLock(folder.parent / f".{folder.name}.lock"))
             job.step(*job.arguments)
     except (Exception, SystemExit) as error:  # whatever heareval or a HEAR module may raise
@@ -179,11 +179,11 @@ class _Processes(LokyBackend):
             context_id=parallel._id,
         )
         self.parallel = parallel
-        return max(2, n_jobs)  # told of one worker, joblib would not use it
+        return max(2, n_jobs)  # for 1, joblib would not use the worker
 
 
 def _prepare_worker(parent: int) -> None:
-    # Lightning takes Ctrl-C as "stop training here" and heareval would go on to score the
+    # Lightning takes Ctrl-C as "stop training here" and heareval would then score the
     # half-trained probe: only the parent may be interrupted, and it kills the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -94,7 +94,9 @@ def check_audio(task: Task, sample_rate: int) -> None:
         with os.scandir(folder) as entries:
             present = {entry.name for entry in entries if entry.is_file()}
         if missing := sorted(task.labels[split].keys() - present):
-            raise TaskError(f"{folder} lacks {len(missing)} clip(s), the first is {missing[0]}")
+            raise TaskError(
+                f"{folder}: {len(missing)} clip(s) are missing, the first is {missing[0]}"
+            )
 
 
 def clip_paths(task: Task, sample_rate: int) -> list[Path]:

@@ -96,7 +96,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     file = folder / "task_metadata.json"
     metadata = read_json(file)
     if missing := [key for key in REQUIRED if key not in metadata]:
-        raise TaskError(f"{file} lacks {', '.join(missing)}")
+        raise TaskError(f"{file}: {', '.join(missing)} missing: unpack the task again")
     for key, choices in CHOICES.items():
         if metadata[key] not in choices:
             raise TaskError(f"{file}: {key} {shown(metadata[key])} is none of {', '.join(choices)}")

@@ -117,5 +117,5 @@ def _find(name: str, found: Mapping[str, Path]) -> Path:
         folders = ", ".join(path.name for path in paths)
         raise TaskError(f"task {name!r} may be any of {folders}: use the folder's name")
     if not paths:
-        raise TaskError(f"there is no task {name!r}: there are {', '.join(found)}")
+        raise TaskError(f"unknown task {name!r}: choose from {', '.join(found)}")
     return paths[0]

@@ -1,4 +1,4 @@
-"""The ten HEAR tasks of the AxLSTM paper as data: what each one asks, and where it can be had.
+"""The ten HEAR tasks of the AxLSTM paper as data: what each one asks, and where it is published.
 
 Folder names, versions, durations and metrics are those of hearpreprocess 2021.1.1, numbers of clips
 those of hearbenchmark.com/hear-tasks.html. The archives lie at Zenodo, as 48 kHz audio: in record
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mirror:
-    """A place that has the archives."""
+    """A server that has the archives."""
 
     files: str
-    """An archive lies at `<files>/<archive>`."""
+    """URL of the folder of archives: `<files>/<archive>`."""
     listing: str = ""
     """JSON with names, sizes and MD5 sums as Zenodo gives it; empty if there is none."""
 
@@ -37,19 +37,19 @@ class OfficialTask:
     short: str
     """The column of the paper's Table 2."""
     area: str
-    """What Table 2 files it under."""
+    """Its group of columns in Table 2."""
     topic: str
-    """What is to be told from the audio."""
+    """The thing to classify."""
     classes: int
     clips: int
     seconds: float | None
     """Duration of every clip; None if it differs."""
     hours: float
-    """Of all clips together."""
+    """Duration of all clips together."""
     source: str
     """Page of the original dataset."""
     license: str
-    """Of the original dataset; empty where we don't know it."""
+    """License of the original dataset; empty where unknown."""
     metric: str = "top1_acc"
     """heareval's name of the primary metric."""
     folds: int = 5

@@ -264,7 +264,7 @@ def test_bad_embeddings_are_named(tmp_path: Path) -> None:
         "75, 16\\] for 2 clips": replace(
             "train.json", b'{"train-0.wav": ["class 0"], "train-1.wav": ["class 0"]}'
         ),
-        "lacks version": lambda folder: (folder / "task_metadata.json").write_text(
+        "version missing": lambda folder: (folder / "task_metadata.json").write_text(
             (folder / "task_metadata.json").read_text().replace('"version"', '"edition"')
         ),
     }
@@ -287,6 +287,6 @@ def test_labels_are_never_unpickled(tmp_path: Path) -> None:
     (folder / "train.target-labels.pkl").write_bytes(pickle.dumps([Hostile()]))
     batched.predict(folder, {0: tmp_path / "fast"}, "paper")
     assert finished(tmp_path / "fast")
-    with pytest.raises(HearevalError, match=r"train.target-labels.pkl is no list of labels"):
+    with pytest.raises(HearevalError, match=r"train.target-labels.pkl is not a list of labels"):
         heareval_adapter.predict(folder, tmp_path / "official", 0, "paper")
     assert not (tmp_path / "executed").exists()

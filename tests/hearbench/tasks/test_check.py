@@ -28,7 +28,10 @@ def cut_off(task: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (lambda task: (task / CLIP).unlink(), "lacks 1 clip(s), the first is test-3.wav"),
+    "missing": (
+        lambda task: (task / CLIP).unlink(),
+        "are missing, the first is test-3.wav",
+    ),
     "no audio": (lambda task: (task / CLIP).write_text("<html>"), "test-3.wav: not decodable"),
     "empty": (lambda task: (task / CLIP).write_bytes(b""), "test-3.wav: not decodable"),
     "cut off": (cut_off, "test-3.wav: truncated"),

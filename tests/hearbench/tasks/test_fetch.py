@@ -133,7 +133,7 @@ def test_wrong_checksum(server: FileServer, tmp_path: Path) -> None:
 def test_an_incomplete_archive(server: FileServer, files: dict[str, bytes], tmp_path: Path) -> None:
     clip = next(name for name in files if name.endswith(".wav"))
     server.files[TASK.archive] = tar({k: v for k, v in files.items() if k != clip})
-    with pytest.raises(FetchError, match=r"whole task \(.* lacks 1 clip"):
+    with pytest.raises(FetchError, match=r"whole task \(.* 1 clip\(s\) are missing"):
         fetch_task(archive(server, tmp_path), tmp_path, [16_000], WORKERS)
     server.files[TASK.archive] = tar(files | {clip: b"no audio"})
     (tmp_path / ".fetch" / TASK.archive).unlink()

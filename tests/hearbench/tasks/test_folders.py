@@ -29,7 +29,7 @@ def test_folds_and_split_tasks(tmp_path: Path) -> None:
 def test_a_task_is_found_by_folder_or_by_name(tmp_path: Path) -> None:
     write_task(tmp_path / "tones-v1-full", task_name="tones")
     assert find_tasks(tmp_path, ["tones"]) == find_tasks(tmp_path, ["tones-v1-full"])
-    with pytest.raises(TaskError, match=r"no task 'tone': there are tones-v1-full"):
+    with pytest.raises(TaskError, match=r"unknown task 'tone': choose from tones-v1-full"):
         find_tasks(tmp_path, ["tone"])
     write_task(tmp_path / "tones-v1-small", task_name="tones")
     with pytest.raises(TaskError, match="may be any of tones-v1-full, tones-v1-small"):
@@ -192,5 +192,5 @@ def test_missing_audio(tmp_path: Path) -> None:
     clip = task.path / str(SAMPLE_RATE) / "test" / "test-3.wav"
     clip.unlink()
     clip.symlink_to("nowhere.wav")
-    with pytest.raises(TaskError, match=r"lacks 1 clip\(s\), the first is test-3.wav"):
+    with pytest.raises(TaskError, match=r"1 clip\(s\) are missing, the first is test-3.wav"):
         check_audio(task, SAMPLE_RATE)

@@ -58,7 +58,7 @@ METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
 def score(name: str, predictions: Tensor, targets: Tensor) -> float:
     """The score of that name in the precision in which heareval's logger keeps it.
 
-    All but d' pass through float32 there, so values that differ by less are no improvement.
+    All but d' pass through float32 there, so smaller differences are not an improvement.
     """
     value = METRICS[name](predictions, targets)
     return value if name == "d_prime" else torch.tensor(value).item()
