@@ -22,6 +22,7 @@ from hearbench.results import THESE, Results
 from hearbench.stats import by_seed
 
 WORST = 8  # classes listed for each system and task
+FEWEST_DOTS = 3  # of a scatter plot
 UNBROKEN = 14  # letters of a name that is not broken
 
 
@@ -77,7 +78,9 @@ def _pictures(content: Content) -> dict[str, Any]:
 
 
 def _scatter(marks: Sequence[Mark], title: str) -> Markup | None:
-    return Markup(pictures.scatter(marks, title)) if any(m.parameters for m in marks) else None
+    """s(m) against parameters, where there are enough dots for a picture."""
+    enough = sum(bool(mark.parameters) for mark in marks) >= FEWEST_DOTS
+    return Markup(pictures.scatter(marks, title)) if enough else None
 
 
 def _marks(table: ScoreTable) -> list[Mark]:

@@ -8,9 +8,21 @@ from dataclasses import dataclass
 from hearbench import published
 from hearbench.results import PAPER, SCALES, THESE, Results
 from hearbench.run.plan import Model, Plan
-from hearbench.stats import LOWER_IS_BETTER, NO_FRACTION, Score
+from hearbench.stats import FEW_SEEDS, LOWER_IS_BETTER, NO_FRACTION, Score
 from hearbench.tasks.folders import Task
 from hearbench.tasks.official import OFFICIAL
+
+METRICS = {
+    "top1_acc": "accuracy",
+    "pitch_acc": "pitch accuracy",
+    "chroma_acc": "chroma accuracy",
+    "mAP": "mean average precision",
+    "d_prime": "d prime",
+    "aucroc": "area under the ROC curve",
+    "event_onset_200ms_fms": "onset F-measure",
+    "segment_1s_er": "segment error rate",
+}
+"""heareval's metrics in words."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +67,13 @@ class ScoreTable:
         return pick(means, default=None)
 
     def is_best(self, row: Row, column: int) -> bool:
-        """Whether the row has the column's best mean; nobody wins alone."""
+        """Whether the row has the column's best mean; a table of one row has none."""
         cell = row.cells[column]
         return cell is not None and len(self.rows) > 1 and round(cell.mean, 1) == self.best(column)
 
 
 def kind(task: Task) -> str:
-    """What a task is, told from its folder, so that no likeness passes for the official task."""
+    """The kind of a task by its folder; only the official folders count as official tasks."""
     if column := published.column(task):
         return column.area
     if any(column.folder.startswith(f"{task.name}-") for column in OFFICIAL.values()):
@@ -82,9 +94,8 @@ def measured(results: Results, scales: Sequence[str] = (THESE,)) -> ScoreTable:
         cells = [results.cells.get((label, task.path.name)) for task in plan.tasks]
         rows.append(_row(model, cells + [results.aggregates[f].get(label) for f in scales]))
     caption = (
-        f"Test scores by {_probes(plan)} (grid: {plan.grid}): {_metrics(plan)}. Mean over "
-        f"{plural(plan.seeds, 'seed')} of the probe, ± half of the 95 % interval (Student t). Best "
-        "in bold. s(m) is relative to the worst and best single runs of the systems in this "
+        f"Test scores by {_probes(plan)} (grid: {plan.grid}): {_metrics(plan)}. {_spread(plan)} "
+        "Best in bold. s(m) is relative to the worst and best single runs of the systems in this "
         f"table, over {plural(len(plan.tasks), 'task')}: it does not compare with any other table."
     )
     if PAPER in scales:
@@ -131,23 +142,34 @@ def _probes(plan: Plan) -> str:
     if len(official) == len(plan.tasks):
         return "the official heareval"
     also = f", on {', '.join(official)} by the official heareval" if official else ""
-    return f"the engine `fast`, our own training of heareval's probes{also}"
+    return f"our own training of heareval's probes (engine fast){also}"
+
+
+def _spread(plan: Plan) -> str:
+    """What stands beside a mean."""
+    if plan.seeds == 1:
+        return "One seed of the probe."
+    if plan.seeds < FEW_SEEDS:
+        return f"Mean over {plan.seeds} seeds of the probe and, in brackets, their range."
+    return f"Mean over {plan.seeds} seeds of the probe ± half of the 95 % interval (Student t)."
 
 
 def _metrics(plan: Plan) -> str:
     """What is scored where, and in which unit."""
     tasks: dict[str, list[str]] = {}
     for task in plan.tasks:
-        tasks.setdefault(task.metric, []).append(_head(task).text)
+        name = METRICS.get(task.metric, task.metric)
+        tasks.setdefault(name, []).append(_head(task).text)
     where = "; ".join(f"{metric} on {', '.join(names)}" for metric, names in tasks.items())
-    plain = [metric for metric in NO_FRACTION if metric in tasks]
+    plain = [metric for metric in NO_FRACTION if metric in {task.metric for task in plan.tasks}]
     unit = f"in percent but for {plain[0]}" if plain else "in percent"
     return f"{where if len(tasks) > 1 else next(iter(tasks))}, {unit}"
 
 
 def _head(task: Task) -> Head:
     column = published.column(task)
-    detail = f"{task.path.name}: {task.metric}, {task.classes} classes, {task.clips:,} clips"
+    metric = METRICS.get(task.metric, task.metric)
+    detail = f"{task.path.name}: {metric}, {task.classes} classes, {task.clips:,} clips"
     name = column.short if column else task.path.name
     return Head(name, kind(task), detail, task.metric in LOWER_IS_BETTER)
 
