@@ -90,7 +90,7 @@ def _forms() -> dict[str, Form]:
         "plain": plain_parallel,
         "plain, compiled": torch.compile(plain_parallel, dynamic=False),
         "mlstm.parallel": mlstm.parallel,
-        "fused": lambda *x: triton_impl.mlstm_sum(*x[:3], *mlstm.stabilize(*x[3:])),
+        "fused": lambda q, k, v, *gates: triton_impl.mlstm_sum(q, k, v, *mlstm.stabilize(*gates)),
     }
     if find_spec("mlstm_kernels"):
         forms["mlstm_kernels, padded"] = padded_mlstm_kernels

@@ -68,7 +68,6 @@ def test_every_room_has_its_level() -> None:
     assert rooms <= set(LEVELS)
 
 
-@pytest.mark.xfail(reason="the last upward imports are being removed")
 def test_imports_go_downwards() -> None:
     upward = [
         f"{name} imports {target}"
@@ -82,7 +81,6 @@ def test_imports_go_downwards() -> None:
     assert not upward
 
 
-@pytest.mark.xfail(reason="the last upward imports are being removed")
 @pytest.mark.parametrize("package", ["hear_axlstm", "eval/hearbench"])
 def test_no_module_is_part_of_a_circle(package: str) -> None:
     edges = graph(ROOT / package)
@@ -95,7 +93,6 @@ def test_no_module_is_part_of_a_circle(package: str) -> None:
         pytest.fail(" -> ".join(circle.args[1]))
 
 
-@pytest.mark.xfail(reason="the last upward imports are being removed")
 def test_hearbench_never_imports_the_model() -> None:
     found = [
         str(file)

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol
 
-import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
-from hear_axlstm.audio.containers.part import SNDFILE, Part, fewer_samples, not_decodable
+from hear_axlstm.audio.containers.part import (
+    SNDFILE,
+    Block,
+    Part,
+    fewer_samples,
+    not_decodable,
+)
 from hear_axlstm.audio.random_access import RandomAccess
 
 BLOCK_SAMPLES = 1 << 20  # decoded at once, over all channels
@@ -28,9 +32,6 @@ SECOND_CHOICE = {
 }
 SECOND_CHOICE |= {"AU": "au", "Ogg Vorbis": "ogg", "Ogg Opus": "ogg", "Ogg FLAC": "ogg"}
 """FFmpeg demuxers for codecs that libsndfile does not have."""
-
-Block = tuple[int, NDArray[np.float32]]
-"""Sample rate, and samples of one channel, [n]."""
 
 
 class Decoder(Protocol):

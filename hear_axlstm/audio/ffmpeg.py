@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from hear_axlstm.audio.containers.mpeg import parse_frame
 from hear_axlstm.audio.containers.part import (
     COPY_AGAIN,
+    Block,
     MpegFrames,
     Part,
     fewer_samples,
     not_decodable,
 )
-from hear_axlstm.audio.decoders import Block
 from hear_axlstm.audio.errors import Fault
 from hear_axlstm.audio.random_access import RandomAccess
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from hear_axlstm.audio.decoders import Block, open_part
+from hear_axlstm.audio.containers.part import Block
+from hear_axlstm.audio.decoders import open_part
 from hear_axlstm.audio.errors import AudioError, Fault, printable
 from hear_axlstm.audio.formats import (
     AUDIO_SUFFIXES,

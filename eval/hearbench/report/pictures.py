@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from io import StringIO
 from statistics import median
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -23,7 +24,7 @@ LONGEST_NAME = 22  # letters
 # Colors that the page replaces, so that light and dark follow its style sheet.
 VARIABLES = {"#010101": "--text", "#020202": "--rule", "#030303": "--ours", "#040404": "--theirs"}
 TEXT, RULE, OURS, THEIRS = VARIABLES
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "hearbench",
     "font.family": "sans-serif",

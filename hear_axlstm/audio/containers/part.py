@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hear_axlstm.audio.errors import Fault
 from hear_axlstm.audio.random_access import Patch
 
 SNDFILE = "libsndfile"
 COPY_AGAIN = "copy it again"
 COPY_OR_REWRITE = "copy it again or, if it is whole, rewrite it (ffmpeg -i OLD -c copy NEW)"
+
+Block = tuple[int, NDArray[np.float32]]
+"""Sample rate, and samples of one channel, [n]."""
 
 
 @dataclass(frozen=True)
