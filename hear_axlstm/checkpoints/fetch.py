@@ -68,7 +68,7 @@ def get(weights: Published, source: str = "") -> Path:
 
 
 def _message(weights: Published, reason: object) -> str:
-    return f"can't get {weights.name}: {reason}; otherwise {weights.remedy}"
+    return f"can't get {weights.name}: {reason}; you can also {weights.remedy}"
 
 
 @contextmanager

@@ -161,7 +161,8 @@ def raising(error: Exception):  # type: ignore[no-untyped-def]
 
 
 REMEDY = (
-    rf"; otherwise download {RUN} from {WEIGHTS.page} .*`axlstm weights get {NAME} --from FOLDER`$"
+    rf"; you can also download {RUN} from {WEIGHTS.page} with a browser and run "
+    rf"`axlstm weights get {NAME} --from FOLDER`$"
 )
 REFUSALS = {
     "no connection": (
