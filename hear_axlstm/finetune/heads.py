@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hear_axlstm.finetune.classifier import Classifier
+from hear_axlstm.finetune.classifier import Classifier, Head
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.metrics import loss, scores
 from hear_axlstm.progress import progress
@@ -71,9 +71,7 @@ def train_head(
     device = classifier.head.mean.device
     scenes_nD, targets = (t.to(device) for t in train)
     head = classifier.head
-    head.mean.copy_(scenes_nD.mean(0))
-    std = scenes_nD.std(0, correction=0)
-    head.std.copy_(std.clamp(min=SMALLEST_STD * std.mean() + torch.finfo(std.dtype).tiny))
+    _fit_statistics(head, scenes_nD)
     optimizer = torch.optim.AdamW(
         head.parameters(), config.head_lr, weight_decay=config.weight_decay
     )
@@ -104,6 +102,13 @@ def train_head(
             bar.close()
             break
     head.load_state_dict(kept)
+
+
+def _fit_statistics(head: Head, scenes_nD: Tensor) -> None:
+    """Set the mean and standard deviation by which the head standardizes embeddings."""
+    head.mean.copy_(scenes_nD.mean(0))
+    std = scenes_nD.std(0, correction=0)
+    head.std.copy_(std.clamp(min=SMALLEST_STD * std.mean() + torch.finfo(std.dtype).tiny))
 
 
 def named(split: str, found: dict[str, float]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hear_axlstm.files import replacing
 from hear_axlstm.models.patch_embed import patchify, unpatchify
 from hear_axlstm.models.pretraining import MaskedPatchModel
 
@@ -60,7 +61,6 @@ def draw(shown: Tensor, seconds: float, title: str, path: Path) -> NDArray[np.ui
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.image import imsave
 
     clips, _, bins = shown.shape[1:]
     figure = Figure(figsize=(11, 0.7 + 1.6 * clips), dpi=100, layout="constrained")
@@ -91,8 +91,13 @@ def draw(shown: Tensor, seconds: float, title: str, path: Path) -> NDArray[np.ui
     figure.suptitle(title)
     canvas.draw()
     picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    imsave(partial, picture, format="png")
-    partial.replace(path)
+    _write(picture, path)
     return picture
+
+
+def _write(picture: NDArray[np.uint8], path: Path) -> None:
+    from matplotlib.image import imsave
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        imsave(partial, picture, format="png")
