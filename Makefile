@@ -27,7 +27,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup validate pretrain ablations table2 table3 table4 table5 eval-all test test-slow test-integrations lint format bench clean
+.PHONY: help setup validate pretrain ablations table2 table3 table4 table5 eval-all test test-slow test-integrations lint format docs bench clean
 
 help: ## This list
 	@echo "make TARGET [SETTING=value ...]"
@@ -94,6 +94,11 @@ lint: $(READY) ## Check style and types
 format: $(READY) ## Put the code into the project's style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(READY) ## Build the documentation's site into runs/site, without warnings
+	@$(PIP) -c constraints.txt -e ".[docs]"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "Site: runs/site/index.html"
 
 bench: $(READY) ## Measure speed and memory on this machine
 	@$(BIN)/python -m benchmarks
