@@ -41,7 +41,7 @@ scene = get_scene_embeddings(audio, model)  # [1, {size}]
 steps, times = get_timestamp_embeddings(audio, model)  # [1, steps, {size}], [1, steps] in ms
 ```
 
-`model.embed("clip.wav")` reads a file of any sample rate and number of channels.
+`model.embed_scenes("clip.wav")` reads a file of any sample rate and number of channels.
 
 There is a timestamp embedding every {step:g} ms. {layout}
 

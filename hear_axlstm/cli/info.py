@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import os
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import tyro
 
-from hear_axlstm import ops
 from hear_axlstm.checkpoints import manifest
 from hear_axlstm.checkpoints.format import read_settings
 from hear_axlstm.checkpoints.published import PUBLISHED, TAG
 from hear_axlstm.checkpoints.shapes import parameters
 from hear_axlstm.cli.weights import locate
 from hear_axlstm.config import PRESETS
-from hear_axlstm.ops.backends import backend
+from hear_axlstm.ops import library
+from hear_axlstm.ops.backends import SWITCH, backend
 
 SIZES = ("parameters", "dim", "depth", "heads", "patch")
 COLUMNS = ("name", *SIZES, "layout", "scene_embedding_size", "weights")
@@ -78,12 +79,14 @@ def _kernel() -> str:
     """Whether the compiled kernel is in use, or why it is not and what to do."""
     if backend("cpu") == "cpu":
         return "in use"
-    if any(Path(ops.__file__).parent.glob("_cpu.*")):
-        return "switched off by the environment, or not usable here; using PyTorch, which is slower"
-    return (
-        "not built; using PyTorch, which gives the same results more slowly. Install a C++ "
-        "compiler and run `pip install --force-reinstall --no-deps .` in a clone of this package"
-    )
+    reinstall = "run `pip install --force-reinstall --no-deps .` in a clone of this package"
+    if library.is_available():
+        reason = f"switched off by {SWITCH}={os.environ.get(SWITCH)}; unset it"
+    elif find_spec("hear_axlstm.ops._cpu"):
+        reason = f"not usable, as it does not load or fit this version; {reinstall}"
+    else:
+        reason = f"not built, as there was no C++ compiler; install one and {reinstall}"
+    return f"{reason}. PyTorch is used instead: the same results, more slowly"
 
 
 def _cell(value: Any) -> str:

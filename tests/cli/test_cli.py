@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import soundfile
 
 from hear_axlstm import __version__, cli, load_model
+from hear_axlstm.cli import info as info_module
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.finetune.classifier import Classifier, Labels
 from hear_axlstm.ops.backends import backend
@@ -71,6 +73,29 @@ def test_info_takes_names_and_prints_a_table() -> None:
     assert len(lines) == 3 and "16,723,360" in lines[1]
     assert lines[2].startswith("CPU kernel: ")
     assert (lines[2] == "CPU kernel: in use") == (backend("cpu") == "cpu")
+
+
+@pytest.mark.parametrize(
+    ("available", "spec", "reason"),
+    [
+        (True, object(), "switched off by HEAR_AXLSTM_BACKEND=torch; unset it"),
+        (False, object(), "does not load .*reinstall"),
+        (False, None, r"no C\+\+ compiler; install one and .*reinstall"),
+    ],
+)
+def test_info_says_why_the_kernel_is_not_in_use(
+    available: bool,
+    spec: object,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(info_module, "backend", lambda _: "torch")
+    monkeypatch.setattr(info_module.library, "is_available", lambda: available)
+    monkeypatch.setattr(info_module, "find_spec", lambda _: spec)
+    monkeypatch.setenv("HEAR_AXLSTM_BACKEND", "torch")
+    info_module.info(("axlstm_tiny",))
+    assert re.search(reason, capsys.readouterr().out)
 
 
 def test_mistakes_get_one_line(tmp_path: Path) -> None:
