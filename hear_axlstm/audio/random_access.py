@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import BinaryIO
 
 BLOCK_BYTES = 1 << 18
@@ -38,6 +39,18 @@ class RandomAccess:
             if len(block) <= len(needle) or start + len(block) >= stop:
                 return -1
             start += len(block) - len(needle) + 1
+        return -1
+
+    def search(self, pattern: re.Pattern[bytes], width: int, start: int, stop: int) -> int:
+        """Position of the first match of a pattern of up to `width` bytes, or -1."""
+        while start < stop:
+            block = self.at(start, min(BLOCK_BYTES, stop - start))
+            found = pattern.search(block)
+            if found is not None:
+                return start + found.start()
+            if start + len(block) >= stop or len(block) <= width:
+                return -1
+            start += len(block) - width + 1
         return -1
 
     def window(self, start: int, stop: int, patches: tuple[Patch, ...] = ()) -> BinaryIO:

@@ -6,6 +6,7 @@ encoders that know it write it into a first frame without sound (Xing, Info, VBR
 
 from __future__ import annotations
 
+import re
 from array import array
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,6 +28,9 @@ BITRATES[(False, 3)] = BITRATES[(False, 2)]
 RATES = (44_100, 48_000, 32_000)  # of version 1; half of it in version 2, a quarter in 2.5
 DECODER_DELAY = 529  # samples that every decoder adds to the encoder's delay
 JUNK_BYTES = 1 << 24  # searched for the first frame
+HEADER = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef]", re.DOTALL)
+HEADER_BYTES = 4
+MOST_CANDIDATES = 100_000  # which 400 MB of random bytes hold
 SURE_FRAMES = 4  # in a row that make a stream; two where one is known already
 MPEG_SHARE = 0.1  # of the bytes from the first frame on, else it is another format
 EDITED_FRAMES = 2  # more than promised that are not another stream
@@ -72,7 +76,7 @@ def mpeg_parts(file: RandomAccess, start: int, stop: int, whole: int | None = No
         Fault: if a stream has fewer frames than its Xing or VBRI header promises, or hardly any
             of the bytes are frames.
     """
-    at = _first_frame(file, start, stop)
+    at = _next_frames(file, start, min(stop, start + JUNK_BYTES))
     if at is None:
         return []
     streams = _streams(file, at, stop)
@@ -112,10 +116,13 @@ def _same_kind(frame: Frame, other: Frame) -> bool:
     return (frame.rate, frame.layer, frame.samples) == (other.rate, other.layer, other.samples)
 
 
-def _first_frame(file: RandomAccess, start: int, stop: int) -> int | None:
-    limit = min(stop, start + JUNK_BYTES)
+def _next_frames(file: RandomAccess, start: int, stop: int) -> int | None:
+    """Position from which frames follow one another, or None."""
     at = start
-    while (at := file.find(b"\xff", at, limit)) >= 0:
+    for _ in range(MOST_CANDIDATES):
+        at = file.search(HEADER, HEADER_BYTES, at, stop)
+        if at < 0:
+            return None
         if _frames_follow(file, at, stop, SURE_FRAMES):
             return at
         at += 1
@@ -165,12 +172,7 @@ def _resync(file: RandomAccess, at: int, stop: int) -> int | None:
     behind = tag_end(file, at, stop)
     if behind is not None:
         return behind if behind < stop else None
-    at += 1
-    while (at := file.find(b"\xff", at, stop)) >= 0:
-        if _frames_follow(file, at, stop, SURE_FRAMES):
-            return at
-        at += 1
-    return None
+    return _next_frames(file, at + 1, stop)
 
 
 def _promise(file: RandomAccess, at: int, frame: Frame) -> _Stream | None:
