@@ -7,7 +7,7 @@ import glob
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hear_axlstm.audio.io import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
@@ -85,6 +85,35 @@ def list_folder(folder: str) -> Listing:
             listing.others[os.path.splitext(path)[1].lower()] += 1
     listing.files.sort()
     return listing
+
+
+def find_by_name(folder: str, names: Sequence[str]) -> dict[str, str]:
+    """Where files are that a table in `folder` lists by plain names, if none is beside it.
+
+    They are looked for below the folder and in folders beside it that have "audio" in their name,
+    as in ESC-50, FSD50K and UrbanSound8K.
+
+    Returns:
+        Paths by name, and by name without ending; names that two files have are left out.
+    """
+    names = [name for name in names if name]
+    if any("/" in name or os.path.lexists(os.path.join(folder, name)) for name in names):
+        return {}
+    above = os.path.dirname(folder)
+    try:
+        beside = [name for name in sorted(os.listdir(above)) if "audio" in name.lower()]
+    except OSError:
+        beside = []
+    found: dict[str, str] = {}
+    doubled: set[str] = set()
+    for top in dict.fromkeys([folder, *(os.path.join(above, name) for name in beside)]):
+        for path in list_folder(top).files if os.path.isdir(top) else ():
+            file, name = os.path.join(top, path), os.path.basename(path)
+            for key in (name, os.path.splitext(name)[0]):
+                if found.setdefault(key, file) != file:
+                    doubled.add(key)
+    unique = {key: file for key, file in found.items() if key not in doubled}
+    return unique if any(name in unique for name in names) else {}
 
 
 def match_pattern(pattern: str) -> list[str]:

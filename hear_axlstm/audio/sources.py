@@ -10,7 +10,6 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,12 +26,13 @@ from hear_axlstm.audio.io import load_audio
 from hear_axlstm.audio.listing import (
     Skipped,
     SourceError,
+    find_by_name,
     list_folder,
     match_pattern,
     may_be_audio,
 )
 from hear_axlstm.audio.tables import Row, Table
-from hear_axlstm.audio.tars import read_tar
+from hear_axlstm.audio.tars import expand_tars, is_remote, open_tar, read_tar
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ def _expand(text: str) -> Iterator[tuple[bool, str]]:
     is_tar = text.lower().endswith(TAR_SUFFIXES)
     if text == STDIN:
         yield from ((True, path) for path in _listed())
-    elif os.path.isdir(text) or _is_remote(text) or (is_tar and "{" in text):
+    elif os.path.isdir(text) or is_remote(text) or (is_tar and "{" in text):
         yield False, text
     elif os.path.exists(text) or not _is_pattern(text):
         if not os.path.lexists(text):
@@ -158,7 +158,7 @@ def _expand(text: str) -> Iterator[tuple[bool, str]]:
 
 
 def _is_pattern(text: str) -> bool:
-    return glob.has_magic(text) and not os.path.exists(text) and not _is_remote(text)
+    return glob.has_magic(text) and not os.path.exists(text) and not is_remote(text)
 
 
 def _is_input(path: str) -> bool:
@@ -268,7 +268,12 @@ class TableSource(SingleFiles):
         self._size = sum(1 for _ in self.table.rows())
         if not self._size:
             raise SourceError(f"{path} lists no clips: add rows below the header")
-        self._found = self._search()
+        first = islice(self.table.rows(), 100)
+        names = [row.values.get(self.table.path_column, "") for row in first]
+        self._found = find_by_name(self._folder, names)
+        if self._found:
+            folders = sorted({os.path.dirname(self._found[n]) for n in names if n in self._found})
+            log.info("%s: its files were found in %s", path, ", ".join(folders[:3]))
 
     def __len__(self) -> int:
         return self._size
@@ -317,30 +322,6 @@ class TableSource(SingleFiles):
             return os.path.join(self._folder, path.replace("\\", "/"))
         return file
 
-    def _search(self) -> dict[str, str]:
-        """Audio files by name and by name without ending, if no row's file is beside it."""
-        first = islice(self.table.rows(), 100)
-        names = [row.values.get(self.table.path_column, "") for row in first]
-        if any("/" in name or os.path.lexists(os.path.join(self._folder, name)) for name in names):
-            return {}
-        above = os.path.dirname(self._folder)
-        beside = [os.path.join(above, name) for name in sorted(_names(above))]
-        folders = [self._folder, *(f for f in beside if "audio" in os.path.basename(f).lower())]
-        found: dict[str, str] = {}
-        doubled: set[str] = set()
-        for folder in filter(os.path.isdir, dict.fromkeys(folders)):
-            for path in list_folder(folder).files:
-                name = os.path.basename(path)
-                for key in (name, os.path.splitext(name)[0]):
-                    if found.setdefault(key, file := os.path.join(folder, path)) != file:
-                        doubled.add(key)
-        for key in doubled:
-            del found[key]
-        used = sorted({os.path.dirname(found[name]) for name in names if name in found})
-        if used:
-            log.info("%s: its files were found in %s", self.table.path, ", ".join(used[:3]))
-        return found if used else {}
-
 
 class TarSource:
     """The audio files in tars, one shard a tar; the webdataset library opens URLs.
@@ -350,28 +331,14 @@ class TarSource:
     """
 
     def __init__(self, pattern: str) -> None:
-        self.urls = [pattern]
-        if "{" in pattern or _is_remote(pattern):
-            try:
-                from webdataset.shardlists import expand_urls
-            except ImportError as error:
-                raise SourceError(
-                    "tars by URL or pattern need the library webdataset: "
-                    "pip install 'hear_axlstm[train]'"
-                ) from error
-            try:
-                self.urls = expand_urls(pattern)
-            except ValueError as error:
-                raise SourceError(f"{pattern}: {error}: write e.g. train-{{000..127}}.tar") from (
-                    error
-                )
-        self.name = pattern if _is_remote(pattern) else os.path.abspath(pattern)
+        self.urls = expand_tars(pattern)
+        self.name = pattern if is_remote(pattern) else os.path.abspath(pattern)
         self._above = os.path.commonprefix(self.urls).rfind("/") + 1  # noqa: RUF071 (URLs, too)
 
     def shards(self, size: int | None = None) -> Iterator[ShardSpec]:
         """All clips, tar by tar."""
         for url in self.urls:
-            stamp = url if _is_remote(url) else f"{url[self._above :]}:{_stamp(url)}"
+            stamp = url if is_remote(url) else f"{url[self._above :]}:{_stamp(url)}"
             yield ShardSpec(self._read(url), None, partial(iter, [stamp]))
 
     def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
@@ -384,7 +351,7 @@ class TarSource:
         name, clips = url[self._above :], 0
         is_gzip = url.lower().endswith((".gz", ".tgz"))
         try:
-            with _open_stream(url) as stream:
+            with open_tar(url) as stream:
                 for member, content in read_tar(stream, may_be_audio, is_gzip):
                     if content is None:
                         yield Skipped(f"{name}/{member}", "too large inside a tar: unpack the tar")
@@ -394,7 +361,7 @@ class TarSource:
         except Exception as error:  # of the tar format, a compression, a file or a connection
             detail = (str(error) or type(error).__name__).split(" @ <")[0]
             reason = f"breaks off after {clips} clips ({detail}): fetch it again"
-            yield Skipped(name, reason, transient=_is_remote(url))
+            yield Skipped(name, reason, transient=is_remote(url))
 
 
 class SeveralSources:
@@ -419,25 +386,6 @@ class SeveralSources:
 def _below(name: str, spec: ShardSpec) -> ShardSpec:
     clips = (replace(clip, id=f"{name.rstrip('/')}/{clip.id}") for clip in spec.clips)
     return ShardSpec(clips, spec.size, lambda: [name, *spec.inputs()])
-
-
-def _open_stream(url: str):
-    if not _is_remote(url):
-        return open(url, "rb")
-    from webdataset import gopen
-
-    return gopen(url)
-
-
-def _is_remote(url: str) -> bool:
-    return bool(re.match(r"[a-zA-Z][\w+.-]*://|pipe:", url))
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
 
 
 def _stamps(clips: Iterable[AudioClip | Skipped]) -> Iterator[str]:

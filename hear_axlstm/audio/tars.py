@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any
+
+from hear_axlstm.audio.listing import SourceError
 
 MEMBER_BYTES = 1 << 30  # of one file inside a tar: bounds memory, whatever a small tar expands to
 
@@ -29,6 +32,40 @@ class _StrictTarInfo(tarfile.TarInfo):
             raise tarfile.ReadError(f"damaged header ({error})") from error
         tar.is_complete = False
         return member
+
+
+def is_remote(url: str) -> bool:
+    """Whether a tar comes by URL or through a pipe."""
+    return bool(re.match(r"[a-zA-Z][\w+.-]*://|pipe:", url))
+
+
+def expand_tars(pattern: str) -> list[str]:
+    """Paths or URLs of tars from a pattern with braces, by the webdataset library.
+
+    Raises:
+        SourceError: for a pattern that is not valid, or without the library.
+    """
+    if "{" not in pattern and not is_remote(pattern):
+        return [pattern]
+    try:
+        from webdataset.shardlists import expand_urls
+    except ImportError as error:
+        raise SourceError(
+            "tars by URL or pattern need the library webdataset: pip install 'hear_axlstm[train]'"
+        ) from error
+    try:
+        return list(expand_urls(pattern))
+    except ValueError as error:
+        raise SourceError(f"{pattern}: {error}: write e.g. train-{{000..127}}.tar") from error
+
+
+def open_tar(url: str) -> Any:
+    """A stream of the bytes of a tar, by the webdataset library where it is remote."""
+    if not is_remote(url):
+        return open(url, "rb")
+    from webdataset import gopen
+
+    return gopen(url)
 
 
 def read_tar(
