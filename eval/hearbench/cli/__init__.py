@@ -36,14 +36,15 @@ ERRORS = (
     WeightsError,
 )
 
+# in the order of use
 COMMANDS: dict[str, Callable[..., int]] = {
-    "run": run,
-    "score": score,
+    "fetch-tasks": fetch_tasks,
+    "tasks": tasks,
     "systems": systems,
     "weights": weights,
-    "tasks": tasks,
-    "fetch-tasks": fetch_tasks,
+    "run": run,
     "report": report,
+    "score": score,
 }
 
 

@@ -12,7 +12,9 @@ from hearbench.results import collect
 from hearbench.run.plan import Plan
 
 
-def report(out: Annotated[Path, tyro.conf.Positional] = Path("runs/eval")) -> int:
+def report(
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = Path("runs/eval"),
+) -> int:
     """Write the report of the last evaluation: HTML, Markdown, CSV and LaTeX in OUT/report.
 
     Args:

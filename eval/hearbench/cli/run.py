@@ -17,16 +17,18 @@ from hearbench.run.workers import Failure
 
 def run(
     options: Annotated[Options, tyro.conf.arg(name="")],
-    systems: tuple[str, ...] = (),
-    out: Path = Path("runs/eval"),
+    systems: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="SYSTEM ...", help_behavior_hint="")
+    ] = (),
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/eval"),
 ) -> int:
     """Evaluate systems on tasks with several seeds; finished runs are never repeated.
 
     Args:
         options: how systems are evaluated.
-        systems: naive, spectrum, logmel, random, ssast_tiny, axlstm_tiny (all of them if none),
-            NAME@CHECKPOINT (`hearbench systems` lists the names), or [LABEL=]MODULE[@MODEL] for
-            any other HEAR module.
+        systems: NAME or NAME@CHECKPOINT (`hearbench systems` lists the names), or
+            [LABEL=]MODULE[@MODEL] for any other HEAR module. (default: naive, spectrum, logmel,
+            random, ssast_tiny and axlstm_tiny)
         out: folder of everything that is computed.
     """
     with lock_dir(out):

@@ -16,7 +16,12 @@ WIDTHS = (34, 8, 10, 6, 8, 7, 7)
 SHOWN = 20  # problems of one task
 
 
-def tasks(folder: Annotated[Path | None, tyro.conf.Positional] = None) -> int:
+Folder = Annotated[
+    Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")
+]
+
+
+def tasks(folder: Folder = None) -> int:
     """List the ten tasks of the paper and check those of a folder, file by file.
 
     A task "differs" if it is sound, but has other numbers of clips or classes than published.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import joblib
+import tyro
 
 from hearbench.probes import batched, heareval_adapter
 from hearbench.probes.grid import Grid
@@ -25,19 +27,19 @@ from hearbench.tasks.resample import provide_audio
 class Options:
     """How systems are evaluated."""
 
-    tasks_dir: Path | None = None
-    """Folder of HEAR task folders; without it ten miniature tasks are generated."""
-    tasks: tuple[str, ...] = ()
-    """Names of the tasks; all of the folder if none."""
-    seeds: int = 10
+    tasks_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Folder of HEAR task folders. (default: ten miniature tasks are generated)"""
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
+    """Names of the tasks. (default: all of the folder)"""
+    seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 10
     """Number of seeds of the probes, from 0 on."""
-    jobs: int | None = None
-    """Steps at the same time, one thread each; as many as there are cores if not given."""
+    jobs: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """Steps at the same time, one thread each. (default: one a core)"""
     grid: Grid = "paper"
     """Search space of the probes: the paper's 2 points or 8 of heareval's own 16."""
     engine: Engine = "heareval"
-    """What trains the probes: the official heareval, or our own trainer, which trains all seeds of
-    a task at once. Event tasks always go to heareval."""
+    """Trainer of the probes: the official heareval, or our own, which trains all seeds of a task
+    at once. Event tasks always go to heareval."""
     backend: Backend = "loky"
     """Where the steps run: loky is this machine, dask and ray are clusters."""
 
