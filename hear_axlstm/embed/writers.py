@@ -25,7 +25,6 @@ from hear_axlstm.data.shards import Shard
 from hear_axlstm.embed.windows import groups
 from hear_axlstm.files import naming_full_disk, replacing
 
-FORMATS = (".npy", ".parquet")
 GROUP_BYTES = 1 << 26  # of embeddings in a row group of a Parquet file
 NAME_BYTES = 240  # of a file name; file systems take 255 with what is appended
 PATH_BYTES = 2_000  # of a relative path
@@ -57,8 +56,8 @@ class Output:
 
     def __post_init__(self) -> None:
         suffix = self.path.suffix.lower()
-        if suffix and suffix not in FORMATS:
-            raise OutputError(f"{self.path}: choose {', '.join(FORMATS)}, or a folder's name")
+        if suffix and suffix not in WRITERS:
+            raise OutputError(f"{self.path}: choose {', '.join(WRITERS)}, or a folder's name")
         if suffix == ".npy" and self.fields != ("scene",):
             raise OutputError(f"{self.path} holds scenes only: choose .parquet or a folder")
         if suffix == ".parquet":
@@ -125,9 +124,8 @@ class Output:
             if self.is_folder:
                 _write_folder(self.path, self.parts / "joined", shards, size)
                 return
-            write = {".npy": _write_npy, ".parquet": _write_parquet}
             with replacing(self.path) as partial:
-                write[self.path.suffix.lower()](partial, shards, size)
+                WRITERS[self.path.suffix.lower()](partial, shards, size)
             if self.path.suffix.lower() == ".npy":
                 with replacing(self._ids) as partial:
                     _write_ids(partial, shards)
@@ -275,3 +273,7 @@ def _nbytes(clip: Embedded) -> int:
 def _utf8(clip_id: str) -> str:
     """The id as UTF-8, the only text of Parquet; other bytes of a file's name become a mark."""
     return clip_id.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+WRITERS = {".npy": _write_npy, ".parquet": _write_parquet}
+"""Functions that join shards in one file, by its ending."""

@@ -12,10 +12,10 @@ import numpy as np
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 import hear_axlstm
 from hear_axlstm import Embedder, load_model
+from hear_axlstm.progress import progress
 
 AUDIOSET = {"AudioSet", "AudioSetMini"}  # mteb's names
 CITATION = """@inproceedings{yadav2025axlstms,
@@ -57,7 +57,7 @@ class AxLSTMEncoder(AbsEncoder):
         inputs.collate_fn = lambda rows: {"audio": [row["audio"] for row in rows]}
         quiet = not options.get("show_progress_bar", True)
         scenes = []
-        for batch in tqdm(inputs, desc="embedding", disable=quiet, dynamic_ncols=True):
+        for batch in progress(inputs, "embedding", disable=quiet):
             scenes.append(self.model.embed(batch["audio"]))
         return np.concatenate(scenes)
 
