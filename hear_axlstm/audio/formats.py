@@ -17,6 +17,7 @@ from hear_axlstm.audio.containers.part import Part
 from hear_axlstm.audio.containers.riff import riff_parts
 from hear_axlstm.audio.containers.sized import asf_parts, matroska_parts, mp4_parts
 from hear_axlstm.audio.containers.tags import skip_tags, trailing_tags
+from hear_axlstm.audio.containers.voc import voc_parts
 from hear_axlstm.audio.errors import Fault
 from hear_axlstm.audio.random_access import RandomAccess
 
@@ -38,6 +39,7 @@ PARSERS: dict[str, Callable[[RandomAccess, int, int], list[Part]]] = {
     "FLAC": flac_parts,
     "Ogg": ogg_parts,
     "NIST": nist_parts,
+    "VOC": voc_parts,
     "MP4": mp4_parts,
     "Matroska": matroska_parts,
     "ASF": asf_parts,
@@ -64,10 +66,10 @@ BEGIN_ONCE = {"AMR": 6, "Monkey's Audio": 12, "TTA": 12}
 """First bytes of formats in which these stand nowhere else: where they do, another file begins."""
 
 BY_SNDFILE: tuple[bytes, ...] = (
-    *(b"Creative Voice File", b" paf", b"fap ", b"PVF1", b"Extended Instrument:", b"2BIT"),
+    *(b" paf", b"fap ", b"PVF1", b"Extended Instrument:", b"2BIT"),
     *(b"\x64\xa3", b"\0\1\xa3\x64", b"\0\2\xa3\x64", b"\0\3\xa3\x64", b"ALawSoundFile"),
 )
-"""First bytes of older formats that libsndfile reads: VOC, PAF, PVF, XI, AVR, IRCAM, Psion."""
+"""First bytes of older formats that libsndfile reads: PAF, PVF, XI, AVR, IRCAM, Psion."""
 
 SAVE_AGAIN = "download the file itself again"
 NO_SOUND = "not sound: pass the sound"

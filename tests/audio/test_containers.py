@@ -14,7 +14,7 @@ KINDS = [
     ("WAVEX", "PCM_16"), ("RF64", "PCM_16"), ("W64", "PCM_16"), ("W64", "FLOAT"),
     ("AIFF", "PCM_16"), ("AIFF", "FLOAT"), ("AU", "PCM_16"), ("AU", "FLOAT"), ("CAF", "PCM_16"),
     ("CAF", "ALAC_16"), ("FLAC", "PCM_16"), ("FLAC", "PCM_24"), ("OGG", "VORBIS"),
-    ("OGG", "OPUS"), ("NIST", "PCM_16"), ("SVX", "PCM_16"),
+    ("OGG", "OPUS"), ("NIST", "PCM_16"), ("SVX", "PCM_16"), ("VOC", "PCM_16"),
 ]  # fmt: skip
 BY_FFMPEG = [
     ("mp4", "aac"), ("ipod", "alac"), ("matroska", "aac"), ("webm", "libopus"), ("asf", "wmav2"),
@@ -118,7 +118,7 @@ def test_sound_behind_the_declared_end_is_reported() -> None:
     assert load_audio(zeros).size == 16_000
 
 
-JOINED = [kind for kind in KINDS if kind[1] not in ("IMA_ADPCM", "ULAW")]
+JOINED = [kind for kind in KINDS if kind[1] not in ("IMA_ADPCM", "ULAW") and kind[0] != "VOC"]
 
 
 @pytest.mark.parametrize(("container", "codec"), JOINED)

@@ -15,6 +15,7 @@ FIRST_BYTES: tuple[tuple[str, int, tuple[bytes, ...], int, tuple[bytes, ...]], .
     ("FLAC", 0, (b"fLaC",), 0, ANY),
     ("Ogg", 0, (b"OggS",), 4, (b"\0",)),
     ("NIST", 0, (b"NIST_1A",), 0, ANY),
+    ("VOC", 0, (b"Creative Voice File\x1a",), 0, ANY),
     ("MP4", 4, (b"ftyp", b"moov", b"mdat", b"wide", b"free"), 0, ANY),
     ("Matroska", 0, (b"\x1aE\xdf\xa3",), 0, ANY),
     ("ASF", 0, (ASF_HEADER,), 0, ANY),
