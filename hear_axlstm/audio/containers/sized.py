@@ -38,7 +38,7 @@ def mp4_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
         at += max(size, 8)
     if b"moov" not in names:
         raise Fault(
-            f"truncated: an MP4 (M4A) file without its description of the sound: {COPY_AGAIN}"
+            f"truncated: an MP4 file (M4A: AAC, ALAC) without its table of contents: {COPY_AGAIN}"
         )
     return [Part(start, at if stop - at >= 8 else stop, "MP4 (M4A)", decoder="mov")]
 
