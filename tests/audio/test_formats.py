@@ -53,7 +53,7 @@ def test_a_format_is_known_by_its_content_not_by_its_name(tmp_path: Path) -> Non
 
 def test_a_damaged_mp4_is_named(tmp_path: Path) -> None:
     (tmp_path / "aac.mp3").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(20) + bytes(range(256)) * 40)
-    with pytest.raises(AudioError, match="MP4 file .M4A: AAC"):
+    with pytest.raises(AudioError, match=r"MP4 file \(M4A: AAC"):
         load_audio(tmp_path / "aac.mp3")
 
 
