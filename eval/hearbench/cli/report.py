@@ -13,7 +13,7 @@ from hearbench.run.plan import Plan
 
 
 def report(
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = Path("runs/eval"),
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[OUT]")] = Path("runs/eval"),
 ) -> int:
     """Write the report of the last evaluation: HTML, Markdown, CSV and LaTeX in OUT/report.
 

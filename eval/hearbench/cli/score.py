@@ -17,7 +17,7 @@ from hearbench.stats import AggregateError, Score, paper_score
 
 
 def score(
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = Path("runs/eval"),
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[OUT]")] = Path("runs/eval"),
     *,
     scale: Literal["these", "paper"] | None = None,
     published: PublishedTable | None = None,

@@ -17,7 +17,7 @@ SHOWN = 20  # problems of one task
 
 
 Folder = Annotated[
-    Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")
+    Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER]", help_behavior_hint="")
 ]
 
 
