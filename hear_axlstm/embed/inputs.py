@@ -330,6 +330,8 @@ def _of_mapping(item: Mapping[str, Any], name: str) -> Any:
     rate = item.get("sampling_rate", item.get("sample_rate"))
     array = item.get("array")
     if array is not None and rate is not None:
+        if not isinstance(rate, numbers.Real):
+            raise TypeError(f"{name} has the sampling rate {rate!r}: pass one number of Hz")
         return (array if isinstance(array, Tensor) else np.asarray(array)), rate
     if array is None and item.get("bytes") is not None:
         return item["bytes"]

@@ -79,6 +79,7 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     "nested": (torch.nested.nested_tensor([torch.zeros(800)]), TypeError, "nested"),
     "complex": (SOUND.astype("c8"), TypeError, "NumPy array or a torch.Tensor"),
     "dict": ({"audio": SOUND}, TypeError, "dict with 'audio': pass a dict with 'array' and"),
+    "rate in words": ({"array": SOUND, "sampling_rate": "16k"}, TypeError, "rate '16k': pass one"),
     "rate 0": ((SOUND, 0), ValueError, "sample rate 0: pass 1,000 to"),
     "integers": ((np.zeros(800, "i2"), RATE), TypeError, "32768"),
     "text file": (io.StringIO("text"), TypeError, "open it with mode 'rb'"),
