@@ -98,7 +98,7 @@ def overlaps(
     """
     index = search.Index(_waves(evaluation))
     found = 0
-    with out.open("w", newline="", encoding="utf-8") as file:
+    with out.open("w", buffering=1, newline="", encoding="utf-8") as file:  # whole if stopped
         rows = csv.writer(file)
         rows.writerow(("clip", "evaluation clip", "agreeing pairs", "pairs"))
         for name, wave in _waves((corpus,)):
