@@ -27,11 +27,11 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup validate pretrain ablations table2 table3 table4 table5 eval-all test test-slow test-integrations lint format docs bench clean
+.PHONY: help setup validate pretrain ablations table2 table3 table4 table5 eval-all test test-slow test-integrations test-portable compile-strict sanitize lint format docs bench clean
 
 help: ## This list
 	@echo "make TARGET [SETTING=value ...]"
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "An active virtualenv or conda environment stays untouched: everything goes into ./.venv."
 
 setup: $(READY) ## Make .venv and install everything [PYTHON=python3.11]
@@ -84,6 +84,33 @@ test-integrations: $(READY) ## Install mteb and X-ARES, and run the tests of the
 	@$(PIP) --no-deps -c constraints.txt xares loguru # without torchaudio, which the checker does not need
 	@$(BIN)/python -m pytest -q tests/integrations tests/hearbench/integrations
 	@echo "The integrations work."
+
+NUMERIC := tests/audio/test_mel.py tests/models tests/ops tests/embed
+# What a processor without AVX-512, or without vectors, makes PyTorch, oneDNN and MKL compute by
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
+
+test-portable: $(READY) ## Run the numeric tests as they are, with AVX2, without vectors, and on one thread
+	@for settings in "" "$(AVX2)" "$(PLAIN) HEAR_AXLSTM_BACKEND=torch" "OMP_NUM_THREADS=1"; do \
+	    echo "--- $${settings:-as they are}"; \
+	    env $$settings $(BIN)/python -m pytest -q -m "not slow" $(NUMERIC) || exit 1; done
+	@echo "The numeric tests pass in all four ways."
+
+KERNELS := $(wildcard hear_axlstm/ops/csrc/*.cpp)
+STRICT := -std=c++17 -fPIC -fopenmp-simd -Wall -Wextra -Werror
+
+compile-strict: ## Compile the C++ with all warnings as errors [CXX=clang++]
+	@for file in $(KERNELS); do $(CXX) -O3 $(STRICT) -c $$file -o /dev/null || exit 1; done
+	@echo "$(CXX) has no warnings."
+
+sanitize: $(READY) ## Run the tests of the C++ under the address and undefined-behavior sanitizers [CXX=g++]
+	@rm -rf build/sanitized && mkdir -p build/sanitized && cp -r hear_axlstm build/sanitized
+	@rm -f build/sanitized/hear_axlstm/ops/_cpu*
+	@$(CXX) -O1 -g $(STRICT) -DEACH_CPU= -fsanitize=address,undefined -fno-sanitize-recover=all -shared \
+	    $(KERNELS) -o build/sanitized/hear_axlstm/ops/_cpu.so
+	@PYTHONPATH=build/sanitized ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so)" \
+	    $(BIN)/python -P -m pytest -q --import-mode=append -p no:cacheprovider tests/ops/test_cpu.py tests/ops/test_gemm.py
+	@echo "The sanitizers found nothing."
 
 lint: $(READY) ## Check style and types
 	@$(BIN)/ruff check .

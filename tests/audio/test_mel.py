@@ -17,8 +17,13 @@ FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "mel_torchaudio.npz")
 def test_equals_torchaudio(name: str) -> None:
     found = LogMel()(torch.from_numpy(FIXTURE[name])[None])[0].transpose(0, 1)
     expected = torch.from_numpy(FIXTURE[f"mel_{name}"])
-    # A difference of logarithms is a relative difference of what stands in them.
-    torch.testing.assert_close(found, torch.log(expected + LOG_FLOOR), rtol=0, atol=1e-4)
+    theirs = torch.log(expected.double() + LOG_FLOOR)
+    waveform = torch.from_numpy(FIXTURE[name])[None].double()
+    exact = LogMel().double()(waveform)[0].transpose(0, 1)
+    # In bins far below the loudest, float32 loses digits: torchaudio's own error says how many.
+    rounding = (theirs - exact).abs().max()
+    assert rounding < 2e-2
+    assert (found - theirs).abs().max() < 4 * rounding + 1e-5
 
 
 @pytest.mark.parametrize("samples", [1, 2, 159, 160, 200, 201, 399, 16_000, 1_600_123])

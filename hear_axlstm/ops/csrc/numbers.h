@@ -11,7 +11,8 @@
 #include <utility>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(EACH_CPU)  // from outside, e.g. empty for the sanitizers
+#elif defined(__x86_64__) && defined(__GNUC__)
 #define EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define EACH_CPU
