@@ -104,8 +104,9 @@ def _triton_agrees(device_type: str) -> bool:
     except Exception as error:  # a compiler's errors have any type
         log.warning("the Triton kernels can't be used, PyTorch computes instead: %s", error)
         return False
+    size = max(x.abs().max().item() for x in results[0])  # some gradients nearly cancel
     for expected, found in zip(*results, strict=True):
-        if not (found - expected).abs().max() <= TOLERANCE * expected.abs().max():
+        if not (found - expected).abs().max() <= TOLERANCE * size:
             log.warning("the Triton kernels disagree with PyTorch, which computes instead")
             return False
     return True
