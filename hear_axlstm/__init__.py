@@ -4,7 +4,7 @@
     scene = get_scene_embeddings(audio, model)         # [clips, 960]
     steps, ms = get_timestamp_embeddings(audio, model)  # [clips, steps, 960], [clips, steps]
 
-The API is that of HEAR 2021 (https://hearbenchmark.com/hear-api.html); the model that of
+The API follows HEAR 2021 (https://hearbenchmark.com/hear-api.html), the model
 "AxLSTMs: learning self-supervised audio representations with xLSTMs".
 """
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __version__ = version("hear_axlstm")
 
-# Public names that live elsewhere, imported when they are first used: so the settings and the
-# command line's help come without loading PyTorch.
+# Public names defined elsewhere are imported on first use, so that settings and the command
+# line's help don't load PyTorch.
 _LAZY = {
     "AudioError": "hear_axlstm.audio.io",
     "Classifier": "hear_axlstm.finetune.classifier",
@@ -69,17 +69,17 @@ def load_model(
         model_file_path: name of the weights: ``""`` for the default, a preset for the weights of it
             that ship with the package (``axlstm_tiny``, ``ssast_tiny``), or ``PRESET.TAG``:
             ``axlstm_base.audioset`` for the authors' weights, downloaded when first used;
-            ``axlstm_base.random`` for random ones. Or a safetensors file, a folder that holds
+            ``axlstm_base.random`` for random ones. Or a safetensors file, a folder that contains
             ``model.safetensors``, ``hf://org/repo[@revision][/file]``, or a ``.pth`` checkpoint or
-            run of the reference release. A checksum that is known is verified.
+            run of the reference release. Known checksums are verified.
         weights: "random" gives a preset random weights, as a baseline.
         seed: seed of the random weights.
-        precision: of the large matrix products: "float32"; "bfloat16", faster where the hardware
-            multiplies in it, and close (benchmarks/RESULTS.md); "auto", bfloat16 on such hardware
-            and float32 elsewhere. Embeddings are float32 in any case.
-        layout: what a row of an embedding is: "time", the patches of one moment; "release", rows
-            that mix moments, as the reference release computes them. By default what the file
-            says: "release" if it was converted from there, else "time".
+        precision: type of the large matrix products: "float32"; "bfloat16", faster on hardware that
+            supports it, with small differences (benchmarks/RESULTS.md); "auto", bfloat16 on such
+            hardware and float32 elsewhere. Embeddings are always float32.
+        layout: layout of an embedding's rows: "time", the patches of one moment; "release", rows
+            that mix moments, as in the reference release. The default is recorded in the file:
+            "release" if it was converted from there, else "time".
 
     Returns:
         A module in eval mode with fused weights (`Embedder.fuse`); move it with ``.to(device)``,
@@ -87,7 +87,7 @@ def load_model(
 
     Raises:
         ValueError: for a preset without shipped weights, an unknown option, or a file that is
-            damaged, does not match its checksum, or holds another model.
+            damaged, does not match its checksum, or contains a different model.
         FileNotFoundError: for an unknown name or a missing file, or one that is not in the cache
             when offline.
         OSError: if a download fails or the cache can't be written. `ConnectionError` and
@@ -98,7 +98,7 @@ def load_model(
     from hear_axlstm import checkpoints
     from hear_axlstm.ops.precision import product_dtype
 
-    product_dtype(precision, torch.device("cpu"))  # refuses an unknown one
+    product_dtype(precision, torch.device("cpu"))  # raises if unknown
     model = checkpoints.load_embedder(
         os.fspath(model_file_path), weights=weights, seed=seed, layout=layout
     )
@@ -118,7 +118,7 @@ def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Te
         float32 ``[clips, steps]``, both on the audio's device.
 
     Raises:
-        TypeError, ValueError: for audio of another kind or shape, or with NaN or infinite samples.
+        TypeError, ValueError: for audio of the wrong type or shape, or with non-finite samples.
     """
     import torch
 
@@ -127,7 +127,7 @@ def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Te
 
 
 def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
-    """One embedding a clip: the mean over its time steps.
+    """One embedding per clip: the mean over its time steps.
 
     Args:
         audio: float ``[clips, samples]`` in -1..1 at ``model.sample_rate``, on the model's device.
@@ -137,7 +137,7 @@ def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
         float32 ``[clips, model.scene_embedding_size]`` on the audio's device.
 
     Raises:
-        TypeError, ValueError: for audio of another kind or shape, or with NaN or infinite samples.
+        TypeError, ValueError: for audio of the wrong type or shape, or with non-finite samples.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""`python -m hear_axlstm` is the command `axlstm`."""
+"""Run the command `axlstm` by `python -m hear_axlstm`."""
 
 from hear_axlstm.cli import main
 

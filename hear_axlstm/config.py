@@ -1,6 +1,6 @@
 """Settings of a model as plain data: the mel front end, the encoder and the six presets.
 
-Importing it loads no PyTorch, so that listing presets is instant.
+Importing this module does not load PyTorch, so that listing presets is instant.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ModelConfig:
     """An encoder over masked log-mel patches: AxLSTM, or the SSAST baseline.
 
     Raises:
-        ValueError: for a combination that no model can be built from.
+        ValueError: for an invalid combination of settings.
     """
 
     architecture: Architecture = "axlstm"
@@ -79,11 +79,11 @@ class ModelConfig:
     depth: int = 12
     """Number of blocks."""
     heads: int = 4
-    """mLSTM or attention heads, H."""
+    """Number of mLSTM or attention heads, H."""
     expansion: int = 3
     """AxLSTM: inner width E of a block as a multiple of D (Table 3)."""
     flip: bool = False
-    """AxLSTM: every second block reads the tokens backwards (Table 5)."""
+    """AxLSTM: every second block processes the tokens in reverse order (Table 5)."""
     input_gate: InputGate = "exponential"
     """AxLSTM: activation of the input gate (Table 5)."""
     mlp_ratio: int = 4
@@ -91,12 +91,12 @@ class ModelConfig:
     patch: tuple[int, int] = (4, 16)
     """Frames and mel bins of a patch (Table 4)."""
     window_frames: int = 200
-    """Mel frames that are encoded at once: 2 s."""
+    """Mel frames per encoder window: 2 s."""
     mask_ratio: float = 0.5
-    """Fraction of the patches that pretraining masks."""
+    """Fraction of the patches masked in pretraining."""
     mask_keeps_position: bool = False
-    """Masked patches keep their positions. The reference replaces these too; a transformer, which
-    knows positions by nothing else, then can't tell one masked patch from another."""
+    """Masked patches keep their position embeddings. The reference release replaces these too; a
+    transformer, which has no other source of positions, then can't distinguish masked patches."""
     loss_on: LossOn = "masked"
     """Patches that the reconstruction loss averages over."""
     layout: Layout = "time"
@@ -125,7 +125,7 @@ class ModelConfig:
                 f"{math.prod(self.grid):,} patches, more than {MOST_PATCHES:,}: use a smaller one"
             )
         if type(self.mask_ratio) is not float or not 0.0 < self.mask_ratio < 1.0:
-            raise ValueError(f"mask_ratio={self.mask_ratio!r} must lie between 0 and 1")
+            raise ValueError(f"mask_ratio={self.mask_ratio!r} must be between 0 and 1")
 
     def _check_choice(self, name: str, choices: tuple) -> None:
         if getattr(self, name) not in choices:
@@ -138,7 +138,7 @@ class ModelConfig:
 
     @property
     def patch_size(self) -> int:
-        """Values in one patch, p."""
+        """Number of values in one patch, p."""
         return self.patch[0] * self.patch[1]
 
     @property
@@ -160,7 +160,7 @@ class ModelConfig:
         """Rebuild a config from `to_dict`'s data.
 
         Raises:
-            ValueError: for a setting that this version does not know.
+            ValueError: for an unknown setting.
         """
         values = dict(settings)
         _check_keys(cls, values)
@@ -200,10 +200,10 @@ PRESETS: dict[str, ModelConfig] = {
 
 
 def preset(name: str) -> ModelConfig:
-    """The preset called `name`.
+    """Return the preset with this name.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if there is no preset of that name.
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")

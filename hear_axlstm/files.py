@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, folders with one writer, and fingerprints."""
+"""Atomic file writes, folder locks and fingerprints."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-LAYOUT = "2"  # of what is made from the texts; another one makes it anew
+LAYOUT = "2"  # version of the files made from the texts; changing it rebuilds them
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, which takes its place if nothing fails.
+    """Yield a temporary file next to `path` that replaces it if nothing fails.
 
     Raises:
         OSError: if the disk is full; the message names the file and the remedy.
@@ -35,31 +35,31 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Let "no space left" name the file and say what to do."""
+    """Make a "no space left" error name the file and the remedy."""
     try:
         yield
     except OSError as error:
         if error.errno in DISK_FULL and "free some" not in str(error):
             raise OSError(
                 error.errno,
-                f"no space left to write {path}: free some and run the same command again to "
+                f"no space left to write {path}: free some space and run the same command again to "
                 "resume",
             ) from error
         raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file atomically."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def sole_writer(folder: Path, name: str = "lock") -> Iterator[None]:
-    """Hold a folder so that no other process writes into it.
+    """Lock a folder so that no other process writes into it.
 
     Raises:
-        BlockingIOError: if another process holds it.
+        BlockingIOError: if another process has locked it.
     """
     try:
         with FileLock(folder / name, timeout=0):

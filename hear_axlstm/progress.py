@@ -13,11 +13,11 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 SECONDS_A_LINE = 60.0
-DELAY = 3.0  # seconds before a bar appears that most calls are too short for
+DELAY = 3.0  # seconds before a bar appears in calls that are usually short
 
 
 class LineProgress(Generic[T]):
-    """The part of tqdm that this package uses, writing lines instead of redrawing a bar."""
+    """Subset of tqdm that writes lines instead of redrawing a bar."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class LineProgress(Generic[T]):
             self._write()
 
     def set_postfix_str(self, text: str, refresh: bool = True) -> None:
-        """Text that ends the lines to come."""
+        """Set the text at the end of subsequent lines."""
         self._postfix = text
 
     def close(self) -> None:
@@ -88,14 +88,14 @@ def progress(
     delay: float = 0.0,
     disable: bool = False,
 ) -> Any:
-    """Iterate with a progress bar, or count by `update`; lines where stderr is not a terminal.
+    """Show progress of an iterable, as a bar on a terminal and as lines elsewhere.
 
     Args:
-        iterable: what is iterated; without it, call `update`.
-        desc: what is done, e.g. "embedding".
-        total: number of items, where it is known and `iterable` has no length.
-        unit: of the items, e.g. "clip".
-        initial: items that were done before.
+        iterable: items to iterate over; without it, call `update`.
+        desc: description of the work, e.g. "embedding".
+        total: number of items, if known and `iterable` has no length.
+        unit: unit of the items, e.g. "clip".
+        initial: number of items already done.
         leave: keep the bar, or the last line, at the end.
         delay: seconds before the bar appears.
         disable: show nothing.

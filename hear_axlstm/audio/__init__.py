@@ -1,4 +1,4 @@
-"""Waveforms and their spectrograms: audio files, listings of them, log-mel."""
+"""Audio files, listings of audio files, waveforms and log-mel spectrograms."""
 
 from __future__ import annotations
 

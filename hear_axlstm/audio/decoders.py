@@ -1,7 +1,6 @@
-"""Sound of one part of a file, decoded in blocks of one channel.
+"""Decoders for one part of a file, yielding mono blocks.
 
-libsndfile reads what it reads best: WAV and its relatives, AIFF, AU, CAF, FLAC and Ogg. FFmpeg
-reads the rest.
+libsndfile decodes WAV and its relatives, AIFF, AU, CAF, FLAC and Ogg; FFmpeg decodes the rest.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ SECOND_CHOICE |= {"AU": "au", "Ogg Vorbis": "ogg", "Ogg Opus": "ogg", "Ogg FLAC"
 
 
 class Decoder(Protocol):
-    """The sound of one part."""
+    """Decoder of one part of a file."""
 
     rate: int
     position: int
@@ -43,17 +42,17 @@ class Decoder(Protocol):
 
     @property
     def frames(self) -> int | None:
-        """Samples per channel, where they are known beforehand."""
+        """Number of samples per channel, if known in advance."""
 
     def blocks(self, first: int, last: int | None) -> Iterator[Block]:
         """Samples [first, last) of the mean of all channels."""
 
 
 def open_part(file: RandomAccess, part: Part) -> Decoder:
-    """What decodes a part.
+    """Open the decoder for a part.
 
     Raises:
-        Fault: if no decoder knows what the part holds.
+        Fault: if no decoder supports the part.
     """
     if part.decoder == SNDFILE:
         try:
@@ -68,14 +67,14 @@ def open_part(file: RandomAccess, part: Part) -> Decoder:
 
 
 class SndfileDecoder:
-    """A part that libsndfile reads."""
+    """Decoder for parts that libsndfile reads."""
 
     def __init__(self, file: RandomAccess, part: Part) -> None:
         self.kind, self._slack = part.kind, part.slack
         self._file = soundfile.SoundFile(file.window(part.start, part.stop, part.patches))
         self.rate: int = self._file.samplerate
         self.position = 0
-        # What the header says is checked: `blocks` must find as many
+        # The header's number is checked: `blocks` must find as many
         self.frames: int = max(part.frames or 0, self._file.frames)
 
     def blocks(self, first: int, last: int | None) -> Iterator[Block]:

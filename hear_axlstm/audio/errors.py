@@ -1,4 +1,4 @@
-"""Errors of audio files, in one line that names the file, what was found and a remedy."""
+"""Errors of audio files, each one line that names the file, the problem and a remedy."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ LONGEST_NAME = 200
 
 
 class AudioError(ValueError):
-    """A file that gives no usable audio; the message names the file and the remedy."""
+    """Raised for a file without usable audio; the message names the file and the remedy."""
 
 
 class Fault(Exception):
-    """Reason and remedy of an `AudioError` whose file is named further up."""
+    """Reason and remedy of an `AudioError`; the caller adds the file's name."""
 
 
 def printable(name: str) -> str:
-    """A file name as it can stand in a line of text: escaped where needed, not endless."""
+    """A file name for use in a line of text: escaped if needed, shortened if very long."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
     if len(text) > LONGEST_NAME:
         half = LONGEST_NAME // 2

@@ -1,7 +1,7 @@
-"""Sound of one part of a file, decoded by FFmpeg through PyAV.
+"""Decoding of one part of a file by FFmpeg, through PyAV.
 
-Frames of MPEG audio are passed to FFmpeg's decoder one by one, as their headers delimit them: no
-demuxer guesses how many there are.
+Frames of MPEG audio are passed to FFmpeg's decoder one by one, as delimited by their headers, so
+that their number does not depend on a demuxer's estimate.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from hear_axlstm.audio.containers.part import (
 from hear_axlstm.audio.errors import Fault
 from hear_axlstm.audio.random_access import RandomAccess
 
-PREROLL_FRAMES = 32  # of MPEG, that refer to one another
-MUTE_SHARE = 0.01  # of MPEG frames that may be undecodable: they become silence, as in players
+PREROLL_FRAMES = 32  # MPEG frames decoded before the first, which may refer to them
+MUTE_SHARE = 0.01  # share of MPEG frames that may be undecodable and become silence, as in players
 INTEGERS = {"u1": (128, 128.0), "i2": (0, 2.0**15), "i4": (0, 2.0**31)}
 PROMISES = {"mov", "ape", "wv", "tta"}
 """Demuxers whose duration comes from the header, not from a guess."""
 
 
 class FfmpegDecoder:
-    """A part that FFmpeg demuxes and decodes."""
+    """Decoder for parts that FFmpeg demuxes and decodes."""
 
     def __init__(self, file: RandomAccess, part: Part) -> None:
         self.kind = part.kind
@@ -111,7 +111,7 @@ def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
 
 
 class MpegDecoder:
-    """MPEG audio, frame by frame."""
+    """Decoder for MPEG audio, frame by frame."""
 
     def __init__(self, file: RandomAccess, part: Part, mpeg: MpegFrames) -> None:
         self.kind, self.rate = part.kind, mpeg.rate
@@ -136,7 +136,7 @@ class MpegDecoder:
             number += 1
 
     def _decoded(self, first: int, last: int) -> Iterator[NDArray[np.float32]]:
-        """One block for each frame [first, last), silence for one that is not decodable."""
+        """One block for each frame in [first, last), silence for undecodable ones."""
         mpeg = self._mpeg
         codec = av.AudioCodecContext.create(self._part.decoder, "r")
         assert isinstance(codec, av.AudioCodecContext)

@@ -1,4 +1,4 @@
-"""Formats known by their first bytes: those that are read, and others found in their place."""
+"""File formats recognized by their first bytes, supported or not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PARSERS: dict[str, Callable[[RandomAccess, int, int], list[Part]]] = {
     "Matroska": matroska_parts,
     "ASF": asf_parts,
 }
-"""What finds the sounds in a file, by its container."""
+"""Functions that find the sounds in a file, by container."""
 
 BY_FFMPEG = (
     (b"#!AMR", "AMR", "amr"),
@@ -59,11 +59,11 @@ BY_FFMPEG = (
     (b"\xff\xf9", "AAC", "aac"),
     (b"FLV\1", "FLV", "flv"),
 )
-"""First bytes, name and FFmpeg demuxer of formats that promise no length in bytes."""
+"""First bytes, name and FFmpeg demuxer of formats that don't declare a length in bytes."""
 
 JUNK_BYTES = 1 << 16  # before the first page of Ogg or the head of FLAC
 BEGIN_ONCE = {"AMR": 6, "Monkey's Audio": 12, "TTA": 12}
-"""First bytes of formats in which these stand nowhere else: where they do, another file begins."""
+"""First bytes of formats in which they occur nowhere else: a second match is another file."""
 
 BY_SNDFILE: tuple[bytes, ...] = (
     *(b" paf", b"fap ", b"PVF1", b"Extended Instrument:", b"2BIT"),
@@ -117,10 +117,10 @@ OTHER_TEXT = (
 
 
 def find_parts(file: RandomAccess) -> list[Part]:
-    """The sounds in a file, one after the other; [] where its format is not known.
+    """Find the sounds in a file, in order; [] if its format is unknown.
 
     Raises:
-        Fault: if one is shorter than its container promises.
+        Fault: if one is shorter than its container declares.
     """
     at = skip_tags(file, 0, file.size)
     stop = trailing_tags(file, at, file.size)
@@ -167,7 +167,7 @@ def _behind_junk(file: RandomAccess, at: int, stop: int) -> list[Part]:
 
 
 def _split_at_magic(file: RandomAccess, part: Part) -> list[Part]:
-    """The part, and those of further files that are joined to it."""
+    """Split a part where further files are joined to it."""
     parts = []
     magic = file.at(part.start, BEGIN_ONCE.get(part.kind, 0))
     while magic and (at := file.find(magic, part.start + len(magic), part.stop)) >= 0:
@@ -177,7 +177,7 @@ def _split_at_magic(file: RandomAccess, part: Part) -> list[Part]:
 
 
 def describe_other(head: bytes) -> str | None:
-    """What a file is that is not sound, and what to do; None if that is not known."""
+    """Describe a file that is not audio, with a remedy; None if its format is unknown."""
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return f"a picture (WebP), {NO_SOUND}"
     for magic, description in OTHER_BINARY:
@@ -192,13 +192,13 @@ def describe_other(head: bytes) -> str | None:
 
 
 def fault_of_unknown(file: RandomAccess) -> Fault:
-    """Why a file whose format is not known gives no sound."""
+    """The fault of a file whose format is unknown or not audio."""
     head = file.at(0, 1 << 12)
     if not any(head):
         return Fault(
-            "not decodable: nothing but zero bytes, left by an interrupted transfer: copy it again"
+            "not decodable: only zero bytes, left by an interrupted transfer: copy it again"
         )
-    description = describe_other(head) or f"no known audio format: {CONVERT}"
+    description = describe_other(head) or f"unknown audio format: {CONVERT}"
     return Fault(f"not decodable: {description}")
 
 

@@ -1,4 +1,4 @@
-"""Audio files in: decoded, mixed to one channel, resampled to the model's rate."""
+"""Loading audio files: decoding, mixing to one channel and resampling to the model's rate."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ def load_audio(
 ) -> NDArray[np.float32]:
     """Decode a file, or a span of it, to one channel at `sample_rate`.
 
-    A file is known by its content, whatever its name, and decoded to its end: recordings that
-    are joined end to end are read one after the other, and a file with less sound than its
-    container promises is refused. Channels are averaged; other rates go through soxr's
+    The format is detected from the content, whatever the file's name, and the file is decoded to
+    its end: concatenated recordings are read one after the other, and a file with less sound than
+    its container declares is refused. Channels are averaged; other rates are converted by soxr's
     high-quality resampler. Formats: docs/formats.md.
 
     Args:
         source: path of the file, its content, or an open binary file, which is read from its
             beginning.
-        sample_rate: of the result, in Hz.
-        start: where the span begins, in seconds.
-        end: where it ends, by default with the file; a file that ends earlier ends the span.
-        longest: refuse what is longer, in seconds, before it takes memory; by default a day.
+        sample_rate: sample rate of the result, in Hz.
+        start: start of the span in seconds.
+        end: end of the span in seconds, by default the end of the file; clipped to it.
+        longest: maximum duration in seconds, by default a day; checked before memory is allocated.
 
     Returns:
         Samples [n], n >= 1, all finite; full scale is 1.
 
     Raises:
-        AudioError: if the file is missing, not decodable, cut off, empty, or holds NaN or infinite
-            samples.
-        TypeError: if the source is none of path, bytes and file.
+        AudioError: if the file is missing, not decodable, truncated or empty, or contains NaN or
+            infinite samples.
+        TypeError: if the source is not a path, bytes or a file.
     """
     name = printable(source_name(source))
     try:
@@ -70,23 +70,23 @@ def load_audio(
         why = error.strerror or error
         raise AudioError(f"{name}: not readable ({why}): check the disk or network") from error
     if not mono.size:
-        raise AudioError(f"{name}: empty, no samples: export it again")
+        raise AudioError(f"{name}: contains no samples: export it again")
     if not np.isfinite(mono).all():
-        raise AudioError(f"{name}: holds NaN or infinite samples: export it again")
+        raise AudioError(f"{name}: contains NaN or infinite samples: export it again")
     return mono
 
 
 def _check_span(sample_rate: int, start: float, end: float | None) -> None:
     if sample_rate < 1:
-        raise Fault(f"sample_rate={sample_rate}: give the rate of the result in Hz")
+        raise Fault(f"sample_rate={sample_rate}: give a sample rate in Hz")
     if not 0 <= start < math.inf:
-        raise Fault(f"start={start}: give the beginning of the span in seconds, 0 or more")
+        raise Fault(f"start={start}: give the start of the span in seconds, 0 or more")
     if end is not None and not start < end:
         raise Fault(f"end={end}: give an end after the start, {start} s")
 
 
 def _blocks(file: RandomAccess, start: float, end: float | None, longest: float) -> Iterator[Block]:
-    """The mean of the channels of all parts, within [start, end) of their common time."""
+    """Yield the channel mean of all parts in order, from `start` to `end` seconds."""
     parts = find_parts(file)
     if not parts:
         raise fault_of_unknown(file)
@@ -120,4 +120,4 @@ def _blocks(file: RandomAccess, start: float, end: float | None, longest: float)
 def _check_length(seconds: float, longest: float) -> None:
     if seconds > longest:
         length = f"{seconds / 3600:.2f} hours" if seconds >= 360 else f"{seconds:.1f} s"
-        raise Fault(f"too long, {length} or more: cut it, or list spans of it")
+        raise Fault(f"too long, {length} or more: split it, or list spans of it in a CSV")

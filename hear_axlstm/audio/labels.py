@@ -23,16 +23,16 @@ SHOWN = 10  # lines or names that a message lists
 
 
 class LabelsError(ValueError):
-    """Labels that can't be learned from; the message names the remedy."""
+    """Raised for unusable labels; the message names the remedy."""
 
 
 class LabeledRow(NamedTuple):
-    """A clip with its labels, and what else its row says."""
+    """A labeled clip with the split and fold of its row."""
 
     line: int
     clip: AudioClip
     split: str
-    """One of SPLITS; empty where the row does not say."""
+    """One of SPLITS; empty if the row does not specify one."""
     fold: str
 
 
@@ -55,9 +55,9 @@ def read_labeled(
 
     Args:
         file: CSV or TSV; paths are relative to it, see `TableSource`.
-        column: of the labels; the default also finds labels, category or class.
-        separator: of several labels in one value; None takes the value for one label.
-        path_column: by default a usual name such as path or filename.
+        column: column of labels; the default also finds labels, category or class.
+        separator: separator of several labels in one value; None for a single label per value.
+        path_column: column of paths; by default a usual name such as path or filename.
 
     Raises:
         TableError, SourceError, LabelsError: for a file or a row that can't be used.
@@ -84,20 +84,20 @@ def read_labeled(
         split = row.values.get("split", "").lower()
         split = SYNONYMS.get(split, split)
         if split not in (*SPLITS, ""):
-            raise LabelsError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
+            raise LabelsError(f"{where}: split {split!r} is not one of {', '.join(SPLITS)}")
         clip = replace(clip, labels=labels)
         rows.append(LabeledRow(row.line, clip, split, row.values.get("fold", "")))
     if unlabeled:
         rows_have = "row has" if len(unlabeled) == 1 else "rows have"
         raise LabelsError(
             f"{file}: {len(unlabeled)} {rows_have} no {name!r}, in line "
-            f"{shown(unlabeled)}: fill the column in, or take them out"
+            f"{shown(unlabeled)}: fill in the column, or remove these lines"
         )
     return LabeledTable(_distinct(rows, file, separator is not None), table.columns)
 
 
 def warn_of_separator(rows: Sequence[LabeledRow], separator: str) -> None:
-    """Warn if labels look as if they were separated by something else."""
+    """Warn if labels seem to use a different separator."""
     labels = [name for row in rows for name in row.clip.labels]
     for other in (",", ";", "|"):
         holders = sum(other in label for label in labels)
@@ -105,7 +105,7 @@ def warn_of_separator(rows: Sequence[LabeledRow], separator: str) -> None:
             if any(len(row.clip.labels) > 1 for row in rows):
                 continue  # the separator is in use
             log.warning(
-                "no label holds the separator %r, but %d of %d hold %r, e.g. %r: "
+                "no label contains the separator %r, but %d of %d contain %r, e.g. %r: "
                 "pass --separator '%s' if it separates labels",
                 separator,
                 holders,
@@ -117,7 +117,7 @@ def warn_of_separator(rows: Sequence[LabeledRow], separator: str) -> None:
 
 
 def shown(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """List the first names and the number of further ones."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
@@ -135,7 +135,7 @@ def _label_column(source: TableSource, column: str) -> str:
 
 
 def _labels(text: str, separator: str | None) -> tuple[str, ...] | None:
-    """The labels of a row; None if it has none though it should."""
+    """The labels of a row; None if required labels are missing."""
     if text.lower() == "nan" or not (text or separator):
         return None
     if separator is None:
@@ -144,7 +144,7 @@ def _labels(text: str, separator: str | None) -> tuple[str, ...] | None:
 
 
 def _distinct(rows: Sequence[LabeledRow], file: Path, joins: bool) -> list[LabeledRow]:
-    """Rows without repetitions; labels of one clip are joined where it may have several."""
+    """Remove repeated rows; if several labels are allowed, merge those of one clip."""
     first: dict[tuple[object, ...], int] = {}
     kept: list[LabeledRow] = []
     repeated = 0

@@ -1,4 +1,4 @@
-"""The one folder listing: linked folders followed once, unreadable ones named, the rest counted."""
+"""Folder listing: follows linked folders once, reports unreadable ones, counts other files."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from dataclasses import dataclass, field
 
 from hear_axlstm.audio.io import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
 
-SHOWN = 5  # endings that a message lists
+SHOWN = 5  # file extensions that a message lists
 
 
 class SourceError(ValueError):
-    """There is no audio where it was looked for; the message names the remedy."""
+    """Raised for a source without audio; the message names the remedy."""
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """An input that gives no clip."""
+    """An input that was skipped, with the reason."""
 
     id: str
     reason: str
     transient: bool = False
-    """Whether the same input may work the next time: a connection that broke."""
+    """Whether the same input may work on a retry, for example after a broken connection."""
 
     @property
     def kind(self) -> str:
-        """The reason without particulars, to count by."""
+        """The reason without details, for counting."""
         return re.split("[:,(]|after [0-9]", self.reason)[0].strip()
 
 
 @dataclass
 class Listing:
-    """What lies below a folder; paths are relative to it, with slashes."""
+    """The files below a folder; paths are relative to it, with slashes."""
 
     files: list[str] = field(default_factory=list)
-    """Audio files, by their endings."""
+    """Audio files, identified by their extensions."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Folders that can't be read, and why."""
     others: Counter[str] = field(default_factory=Counter)
-    """Other files, counted by their endings; hidden ones are not."""
+    """Number of other files by extension; hidden files are ignored."""
 
     def others_text(self) -> str:
-        """The other files in words."""
+        """Describe the other files for a message."""
         shown = [f"{n:,} {ending or 'without ending'}" for ending, n in self.others.most_common()]
         more = f" and {len(shown) - SHOWN} more endings" if len(shown) > SHOWN else ""
         files = "file" if self.others.total() == 1 else "files"
         return f"{self.others.total():,} other {files} ({', '.join(shown[:SHOWN])}{more})"
 
     def hint(self) -> str:
-        """What there is instead of audio, for an error."""
+        """Describe the folder's content for an error if there is no audio."""
         found = [self.others_text()] if self.others else []
         found += [f"{folder}: {reason}" for folder, reason in list(self.unreadable.items())[:SHOWN]]
         text = f", but {'; '.join(found)}" if found else ""
@@ -67,14 +67,14 @@ class Listing:
 
 
 def may_be_audio(path: str) -> bool:
-    """Whether a file looks like audio by its name; hidden ones (``._a.wav``) never do."""
+    """Whether a file's name looks like audio; hidden files (``._a.wav``) never do."""
     name = os.path.basename(path)
     suffix = os.path.splitext(name)[1].lower()
     return suffix in AUDIO_SUFFIXES | OTHER_AUDIO_SUFFIXES and not name.startswith(".")
 
 
 def list_folder(folder: str) -> Listing:
-    """All audio files below a folder, sorted by path."""
+    """List all audio files below a folder, sorted by path."""
     listing = Listing()
     for path, error in _walk(folder):
         if error is not None:
@@ -88,13 +88,13 @@ def list_folder(folder: str) -> Listing:
 
 
 def find_by_name(folder: str, names: Sequence[str]) -> dict[str, str]:
-    """Where files are that a table in `folder` lists by plain names, if none is beside it.
+    """Find the files that a table in `folder` lists by bare names.
 
-    They are looked for below the folder and in folders beside it that have "audio" in their name,
-    as in ESC-50, FSD50K and UrbanSound8K.
+    Searches the folder and sibling folders with "audio" in their name, as in ESC-50, FSD50K and
+    UrbanSound8K.
 
     Returns:
-        Paths by name, and by name without ending; names that two files have are left out.
+        Paths by name, and by name without extension; names shared by two files are left out.
     """
     names = [name for name in names if name]
     if any("/" in name or os.path.lexists(os.path.join(folder, name)) for name in names):
@@ -117,7 +117,7 @@ def find_by_name(folder: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def match_pattern(pattern: str) -> list[str]:
-    """The files that a pattern matches, sorted; without ``**``, also the folders."""
+    """List the files that a pattern matches, sorted; without ``**``, also folders."""
     if "**" not in pattern:
         return sorted(glob.glob(pattern))
     pieces = pattern.split("/")
@@ -130,9 +130,9 @@ def match_pattern(pattern: str) -> list[str]:
 
 
 def _walk(top: str) -> Iterator[tuple[str, str | None]]:
-    """Files below a folder, and folders that can't be read with the reason.
+    """Yield the files below a folder, and unreadable folders with the reason.
 
-    Linked folders come last, so that each folder appears once, under its own name if it has one.
+    Linked folders come last, so that each folder appears once, under its own name if possible.
     """
     seen: set[tuple[int, int]] = set()
     folders, linked = deque([""]), deque[str]()

@@ -1,7 +1,7 @@
-"""The one decode-ahead loader: files become samples in the background, in order, bounded.
+"""Decode-ahead loader: decodes files in the background, in order and in bounded memory.
 
-`map_ahead` is the loop. `decode_ahead` decodes clips by it in threads, packing extracts features by
-it in processes, and training makes its next batch by it.
+All commands share the loop `map_ahead`: `decode_ahead` uses it to decode clips in threads, packing
+to extract features in processes, and training to prepare the next batch.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from hear_axlstm.audio.io import AudioError
 from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import AudioClip
 
-AHEAD = 8  # clips in flight for each worker
-LONGEST = 3600.0  # seconds; bounds the memory of a worker
+AHEAD = 8  # clips in flight per worker
+LONGEST = 3600.0  # seconds; bounds a worker's memory
 SILENCE = 1e-4  # peak in full scale, -80 dB: three steps of 16-bit audio
 MAX_AMPLITUDE = 1e15  # the power of louder samples overflows float32
-WINDOW_SECONDS = 0.025  # of the front end; what is shorter has no spectrum
-HELD_SAMPLES = 16_000 * 600  # decoded and waiting: no more clips are begun
-HELD_BYTES = 1 << 28  # of files read from tars that are in flight
+WINDOW_SECONDS = 0.025  # of the front end; shorter clips have no spectrum
+HELD_SAMPLES = 16_000 * 600  # decoded and waiting; no further clips are started above this
+HELD_BYTES = 1 << 28  # bytes of files read from tars that are in flight
 
 Key = TypeVar("Key")
 Item = TypeVar("Item")
@@ -37,7 +37,7 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class Decoded:
-    """The samples of one clip."""
+    """A decoded clip."""
 
     id: str
     waveform: NDArray[np.float32]
@@ -47,7 +47,7 @@ class Decoded:
 def decode(
     clip: AudioClip | Skipped, sample_rate: int, longest: float | None = LONGEST
 ) -> Decoded | Skipped:
-    """The samples of a clip, or why there are none; never raises."""
+    """Decode a clip, or return why that failed; never raises."""
     if isinstance(clip, Skipped):
         return clip
     try:
@@ -56,11 +56,11 @@ def decode(
         name = printable(clip.source) if isinstance(clip.source, str) else "audio"
         return Skipped(clip.id, str(error).removeprefix(f"{name}: "))
     except Exception as error:  # one strange file must not stop millions
-        return Skipped(clip.id, f"fails with {type(error).__name__} ({error})")
+        return Skipped(clip.id, f"failed with {type(error).__name__} ({error})")
 
 
 def fault(waveform: NDArray[np.float32], sample_rate: int) -> str | None:
-    """Why samples are not worth an embedding: too short, silent, or too loud; None if they are."""
+    """Why samples are unusable (too short, silent or too loud), or None if they are usable."""
     shortest = round(WINDOW_SECONDS * sample_rate)
     if waveform.size < shortest:
         return f"too short: {waveform.size} samples, one window needs {shortest}"
@@ -74,7 +74,7 @@ def fault(waveform: NDArray[np.float32], sample_rate: int) -> str | None:
 def decode_usable(
     clip: AudioClip | Skipped, sample_rate: int, longest: float | None = LONGEST
 ) -> Decoded | Skipped:
-    """As `decode`, but clips with a `fault` are skipped as well."""
+    """Decode a clip like `decode`, but also skip clips with a `fault`."""
     found = decode(clip, sample_rate, longest)
     if isinstance(found, Decoded) and (reason := fault(found.waveform, sample_rate)):
         return Skipped(found.id, reason)
@@ -90,10 +90,10 @@ def decode_ahead(
     """Decode clips in threads, in order.
 
     Args:
-        jobs: clips, each with a key that comes back with it.
-        work: decodes one clip, e.g. by `decode`.
-        threads: number of files that are decoded at the same time.
-        held_samples: number of decoded samples that may wait; bounds memory.
+        jobs: clips, each with a key that is returned with it.
+        work: function that decodes one clip, e.g. `decode`.
+        threads: number of files decoded at the same time.
+        held_samples: maximum number of decoded samples that wait; bounds memory.
     """
 
     def keyed(job: tuple[Key, AudioClip | Skipped]) -> tuple[Key, Decoded | Skipped]:
@@ -114,16 +114,16 @@ def map_ahead(
     size: Callable[[Result], int] | None = None,
     held: int = 0,
 ) -> Generator[Result]:
-    """Like ``map(work, items)`` in a pool, in order, and never far ahead of what is taken.
+    """Ordered ``map(work, items)`` in a pool, with a bounded number of items in flight.
 
     Args:
-        work: what is done with each item; its error is raised where its result would have come.
-        items: taken one at a time, when there is room; contents of files that come with them are
-            bounded by `HELD_BYTES`, but for the last one.
-        pool: does the work; not shut down, but what has not begun is cancelled.
-        ahead: items that are in flight at the most.
-        size: how much a result that waits counts.
-        held: sum of sizes that may wait before more items are begun; 0 sets no bound.
+        work: function applied to each item; its error is raised in place of its result.
+        items: consumed one at a time, when there is room; file contents in them are bounded by
+            `HELD_BYTES`, except for the last one.
+        pool: executor; it is not shut down, but pending work is cancelled.
+        ahead: maximum number of items in flight.
+        size: size of a waiting result.
+        held: sum of sizes of waiting results above which no item is started; 0 for no bound.
     """
     items, waiting = iter(items), deque[tuple[Future[Result], int]]()
 
@@ -155,7 +155,7 @@ def map_ahead(
 
 
 def _content(item: object) -> int:
-    """Bytes of a file's content inside a job, a pair of a key and a clip."""
+    """Size in bytes of the file content in a job, a pair of a key and a clip."""
     clip = item[1] if isinstance(item, tuple) and len(item) == 2 else item
     if isinstance(clip, AudioClip) and isinstance(clip.source, bytes):
         return len(clip.source)
@@ -165,7 +165,7 @@ def _content(item: object) -> int:
 def prefetch(make: Callable[[int], Batch], first: int, end: int) -> Iterator[Batch]:
     """Yield ``make(step)`` for the steps `first` <= step < `end`, each made one ahead in a thread.
 
-    An error in `make` is raised where its batch would have come.
+    An error in `make` is raised in place of its batch.
     """
     with ThreadPoolExecutor(1) as pool, closing(map_ahead(make, range(first, end), pool, 1)) as got:
         yield from got

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from hear_axlstm.config import MelConfig
 
 LOG_FLOOR = torch.finfo(torch.float32).eps  # added before the logarithm: silence is log(2^-23)
-STD_FLOOR = 1e-8  # keeps a silent clip finite
-FLOAT32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever is the default
+STD_FLOOR = 1e-8  # avoids division by zero for a silent clip
+FLOAT32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
 FRAMES_PER_PASS = 8192  # bounds the spectrum held at once to about 25 MB, whatever the length
 
 
 class Statistics(NamedTuple):
-    """What log-mel is standardized by, where that is not the clip's own."""
+    """Mean and standard deviation used to standardize log-mel, instead of the clip's own."""
 
     mean: float
     std: float
@@ -30,10 +30,10 @@ class Statistics(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Statistics:
-        """Checked mean and standard deviation.
+        """Validate a pair of mean and standard deviation.
 
         Raises:
-            ValueError: if they are no such pair.
+            ValueError: if the values are not such a pair.
         """
         try:
             mean, std = (float(value) for value in values)
@@ -48,7 +48,7 @@ class Statistics(NamedTuple):
 
 
 def frame_count(samples: int, config: MelConfig) -> int:
-    """Frames of a clip, T = 1 + n // hop: frame i is centered on sample i * hop."""
+    """Number of frames of a clip, T = 1 + n // hop; frame i is centered on sample i * hop."""
     return 1 + samples // config.hop_length
 
 
@@ -57,7 +57,7 @@ class LogMel(nn.Module):
 
     Equals ``log(torchaudio.transforms.MelSpectrogram(...) + eps)`` with torchaudio's defaults:
     HTK scale, no filter normalization, periodic Hann window, centered frames, reflected edges.
-    Always in float32: neither the default dtype and device nor autocast of the caller change it.
+    Always in float32, regardless of the caller's default dtype, default device and autocast.
     """
 
     window: Tensor
@@ -71,7 +71,7 @@ class LogMel(nn.Module):
         self.register_buffer("filterbank", mel_filterbank(config), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Log-mel of whole clips.
+        """Compute the log-mel of whole clips.
 
         Args:
             waveform: float32 ``[B, n]`` at ``config.sample_rate``, n >= 1.
@@ -81,7 +81,7 @@ class LogMel(nn.Module):
         """
         c = self.config
         samples, edge = waveform.shape[-1], c.n_fft // 2
-        # A reflected edge needs more samples than it is wide: silence follows a shorter clip.
+        # A reflected edge needs more samples than its width: shorter clips are padded with silence.
         waveform = nn.functional.pad(waveform, (0, max(0, edge + 1 - samples)))
         padded = nn.functional.pad(waveform, (edge, edge), mode="reflect")
         frames_BTn = padded.unfold(-1, c.n_fft, c.hop_length)[:, : frame_count(samples, c)]
@@ -89,7 +89,7 @@ class LogMel(nn.Module):
         return torch.cat([self.of_frames(frames) for frames in passes], dim=1)
 
     def of_frames(self, frames_BTn: Tensor) -> Tensor:
-        """Log-mel ``[B, T, F]`` of frames that are cut already, ``[B, T, n_fft]``."""
+        """Compute the log-mel ``[B, T, F]`` of frames ``[B, T, n_fft]`` of the waveform."""
         with _without_autocast(frames_BTn.device.type):
             spectrum = torch.view_as_real(torch.fft.rfft(frames_BTn * self.window))
             power = spectrum.square().sum(-1)
@@ -97,7 +97,7 @@ class LogMel(nn.Module):
 
 
 def _without_autocast(device: str) -> AbstractContextManager[object]:
-    """Turn autocast off where it is on; elsewhere nothing, which exporters prefer in a graph."""
+    """Turn autocast off if it is on; otherwise do nothing, so that exported graphs stay clean."""
     if torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
@@ -106,7 +106,7 @@ def _without_autocast(device: str) -> AbstractContextManager[object]:
 def standardize(log_mel_BTF: Tensor, statistics: Statistics | None = None) -> Tensor:
     """Shift and scale each clip to zero mean and unit (unbiased) standard deviation.
 
-    The statistics run over all frames and bins of the whole clip, unless they are given.
+    The statistics are computed over all frames and bins of the whole clip, unless given.
     """
     if statistics is not None:
         return (log_mel_BTF - statistics.mean) / (statistics.std + STD_FLOOR)
@@ -116,7 +116,7 @@ def standardize(log_mel_BTF: Tensor, statistics: Statistics | None = None) -> Te
 
 def mel_filterbank(config: MelConfig) -> Tensor:
     """Triangular filters on the HTK mel scale, float32 ``[n_fft // 2 + 1, F]``, peak 1."""
-    # In float32 like torchaudio: the filters' edges then agree to the last digit but one.
+    # In float32 like torchaudio, so that the filters' edges agree almost to the last digit.
     hz = torch.linspace(0, config.sample_rate / 2, config.n_fft // 2 + 1, **FLOAT32)
     low, high = _hz_to_mel(config.f_min), _hz_to_mel(config.f_max)
     edge_mel = torch.linspace(low, high, config.n_mels + 2, **FLOAT32)

@@ -19,7 +19,7 @@ CHECK_PATH = "check the path"
 
 
 def source_name(source: object) -> str:
-    """What a message calls the source: its path where it has one, else ``audio``."""
+    """Name of the source in messages: its path if it has one, else ``audio``."""
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
     name = getattr(source, "name", None)
@@ -28,11 +28,11 @@ def source_name(source: object) -> str:
 
 @contextmanager
 def open_source(source: AudioSource) -> Iterator[BinaryIO]:
-    """A seekable binary file of the whole source; a file object given is left open.
+    """Open the whole source as a seekable binary file; a file object passed in is left open.
 
     Raises:
         Fault: if the source is missing, not a regular file, not readable or empty.
-        TypeError: if it is none of path, bytes and file object.
+        TypeError: if it is not a path, bytes or a file object.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         yield _not_empty(io.BytesIO(source))
@@ -74,7 +74,7 @@ def _why_not_opened(path: str | os.PathLike[str], error: OSError) -> str:
     if error.errno == errno.ENAMETOOLONG:
         return f"no such file, its path is too long for this system: {CHECK_PATH}"
     if error.errno == errno.ELOOP:
-        return "a symbolic link that leads back to itself: replace it by the file"
+        return "a symbolic link that leads back to itself: replace it with the file"
     if isinstance(error, PermissionError):
         return "no permission to read it: change its mode or that of its folder"
     if isinstance(error, FileNotFoundError) and os.path.islink(path):
@@ -87,7 +87,7 @@ def _why_not_opened(path: str | os.PathLike[str], error: OSError) -> str:
 
 
 def _seekable(file: Any) -> BinaryIO:
-    """The file itself, or what is left in it where it can't seek."""
+    """The file itself, or a copy of its remaining content if it can't seek."""
     try:
         if isinstance(file, io.TextIOBase):
             raise Fault('opened as text: open it with mode "rb"')
@@ -100,7 +100,7 @@ def _seekable(file: Any) -> BinaryIO:
     except (OSError, ValueError) as error:  # closed, or opened for writing
         raise Fault(f"not readable ({error}): open the file for reading") from error
     if not isinstance(data, bytes):
-        raise Fault(f'read() gives {type(data).__name__}: open it with mode "rb"')
+        raise Fault(f'read() returns {type(data).__name__}: open it with mode "rb"')
     return io.BytesIO(data)
 
 

@@ -1,4 +1,4 @@
-"""Bytes of a file by position, read in blocks and searched; windows that look like files."""
+"""Random access to a file's bytes: buffered reads, searches, and windows that act as files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RandomAccess:
         self._first, self._block = 0, b""
 
     def at(self, position: int, count: int) -> bytes:
-        """`count` bytes from `position`; fewer where the file ends."""
+        """Read `count` bytes from `position`; fewer at the end of the file."""
         offset = position - self._first
         if offset < 0 or offset + count > len(self._block):
             self.file.seek(position)
@@ -54,14 +54,14 @@ class RandomAccess:
         return -1
 
     def window(self, start: int, stop: int, patches: tuple[Patch, ...] = ()) -> BinaryIO:
-        """A file that holds the bytes [start, stop), with `patches` in their places."""
+        """Return a file with the bytes [start, stop), with `patches` applied."""
         window = _Window(self, start, stop, patches)
         return io.BufferedReader(window, BLOCK_BYTES)
 
     def check(self) -> None:
-        """Raise the error that a decoder met while it read from a window, if there was one.
+        """Raise the error that occurred while a decoder read from a window, if any.
 
-        Libraries written in C call back for their bytes, and can't pass exceptions on.
+        C libraries read through callbacks and can't propagate exceptions.
         """
         if self.error is not None:
             raise self.error

@@ -1,8 +1,8 @@
-"""Where audio comes from: files, folders, patterns, CSVs, tars or standard input become clips.
+"""Audio sources: files, folders, patterns, CSVs, tars and standard input as lists of clips.
 
 Every command lists its audio here. A source lists its clips in a fixed order, without decoding
-them, in groups that become one shard each. Groups are made when asked for and not kept: millions
-of clips don't have to fit in memory.
+them, in groups that become one shard each. Groups are created lazily, so that millions of clips
+don't have to fit in memory.
 """
 
 from __future__ import annotations
@@ -49,23 +49,23 @@ class AudioClip:
 
     id: str
     source: str | bytes
-    """Path of the file, or its content."""
+    """Path or content of the file."""
     start: float = 0.0
     """Seconds."""
     end: float | None = None
-    """Seconds; None is the end of the file."""
+    """End in seconds; None means the end of the file."""
     labels: tuple[str, ...] = ()
-    """Classes, where they are known."""
+    """Classes, if known."""
 
     def decode(self, sample_rate: int, longest: float | None = None) -> NDArray[float32]:
-        """Mono samples ``[n]`` at `sample_rate`.
+        """Decode the clip to mono samples ``[n]`` at `sample_rate`.
 
         Args:
-            sample_rate: in Hz.
-            longest: seconds that a clip may have.
+            sample_rate: sample rate in Hz.
+            longest: maximum duration in seconds.
 
         Raises:
-            AudioError: if the file gives no usable audio.
+            AudioError: if the file has no usable audio.
         """
         return load_audio(self.source, sample_rate, self.start, self.end, longest)
 
@@ -76,36 +76,35 @@ class ShardSpec:
 
     clips: Iterable[AudioClip | Skipped]
     size: int | None
-    """Number of clips, where it is known without reading them."""
+    """Number of clips, if known without reading them."""
     inputs: Callable[[], Iterable[str]]
     """What the shard is made from, as text that changes when a file does."""
 
 
 class Source(Protocol):
-    """Clips in a fixed order."""
+    """A source of clips in a fixed order."""
 
     name: str
-    """Absolute, so that two sources don't get mixed up."""
+    """Absolute name, to distinguish sources."""
 
     def shards(self, size: int | None = None) -> Iterator[ShardSpec]:
-        """All clips, shard by shard; of single files, `size` make one."""
+        """All clips, shard by shard; single files are grouped into shards of `size`."""
 
     def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
-        """About `size` clips that stand for the rest, and how many there are in all."""
+        """About `size` representative clips, and the total number of clips."""
 
 
 def open_source(
     inputs: str | Path | Sequence[str | Path], path_column: str | None = None
 ) -> Source:
-    """The source that one or several inputs mean.
+    """Open one or several inputs as one source.
 
     Args:
         inputs: audio files, folders, patterns such as ``a/**/*.flac``, CSV or TSV files, WebDataset
             tars (paths or URLs, with braces to expand), or ``-`` for paths on standard input. A
-            clip's id is its path below the folder, its row's path, or its name in the tar; where
-            there are several inputs, that follows the input's own name. The id of a single file is
-            its path.
-        path_column: of CSV files; by default a usual name such as path or filename.
+            clip's id is its path below the folder, its row's path, or its name in the tar; with
+            several inputs, the input's own name precedes it. The id of a single file is its path.
+        path_column: column of paths in CSV files; by default a usual name such as path or filename.
 
     Raises:
         SourceError, TableError: if an input does not exist or lists no clips.
@@ -138,7 +137,7 @@ def _open(text: str, path_column: str | None) -> Source:
 
 
 def _expand(text: str) -> Iterator[tuple[bool, str]]:
-    """An input as single files (True) and sources of several (False)."""
+    """Expand an input into single files (True) and sources of several clips (False)."""
     is_tar = text.lower().endswith(TAR_SUFFIXES)
     if text == STDIN:
         yield from ((True, path) for path in _listed())
@@ -167,19 +166,19 @@ def _is_input(path: str) -> bool:
 
 
 def _listed() -> list[str]:
-    """Paths on standard input, one a line or separated by NUL, as `find -print0` writes them."""
+    """Read paths from standard input, one per line or NUL-separated as from `find -print0`."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise SourceError("standard input can't be shared by the processes of torchrun: use a CSV")
     content = sys.stdin.buffer.read()
     lines = content.split(b"\0") if b"\0" in content else content.splitlines()
     paths = [os.fsdecode(line) for line in lines if line.strip()]
     if not paths:
-        raise SourceError("standard input lists no files: write one path a line")
+        raise SourceError("standard input lists no files: write one path per line")
     return paths
 
 
 class SingleFiles:
-    """What sources of single files have in common; `clips` and `__len__` make the difference."""
+    """Base class of sources of single files; subclasses define `clips` and `__len__`."""
 
     def clips(self) -> Iterator[AudioClip | Skipped]:
         """All clips, in a fixed order."""
@@ -189,7 +188,7 @@ class SingleFiles:
         raise NotImplementedError
 
     def shards(self, size: int | None = None) -> Iterator[ShardSpec]:
-        """All clips, `size` at a time; by default as many as a shard of a pack holds."""
+        """All clips in groups of `size`, by default the size of a shard in a pack."""
         clips = self.clips()
         if size is None:
             size = CLIPS_PER_SHARD
@@ -199,13 +198,13 @@ class SingleFiles:
             yield ShardSpec(members, len(members), partial(_stamps, members))
 
     def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
-        """Clips at regular distances, and how many there are in all."""
+        """Evenly spaced clips, and the total number of clips."""
         step = max(1, len(self) // size)
         return list(islice(self.clips(), step // 2, None, step))[:size], len(self)
 
 
 class FileSource(SingleFiles):
-    """Audio files one by one, each with its path for an id."""
+    """A list of audio files; a clip's id is its path."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.name = os.path.abspath(paths[0]) if len(paths) == 1 else "files"
@@ -254,10 +253,10 @@ class FolderSource(SingleFiles):
 class TableSource(SingleFiles):
     """The rows of a CSV or TSV: a path, and optionally a span by `start` and `end` in seconds.
 
-    Paths are relative to the file; plain names that are not there are looked for below its folder
-    and in folders beside it that have "audio" in their name, also without their ending, which
+    Paths are relative to the file. Bare names that don't exist there are searched for below its
+    folder and in sibling folders with "audio" in their name, also without their extension, which
     finds the audio of ESC-50, FSD50K and UrbanSound8K. Columns `start_seconds` and `end_seconds`
-    mean the same as `start` and `end`; further columns don't matter.
+    are synonyms of `start` and `end`; other columns are ignored.
     """
 
     def __init__(self, path: Path, path_column: str | None = None) -> None:
@@ -279,18 +278,18 @@ class TableSource(SingleFiles):
         return self._size
 
     def clips(self) -> Iterator[AudioClip | Skipped]:
-        """A clip for each row, or why there is none."""
+        """The clip of each row, or why it was skipped."""
         return (clip for _, clip in self.rows())
 
     def rows(self) -> Iterator[tuple[Row, AudioClip | Skipped]]:
-        """Each row with its clip, or why there is none."""
+        """Each row with its clip, or why it was skipped."""
         for number, row in enumerate(self.table.rows(), 1):
             yield row, self._clip(row, number)
 
     def _clip(self, row: Row, number: int) -> AudioClip | Skipped:
         path = row.values.get(self.table.path_column, "")
         if row.fault or not path:
-            return Skipped(f"row {number}", row.fault or "no path: fill the column in")
+            return Skipped(f"row {number}", row.fault or "no path: fill in the column")
         start, end = (row.values.get(name, "") if name else "" for name in self._span)
         clip_id = f"{path}@{start}-{end}" if start or end else path
         try:
@@ -306,7 +305,7 @@ class TableSource(SingleFiles):
 
     def _span_column(self, name: str) -> str | None:
         if self.table.path_column == "slice_file_name":
-            return None  # of UrbanSound8K: where the slice was cut from, not a part of it
+            return None  # UrbanSound8K: position in the original recording, not in this file
         return self.table.column(name) or self.table.column(f"{name}_seconds")
 
     def _seconds(self, text: str) -> float | None:
@@ -324,7 +323,7 @@ class TableSource(SingleFiles):
 
 
 class TarSource:
-    """The audio files in tars, one shard a tar; the webdataset library opens URLs.
+    """The audio files in tars, one shard per tar; the webdataset library opens URLs.
 
     Args:
         pattern: paths or URLs with braces to expand, e.g. ``train-{000..127}.tar``.
@@ -342,7 +341,7 @@ class TarSource:
             yield ShardSpec(self._read(url), None, partial(iter, [stamp]))
 
     def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
-        """Clips of the first tar; the others are taken to hold as many."""
+        """Clips of the first tar; the others are assumed to contain as many."""
         clips = self._read(self.urls[0])
         found = list(islice(clips, size))
         return found, (len(found) + sum(1 for _ in clips)) * len(self.urls)
@@ -360,12 +359,12 @@ class TarSource:
                     clips += 1
         except Exception as error:  # of the tar format, a compression, a file or a connection
             detail = (str(error) or type(error).__name__).split(" @ <")[0]
-            reason = f"breaks off after {clips} clips ({detail}): fetch it again"
+            reason = f"breaks off after {clips} clips ({detail}): download it again"
             yield Skipped(name, reason, transient=is_remote(url))
 
 
 class SeveralSources:
-    """Sources one after the other; ids follow the names that stand with them."""
+    """Concatenation of sources; each source's name is a prefix of its ids."""
 
     def __init__(self, sources: Sequence[tuple[str, Source]]) -> None:
         self._sources = sources
@@ -378,7 +377,7 @@ class SeveralSources:
                 yield _below(name, spec) if name else spec
 
     def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
-        """Clips of each source, and how many there are in all."""
+        """Clips of each source, and the total number of clips."""
         parts = [s.sample(-(-size // len(self._sources))) for _, s in self._sources]
         return list(chain.from_iterable(clips for clips, _ in parts)), sum(n for _, n in parts)
 
@@ -395,7 +394,7 @@ def _stamps(clips: Iterable[AudioClip | Skipped]) -> Iterator[str]:
 
 
 def _stamp(path: str) -> str:
-    """Size, time of change and readability of a file."""
+    """Size, modification time and readability of a file."""
     try:
         stat = os.stat(path)
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
-"""The one CSV reader: rows with their line numbers, tolerant of sloppiness, strict about damage.
+"""CSV reader: rows with their line numbers, tolerant of format variants, strict about damage.
 
-Commas, tabs, semicolons or bars; UTF-8 or UTF-16, with or without a byte order mark; capitals, and
-blanks around names and values; blank lines, and comment lines above the header. Refused with the
-line: a quote that stays open, a column that stands twice, a field that is longer than any name.
+Accepts commas, tabs, semicolons or bars; UTF-8 or UTF-16, with or without a byte order mark;
+capitals, and spaces around names and values; blank lines, and comment lines above the header.
+Rejects, with the line number: an unclosed quote, a duplicate column, an overlong field.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OPEN_CSV: Mapping[str, Any] = {
 """How every CSV of this package is opened for writing."""
 
 PATH_COLUMNS = ("path", "filename", "file_name", "fname", "slice_file_name", "filepath", "file")
-"""Names of the column of paths, best first, in lower case."""
+"""Names of the column of paths, in order of preference, in lower case."""
 
 DELIMITERS = ",\t;|"
 NO_DELIMITER = "\x1f"  # of a table with one column: commas belong to its values
@@ -38,7 +38,7 @@ BLANKS_AFTER_QUOTE = re.compile(r'" +(?=[,\t;|\r\n])')
 
 
 class TableError(SourceError):
-    """A CSV that can't be read; the message names the file, the line and the remedy."""
+    """Raised for an unreadable CSV; the message names the file, the line and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,22 @@ class Row:
     """One row of a table."""
 
     line: int
-    """Where it begins, counted from 1."""
+    """Line where it begins, counted from 1."""
     values: Mapping[str, str]
     """Values by column in lower case, without blanks around them."""
     fault: str = ""
-    """Why the row can't be used, if so."""
+    """Why the row can't be used, or None."""
 
 
 class Table:
     """A CSV or TSV file with a header.
 
     Args:
-        path: of the file.
-        path_column: name of the column of paths; by default the first of `PATH_COLUMNS` there is.
+        path: path of the file.
+        path_column: name of the column of paths; by default the first of `PATH_COLUMNS` found.
 
     Raises:
-        TableError: if the file does not exist, or its header has no such column or one twice.
+        TableError: if the file does not exist, or its header lacks the column or has duplicates.
     """
 
     def __init__(self, path: Path, path_column: str | None = None) -> None:
@@ -77,12 +77,12 @@ class Table:
         except csv.Error as error:
             raise TableError(f"{path}, line {self._header_line}: {error}") from error
         self.columns = [name.strip() for name in names]
-        """Names as they are written."""
+        """Column names as written."""
         self._names = [name.lower() for name in self.columns]
         doubled = [name for name, n in Counter(filter(None, self._names)).items() if n > 1]
         if doubled:
             raise TableError(
-                f"{path}, line {self._header_line}: the column {doubled[0]!r} stands twice: "
+                f"{path}, line {self._header_line}: the column {doubled[0]!r} occurs twice: "
                 "rename one"
             )
         found = [name for name in wanted if name in self._names]
@@ -93,17 +93,17 @@ class Table:
     def _no_path_column(self, path_column: str | None) -> str:
         has = printable(", ".join(filter(None, self.columns))) or "nothing"
         start = f"{self.path} has no column {path_column or 'path'!r}: its header has {has}"
-        return f"{start}; name the column of paths by --path-column"
+        return f"{start}; name the column of paths with --path-column"
 
     def column(self, name: str) -> str | None:
-        """The column of that name, whatever its capitals, in the form of `Row.values`."""
+        """The key in `Row.values` of a column, found regardless of case."""
         return name.strip().lower() if name.strip().lower() in self._names else None
 
     def rows(self) -> Iterator[Row]:
-        """All rows below the header that are not blank.
+        """Yield all nonblank rows below the header.
 
         Raises:
-            TableError: for damage that would merge or swallow rows.
+            TableError: for damage that would merge or drop rows.
         """
         with self._open() as file:
             for _ in range(self._header_line):
@@ -130,21 +130,21 @@ class Table:
         fault = ""
         if extra:
             fault = (
-                f"{len(values)} values for {len(self._names)} columns: put values that hold a "
+                f"{len(values)} values for {len(self._names)} columns: put values that contain a "
                 f"{self.delimiter!r} in quotes"
             )
         named = dict(zip(self._names, values, strict=False))
         if NUL_MARK in named.get(self.path_column, ""):
-            fault = "its path holds a NUL byte: export the file again"
+            fault = "its path contains a NUL byte: export the file again"
         return Row(line, named, fault)
 
     def _damaged(self, line: int, reason: str) -> TableError:
         if "field larger" in reason or "unexpected end" in reason:
-            reason = "a quote opens here and does not close on the line"
+            reason = "a quote opened here is not closed on the line"
         return TableError(f"{self.path}, line {line}: {reason}: correct or remove the line")
 
     def _swallows(self, lines: list[str]) -> bool:
-        """Whether the lines that one quoted value spans look like rows themselves."""
+        """Whether the lines within a quoted value look like rows."""
         width = len(self._names)
         return width == 1 or any(line.count(self.delimiter) == width - 1 for line in lines[1:-1])
 
@@ -160,7 +160,7 @@ class Table:
 
 
 class _Lines:
-    """The lines of a file, counted; `taken` holds those of the record that is being read."""
+    """Numbered lines of a file; `taken` holds those of the current record."""
 
     def __init__(self, file: IO[str], number: int) -> None:
         self._file, self.number = file, number
@@ -189,7 +189,7 @@ def _encoding(path: Path) -> str:
 
 
 def _delimiter(header: str, wanted: list[str]) -> str:
-    """The delimiter that gives a column of paths, else the most frequent one."""
+    """The delimiter for which there is a column of paths, else the most frequent one."""
     for delimiter in DELIMITERS:
         names = [name.strip().strip('"').strip().lower() for name in header.split(delimiter)]
         if len(names) > 1 and any(name in names for name in wanted):

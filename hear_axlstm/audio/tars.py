@@ -1,4 +1,4 @@
-"""Audio files inside tars, read as a stream; damage is an error instead of an early end."""
+"""Audio files in tars, read as a stream; damage raises an error."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import IO, Any
 
 from hear_axlstm.audio.listing import SourceError
 
-MEMBER_BYTES = 1 << 30  # of one file inside a tar: bounds memory, whatever a small tar expands to
+MEMBER_BYTES = 1 << 30  # largest file in a tar: bounds memory if a small tar expands a lot
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """Headers that raise where tarfile takes damage or a missing end for the end."""
+    """Tar header that raises where tarfile mistakes damage or truncation for the end."""
 
     @classmethod
     def fromtarfile(cls, tar: Any) -> _StrictTarInfo:
@@ -35,15 +35,15 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 
 def is_remote(url: str) -> bool:
-    """Whether a tar comes by URL or through a pipe."""
+    """Whether a tar is read from a URL or a pipe."""
     return bool(re.match(r"[a-zA-Z][\w+.-]*://|pipe:", url))
 
 
 def expand_tars(pattern: str) -> list[str]:
-    """Paths or URLs of tars from a pattern with braces, by the webdataset library.
+    """Expand braces in a pattern of paths or URLs with the webdataset library.
 
     Raises:
-        SourceError: for a pattern that is not valid, or without the library.
+        SourceError: for an invalid pattern, or without the library.
     """
     if "{" not in pattern and not is_remote(pattern):
         return [pattern]
@@ -60,7 +60,7 @@ def expand_tars(pattern: str) -> list[str]:
 
 
 def open_tar(url: str) -> Any:
-    """A stream of the bytes of a tar, by the webdataset library where it is remote."""
+    """Open a tar as a byte stream, with the webdataset library if it is remote."""
     if not is_remote(url):
         return open(url, "rb")
     from webdataset import gopen
@@ -71,12 +71,12 @@ def open_tar(url: str) -> Any:
 def read_tar(
     stream: IO[bytes], is_wanted: Callable[[str], bool], is_gzip: bool = False
 ) -> Iterator[tuple[str, bytes | None]]:
-    """Name and content of each wanted file of a tar; content None for one that is too large.
+    """Yield name and content of each wanted file of a tar; the content of too large ones is None.
 
-    Tars that were joined to one file are read to the end.
+    Concatenated tars are read to the end.
 
     Raises:
-        tarfile.TarError, OSError, EOFError, zlib.error: for damage, also where the end is missing.
+        tarfile.TarError, OSError, EOFError, zlib.error: for damage, including a missing end.
     """
     if is_gzip:  # reads to the end, and compares the checksum there
         stream = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]

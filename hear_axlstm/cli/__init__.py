@@ -1,7 +1,7 @@
-"""The command line: `axlstm COMMAND`. Each command is a file of this folder.
+"""The command line `axlstm COMMAND`, with one file per command.
 
-The list of commands, the version and the answer to a typo need no PyTorch, so they come at once;
-a command's own module is imported when it is called.
+The list of commands, the version and unknown commands are handled without loading PyTorch; a
+command's module is imported when it is called.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LEFT, FAILED, INTERRUPTED = 0, 2, 130  # exit codes
 
 
 def main() -> None:
-    """Entry point of `axlstm`: exits with 2 and one line for anything that the user can fix."""
+    """Entry point of `axlstm`: user errors print one line and exit with 2."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def overview() -> str:
-    """What `axlstm --help` prints."""
+    """The text of `axlstm --help`."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(
@@ -70,12 +70,12 @@ def overview() -> str:
 
 
 def load(name: str) -> Callable[..., Any]:
-    """The function behind a command."""
+    """Import the function of a command."""
     return getattr(importlib.import_module(f"hear_axlstm.cli.{name}"), name)
 
 
 def parse(name: str, arguments: Sequence[str], console_outputs: bool = True) -> Any:
-    """Call a command with the arguments of a command line, the command's name first."""
+    """Call a command with command-line arguments, starting with the command's name."""
     import tyro
 
     config = (tyro.conf.OmitArgPrefixes,)
@@ -94,11 +94,11 @@ def parse(name: str, arguments: Sequence[str], console_outputs: bool = True) -> 
 
 
 def run(name: str, arguments: Sequence[str]) -> None:
-    """Call a command; what the user can fix becomes one line and an exit code."""
+    """Call a command; report user errors as one line and an exit code."""
     from hear_axlstm.training.distributed import OtherRankError, is_first_process
     from hear_axlstm.training.signals import Interrupted, is_under_torchrun
 
-    if hasattr(sys.stdout, "reconfigure"):  # names that the terminal can't show cost no result
+    if hasattr(sys.stdout, "reconfigure"):  # keep results despite names the terminal can't show
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(levelname)s: %(message)s")
     if is_first_process():
@@ -108,7 +108,7 @@ def run(name: str, arguments: Sequence[str]) -> None:
     except Interrupted as stop:
         if is_first_process():
             print(f"axlstm: {stop}", file=sys.stderr)
-        # torchrun would start a process that failed again
+        # torchrun would restart a process that failed
         sys.exit(LEFT if is_under_torchrun() else INTERRUPTED)
     except OtherRankError:
         sys.exit(1)  # that rank reports its own error
@@ -116,7 +116,7 @@ def run(name: str, arguments: Sequence[str]) -> None:
         print("axlstm: interrupted: run the same command again to resume", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except MemoryError as error:
-        fail(f"{str(error) or 'out of memory'}: process less at once")
+        fail(f"{str(error) or 'out of memory'}: process less audio at once")
     except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
         fail(str(error))
 

@@ -1,4 +1,4 @@
-"""`python -m hear_axlstm.cli`, which torchrun needs."""
+"""Run the command line by `python -m hear_axlstm.cli`, as torchrun does."""
 
 from hear_axlstm.cli import main
 

@@ -27,10 +27,10 @@ def convert(
     Args:
         checkpoint: A .pth file, or the run's folder, whose latest checkpoint is taken.
         out: File to write, ending in .safetensors.
-        flip: Every second mLSTM block reads the tokens backwards, as in the release; the checkpoint
-            itself does not record it.
-        layout: Rows of the embeddings: "release", as its published scores were made, or "time",
-            the patches of one time step.
+        flip: Every second mLSTM block processes the tokens in reverse order, as in the release; the
+            checkpoint itself does not record it.
+        layout: Rows of the embeddings: "release", as used for its published scores, or "time", the
+            patches of one time step.
     """
     path = checkpoints.locate(str(checkpoint))
     if not is_release(path):

@@ -1,4 +1,4 @@
-"""`axlstm embed`: audio files into files of embeddings."""
+"""`axlstm embed`: compute embeddings of audio files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hear_axlstm.training.distributed import init_distributed
 from hear_axlstm.training.signals import is_under_torchrun
 
 SOME_FAILED = 3
-PATIENCE = timedelta(days=30)  # ranks wait for the slowest at the end
+PATIENCE = timedelta(days=30)  # ranks wait for the slowest one at the end
 
 
 def embed(
@@ -33,26 +33,26 @@ def embed(
     batch_seconds: float | None = None,
     device: str = "auto",
 ) -> None:
-    """Embed audio of any rate and number of channels.
+    """Embed audio of any sample rate and number of channels.
 
     Run the same command again to resume an interrupted run; it does nothing if nothing has changed.
-    Files that are broken, silent, shorter than 25 ms, or longer than an hour (list spans of these
-    in a CSV) are listed in report.csv, and the exit code is 3 (0 under torchrun, which would start
-    again). Several processes, one a GPU:
+    Files that are broken, silent, shorter than 25 ms, or longer than an hour (split these with
+    start/end columns in a CSV) are listed in report.csv, and the exit code is 3 (0 under torchrun,
+    which would restart otherwise). To run one process per GPU:
     `torchrun --nproc-per-node 8 -m -- hear_axlstm.cli embed ...`.
 
     Args:
         inputs: Files, folders, patterns such as '**/*.flac', CSV or TSV files with the column path,
             optionally start and end in seconds, WebDataset tars, or - for paths on standard input,
-            one a line.
-        out: scenes.npy (with scenes.npy.ids.txt), a .parquet file, or a folder that gets one .npy a
+            one per line.
+        out: scenes.npy (with scenes.npy.ids.txt), a .parquet file, or a folder for one .npy per
             clip.
-        model: Model: preset, file, folder or hf://org/repo; by default the weights that ship.
-        random_weights: Use random weights, as a baseline; the model is a preset.
-        kind: One embedding a clip, one every 40 ms, or both.
-        path_column: Column of the paths in a CSV; by default a usual name such as path or filename.
-        precision: Precision of large matrix products; "auto" takes bfloat16 where that is fast.
-        batch_seconds: Seconds of audio that are held and embedded at once, by default 300.
+        model: Preset, file, folder or hf://org/repo; by default the shipped weights.
+        random_weights: Use random weights, as a baseline; the model must be a preset.
+        kind: One embedding per clip, one every 40 ms, or both.
+        path_column: Column of paths in a CSV; by default a usual name such as path or filename.
+        precision: Precision of large matrix products; "auto" uses bfloat16 where that is fast.
+        batch_seconds: Seconds of audio per batch, by default 300.
         device: "auto", or a torch device.
     """
     with init_distributed(device, patience=PATIENCE) as context:

@@ -1,4 +1,4 @@
-"""`axlstm export`: waveform to embeddings, for other runtimes."""
+"""`axlstm export`: the model as ONNX or a torch.export program, for other runtimes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def export(out: tyro.conf.Positional[Path], *, model: str = "", kind: Kind = "sc
     Args:
         out: File to write: OUT.onnx, or OUT.pt2 for torch.export.load.
         model: The model, as `load_model` takes it.
-        kind: "scene" gives one embedding a clip, "timestamp" one every 40 ms with its time.
+        kind: "scene" for one embedding per clip, "timestamp" for one every 40 ms with its time.
     """
     print(f"exported: {write_graph(load_model(model), out, kind)}")

@@ -1,4 +1,4 @@
-"""`axlstm info`: settings of presets and weights, and what this machine computes with."""
+"""`axlstm info`: settings of presets and weights, and the kernels used on this machine."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _describe(name: str) -> dict[str, Any]:
 
 
 def _weights(name: str) -> list[str]:
-    """Tags of the weights of a preset, and whether those to be downloaded are here."""
+    """Tags of a preset's weights, and whether the downloadable ones are in the cache."""
     if name not in PRESETS:
         return ["here"]
     shipped = manifest()["weights"].get(name)
@@ -76,7 +76,7 @@ def _weights(name: str) -> list[str]:
 
 
 def _kernel() -> str:
-    """Whether the compiled kernel is in use, or why it is not and what to do."""
+    """State of the compiled kernel: in use, or why not and what to do."""
     if backend("cpu") == "cpu":
         return "in use"
     reinstall = "run `pip install --force-reinstall --no-deps .` in a clone of this package"

@@ -1,4 +1,4 @@
-"""`axlstm pack`: audio into log-mel shards."""
+"""`axlstm pack`: convert audio to log-mel shards."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def pack(
 ) -> None:
     """Pack audio into log-mel shards for pretraining.
 
-    Files that are broken, silent, shorter than 25 ms, or longer than an hour (list spans of these
-    in a CSV) are left out and listed in the pack's report.csv.
+    Files that are broken, silent, shorter than 25 ms, or longer than an hour (split these with
+    start/end columns in a CSV) are left out and listed in the pack's report.csv.
 
     Args:
-        audio: Folder that is searched for audio files, with all its subfolders; a .csv or .tsv
-            with the column path, optionally start and end in seconds; a pattern such as
-            'a/**/*.flac'; or WebDataset tars, paths or URLs, e.g. 'train-{000..127}.tar'.
-        out: Folder to write; packing the same audio into it again resumes or does nothing.
-        path_column: Column of the paths in a CSV; by default a usual name such as path or filename.
-        workers: Number of processes, by default one a core.
-        dry_run: Only estimate hours, disk and time from a small sample.
+        audio: Folder, searched with all its subfolders; a .csv or .tsv with the column path,
+            optionally start and end in seconds; a pattern such as 'a/**/*.flac'; or WebDataset
+            tars, as paths or URLs, e.g. 'train-{000..127}.tar'.
+        out: Output folder; packing the same audio into it again resumes or does nothing.
+        path_column: Column of paths in a CSV; by default a usual name such as path or filename.
+        workers: Number of processes, by default one per core.
+        dry_run: Only estimate hours, disk space and time from a small sample.
     """
     if dry_run:
         print(forecast(audio, out, workers=workers, path_column=path_column))

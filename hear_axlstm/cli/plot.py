@@ -1,4 +1,4 @@
-"""`axlstm plot`: the curves of several runs."""
+"""`axlstm plot`: training curves of one or more runs."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from hear_axlstm.files import replacing
 from hear_axlstm.finetune.classifier import Classifier, load_classifier
 from hear_axlstm.training.device import choose_device
 
-BROKEN = 3  # exit code where some files gave no audio and the others were classified
+BROKEN = 3  # exit code if some files had no usable audio and the others were classified
 
 
 def predict(
@@ -39,7 +39,7 @@ def predict(
 ) -> None:
     """Write the most probable classes of audio files as CSV.
 
-    Files that give no usable audio are listed at the end; then the exit code is 3.
+    Files without usable audio are listed at the end, and the exit code is then 3.
 
     Args:
         model: File that `axlstm finetune` wrote, or the folder of its run.
@@ -47,13 +47,13 @@ def predict(
             as for `axlstm embed`.
         out: Output CSV, by default standard output.
         top: Number of classes to list for each file.
-        path_column: Column of the paths in a CSV; by default a usual name such as path or filename.
-        device: "auto" takes CUDA, then Apple's MPS, then the CPU.
+        path_column: Column of paths in a CSV; by default a usual name such as path or filename.
+        device: "auto" uses CUDA if available, then Apple's MPS, then the CPU.
     """
     if top < 1:
         raise ValueError(f"top={top} must be at least 1")
     if out is not None and out.suffix.lower() != ".csv":
-        raise ValueError(f"--out {out} is not a CSV: let its name end in .csv")
+        raise ValueError(f"--out {out} is not a CSV: choose a name that ends in .csv")
     source = open_source(inputs, path_column)
     classifier = load_classifier(model).to(choose_device(device))
     top = min(top, len(classifier.labels.classes))
@@ -78,7 +78,7 @@ def predict(
 
 
 def _name(clip: AudioClip | Skipped) -> str:
-    """The path of a whole file; the id of a span, a file in a tar, or something skipped."""
+    """Name of a clip in the output: a whole file's path, or the id of anything else."""
     if isinstance(clip, AudioClip) and isinstance(clip.source, str):
         return clip.id if clip.start or clip.end is not None else clip.source
     return clip.id
@@ -95,7 +95,7 @@ def _report(broken: list[Skipped], clips: int) -> None:
 
 @contextmanager
 def _open(out: Path | None) -> Iterator[TextIO]:
-    """Where rows go: a file that appears when it is whole, or the screen."""
+    """Open the output: a file that appears when it is complete, or standard output."""
     if out is None:
         yield sys.stdout
         return
@@ -105,7 +105,7 @@ def _open(out: Path | None) -> Iterator[TextIO]:
 
 @torch.no_grad()
 def _top(classifier: Classifier, scene_D: Tensor, top: int) -> Iterator[str]:
-    """Name and probability of the most probable classes, in turn."""
+    """Names and probabilities of the most probable classes, alternating."""
     logits = classifier.head(scene_D.to(classifier.head.mean.device)[None])
     best = classifier.to_probabilities(logits)[0].topk(top)
     for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):

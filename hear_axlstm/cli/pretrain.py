@@ -1,4 +1,4 @@
-"""`axlstm pretrain`: train an encoder without labels, or estimate what that costs."""
+"""`axlstm pretrain`: train an encoder without labels, or estimate the cost of it."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def pretrain(
         run: Folder for the log, checkpoints and the final weights.
         recipe: One of the paper's runs, or open-corpus; options given here override it, except
             model options of the paper's runs.
-        estimate: Only print parameters, FLOPs, memory, disk and, measured within a minute, hours;
-            for AudioSet if no data are given.
+        estimate: Only print parameters, FLOPs, memory, disk space and hours, measured within a
+            minute; for AudioSet if no data are given.
         variant: The encoder to train.
         config: Settings; the defaults are the paper's.
-        resume: "auto" resumes the run in this folder, if any; "never" refuses to.
+        resume: "auto" resumes the run in this folder, if any; "never" raises an error.
     """
     if recipe is None:
         config = replace(config, model=variant.build())

@@ -1,4 +1,4 @@
-"""`axlstm push`: weights and their model card onto the Hugging Face hub."""
+"""`axlstm push`: publish weights and their model card on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def push(
     """Publish weights on the Hugging Face hub, with a model card.
 
     Args:
-        weights: Folder of a run, file or name of weights.
+        weights: Run folder, file or name of weights.
         repo: Destination, as org/repo; it is created if it does not exist.
         license: License of the weights, as the hub names it, e.g. cc-by-4.0.
         scores: results.csv of `hearbench run`, for the card and its metadata.
         system: Label of the weights in that file, if it holds several systems.
-        card: Model card of your own, in place of the generated one.
+        card: Your own model card, instead of the generated one.
         private: Make a new repository private.
         dry_run: Only print the model card.
     """

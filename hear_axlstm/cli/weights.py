@@ -1,4 +1,4 @@
-"""`axlstm weights`: which weights there are, and getting the authors'."""
+"""`axlstm weights`: list, download, locate and remove weights."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Get:
     names: Names
     """Names from `axlstm weights list`."""
     source: Annotated[str, tyro.conf.arg(name="from", metavar="FOLDER|FILE|ZIP|URL")] = ""
-    """What you downloaded with a browser: the folder of a run, a checkpoint or a zip; or the URL of
-    a checkpoint or zip. It replaces what is in the cache. By default the authors' folder."""
+    """Source instead of the authors' folder: a run folder, checkpoint or zip that you downloaded
+    with a browser, or the URL of a checkpoint or zip. It replaces the file in the cache."""
 
     def __call__(self) -> None:
-        """Print the file of each."""
+        """Download the weights and print the path of each file."""
         if not self.names:
             raise ValueError(f"name the weights to get: {', '.join(PUBLISHED)}")
         for name in self.names:
@@ -57,13 +57,13 @@ class Get:
 
 @dataclass(frozen=True)
 class Locate:
-    """Print the file of weights that are here."""
+    """Print the path of weights on this machine."""
 
     name: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
     """Name from `axlstm weights list`."""
 
     def __call__(self) -> None:
-        """Print its path."""
+        """Print the path."""
         print(locate(self.name))
 
 
@@ -75,7 +75,7 @@ class Remove:
     """Names from `axlstm weights list`."""
 
     def __call__(self) -> None:
-        """Print what was deleted."""
+        """Delete the weights and print their names."""
         for name in self.names:
             if name not in PUBLISHED:
                 raise ValueError(
@@ -101,10 +101,10 @@ def weights(
 
 
 def locate(name: str) -> Path:
-    """The file behind a name, without a download.
+    """The local file of named weights; nothing is downloaded.
 
     Raises:
-        FileNotFoundError: if it is not here.
+        FileNotFoundError: if it is not on this machine.
     """
     if name in PUBLISHED and not PUBLISHED[name].path.is_file():
         raise FileNotFoundError(f"{name} is not in the cache: run `axlstm weights get {name}`")

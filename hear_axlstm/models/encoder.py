@@ -17,13 +17,13 @@ from hear_axlstm.models.patch_embed import PatchEmbedding
 from hear_axlstm.models.transformer import TransformerBlock
 from hear_axlstm.ops.onednn import is_traced
 
-# A block is built from (config, index) and refuses a config that it can't be built from; it maps
-# tokens [B, S, D] to tokens, and says its `inner_dim`, `causal` and `flops` of a config.
+# A block is built from (config, index) and raises for an invalid config; it maps tokens [B, S, D]
+# to tokens, and its static methods `inner_dim`, `causal` and `flops` describe a config.
 BLOCKS: dict[str, Any] = {"axlstm": MLSTMBlock, "ssast": TransformerBlock}
 
 
 def block_type(config: ModelConfig) -> Any:
-    """The class of a model's blocks.
+    """Return the class of a model's blocks.
 
     Raises:
         ValueError: if ``config.architecture`` is not in `BLOCKS`.
@@ -34,16 +34,16 @@ def block_type(config: ModelConfig) -> Any:
 
 
 class Encoder(nn.Module):
-    """AxLSTM or SSAST, by ``config.architecture``.
+    """AxLSTM or SSAST encoder, selected by ``config.architecture``.
 
     Raises:
-        ValueError: for a config that no encoder can be built from.
+        ValueError: for an invalid config.
     """
 
     checkpoint_blocks = False
-    """Keep only the tokens between blocks for the backward pass, and compute the rest again."""
+    """Gradient checkpointing: store only the tokens between blocks and recompute the rest."""
     fused: Any = None
-    """Frozen weights in the form that infers fastest, see `hear_axlstm.embed.fused.fuse`. Training
+    """Frozen weights packed for inference, see `hear_axlstm.embed.fused.fuse`. Training
     mode, another device or dtype, and loading weights drop them."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -73,7 +73,7 @@ class Encoder(nn.Module):
         return self.encode(self.patches(mel_BTF))
 
     def encode(self, tokens_BND: Tensor) -> Tensor:
-        """Encode embedded patches ``[B, N, D]``, some of them perhaps masked."""
+        """Encode embedded patches ``[B, N, D]``, which may be masked."""
         self.refuse_gradients(tokens_BND)
         cls = self.cls_token.expand(tokens_BND.shape[0], 1, -1).to(tokens_BND.dtype)
         tokens = torch.cat([cls, tokens_BND], dim=1)
@@ -85,21 +85,21 @@ class Encoder(nn.Module):
         return self.norm(tokens)
 
     def refuse_gradients(self, inputs: Tensor) -> None:
-        """Raise if gradients are computed of a fused encoder, whose frozen weights would stay."""
+        """Raise if gradients are enabled while the encoder is fused: its weights are frozen."""
         if self.fused is not None and torch.is_grad_enabled() and not is_traced(inputs):
             raise RuntimeError(
-                "the model is fused for inference, and gradients are on: embed within "
+                "the model is fused for inference, but gradients are enabled: embed within "
                 "torch.no_grad(), or call model.unfuse() or model.train() before training"
             )
 
     def use_mixer(self, enabled: bool = True) -> None:
-        """Let mLSTM blocks compute by the backend's mixer, see `MLSTMBlock.use_mixer`."""
+        """Make mLSTM blocks use the backend's mixer, see `MLSTMBlock.use_mixer`."""
         for block in self.blocks:
             if isinstance(block, MLSTMBlock):
                 block.use_mixer = enabled
 
     def train(self, mode: bool = True) -> Encoder:
-        """As in `torch.nn.Module`; training mode drops fused weights."""
+        """Set training mode as in `torch.nn.Module`; this drops fused weights."""
         self.fused = None if mode else self.fused
         return super().train(mode)
 

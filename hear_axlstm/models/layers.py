@@ -1,4 +1,4 @@
-"""Layers that the blocks are built of. Parameters are float32, whatever torch's default is.
+"""Layers of the blocks. Parameters are float32, whatever torch's default is.
 
 Shapes: B windows, S tokens, E channels, H heads, K = E / H head size.
 """
@@ -15,11 +15,11 @@ from hear_axlstm.ops.contract import CONV_WIDTH, MAP_WIDTH, NORM_EPS
 from hear_axlstm.ops.onednn import linear, matmul
 from hear_axlstm.ops.torch_impl import convolved_silu, gated_norm
 
-DENSE_WIDTH = 64  # such blocks are multiplied together up to this width
+DENSE_WIDTH = 64  # diagonal blocks are merged into dense matrices up to this width
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`, multiplied by the fastest library at hand."""
+    """`torch.nn.Linear` that uses the fastest available matrix product."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__(inputs, outputs, bias, dtype=torch.float32)
@@ -30,7 +30,7 @@ class Linear(nn.Linear):
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm without bias over the last axis; the weight is residual, an offset from 1."""
+    """LayerNorm without bias over the last axis; its weight is stored as an offset from 1."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class BlockDiagonalLinear(nn.Module):
 
 
 class CausalConv(nn.Module):
-    """SiLU of a depthwise causal convolution over tokens, four wide."""
+    """Depthwise causal convolution over four tokens, followed by SiLU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -72,12 +72,12 @@ class CausalConv(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, x_BSE: Tensor) -> Tensor:
-        """``weight[-1]`` meets the token itself, ``weight[0]`` the one three before."""
+        """``[B, S, E]`` -> ``[B, S, E]``; ``weight[-1]`` applies to the current token."""
         return convolved_silu(x_BSE, self.weight, self.bias)
 
 
 class Gate(Linear):
-    """Pre-activations of one gate, a value a head: a linear layer that reads [q, k, v]."""
+    """Linear layer on [q, k, v] that computes one gate's pre-activation per head."""
 
     def __init__(self, inner: int, heads: int) -> None:
         super().__init__(3 * inner, heads)
@@ -90,7 +90,7 @@ class Gate(Linear):
 
 
 class GatedHeadNorm(nn.Module):
-    """(norm(h) + skip c) SiLU(z), the norm over each head by itself, its weight residual."""
+    """(norm(h) + skip c) SiLU(z), normalized per head; the weight is an offset from 1."""
 
     def __init__(self, inner: int) -> None:
         super().__init__()

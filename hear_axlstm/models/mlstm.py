@@ -1,4 +1,4 @@
-"""The mLSTM: its cell as pure functions beside the paper's equations 1-3, and its block (Figure 1).
+"""The mLSTM cell (the paper's equations 1-3) as pure functions, and its block (Figure 1).
 
 The recurrence  C_t = f_t C_{t-1} + i_t v_t k_t^T,  n_t = f_t n_{t-1} + i_t k_t,
 h_t = C_t q_t / max(|n_t^T q_t|, 1)  unrolls to a causally weighted sum over the past,
@@ -12,7 +12,7 @@ just a_s - M_t: the weights need one subtraction and one exponential, and the st
 m_t = F_t + M_t.
 
 Two forms give the same h: the quadratic one (`hear_axlstm.ops`), fastest for short windows, and
-`chunkwise`, linear in S, with a state that goes from chunk to chunk. `cell` chooses.
+`chunkwise`, linear in S, with a state passed from chunk to chunk. `cell` chooses.
 
 Shapes: B windows, S tokens, D model width, E inner width, H heads, K = E / H head size.
 """
@@ -44,7 +44,7 @@ from hear_axlstm.ops.fuse import fuse_weights
 from hear_axlstm.ops.onednn import linear
 
 CHUNK = 128  # tokens
-LARGEST_EXPONENT = 80.0  # of the least normalizer: exp of more would leave float32
+LARGEST_EXPONENT = 80.0  # of the least normalizer: a larger one would overflow float32
 
 
 class State(NamedTuple):
@@ -61,9 +61,9 @@ class State(NamedTuple):
 def log_gates(
     input_BSH: Tensor, forget_BSH: Tensor, input_gate: InputGate
 ) -> tuple[Tensor, Tensor]:
-    """Logarithms of the input and forget gate from their pre-activations.
+    """Compute the logarithms of the input and forget gates from their pre-activations.
 
-    The one place where gates are activated, for every backend. The forget gate is a sigmoid; the
+    All backends use this function. The forget gate is a sigmoid; the
     input gate an exponential (equation 7) or, in the paper's ablation (Table 5), a sigmoid.
     """
     log_i = input_BSH if input_gate == "exponential" else nnf.logsigmoid(input_BSH)
@@ -71,14 +71,14 @@ def log_gates(
 
 
 def stabilize(log_i: Tensor, log_f: Tensor) -> CellGates:
-    """a, M and exp(-m) of windows that start from nothing, from log gates ``[B, S, H]``."""
+    """a, M and exp(-m) from log gates ``[B, S, H]``, for windows with an empty initial state."""
     total_f, a = _sums(log_i, log_f)
     running_max = a.cummax(dim=1).values
     return CellGates(a, running_max, least_normalizer(total_f + running_max))
 
 
 def cell(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """All hidden states of windows that start from nothing, in the form that is fastest.
+    """Hidden states of windows with an empty initial state, computed by the fastest form.
 
     Args:
         q: queries ``[B, S, H, K]``.
@@ -96,7 +96,7 @@ def cell(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tenso
 
 
 def parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """The quadratic form, by the backend; arguments as in `cell`."""
+    """Hidden states in the quadratic form, computed by the backend; arguments as in `cell`."""
     return mlstm_sum(q, k, v, *stabilize(log_i, log_f))
 
 
@@ -109,9 +109,9 @@ def chunkwise(
     state: State | None = None,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, State]:
-    """The linear form: quadratic inside chunks, a state from one to the next.
+    """Hidden states in linear time: quadratic within chunks, with a state between them.
 
-    The backward pass computes every chunk a second time and so keeps only the states.
+    The backward pass recomputes every chunk, so that only the states are stored.
 
     Args:
         q: as in `cell`.
@@ -119,17 +119,17 @@ def chunkwise(
         v: as in `cell`.
         log_i: as in `cell`.
         log_f: as in `cell`.
-        state: after the tokens before these, by default none.
-        chunk: tokens of a chunk; the last one may be shorter.
+        state: state after the preceding tokens; by default there are none.
+        chunk: number of tokens per chunk; the last one may be shorter.
 
     Returns:
         h ``[B, S, H, K]`` in the dtype of v, and the state after the last token.
 
     Raises:
-        ValueError: for chunks without a token.
+        ValueError: if `chunk` is less than 1.
     """
     if chunk < 1:
-        raise ValueError(f"chunk={chunk}: a chunk has at least 1 token")
+        raise ValueError(f"chunk={chunk} must be at least 1 token")
     parts = []
     state = state or empty_state(q)
     pieces = [t.split(chunk, dim=1) for t in (q, k, v, log_i, log_f)]
@@ -145,7 +145,7 @@ def chunkwise(
 
 
 def empty_state(q: Tensor) -> State:
-    """The state before the first token, for queries ``[B, S, H, K]``."""
+    """Initial state before the first token, for queries ``[B, S, H, K]``."""
     batch, _, heads, size = q.shape
     zeros = q.new_zeros(batch, heads, size, size, dtype=torch.float32)
     never = q.new_full((batch, heads), -torch.inf, dtype=_exact(q))
@@ -155,7 +155,7 @@ def empty_state(q: Tensor) -> State:
 def _chunk(
     q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor, *state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states of some tokens and the state after them; the past adds to each sum."""
+    """Hidden states of one chunk, including the contribution of `state`, and the state after it."""
     memory, normalizer, m = state
     total_f, a = _sums(log_i, log_f)
     running_max = torch.maximum(a.cummax(dim=1).values, m[:, None])
@@ -181,8 +181,8 @@ def _chunk(
 def _sums(log_i: Tensor, log_f: Tensor) -> tuple[Tensor, Tensor]:
     """F and a, ``[B, S, H]``.
 
-    Sums of log f over a window can reach thousands while their differences decide: float32 would
-    lose the third digit of those. Only these small vectors are held in float64.
+    Sums of log f over a window can reach thousands, but only their differences matter, and float32
+    would lose the third digit of those. Only these small vectors are kept in float64.
     """
     total_f = log_f.to(_exact(log_f)).cumsum(dim=1)
     return total_f, log_i.to(total_f.dtype) - total_f
@@ -193,7 +193,7 @@ def _exact(like: Tensor) -> torch.dtype:
 
 
 def least_normalizer(m: Tensor) -> Tensor:
-    """exp(-m), the least normalizer, as a finite float32: of infinity the gradient would be NaN."""
+    """exp(-m), the least normalizer, kept finite in float32 so that its gradient is not NaN."""
     return torch.exp((-m).clamp(max=LARGEST_EXPONENT)).float()
 
 
@@ -201,16 +201,17 @@ class MLSTMBlock(nn.Module):
     """Pre-norm residual mLSTM block (paper Figure 1, as in Vision-LSTM).
 
     Args:
-        config: of the model.
-        index: of the block; with ``config.flip`` every second one reads the tokens backwards.
+        config: settings of the model.
+        index: index of the block; with ``config.flip`` every second block processes the tokens in
+            reverse order.
 
     Raises:
         ValueError: if the inner width does not divide into heads of 4 x 4 blocks.
     """
 
     use_mixer = False
-    """Compute all between the norm and the residual from the parameters, by the backend's mixer,
-    with gradients. Faster in training; parts are then not called, so their hooks don't fire."""
+    """Compute everything between the norm and the residual with the backend's mixer, including
+    gradients. Faster in training, but submodules are not called, so their hooks don't fire."""
 
     def __init__(self, config: ModelConfig, index: int = 0) -> None:
         super().__init__()
@@ -264,12 +265,12 @@ class MLSTMBlock(nn.Module):
         return linear(cpu.mixer(xz_BSE, fused.mixer, self.heads, self.gates), fused.down)
 
     def gates(self, raw_BSG: Tensor) -> CellGates:
-        """Pre-activations ``[B, S, 2 H]``, input gates first, to what a backend computes with."""
+        """Convert pre-activations ``[B, S, 2 H]``, input gates first, to a backend's inputs."""
         raw_i, raw_f = raw_BSG.chunk(2, dim=-1)
         return stabilize(*log_gates(raw_i, raw_f, self.input_gate))
 
     def tensors(self) -> BlockTensors:
-        """The parameters that fusing reads."""
+        """The parameters that fused weights are made from."""
         return BlockTensors(
             self.proj_up.weight,
             *(self.conv.weight, self.conv.bias),
@@ -291,7 +292,7 @@ class MLSTMBlock(nn.Module):
 
     @staticmethod
     def flops(config: ModelConfig, tokens: int) -> int:
-        """Multiply-adds of matrix products in the forward pass of one window."""
+        """Number of multiply-adds of the matrix products in one window's forward pass."""
         inner = MLSTMBlock.inner_dim(config)
         projections = 3 * config.dim * inner
         maps = 3 * inner * MAP_WIDTH

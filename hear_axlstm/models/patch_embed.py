@@ -23,7 +23,7 @@ def patchify(mel_BTF: Tensor, patch: tuple[int, int]) -> Tensor:
 
 
 def unpatchify(patches_BNp: Tensor, patch: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Lay patches out as a spectrogram again: ``[B, N, p]`` -> ``[B, T, F]``."""
+    """Reassemble patches into a spectrogram: ``[B, N, p]`` -> ``[B, T, F]``."""
     cells = patches_BNp.unflatten(2, patch).unflatten(1, grid)  # [B, T', F', frames, bins]
     return cells.transpose(2, 3).flatten(3).flatten(1, 2)
 
@@ -55,11 +55,11 @@ class PatchEmbedding(nn.Module):
         nn.init.zeros_(self.projection.bias)
 
     def forward(self, mel_BTF: Tensor, first: int = 0) -> Tensor:
-        """A window of log-mel, or a part of it: ``[B, T, F]`` -> tokens ``[B, N, D]``.
+        """Embed a window of log-mel, or part of one: ``[B, T, F]`` -> tokens ``[B, N, D]``.
 
         Args:
-            mel_BTF: frames, a multiple of the patch's.
-            first: patch of the window that they begin with.
+            mel_BTF: log-mel, with T a multiple of the patch's frames.
+            first: index in the window of the first patch.
         """
         tokens = self.projection(patchify(mel_BTF, self.patch))
         return tokens + self.positions[first : first + tokens.shape[1]]
@@ -79,5 +79,5 @@ def random_mask(
 
 
 def apply_mask(tokens_BND: Tensor, mask_BN: Tensor, mask_token: Tensor) -> Tensor:
-    """Replace hidden tokens by the mask token ``[D]``, or by one for each position ``[N, D]``."""
+    """Replace hidden tokens with the mask token ``[D]``, or with one per position ``[N, D]``."""
     return torch.where(mask_BN[..., None], mask_token.to(tokens_BND.dtype), tokens_BND)

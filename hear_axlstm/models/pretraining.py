@@ -16,7 +16,7 @@ from hear_axlstm.models.patch_embed import apply_mask, patchify
 class MaskedPatchModel(nn.Module):
     """Encoder, mask token and a one-hidden-layer head on every patch token.
 
-    Its blocks compute by the backend's mixer (`MLSTMBlock.use_mixer`).
+    Its blocks use the backend's mixer (`MLSTMBlock.use_mixer`).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -46,7 +46,7 @@ class MaskedPatchModel(nn.Module):
         return (squared * mask_BN).sum() / mask_BN.sum()
 
     def reconstruct(self, mel_BTF: Tensor, mask_BN: Tensor) -> Tensor:
-        """Predicted patches ``[B, N, p]`` of standardized log-mel, from what the mask leaves."""
+        """Predict all patches ``[B, N, p]`` of standardized log-mel from the visible ones."""
         mask_token: Tensor = self.mask_token
         if self.config.mask_keeps_position:
             mask_token = mask_token + self.encoder.patches.positions
@@ -56,7 +56,7 @@ class MaskedPatchModel(nn.Module):
 
 
 def training_flops(config: ModelConfig) -> int:
-    """FLOPs that one clip's forward and backward pass need.
+    """Number of FLOPs in the forward and backward pass of one clip.
 
     A multiply-add is two FLOPs; matrix products only, as usual. With N patches, S = N + 1 tokens
     (the class token), D the width, E the inner width, H the heads, p the values of a patch, the
@@ -71,9 +71,9 @@ def training_flops(config: ModelConfig) -> int:
                        2 S^2 D           q k^T and its product with v
         head           N (D^2 + D p)
 
-    The backward pass needs twice as many, except that no gradient of the input is wanted. This is
-    what the mathematics asks for: what an implementation recomputes to save memory, or multiplies
-    by zeros, is not counted, as is the custom for model FLOPs utilization (MFU).
+    The backward pass needs twice as many, except that the input's gradient is not computed. As is
+    usual for model FLOPs utilization (MFU), only the operations of the model are counted, not
+    recomputation to save memory or multiplication by zeros.
     """
     patches, dim = config.grid[0] * config.grid[1], config.dim
     embed = patches * config.patch_size * dim

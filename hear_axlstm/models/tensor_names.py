@@ -1,4 +1,4 @@
-"""The names of tensors in weight files and training checkpoints, which outlive those in the code.
+"""Stable names of tensors in weight files and training checkpoints.
 
 A block's `state_dict` has the file's names, and `load_state_dict` takes them.
 """
@@ -21,12 +21,12 @@ FILE_NAMES = {
 
 
 def file_name(parameter: str) -> str:
-    """The name in files of a parameter that `named_parameters` lists."""
+    """Return the name used in files for a parameter that `named_parameters` lists."""
     return ".".join(FILE_NAMES.get(part, part) for part in parameter.split("."))
 
 
 def use_file_names(block: nn.Module) -> None:
-    """Let a block's `state_dict` and `load_state_dict` speak the names of files."""
+    """Make a block's `state_dict` and `load_state_dict` use the names in files."""
     block.register_state_dict_post_hook(_to_files)
     block.register_load_state_dict_pre_hook(_from_files)
 

@@ -17,8 +17,8 @@ class TransformerBlock(nn.Module):
     """Pre-norm transformer block: softmax attention, then a GELU MLP.
 
     Args:
-        config: of the model.
-        index: of the block; all are alike.
+        config: settings of the model.
+        index: index of the block; not used, as all blocks are alike.
 
     Raises:
         ValueError: if the width does not divide into the heads.

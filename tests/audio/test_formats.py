@@ -28,7 +28,7 @@ OTHERS = {
 }
 WORDS = {
     "page with blanks": "web page", "HTML": "web page", "zeros": "zero bytes",
-    "bytes": "no known audio format", "git-annex": "git annex get",
+    "bytes": "unknown audio format", "git-annex": "git annex get",
     "Git LFS": "git lfs pull", "ZIP": "unpack", "MIDI": "render",
 }  # fmt: skip
 

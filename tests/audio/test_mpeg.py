@@ -120,6 +120,6 @@ def test_nothing_reaches_the_terminal(capfd: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize("pattern", [b"\xff", b"\xff\xfb", b"\xff\xfb\x90\0"])
 def test_what_looks_like_frames_all_over_is_given_up(pattern: bytes) -> None:
     start = time.process_time()
-    with pytest.raises(AudioError, match="no known audio format"):
+    with pytest.raises(AudioError, match="unknown audio format"):
         load_audio(pattern * ((1 << 22) // len(pattern)))
     assert time.process_time() - start < 20

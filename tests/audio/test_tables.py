@@ -75,7 +75,7 @@ def test_one_row_never_costs_the_others(tmp_path: Path) -> None:
     text = PLAIN + "a\0b.wav,a\nrain, heavy.wav,a\n"
     clips = list(TableSource(write(tmp_path, text)).clips())
     assert [clip.reason.split(":")[0] for clip in clips if isinstance(clip, Skipped)] == [
-        "its path holds a NUL byte",
+        "its path contains a NUL byte",
         "3 values for 2 columns",
     ]
     assert len(clips) == 6
