@@ -16,7 +16,7 @@ def test_a_full_disk_is_named_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "scenes.npy"
     path.write_text("before")
     with (
-        pytest.raises(OSError, match=r"scenes\.npy: free some and run the same") as caught,
+        pytest.raises(OSError, match=r"scenes\.npy: free some space and run the same") as caught,
         naming_full_disk(tmp_path),
         replacing(path) as partial,
     ):

@@ -1,1 +1,1 @@
-"""Clips to embeddings: batching, streaming, export, and whole folders of files."""
+"""Embedding of clips: batching, streaming, export, and whole folders of files."""

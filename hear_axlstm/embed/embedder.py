@@ -1,4 +1,4 @@
-"""The HEAR model: waveforms of any length to timestamp and scene embeddings.
+"""The HEAR model: embeds waveforms of any length as timestamps and scenes.
 
 Shapes: B clips, n samples, T mel frames, F mel bins, W windows of 2 s, J time steps of 40 ms
 (for patches of 4 frames), D model width, D' = D x frequency patches, the embedding size.
@@ -42,14 +42,14 @@ SMALLEST_STD = 1e-3  # of calibration audio's log-mel; constant audio has 1e-5, 
 
 
 class Embedder(nn.Module):
-    """Log-mel front end and encoder behind the attributes that the HEAR API asks for.
+    """Log-mel front end and encoder with the attributes required by the HEAR API.
 
     Attributes:
-        precision: of the large matrix products, "float32", "bfloat16", or "auto": bfloat16 where
-            the hardware multiplies in it. Embeddings are float32 in any case. Fused weights
-            follow a change.
-        sample_rate: in Hz, of the audio that it takes.
-        scene_embedding_size, timestamp_embedding_size: D'.
+        precision: type of the large matrix products: "float32", "bfloat16", or "auto", bfloat16
+            on hardware that supports it. Embeddings are always float32. Fused weights are updated
+            when it changes.
+        sample_rate: sample rate of the input in Hz.
+        scene_embedding_size, timestamp_embedding_size: width of an embedding, D'.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -63,7 +63,7 @@ class Embedder(nn.Module):
         self.timestamp_embedding_size = config.embedding_size
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Timestamp embeddings and their times, as in `hear_axlstm.get_timestamp_embeddings`.
+        """Compute timestamp embeddings and times, as `hear_axlstm.get_timestamp_embeddings` does.
 
         Args:
             audio: float ``[B, n]`` in -1..1 at ``sample_rate``, on the model's device.
@@ -79,7 +79,7 @@ class Embedder(nn.Module):
         return steps_BJD, times_J.to(audio.device).repeat(len(audio), 1)
 
     def scene(self, audio: Tensor) -> Tensor:
-        """Scene embeddings: the mean over all time steps (paper section 3.2).
+        """Compute scene embeddings, the mean over all time steps (paper section 3.2).
 
         Args:
             audio: float ``[B, n]`` in -1..1 at ``sample_rate``, on the model's device.
@@ -126,28 +126,28 @@ class Embedder(nn.Module):
         statistics: Standard | None = None,
         errors: Errors = "raise",
     ) -> Any:
-        """Embed clips as a whole: one embedding each, whatever their lengths.
+        """Embed clips of any length, each as one scene embedding.
 
-        Each clip comes out as if it were alone. Clips that are silent or shorter than 25 ms are
-        embedded with a warning.
+        Padding and other clips do not affect a clip's embedding. Clips that are silent or shorter
+        than 25 ms are embedded with a warning.
 
         Args:
-            audio: the path of a file of any rate and number of channels, its content as bytes, or
-                an open file; samples ``[n]`` in -1..1 at ``sample_rate``, as a NumPy array or a
+            audio: path of a file of any rate and number of channels, its content as bytes, or an
+                open file; samples ``[n]`` in -1..1 at ``sample_rate``, as a NumPy array or a
                 tensor; samples of any rate as a pair (samples, rate) or as a dict with "array" and
                 "sampling_rate"; a list of these, of any lengths; or a padded batch ``[B, n]``.
-            lengths: number of samples that count in each row of a padded batch, by default all.
-            statistics: mean and standard deviation to standardize every clip by, as a stream does;
-                by default each clip by its own.
+            lengths: number of valid samples in each row of a padded batch, by default all.
+            statistics: mean and standard deviation used to standardize all clips, as in a stream;
+                by default each clip's own.
             errors: "raise", or, for lists, "skip" to leave out clips that can't be embedded.
 
         Returns:
-            ``[B, D']``, or ``[D']`` for one clip: a tensor on the model's device for tensors, else
-            a NumPy array. With ``errors="skip"`` a pair of the embeddings of the other clips and a
-            list of what failed, with index, name and reason.
+            ``[B, D']``, or ``[D']`` for one clip: a tensor on the model's device if tensors were
+            passed, otherwise a NumPy array. With ``errors="skip"``, a pair of the embeddings of the
+            other clips and a list of the failed ones, with index, name and reason.
 
         Raises:
-            AudioError: for a file that gives no usable audio.
+            AudioError: for a file without usable audio.
             TypeError, ValueError: for other arguments that can't be embedded.
         """
         fixed = None if statistics is None else Statistics.of(statistics)
@@ -203,7 +203,7 @@ class Embedder(nn.Module):
         statistics: Standard | None = None,
         errors: Errors = "raise",
     ) -> Any:
-        """Embed clips step by step: one embedding every 40 ms, and the steps' centers in ms.
+        """Embed clips as timestamp embeddings every 40 ms, and return their times in ms.
 
         Args:
             audio: as in `embed_scenes`.
@@ -214,7 +214,7 @@ class Embedder(nn.Module):
         Returns:
             Embeddings ``[J, D']`` and times ``[J]`` for one clip; ``[B, J, D']`` and ``[B, J]`` for
             a batch (0 and NaN past the end of a shorter row); two lists of B arrays for a list.
-            With ``errors="skip"`` also a list of what failed.
+            With ``errors="skip"``, also a list of the clips that failed.
 
         Raises:
             AudioError, TypeError, ValueError: as in `embed_scenes`.
@@ -238,7 +238,7 @@ class Embedder(nn.Module):
         statistics: Standard | None = None,
         errors: Errors = "raise",
     ) -> Any:
-        """`embed_scenes`, or `embed_timestamps` if `kind` is "timestamp"."""
+        """Call `embed_scenes`, or `embed_timestamps` if `kind` is "timestamp"."""
         calls = {"scene": self.embed_scenes, "timestamp": self.embed_timestamps}
         if kind not in calls:
             raise ValueError(f"kind={kind!r}: choose one of {', '.join(calls)}")
@@ -247,14 +247,14 @@ class Embedder(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, audio: Audio) -> Statistics:
-        """Mean and standard deviation of the log-mel of calibration audio, for streams.
+        """Compute mean and standard deviation of the log-mel of calibration audio, for streams.
 
         Args:
-            audio: one clip or several, as in `embed_scenes`; some seconds like the audio to come,
-                sound and pauses. Frames of all clips count alike.
+            audio: one or more clips, as in `embed_scenes`: some seconds similar to the audio that
+                will be embedded, with sounds and pauses. All frames have equal weight.
 
         Raises:
-            ValueError: if all of it is silent or constant.
+            ValueError: if all of the audio is silent or constant.
         """
         self._check_dtype()
         request = inputs.parse(audio, None, self.sample_rate, "raise")
@@ -270,7 +270,7 @@ class Embedder(nn.Module):
     def _clip_groups(
         self, request: Request, errors: Errors, failed: list[Failed], warns: bool
     ) -> Iterator[list[Tensor]]:
-        """The samples of a call's clips, as many together as the budget holds."""
+        """Yield the samples of a call's clips in groups that fit the budget."""
         held = round(Budget.of(self.device).held_seconds * self.sample_rate)
         remarks: dict[str, str] = {}
         loaded = enumerate(inputs.load(request, self.sample_rate, self.device, errors))
@@ -284,12 +284,11 @@ class Embedder(nn.Module):
             inputs.warn(remarks, len(request.items))
 
     def stream(self, statistics: Statistics | tuple[float, float]) -> Stream:
-        """Embed sound while it comes, each step as soon as it is complete.
+        """Return a stream that embeds live audio, each step as soon as it is complete.
 
         Args:
-            statistics: mean and standard deviation of the log-mel, fixed before: from
-                `fit_statistics`, or known. The result is that of
-                ``embed_timestamps(..., statistics=...)``.
+            statistics: fixed mean and standard deviation of the log-mel, for example from
+                `fit_statistics`. The result equals ``embed_timestamps(..., statistics=...)``.
 
         Raises:
             ValueError: for a model whose steps depend on later ones.
@@ -299,29 +298,30 @@ class Embedder(nn.Module):
 
     @property
     def precision(self) -> Precision:
-        """Of the large matrix products."""
+        """Type of the large matrix products."""
         return self._precision
 
     @precision.setter
     def precision(self, precision: Precision) -> None:
-        dtype = product_dtype(precision, self.device)  # refuses an unknown one
+        dtype = product_dtype(precision, self.device)  # raises if unknown
         self._precision = precision
         if self.encoder.fused is not None and self.encoder.fused.dtype != dtype:
             self.fuse()
 
     def fuse(self) -> Self:
-        """Freeze the weights in the form in which a CPU infers fastest, and go to evaluation mode.
+        """Fuse the weights for fast inference on a CPU, and switch to evaluation mode.
 
-        `load_model` does so. Embeddings are the same; without gradients only. What changes in the
-        weights later does not count until `fuse` is called again. `train`, `unfuse`, loading
-        weights into the model, and another device or dtype drop the fused weights.
+        `load_model` calls this. Embeddings stay the same, but gradients are not available. Later
+        changes to the weights have no effect until `fuse` is called again. `train`, `unfuse`,
+        loading weights into the model, and moving it to another device or dtype drop the fused
+        weights.
 
         Returns:
-            the model.
+            The model.
 
         Raises:
-            ValueError: on another device than a CPU, in another dtype than float32, or for blocks
-                with hooks or replaced parts.
+            ValueError: if the model is not on a CPU or not float32, or has blocks with hooks or
+                replaced submodules.
         """
         self._check_dtype()
         if self.device.type != "cpu":
@@ -331,21 +331,21 @@ class Embedder(nn.Module):
         return self
 
     def infer(self) -> Self:
-        """Go to evaluation mode, with fused weights on a CPU; returns the model."""
+        """Switch to evaluation mode, with fused weights on a CPU; returns the model."""
         return self.fuse() if self.device.type == "cpu" else self.eval()
 
     def unfuse(self) -> Self:
-        """Drop the fused weights: embeddings come from the modules again, with gradients if wanted.
+        """Drop the fused weights: the modules compute embeddings, optionally with gradients.
 
         Returns:
-            the model.
+            The model.
         """
         self.encoder.fused = None
         return self
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.encoder.cls_token.device
 
     def _check_dtype(self) -> None:
@@ -357,7 +357,7 @@ class Embedder(nn.Module):
             )
 
     def scenes(self, audio: Iterable[Tensor], statistics: Statistics | None = None) -> Tensor:
-        """The means over all time steps of clips ``[n]`` of any lengths, float32 ``[B, D']``."""
+        """Scene embeddings of clips ``[n]`` of any lengths, float32 ``[B, D']``."""
         sums: dict[int, list[Tensor]] = defaultdict(list)
         counts: dict[int, int] = defaultdict(int)
         for batch, steps_WJD in self._encoded(audio, statistics):
@@ -371,9 +371,9 @@ class Embedder(nn.Module):
         return torch.stack([torch.stack(sums[c]).sum(0) / counts[c] for c in range(len(sums))])
 
     def steps(self, audio: Iterable[Tensor], statistics: Statistics | None = None) -> list[Tensor]:
-        """All time steps of clips ``[n]`` of any lengths, float32 ``[J, D']`` each.
+        """All time steps of clips ``[n]`` of any lengths, each float32 ``[J, D']``.
 
-        The last step of a clip may be centered past its end: see `step_times`.
+        The center of a clip's last step may be past its end, see `step_times`.
         """
         parts: dict[int, list[Tensor]] = defaultdict(list)
         for batch, steps_WJD in self._encoded(audio, statistics):
@@ -384,11 +384,11 @@ class Embedder(nn.Module):
     def _encoded(
         self, audio: Iterable[Tensor], statistics: Statistics | None
     ) -> Iterator[tuple[list[Window], Tensor]]:
-        """The windows of all clips, in batches with their time steps ``[W, J, D']``."""
+        """Yield the windows of all clips in batches, with their time steps ``[W, J, D']``."""
         log_mels = self._log_mels(list(audio), statistics)
         width = self.config.window_frames
-        # A causal encoder never looks at the padding that follows: it is left out, unless
-        # rows mix early and late tokens.
+        # A causal encoder is not affected by padding at the end, so it is left out, unless rows
+        # mix early and late tokens.
         alone = self.encoder.causal and self.config.layout == "time"
         multiple = self.config.patch[0] if alone else width
         budget = Budget.of(self.device).frames
@@ -396,7 +396,7 @@ class Embedder(nn.Module):
             yield batch, self._encode(cut(log_mels, batch))
 
     def _log_mels(self, audio: Sequence[Tensor], statistics: Statistics | None) -> list[Tensor]:
-        """Standardized log-mel of each clip, ``[T, F]``; clips of one length go together."""
+        """Standardized log-mel ``[T, F]`` of each clip; clips of equal length form a batch."""
         self._check_dtype()
         same: dict[int, list[int]] = defaultdict(list)
         for index, clip in enumerate(audio):
@@ -408,10 +408,10 @@ class Embedder(nn.Module):
         return [log_mels[index] for index in range(len(audio))]
 
     def _encode(self, windows: Tensor) -> Tensor:
-        """Windows ``[W, T, F]`` to the steps of each, ``[W, T / 4, D']``."""
+        """Encode windows ``[W, T, F]`` to time steps ``[W, T / 4, D']``."""
         self.encoder.refuse_gradients(windows)
         if self.encoder.fused is not None and not is_traced(windows):
-            with autocast_to(torch.float32, windows.device):  # the caller's has no say
+            with autocast_to(torch.float32, windows.device):  # overrides the caller's
                 tokens = self.encoder.fused(windows)
         else:
             with autocast_to(product_dtype(self.precision, windows.device), windows.device):

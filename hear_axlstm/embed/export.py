@@ -1,7 +1,7 @@
-"""Waveform to embeddings as one graph, for torch.export and ONNX.
+"""Export of an embedding model as one graph, with torch.export or as ONNX.
 
-The same function as `Embedder`, in operations that other runtimes have: the spectrum by products
-with cosines and sines, the cell in its plain form, the last window always filled up.
+The graph computes the same as `Embedder` with operations that other runtimes have: the spectrum as
+products with cosines and sines, the cell in its plain form, the last window always padded.
 
 Shapes: B clips, n samples, T mel frames, F mel bins, W windows of 2 s, J time steps, D' embedding
 size.
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".onnx", ".pt2")
 OPSET = 20
-EXAMPLE_SAMPLES = 40_000  # of the clips that are traced
-SHORTEST = 400  # samples: a shorter clip can't be reflected at its edges
+EXAMPLE_SAMPLES = 40_000  # length of the traced clips
+SHORTEST = 400  # samples; a shorter clip can't be reflected at its edges
 MISSING = "ONNX needs onnx and onnxscript: pip install 'hear_axlstm[export]'"
 
 
@@ -41,8 +41,8 @@ class ExportableEmbedder(nn.Module):
     """An embedder as plain operations, on a CPU in float32.
 
     Args:
-        embedder: to copy the weights of.
-        kind: "scene" gives ``[B, D']``; "timestamp" ``[B, J, D']`` and their centers in ms
+        embedder: model whose weights are copied.
+        kind: "scene" for ``[B, D']``; "timestamp" for ``[B, J, D']`` and the centers in ms
             ``[B, J]``.
     """
 
@@ -56,14 +56,14 @@ class ExportableEmbedder(nn.Module):
                 block.cell = exportable_cell
 
     def forward(self, audio: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Float32 ``[B, n]`` in -1..1 at the model's sample rate, n at least SHORTEST."""
+        """Embed float32 ``[B, n]`` in -1..1 at the model's sample rate, n at least SHORTEST."""
         width, patch = self.config.window_frames, self.config.patch[0]
         log_mel_BTF = standardize(self.mel(audio))
         frames = log_mel_BTF.shape[1]
         windows = (frames + width - 1) // width
         filled = nn.functional.pad(log_mel_BTF, (0, 0, 0, windows * width - frames))
         windows_WTF = filled.reshape(audio.shape[0] * windows, width, filled.shape[2])
-        # A copy, because to reshape a slice asks whether there is more than one window
+        # A copy, because reshaping a slice branches on whether there is more than one window
         tokens = self.encoder(windows_WTF)[:, 1:].clone(memory_format=torch.contiguous_format)
         if self.config.layout == "release":
             tokens = tokens.unflatten(1, self.config.grid[::-1]).transpose(1, 2).contiguous()
@@ -72,7 +72,7 @@ class ExportableEmbedder(nn.Module):
         )
         if self.kind == "scene":
             return steps_BJD[:, : (frames + patch - 1) // patch].mean(1)
-        # as in Embedder.forward: up to the last step whose center lies within the clip
+        # as in Embedder.forward: up to the last step whose center is within the clip
         hop, middle = self.config.mel.hop_length, (patch - 1) / 2
         count = (audio.shape[1] - int(middle * hop)) // (patch * hop) + 1
         index = torch.arange(count, device=audio.device, dtype=torch.float32)
@@ -97,7 +97,7 @@ class ExportableLogMel(nn.Module):
         self.register_buffer("filterbank", mel.filterbank.T.contiguous()[..., None])
 
     def forward(self, waveform_Bn: Tensor) -> Tensor:
-        """``[B, n]`` -> ``[B, T, F]``."""
+        """Compute the log-mel: ``[B, n]`` -> ``[B, T, F]``."""
         edge, hop = self.config.n_fft // 2, self.config.hop_length
         padded = nn.functional.pad(waveform_Bn[:, None], (edge, edge), mode="reflect")
         cosines, sines = nn.functional.conv1d(padded, self.waves, stride=hop).chunk(2, dim=1)
@@ -106,7 +106,7 @@ class ExportableLogMel(nn.Module):
 
 
 def exportable_cell(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """`mlstm.cell` in its quadratic form as it stands: slow, but without a branch or a loop."""
+    """Plain quadratic form of `mlstm.cell`: slow, but without branches or loops."""
     total_f = log_f.double().cumsum(dim=1)
     a = log_i.double() - total_f
     future = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).triu(1)
@@ -127,20 +127,21 @@ def export(embedder: Embedder, path: Path, kind: Kind = "scene") -> Path:
     The input is called ``audio``; the outputs ``scene``, or ``steps`` and ``ms``.
 
     Args:
-        embedder: from `load_model`.
-        path: to write; its ending, .onnx or .pt2, tells the format.
-        kind: which embedding.
+        embedder: model from `load_model`.
+        path: file to write; its extension, .onnx or .pt2, selects the format.
+        kind: kind of embedding.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: for another ending or kind, a folder as `path`, or a `path` in none.
+        ValueError: for another extension or kind, or if `path` is a folder or its folder does not
+            exist.
         OSError: if `path` can't be written.
         ModuleNotFoundError: for ONNX without the extra `export`.
     """
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path} ends in none of {', '.join(SUFFIXES)}: name it so")
+        raise ValueError(f"the output must end in {' or '.join(SUFFIXES)}, got {path}")
     if kind not in get_args(Kind):
         raise ValueError(f"kind={kind!r}: use one of {', '.join(get_args(Kind))}")
     if path.suffix == ".onnx" and not all(map(find_spec, ("onnx", "onnxscript"))):
@@ -149,7 +150,7 @@ def export(embedder: Embedder, path: Path, kind: Kind = "scene") -> Path:
         raise ValueError(f"directory {path.parent} does not exist: create it first")
     if path.is_dir():
         raise ValueError(f"{path} is a directory: name a file")
-    log.info("exporting, a minute or two")
+    log.info("exporting, this takes a minute or two")
     # An unwritable place fails here, before the work.
     with replacing(path) as partial, partial.open("wb") as file:
         program = _trace(ExportableEmbedder(embedder, kind).eval())
@@ -178,7 +179,7 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, outputs: list
 def _trace(model: nn.Module) -> torch.export.ExportedProgram:
     example = torch.zeros(2, EXAMPLE_SAMPLES)
     any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    # Otherwise a size that is not 1 in the example would be taken never to be 1
+    # Otherwise a size that is not 1 in the example would be assumed never to be 1
     with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(
             model,

@@ -1,4 +1,4 @@
-"""Many files to embeddings: the work of `axlstm embed`, and scenes one by one for other commands.
+"""Embedding of many files: `axlstm embed`, and scenes one by one for other commands.
 
 Shapes: J time steps, D' embedding size.
 """
@@ -48,7 +48,7 @@ CLIPS_PER_SHARD = 128
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """What was embedded, and what was left out."""
+    """Summary of the clips that were embedded and left out."""
 
     output: Output
     clips: int
@@ -70,9 +70,9 @@ class EmbedReport:
 def scenes_of(
     embedder: Embedder, clips: Iterable[AudioClip | Skipped]
 ) -> Iterator[tuple[AudioClip | Skipped, Tensor | Skipped]]:
-    """Each clip with its scene embedding ``[D']`` on the CPU, or why it has none; shows progress.
+    """Yield each clip with its scene embedding ``[D']`` on the CPU, or with why it has none.
 
-    Silent and short clips are embedded, too.
+    Silent and short clips are embedded, too. Shows progress.
     """
     total = len(clips) if isinstance(clips, Sized) else None
     rate, budget = embedder.sample_rate, Budget.of(embedder.device)
@@ -100,22 +100,21 @@ def embed_files(
 ) -> EmbedReport | None:
     """Embed all clips of the inputs into `out`.
 
-    An interrupted run resumes; what is there already, of the same files by the same model, is not
-    computed again. Clips that are broken, silent, shorter than 25 ms or longer than an hour are
-    left out and listed in a report.csv.
+    An interrupted run resumes; embeddings of the same files by the same model are not recomputed.
+    Clips that are broken, silent, shorter than 25 ms or longer than an hour are left out and listed
+    in a report.csv.
 
     Args:
         inputs: see `open_source`.
-        out: .npy file (with ids in .npy.ids.txt), .parquet file, or a folder that gets one .npy a
-            clip.
-        embedder: on its device.
-        kind: of embeddings.
-        batch_seconds: of audio that is held and embedded at once, 1 or more.
-        path_column: of CSV files; by default a usual name such as path or filename.
-        context: of this process among several; by default it is alone.
+        out: .npy file (with ids in .npy.ids.txt), .parquet file, or a folder for one .npy per clip.
+        embedder: the model, on its device.
+        kind: kind of embeddings.
+        batch_seconds: seconds of audio per batch, at least 1.
+        path_column: column of paths in CSV files; by default a usual name such as path or filename.
+        context: the ranks of the run; by default this process alone.
 
     Returns:
-        What was done; None on other ranks than the first.
+        A summary, on the first rank only; None on the others.
 
     Raises:
         SourceError, TableError: if there is no audio.
@@ -125,14 +124,14 @@ def embed_files(
     if batch_seconds is None:
         batch_seconds = Budget.of(embedder.device).held_seconds
     if not 1 <= batch_seconds < math.inf:
-        raise ValueError(f"batch_seconds={batch_seconds}: give a number of seconds from 1 on")
+        raise ValueError(f"batch_seconds={batch_seconds} must be at least 1")
     output, source = Output(out, FIELDS[kind]), open_source(inputs, path_column)
     settings = [_fingerprint(embedder), *output.fields]
     planned = plan(source, output.parts, output.fields, settings, CLIPS_PER_SHARD)
     if context.broadcast(context.is_first and _is_up_to_date(output, planned)):
         return read_report(output) if context.is_first else None
     if not context.is_first:
-        context.barrier()  # until the first has taken the folder
+        context.barrier()  # until the first rank has locked the folder
         _write_share(planned, embedder, batch_seconds, context)
         return None
     with naming_full_disk(out):
@@ -147,7 +146,7 @@ def embed_files(
 
 
 def _is_up_to_date(output: Output, planned: Plan) -> bool:
-    """Whether the output is there, of these very inputs; refuses to replace anything else."""
+    """Whether the output exists for exactly these inputs; raises if it holds anything else."""
     made = output.read_stamp()
     return (
         made is not None
@@ -157,7 +156,7 @@ def _is_up_to_date(output: Output, planned: Plan) -> bool:
 
 
 def _fingerprint(embedder: Embedder) -> str:
-    """A hash of weights, settings and precision."""
+    """Hash of weights, settings and precision."""
     hashed = hashlib.sha256(repr((embedder.config, embedder.precision)).encode())
     for tensor in embedder.encoder.state_dict().values():
         hashed.update(tensor.cpu().contiguous().numpy().data)
@@ -167,7 +166,7 @@ def _fingerprint(embedder: Embedder) -> str:
 def _write_share(
     planned: Plan, embedder: Embedder, batch_seconds: float, context: DistContext
 ) -> None:
-    """Make this rank's shards that are not there, then wait for the other ranks."""
+    """Compute this rank's missing shards, then wait for the other ranks."""
     own = [shard for shard in planned.shards if shard.number % context.size == context.rank]
     todo = {shard.number: shard for shard in own if not shard.is_done()}
     known = [size for number in todo if (size := planned.sizes[number]) is not None]
@@ -197,7 +196,7 @@ def _write_share(
 def _embedded(
     found: Iterable[Decoded | Skipped], embedder: Embedder, most: int, fields: Sequence[str]
 ) -> Iterator[Record | Skipped]:
-    """The clips of one shard embedded together, up to `most` samples at once, in order."""
+    """Embed the clips of one shard in order, in batches of up to `most` samples."""
     for group in groups(found, _samples, most):
         decoded = [item for item in group if isinstance(item, Decoded)]
         records = iter(_embed_batch(decoded, embedder, fields) if decoded else ())
@@ -265,7 +264,7 @@ def _finish(output: Output, planned: Plan, embedder: Embedder) -> EmbedReport:
 
 
 def read_report(output: Output) -> EmbedReport:
-    """What the stamp of a finished run says."""
+    """Read the summary of a finished run from its stamp."""
     made = json.loads(output.stamp.read_text(encoding="utf-8"))
     return EmbedReport(output, made["clips"], made["hours"], made["skipped"])
 

@@ -27,14 +27,14 @@ Block = Callable[[Tensor, Workspace], Tensor]  # tokens [B, S, D] to tokens
 
 
 class FusedEncoder:
-    """The weights of an encoder, frozen, in the form in which a CPU infers fastest.
+    """Encoder with frozen weights, fused for fast inference on a CPU.
 
     Args:
-        encoder: on the CPU; what changes in it later does not change the fused weights.
-        dtype: of the products inside the blocks, float32 or bfloat16.
+        encoder: on the CPU; later changes to it do not affect the fused weights.
+        dtype: type of the matrix products inside the blocks, float32 or bfloat16.
 
     Raises:
-        ValueError: for mLSTM blocks with hooks or replaced parts.
+        ValueError: for mLSTM blocks with hooks or replaced submodules.
     """
 
     @torch.no_grad()
@@ -50,10 +50,10 @@ class FusedEncoder:
     def __call__(self, mel_WTF: Tensor) -> Tensor:
         """Embed the patches of standardized log-mel ``[W, T, F]``, float32 ``[W, N, D]``.
 
-        As `Encoder.forward`, without the class token.
+        The result is that of `Encoder.forward` without the class token.
         """
 
-        @torch.no_grad()  # counts for the thread that it runs in
+        @torch.no_grad()  # applies to the current thread only
         def encode(patches_BND: Tensor) -> Tensor:
             cls = self.cls_token.expand(len(patches_BND), 1, -1)
             tokens, workspace = torch.cat([cls, patches_BND], dim=1), Workspace()
@@ -62,20 +62,20 @@ class FusedEncoder:
             return self.norm(tokens[:, 1:])
 
         parts = -(-len(mel_WTF) // self._at_once)
-        parts += -parts % torch.get_num_threads()  # so that no core waits for the others at the end
+        parts += -parts % torch.get_num_threads()  # so that no core is idle at the end
         parts = max(1, min(parts, len(mel_WTF)))
         return torch.cat(on_each_core(encode, self.patches(mel_WTF).tensor_split(parts)))
 
 
 class StreamState:
-    """What a causal block keeps of earlier tokens, so that a window can come in parts."""
+    """State of a causal block after earlier tokens, for windows processed in parts."""
 
     def __init__(self) -> None:
         self._x_BSE: Tensor | None = None
         self._state: mlstm.State | None = None
 
     def convolve(self, x_BSE: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """As `torch_impl.convolve`, over these tokens and the last ones before."""
+        """Convolve like `torch_impl.convolve`, with the preceding tokens as context."""
         seen = 0 if self._x_BSE is None else self._x_BSE.shape[1]
         if self._x_BSE is not None:
             x_BSE = torch.cat([self._x_BSE, x_BSE], dim=1)
@@ -83,17 +83,17 @@ class StreamState:
         return torch_impl.convolve(x_BSE, weight, bias)[:, seen:]
 
     def cell(self, q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-        """As `mlstm.cell`, from the state that the tokens before have left."""
+        """Compute `mlstm.cell` from the state after the preceding tokens."""
         h, self._state = mlstm.chunkwise(q, k, v, log_i, log_f, self._state)
         return h
 
 
 class FusedMLSTM:
-    """An mLSTM block that computes the same from fewer and cheaper operations.
+    """An mLSTM block with fused weights: the same result with fewer and cheaper operations.
 
     Args:
-        block: whose parts are those of `hear_axlstm.models.layers`.
-        dtype: of the large products.
+        block: block built from `hear_axlstm.models.layers`.
+        dtype: type of the large matrix products.
     """
 
     def __init__(self, block: MLSTMBlock, dtype: torch.dtype) -> None:
@@ -106,12 +106,12 @@ class FusedMLSTM:
     def __call__(
         self, tokens_BSD: Tensor, workspace: Workspace, state: StreamState | None = None
     ) -> Tensor:
-        """Tokens ``[B, S, D]`` in float32, before and after.
+        """Map float32 tokens ``[B, S, D]`` to float32 tokens ``[B, S, D]``.
 
         Args:
-            tokens_BSD: the tokens of windows, or those that follow what `state` has seen.
-            workspace: to compute in.
-            state: of a window that comes in parts; updated.
+            tokens_BSD: tokens of whole windows, or those that follow the tokens in `state`.
+            workspace: scratch memory.
+            state: state of a window that is processed in parts; updated in place.
         """
         source = tokens_BSD.flip(1) if self.reverse else tokens_BSD
         normed = nnf.layer_norm(source, source.shape[-1:], self.norm, eps=NORM_EPS)
@@ -148,7 +148,7 @@ def _fuse_block(block: nn.Module, index: int, dtype: torch.dtype) -> Block:
                 what = f"block {index}{name and '.' + name}"
                 raise ValueError(
                     f"{what} has hooks or was replaced ({type(part).__name__}), and fused weights "
-                    "would pass it by: remove it, or use the model unfused (model.unfuse())"
+                    "would bypass it: remove it, or use the model unfused (model.unfuse())"
                 )
         return FusedMLSTM(block, dtype)
     lower = copy.deepcopy(block).to(dtype)

@@ -1,7 +1,7 @@
-"""What users pass to the embedding calls, as a list of tensors, and what they get back.
+"""Inputs and outputs of the embedding calls: from users' audio to tensors and back.
 
-Functions only: nothing here knows the model. Shapes: B clips, n samples, J time steps,
-D' embedding size.
+Pure functions, independent of the model. Shapes: B clips, n samples, J time steps, D' embedding
+size.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ArrayClip: TypeAlias = (
     "str | os.PathLike[str] | bytes | BinaryIO | Samples | Mapping[str, Any] | AudioClip | "
     "tuple[Samples | Tensor, int]"
 )
-"""One clip that is answered by NumPy arrays."""
+"""One clip for which NumPy arrays are returned."""
 ArrayAudio: TypeAlias = "ArrayClip | Sequence[ArrayClip]"
 TensorAudio: TypeAlias = "Tensor | Sequence[Tensor]"
 Audio: TypeAlias = "ArrayAudio | TensorAudio"
@@ -42,13 +42,13 @@ Kind = Literal["scene", "timestamp"]
 Errors = Literal["raise", "skip"]
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-MOST_CHANNELS = 32  # of a recording: a longer side of an array is time
-SHOWN = 3  # clips that a warning names
-THREADS = 2  # that decode files
+MOST_CHANNELS = 32  # of a recording; a longer axis of an array is time
+SHOWN = 3  # clips named in a warning
+THREADS = 2  # threads that decode files
 
 
 class AudioWarning(UserWarning):
-    """A clip whose embedding means little: silent, or shorter than one window of 25 ms."""
+    """Issued for clips without meaningful embeddings: silent, or shorter than 25 ms."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Failed:
     """A clip of a list that could not be embedded."""
 
     index: int
-    """Its place in the list."""
+    """Index in the list."""
     name: str
-    """Its path, or "clip 3"."""
+    """Path, or a name such as "clip 3"."""
     reason: str
 
 
@@ -68,22 +68,22 @@ class Loaded(NamedTuple):
     samples: Tensor
     """Mono ``[n]`` at the model's rate, on its device."""
     remark: str
-    """Why its embedding means little; empty if it doesn't."""
+    """Why its embedding is not meaningful; empty if it is."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """The clips of one call, and the form of its answer."""
+    """The clips of one call, and the form of the result."""
 
     items: list[Any]
     is_single: bool
-    """One clip, answered without B."""
+    """Whether there is one clip, returned without the axis B."""
     is_padded: bool
-    """A batch ``[B, n]``, whose timestamps are answered as one padded array."""
+    """Whether the input is a batch ``[B, n]``, with timestamps returned as one padded array."""
     as_tensor: bool
 
     def name(self, index: int) -> str:
-        """What messages call a clip."""
+        """Name of a clip in messages."""
         item = self.items[index]
         if isinstance(item, (str, os.PathLike)):
             return os.fspath(item)
@@ -91,7 +91,7 @@ class Request:
 
 
 def parse(audio: Any, lengths: Iterable[int] | None, sample_rate: int, errors: str) -> Request:
-    """What a call's arguments mean; nothing is read yet.
+    """Parse a call's arguments, without reading any file.
 
     Raises:
         TypeError, ValueError: for arguments that can't be embedded.
@@ -121,7 +121,7 @@ def parse(audio: Any, lengths: Iterable[int] | None, sample_rate: int, errors: s
 def load(
     request: Request, sample_rate: int, device: torch.device, errors: Errors = "raise"
 ) -> Iterator[Loaded | Failed]:
-    """All clips in order, files decoded ahead; shows progress if it takes long.
+    """Yield all clips in order, decoding files ahead; shows progress if it takes long.
 
     Raises:
         AudioError, TypeError, ValueError, OSError: for a clip that can't be used, if `errors` is
@@ -154,25 +154,25 @@ def size_of(item: Loaded | Failed) -> int:
 
 
 def warn(remarks: Mapping[str, str], clips: int) -> None:
-    """Warn of clips whose embeddings mean little, by their names."""
+    """Warn about clips without meaningful embeddings, by name."""
     if remarks:
         shown = ", ".join(f"{name} is {remark}" for name, remark in list(remarks.items())[:SHOWN])
         more = f" and {len(remarks) - SHOWN} more" if len(remarks) > SHOWN else ""
         warnings.warn(
-            f"{len(remarks)} of {clips} clips: {shown}{more}; such embeddings mean little",
+            f"{len(remarks)} of {clips} clips: {shown}{more}; their embeddings are not meaningful",
             AudioWarning,
             stacklevel=4,
         )
 
 
 def answer_scenes(request: Request, scenes: list[Tensor], size: int) -> Any:
-    """Scenes ``[D']`` each as ``[B, D']``, or ``[D']`` for a single clip."""
+    """Combine scenes ``[D']`` into ``[B, D']``, or ``[D']`` for a single clip."""
     scenes_BD = torch.stack(scenes) if scenes else torch.zeros(0, size)
     return _in_kind(scenes_BD[0] if request.is_single else scenes_BD, request.as_tensor)
 
 
 def answer_timestamps(request: Request, pairs: list[tuple[Tensor, Tensor]]) -> tuple[Any, Any]:
-    """Steps ``[J, D']`` and times ``[J]`` of each clip: padded, as lists, or those of one clip."""
+    """Return steps ``[J, D']`` and times ``[J]`` padded, as lists, or of a single clip."""
     if request.is_padded and pairs:
         steps_BJD = pad_sequence([steps for steps, _ in pairs], batch_first=True)
         times = [times for _, times in pairs]
@@ -187,7 +187,7 @@ def _in_kind(tensor: Tensor, as_tensor: bool) -> Tensor | NDArray[np.float32]:
 
 
 def check_batch(audio: Tensor, device: torch.device) -> None:
-    """Refuse what is not a batch ``[B, n]`` of finite samples on the device, and say why."""
+    """Raise unless the audio is a batch ``[B, n]`` of finite samples on the device."""
     if not isinstance(audio, Tensor):
         raise TypeError(f"audio is a {_describe(audio)}: pass a torch.Tensor [clips, samples]")
     _check_type(audio, "audio")
@@ -203,15 +203,15 @@ def check_batch(audio: Tensor, device: torch.device) -> None:
 
 
 def check_clip(samples: Any, name: str, device: torch.device) -> Tensor:
-    """Samples ``[n]``, an array on the CPU or a tensor on the device, as a tensor on the device.
+    """Check samples ``[n]``, an array or a tensor on the device, and return them as a tensor.
 
     Raises:
-        TypeError, ValueError: for another kind or shape, or samples that are not finite.
+        TypeError, ValueError: for another type or shape, or non-finite samples.
     """
     _check_type(samples, name)
     if isinstance(samples, np.ndarray) and samples.dtype.kind in "fiub":
         native = samples.dtype.newbyteorder("=")
-        dtype = np.float64 if native.itemsize > 8 else native  # torch knows no longer floats
+        dtype = np.float64 if native.itemsize > 8 else native  # torch has no longer floats
         samples = torch.from_numpy(np.array(samples, dtype)).to(device)
     if not isinstance(samples, Tensor):
         raise TypeError(f"{name} is a {_describe(samples)}: pass a NumPy array or a torch.Tensor")
@@ -225,9 +225,9 @@ def check_clip(samples: Any, name: str, device: torch.device) -> Tensor:
 
 
 def _check_type(audio: object, name: str) -> None:
-    """Refuse arrays that are not plain: masked, sparse, nested, quantized, of 8-bit floats."""
+    """Raise for arrays that are masked, sparse, nested, quantized, or of 8-bit floats."""
     if isinstance(audio, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array: fill it, e.g. by audio.filled(0)")
+        raise TypeError(f"{name} is a masked array: fill it, e.g. with audio.filled(0)")
     if not isinstance(audio, Tensor):
         return
     if audio.is_nested or audio.layout != torch.strided or audio.is_quantized:
@@ -274,11 +274,11 @@ def _describe(value: object) -> str:
 def _cut(batch: Any, lengths: Sequence[int]) -> list[Any]:
     clips, longest = batch.shape
     if len(lengths) != clips:
-        raise ValueError(f"{len(lengths)} lengths for {clips} clips: give one a clip")
+        raise ValueError(f"{len(lengths)} lengths for {clips} clips: pass one per clip")
     for index, length in enumerate(lengths):
         if not 1 <= length <= longest:
             raise ValueError(
-                f"lengths[{index}]={length}: must lie between 1 and the {longest} samples of a row"
+                f"lengths[{index}]={length}: must be between 1 and the {longest} samples of a row"
             )
     return [row[:length] for row, length in zip(batch, lengths, strict=True)]
 
@@ -290,7 +290,7 @@ def _is_one_clip(audio: object) -> bool:
 
 
 def _pair(audio: object) -> tuple[Any, float] | None:
-    """Samples and rate of a pair in either order, as soundfile and scipy give it; else None."""
+    """Samples and rate of a pair in either order, as soundfile and scipy return it; else None."""
     if isinstance(audio, tuple) and len(audio) == 2:
         for samples, rate in (audio, audio[::-1]):
             is_rate = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
@@ -300,7 +300,7 @@ def _pair(audio: object) -> tuple[Any, float] | None:
 
 
 def _load(item: Any, name: str, sample_rate: int, device: torch.device) -> Loaded:
-    """One clip of any kind that users pass."""
+    """Load one clip of any supported type."""
     if isinstance(item, Mapping):  # of Hugging Face datasets, decoded or not
         item = _of_mapping(item, name)
     if isinstance(item, (str, os.PathLike)):
@@ -343,7 +343,7 @@ def _of_mapping(item: Mapping[str, Any], name: str) -> Any:
 
 
 def _resampled(samples: Any, rate: float, name: str, sample_rate: int) -> NDArray[np.float32]:
-    """Samples of a known rate, with channels on either side, as mono at `sample_rate`."""
+    """Mix and resample samples with a channel axis in either position to mono `sample_rate`."""
     if not RATES[0] <= rate <= RATES[-1]:
         raise ValueError(
             f"{name} has the sample rate {rate:g}: pass {RATES[0]:,} to {RATES[-1]:,} Hz"

@@ -1,7 +1,7 @@
-"""Embeddings of sound while it is recorded: mel, convolution and cell continue from their states.
+"""Streaming embeddings of live audio: mel, convolution and cell continue from their states.
 
-The result is that of whole clips, standardized by the same fixed statistics. A step is complete
-when its last mel frame is, 12.5 ms after that frame's center.
+The result equals that of whole clips standardized with the same fixed statistics. A step is
+complete when its last mel frame is, 12.5 ms after that frame's center.
 
 Shapes: n samples, T mel frames, F mel bins, J time steps, D' embedding size.
 """
@@ -24,24 +24,24 @@ from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.ops.cpu import Workspace
 from hear_axlstm.ops.precision import Precision, autocast_to, product_dtype
 
-BLOCK_SECONDS = 2.0  # a longer push is taken in parts, which bounds what is held at once
+BLOCK_SECONDS = 2.0  # a longer push is processed in parts, to bound memory
 A = TypeVar("A", NDArray, Tensor)
 Pair: TypeAlias = tuple[Any, Any]  # of arrays or of tensors
 
 
 class Stream:
-    """A sound that is embedded while it is recorded; made by `Embedder.stream`.
+    """Stream of live audio that returns timestamp embeddings; created by `Embedder.stream`.
 
-    Memory does not grow with time. Windows of 2 s begin anew, as they do in whole clips.
+    Memory use is constant. The state is reset every 2 s, at the same windows as in whole clips.
 
     Args:
-        encoder: of a causal model; later changes of its weights don't count.
+        encoder: encoder of a causal model; later changes to its weights have no effect.
         mel: the front end.
-        statistics: what log-mel is standardized by.
+        statistics: mean and standard deviation used to standardize the log-mel.
         precision: as in `Embedder`.
 
     Raises:
-        ValueError: for an encoder whose steps depend on later ones, or whose blocks were changed.
+        ValueError: for an encoder whose steps depend on later ones, or with modified blocks.
     """
 
     @torch.no_grad()
@@ -53,7 +53,7 @@ class Stream:
             what = "ssast" if config.architecture == "ssast" else "a model with flip=True"
             raise ValueError(
                 f"{what} can't embed a stream, because its steps depend on later ones: use an "
-                "axlstm preset without flip, or embed(...) once the clip is whole"
+                "axlstm preset without flip, or embed(...) once the clip is complete"
             )
         if config.layout != "time":
             raise ValueError(
@@ -71,8 +71,8 @@ class Stream:
         self._count = 0  # samples so far
         self._samples = torch.zeros(
             0, device=self._device, dtype=torch.float32
-        )  # from the next frame's first on
-        self._is_reflected = False  # whether the beginning has its reflected edge
+        )  # from the first sample of the next frame
+        self._is_reflected = False  # whether the start has been reflected
         self._done_frames = 0
         self._frames_TF = self._samples.new_zeros(0, self._config.mel.n_mels)
         self._done_steps = 0
@@ -80,18 +80,17 @@ class Stream:
 
     @torch.no_grad()
     def push(self, samples: A) -> tuple[A, A]:
-        """Take the next samples in.
+        """Process the next samples and return the time steps that they complete.
 
         Args:
-            samples: float ``[n]`` in -1..1 at the model's rate, any number of them.
+            samples: float ``[n]`` in -1..1 at the model's rate, of any length.
 
         Returns:
-            The time steps that are now complete, float32 ``[J, D']``, and their centers in ms from
-            the first sample on, float32 ``[J]``; J may be 0. Arrays for arrays, tensors for
-            tensors.
+            Completed time steps, float32 ``[J, D']``, and their centers in ms from the first
+            sample, float32 ``[J]``; J may be 0. Arrays for arrays, tensors for tensors.
 
         Raises:
-            TypeError, ValueError: for samples of another kind or shape, or that are not finite.
+            TypeError, ValueError: for samples of another type or shape, or non-finite ones.
         """
         self._numpy = not isinstance(samples, Tensor)
         new = check_clip(samples, "samples", self._device)
@@ -105,10 +104,10 @@ class Stream:
 
     @torch.no_grad()
     def finish(self) -> Pair:
-        """End the sound: the steps that were waiting for more, as in `push`.
+        """End the stream and return the remaining steps, as `push` does.
 
-        As in whole clips, a last step whose center lies past the end is dropped, unless it is the
-        only one. The next `push` begins a new sound.
+        As in whole clips, a last step whose center is past the end is dropped, unless it is the
+        only one. The next `push` starts a new stream.
         """
         config, first = self._config, self._done_steps
         found = []
@@ -137,7 +136,7 @@ class Stream:
             self._is_reflected = True
 
     def _new_frames(self) -> Tensor:
-        """The standardized mel frames ``[T, F]`` that are complete, which the samples lose."""
+        """Remove completed frames from the samples; return their standardized mel ``[T, F]``."""
         size, hop = self._config.mel.n_fft, self._config.mel.hop_length
         self._reflect_beginning()
         if not self._is_reflected or len(self._samples) < size:
@@ -149,7 +148,7 @@ class Stream:
         return standardize(log_mel_TF, self._statistics)
 
     def _advance(self, frames_TF: Tensor) -> Tensor:
-        """The steps ``[J, D']`` that these and the waiting frames complete."""
+        """Steps ``[J, D']`` completed by these and the waiting frames."""
         frames_TF = torch.cat([self._frames_TF, frames_TF])
         patch, a_window = self._config.patch[0], self._config.window_frames
         found = []
@@ -163,9 +162,9 @@ class Stream:
         return torch.cat(found) if found else frames_TF.new_zeros(0, self._config.embedding_size)
 
     def _encode(self, frames_TF: Tensor, step: int) -> Tensor:
-        """Frames that begin with a certain step of the window to their steps ``[J, D']``."""
+        """Encode frames that start at the given step of the window to steps ``[J, D']``."""
         per_step = self._config.grid[1]
-        with autocast_to(torch.float32, self._device):  # the caller's has no say
+        with autocast_to(torch.float32, self._device):  # overrides the caller's
             tokens = self._fused.patches(frames_TF[None], first=step * per_step)
             if step == 0:
                 self._states = [StreamState() for _ in self._fused.blocks]

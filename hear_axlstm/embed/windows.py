@@ -1,6 +1,6 @@
-"""Batches: which clips are held together, which windows of 2 s are encoded together; step times.
+"""Batching of clips and 2 s windows, and the times of steps.
 
-Every command and call takes its batches from here, by the one `Budget` of its device.
+Every command and call forms its batches here, according to the `Budget` of its device.
 Shapes: W windows, T mel frames, F mel bins, J time steps.
 """
 
@@ -16,23 +16,23 @@ from torch.nn import functional as nnf
 from hear_axlstm.audio.mel import frame_count
 from hear_axlstm.config import ModelConfig
 
-SPREAD = 20  # frames: windows that differ by no more are padded to one length and go together
+SPREAD = 20  # frames; windows that differ by no more are padded to one length and batched
 T = TypeVar("T")
 
 
 class Budget(NamedTuple):
-    """How much is held and computed at once: bounds memory, whatever the number and lengths."""
+    """Amount of audio processed at once; bounds memory for any number and length of clips."""
 
     held_seconds: float
-    """Audio of several clips that is decoded and waits."""
+    """Decoded audio of several clips that waits."""
     frames: int
-    """Mel frames that are encoded in one pass without gradients."""
+    """Mel frames in one forward pass without gradients."""
     gradient_frames: int
     """Mel frames in one forward and backward pass."""
 
     @classmethod
     def of(cls, device: torch.device) -> Budget:
-        """The budget of a kind of device."""
+        """Return the budget for a type of device."""
         return BUDGETS.get(device.type, BUDGETS["cpu"])
 
 
@@ -40,7 +40,7 @@ BUDGETS = {"cpu": Budget(300.0, 12_800, 1_600), "cuda": Budget(300.0, 51_200, 51
 
 
 def groups(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
-    """Consecutive items whose sizes add up to `most` or less; a larger one is alone."""
+    """Group consecutive items whose sizes sum to at most `most`; a larger item is alone."""
     group: list[T] = []
     held = 0
     for item in items:
@@ -65,21 +65,21 @@ class Window(NamedTuple):
     """Number of frames with the padding that the encoder needs."""
 
     def steps(self, patch_frames: int) -> int:
-        """Number of time steps that are not all padding."""
+        """Number of time steps that are not entirely padding."""
         return -(-self.frames // patch_frames)
 
 
 def batches(
     clip_frames: Sequence[int], width: int, multiple: int, budget: int
 ) -> Iterator[list[Window]]:
-    """Cut clips into windows, and put windows of about one length together.
+    """Cut clips into windows, and batch windows of similar length.
 
-    The windows of one clip come in the order of time.
+    The windows of each clip are in chronological order.
 
     Args:
         clip_frames: T of each clip.
-        width: frames of a full window.
-        multiple: of frames that the last window of a clip is padded to.
+        width: frames in a full window.
+        multiple: the last window of a clip is padded to a multiple of this number of frames.
         budget: frames in a batch; a single window may have more.
     """
     windows = [
@@ -101,7 +101,7 @@ def batches(
 
 
 def cut(log_mels_TF: Sequence[Tensor], batch: Sequence[Window]) -> Tensor:
-    """The frames of a batch of windows, padded by zeros to its longest: ``[W, T, F]``."""
+    """Cut the frames of a batch of windows, zero-padded to the longest: ``[W, T, F]``."""
     longest = batch[0].padded
     parts = [log_mels_TF[w.clip][w.start : w.start + w.frames] for w in batch]
     short = [longest - len(part) for part in parts]
@@ -110,7 +110,7 @@ def cut(log_mels_TF: Sequence[Tensor], batch: Sequence[Window]) -> Tensor:
 
 
 def step_centers(first: int, end: int, config: ModelConfig) -> Tensor:
-    """The centers of the time steps `first` <= step < `end`, each of its mel frames, in ms ``[J]``.
+    """Centers in ms ``[J]`` of the time steps `first` <= step < `end`, over their mel frames.
 
     float64, so that they don't drift.
     """
@@ -120,10 +120,10 @@ def step_centers(first: int, end: int, config: ModelConfig) -> Tensor:
 
 
 def step_times(samples: int, config: ModelConfig) -> Tensor:
-    """The times of a clip's steps in ms, float32 ``[J]``: their centers.
+    """Times of a clip's steps in ms, float32 ``[J]``: their centers.
 
-    A last step whose center lies past the end of the clip is dropped, unless it is the only one:
-    then it is placed in the clip's middle.
+    A last step whose center is past the end of the clip is dropped, unless it is the only one:
+    then its time is the middle of the clip.
     """
     end_ms = 1000.0 * samples / config.mel.sample_rate
     steps = -(-frame_count(samples, config.mel) // config.patch[0])

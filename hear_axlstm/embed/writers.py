@@ -1,4 +1,4 @@
-"""Where embeddings go: a .npy or .parquet file, or a folder of one .npy a clip.
+"""Output of embeddings: a .npy or .parquet file, or a folder with one .npy per clip.
 
 Shards are joined by copying, one clip or file at a time, so that memory does not grow with them.
 Shapes: N clips, J time steps, D' embedding size.
@@ -25,13 +25,13 @@ from hear_axlstm.data.shards import Shard
 from hear_axlstm.embed.windows import groups
 from hear_axlstm.files import naming_full_disk, replacing
 
-GROUP_BYTES = 1 << 26  # of embeddings in a row group of a Parquet file
-NAME_BYTES = 240  # of a file name; file systems take 255 with what is appended
-PATH_BYTES = 2_000  # of a relative path
+GROUP_BYTES = 1 << 26  # embeddings in a row group of a Parquet file
+NAME_BYTES = 240  # longest file name; file systems allow 255, including the suffix
+PATH_BYTES = 2_000  # longest relative path
 
 
 class OutputError(ValueError):
-    """Embeddings can't be written there; the message names the remedy."""
+    """Raised for an unusable output; the message names the remedy."""
 
 
 class Embedded(NamedTuple):
@@ -44,11 +44,11 @@ class Embedded(NamedTuple):
 
 @dataclass(frozen=True)
 class Output:
-    """Where the embeddings go, and what lies beside them.
+    """The output of a run and the files that accompany it.
 
     Raises:
-        OutputError: if the format can't hold these fields.
-        ModuleNotFoundError: if it lacks its library.
+        OutputError: if the format can't store these fields.
+        ModuleNotFoundError: if the format's library is not installed.
     """
 
     path: Path
@@ -59,38 +59,38 @@ class Output:
         if suffix and suffix not in WRITERS:
             raise OutputError(f"{self.path}: choose {', '.join(WRITERS)}, or a folder's name")
         if suffix == ".npy" and self.fields != ("scene",):
-            raise OutputError(f"{self.path} holds scenes only: choose .parquet or a folder")
+            raise OutputError(f"{self.path} can hold scenes only: choose .parquet or a folder")
         if suffix == ".parquet":
             parquet_library()
 
     @property
     def is_folder(self) -> bool:
-        """Whether each clip has files of its own."""
+        """Whether each clip has its own files."""
         return not self.path.suffix
 
     @property
     def stamp(self) -> Path:
-        """Written last: what the embeddings were made from."""
+        """File that records what the embeddings were made from, written last."""
         return self._beside("embed.json")
 
     @property
     def report(self) -> Path:
-        """The clips that were left out, and why."""
+        """File that lists the clips that were left out, and why."""
         return self._beside("report.csv")
 
     @property
     def parts(self) -> Path:
-        """The folder of shards that are not joined yet."""
+        """Folder of the shards that have not been joined yet."""
         return self._beside("parts")
 
     def _beside(self, name: str) -> Path:
         return self.path / name if self.is_folder else Path(f"{self.path}.{name}")
 
     def read_stamp(self) -> dict[str, Any] | None:
-        """What was written there before, None if nothing or not all of it.
+        """Read the stamp of an earlier run; None if there is none or its output is incomplete.
 
         Raises:
-            OutputError: if something else lies there.
+            OutputError: if there are other files in its place.
         """
         try:
             return json.loads(self.stamp.read_text("utf-8")) if self.path.exists() else None
@@ -106,7 +106,7 @@ class Output:
         )
 
     def size(self) -> int:
-        """Bytes of all embeddings, to notice an output that was cut off or deleted."""
+        """Total size of the embeddings in bytes, to detect a truncated or deleted output."""
         if not self.is_folder:
             return sum(p.stat().st_size for p in (self.path, self._ids) if p.exists())
         found = (self.path / field for field in self.fields)
@@ -119,7 +119,7 @@ class Output:
         return self._beside("ids.txt")
 
     def write(self, shards: Sequence[Shard], size: int) -> None:
-        """Join the shards; `size` is D'. Files are replaced when whole."""
+        """Join the shards; `size` is D'. Files are replaced atomically."""
         with naming_full_disk(self.path):
             if self.is_folder:
                 _write_folder(self.path, self.parts / "joined", shards, size)
@@ -132,7 +132,7 @@ class Output:
 
 
 def read_embedded(shards: Sequence[Shard], size: int) -> Iterator[Embedded]:
-    """The clips of finished shards, one at a time; `size` is D'."""
+    """Yield the clips of finished shards, one at a time; `size` is D'."""
     for shard in shards:
         clips = shard.read()["clips"]
         with ExitStack() as stack:
@@ -148,7 +148,7 @@ def read_embedded(shards: Sequence[Shard], size: int) -> Iterator[Embedded]:
 
 
 def _write_npy(path: Path, shards: Sequence[Shard], size: int) -> None:
-    """All clips' scenes as one array ``[N, D']``."""
+    """Write all clips' scenes as one array ``[N, D']``."""
     clips = sum(len(shard.read()["clips"]["id"]) for shard in shards)
     header = {"descr": "<f4", "fortran_order": False, "shape": (clips, size)}
     with open(path, "wb") as file:
@@ -159,7 +159,7 @@ def _write_npy(path: Path, shards: Sequence[Shard], size: int) -> None:
 
 
 def _write_ids(path: Path, shards: Sequence[Shard]) -> None:
-    """One a line, as many as rows: a line break inside an id becomes a space."""
+    """Write one id per line for each row; a line break inside an id becomes a space."""
     with open(path, "w", **OPEN_CSV) as file:
         for shard in shards:
             ids = shard.read()["clips"]["id"]
@@ -167,7 +167,7 @@ def _write_ids(path: Path, shards: Sequence[Shard]) -> None:
 
 
 def _write_folder(folder: Path, joined: Path, shards: Sequence[Shard], size: int) -> None:
-    """FIELD/ID.npy for each clip, and index.csv; files of an earlier run are replaced."""
+    """Write FIELD/ID.npy for each clip, and index.csv; replaces files of an earlier run."""
     shutil.rmtree(joined, ignore_errors=True)
     joined.mkdir()
     with open(joined / "index.csv", "w", **OPEN_CSV) as file:
@@ -182,12 +182,12 @@ def _write_folder(folder: Path, joined: Path, shards: Sequence[Shard], size: int
 
 
 def _write_clip(folder: Path, clip: Embedded) -> str:
-    """One file for each field; the name of the file."""
+    """Write one file per field, and return the file name."""
     first = folder / next(iter(clip.fields))
     name = _file_name(clip.id, first)
     try:
         (first / name).parent.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a file's name is there as a folder, or the file system refuses the name
+    except OSError:  # there is a folder of that name, or the file system rejects the name
         name = f"{_short_hash(clip.id)}.npy"
     for field, array in clip.fields.items():
         target = folder / field / name
@@ -197,7 +197,7 @@ def _write_clip(folder: Path, clip: Embedded) -> str:
 
 
 def _file_name(clip_id: str, taken: Path) -> str:
-    """A relative path for a clip, inside the folder whatever its id, and not taken yet."""
+    """A relative path for a clip, always inside the folder and not in use yet."""
     pieces = [_shortened(piece) for piece in clip_id.split("/") if piece not in ("", ".")]
     stem = "/".join("%2E%2E" if piece == ".." else piece for piece in pieces)
     if len(os.fsencode(stem)) > PATH_BYTES:
@@ -210,7 +210,7 @@ def _file_name(clip_id: str, taken: Path) -> str:
 
 
 def _shortened(piece: str) -> str:
-    """The name, or its beginning and a hash of all of it where it is too long for a file."""
+    """The name, or its beginning and a hash if it is too long for a file."""
     if len(os.fsencode(piece)) <= NAME_BYTES:
         return piece
     kept = piece
@@ -224,10 +224,10 @@ def _short_hash(text: str) -> str:
 
 
 def parquet_library() -> tuple[Any, Any]:
-    """The modules pyarrow and pyarrow.parquet.
+    """Import the modules pyarrow and pyarrow.parquet.
 
     Raises:
-        ModuleNotFoundError: if they are not installed; the message says how.
+        ModuleNotFoundError: if they are not installed; the message says how to install them.
     """
     try:
         import pyarrow
@@ -240,7 +240,7 @@ def parquet_library() -> tuple[Any, Any]:
 
 
 def _write_parquet(path: Path, shards: Sequence[Shard], size: int) -> None:
-    """One row a clip: its id; the scene as a list; times_ms and steps as lists, one item a step."""
+    """Write one row per clip: id, scene as a list, times_ms and steps as lists over steps."""
     pyarrow, parquet = parquet_library()
     fields = shards[0].fields
     vector = pyarrow.list_(pyarrow.float32(), size)
@@ -255,7 +255,7 @@ def _write_parquet(path: Path, shards: Sequence[Shard], size: int) -> None:
 
 
 def _column(clips: Sequence[Embedded], field: str, size: int) -> Any:
-    """The numbers of several clips as one Arrow array, without a Python object for each."""
+    """Convert the values of several clips to one Arrow array, without a Python object for each."""
     pyarrow, _ = parquet_library()
     numbers = pyarrow.array(np.concatenate([clip.fields[field].ravel() for clip in clips]))
     if field != "times_ms":
@@ -271,9 +271,9 @@ def _nbytes(clip: Embedded) -> int:
 
 
 def _utf8(clip_id: str) -> str:
-    """The id as UTF-8, the only text of Parquet; other bytes of a file's name become a mark."""
+    """The id as UTF-8, as Parquet requires; invalid bytes become a replacement character."""
     return clip_id.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 WRITERS = {".npy": _write_npy, ".parquet": _write_parquet}
-"""Functions that join shards in one file, by its ending."""
+"""Functions that join shards in one file, by file extension."""

@@ -58,10 +58,10 @@ def test_encodings_are_recognized(encoding: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (PLAIN.replace("1.wav,b", '1.wav,"b'), "line 3: a quote opens here"),
+        (PLAIN.replace("1.wav,b", '1.wav,"b'), "line 3: a quote opened here"),
         (PLAIN.replace("1.wav,b", '1.wav,"b').replace("3.wav,b", '3.wav,b"'), "line 3: a quote"),
-        (PLAIN.replace("1.wav,b", '1.wav,"b') + PLAIN * 9_000, "line 3: a quote opens here"),
-        (PLAIN.replace("path,label", "path,label,Label"), "line 1: the column 'label' stands tw"),
+        (PLAIN.replace("1.wav,b", '1.wav,"b') + PLAIN * 9_000, "line 3: a quote opened here"),
+        (PLAIN.replace("path,label", "path,label,Label"), "line 1: the column 'label' occurs tw"),
         (PLAIN.replace("path", "sound"), "no column 'path': its header has sound, label"),
         ("", "is empty: write a header"),
     ],

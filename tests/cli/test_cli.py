@@ -125,7 +125,7 @@ def test_no_memory_is_no_traceback(
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 2
-    assert capsys.readouterr().err == "axlstm: error: out of memory: process less at once\n"
+    assert capsys.readouterr().err == "axlstm: error: out of memory: process less audio at once\n"
 
 
 def test_a_folder_of_audio_becomes_a_model(tmp_path: Path) -> None:
