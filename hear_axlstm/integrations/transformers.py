@@ -100,6 +100,10 @@ class AxLSTMModel(PreTrainedModel):
         self.embedder = Embedder(config.encoder_config)
         self.post_init()
 
+    def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """Parameters by the names that transformers loads them by, those of the modules."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters()}
+
     def _init_weights(self, module: nn.Module) -> None:
         # from_pretrained leaves buffers that are not saved empty: they are computed again. All
         # parameters come from the file.
