@@ -389,7 +389,7 @@ def test_predict_replaces_nothing_but_a_csv_that_it_finished(
     soundfile.write(audio, 0.1 * np.ones(RATE), RATE)
     out.write_text("earlier")
     before = audio.read_bytes()
-    with pytest.raises(ValueError, match=r"one\.wav is not a CSV: choose a name that ends in \.csv"):
+    with pytest.raises(ValueError, match=r"one\.wav is not a CSV: choose a name that ends in"):
         predict(tmp_path, (audio,), out=audio)
     with pytest.raises(ValueError, match="no input: pass files"):
         predict(tmp_path, (), out=out)
