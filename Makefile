@@ -1,10 +1,10 @@
-# Everything that a person does with this project. Each target sets the environment up first.
+# Everyday commands. Each target sets up the environment first.
 # Settings go on the command line: make pretrain DATA=recordings CONFIG=axlstm_small
 
 PYTHON  ?= python3
 CONFIG  ?= axlstm_tiny
 RUN     ?= $(if $(DATA),runs/pretrain,runs/miniature/pretrain)/$(CONFIG)
-# SYSTEMS, and MODULE for one more, are earlier names.
+# SYSTEMS and MODULE (one additional module) are earlier names.
 MODULES ?= $(or $(SYSTEMS),naive random axlstm_tiny) $(MODULE)
 ENGINE  ?= heareval
 SEEDS   ?= $(if $(TASKS_DIR),10,3)
@@ -15,7 +15,7 @@ RUNS    ?= runs/ablations/runs
 BIN   := .venv/bin
 READY := .venv/.ready
 
-# One process packs audio as it starts; several want it packed before.
+# A single process packs the audio itself; several need it packed beforehand.
 ifdef NPROC
 PRETRAIN = data="$1"; if [ ! -e "$$data/pack.json" ]; then \
     $(BIN)/axlstm pack "$$data" "$(RUN)/pack" && data="$(RUN)/pack" || exit; fi; \
@@ -29,7 +29,7 @@ endif
 .DELETE_ON_ERROR:
 .PHONY: help setup validate pretrain ablations table2 table3 table4 table5 eval-all test test-slow test-integrations test-portable compile-strict sanitize lint format docs bench clean
 
-help: ## This list
+help: ## Print this list
 	@echo "make TARGET [SETTING=value ...]"
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "An active virtualenv or conda environment stays untouched: everything goes into ./.venv."
@@ -37,13 +37,13 @@ help: ## This list
 setup: $(READY) ## Make .venv and install everything [PYTHON=python3.11]
 	@echo "Ready: $(BIN)/axlstm and $(BIN)/python. Next: make test, or make eval-all"
 
-validate: $(READY) ## Check the HEAR API of all six presets by the official hear-validator
+validate: $(READY) ## Check all six presets with the official hear-validator
 	@$(BIN)/hear-validator hear_axlstm
 	@for preset in $$($(BIN)/python -c "from hear_axlstm.config import PRESETS; print(*PRESETS)"); do \
 	    echo "--- $$preset"; $(BIN)/hear-validator hear_axlstm -m $$preset.random || exit 1; done
 	@echo "The shipped weights and every preset (with random weights) follow the HEAR API. Next: make eval-all"
 
-pretrain: $(READY) ## Pretrain on DATA=folder [CONFIG= RUN= EPOCHS= BATCH= NPROC=processes]; without DATA two minutes on generated audio
+pretrain: $(READY) ## Pretrain on DATA=folder [CONFIG= RUN= EPOCHS= BATCH= NPROC=processes]; without DATA, two minutes on generated audio
 ifdef DATA
 	@$(call PRETRAIN,$(DATA)) \
 	    $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch-size $(BATCH))
@@ -86,7 +86,7 @@ test-integrations: $(READY) ## Install mteb and X-ARES, and run the tests of the
 	@echo "The integrations work."
 
 NUMERIC := tests/audio/test_mel.py tests/models tests/ops tests/embed
-# What a processor without AVX-512, or without vectors, makes PyTorch, oneDNN and MKL compute by
+# Settings that make PyTorch, oneDNN and MKL compute as on a processor without AVX-512 or vectors
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 
@@ -103,7 +103,7 @@ compile-strict: ## Compile the C++ with all warnings as errors [CXX=clang++]
 	@for file in $(KERNELS); do $(CXX) -O3 $(STRICT) -c $$file -o /dev/null || exit 1; done
 	@echo "$(CXX) has no warnings."
 
-sanitize: $(READY) ## Run the tests of the C++ under the address and undefined-behavior sanitizers [CXX=g++]
+sanitize: $(READY) ## Run the C++ tests under AddressSanitizer and UBSan [CXX=g++]
 	@rm -rf build/sanitized && mkdir -p build/sanitized && cp -r hear_axlstm build/sanitized
 	@rm -f build/sanitized/hear_axlstm/ops/_cpu*
 	@$(CXX) -O1 -g $(STRICT) -DEACH_CPU= -fsanitize=address,undefined -fno-sanitize-recover=all -shared \
@@ -118,11 +118,11 @@ lint: $(READY) ## Check style and types
 	@$(BIN)/mypy
 	@echo "Style and types are clean."
 
-format: $(READY) ## Put the code into the project's style
+format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-docs: $(READY) ## Build the documentation's site into runs/site, without warnings
+docs: $(READY) ## Build the documentation site in runs/site; warnings are errors
 	@$(PIP) -c constraints.txt -e ".[docs]"
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "Site: runs/site/index.html"
@@ -135,11 +135,11 @@ clean: ## Remove caches and builds; .venv and runs/ stay
 	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +
 
 # --- The environment -------------------------------------------------------------------------
-# A user's PYTHONPATH or --user/--target habits would put packages outside .venv, or make pip think
-# that they are there already. Mirrors, caches and proxies (other PIP_* settings) stay in force.
+# PYTHONPATH and --user/--target settings would put packages outside .venv, or make pip consider
+# them installed. Mirrors, caches and proxies (other PIP_* settings) still apply.
 PIP := env -u PYTHONPATH -u PYTHONHOME -u PIP_TARGET -u PIP_PREFIX PIP_USER=0 \
        $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# --no-warn-conflicts below: the official packages' unmeetable pins are known.
+# --no-warn-conflicts below: the official packages' pins are known to conflict.
 STANDIN := eval/tensorflow_standin
 
 # The pinned versions in constraints.txt exist from Python 3.11 on; the package itself runs on 3.10.
