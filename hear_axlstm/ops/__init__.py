@@ -1,1 +1,1 @@
-"""The same mathematics as in `hear_axlstm.models`, made fast for each kind of hardware."""
+"""Fast implementations of the operations in `hear_axlstm.models` for each type of hardware."""

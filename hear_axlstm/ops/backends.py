@@ -1,13 +1,13 @@
-"""Which backend computes: chosen once for each kind of device.
+"""Selection of the backend, once for each type of device.
 
-HEAR_AXLSTM_BACKEND in the environment names one, read at first use:
+The environment variable HEAR_AXLSTM_BACKEND, read at first use, selects one:
 
     auto    the fastest that works: `cpu` on a CPU, `triton` on an NVIDIA GPU, else `torch`
     torch   PyTorch alone
     cpu     compiled C++, for tensors on a CPU
     triton  Triton kernels, for tensors on an NVIDIA GPU
 
-A backend serves its own kind of device; tensors elsewhere are computed by PyTorch.
+A backend supports only its own type of device; PyTorch handles tensors on other devices.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _chosen: dict[str, str] = {}  # by kind of device
 
 
 def backend(device_type: str) -> str:
-    """The backend for tensors on a kind of device: "torch", "cpu" or "triton".
+    """Return the backend for a type of device: "torch", "cpu" or "triton".
 
     Raises:
-        ValueError: if HEAR_AXLSTM_BACKEND names none, or one that can't work here.
+        ValueError: if HEAR_AXLSTM_BACKEND names an unknown backend or one unavailable here.
     """
     if device_type not in _chosen:
         if torch.compiler.is_compiling():
-            return "torch"  # no choice while a graph is being traced
+            return "torch"  # the only choice while a graph is being traced
         _chosen[device_type] = _choose(device_type)
     return _chosen[device_type]
 
@@ -46,21 +46,21 @@ def backend(device_type: str) -> str:
 def mlstm_sum(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> Tensor:
-    """Hidden states of the cell, as `hear_axlstm.ops.torch_impl.mlstm_sum`, by the backend."""
+    """Hidden states of the cell by the backend; see `hear_axlstm.ops.torch_impl.mlstm_sum`."""
     by_triton = backend(q.device.type) == "triton" and q.dtype in triton_impl.DTYPES
     form = triton_impl.mlstm_sum if by_triton else torch_impl.mlstm_sum
     return form(q, k, v, a, running_max, floor)
 
 
 def has_mixer(x_BSD: Tensor, head_size: int) -> bool:
-    """Whether the backend computes the interior of a block as a whole, by `cpu.mixer`."""
+    """Whether the backend computes the interior of a block with `cpu.mixer`."""
     if x_BSD.device.type != "cpu" or not cpu.is_usable(x_BSD) or backend("cpu") != "cpu":
         return False
     return is_short(x_BSD.shape[1], head_size)
 
 
 def packed(weight: Tensor) -> cpu.PackedLinear:
-    """A linear layer with a fixed weight ``[S, K]``, in the backend's layout."""
+    """Pack a linear layer's fixed weight ``[S, K]`` in the backend's layout."""
     return cpu.PackedLinear(weight, library.gemm_columns() if backend("cpu") == "cpu" else 0)
 
 
@@ -73,8 +73,8 @@ def _choose(device_type: str) -> str:
     if device_type == "cpu" and asked in ("auto", "cpu"):
         if asked == "cpu" and not library.is_available():
             raise ValueError(
-                f"{SWITCH}=cpu, but there is no compiled library: install the package again where "
-                "there is a C++ compiler, or use auto"
+                f"{SWITCH}=cpu, but there is no compiled library: install a C++ compiler and "
+                "reinstall the package, or use auto"
             )
         return "cpu" if library.is_available() else "torch"
     if asked == "triton" and triton_impl.is_available(torch.device(device_type)):
@@ -102,11 +102,11 @@ def _triton_agrees(device_type: str) -> bool:
             h = form(*leaves)
             results.append((h, *torch.autograd.grad(h.square().sum(), leaves)))
     except Exception as error:  # a compiler's errors have any type
-        log.warning("the Triton kernels can't be used, PyTorch computes instead: %s", error)
+        log.warning("the Triton kernels can't be used, falling back to PyTorch: %s", error)
         return False
     size = max(x.abs().max().item() for x in results[0])  # some gradients nearly cancel
     for expected, found in zip(*results, strict=True):
         if not (found - expected).abs().max() <= TOLERANCE * size:
-            log.warning("the Triton kernels disagree with PyTorch, which computes instead")
+            log.warning("the Triton kernels disagree with PyTorch, falling back to PyTorch")
             return False
     return True

@@ -1,7 +1,7 @@
-"""What a backend takes and gives: the sums of the mLSTM cell, and the interior of its block.
+"""Interfaces of a backend: the sums of the mLSTM cell, and the interior of its block.
 
-`hear_axlstm.models.mlstm` has the equations. A backend knows nothing of gate activations: it gets
-the vectors that follow from them (`CellGates`).
+`hear_axlstm.models.mlstm` has the equations. A backend is independent of gate activations: it
+receives the vectors derived from them (`CellGates`).
 
 Shapes: B windows, S tokens, D model width, H heads, K head size, E = H K inner width, J = K / 4
 blocks of a head in the block-diagonal maps.
@@ -16,16 +16,16 @@ from torch import Tensor
 
 EPS = 1e-6  # added to the cell's normalizer
 NORM_EPS = 1e-5  # added to the variance in both norms of an mLSTM block
-CONV_WIDTH = 4  # tokens that the causal convolution sees
-MAP_WIDTH = 4  # channels that each block of a block-diagonal map mixes
-PARALLEL_TOKENS = 7  # times K: up to here the quadratic form is the faster one (measured)
+CONV_WIDTH = 4  # tokens in the causal convolution's kernel
+MAP_WIDTH = 4  # channels in each block of a block-diagonal map
+PARALLEL_TOKENS = 7  # times K: up to this length the quadratic form is faster (measured)
 
 
 class CellGates(NamedTuple):
-    """What the gates of a window amount to inside the cell."""
+    """The gates of a window, in the form used by the cell."""
 
     a: Tensor
-    """log i - F with F the running sum of log f; float64 where the device has it, ``[B, S, H]``."""
+    """log i - F with F the running sum of log f; float64 if supported, ``[B, S, H]``."""
     running_max: Tensor
     """M, the running maximum of `a` over the tokens; shaped and typed like `a`."""
     floor: Tensor
@@ -37,7 +37,7 @@ GateFunction: TypeAlias = Callable[[Tensor], CellGates]
 
 
 class BlockTensors(NamedTuple):
-    """The parameters of an mLSTM block that fusing reads: all but the first norm's."""
+    """The parameters of an mLSTM block that are fused: all except the first norm's."""
 
     proj_up: Tensor
     """``[2 E, D]``, rows of x, then of z."""
@@ -46,11 +46,11 @@ class BlockTensors(NamedTuple):
     conv_bias: Tensor
     """``[E]``."""
     q_proj: Tensor
-    """``[E / 4, out 4, in 4]``, as the next two."""
+    """``[E / 4, out 4, in 4]``, like the next two."""
     k_proj: Tensor
     v_proj: Tensor
     igate: Tensor
-    """``[H, 3 E]``, reads [q, k, v]."""
+    """``[H, 3 E]``, applied to [q, k, v]."""
     igate_bias: Tensor
     """``[H]``."""
     fgate: Tensor
@@ -64,7 +64,7 @@ class BlockTensors(NamedTuple):
 
 
 class MixerWeights(NamedTuple):
-    """What lies between the two projections, fused; in the order of numbers.h."""
+    """Fused weights of the operations between the two projections, in the order of numbers.h."""
 
     conv: Tensor
     """``[4, E]``, channels interleaved: ``[place 4, H, J]``."""
@@ -75,9 +75,9 @@ class MixerWeights(NamedTuple):
     value: Tensor
     """Wv, ``[in 4, out 4, H J]``."""
     gates_c: Tensor
-    """``[2 H, E]``, input gates first, channels interleaved; reads c."""
+    """``[2 H, E]``, input gates first, channels interleaved; applied to c."""
     gates_x: Tensor
-    """``[2 H, E]``; reads x."""
+    """``[2 H, E]``; applied to x."""
     gate_bias: Tensor
     """``[2 H]``."""
     head_norm: Tensor
@@ -87,7 +87,7 @@ class MixerWeights(NamedTuple):
 
 
 class FusedWeights(NamedTuple):
-    """The weights of an mLSTM block, without its first norm's."""
+    """Fused weights of an mLSTM block, except those of its first norm."""
 
     up: Tensor
     """``[2 E, D]``: x interleaved, then z by head, interleaved."""

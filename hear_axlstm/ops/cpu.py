@@ -1,8 +1,7 @@
-"""The backend for CPUs: the interior of an mLSTM block in compiled C++ (`csrc/`), by ctypes.
+"""The backend for CPUs: the interior of an mLSTM block in compiled C++ (`csrc/`), via ctypes.
 
-`pip install` compiles it where there is a C++ compiler. Only memory-lean products of whole
-matrices are left to oneDNN. Kept for the backward pass are the up-projection and the cell's sums;
-all else is computed again.
+`pip install` compiles it if there is a C++ compiler. Products of whole matrices are left to oneDNN.
+The backward pass stores only the up-projection and the cell's sums, and recomputes everything else.
 
 Shapes: B windows, S tokens, H heads, N = B H, K head size, E = H K, R query rows at once, C keys
 that they may see.
@@ -34,7 +33,7 @@ from hear_axlstm.ops.torch_impl import row_blocks
 class Workspace:
     """Reusable scratch tensors by name; avoids page faults on newly allocated memory.
 
-    For one thread, without gradients. A tensor is valid until its name is asked for again.
+    For one thread, without gradients. A tensor is valid until its name is requested again.
     """
 
     def __init__(self) -> None:
@@ -43,7 +42,7 @@ class Workspace:
     def empty(
         self, name: str, like: Tensor, *shape: int, dtype: torch.dtype | None = None
     ) -> Tensor:
-        """A tensor of that shape, of the dtype (but for `dtype`) and on the device of `like`."""
+        """A tensor of this shape on the device of `like`, in its dtype unless `dtype` is given."""
         dtype = dtype or like.dtype
         tensor = self._tensors.get(name)
         if tensor is None or (tensor.shape, tensor.dtype) != (shape, dtype):
@@ -52,7 +51,7 @@ class Workspace:
 
 
 class PackedLinear:
-    """A linear layer without bias whose weight is packed as gemm.h reads it, where that pays.
+    """Linear layer without bias whose weight is packed for gemm.h if that is faster.
 
     Args:
         weight: ``[S, K]``, float32 or bfloat16; a copy is kept.
@@ -73,7 +72,7 @@ class PackedLinear:
         self._weight = weight.contiguous()
 
     def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
-        """``[..., K]`` -> ``[..., S]`` in the weight's dtype, perhaps in workspace of that name."""
+        """``[..., K]`` -> ``[..., S]`` in the weight's dtype, possibly in the named workspace."""
         x = x.to(self.dtype)
         if not self.is_packed:
             return linear(x, self._weight)
@@ -85,7 +84,7 @@ class PackedLinear:
 
 
 class CellInput(NamedTuple):
-    """What the cell reads, and its gates."""
+    """Inputs of the cell, and its gates."""
 
     c: Tensor
     """SiLU of the convolution, which is also the query, ``[N, S, K]``."""
@@ -100,7 +99,7 @@ class CellInput(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What all functions of one forward or backward pass share."""
+    """Arguments shared by all functions of one forward or backward pass."""
 
     sizes: tuple[int, int, int, int]
     """Windows, tokens, heads, blocks of a head."""
@@ -115,13 +114,13 @@ class Call(NamedTuple):
 
 
 def is_usable(x: Tensor) -> bool:
-    """Whether the compiled code can compute what follows from a tensor like this one."""
+    """Whether the compiled code supports tensors like this one."""
     is_here = x.device.type == "cpu" and not is_traced(x) and library.is_available()
     return is_here and product_dtype(x) in library.SUFFIXES
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which products of a tensor on a CPU are computed, autocast considered."""
+    """Dtype of matrix products with a tensor on a CPU, taking autocast into account."""
     autocast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
     return torch.get_autocast_dtype("cpu") if autocast else x.dtype
 
@@ -133,14 +132,14 @@ def mixer(
     gates: GateFunction,
     workspace: Workspace | None = None,
 ) -> Tensor:
-    """Convolution, maps, gates, cell in its quadratic form, head norm, skip and output gate.
+    """Compute convolution, maps, gates, quadratic cell, head norm, skip and output gate.
 
     Args:
         xz_BSE: the fused up-projection ``[B, S, 2 E]``, float32 or bfloat16.
-        weights: fused; computed with in float32.
+        weights: fused weights; used in float32.
         heads: H.
-        gates: of the cell, from their pre-activations.
-        workspace: to compute in without gradients; the result lies in it, too.
+        gates: function from pre-activations to the cell's gates.
+        workspace: scratch memory without gradients; it also holds the result.
 
     Returns:
         ``[B, S, E]`` in the same dtype.
@@ -168,7 +167,7 @@ def _check_shapes(double: int, weights: tuple[Tensor, ...], heads: int) -> None:
 
 
 def _forward(xz_BSE: Tensor, at: Call) -> tuple[Tensor, Tensor, Tensor]:
-    """The result, and the cell's sums."""
+    """Compute the result and the cell's sums."""
     given, _ = before_cell(xz_BSE, at)
     u_NSK, n_NS = cell_sums(at.sizes, given, at.workspace)
     batch, tokens, double = xz_BSE.shape
@@ -214,7 +213,7 @@ class _Mixer(torch.autograd.Function):
 
 
 def before_cell(xz_BSE: Tensor, at: Call) -> tuple[CellInput, Tensor]:
-    """What the cell reads, and the gates' pre-activations ``[B, S, 2 H]``."""
+    """Compute the cell's inputs and the gates' pre-activations ``[B, S, 2 H]``."""
     batch, tokens, heads, _ = at.sizes
     empty, shape = at.workspace.empty, (batch * heads, tokens, at.head_size)
     c, k, v = (empty(name, xz_BSE, *shape) for name in "ckv")
@@ -224,14 +223,14 @@ def before_cell(xz_BSE: Tensor, at: Call) -> tuple[CellInput, Tensor]:
 
 
 def _by_heads(gates: CellGates, head_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The cell's gates as ``[N, S]``, for scores that lack the 1 / sqrt(K) of the keys."""
+    """The cell's gates as ``[N, S]``, for scores without the keys' factor 1 / sqrt(K)."""
     a, running_max, floor = (x.transpose(1, 2).flatten(0, 1).contiguous() for x in gates)
     return a.double(), running_max.double(), floor.float() * math.sqrt(head_size)
 
 
 @torch.enable_grad()
 def _gates_backward(at: Call, raw_BSG: Tensor, *gradients: Tensor) -> Tensor:
-    """The gradient of the gates' pre-activations, from those of `_by_heads`."""
+    """Gradient of the gates' pre-activations, from the gradients of `_by_heads`."""
     raw_BSG = raw_BSG.detach().requires_grad_()
     results = _by_heads(at.gates(raw_BSG), at.head_size)
     pairs = zip(gradients, results, strict=True)
@@ -242,7 +241,7 @@ def _gates_backward(at: Call, raw_BSG: Tensor, *gradients: Tensor) -> Tensor:
 def cell_sums(
     sizes: tuple[int, ...], given: CellInput, workspace: Workspace
 ) -> tuple[Tensor, Tensor]:
-    """The cell's sums u ``[N, S, K]`` and n ``[N, S]``, as in `torch_impl.weighted_sum`."""
+    """Compute the cell's sums u ``[N, S, K]`` and n ``[N, S]``; see `torch_impl.weighted_sum`."""
     u_NSK = workspace.empty("u", given.v, *given.v.shape)
     n_NS = workspace.empty("n", given.floor, *given.floor.shape)
     decay = given.a, given.running_max
@@ -261,7 +260,7 @@ def cell_sums(
 def _cell_sums_backward(
     sizes: tuple[int, ...], given: CellInput, d_u_NSK: Tensor, d_n_NS: Tensor
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
-    """The gradients of q, k and v, of a, and of the running maximum."""
+    """Gradients of q, k, v, a and the running maximum."""
     d_q, d_k, d_v = (torch.zeros_like(given.c) for _ in "qkv")
     d_a, d_max = torch.zeros_like(given.floor), torch.zeros_like(given.floor)
     for rows, seen in row_blocks(given.c.shape[1]):

@@ -1,10 +1,10 @@
-"""The weights of an mLSTM block in the form in which a CPU computes fastest.
+"""Fusion of an mLSTM block's weights for fast inference and training on a CPU.
 
-Fusing keeps the function and makes it cheaper: q and k read the same input c, so that
+Fusing makes the same function cheaper: q and k have the same input c, so that
 q . k = c . (A c) with A = Wq^T Wk needs one block-diagonal map instead of two, and the gates,
-which read q, k and v, come straight from c and x. Channels of x and c are interleaved: ordered
-by their place (0 to 3) inside the 4 x 4 blocks of the maps, so that a map is four multiply-adds
-of long rows.
+functions of q, k and v, are computed directly from c and x. Channels of x and c are interleaved:
+ordered by their place (0 to 3) inside the 4 x 4 blocks of the maps, so that a map is four
+multiply-adds of long rows.
 
 Shapes: D model width, H heads, J blocks of a head in the maps, K = 4 J head size, E = H K.
 """
@@ -20,12 +20,12 @@ from hear_axlstm.ops.contract import MAP_WIDTH, BlockTensors, FusedWeights, Mixe
 def fuse_weights(
     block: BlockTensors, heads: int, dtype: torch.dtype = torch.float32
 ) -> FusedWeights:
-    """Fuse the weights of a block, with gradients.
+    """Fuse the weights of a block, differentiably.
 
     Args:
-        block: its parameters.
+        block: parameters of the block.
         heads: H.
-        dtype: of the two projections; what lies between them keeps its own.
+        dtype: type of the two projections; the other weights keep their own.
     """
     channels = (heads, -1, MAP_WIDTH)
 
@@ -38,7 +38,7 @@ def fuse_weights(
         return weight.unflatten(-1, channels).transpose(-1, -2).flatten(-2)
 
     with torch.autocast(block.proj_up.device.type, enabled=False):
-        # Of the projections, the largest by far, rows are moved whole and in their final type.
+        # The projections are by far the largest: their rows are moved whole, in the final type.
         x_HJPD, z_HJPD = block.proj_up.to(dtype).unflatten(0, (2, *channels)).unbind()
         up_x, up_z = x_HJPD.movedim(2, 0), z_HJPD.transpose(1, 2)
         of_q, of_k, of_v = torch.cat([block.igate, block.fgate]).chunk(3, dim=1)
@@ -58,10 +58,10 @@ def fuse_weights(
 
 
 def _by_input(blocks: Tensor) -> Tensor:
-    """Blocks ``[n, out 4, in 4]`` as weights ``[in 4, out 4, n]``."""
+    """Reorder blocks ``[n, out 4, in 4]`` as weights ``[in 4, out 4, n]``."""
     return blocks.permute(2, 1, 0).contiguous()
 
 
 def _through(gates: Tensor, blocks: Tensor) -> Tensor:
-    """Weights ``[2 H, E]`` that read a map's output, as weights that read its input."""
+    """Transform weights ``[2 H, E]`` on a map's output into weights on its input."""
     return torch.einsum("gno,noi->gni", gates.unflatten(1, (len(blocks), -1)), blocks).flatten(1)

@@ -1,4 +1,4 @@
-"""The compiled library: loading it, and calling its functions with checked arguments."""
+"""Loading the compiled library and calling its functions with checked arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hear_axlstm.ops.contract import CONV_WIDTH, MAP_WIDTH, MixerWeights
 
 log = logging.getLogger(__name__)
 
-INTERFACE = 5  # of the functions below, raised with every change of them
+INTERFACE = 5  # version of the functions below, incremented with every change
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -45,25 +45,25 @@ _NUMBERS: dict[str, Any] = {"i": ctypes.c_int64, "x": ctypes.c_float}
 
 
 def is_available() -> bool:
-    """Whether the compiled library is there and loads."""
+    """Whether the compiled library exists and loads."""
     return _library() is not None
 
 
 def gemm_columns() -> int:
-    """Columns that gemm.h multiplies at once; 0 if this processor lacks the instructions."""
+    """Columns per packed group in gemm.h; 0 if this processor lacks the instructions."""
     library = _library()
     return 0 if library is None else library.gemm_columns()
 
 
 def call(name: str, *arguments: Any) -> None:
-    """Call a function of the library; other Python threads run meanwhile.
+    """Call a function of the library with the GIL released.
 
     Args:
         name: one of `SIGNATURES`, without the dtype, which is that of the first tensor of kind T.
-        arguments: as `SIGNATURES` lists them; tensors dense and on the CPU.
+        arguments: arguments as listed in `SIGNATURES`; tensors must be dense and on the CPU.
 
     Raises:
-        TypeError: for an argument of another kind.
+        TypeError: for an argument of the wrong type.
     """
     kinds = SIGNATURES[name]
     dtype = arguments[kinds.index("T")].dtype
@@ -119,10 +119,10 @@ def _library() -> ctypes.CDLL | None:
         library = ctypes.CDLL(spec.origin)
         exported = (ctypes.c_int64 * 3).in_dll(library, "constants")
     except (OSError, ValueError) as error:
-        log.warning("%s can't be loaded and is not used: install again (%s)", spec.origin, error)
+        log.warning("%s can't be loaded and is not used: reinstall (%s)", spec.origin, error)
         return None
     if tuple(exported) != (INTERFACE, CONV_WIDTH, MAP_WIDTH):
-        log.warning("%s is of another version and is not used: install again", spec.origin)
+        log.warning("%s is of another version and is not used: reinstall", spec.origin)
         return None
     library.gemm_columns.restype = ctypes.c_int64
     return library

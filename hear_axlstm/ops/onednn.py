@@ -1,8 +1,8 @@
-"""Matrix products by the fastest library at hand.
+"""Matrix products with the fastest available library.
 
-On x86 processors torch multiplies float32 matrices by MKL, which does not use AVX-512 on those of
-AMD; oneDNN, which is also inside torch and multiplies bfloat16, does. `python -m benchmarks`
-prints both rates. Everything else is left to torch.
+On x86 processors torch multiplies float32 matrices with MKL, which does not use AVX-512 on AMD's;
+oneDNN, also part of torch, does, and supports bfloat16. `python -m benchmarks` prints both rates.
+Everything else is left to torch.
 
 Shapes: N matrices in a stack, R rows, K columns of the left and rows of the right factor.
 """
@@ -17,19 +17,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
 
-FEW_ROWS = 512  # in a stack of so small matrices, one call for all of them is as fast
-SINGLE_ROWS = 8  # for so few, oneDNN spends more on laying out the other factor than on the product
+FEW_ROWS = 512  # for a stack of matrices up to this size, a single call is as fast
+SINGLE_ROWS = 8  # up to this number, oneDNN spends more time on reordering than on the product
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Product, with gradients, of two matrices or of two stacks of equally many.
+    """Differentiable product of two matrices or two stacks of matrices.
 
     Args:
         a: ``[R, K]`` or ``[N, R, K]``.
-        b: ``[K, S]`` or ``[N, K, S]``, of the same type.
+        b: ``[K, S]`` or ``[N, K, S]``, of the same dtype.
     """
-    if not _is_for_onednn(a):  # first, for an exported graph must not ask how many rows there are
+    if not _is_for_onednn(a):  # first: an exported graph must not branch on the number of rows
         return a @ b
     few = a.ndim == 3 and a.shape[1] < FEW_ROWS and b.shape[2] <= 64
     if few or a.shape[-2] <= SINGLE_ROWS:
@@ -40,7 +40,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `torch.nn.functional.linear`: x ``[..., K]``, weight ``[S, K]``, bias ``[S]``."""
+    """`torch.nn.functional.linear` for x ``[..., K]``, weight ``[S, K]``, bias ``[S]``."""
     if not _is_for_onednn(x) or x.dtype != weight.dtype:
         return nnf.linear(x, weight, bias)
     out = matmul(x.reshape(-1, x.shape[-1]), weight.mT).view(*x.shape[:-1], len(weight))
@@ -63,7 +63,7 @@ class _Matmul(torch.autograd.Function):
 
 
 def is_traced(x: Tensor) -> bool:
-    """Whether operations on x are recorded or only pretended: then torch's own are wanted."""
+    """Whether operations on x are traced or faked, so that torch's own must be used."""
     is_plain = type(x) in (Tensor, nn.Parameter)  # a FakeTensor is not
     return not is_plain or torch.compiler.is_compiling() or torch.jit.is_tracing()
 
@@ -83,8 +83,8 @@ def _is_for_onednn(x: Tensor) -> bool:
 def _by_onednn(a: Tensor, b: Tensor) -> Tensor:
     if not (a.numel() and b.numel()):
         return a @ b
-    # This operator, which torch.compile emits, takes its second factor transposed. Any strides are
-    # right, but it is slow unless that factor is dense, by rows or by columns.
+    # This operator, which torch.compile emits, takes its second factor transposed. Any strides
+    # work, but it is slow unless that factor is dense, by rows or by columns.
     product = torch.ops.mkldnn._linear_pointwise.default
     rows, columns = b.shape[-2:]
     if b.stride()[-2:] not in ((columns, 1), (1, rows)):

@@ -1,4 +1,4 @@
-"""In which type the large matrix products are computed."""
+"""Data type of the large matrix products."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def product_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The type behind a name; "auto" takes bfloat16 where the hardware multiplies in it.
+    """Return the dtype of a name; "auto" is bfloat16 on hardware with bfloat16 matrix products.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for an unknown name.
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision={precision!r}: use one of {', '.join(get_args(Precision))}")
@@ -31,6 +31,6 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:
-    """Autocast for a forward pass whose products are of `dtype`, whatever the caller's is."""
+    """Autocast for a forward pass with products in `dtype`, overriding the caller's autocast."""
     lower = dtype != torch.float32
     return torch.autocast(device.type, dtype if lower else None, enabled=lower)

@@ -1,7 +1,7 @@
-"""The backend in PyTorch, for any device, with gradients and little memory.
+"""The PyTorch backend, for any device, with memory-efficient gradients.
 
 Autograd through the plain formulas would keep many large tensors of every block alive. The
-functions here keep their inputs alone; their backward passes compute the rest again.
+functions here store only their inputs; their backward passes recompute the rest.
 
 Shapes: B windows, S tokens, H heads, N = B H matrices in a stack, R query rows, K head size,
 E = H K channels, J = K / 4 blocks of a head in the block-diagonal maps.
@@ -20,9 +20,9 @@ from torch.nn import functional as nnf
 from hear_axlstm.ops.contract import CONV_WIDTH, EPS, MAP_WIDTH, NORM_EPS, MixerWeights
 from hear_axlstm.ops.onednn import is_traced, linear, matmul
 
-ROWS = 128  # query rows weighted at once: the part right of the causal diagonal is not computed
-MODERATE = 64.0  # exp(MODERATE) and products of it are far from the ends of float32
-WINDOWS = {"cpu": 8, "cuda": 64}  # at once: bounds the S x S matrices that are held
+ROWS = 128  # query rows per block; keys after a block's last row are skipped
+MODERATE = 64.0  # exp(MODERATE) and its products are far from the limits of float32
+WINDOWS = {"cpu": 8, "cuda": 64}  # processed at once; bounds the memory of S x S matrices
 
 
 def mlstm_sum(
@@ -60,7 +60,7 @@ def weighted_sum(
         q: queries ``[B, S, H, K]``.
         k: keys ``[B, S, H, K]``.
         v: values ``[B, S, H, K]``, in the dtype of q and k.
-        a: log i - F, ``[B, S, H]``, float64 where the device has it.
+        a: log i - F, ``[B, S, H]``, float64 if the device supports it.
         running_max: M, at least the running maximum of `a`; ``[B, S, H]``.
 
     Returns:
@@ -114,14 +114,14 @@ class _WeightedSum(torch.autograd.Function):
 
 
 class _Weights:
-    """exp(a_s - M_t) for s <= t, else 0, of some windows.
+    """Weights of some windows: exp(a_s - M_t) for s <= t, else 0.
 
-    Where the exponents are moderate, as they mostly are, the factors exp(r - M_t) and exp(a_s - r)
-    go to the queries and the keys: there is no S x S matrix to exponentiate then.
+    If the exponents are moderate, as they usually are, the factors exp(r - M_t) and exp(a_s - r)
+    are applied to queries and keys, so that no S x S matrix needs to be exponentiated.
 
     Args:
         a_BSH, running_max_BSH: as in `weighted_sum`.
-        dtype: of the products.
+        dtype: type of the products.
     """
 
     def __init__(self, a_BSH: Tensor, running_max_BSH: Tensor, dtype: torch.dtype) -> None:
@@ -142,7 +142,7 @@ class _Weights:
         return x_BSHK * self.columns_BSH1 if self.factored else x_BSHK
 
     def apply(self, scores_NRS: Tensor, rows: slice) -> Tensor:
-        """What the factors leave to do to the scores of some rows, in place."""
+        """Apply the remaining weights to the scores of some rows, in place."""
         if not self.factored:
             scores_NRS.mul_(self._matrix(rows))
         scores_NRS[..., rows].tril_()
@@ -150,44 +150,44 @@ class _Weights:
 
     def _matrix(self, rows: slice) -> Tensor:
         a_BHS, max_BHR = self.a_BSH[:, : rows.stop].mT, self.running_max_BSH[:, rows].mT
-        if self.dtype != torch.float32:  # whose own rounding is coarser than float32's here
+        if self.dtype != torch.float32:  # its own rounding is coarser than float32's here
             a_BHS, max_BHR = a_BHS.float(), max_BHR.float()
         exponents = (a_BHS[:, :, None, :] - max_BHR[..., None]).flatten(0, 1)
-        return exponents.to(self.dtype).exp_()  # of later tokens perhaps infinite: masked next
+        return exponents.to(self.dtype).exp_()  # may be infinite for later tokens, masked next
 
 
 def _are_moderate(spans: Tensor) -> bool:
-    """Asked on a CPU only, of values that are there: an accelerator would have to be waited for."""
+    """Whether all exponents are moderate; checked on a CPU only, since a GPU would have to sync."""
     is_at_hand = spans.device.type == "cpu" and spans.numel() > 0 and not is_traced(spans)
     return is_at_hand and bool(spans.max() < MODERATE)
 
 
 def _stack(x_BSHK: Tensor) -> Tensor:
-    """Heads of all windows as one stack of dense matrices, ``[B H, S, K]``."""
+    """Stack the heads of all windows as dense matrices, ``[B H, S, K]``."""
     return x_BSHK.transpose(1, 2).flatten(0, 1).contiguous()
 
 
 def _unstack(x: Tensor, like: Tensor) -> Tensor:
-    """``[B H, S, ...]`` back to ``[B, S, H, ...]``, with the windows and heads of `like`."""
+    """Reshape ``[B H, S, ...]`` to ``[B, S, H, ...]``, with the windows and heads of `like`."""
     return x.unflatten(0, (len(like), -1)).transpose(1, 2)
 
 
 def _windows(q: Tensor) -> list[slice]:
-    """Parts of the batch."""
+    """Split the batch into parts."""
     size = WINDOWS.get(q.device.type, WINDOWS["cpu"])
     return [slice(start, start + size) for start in range(0, len(q), size)]
 
 
 def row_blocks(tokens: int) -> list[tuple[slice, slice]]:
-    """Blocks of query rows, each with the keys that its last row may see."""
+    """Blocks of query rows, each with the keys visible to its last row."""
     ends = [min(start + ROWS, tokens) for start in range(0, tokens, ROWS)]
     return [(slice(ROWS * i, end), slice(0, end)) for i, end in enumerate(ends)]
 
 
 def convolve(x_BSE: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Depthwise causal convolution over tokens, without SiLU and without gradients; a new tensor.
+    """Depthwise causal convolution over tokens, without SiLU or gradients; returns a new tensor.
 
-    ``weight[-1]`` meets the token itself, ``weight[0]`` the one three before.
+    ``weight[-1]`` applies to the token itself, ``weight[0]`` to the one three before.
     """
     out = torch.addcmul(bias, x_BSE, weight[-1])
     for delay in range(1, min(CONV_WIDTH, x_BSE.shape[1])):
@@ -227,7 +227,7 @@ def gated_norm(h: Tensor, c: Tensor, z: Tensor, scale: Tensor, skip: Tensor) -> 
         h: hidden states ``[B, S, H, K]``, normalized over K.
         c: convolved input ``[B, S, H, K]``.
         z: pre-activation of the output gate ``[B, S, H, K]``.
-        scale: of the norm, ``[H, K]``.
+        scale: weight of the norm, ``[H, K]``.
         skip: weight of c, ``[H, K]``.
     """
     return _GatedNorm.apply(h, c, z, scale.to(h.dtype), skip.to(h.dtype))
@@ -261,14 +261,14 @@ def mixer(
     cell: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     convolve: Callable[[Tensor, Tensor, Tensor], Tensor] = convolve,
 ) -> Tensor:
-    """The interior of an mLSTM block by fused weights, without gradients.
+    """Compute the interior of an mLSTM block with fused weights, without gradients.
 
     Args:
         xz_BSE: the fused up-projection ``[B, S, 2 E]``; its dtype is that of the large products.
-        weights: fused, float32.
+        weights: fused weights, float32.
         heads: H.
-        cell: from q, k, v ``[B, S, H, K]`` and the gates' pre-activations ``[B, S, 2 H]`` to h.
-        convolve: the causal convolution, perhaps one that knows earlier tokens.
+        cell: maps q, k, v ``[B, S, H, K]`` and the gates' pre-activations ``[B, S, 2 H]`` to h.
+        convolve: the causal convolution, which may include earlier tokens.
 
     Returns:
         ``[B, S, E]`` in the dtype of `xz_BSE`, for the fused down-projection.
@@ -291,13 +291,13 @@ def mixer(
 
 
 def _by_heads(x_BSE: Tensor, heads: int) -> Tensor:
-    """Interleaved channels as ``[B, S, H, K]`` whose heads are dense matrices in memory."""
+    """Interleaved channels as ``[B, S, H, K]``, where each head is a dense matrix in memory."""
     places_BSPHJ = x_BSE.unflatten(-1, (MAP_WIDTH, heads, -1))
     return places_BSPHJ.permute(0, 3, 1, 2, 4).flatten(3).transpose(1, 2)
 
 
 def _map(x_BSE: Tensor, weight: Tensor) -> Tensor:
-    """A block-diagonal map of interleaved channels."""
+    """Apply a block-diagonal map to interleaved channels."""
     inputs = x_BSE.unflatten(-1, (MAP_WIDTH, -1)).unsqueeze(-2).unbind(-3)
     out = inputs[0] * weight[0]
     for x, w in zip(inputs[1:], weight[1:], strict=True):

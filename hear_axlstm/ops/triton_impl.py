@@ -1,7 +1,7 @@
-"""The backend for NVIDIA GPUs: the mLSTM cell's quadratic form as fused Triton kernels; optional.
+"""The optional backend for NVIDIA GPUs: the mLSTM cell's quadratic form as fused Triton kernels.
 
-Scores, gates, normalizer and the sum over the past happen in one pass over the keys and values,
-forward and backward, without an S x S matrix in memory.
+Scores, gates, normalizer and the sum over the past are computed in one pass over the keys and
+values, forward and backward, without an S x S matrix in memory.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ OLDEST_CAPABILITY = (8, 0)  # the first with tensor cores for bfloat16 and TF32
 
 
 def is_available(device: torch.device) -> bool:
-    """Whether `mlstm_sum` runs: it needs Triton and an NVIDIA GPU of compute capability 8 up.
+    """Whether Triton and an NVIDIA GPU of compute capability 8 or newer are available.
 
-    On a CPU Triton's interpreter runs it (`TRITON_INTERPRET=1`): slow, and meant for tests.
+    On a CPU, Triton's interpreter can be used for tests (`TRITON_INTERPRET=1`); it is slow.
     """
     if not HAS_TRITON:
         return False
@@ -34,11 +34,11 @@ def is_available(device: torch.device) -> bool:
 def mlstm_sum(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> Tensor:
-    """Hidden states of the cell, as `hear_axlstm.ops.torch_impl.mlstm_sum`.
+    """Hidden states of the cell; the same function as `hear_axlstm.ops.torch_impl.mlstm_sum`.
 
     Differentiable once in all arguments. Products of bfloat16 and float16 are accumulated in
     float32. Those of float32 follow `torch.set_float32_matmul_precision`: with "highest", the
-    default, three TF32 products stand for one, which is close to float32; else one does.
+    default, three TF32 products replace one, which is close to float32; otherwise a single one.
 
     The first call for a head size and a dtype compiles and times several tilings.
 
@@ -80,4 +80,4 @@ def _check(q: Tensor, k: Tensor, v: Tensor, *gates: Tensor) -> None:
         )
     if q.ndim != 4 or any(t.shape != q.shape[: t.ndim] for t in tensors):
         shapes = [tuple(t.shape) for t in tensors]
-        raise ValueError(f"want three [B, S, H, K] and three [B, S, H]; got {shapes}")
+        raise ValueError(f"expected three [B, S, H, K] and three [B, S, H], got {shapes}")

@@ -1,6 +1,6 @@
-"""The fused cell as PyTorch operators, known to autograd and torch.compile.
+"""The fused cell as PyTorch operators that support autograd and torch.compile.
 
-Shapes as in `hear_axlstm.ops.triton_kernels`, whose programs these launch.
+They launch the programs of `hear_axlstm.ops.triton_kernels`; shapes as described there.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ TILINGS = (
     (128, 64, 8, 2),
 )  # fmt: skip
 INTERPRETED_TILING = (64, 32, 4, 1)
-REGISTERS = 160  # of a thread's 255, those that the running sum may take
+REGISTERS = 160  # of a thread's 255, available to the running sum
 
 
 def head_tiles(size: int) -> tuple[int, int]:
-    """HEAD and REST, the powers of two that cover a head size; REST is 0 where HEAD does."""
+    """HEAD and REST, the powers of two that cover a head size; REST is 0 if HEAD suffices."""
     head = max(16, 1 << size.bit_length() - 1)
     return head, max(16, triton.next_power_of_2(size - head)) if size > head else 0
 
 
 def _fitting(configs: list[Any], _: dict[str, Any], **constants: Any) -> list[Any]:
-    """The tilings whose running sum stays in registers. Those that lack memory are found later."""
+    """Tilings whose running sum fits in registers; those that exceed memory are dropped later."""
     size = constants["HEAD"] + constants["REST"]
     return [c for c in configs if c.kwargs["ROWS"] * size <= REGISTERS * 32 * c.num_warps]
 
 
 def _tuned(program: Any) -> Any:
-    """A program that chooses its tiling when it first meets a head size and a dtype."""
+    """A program that is autotuned on the first call with a head size and dtype."""
     tilings = (INTERPRETED_TILING,) if programs.INTERPRETED.value else TILINGS
     configs = [
         triton.Config({"ROWS": rows, "COLS": cols}, num_warps=warps, num_stages=stages)
@@ -156,11 +156,11 @@ def _constants(q: Tensor) -> dict[str, int]:
 
 
 def _precision(dtype: torch.dtype) -> str:
-    """How a float32 product is made of TF32 ones; says nothing to the half precisions."""
+    """Triton's precision of float32 products with TF32; ignored for half-precision types."""
     exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
     return "tf32x3" if exact else "tf32"
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current GPU."""
+    """Make a device current, since Triton launches on the current GPU."""
     return torch.cuda.device(device if device.type == "cuda" else -1)
