@@ -1,4 +1,4 @@
-"""Batches of a rank: crops and masks, made one step ahead.
+"""A rank's batches of crops and masks, prepared one step ahead.
 
 Shapes: B clips of the global batch, of which this rank has some rows; W frames, F mel bins,
 N patches.
@@ -26,14 +26,14 @@ class MaskedCrops:
     Args:
         dataset: the crops and masks.
         model: settings of the model, for the masks.
-        context: the rank whose rows are made.
+        context: the rank whose rows are returned.
     """
 
     def __init__(self, dataset: CropDataset, model: ModelConfig, context: DistContext) -> None:
         self.dataset, self.model, self.context = dataset, model, context
 
     def epoch_at(self, step: int) -> float:
-        """Epochs that are done before a step."""
+        """Number of epochs completed before a step."""
         return self.dataset.epoch_at(step)
 
     def batches(self, first: int, end: int) -> Iterator[CropBatch]:

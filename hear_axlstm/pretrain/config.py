@@ -20,16 +20,16 @@ OptimizerName = Literal["adamw", "muon"]
 
 DEFAULT_MODEL = "axlstm_tiny"
 MLSTM_ONLY = ("expansion", "flip", "input_gate")
-RENAMED = {"look_every": "eval_every"}  # settings that earlier run folders name otherwise
-REFERENCE_BATCH = 256  # the batch size that `base_lr` is meant for
+RENAMED = {"look_every": "eval_every"}  # settings renamed since earlier runs
+REFERENCE_BATCH = 256  # the batch size that `base_lr` refers to
 PAPER_BATCH = 1024
 STEPS_PER_EPOCH = 32  # of a small corpus, with the default batch
-FEW_STEPS = 500  # a warning names a smaller batch below this
+FEW_STEPS = 500  # below this, a warning suggests a smaller batch
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A preset, or an ablation of it (paper section 4.2); None leaves the preset's value."""
+    """A preset, or an ablation of it (paper section 4.2); None keeps the preset's value."""
 
     model: Annotated[str | None, given("PRESET")] = None
     """Preset: axlstm_ or ssast_, followed by tiny, small or base (default: axlstm_tiny)."""
@@ -38,24 +38,24 @@ class Variant:
     patch: Annotated[tuple[int, int] | None, given("FRAMES BINS")] = None
     """Frames and mel bins of a patch."""
     flip: Annotated[bool | None, given("{True,False}")] = None
-    """Let every second mLSTM block read the tokens backwards."""
+    """Let every second mLSTM block process the tokens in reverse order."""
     input_gate: Annotated[InputGate | None, given("{exponential,sigmoid}")] = None
     """Activation of the mLSTM input gate."""
     mask_keeps_position: Annotated[bool | None, given("{True,False}")] = None
-    """Let a masked patch keep its position."""
+    """Let masked patches keep their position embedding."""
     loss_on: Annotated[LossOn | None, given("{masked,all}")] = None
     """Patches that the reconstruction loss averages over."""
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The settings that are given, including the preset."""
+        """Settings that differ from the preset, including its name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def build(self) -> ModelConfig:
-        """The model's settings.
+        """Build the model's settings.
 
         Raises:
-            ValueError: for an unknown preset, or a setting that it does not have.
+            ValueError: for an unknown preset, or a setting that does not apply to it.
         """
         changes = self.changes
         base = preset(changes.pop("model", DEFAULT_MODEL))
@@ -67,10 +67,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of what a pretraining run learns, and how; a resumed run must keep them.
+    """Model and training settings of a pretraining run; a resumed run must keep them.
 
     Raises:
-        ValueError: for a combination that can't be trained with.
+        ValueError: for an invalid combination.
     """
 
     model: Annotated[ModelConfig, tyro.conf.Suppress, tyro.conf.Fixed] = field(
@@ -82,16 +82,16 @@ class TrainConfig:
     epochs: float = 100.0
     """Passes over the clips; each takes one random crop of a clip."""
     batch_size: Annotated[int | None, given("N")] = None
-    """Clips of an optimizer step (default: the paper's 1024, fewer for a small corpus)."""
+    """Clips per optimizer step (default: the paper's 1024, fewer for a small corpus)."""
     base_lr: float = 1.5e-4
     """Peak learning rate at a batch of 256; the rate grows in proportion to the batch."""
     lr: Annotated[float | None, given("RATE")] = None
-    """Peak learning rate, in place of the scaled base_lr."""
+    """Peak learning rate, instead of the scaled base_lr."""
     warmup_epochs: Annotated[float | None, given("EPOCHS")] = None
     """Epochs of linear warm-up (default: a tenth of all epochs)."""
     schedule: ScheduleName = "cosine"
     """Learning rate after the warm-up: "cosine" to zero, or "wsd": constant, then a cooldown. A
-    wsd run can be prolonged by running it again with more epochs."""
+    wsd run can be extended by running it again with more epochs."""
     cooldown: float = 0.2
     """Share of the steps in the cooldown of a wsd schedule."""
     optimizer: OptimizerName = "adamw"
@@ -103,29 +103,29 @@ class TrainConfig:
     clip_norm: Annotated[float | None, given("NORM")] = None
     """Clip gradients to this norm (default: no clipping, as in the paper)."""
     ema: Annotated[float | None, given("DECAY")] = None
-    """Decay of an exponential moving average of the weights, which then is evaluated and written
-    at the end (default: none; 0.999 suits some thousand steps)."""
+    """Decay of an exponential moving average of the weights, which is then evaluated and saved
+    (default: none; 0.999 suits a few thousand steps)."""
     balance: float = 0.0
     """0 draws every clip once per epoch; 1 draws every top-level folder of the corpus equally
     often; values between draw folders in proportion to (their clips) ** (1 - balance)."""
     mix: float = 0.0
-    """Largest share of a second, random clip that is mixed into each crop (default: none)."""
+    """Maximum share of a second, random clip mixed into each crop (default: none)."""
     seed: int = 0
     """Seed of initial weights, order, crops and masks."""
 
     def __post_init__(self) -> None:
         check_positive(self, "epochs", "base_lr", optional=("batch_size", "lr", "clip_norm", "ema"))
         if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay={self.weight_decay} must be a number from 0 on")
+            raise ValueError(f"weight_decay={self.weight_decay} must be at least 0")
         if not 0 <= self.warmup < self.epochs:
             raise ValueError(
                 f"warmup_epochs={self.warmup} must be at least 0 and below "
                 f"epochs={self.epochs}: a tenth of the epochs is usual"
             )
         if not 0 < self.cooldown < 1:
-            raise ValueError(f"cooldown={self.cooldown} must lie between 0 and 1")
+            raise ValueError(f"cooldown={self.cooldown} must be between 0 and 1")
         if self.ema is not None and self.ema >= 1:
-            raise ValueError(f"ema={self.ema} must lie between 0 and 1")
+            raise ValueError(f"ema={self.ema} must be between 0 and 1")
         for name in ("balance", "mix"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be a number from 0 to 1")
@@ -134,7 +134,7 @@ class TrainConfig:
 
     @property
     def warmup(self) -> float:
-        """Epochs of the warm-up."""
+        """Number of warm-up epochs."""
         return self.epochs / 10 if self.warmup_epochs is None else self.warmup_epochs
 
     @property
@@ -144,20 +144,20 @@ class TrainConfig:
         return scaled if self.lr is None else self.lr
 
     def steps(self, clips: int) -> int:
-        """Optimizer steps on a number of clips."""
+        """Number of optimizer steps for a number of clips."""
         return max(1, round(self.epochs * clips / (self.batch_size or PAPER_BATCH)))
 
     def warmup_steps(self, clips: int) -> int:
-        """Steps of the warm-up on a number of clips."""
+        """Number of warm-up steps for a number of clips."""
         return max(1, round(self.warmup * clips / (self.batch_size or PAPER_BATCH)))
 
 
 @dataclass(frozen=True)
 class PretrainConfig(RunConfig, TrainConfig):
-    """Settings of a pretraining run: what it learns (`TrainConfig`) and how it is executed.
+    """All settings of a pretraining run: `TrainConfig` and execution settings.
 
     Raises:
-        ValueError: for a combination that can't be trained with.
+        ValueError: for an invalid combination.
     """
 
     micro_batch: Annotated[int | None, given("N")] = None
@@ -168,7 +168,7 @@ class PretrainConfig(RunConfig, TrainConfig):
     compile: bool = False
     """Compile the model with torch.compile; meant for GPUs."""
     milestone_epochs: float | None = 10.0
-    """Epochs between two checkpoints that are kept for good."""
+    """Epochs between two checkpoints that are kept permanently."""
     eval_every: Annotated[int, tyro.conf.arg(aliases=("--look-every",))] = 5
     """Epochs between two pictures of reconstructions, and two scores of the labeled clips."""
     probe: Annotated[str | None, given("LABELED")] = None
@@ -193,20 +193,20 @@ class PretrainConfig(RunConfig, TrainConfig):
         return cls(**values)
 
     def conflicts(self, settings: Mapping[str, Any]) -> list[str]:
-        """Names of the settings in which a run, given by `to_dict`, can't be continued."""
+        """Names of settings that conflict with those of a run to resume, given by `to_dict`."""
         other = PretrainConfig.from_dict(settings)
         return [
             f.name for f in fields(TrainConfig) if getattr(self, f.name) != getattr(other, f.name)
         ]
 
     def for_corpus(self, clips: int) -> PretrainConfig:
-        """The same settings with a batch size, if none was given: one that suits the corpus.
+        """The same settings with a batch size that suits the corpus, if none was given.
 
         A corpus of at least 32 times 1,024 clips gets the paper's batch of 1,024. A smaller one
         gets about 32 steps per epoch. The peak learning rate stays that of the paper.
 
         Args:
-            clips: to train on.
+            clips: number of clips to train on.
         """
         if self.batch_size is not None:
             steps = self.steps(clips)

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, to end a training with."""
+"""An exponential moving average of the weights, used as the final weights of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take the weights after a step, counted from 0, into the average."""
+        """Update the average with the weights after a step, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         parameters = dict(self.model.named_parameters())
         weights: list[Tensor] = [parameters[name] for name in self.tensors]
@@ -39,7 +39,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the average in place of the model's weights for a while."""
+        """Temporarily replace the model's weights with the average."""
         own = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self._copy(self.tensors)
         try:

@@ -17,10 +17,10 @@ MILESTONE = f".milestone{SUFFIX}"
 
 
 class CheckpointManager:
-    """Writes checkpoints into a folder, in a thread of its own. Use it as a context manager.
+    """Writes checkpoints into a folder in a background thread; use it as a context manager.
 
     Args:
-        folder: of the checkpoints; only one run at a time may write there.
+        folder: folder of the checkpoints; only one run at a time may write there.
         kept: number of recent checkpoints to keep besides the milestones.
     """
 
@@ -48,11 +48,11 @@ class CheckpointManager:
     def save(self, checkpoint: Checkpoint, milestone: bool) -> None:
         """Write a checkpoint in the background, after waiting for the previous one.
 
-        A checkpoint with a number that is not finite is not written, so the last one is usable.
+        A checkpoint with non-finite values is not written, so that the last one stays usable.
 
         Args:
-            checkpoint: what to write.
-            milestone: whether to keep it for good.
+            checkpoint: checkpoint to write.
+            milestone: whether to keep it permanently.
 
         Raises:
             CheckpointError: if the previous one could not be written.
@@ -77,21 +77,21 @@ class CheckpointManager:
         path = self.folder / f"step-{checkpoint.step:08d}{MILESTONE if milestone else SUFFIX}"
         save(path, checkpoint)
         passing = [p for p in list_checkpoints(self.folder) if not p.name.endswith(MILESTONE)]
-        keep = [p for p in passing if p <= path][-self.kept :]  # later ones are damaged or void
+        keep = [p for p in passing if p <= path][-self.kept :]  # later ones are damaged or obsolete
         for old in passing:
             if old not in keep:
                 old.unlink(missing_ok=True)
 
 
 def load_latest(folder: Path, last_step: float = math.inf) -> Checkpoint | None:
-    """The last intact checkpoint; None if the folder has none.
+    """Load the last intact checkpoint; None if the folder has none.
 
     Args:
-        folder: of the checkpoints.
-        last_step: later ones don't count.
+        folder: folder of the checkpoints.
+        last_step: later checkpoints are ignored.
 
     Raises:
-        CheckpointError: if there are some, but every one is damaged.
+        CheckpointError: if there are checkpoints, but all are damaged.
     """
     paths = [path for path in list_checkpoints(folder) if _step(path) <= last_step]
     for path in reversed(paths):
@@ -107,7 +107,7 @@ def load_latest(folder: Path, last_step: float = math.inf) -> Checkpoint | None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint files, the earliest step first."""
+    """List checkpoint files in the order of their steps."""
     return sorted(folder.glob(f"step-*{SUFFIX}"))
 
 

@@ -1,8 +1,8 @@
-"""A checkpoint: one safetensors file that describes itself, written whole or not at all.
+"""A training checkpoint: one self-describing safetensors file, written atomically.
 
-It holds the weights, the optimizers' moments and the metrics since the last log line; its header
-holds step, settings, data, versions and a checksum over all of it. Batches follow from
-(seed, step), and so does everything else that is random: no generator is kept.
+It contains the weights, the optimizers' moments and the metrics since the last log line; its header
+contains step, settings, data, versions and a checksum. Batches and all other randomness are
+functions of (seed, step), so that no generator state is needed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # of AdamW and 
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that can't be read or written; the message names the remedy."""
+    """Raised if a checkpoint can't be read or written; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,19 @@ class Checkpoint:
     data: str
     """Fingerprint of the data."""
     tensors: Mapping[str, Tensor]
-    """On the CPU; names start with model., optimizer., interval. or average."""
+    """Tensors on the CPU; names start with model., optimizer., interval. or average."""
     state: Mapping[str, Any] = field(default_factory=dict)
-    """Further state, JSON-ready: of the monitor."""
+    """Further JSON-ready state: that of the monitor."""
 
     @property
     def is_finite(self) -> bool:
-        """Whether the last step was good and all weights and moments are finite."""
+        """Whether the last loss and gradient, and all weights and moments are finite."""
         bad_steps = self.tensors.get("interval.in_a_row")
         finite = all(bool(tensor.isfinite().all()) for tensor in self.tensors.values())
         return finite and not bad_steps
 
     def part(self, name: str) -> dict[str, Tensor]:
-        """The tensors whose names start with a prefix, named without it."""
+        """Tensors whose names start with a prefix, by name without the prefix."""
         return _part(self.tensors, name)
 
 
@@ -63,11 +63,11 @@ def collect(
     optimizers: Sequence[torch.optim.Optimizer],
     parts: Mapping[str, Mapping[str, Tensor]],
 ) -> dict[str, Tensor]:
-    """Copy everything that the next step depends on, under the names of a checkpoint.
+    """Copy all state that the next step depends on, under the names of a checkpoint.
 
     Args:
-        model: its parameters and buffers are taken.
-        optimizers: their moments are taken.
+        model: its parameters and buffers are copied.
+        optimizers: their moments are copied.
         parts: further tensors by prefix.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -82,14 +82,14 @@ def collect(
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters of a model by their names in files."""
+    """Yield the parameters of a model with their names in files."""
     return ((file_name(name), parameter) for name, parameter in model.named_parameters())
 
 
 def restore(
     tensors: Mapping[str, Tensor], model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> None:
-    """Load the weights and moments that `collect` copied, on the devices of the parameters."""
+    """Load the weights and moments that `collect` copied onto the parameters' devices."""
     model.load_state_dict(_part(tensors, "model"))
     moments = {key: _part(tensors, f"optimizer.{key}") for key in _MOMENTS}
     for name, parameter in _parameters(model):
@@ -175,7 +175,7 @@ def _sync(path: Path) -> None:
 
 
 def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """CRC-32 of header, names, shapes and values: a damaged file may still be readable."""
+    """CRC-32 of header, names, shapes and values, since a damaged file may still be readable."""
     crc = 0
     for item in sorted(header.items()):
         crc = zlib.crc32(repr(item).encode(), crc)

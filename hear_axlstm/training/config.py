@@ -1,4 +1,4 @@
-"""Settings of how a run is executed, shared by pretraining and fine-tuning."""
+"""Execution settings shared by pretraining and fine-tuning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hear_axlstm.ops.precision import Precision
 
 
 def given(metavar: str) -> Any:
-    """Mark an option whose help text says what happens without it, in place of the default None.
+    """Mark an option with default None whose help text describes the default.
 
     Args:
         metavar: name of the value in the help.
@@ -23,18 +23,18 @@ def given(metavar: str) -> Any:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How a run is executed.
+    """Execution settings of a run.
 
-    None of it changes what is learned, so a resumed run may change all of it.
+    They don't affect the result, so a resumed run may change all of them.
 
     Raises:
-        ValueError: for a value that makes no sense.
+        ValueError: for an invalid value.
     """
 
     device: str = "auto"
-    """Device: "auto" takes CUDA, then Apple's MPS, then the CPU; or a name such as "cuda:1"."""
+    """Device: "auto" (CUDA if available, then Apple's MPS, then the CPU), or e.g. "cuda:1"."""
     precision: Precision = "auto"
-    """Precision of the encoder in training; "auto" takes bfloat16 where the hardware is faster
+    """Precision of the encoder in training; "auto" uses bfloat16 if the hardware is faster
     with it."""
     threads: Annotated[int | None, given("N")] = None
     """CPU threads (default: PyTorch's choice; several processes share the cores)."""
@@ -62,10 +62,10 @@ class RunConfig:
 
 
 def check_positive(config: object, *required: str, optional: Iterable[str] = ()) -> None:
-    """Check that settings are finite numbers above 0; optional ones may be None.
+    """Check that settings are finite positive numbers; optional ones may be None.
 
     Raises:
-        ValueError: naming the first that is not.
+        ValueError: naming the first invalid one.
     """
     for name in required:
         if not 0 < getattr(config, name) < math.inf:

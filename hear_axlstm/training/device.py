@@ -1,4 +1,4 @@
-"""Device, threads and memory of a run."""
+"""Choice of device and threads, and memory settings of a run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 
 import torch
 
-CPU_CHANNELS = 4608  # inner width times clips at once: more leave the cache, fewer cost more calls
+CPU_CHANNELS = 4608  # inner width times clips; more exceed the cache, fewer cost more calls
 
 # glibc's mallopt: keep up to 2 GB of freed memory, take blocks of up to 1 GB from it, and let all
 # threads share it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
-LONGEST_REASON = 160  # characters; torch may list every backend that it knows
+LONGEST_REASON = 160  # characters; torch may list every known backend
 PEAK_BFLOAT16 = (
     ("B200", 2250e12),
     ("H200", 989e12),
@@ -31,12 +31,12 @@ PEAK_BFLOAT16 = (
 
 
 def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.device:
-    """The device of a name; "auto" takes CUDA, then MPS, then the CPU.
+    """Return the device of a name; "auto" prefers CUDA, then MPS, then the CPU.
 
     Args:
         name: "auto" or a torch device.
-        local_rank: number of this process on this machine; each process takes its own GPU.
-        local_size: processes of the run on this machine.
+        local_rank: index of this process on this machine; each process uses its own GPU.
+        local_size: number of processes of the run on this machine.
 
     Raises:
         ValueError: if this machine lacks the device, or has fewer GPUs than processes.
@@ -66,7 +66,7 @@ def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.
 
 
 def choose_threads(threads: int | None, device: torch.device, local_size: int) -> None:
-    """Set the CPU threads: `threads` if given, else PyTorch's choice or this process's share."""
+    """Set the number of CPU threads: `threads`, or PyTorch's choice or this process's share."""
     if threads is not None:
         torch.set_num_threads(threads)
     elif device.type == "cpu" and local_size > 1:
@@ -74,16 +74,16 @@ def choose_threads(threads: int | None, device: torch.device, local_size: int) -
 
 
 def choose_micro_batch(clips: int, width: int, device: torch.device) -> int:
-    """How many of `clips` to process at once: few on a CPU, all on an accelerator.
+    """Number of `clips` to process at once: few on a CPU, all on an accelerator.
 
     Args:
         clips: rows of this rank's batch.
         width: inner width of the model.
-        device: of the model.
+        device: device of the model.
     """
     if device.type != "cpu":
         return clips
-    share = -(-clips // torch.get_num_threads())  # each thread works on micro-batches of its own
+    share = -(-clips // torch.get_num_threads())  # each thread processes its own micro-batches
     return max(1, min(CPU_CHANNELS // width, share))
 
 
@@ -114,7 +114,7 @@ def _without_cuda(local_size: int) -> str:
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS

@@ -1,6 +1,6 @@
-"""Several processes that train one model, one rank each, as torchrun starts them.
+"""Distributed training: several processes, started by torchrun, that train one model.
 
-Every rank works on its rows of the same global batch. Gradients are summed once a step, after the
+Every rank processes its rows of the same global batch. Gradients are summed once a step, after the
 backward pass, in a fixed order, so that a resumed run repeats an uninterrupted one, and a rank that
 runs out of memory or meets a number that is not finite can still retry or agree with the others.
 (DistributedDataParallel overlaps the sum with the backward pass at the price of both.)
@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 
 class LostRankError(RuntimeError):
-    """Another rank exited without reporting an error."""
+    """Raised if another rank exited without reporting an error."""
 
 
 class OtherRankError(RuntimeError):
-    """Another rank failed first and has reported why."""
+    """Raised if another rank failed first and has reported its error."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class DistContext:
         return self.rank == 0
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's value, on every rank."""
+        """Return rank 0's value on every rank."""
         if self.size == 1:
             return value
         box = [value]
@@ -62,7 +62,7 @@ class DistContext:
         self.all_reduce([torch.zeros(1)])
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by their sums over all ranks, with the same bits on each."""
+        """Replace tensors with their sums over all ranks, bit-identical on each."""
         if self.size == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -74,10 +74,10 @@ class DistContext:
 
 
 class StopSync:
-    """Flags that any rank may raise, and that all ranks see after the same step.
+    """Flags that any rank may raise and that all ranks see after the same step.
 
-    With several ranks the answer comes one call later: the exchange runs on the CPU while the
-    device works on the next step.
+    With several ranks the result arrives one call later: the exchange runs on the CPU while the
+    device computes the next step.
     """
 
     def __init__(self, context: DistContext) -> None:
@@ -110,7 +110,7 @@ class StopSync:
 def init_distributed(
     device_name: str, threads: int | None = None, patience: timedelta | None = None
 ) -> Iterator[DistContext]:
-    """Join the processes that torchrun started; without torchrun there is just this one.
+    """Join the processes that torchrun started; without torchrun there is only this one.
 
     An error on any rank ends the run: the other ranks raise `OtherRankError`.
 
@@ -145,8 +145,8 @@ def init_distributed(
         dist.destroy_process_group()
         raise
     except Exception as error:
-        # The group is left to the end of the process: shutting it down could wait for ranks that
-        # wait for this one.
+        # The group is not shut down before the process ends: that could wait for ranks that wait
+        # for this one.
         if _others_failed(store):
             raise OtherRankError("another process failed, see its message") from error
         raise
@@ -155,7 +155,7 @@ def init_distributed(
 
 
 def _meet() -> dist.Store:
-    """The store through which ranks find each other, without entries of a failed attempt."""
+    """Open the rendezvous store, without entries of a failed attempt."""
     environ = os.environ
     several_machines = int(environ.get("GROUP_WORLD_SIZE", 1)) > 1
     restarts = int(environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0

@@ -1,4 +1,4 @@
-"""The log of a run: log.jsonl, and optionally TensorBoard and Weights & Biases."""
+"""Logging of a run to log.jsonl, and optionally to TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 log = logging.getLogger(__name__)
 
 TENSORBOARD_FOLDER = "tensorboard"
-RENAMED = {"held_out_loss": "validation_loss"}  # what earlier logs call it
+RENAMED = {"held_out_loss": "validation_loss"}  # names in earlier logs
 
 
 class JsonLines:
@@ -24,8 +24,8 @@ class JsonLines:
 
     Args:
         path: the file, created if it does not exist.
-        step: step that the run starts from. Lines of later steps, which an interruption lost, are
-            dropped: they are about to be written again.
+        step: step that the run starts from. Lines of later steps, lost in an interruption, are
+            dropped, since they will be written again.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -46,7 +46,7 @@ class JsonLines:
 
 
 class Sink(Protocol):
-    """A destination of numbers and pictures besides log.jsonl."""
+    """A destination for numbers and pictures in addition to log.jsonl."""
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Write the numbers of one step."""
@@ -78,7 +78,7 @@ class RunLog:
 
     @cached_property
     def sinks(self) -> list[Sink]:
-        """Opened with the first line, so that repeating a finished run leaves no trace."""
+        """Sinks, opened with the first line, so that repeating a finished run writes nothing."""
         found = (_tensorboard(self.run, self.step), _wandb(self.run, self.settings))
         return [sink for sink in found if sink is not None]
 
@@ -122,12 +122,12 @@ class _TensorBoard:
 
 
 def _tensorboard(run: Path, step: int) -> _TensorBoard | None:
-    # Not torch.utils.tensorboard: that imports TensorFlow if anything of the name is installed.
+    # Not torch.utils.tensorboard, which imports TensorFlow if a module of that name is installed.
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
-    # Steps after `step` that an interrupted run wrote are about to be repeated.
+    # Steps after `step` that an interrupted run wrote will be repeated.
     return _TensorBoard(SummaryWriter(str(run / TENSORBOARD_FOLDER), purge_step=step + 1))
 
 
@@ -161,16 +161,16 @@ def _wandb(run: Path, settings: dict[str, Any]) -> _WandB | None:
             resume="allow",
             config=settings,
         )
-    except Exception as error:  # of wandb's own kinds, which can't be named without it
+    except Exception as error:  # wandb's own classes can't be named without importing it
         log.warning("continuing without Weights & Biases: %s", error)
         return None
-    # wandb's own step can't go back, as ours does after a resume, so ours is a value of its own
+    # wandb's step can't decrease, as ours does after a resume, so ours is logged as a value
     started.define_metric("*", step_metric="step")
     return _WandB(started, wandb.Image)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, none if the file does not exist; one cut off by a crash is left out."""
+    """Read the lines of a log, if it exists; a line truncated by a crash is left out."""
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

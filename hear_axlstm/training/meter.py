@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 
 class Meter:
-    """Measures from one log line to the next.
+    """Measures speed and memory between log lines.
 
     Args:
         flops: FLOPs of one clip's forward and backward pass; None leaves MFU out.
-        context: the processes that work together; memory is that of rank 0.
+        context: the ranks of the run; memory is that of rank 0.
     """
 
     def __init__(self, flops: int | None, context: DistContext) -> None:
@@ -33,17 +33,17 @@ class Meter:
         self._began, self._waited = time.monotonic(), 0.0
 
     def next(self, batches: Iterator[T]) -> T:
-        """The next batch; the time until it is there counts as waiting."""
+        """Return the next batch; the time until it is available counts as waiting."""
         before = time.monotonic()
         batch = next(batches)
         self._waited += time.monotonic() - before
         return batch
 
     def take(self, clips: int) -> dict[str, float]:
-        """Speed and memory since the last call, in which all ranks processed `clips`.
+        """Return speed and memory since the last call, in which all ranks processed `clips`.
 
         Call it once the device has finished them. `data_wait` is the share of the time spent
-        waiting for data; `memory_gb` the highest use so far, of the device or, on a CPU, of the
+        waiting for data; `memory_gb` the peak use so far, of the device or, on a CPU, of the
         process; `mfu`, on known GPUs, the model's FLOPs as a share of their bfloat16 peak.
         """
         seconds = time.monotonic() - self._began

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SMALLEST_MATRIX = 16  # rows and columns that Muon takes; gates and convolutions have fewer
+SMALLEST_MATRIX = 16  # minimum rows and columns for Muon; gates and convolutions have fewer
 
 Group = dict[str, Any]
 """A parameter group of an optimizer; `peak` is its highest learning rate."""
@@ -17,12 +17,12 @@ Group = dict[str, Any]
 def parameter_groups(
     parameters: Iterable[tuple[str, nn.Parameter]], peak: float, weight_decay: float
 ) -> list[Group]:
-    """Two groups of named parameters: weights, which decay, and biases and 1-D ones, which don't.
+    """Split named parameters into matrices, which decay, and biases and 1-D ones, which don't.
 
     Args:
-        parameters: as `Module.named_parameters` lists them.
-        peak: highest learning rate.
-        weight_decay: of the first group.
+        parameters: parameters as from `Module.named_parameters`.
+        peak: peak learning rate.
+        weight_decay: weight decay of the first group.
     """
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
@@ -36,19 +36,19 @@ def parameter_groups(
 
 
 def adamw(groups: Sequence[Group], betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.AdamW:
-    """AdamW in its fused form, which alone can skip a step on the device, see `step_unless`."""
+    """Fused AdamW, the only variant that can skip a step on the device, see `step_unless`."""
     return torch.optim.AdamW(groups, betas=betas, fused=True)
 
 
 def is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a full matrix inside the blocks: what Muon is meant for."""
+    """Whether a parameter is a full matrix inside the blocks, as Muon is meant for."""
     return (
         ".blocks." in f".{name}" and parameter.ndim == 2 and min(parameter.shape) >= SMALLEST_MATRIX
     )
 
 
 def muon(groups: Sequence[Group]) -> torch.optim.Optimizer:
-    """Muon (Jordan et al. 2024) with updates as large as AdamW's, so that its rates apply.
+    """Muon (Jordan et al. 2024) with updates scaled to AdamW's, so that its rates apply.
 
     Raises:
         ValueError: for a PyTorch before 2.9, which has no Muon.
@@ -60,9 +60,9 @@ def muon(groups: Sequence[Group]) -> torch.optim.Optimizer:
 
 
 def step_unless(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
-    """Take an optimizer's step, which changes nothing where `bad`, a float32 scalar, is 1.
+    """Take an optimizer step, which changes nothing if `bad`, a float32 scalar, is 1.
 
-    A fused AdamW checks `bad` on the device, as for torch's GradScaler; others wait for it.
+    Fused AdamW checks `bad` on the device, as with torch's GradScaler; others wait for it.
     """
     if optimizer.defaults.get("fused"):
         optimizer.found_inf = bad  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Where a run starts: alone in its folder, at the beginning or at its last checkpoint."""
+"""Start of a run: the lock on its folder, and the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CHECKPOINTS = "checkpoints"
 
 @contextmanager
 def lock_dir(run: Path, context: DistContext) -> Iterator[None]:
-    """Hold the lock of a run's folder, which is created; the system releases it at process end.
+    """Create and lock a run's folder; the system releases the lock when the process ends.
 
     Raises:
-        ValueError: if another training holds it.
+        ValueError: if another training has locked it.
     """
     if not context.is_first:
         yield
@@ -46,13 +46,13 @@ def find_resume(
     conflicts: Callable[[Mapping[str, Any]], Sequence[str]],
     resume: Resume = "auto",
 ) -> Checkpoint | None:
-    """The last checkpoint of a run, checked against the data and settings; None for a new run.
+    """Find the last checkpoint of a run and check its data and settings; None for a new run.
 
     Args:
         run: the run's folder.
         data: fingerprint of the data.
-        conflicts: names the settings in which a run with the given ones can't be continued.
-        resume: "never" refuses a folder with checkpoints.
+        conflicts: returns the names of conflicting settings of a run with the given settings.
+        resume: "never" raises for a folder with checkpoints.
 
     Raises:
         ValueError: if `run` holds another run, or one that may not be resumed.
@@ -62,7 +62,7 @@ def find_resume(
     if start is None:
         return None
     if resume == "never":
-        raise ValueError(f"{run} already holds a run, at step {start.step}: choose a new folder")
+        raise ValueError(f"{run} already contains a run, at step {start.step}: choose a new folder")
     if names := conflicts(start.settings):
         raise ValueError(
             f"{run} was started with other settings ({', '.join(names)}): "

@@ -8,27 +8,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up to the peak, then down to zero.
+    """Learning rate schedule: linear warm-up to the peak, then decay to zero.
 
     Without `cooldown` the rate follows a cosine from the end of the warm-up (paper section 3.2).
     With it the rate stays at the peak until the last `cooldown` steps and then falls as
-    1 - sqrt(x) (warm-up, stable, decay: Hägele et al. 2024, arXiv:2405.18392); until there it does
-    not depend on the number of steps, so the run can be prolonged.
+    1 - sqrt(x) (warm-up, stable, decay: Hägele et al. 2024, arXiv:2405.18392); until then it does
+    not depend on the number of steps, so the run can be extended.
     """
 
     steps: int
     warmup: int
-    """Steps of the warm-up, fewer than `steps`."""
+    """Number of warm-up steps, fewer than `steps`."""
     cooldown: int | None = None
-    """Steps of the cooldown; None for the cosine."""
+    """Number of cooldown steps; None for the cosine."""
 
     @property
     def stable_steps(self) -> int:
-        """Number of the first steps that do not depend on the length of the run."""
+        """Number of initial steps that do not depend on the length of the run."""
         return 0 if self.cooldown is None else self.steps - self.cooldown
 
     def rate(self, step: int, peak: float) -> float:
-        """Learning rate of a step, counted from 0, for a peak rate."""
+        """Learning rate at a step, counted from 0, for a given peak."""
         if step < self.warmup:
             return peak * (step + 1) / self.warmup
         if self.cooldown is None:

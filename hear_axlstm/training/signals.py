@@ -13,14 +13,14 @@ SIGNALS = tuple(  # Slurm sends the one it is configured to, commonly SIGUSR1
 
 
 class Interrupted(RuntimeError):
-    """The run was stopped and has saved its state; the message says how to resume."""
+    """Raised after a run was stopped and saved its state; the message says how to resume."""
 
 
 class StopRequest:
-    """Context manager that records stop signals; a second one acts as usual.
+    """Context manager that records stop signals; a second signal has its usual effect.
 
-    Under torchrun the second is recorded too: torchrun forwards a Ctrl-C that each process gets
-    from the terminal anyway, and kills processes that don't stop in time.
+    Under torchrun the second is recorded too: torchrun forwards a Ctrl-C that each process also
+    receives from the terminal, and kills processes that don't stop in time.
     Only the main thread can receive signals; in another thread this does nothing.
     """
 

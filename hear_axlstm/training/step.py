@@ -1,4 +1,4 @@
-"""One optimizer step; its results stay on the device until the log asks for them."""
+"""One optimizer step; its metrics stay on the device until they are logged."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class TrainStep:
     """A model with its optimizers, and metrics summed since the last log line.
 
     Args:
-        model: the same on all ranks, on the device of `context`.
+        model: the model, identical on all ranks, on the device of `context`.
         loss: maps a micro-batch, with the fields of the batch, to the mean loss of its rows.
         optimizers: together they update all parameters; groups have a `peak` learning rate.
         context: the ranks that train together.
         batch_size: rows of a batch over all ranks.
-        micro_batch: most rows to process at once, or most cost if `cost` is given.
+        micro_batch: maximum number of rows to process at once, or maximum cost if `cost` is given.
         cost: cost of each row of a batch; by default 1.
         workers: micro-batches processed at the same time, each by one CPU thread.
         precision: type of the matrix products in `loss`.
-        clip_norm: largest norm of the gradient; larger ones are scaled down to it.
+        clip_norm: norm to clip gradients to.
         average: average of the weights to update.
-        adapt: whether to halve `micro_batch` when memory runs out, rather than fail.
+        adapt: whether to halve `micro_batch` instead of failing when memory runs out.
     """
 
     def __init__(
@@ -63,22 +63,22 @@ class TrainStep:
         self.average, self.adapt = average, adapt
         self.parameters = list(model.parameters())
         self.on_rows: Callable[[int], bool] = lambda rows: True
-        """Called with the number of rows after each micro-batch; False gives the step up."""
+        """Called after each micro-batch with its number of rows; False aborts the step."""
         self._counting = threading.Lock()
         self.metrics = self._no_metrics()
 
     def step(self, batch: Batch, number: int, rate: Callable[[float], float]) -> bool:
-        """Learn from this rank's rows of a batch.
+        """Train on this rank's rows of a batch.
 
-        A step whose loss or gradient is not finite leaves weights and moments as they are.
+        A step whose loss or gradient is not finite leaves weights and moments unchanged.
 
         Args:
             batch: the rows of this rank.
-            number: of the step, from 0.
+            number: index of the step, from 0.
             rate: maps the peak learning rate of a parameter group to that of this step.
 
         Returns:
-            False if the step was given up halfway; then nothing changed.
+            False if the step was aborted; then nothing has changed.
         """
         loss = self._backward_what_fits(batch)
         if loss is None:
@@ -114,7 +114,7 @@ class TrainStep:
         return total.item() / rows.item()
 
     def take_metrics(self) -> dict[str, float]:
-        """Means since the last call, and how many steps in a row were bad. Waits for the device."""
+        """Means since the last call and number of consecutive bad steps; waits for the device."""
         sums = {name: value.item() for name, value in self.metrics.items()}
         good = sums["good"] or float("nan")
         in_a_row = self.metrics["in_a_row"]
@@ -127,7 +127,7 @@ class TrainStep:
         }
 
     def _backward_what_fits(self, batch: Batch) -> Tensor | None:
-        """Sum the gradients of a batch; halve the micro-batch where memory runs out."""
+        """Sum the gradients of a batch; halve the micro-batch if memory runs out."""
         while True:
             try:
                 return self._backward(batch)
@@ -143,7 +143,7 @@ class TrainStep:
             log.warning("out of memory: continuing with micro_batch=%d", self.micro_batch)
 
     def _backward(self, batch: Batch) -> Tensor | None:
-        """Set the gradients of a batch; None if the step is given up."""
+        """Set the gradients of a batch; None if the step is aborted."""
         parts = self._parts(batch)
         shares = [parts[n :: self.workers] for n in range(max(1, min(self.workers, len(parts))))]
         done = on_each_core(lambda share: self._gradients(batch, share), shares)
@@ -151,7 +151,7 @@ class TrainStep:
         if len(sums) < len(done):
             return None
         total, gradients = sums[0]
-        for loss, others in sums[1:]:  # always in this order: equal runs stay equal
+        for loss, others in sums[1:]:  # in a fixed order, for reproducibility
             total += loss
             torch._foreach_add_(gradients, others)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -161,12 +161,12 @@ class TrainStep:
     def _gradients(
         self, batch: Batch, parts: Sequence[slice]
     ) -> tuple[Tensor, list[Tensor]] | None:
-        """Loss and gradients of some micro-batches, summed; None if the step is given up."""
+        """Summed loss and gradients of some micro-batches; None if the step is aborted."""
         total = torch.zeros((), device=self.device)
         gradients = [torch.zeros_like(p) for p in self.parameters]
         for part in parts:
             fields = self._fields(batch, part)
-            # Rows count alike, so the batch's mean is the weighted mean of these
+            # Rows have equal weight, so the batch's mean is the weighted mean of these
             loss = self._loss(fields) * (len(fields[0]) / self.batch_size)
             torch._foreach_add_(gradients, torch.autograd.grad(loss, self.parameters))
             total += loss.detach()
@@ -188,7 +188,7 @@ class TrainStep:
         return [*parts, slice(first, len(costs))]
 
     def _fields(self, batch: Batch, rows: slice) -> list[Any]:
-        """A micro-batch, on the device."""
+        """Move a micro-batch to the device."""
         return [_to(field[rows], self.device) for field in batch]
 
     def _loss(self, fields: Sequence[Any]) -> Tensor:

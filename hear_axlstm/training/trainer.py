@@ -1,4 +1,4 @@
-"""The training loop: batches in, log lines, checkpoints and evaluations out."""
+"""The training loop, with logging, checkpoints and evaluation."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ log = logging.getLogger(__name__)
 
 
 class DivergedError(RuntimeError):
-    """The loss stays infinite or NaN; the message says what to try."""
+    """Raised if the loss stays infinite or NaN; the message says what to try."""
 
 
 class Data(Protocol):
-    """What a trainer learns from: batches that depend on the step alone."""
+    """Training data: batches that are a function of the step."""
 
     def epoch_at(self, step: int) -> float:
-        """Epochs that are done before a step."""
+        """Number of epochs completed before a step."""
 
     def batches(self, first: int, end: int) -> Iterator[Batch]:
         """This rank's rows of the batches of the steps `first` <= step < `end`."""
 
 
 class Monitor(Protocol):
-    """What watches a run."""
+    """Evaluates a run during training."""
 
     @property
     def is_over(self) -> bool:
         """Whether training should stop early; the same on all ranks."""
 
     def on_start(self) -> None:
-        """Before the first step after a start or a resume."""
+        """Called before the first step after a start or a resume."""
 
     def on_epoch_end(self, step: int, before: float, epoch: float, last: bool) -> None:
-        """After the last step of each epoch, and after the last step of all.
+        """Called after the last step of each epoch and of the run.
 
         Args:
             step: number of steps done.
@@ -71,16 +71,16 @@ class Trainer:
 
     Args:
         run: the run's folder.
-        config: how the run is executed.
+        config: execution settings.
         settings: all settings of the run, JSON-ready, for checkpoints and logs.
-        fingerprint: of the data.
-        train_step: the model and how it learns.
+        fingerprint: fingerprint of the data.
+        train_step: the model and its optimizer step.
         data: the batches.
         schedule: steps and learning rates.
         context: the ranks of the run.
         stop: requests to stop.
-        start: checkpoint to resume from; None starts anew.
-        milestone_epochs: epochs between two checkpoints that are kept for good.
+        start: checkpoint to resume from, or None.
+        milestone_epochs: epochs between two checkpoints that are kept permanently.
         flops: FLOPs of a row, for the log.
     """
 
@@ -117,8 +117,8 @@ class Trainer:
         """Train from the current step to the last.
 
         Args:
-            monitor: evaluates the model as it learns.
-            title: of the progress bar.
+            monitor: evaluates the model during training.
+            title: title of the progress bar.
 
         Raises:
             Interrupted: after a request to stop, with everything saved.
@@ -187,14 +187,14 @@ class Trainer:
         return self._ends_epochs(self.milestone_epochs) or self.step == self.schedule.stable_steps
 
     def _ends_epochs(self, every: float | None) -> bool:
-        """Whether the last step brought the run to or past a multiple of `every` epochs."""
+        """Whether the last step reached or passed a multiple of `every` epochs."""
         if every is None:
             return False
         before = self.data.epoch_at(self.step - 1)
         return math.floor(self.epoch / every) > math.floor(before / every)
 
     def _count_rows(self, rows: int) -> bool:
-        """After each micro-batch: show progress, and say whether to continue the step."""
+        """Show progress after a micro-batch; return whether to continue the step."""
         if self.bar is not None:
             self.bar.update(rows)
         return not self.stop or self.context.size > 1  # several ranks stop after the same step

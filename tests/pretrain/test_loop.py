@@ -75,7 +75,7 @@ def test_what_does_not_fit_together_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"other settings \(seed\)"):
         pretrain(replace(CONFIG, seed=1), tones, whole_run)
-    with pytest.raises(ValueError, match="already holds a run"):
+    with pytest.raises(ValueError, match="already contains a run"):
         pretrain(CONFIG, tones, whole_run, resume="never")
     with pytest.raises(ValueError, match="not a finished pack"):
         pretrain(CONFIG, tmp_path, tmp_path / "run")
