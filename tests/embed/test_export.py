@@ -99,7 +99,7 @@ def test_programs_of_torch_export_load_again(tmp_path: Path) -> None:
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
     model = seeded(SMALL)
-    with pytest.raises(ValueError, match=r"ends in none of \.onnx, \.pt2"):
+    with pytest.raises(ValueError, match=r"must end in \.onnx or \.pt2"):
         export(model, tmp_path / "model.tflite")
     with pytest.raises(ValueError, match="kind='window': use one of scene, timestamp"):
         export(model, tmp_path / "model.onnx", "window")  # type: ignore[arg-type]
