@@ -103,10 +103,10 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         export(model, tmp_path / "model.tflite")
     with pytest.raises(ValueError, match="kind='window': use one of scene, timestamp"):
         export(model, tmp_path / "model.onnx", "window")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="does not exist"):
         export(model, tmp_path / "nowhere" / "model.onnx")
     (tmp_path / "model.pt2").mkdir()
-    with pytest.raises(ValueError, match=r"model\.pt2 is a folder: name a file"):
+    with pytest.raises(ValueError, match=r"model\.pt2 is a directory"):
         export(model, tmp_path / "model.pt2")
 
 
