@@ -28,10 +28,10 @@ HEADER_KEY = "classifier"  # among the facts about training in the header of a w
 
 @dataclass(frozen=True)
 class Labels:
-    """Classes of a classifier."""
+    """The classes of a classifier."""
 
     classes: tuple[str, ...]
-    """Names, in the order of the logits."""
+    """Class names, in the order of the logits."""
     multilabel: bool
     """Whether a clip may have any number of classes: sigmoid instead of softmax."""
 
@@ -40,10 +40,10 @@ class Head(nn.Module):
     """Embedding to logits: standardization with fixed statistics, then one or two linear layers.
 
     Args:
-        width: of the embedding, D'.
+        width: width of the embedding, D'.
         classes: number of logits, C.
-        hidden: width of the hidden layer; 0 makes the head linear.
-        dropout: on the inputs and the hidden layer.
+        hidden: width of the hidden layer; 0 for a linear head.
+        dropout: dropout on the inputs and the hidden layer.
     """
 
     mean: Tensor
@@ -70,10 +70,10 @@ class Classifier(Embedder):
     It can be used wherever an embedder can.
 
     Args:
-        config: of the encoder.
+        config: settings of the encoder.
         labels: the classes.
         hidden: width of the head's hidden layer, 0 for none.
-        dropout: in the head, in training.
+        dropout: dropout in the head during training.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Classifier(Embedder):
 
     @torch.no_grad()
     def predict_proba(self, audio: Audio) -> NDArray[np.float32]:
-        """Probability of each class for each clip.
+        """Return the probability of each class for each clip.
 
         Args:
             audio: files or samples, as for `embed_scenes`; one clip counts as a list of one.
@@ -100,7 +100,7 @@ class Classifier(Embedder):
             multilabel.
 
         Raises:
-            AudioError: for a file that gives no usable audio.
+            AudioError: for a file without usable audio.
             TypeError, ValueError: for other audio that can't be embedded.
         """
         scenes = torch.as_tensor(self.embed_scenes(audio)).to(self.device)
@@ -108,14 +108,14 @@ class Classifier(Embedder):
         return self.to_probabilities(logits).cpu().numpy()
 
     def predict(self, audio: Audio) -> NDArray[Any]:
-        """The most probable class of each clip.
+        """Return the most probable class of each clip.
 
         Args:
             audio: as for `predict_proba`.
 
         Returns:
-            Class names ``[B]``; if multilabel, bool ``[B, C]``: which classes are more probable
-            than not.
+            Class names ``[B]``; if multilabel, bool ``[B, C]``, True for classes with a
+            probability above 0.5.
         """
         probabilities = self.predict_proba(audio)
         if self.labels.multilabel:
@@ -123,15 +123,15 @@ class Classifier(Embedder):
         return self.classes_[probabilities.argmax(1)]
 
     def to_probabilities(self, logits_BC: Tensor) -> Tensor:
-        """Softmax of logits ``[B, C]``, or sigmoid if multilabel."""
+        """Apply softmax to logits ``[B, C]``, or sigmoid if multilabel."""
         return logits_BC.sigmoid() if self.labels.multilabel else logits_BC.softmax(-1)
 
     def save(self, path: Path, training: Mapping[str, Any]) -> None:
         """Write encoder, head, class names and settings to a safetensors file, atomically.
 
         Args:
-            path: of the file.
-            training: JSON-ready facts about how it was trained.
+            path: path of the file.
+            training: JSON-ready facts about the training.
         """
         facts = {"hidden": self.hidden, **asdict(self.labels)}
         checkpoints.save(path, self, {**training, HEADER_KEY: facts}, torch.float32)

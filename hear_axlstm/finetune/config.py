@@ -18,10 +18,10 @@ MLP_WIDTH = 1024
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of what a classifier learns, and from which clips; a resumed run must keep them.
+    """Model, data and training settings of a classifier; a resumed run must keep them.
 
     Raises:
-        ValueError: for a value that can't be trained with.
+        ValueError: for an invalid value.
     """
 
     mode: Mode = "linear"
@@ -30,13 +30,13 @@ class TrainConfig:
     model: Annotated[str, given("WEIGHTS")] = ""
     """Encoder: preset, file, folder or hf://org/repo (default: axlstm_tiny)."""
     labels: Annotated[str, given("COLUMN")] = "label"
-    """Column of the classes (default: label, or else labels, category or class)."""
+    """Column of the class labels (default: label, labels, category or class)."""
     path_column: Annotated[str | None, given("COLUMN")] = None
-    """Column of the paths (default: a usual name such as path or filename)."""
+    """Column of paths (default: a usual name such as path or filename)."""
     multilabel: bool = False
-    """Let a clip have any number of classes, or none."""
+    """Allow any number of classes per clip, including none."""
     separator: str = ";"
-    """What separates the classes of a clip."""
+    """Separator between the classes of a clip."""
     valid: Annotated[Path | None, given("CSV")] = None
     """CSV of the validation clips, which decide when to stop."""
     valid_fold: Annotated[str | None, given("FOLD")] = None
@@ -49,16 +49,16 @@ class TrainConfig:
     test_fold: Annotated[str | None, given("FOLD")] = None
     """Test clips from the training CSV: rows with this value in the column fold."""
     skip_broken: bool = False
-    """Leave out files that are missing or damaged, instead of stopping."""
+    """Leave out missing or damaged files instead of stopping."""
     metric: Annotated[Metric | None, given("{accuracy,balanced_accuracy,mAP,AUC}")] = None
     """Validation metric that selects the best checkpoint (default: accuracy, or mAP if
     multilabel)."""
     epochs: Annotated[int | None, given("N")] = None
-    """Most passes over the training clips (default: 200 for a head, 30 for "full")."""
+    """Maximum number of epochs (default: 200 for a head, 30 for "full")."""
     patience: Annotated[int | None, given("N")] = None
     """Epochs without improvement before stopping (default: 20 for a head, 5 for "full")."""
     batch_size: Annotated[int | None, given("N")] = None
-    """Clips of an optimizer step (default: 64 for a head, 16 for "full")."""
+    """Clips per optimizer step (default: 64 for a head, 16 for "full")."""
     lr: Annotated[float | None, given("RATE")] = None
     """Peak learning rate of the head (default: 3e-4 for an MLP, else 1e-3)."""
     encoder_lr: float = 1e-4
@@ -68,23 +68,23 @@ class TrainConfig:
     dropout: float = 0.5
     """Dropout on the embedding and on the hidden layer of the MLP."""
     crop_seconds: float = 10.0
-    """Longest part of a clip that "full" learns from at once, a random one."""
+    """Length in seconds of the random crops that "full" trains on."""
     seed: int = 0
-    """Seed of the split, the order, crops and dropout."""
+    """Seed of the split, the order, the crops and dropout."""
 
     def __post_init__(self) -> None:
         above_zero = ("epochs", "patience", "batch_size", "lr", "encoder_lr", "crop_seconds")
         check_positive(self, optional=above_zero)
         if not 0 < self.valid_fraction < 1:
-            raise ValueError(f"valid_fraction={self.valid_fraction} must lie between 0 and 1")
+            raise ValueError(f"valid_fraction={self.valid_fraction} must be between 0 and 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1")
         if self.seed < 0 or not 0 <= self.weight_decay < math.inf:
             raise ValueError(
-                f"seed={self.seed} and weight_decay={self.weight_decay} must be numbers from 0 on"
+                f"seed={self.seed} and weight_decay={self.weight_decay} must be at least 0"
             )
         if not self.separator:
-            raise ValueError("separator is empty: give what stands between the classes of a clip")
+            raise ValueError("separator is empty: give the separator between the classes of a clip")
         if self.multilabel and self.metric in ("accuracy", "balanced_accuracy"):
             raise ValueError(f"metric={self.metric!r} needs one class per clip: use mAP or AUC")
         for name in ("valid", "test"):
@@ -108,10 +108,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class FinetuneConfig(RunConfig, TrainConfig):
-    """Settings of fine-tuning: what is learned (`TrainConfig`) and how it is executed.
+    """All settings of fine-tuning: `TrainConfig` and execution settings.
 
     Raises:
-        ValueError: for a value that can't be trained with.
+        ValueError: for an invalid value.
     """
 
     def __post_init__(self) -> None:
@@ -124,6 +124,6 @@ class FinetuneConfig(RunConfig, TrainConfig):
         return {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
 
     def conflicts(self, settings: Mapping[str, Any]) -> list[str]:
-        """Names of the settings in which a run, given by `to_dict`, can't be continued."""
+        """Names of settings that conflict with those of a run to resume, given by `to_dict`."""
         own = self.to_dict()
         return [f.name for f in fields(TrainConfig) if own[f.name] != settings.get(f.name)]

@@ -36,7 +36,7 @@ SHOWN = 10  # files that a message lists
 
 
 class SplitClip(NamedTuple):
-    """A labeled clip and its split, one of SPLITS; empty where nothing says it."""
+    """A labeled clip and its split, one of SPLITS, or empty if unspecified."""
 
     clip: AudioClip
     split: str
@@ -44,13 +44,13 @@ class SplitClip(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """The clips of each split, and the classes that the training clips show."""
+    """The clips of each split, and the classes of the training clips."""
 
     labels: Labels
     splits: Mapping[str, tuple[AudioClip, ...]]
     """At least train and valid."""
     left_out: tuple[Skipped, ...] = ()
-    """Files that were listed but can't be used."""
+    """Listed files that can't be used."""
 
     @property
     def fingerprint(self) -> str:
@@ -62,7 +62,7 @@ class Dataset:
         return hashlib.sha256(repr(clips).encode(errors="surrogateescape")).hexdigest()[:16]
 
     def targets(self, split: str) -> Tensor:
-        """Class numbers int64 ``[n]``, or 0 and 1 in float32 ``[n, C]`` if multilabel."""
+        """Class indices, int64 ``[n]``, or multi-hot float32 ``[n, C]`` if multilabel."""
         number = {name: index for index, name in enumerate(self.labels.classes)}
         clips = self.splits[split]
         if not self.labels.multilabel:
@@ -74,13 +74,13 @@ class Dataset:
 
 
 def read_dataset(train: Path, config: FinetuneConfig) -> Dataset:
-    """Read and check the CSV files that `config` names.
+    """Read and check the CSV files named in `config`.
 
     Each has a header with columns of paths, relative to the CSV, and labels; start and end in
     seconds, fold and split are optional.
 
     Raises:
-        TableError, SourceError, LabelsError: for anything that can't be learned from or scored.
+        TableError, SourceError, LabelsError: for files or clips that can't be trained on or scored.
     """
     folds = {config.valid_fold: "valid", config.test_fold: "test"}
     clips = _read(train, config, {fold: s for fold, s in folds.items() if fold is not None})
@@ -102,10 +102,10 @@ def read_dataset(train: Path, config: FinetuneConfig) -> Dataset:
 
 
 def check(dataset: Dataset, source: Path) -> Dataset:
-    """The same dataset, if a classifier can be trained and scored on it.
+    """Return the dataset unchanged if a classifier can be trained and scored on it.
 
     Raises:
-        LabelsError: if it can't.
+        LabelsError: otherwise.
     """
     classes, splits = dataset.labels.classes, dataset.splits
     if not splits["train"]:
@@ -129,13 +129,13 @@ def check(dataset: Dataset, source: Path) -> Dataset:
             if before != split:
                 raise LabelsError(
                     f"{clip.id} is both a {before} and a {split} clip: "
-                    "scores would mean nothing; take one of them out"
+                    "scores would be meaningless; remove one of them"
                 )
     return dataset
 
 
 def plural(number: int, noun: str) -> str:
-    """A number and its noun."""
+    """Format a number with its noun in singular or plural."""
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number:,} {noun}{ending}"
 
@@ -155,7 +155,7 @@ def _read(file: Path, config: FinetuneConfig, folds: Mapping[str, str]) -> list[
         for row in rows:
             if SEPARATOR in row.clip.labels[0]:
                 raise LabelsError(
-                    f"{file}, line {row.line}: {row.clip.labels[0]!r} holds a {SEPARATOR!r}: "
+                    f"{file}, line {row.line}: {row.clip.labels[0]!r} contains {SEPARATOR!r}: "
                     "pass --multilabel if it lists classes, else rename the class"
                 )
     return [
@@ -166,7 +166,7 @@ def _read(file: Path, config: FinetuneConfig, folds: Mapping[str, str]) -> list[
 def _with_files(
     clips: Sequence[SplitClip], config: FinetuneConfig
 ) -> tuple[list[SplitClip], tuple[Skipped, ...]]:
-    """The clips whose files are there, and the missing files."""
+    """Split into clips whose files exist, and missing files."""
     sources = {str(clip.source) for clip, _ in clips}
     is_there = {path: Path(path).is_file() for path in sources}
     missing = [Skipped(path, "no such file") for path in sorted(sources) if not is_there[path]]
@@ -175,7 +175,7 @@ def _with_files(
 
 
 def report_broken(broken: Sequence[Skipped], skip: bool) -> None:
-    """List files that can't be used in a warning.
+    """Warn about unusable files, by name.
 
     Raises:
         LabelsError: if they may not be skipped.
@@ -187,12 +187,12 @@ def report_broken(broken: Sequence[Skipped], skip: bool) -> None:
         lines.append(f"and {len(broken) - SHOWN} more")
     found = "\n  ".join([f"{plural(len(broken), 'file')} can't be used:", *lines])
     if not skip:
-        raise LabelsError(f"{found}\nfix them, or leave them out by --skip-broken")
+        raise LabelsError(f"{found}\nfix them, or leave them out with --skip-broken")
     log.warning("%s\nthey are left out", found)
 
 
 def _draw_valid(clips: Sequence[SplitClip], config: FinetuneConfig) -> list[SplitClip]:
-    """Make `config.valid_fraction` of the training clips of each class validation clips."""
+    """Move `config.valid_fraction` of each class's training clips to validation."""
     order = [index for index, (_, split) in enumerate(clips) if split in ("", "train")]
     random.Random(config.seed).shuffle(order)
     count = Counter(name for index in order for name in clips[index].clip.labels or ("",))

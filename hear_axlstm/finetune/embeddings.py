@@ -1,4 +1,4 @@
-"""Embeddings of clips, computed once: a file cache keyed by weights, file and span.
+"""File cache of clip embeddings, keyed by weights, file and span.
 
 Shapes: D' embedding size.
 """
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 
 def embed(embedder: Embedder, clips: Sequence[AudioClip]) -> list[Tensor | Skipped]:
-    """Scene embedding ``[D']`` of each clip, or why it has none, computed only if not cached.
+    """Scene embedding ``[D']`` of each clip, from the cache if possible, or why it has none.
 
-    The cache is used while the weights, the path, size and date of the file, and the span are the
-    same. If it can't be written, a warning says so and the embeddings are computed each time.
+    A cached embedding is used if the weights, the file's path, size and date, and the span are
+    unchanged. If the cache can't be written, embeddings are computed each time, with a warning.
     """
     folder = _cache() / f"scenes-{_digest(embedder)}"
     files = [folder / f"{_key(clip)}.npy" for clip in clips]
@@ -51,7 +51,7 @@ def _cache() -> Path:
 def _read(file: Path) -> Tensor | None:
     try:
         return torch.from_numpy(np.load(file))
-    except (OSError, ValueError, EOFError):  # not there, or damaged: computed again
+    except (OSError, ValueError, EOFError):  # missing or damaged: computed again
         return None
 
 

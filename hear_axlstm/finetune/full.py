@@ -1,4 +1,4 @@
-"""Training encoder and head together on the clips themselves.
+"""Fine-tuning of encoder and head together on audio clips.
 
 Shapes: n samples or clips, C classes.
 """
@@ -50,9 +50,9 @@ def train_encoder(
     run: Path,
     context: DistContext,
 ) -> None:
-    """Train the whole classifier; the best one is written to `run` as classifier.safetensors.
+    """Train the whole classifier, and write the best one to `run` as classifier.safetensors.
 
-    Resumes an earlier call in `run` that was interrupted.
+    Resumes an interrupted call with the same `run`.
 
     Raises:
         Interrupted: after SIGINT, SIGTERM or SIGUSR1, with everything saved.
@@ -85,7 +85,7 @@ class ClipBatches:
     Args:
         dataset: its training clips are used.
         config: batch size, crops and seed.
-        sample_rate: of the decoded clips.
+        sample_rate: sample rate of the decoded clips.
     """
 
     def __init__(self, dataset: Dataset, config: FinetuneConfig, sample_rate: int) -> None:
@@ -93,14 +93,14 @@ class ClipBatches:
         self.batch_size = min(config.batch_size or BATCH_SIZE, len(self.clips))
         self.longest = max(1, round(config.crop_seconds * sample_rate))
         self.seed, self.sample_rate = config.seed, sample_rate
-        self._order = lru_cache(maxsize=2)(self._draw_order)  # a batch can touch two epochs
+        self._order = lru_cache(maxsize=2)(self._draw_order)  # a batch can span two epochs
 
     def epoch_at(self, step: int) -> float:
-        """Epochs that are done before a step."""
+        """Number of epochs completed before a step."""
         return step * self.batch_size / len(self.clips)
 
     def batches(self, first: int, end: int) -> Iterator[Batch]:
-        """The batches of the steps `first` <= step < `end`, made one ahead.
+        """Batches of the steps `first` <= step < `end`, prepared one step ahead.
 
         Seeds PyTorch's generators for each step: its dropout does not depend on earlier steps.
         """
@@ -129,10 +129,10 @@ class FinetuneMonitor:
     """Scores the validation clips after each epoch, keeps the best classifier, stops early.
 
     Args:
-        classifier: in training.
+        classifier: the classifier being trained.
         dataset: its validation clips are scored.
         config: metric, patience and precision.
-        trainer: of the run.
+        trainer: trainer of the run.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class FinetuneMonitor:
         return self.best.waited >= (self.config.patience or PATIENCE)
 
     def on_start(self) -> None:
-        """Score the probe's head on the untouched encoder, which training has to beat."""
+        """Score the linear probe on the pretrained encoder, as the baseline to improve on."""
         if self.trainer.step == 0:
             self._score(0, 0.0)
         self._set_training()
@@ -158,11 +158,11 @@ class FinetuneMonitor:
         self._set_training()
 
     def state(self) -> Mapping[str, Any]:
-        """The best epoch so far."""
+        """Return the best epoch so far."""
         return {"best": asdict(self.best)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from the best epoch so far."""
+        """Restore the best epoch so far."""
         self.best = Best(**state["best"])
 
     def _set_training(self) -> None:
@@ -189,10 +189,10 @@ class FinetuneMonitor:
 
 
 def logits_of(classifier: Classifier, clips: Sequence[AudioClip]) -> Tensor:
-    """Logits ``[n, C]`` on the CPU, with the classifier as it is.
+    """Logits ``[n, C]`` on the CPU, with the classifier's current weights.
 
     Raises:
-        AudioError: for a file that gives no usable audio.
+        AudioError: for a file without usable audio.
     """
     logits = []
     for clip, scene in scenes_of(classifier, clips):
@@ -206,7 +206,7 @@ def logits_of(classifier: Classifier, clips: Sequence[AudioClip]) -> Tensor:
 def _train_step(
     classifier: Classifier, config: FinetuneConfig, batch_size: int, context: DistContext
 ) -> TrainStep:
-    """Cross-entropy of the clips; encoder and head have a learning rate each."""
+    """Make the train step: cross-entropy, with separate learning rates of encoder and head."""
 
     def mean_loss(clips: list[Tensor], targets: Tensor) -> Tensor:
         return loss(classifier.labels, classifier.head(classifier.scenes(clips)), targets)

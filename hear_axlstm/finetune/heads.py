@@ -20,12 +20,12 @@ from hear_axlstm.progress import progress
 from hear_axlstm.training.logging import JsonLines
 
 EPOCHS, PATIENCE, BATCH_SIZE = 200, 20, 64
-SMALLEST_STD = 1e-3  # share of the mean one: keeps constant channels from being blown up
+SMALLEST_STD = 1e-3  # relative to the mean; keeps constant channels from being amplified
 
 
 @dataclass
 class Best:
-    """The best epoch so far, by a metric of the validation clips and, on a tie, by their loss."""
+    """The best epoch so far by a validation metric, with ties broken by the validation loss."""
 
     metric: str
     score: float = -math.inf
@@ -64,7 +64,7 @@ def train_head(
     Args:
         classifier: on any device; its encoder is not used.
         train: embeddings ``[n, D']`` and targets.
-        valid: the same for early stopping.
+        valid: embeddings and targets for early stopping.
         config: settings.
         log: JSONL file to write, with one line per epoch.
     """
@@ -105,12 +105,12 @@ def train_head(
 
 
 def _fit_statistics(head: Head, scenes_nD: Tensor) -> None:
-    """Set the mean and standard deviation by which the head standardizes embeddings."""
+    """Set the mean and standard deviation used to standardize embeddings."""
     head.mean.copy_(scenes_nD.mean(0))
     std = scenes_nD.std(0, correction=0)
     head.std.copy_(std.clamp(min=SMALLEST_STD * std.mean() + torch.finfo(std.dtype).tiny))
 
 
 def named(split: str, found: dict[str, float]) -> dict[str, float]:
-    """Scores under their names in the log, with the split as a prefix."""
+    """Prefix the names of scores with the split, as in the log."""
     return {f"{split}_{name}": value for name, value in found.items()}

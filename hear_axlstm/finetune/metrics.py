@@ -1,4 +1,4 @@
-"""Metrics of a classifier, by scikit-learn.
+"""Metrics of a classifier, computed with scikit-learn.
 
 Shapes: n clips, C classes.
 """
@@ -17,7 +17,7 @@ from hear_axlstm.finetune.classifier import Labels
 
 MISSING = "fine-tuning needs scikit-learn and matplotlib: pip install 'hear_axlstm[finetune]'"
 CELL_INCHES = 0.22
-NUMBERS_UP_TO = 20  # classes; the cells of more are too small to write in
+NUMBERS_UP_TO = 20  # classes; with more, the cells are too small for numbers
 
 
 def check_libraries() -> None:
@@ -43,13 +43,13 @@ def loss(labels: Labels, logits: Tensor, targets: Tensor) -> Tensor:
 def scores(labels: Labels, logits: Tensor, targets: Tensor) -> dict[str, float]:
     """Loss, mAP and AUC, and for one class per clip also accuracy and balanced accuracy.
 
-    mAP and AUC are means over the classes that some clips have and others lack, or NaN if there is
-    no such class.
+    mAP and AUC are means over the classes with both positive and negative clips, or NaN if there
+    are none.
 
     Args:
-        labels: of the classifier.
+        labels: classes of the classifier.
         logits: ``[n, C]`` on the CPU.
-        targets: as `Dataset.targets` gives them.
+        targets: targets from `Dataset.targets`.
     """
     from sklearn.metrics import (
         accuracy_score,
@@ -62,7 +62,7 @@ def scores(labels: Labels, logits: Tensor, targets: Tensor) -> dict[str, float]:
     if not labels.multilabel:
         guess = logits.argmax(1).numpy()
         found["accuracy"] = float(accuracy_score(targets, guess))
-        # scikit-learn warns of predicted classes that no clip has; they rightly don't count
+        # scikit-learn warns of predicted classes without clips, which are rightly ignored
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             found["balanced_accuracy"] = float(balanced_accuracy_score(targets, guess))
@@ -79,11 +79,11 @@ def draw_confusion(labels: Labels, logits: Tensor, targets: Tensor, title: str, 
     """Draw the confusion matrix: colors are shares of a row, numbers are clips.
 
     Args:
-        labels: of the classifier.
+        labels: classes of the classifier.
         logits: ``[n, C]`` on the CPU.
-        targets: class numbers ``[n]``.
-        title: above the matrix.
-        path: of the PNG.
+        targets: class indices ``[n]``.
+        title: title of the picture.
+        path: path of the PNG.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

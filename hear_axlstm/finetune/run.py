@@ -1,4 +1,4 @@
-"""From a labeled CSV to a classifier in a folder: split, embed, train, score, write."""
+"""A fine-tuning run, from a labeled CSV to a scored classifier in a folder."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ class Scores(dict[str, dict[str, float]]):
     """Scores by split and metric."""
 
     left_out = ""
-    """How many files were left out and why, in words; empty if none were."""
+    """Summary of the files that were left out and why; empty if there were none."""
 
 
 def finetune(train: Path, out: Path, config: FinetuneConfig) -> Scores:
     """Train a classifier on labeled clips.
 
-    `out` gets classifier.safetensors, scores.json, config.json, a log per stage and, unless
-    multilabel, confusion.png of the test clips, or of the validation clips if there are no others.
+    Writes classifier.safetensors, scores.json, config.json, a log per stage and, unless multilabel,
+    confusion.png of the test clips (or the validation clips if there are none) to `out`.
 
     Args:
         train: CSV, see `read_dataset`.
-        out: folder of this run; the same call resumes an interrupted run.
+        out: folder of this run; repeating the call resumes an interrupted run.
         config: settings.
 
     Returns:
-        Scores of the splits valid and, where there is one, test.
+        Scores of the splits valid and, if there is one, test.
 
     Raises:
         ModuleNotFoundError: without the extra `finetune`.
-        ValueError: for clips or settings that can't be trained with, or another run in `out`.
+        ValueError: for unusable clips or settings, or a different run in `out`.
         Interrupted: after a request to stop in mode "full", with everything saved.
     """
     check_libraries()
@@ -100,7 +100,7 @@ def _write(
     config: FinetuneConfig,
     out: Path,
 ) -> Scores:
-    """Write the classifier, the scores of the splits, and the confusions of the last split."""
+    """Write the classifier, the scores of the splits, and the last split's confusion matrix."""
     targets = {split: dataset.targets(split) for split in logits}
     found = Scores({s: scores(dataset.labels, logits[s], targets[s]) for s in logits})
     if not config.multilabel:
@@ -121,7 +121,7 @@ def _write(
 def _embed(
     classifier: Classifier, dataset: Dataset, train: Path, config: FinetuneConfig
 ) -> tuple[Dataset, dict[str, Tensor]]:
-    """The clips that can be decoded, and their embeddings ``[n, D']``, split by split."""
+    """Embed all splits; returns the decodable clips and their embeddings ``[n, D']``."""
     clips = [clip for members in dataset.splits.values() for clip in members]
     embedded = dict(zip(clips, embed(classifier, clips), strict=True))
     broken = [
@@ -144,7 +144,7 @@ def _embed(
 
 
 def _claim(out: Path, config: FinetuneConfig, dataset: Dataset) -> None:
-    """Check that what was trained in the folder had the same settings and clips; record them."""
+    """Check that an earlier run in the folder had the same settings and clips, and record them."""
     path = out / SETTINGS
     settings = {**config.to_dict(), "clips": dataset.fingerprint}
     trained = (out / FILE_NAME).exists() or list_checkpoints(out / CHECKPOINTS)
@@ -154,6 +154,6 @@ def _claim(out: Path, config: FinetuneConfig, dataset: Dataset) -> None:
         differs += ["clips"] if before.get("clips") != dataset.fingerprint else []
         if differs:
             raise ValueError(
-                f"{out} holds a run with other settings ({', '.join(differs)}): choose a new folder"
+                f"{out} has a run with other settings ({', '.join(differs)}): choose a new folder"
             )
     write_text(path, json.dumps(settings, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The cost card of a run: what it needs, counted or measured on this machine."""
+"""Estimated cost of a run: time, memory, disk space and FLOPs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hear_axlstm.training.distributed import DistContext
 from hear_axlstm.training.meter import peak_memory
 from hear_axlstm.training.step import TrainStep
 
-AUDIOSET_CLIPS = 2_000_000  # roughly, says the paper (section 3.1)
+AUDIOSET_CLIPS = 2_000_000  # approximately (paper section 3.1)
 AUDIOSET_SECONDS = 10
 MEASURE_SECONDS = 40.0  # with the first, slower step a measurement stays below a minute
 BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments, float32
@@ -29,7 +29,7 @@ BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments, float32
 
 @dataclass(frozen=True)
 class CostCard:
-    """What a run takes; `str` gives the card."""
+    """Cost of a run; `str` formats it."""
 
     config: PretrainConfig
     clips: int
@@ -44,7 +44,7 @@ class CostCard:
     clips_per_second: float
     """Speed of training steps on random data, with one process on this machine."""
     measured_clips: int
-    """Clips of one measured step, at most the batch."""
+    """Clips per measured step, at most the batch."""
     peak_bytes: int
     """Peak memory of the measurement: of the device, or of the process on a CPU."""
 
@@ -60,7 +60,7 @@ class CostCard:
 
     @property
     def batch_size(self) -> int:
-        """Clips of an optimizer step."""
+        """Clips per optimizer step."""
         return self.config.batch_size or PAPER_BATCH
 
     def __str__(self) -> str:
@@ -85,14 +85,14 @@ class CostCard:
 def estimate(
     config: PretrainConfig, corpus: Corpus | None = None, seconds: float = MEASURE_SECONDS
 ) -> CostCard:
-    """Count and measure what a run takes.
+    """Estimate the cost of a run by counting and by measuring on this machine.
 
-    As many micro-batches as fit into the time are learned from, at most the run's batch.
+    The measurement trains on as many micro-batches as fit into the time, at most the run's batch.
 
     Args:
         config: settings of the run.
-        corpus: what to train on; by default AudioSet, which need not be available.
-        seconds: about how long to measure.
+        corpus: training corpus; by default AudioSet, which need not be available.
+        seconds: approximate duration of the measurement.
 
     Raises:
         ValueError: if this machine lacks the device.
@@ -133,8 +133,8 @@ def audioset_bytes(config: MelConfig) -> int:
 
 
 def _measure(train_step: TrainStep, model: ModelConfig, seconds: float) -> tuple[int, float, int]:
-    """Clips of a measured step, clips per second, and the peak of memory in bytes."""
-    _step(train_step, model, train_step.micro_batch)  # the first allocates and chooses kernels
+    """Clips per measured step, clips per second, and peak memory in bytes."""
+    _step(train_step, model, train_step.micro_batch)  # warm-up: allocations and kernel selection
     once = _step(train_step, model, train_step.micro_batch)
     parts = max(1, int(seconds / 3 / once))  # three steps or more
     size = min(parts * train_step.micro_batch, train_step.batch_size)

@@ -24,7 +24,7 @@ SPLITS = ("train", "test")
 
 
 class ProbeError(ValueError):
-    """A labeled set that can't be used; the message names the remedy."""
+    """Raised for an unusable labeled set; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class LabeledClips:
 
     clips: tuple[AudioClip, ...]
     test: tuple[bool, ...] | None
-    """Which clips are scored against the others; None scores each against all others."""
+    """Mask of the clips to classify by the others; None classifies each by all others."""
 
     def score(self, embedder: Embedder) -> float:
-        """Share of the clips whose class their nearest neighbors predict.
+        """Return the fraction of clips classified correctly by their nearest neighbors.
 
-        Files are read anew each time, so that no audio stays in memory.
+        Files are read again each time, so that no audio stays in memory.
 
         Raises:
-            AudioError: for a file that gives no usable audio.
+            AudioError: for a file without usable audio.
         """
         scenes = []
         for clip, scene in scenes_of(embedder, self.clips):
@@ -58,8 +58,8 @@ def read_labeled(source: str | Path) -> LabeledClips:
     """Find labeled clips.
 
     Args:
-        source: a CSV with the columns path (relative to it) and label, perhaps also split, train or
-            test; or a folder with one subfolder of audio a class.
+        source: a CSV with the columns path (relative to it) and label, and optionally split (train
+            or test); or a folder with one subfolder of audio per class.
 
     Raises:
         ProbeError: if there is nothing to score, or a file is missing.
@@ -73,7 +73,7 @@ def read_labeled(source: str | Path) -> LabeledClips:
         rows = labels.read_labeled(source).rows
         splits = {row.split for row in rows}
         if splits - {"", *SPLITS}:
-            raise ProbeError(f"probe={source}: a split is neither of {', '.join(SPLITS)}")
+            raise ProbeError(f"probe={source}: each split must be one of {', '.join(SPLITS)}")
         test = tuple(row.split == "test" for row in rows) if splits != {""} else None
         clips = LabeledClips(tuple(row.clip for row in rows), test)
     else:
@@ -98,8 +98,8 @@ def _is_right(
 ) -> Tensor:
     """Whether the nearest neighbors of each scored clip predict its class, bool ``[n scored]``.
 
-    Embeddings share a large common part, which would bring all cosines close to 1, so the mean of
-    the possible neighbors is subtracted first. Each neighbor votes with 1 + its cosine.
+    Embeddings share a large common part that would make all cosines close to 1, so the mean of the
+    candidates is subtracted first. Each neighbor votes with weight 1 + its cosine.
     """
     scored = torch.ones(len(scenes_nD), dtype=torch.bool) if test is None else torch.tensor(test)
     known = scored if test is None else ~scored

@@ -1,4 +1,4 @@
-"""Pretraining: a masked-patch model on packed audio, by the trainer of `training`."""
+"""Pretraining of a masked-patch model on packed audio."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ VALIDATION_SEED = 0  # the same crops and masks in every epoch and run, so that 
 
 
 def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "auto") -> Path:
-    """Train an encoder on packed audio, alone or as one of torchrun's processes.
+    """Pretrain an encoder on packed audio, in one process or under torchrun.
 
-    The folder `run` gets log.jsonl, config.json, checkpoints/ and at the end model.safetensors.
+    Writes log.jsonl, config.json, checkpoints/ and finally model.safetensors to `run`.
 
     Args:
         config: settings of the run.
-        data: a pack, as `data.pack.pack` makes it.
+        data: a pack made by `data.pack.pack`.
         run: folder of this run.
-        resume: "auto" continues from the last checkpoint in `run`, if any; "never" refuses to.
+        resume: "auto" resumes from the last checkpoint in `run`, if any; "never" raises an error.
 
     Returns:
         Path of the final weights, float32.
@@ -94,7 +94,7 @@ class _Pretraining:
     ) -> None:
         self.config, self.corpus, self.run = config, corpus, run
         self.data, validation = _datasets(config, corpus, context)
-        with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
+        with torch.random.fork_rng(devices=[]):  # leaves the caller's generator unchanged
             torch.manual_seed(config.seed)
             self.model = MaskedPatchModel(config.model).to(context.device)
         self.model.encoder.checkpoint_blocks = config.checkpoint_blocks
@@ -119,7 +119,7 @@ class _Pretraining:
         )
 
     def write_weights(self) -> Path:
-        """Write model.safetensors, with what a model card needs in its header."""
+        """Write model.safetensors, with the facts for a model card in its header."""
         path = self.run / checkpoints.FILE_NAME
         lines = read_log(self.run / LOG)
         losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
@@ -138,7 +138,7 @@ class _Pretraining:
 
 
 def make_schedule(config: PretrainConfig, clips: int) -> Schedule:
-    """Steps and learning rates of a run on a number of clips."""
+    """Make the learning rate schedule of a run on a number of clips."""
     steps = config.steps(clips)
     warmup = min(config.warmup_steps(clips), steps - 1)
     if config.schedule == "cosine":
@@ -149,7 +149,7 @@ def make_schedule(config: PretrainConfig, clips: int) -> Schedule:
 def _datasets(
     config: PretrainConfig, corpus: Corpus, context: DistContext
 ) -> tuple[MaskedCrops, CropBatch | None]:
-    """The training data, and a fixed batch for validation if the corpus is large enough."""
+    """Make the training data, and a fixed validation batch if the corpus is large enough."""
     train, validation = split_validation(corpus)
     window = config.model.window_frames
     assert config.batch_size is not None
@@ -175,9 +175,9 @@ def _with_batch_size(config: PretrainConfig, corpus: Corpus, run: Path) -> Pretr
 def _find_start(
     config: PretrainConfig, corpus: Corpus, run: Path, resume: Resume
 ) -> Checkpoint | None:
-    """The checkpoint to resume from.
+    """Find the checkpoint to resume from.
 
-    A wsd run may get another number of epochs; it resumes from before both cooldowns.
+    The number of epochs of a wsd run may change; it resumes from before both cooldowns.
 
     Raises:
         ValueError: if `run` holds another run, or one that can't be resumed.

@@ -1,4 +1,4 @@
-"""Evaluates a pretraining run as it learns: validation loss, pictures, nearest neighbors."""
+"""Evaluation during pretraining: validation loss, pictures, nearest-neighbor accuracy."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ FOLDER = "pictures"
 
 
 class PretrainMonitor:
-    """Validation loss after each epoch; every `eval_every` epochs pictures and kNN accuracy.
+    """Computes validation loss every epoch, pictures and kNN accuracy every `eval_every` epochs.
 
-    Pictures and accuracy are made by the first rank only.
+    Pictures and accuracy are computed by the first rank only.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         run: the run's folder, for the pictures.
-        trainer: of the run.
-        model: of the run.
+        trainer: trainer of the run.
+        model: model of the run.
         validation: this rank's rows of the validation batch, if there is one.
-        batch: makes the batch of a step, to show its first clips where there is no validation.
+        batch: returns the batch of a step, whose first clips are shown if there is no validation.
 
     Raises:
         ProbeError: if the labeled clips can't be used.
@@ -74,7 +74,7 @@ class PretrainMonitor:
         """Score the initial weights, as a reference for every later accuracy.
 
         Raises:
-            AudioError: if a labeled clip can't be read, so that it is found out before training.
+            AudioError: if a labeled clip can't be read, so that training does not start.
         """
         if self.labeled is None or self.lines is None:
             return
@@ -103,11 +103,11 @@ class PretrainMonitor:
         self.model.train()
 
     def state(self) -> Mapping[str, Any]:
-        """Nothing: evaluations follow from the weights."""
+        """Return an empty state: evaluations follow from the weights."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Nothing to load."""
+        """Do nothing, since there is no state."""
 
     def _draw(self, step: int, epoch: float) -> None:
         assert self.lines is not None

@@ -22,14 +22,14 @@ HIDDEN_COLOR = "0.6"  # gray, which the color map does not have
 
 @torch.no_grad()
 def panels(model: MaskedPatchModel, mel_BTF: Tensor, mask_BN: Tensor) -> Tensor:
-    """Masked input, reconstruction and target of standardized log-mel.
+    """Compute masked input, reconstruction and target of standardized log-mel.
 
-    The reconstruction has the model's patches where they were masked, and the input elsewhere; in
-    the masked input, masked patches are NaN.
+    The reconstruction has predicted patches where they were masked, and the input elsewhere; in the
+    masked input, masked patches are NaN.
 
     Args:
-        model: on the device of the data.
-        mel_BTF: whole windows.
+        model: model on the device of the data.
+        mel_BTF: complete windows.
         mask_BN: True where a patch is masked.
 
     Returns:
@@ -47,10 +47,10 @@ def draw(shown: Tensor, seconds: float, title: str, path: Path) -> NDArray[np.ui
     """Draw `panels` as a PNG, one row per clip.
 
     Args:
-        shown: from `panels`.
+        shown: result of `panels`.
         seconds: length of a window.
-        title: above the picture.
-        path: of the PNG, which is written atomically.
+        title: title of the picture.
+        path: path of the PNG, which is written atomically.
 
     Returns:
         The picture, RGB ``[height, width, 3]``.

@@ -16,7 +16,7 @@ WIDE_RANGE = 8.0  # ratio of largest to smallest value above which a logarithmic
 
 @dataclass(frozen=True)
 class Panel:
-    """One axes of the picture."""
+    """One pair of axes in the picture."""
 
     title: str
     quantity: str
@@ -49,7 +49,7 @@ def plot(runs: Sequence[Path], out: Path) -> Path:
         `out`.
 
     Raises:
-        ValueError: if a folder is not that of a run, or the runs have logged nothing yet.
+        ValueError: if a folder is not a run's folder, or the runs have logged nothing yet.
         ModuleNotFoundError: if matplotlib is missing.
     """
     if not runs:
@@ -102,7 +102,7 @@ def _draw(axis: Any, panel: Panel, logs: dict[str, list[dict[str, Any]]]) -> Non
 
 
 def _points(lines: Sequence[dict[str, Any]], quantity: str | None) -> list[tuple[float, float]]:
-    """Epoch and value of every line that has a finite one."""
+    """Epochs and values of the lines with a finite value."""
     found = [(line["epoch"], line[quantity]) for line in lines if quantity in line]
     return [(epoch, y) for epoch, y in found if math.isfinite(y)]
 
@@ -114,12 +114,12 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
 def _read(run: Path) -> list[dict[str, Any]]:
     path = run / LOG_NAME
     if not path.is_file():
-        raise ValueError(f"{run} is not the folder of a run: it has no {LOG_NAME}")
+        raise ValueError(f"{run} is not a run's folder: it has no {LOG_NAME}")
     return read_log(path)
 
 
 def _labels(runs: Sequence[Path]) -> list[str]:
-    """Names of the folders; whole paths where names repeat."""
+    """Names of the folders, or whole paths if names repeat."""
     names = [run.resolve().name for run in runs]
     return [
         name if names.count(name) == 1 else str(run) for name, run in zip(names, runs, strict=True)

@@ -1,6 +1,6 @@
-"""Runs by name: the paper's main runs, every row of its ablation tables, and one of our own.
+"""Named runs: the paper's main runs, every row of its ablation tables, and one of our own.
 
-The paper's were trained alike: 100 epochs of AudioSet, batch 1024, peak learning rate 6e-4
+The paper's runs share one schedule: 100 epochs of AudioSet, batch 1024, peak learning rate 6e-4
 (section 3.2).
 """
 
@@ -16,7 +16,7 @@ TableName = Literal["comparison", "expansion", "patch", "gating"]
 
 
 def _paper(model: ModelConfig) -> PretrainConfig:
-    """The schedule of section 3.2; 1.5e-4 is for a batch of 256, so that 1024 gives 6e-4."""
+    """The schedule of section 3.2; 1.5e-4 at batch 256 corresponds to 6e-4 at batch 1024."""
     return PretrainConfig(model=model, epochs=100, batch_size=1024, base_lr=1.5e-4)
 
 
@@ -63,7 +63,7 @@ class Table:
     settings: tuple[str, ...]
     """Fields of `ModelConfig` in which its rows differ."""
     rows: tuple[str, ...]
-    """Names in `RECIPES`; the paper mentions some that it does not print."""
+    """Names in `RECIPES`, including some that the paper mentions but does not print."""
 
 
 TABLES: dict[TableName, Table] = {
@@ -119,10 +119,10 @@ TABLES: dict[TableName, Table] = {
 
 
 def from_recipe(name: str, settings: PretrainConfig, model: Variant) -> PretrainConfig:
-    """A recipe, overridden by every setting in which `settings` differs from the defaults.
+    """Return a recipe, overridden by the values in `settings` that differ from the defaults.
 
     Raises:
-        ValueError: for an unknown recipe, or settings of the model that a paper's recipe fixes.
+        ValueError: for an unknown recipe, or model settings that a paper's recipe fixes.
     """
     if name == OPEN_CORPUS:
         recipe = replace(OPEN_RECIPE, model=model.build())
@@ -130,9 +130,7 @@ def from_recipe(name: str, settings: PretrainConfig, model: Variant) -> Pretrain
         names = ", ".join([*RECIPES, OPEN_CORPUS])
         raise ValueError(f"unknown recipe {name!r}: choose one of {names}")
     elif model.changes:
-        raise ValueError(
-            f"recipe {name!r} says which model to train: leave out {', '.join(model.changes)}"
-        )
+        raise ValueError(f"recipe {name!r} defines the model: leave out {', '.join(model.changes)}")
     else:
         recipe = RECIPES[name]
     default = PretrainConfig()

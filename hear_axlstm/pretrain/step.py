@@ -17,12 +17,12 @@ from hear_axlstm.training.step import TrainStep
 
 
 def make_train_step(model: nn.Module, config: PretrainConfig, context: DistContext) -> TrainStep:
-    """The step of a pretraining run.
+    """Make the optimizer step of a pretraining run.
 
     Args:
         model: maps log-mel ``[rows, W, F]`` and mask ``[rows, N]`` to the mean loss of the rows;
-            each row hides equally many patches. The same on all ranks.
-        config: of the run.
+            each row hides the same number of patches. Identical on all ranks.
+        config: settings of the run.
         context: the ranks that train together.
     """
     batch_size, device = config.batch_size or PAPER_BATCH, context.device
@@ -49,7 +49,7 @@ def make_train_step(model: nn.Module, config: PretrainConfig, context: DistConte
 
 
 def make_optimizers(model: nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW, or Muon for the matrices of the blocks and AdamW for the rest."""
+    """Make AdamW, or Muon for the matrices of the blocks and AdamW for the rest."""
     peak, decay = config.peak_lr, config.weight_decay
     named = list(model.named_parameters())
     if config.optimizer == "adamw":

@@ -225,7 +225,7 @@ def test_a_run_that_trained_nothing_may_start_again_otherwise(
     (tmp_path / "broken.wav").write_bytes(b"no audio")
     extra = {"path": tmp_path / "broken.wav", "label": "low", "fold": 0}
     file = write(tmp_path / "some.csv", [*rows_of(tones), extra])
-    with pytest.raises(LabelsError, match="leave them out by --skip-broken"):
+    with pytest.raises(LabelsError, match="leave them out with --skip-broken"):
         finetune(file, tmp_path / "run", config)
     assert finetune(file, tmp_path / "run", replace(config, skip_broken=True, epochs=1))
 

@@ -190,7 +190,7 @@ def test_curves_of_several_runs(watched_run: Path, tmp_path: Path) -> None:
     lines.write(step=1, epoch=0.1, loss=1.0, lr=1e-3, grad_norm=float("nan"))
     out = plot([watched_run, tmp_path / "watched"], tmp_path / "out" / "curves.png")
     assert out.read_bytes().startswith(PNG)
-    with pytest.raises(ValueError, match=r"not the folder of a run: it has no log\.jsonl"):
+    with pytest.raises(ValueError, match=r"not a run's folder: it has no log\.jsonl"):
         plot([tmp_path], tmp_path / "curves.png")
     (tmp_path / "log.jsonl").touch()
     with pytest.raises(ValueError, match="nothing is logged yet"):

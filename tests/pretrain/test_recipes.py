@@ -74,8 +74,8 @@ def test_other_settings_override_a_recipe() -> None:
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("--recipe axlstm_tiny_e2 --expansion 3", "which model to train: leave out expansion"),
-        ("--recipe ssast_tiny --model axlstm_tiny", "which model to train: leave out model"),
+        ("--recipe axlstm_tiny_e2 --expansion 3", "defines the model: leave out expansion"),
+        ("--recipe ssast_tiny --model axlstm_tiny", "defines the model: leave out model"),
         (
             "--model ssast_tiny --expansion 5 --input-gate sigmoid",
             "no expansion, input_gate: leave",
