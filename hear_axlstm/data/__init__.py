@@ -1,1 +1,1 @@
-"""From a folder of audio to training batches: pack once, then crop from memory-mapped shards."""
+"""Training data: audio packed once into memory-mapped shards, from which batches are cropped."""

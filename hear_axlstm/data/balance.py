@@ -11,7 +11,7 @@ from hear_axlstm.data.corpus import Corpus
 def balanced_draws(
     corpus: Corpus, clips: NDArray[np.int64], balance: float
 ) -> NDArray[np.float64] | None:
-    """Expected draws of each clip in an epoch of as many draws as there are clips.
+    """Expected number of draws of each clip in an epoch with one draw per clip on average.
 
     Clips belong to the top-level folder of their path. A folder of n clips gets a share of the
     draws that is proportional to n ** (1 - balance), as Conneau et al. (2020) sample languages;
@@ -19,7 +19,7 @@ def balanced_draws(
 
     Args:
         corpus: the packed clips.
-        clips: which of them are drawn, as positions in the corpus' index.
+        clips: the clips to draw from, as positions in the corpus' index.
         balance: 0 draws every clip once, 1 every folder equally often.
 
     Returns:
@@ -46,7 +46,7 @@ def balanced_draws(
 def draw(
     clips: NDArray[np.int64], expected: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draw as many clips as there are, each as often as expected, rounded down or up.
+    """Draw an epoch of clips, each as often as expected, rounded down or up.
 
     Systematic sampling: the clips are laid end to end, each as long as its expected number of
     draws, and one is drawn at every unit step from a random start. Their order is random among
@@ -55,6 +55,6 @@ def draw(
     order = rng.permutation(len(clips))
     order = order[expected[order].argsort(kind="stable")]
     ends = expected[order].cumsum()
-    ends[-1] = len(clips)  # without the sum's rounding error
+    ends[-1] = len(clips)  # removes the sum's rounding error
     total = np.floor(ends + rng.random()).astype(np.int64)  # draws up to and with each clip
     return clips[order].repeat(total - np.concatenate(([0], total[:-1])))

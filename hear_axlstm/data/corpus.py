@@ -1,15 +1,15 @@
-"""The pack on disk: memory-mapped shards of log-mel frames and the index of their clips.
+"""A pack on disk: memory-mapped shards of log-mel frames and the index of their clips.
 
 A pack is a folder::
 
     pack.json         written last: format, mel settings, totals, fingerprint of the inputs
-    index.npz         one row a clip: id, shard, offset, frames, mean, std
-    report.csv        one row a file that was left out, with the reason
+    index.npz         one row per clip: id, shard, offset, frames, mean, std
+    report.csv        one row per file that was left out, with the reason
     shard-00000.f16   frames of many clips, one after the other: little-endian float16 [sum T, F]
     shard-00000.json  that shard's clips, and the fingerprint of the files it was made from
 
-Frames are stored as they come from the front end, not standardized: `mean` and `std` are those of
-the whole clip, so that a crop comes out as if the whole clip had been standardized first.
+Frames are stored as computed by the front end, not standardized: `mean` and `std` are those of the
+whole clip, so that crops can be standardized like the whole clip.
 Shapes: `T` mel frames, `F` mel bins.
 """
 
@@ -34,24 +34,24 @@ INFO_NAME = "pack.json"
 INDEX_NAME = "index.npz"
 REPORT_NAME = "report.csv"
 FRAME_DTYPE = np.dtype("<f2")
-FIELD = "f16"  # the ending of the files of frames
+FIELD = "f16"  # extension of the files of frames
 
 
 class PackError(ValueError):
-    """A pack that can't be made or read; the message names the remedy."""
+    """Raised if a pack can't be made or read; the message names the remedy."""
 
 
 @dataclass(frozen=True)
 class ClipIndex:
-    """Where each clip's frames are. Arrays have one entry a clip, in the order of packing."""
+    """Position of each clip's frames; arrays have one entry per clip, in packing order."""
 
     id_bytes: NDArray[np.uint8]
-    """All ids in UTF-8, one after the other: a tenth of the memory of a list of strings."""
+    """All ids in UTF-8, concatenated: a tenth of the memory of a list of strings."""
     id_end: NDArray[np.int64]
     """Where each id ends in `id_bytes`."""
     shard: NDArray[np.int32]
     offset: NDArray[np.int64]
-    """First frame inside the shard."""
+    """Index of the first frame in the shard."""
     frames: NDArray[np.int64]
     mean: NDArray[np.float32]
     """Mean of the clip's log-mel over all frames and bins."""
@@ -62,7 +62,7 @@ class ClipIndex:
         return len(self.shard)
 
     def ids(self) -> Iterator[bytes]:
-        """The clips' names in UTF-8: the path below the source folder, or what a manifest says."""
+        """Yield the clips' ids in UTF-8: paths below the source folder, or as in the table."""
         text, start = self.id_bytes.tobytes(), 0
         for end in self.id_end.tolist():
             yield text[start:end]
@@ -73,7 +73,7 @@ class Corpus:
     """A finished pack, opened for reading.
 
     Raises:
-        PackError: if the folder is not a finished pack, or a file of it is missing or cut off.
+        PackError: if the folder is not a finished pack, or its files are missing or truncated.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -95,7 +95,7 @@ class Corpus:
 
     @property
     def hours(self) -> float:
-        """Length of all clips together."""
+        """Total duration of all clips in hours."""
         hops = int(self.index.frames.sum() - len(self))  # n samples make 1 + n // hop frames
         return hops * self.mel.hop_length / self.mel.sample_rate / 3600
 
@@ -111,14 +111,14 @@ class Corpus:
         return frames.reshape(-1, self.mel.n_mels)
 
     def will_need(self, shard: int, start: int, frames: int) -> None:
-        """Let the system fetch these frames of a shard from disk, without waiting for them."""
+        """Make the system prefetch these frames of a shard from disk, without waiting."""
         if hasattr(mmap, "MADV_WILLNEED"):
             width = self.mel.n_mels * FRAME_DTYPE.itemsize
             first = start * width // mmap.PAGESIZE * mmap.PAGESIZE
             self._mapped(shard).madvise(mmap.MADV_WILLNEED, first, (start + frames) * width - first)
 
     def shard_sizes(self) -> NDArray[np.int64]:
-        """Frames of each shard; shards without a clip have none."""
+        """Number of frames in each shard; 0 for shards without clips."""
         sizes = np.zeros(int(self.index.shard.max()) + 1, np.int64)
         np.maximum.at(sizes, self.index.shard, self.index.offset + self.index.frames)
         return sizes
@@ -126,7 +126,7 @@ class Corpus:
     def _map_shard(self, shard: int) -> mmap.mmap:
         with open(shard_path(self.folder, shard), "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if hasattr(mmap, "MADV_RANDOM"):  # else each crop reads megabytes ahead
+        if hasattr(mmap, "MADV_RANDOM"):  # otherwise each crop reads megabytes ahead
             mapped.madvise(mmap.MADV_RANDOM)
         return mapped
 
@@ -140,25 +140,25 @@ class Corpus:
             if size != expected:
                 raise PackError(
                     f"{path} has {size} bytes instead of {expected}: "
-                    "pack the same audio again, only damaged shards are made anew"
+                    "pack the same audio again; only damaged shards are rebuilt"
                 )
 
 
 def shard_path(folder: Path, shard: int) -> Path:
-    """The frames of a shard."""
+    """Path of a shard's frames."""
     return folder / f"shard-{shard:05d}.{FIELD}"
 
 
 def is_pack(folder: Path) -> bool:
-    """Whether the folder holds a finished pack."""
+    """Whether the folder contains a finished pack."""
     return (folder / INFO_NAME).exists()
 
 
 def read_info(folder: Path) -> dict[str, Any] | None:
-    """The content of pack.json, None if there is none.
+    """Read pack.json; None if it does not exist.
 
     Raises:
-        PackError: if it is damaged or of another format.
+        PackError: if it is damaged or has another format.
     """
     path = folder / INFO_NAME
     if not path.exists():
@@ -179,7 +179,7 @@ def _read_index(folder: Path) -> ClipIndex:
     try:
         with np.load(folder / INDEX_NAME, allow_pickle=False) as arrays:
             return ClipIndex(**arrays)
-    except Exception as error:  # numpy raises a zip, value, key or OS error, by the damage
+    except Exception as error:  # numpy raises zip, value, key or OS errors, depending on the damage
         raise PackError(
             f"{folder / INDEX_NAME} is unreadable: pack the same audio again"
         ) from error

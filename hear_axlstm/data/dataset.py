@@ -1,9 +1,9 @@
 """Training batches from a packed corpus, each a pure function of (seed, step).
 
-Positions 0, 1, 2, ... walk through one fresh permutation of the clips after another, so every clip
-comes once an epoch, or as often as `balance.draw` says; step s takes positions [s B, (s + 1) B),
-also across the end of an epoch, and a rank its share of them. Nothing depends on how the work
-before went, nor on how many ranks share it: that makes an interrupted run resume exactly.
+Positions 0, 1, 2, ... run through a new permutation of the clips in each epoch, so that every clip
+is drawn once per epoch, or as often as `balance.draw` says; step s uses positions [s B, (s + 1) B),
+also across the end of an epoch, and each rank its share of them. Batches don't depend on earlier
+steps or on the number of ranks, so that an interrupted run resumes exactly.
 
 Shapes: `B` clips, `T` mel frames of a clip, `W` frames of a crop, `F` mel bins, `N` patches.
 """
@@ -25,29 +25,29 @@ from hear_axlstm.data.corpus import FRAME_DTYPE, Corpus, shard_path
 from hear_axlstm.models.patch_embed import random_mask
 
 VALIDATION_SHARE = 0.05
-VALIDATION_CLIPS = 2048  # enough for the loss to a fraction of a percent; more only cost time
+VALIDATION_CLIPS = 2048  # enough to estimate the loss to a fraction of a percent
 FEWEST_TO_SPLIT = 40
-VALUES_PER_PASS = 32_000  # torch does so few in one thread, and leaves the others to the model
+VALUES_PER_PASS = 32_000  # few enough for torch to use one thread and leave the others free
 RESIDENT_SHARE = 0.25  # of a device's free memory
 
 _ORDER, _CROP, _MASK, _DRAW, _MIX = range(5)  # independent random streams of one seed
 
 
 class CropDataset:
-    """Random crops of whole-clip standardized log-mel (paper section 3.2: 2 s of each clip).
+    """Random crops of log-mel standardized per clip (paper section 3.2: 2 s of each clip).
 
     Frames are read from the memory-mapped shards; processes share them through the page cache.
 
     Args:
         corpus: the packed clips.
-        clips: which of them to use, as positions in the corpus' index.
-        window_frames: frames of a crop, W; a shorter clip is repeated in time.
-        batch_size: clips of a batch over all ranks, B.
-        seed: fixes order, crops and masks.
-        pin_memory: make batches in page-locked memory, from where a GPU fetches them.
-        draws: expected draws of each clip in an epoch, with the number of clips as their sum; by
-            default one each.
-        mix: largest share of a second crop that is mixed into each.
+        clips: clips to use, as positions in the corpus' index.
+        window_frames: frames per crop, W; a shorter clip is repeated in time.
+        batch_size: clips per batch over all ranks, B.
+        seed: seed of order, crops and masks.
+        pin_memory: make batches in page-locked memory, for transfers to a GPU.
+        draws: expected draws of each clip in an epoch, which sum to the number of clips; by default
+            one each.
+        mix: maximum share of a second crop mixed into each.
 
     Raises:
         ValueError: if there are no clips.
@@ -79,15 +79,15 @@ class CropDataset:
         return len(self.clips)
 
     def epoch_at(self, step: int) -> float:
-        """Epochs that are done before this step."""
+        """Number of epochs completed before this step."""
         return step * self.batch_size / len(self)
 
     def steps(self, epochs: float) -> int:
-        """Steps that come closest to this many epochs, at least one."""
+        """Number of steps closest to this many epochs, at least one."""
         return max(1, round(epochs * len(self) / self.batch_size))
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Tensor:
-        """A rank's crops of a step, float32 [B / world_size, W, F]."""
+        """Return a rank's crops of a step, float32 [B / world_size, W, F]."""
         rows = share(self.batch_size, rank, world_size)
         positions = np.arange(rows.start, rows.stop) + step * self.batch_size
         clips, starts = self._crops(positions)
@@ -95,9 +95,9 @@ class CropDataset:
         return crops if not self.mix else self._mixed(crops, clips, step, rows)
 
     def _mixed(self, crops: Tensor, clips: NDArray[np.int64], step: int, rows: slice) -> Tensor:
-        """Crops with a random share of another crop of the batch, on the scale of the first.
+        """Mix a random share of another crop of the batch into each, on the scale of the first.
 
-        Both are mixed as sound would be, by their energies (log-mixup-exp: Niizumi et al. 2021,
+        Both are mixed by their energies, as sounds would be (log-mixup-exp: Niizumi et al. 2021,
         arXiv:2103.06695), as if they were equally loud.
         """
         random = np.random.default_rng([self.seed, _MIX, step])
@@ -113,13 +113,13 @@ class CropDataset:
     def masks(
         self, step: int, patches: int, ratio: float, rank: int = 0, world_size: int = 1
     ) -> Tensor:
-        """A rank's masks of a step, bool [B / world_size, N]; on the CPU, the same on any device.
+        """Return a rank's masks of a step, bool [B / world_size, N], on the CPU.
 
         Args:
-            step: of the run.
-            patches: of a crop, N.
-            ratio: share of the patches that is hidden.
-            rank: whose share.
+            step: step of the run.
+            patches: patches per crop, N.
+            ratio: share of the patches to hide.
+            rank: the rank.
             world_size: number of ranks.
         """
         state = np.random.SeedSequence([self.seed, _MASK, step]).generate_state(1, np.uint64)
@@ -128,7 +128,7 @@ class CropDataset:
         return masks[share(self.batch_size, rank, world_size)]
 
     def _draw_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Order of the clips, and where in each clip the crop starts as a share of the choice."""
+        """Draw the order of the clips, and the relative start of the crop in each clip."""
         clips = self.clips
         if self.draws is not None:
             clips = draw(clips, self.draws, np.random.default_rng([self.seed, _DRAW, epoch]))
@@ -148,7 +148,7 @@ class CropDataset:
         return clips, (shares * (repeated - width + 1)).astype(np.int64)
 
     def _read(self, clips: NDArray[np.int64], starts: NDArray[np.int64]) -> Tensor:
-        """Standardized crops, [B, W, F], pass by pass so that each value is fetched once."""
+        """Read standardized crops, [B, W, F], in passes so that each value is fetched once."""
         width, bins = self.window_frames, self.corpus.mel.n_mels
         mean, scale = _statistics(self.corpus, clips)
         size = max(1, VALUES_PER_PASS // (width * bins))
@@ -167,7 +167,7 @@ class CropDataset:
     def _stored(
         self, clips: NDArray[np.int64], starts: NDArray[np.int64]
     ) -> Iterator[NDArray[np.float16]]:
-        """The crops as they are stored, [W, F]; one slice each, unless the clip is shorter."""
+        """Yield stored crops, [W, F]: one slice each, unless the clip is shorter."""
         index, width = self.corpus.index, self.window_frames
         columns = (index.shard[clips], index.offset[clips], index.frames[clips], starts)
         rows = list(zip(*(column.tolist() for column in columns), strict=True))
@@ -183,9 +183,9 @@ class CropDataset:
 
 
 class ResidentCropDataset(CropDataset):
-    """The same crops from frames that lie on the device as one float16 tensor.
+    """`CropDataset` with all frames on the device, as one float16 tensor.
 
-    Takes as much device memory as the pack takes on disk. Arguments as for `CropDataset`.
+    Uses as much device memory as the pack uses disk space. Arguments as for `CropDataset`.
     """
 
     def __init__(
@@ -232,9 +232,9 @@ def crop_dataset(
     draws: NDArray[np.float64] | None = None,
     mix: float = 0.0,
 ) -> CropDataset:
-    """The dataset for training on `device`: resident there if a quarter of its memory is enough.
+    """Make the dataset for `device`: resident there if a quarter of its memory is enough.
 
-    Only on CUDA; on a CPU the page cache does the same. Arguments as for `CropDataset`.
+    Only on CUDA; on a CPU the page cache has the same effect. Arguments as for `CropDataset`.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -253,10 +253,10 @@ def share(rows: int, rank: int, world_size: int) -> slice:
 
 
 def split_validation(corpus: Corpus) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the clips to train on, and of those to watch the loss on.
+    """Positions of the training clips and of the validation clips.
 
     One clip in 20, at most 2,048, is held out (none of fewer than 40 clips), chosen by a hash of
-    its id: the same in every run, whatever the seed.
+    its id, so that the split does not depend on the seed.
     """
     digests = b"".join(hashlib.sha256(clip_id).digest() for clip_id in corpus.index.ids())
     order = np.frombuffer(digests, "S32").argsort(kind="stable")
@@ -267,7 +267,7 @@ def split_validation(corpus: Corpus) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 
 def _statistics(corpus: Corpus, clips: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """What to subtract from a clip and what to divide it by, [B, 1, 1]."""
+    """Mean and standard deviation of each clip, [B, 1, 1]."""
     mean, std = (
         torch.from_numpy(column[clips])[:, None, None]
         for column in (corpus.index.mean, corpus.index.std)

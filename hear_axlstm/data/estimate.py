@@ -1,4 +1,4 @@
-"""Estimate what a pack will take, from a sample of its clips."""
+"""Estimate of a pack's size and time from a sample of its clips."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ SAMPLE_PER_WORKER = 64
 
 @dataclass(frozen=True)
 class PackEstimate:
-    """A forecast from `sampled` clips; hours, bytes and seconds are for all of them."""
+    """Estimate from `sampled` clips; hours, bytes and seconds are for all clips."""
 
     sampled: int
     clips: int
-    """Including those that will be left out."""
+    """Number of clips, including those that will be left out."""
     usable: float
-    """Share of the sample that gave a clip."""
+    """Usable share of the sample."""
     hours: float
     bytes: int
-    """Of the finished pack."""
+    """Size of the finished pack."""
     free: int
-    """Bytes that the disk has now."""
+    """Free disk space in bytes."""
     seconds: float
-    """Of packing with `workers`."""
+    """Duration of packing with `workers`."""
     workers: int
 
     def __str__(self) -> str:
@@ -57,9 +57,9 @@ def estimate(
     device: str | None = None,
     path_column: str | None = None,
 ) -> PackEstimate:
-    """Measure a sample of what `pack` would do with the same arguments; writes nothing.
+    """Estimate what `pack` would do with the same arguments, without writing anything.
 
-    Only the first of several tars is read; the others are assumed to be like it.
+    Only the first of several tars is read; the others are assumed to be similar.
 
     Raises:
         SourceError, TableError: if there is no audio.

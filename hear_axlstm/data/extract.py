@@ -1,4 +1,4 @@
-"""Clips to raw log-mel frames, or to the reason why one gives none; many in parallel."""
+"""Parallel extraction of log-mel frames from clips."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import FRAME_DTYPE, PackError
 
-DEVICE_SAMPLES = 10_000_000  # of waveforms that go to an accelerator together: 62 clips of 10 s
+DEVICE_SAMPLES = 10_000_000  # of waveforms sent to an accelerator at once: 62 clips of 10 s
 
 Job = tuple[int, AudioClip | Skipped]  # the number of a shard, and a clip for it
 T = TypeVar("T")
@@ -47,13 +47,13 @@ def extract_all(
 ) -> Generator[tuple[int, Features | Skipped]]:
     """Decode clips and compute their log-mel frames, in order.
 
-    At most `AHEAD` clips a worker are in memory at a time.
+    At most `AHEAD` clips per worker are in memory at a time.
 
     Args:
-        jobs: clips, each with the number of its shard, which comes back with its frames.
+        jobs: clips, each with the number of its shard, which is returned with its frames.
         mel: the front end.
-        workers: processes; 1 works in this one.
-        device: where waveforms become log-mel, many at once; by default each worker does its own.
+        workers: number of processes; 1 runs in this process.
+        device: device that computes log-mel in batches; by default each worker computes its own.
 
     Raises:
         PackError: if a worker process dies.
@@ -66,10 +66,10 @@ def extract_all(
 
 
 def _map(work: Callable[[Job], T], jobs: Iterable[Job], workers: int) -> Iterator[T]:
-    """Like `map`, but by processes, and never far ahead of what is taken."""
+    """Ordered `map` in processes, with a bounded number of items in flight."""
     if workers <= 1:
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as in a worker; more slow such small operations down
+        torch.set_num_threads(1)  # as in a worker; more threads slow down such small operations
         try:
             yield from map(work, jobs)
         finally:
@@ -95,7 +95,7 @@ def _start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent can't end its workers, which would wait for work forever."""
+    """End this worker if its parent is killed, instead of waiting for work forever."""
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -118,7 +118,7 @@ def _extract(job: Job, mel: MelConfig) -> tuple[int, Features | Skipped]:
 def _features_on(
     device: torch.device, decoded: Iterable[tuple[int, Decoded | Skipped]], mel: MelConfig
 ) -> Iterator[tuple[int, Features | Skipped]]:
-    """Waveforms of equal length that follow each other go through the front end together."""
+    """Compute log-mel of consecutive waveforms of equal length in batches."""
     batch: list[tuple[int, Decoded]] = []
     for number, item in decoded:
         full = len(batch) * batch[0][1].waveform.size >= DEVICE_SAMPLES if batch else False
@@ -150,7 +150,7 @@ _front_ends: dict[tuple[MelConfig, torch.device], LogMel] = {}
 @torch.inference_mode()
 def _log_mel(waveforms: NDArray[np.float32], mel: MelConfig, device: torch.device) -> NDArray:
     """Raw log-mel as it is stored, [B, T, F]."""
-    if (mel, device) not in _front_ends:  # filter banks are made once a process
+    if (mel, device) not in _front_ends:  # filter banks are made once per process
         _front_ends[mel, device] = LogMel(mel).to(device)
     frames = _front_ends[mel, device](torch.from_numpy(waveforms).to(device))
     return frames.half().cpu().numpy().astype(FRAME_DTYPE, copy=False)
@@ -159,6 +159,6 @@ def _log_mel(waveforms: NDArray[np.float32], mel: MelConfig, device: torch.devic
 def _features(clip_id: str, frames: NDArray[np.float16]) -> Features | Skipped:
     if not np.isfinite(frames).all():
         return Skipped(clip_id, "too loud: its power is not a finite number, export it again")
-    # statistics of what is stored, not of what was rounded away
+    # statistics of the stored, rounded values
     mean, std = frames.mean(dtype=np.float64), frames.std(dtype=np.float64, ddof=1)
     return Features(clip_id, frames, float(mean), float(std))

@@ -44,19 +44,19 @@ from hear_axlstm.progress import progress
 
 log = logging.getLogger(__name__)
 
-CLIPS_PER_WORKER = 64  # fewer don't pay for starting a process
+CLIPS_PER_WORKER = 64  # with fewer, starting a process does not pay off
 LOCK_NAME = "pack.lock"
 
 
 @dataclass(frozen=True)
 class PackReport:
-    """What a pack holds, and what was left out."""
+    """Summary of a pack and of the clips that were left out."""
 
     folder: Path
     clips: int
     hours: float
     skipped: Mapping[str, int]
-    """Number of files that gave no clip, by kind of reason; report.csv in the pack names each."""
+    """Number of files that were left out, by kind of reason; report.csv in the pack lists them."""
 
     def __str__(self) -> str:
         text = f"{self.folder}: {self.clips:,} clips, {self.hours:,.2f} hours"
@@ -74,18 +74,19 @@ def pack(
 ) -> PackReport:
     """Pack audio into the folder `out`.
 
-    Files that are broken, silent, empty, truncated, too short or longer than an hour (list spans of
-    them in a CSV) are left out and listed in report.csv. The result does not depend on the number
-    of workers. An interrupted pack resumes, and after a change only what it touches is made again.
+    Files that are broken, silent, empty, truncated, too short or longer than an hour (split these
+    with start/end columns in a CSV) are left out and listed in report.csv. The result does not
+    depend on the number of workers. An interrupted pack resumes, and after a change only the
+    affected shards are rebuilt.
 
     Args:
         audio: files, folders, patterns, CSV or TSV files, or tars, see `open_source`.
-        out: folder to write; one that holds a pack of the same source is brought up to date.
+        out: output folder; an existing pack of the same source is updated.
         mel: the front end, by default the paper's.
-        workers: processes, by default one a CPU; 1 works in this process.
-        device: torch device for the front end; by default CUDA where there is one, else each worker
+        workers: number of processes, by default one per CPU; 1 runs in this process.
+        device: torch device for the front end; by default CUDA if available, otherwise each worker
             computes its own.
-        path_column: of CSV files; by default a usual name such as path or filename.
+        path_column: column of paths in CSV files; by default a usual name such as path or filename.
 
     Raises:
         SourceError, TableError: if there is no audio.
@@ -108,7 +109,7 @@ def pack(
 
 
 def _is_up_to_date(out: Path, source: Source, mel: MelConfig, fingerprint: str) -> bool:
-    """Whether `out` is the finished pack of these very inputs; refuses to replace another one."""
+    """Whether `out` is the finished pack of exactly these inputs; raises if it is another one."""
     info = read_info(out)
     if info is None:
         foreign = [p.name for p in out.iterdir() if not _is_ours(p)] if out.is_dir() else []
@@ -145,27 +146,27 @@ def _opens(out: Path) -> bool:
 
 
 def check_workers(workers: int | None) -> None:
-    """Refuse a number of processes that can't work."""
+    """Raise for an invalid number of processes."""
     if workers is not None and workers < 1:
         raise PackError(f"workers={workers} must be 1 or more, or left out")
 
 
 def choose_workers(clips: int | None) -> int:
-    """One process a CPU, but not more than the clips are worth."""
+    """One process per CPU, but not more than pay off for the number of clips."""
     affinity = getattr(os, "sched_getaffinity", None)
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     return cpus if clips is None else min(cpus, clips // CLIPS_PER_WORKER)
 
 
 def choose_device(device: str | None) -> torch.device | None:
-    """CUDA where there is one; None leaves the front end to the workers."""
+    """CUDA if available; None leaves the front end to the workers."""
     if device is None and torch.cuda.is_available():
         device = "cuda"
     return None if device is None else torch.device(device)
 
 
 def _write(planned: Plan, mel: MelConfig, workers: int | None, device: str | None) -> None:
-    """Make the shards that are not there."""
+    """Write the missing shards."""
     todo = {shard.number: shard for shard in planned.shards if not shard.is_done()}
     known = [size for number in todo if (size := planned.sizes[number]) is not None]
     total = sum(known) if len(known) == len(todo) else None
@@ -189,7 +190,7 @@ def _write(planned: Plan, mel: MelConfig, workers: int | None, device: str | Non
 
 
 def record(item: Features) -> Record:
-    """What a pack stores of a clip."""
+    """Convert a clip's features to the record that a pack stores."""
     return Record(item.id, {FIELD: item.frames}, {"mean": item.mean, "std": item.std})
 
 
@@ -223,7 +224,7 @@ def finish(folder: Path, source: str, mel: MelConfig, shards: Sequence[Shard]) -
 
 
 def _index(shards: Sequence[Shard]) -> ClipIndex:
-    """Where each clip's frames are, from the shards' sidecars."""
+    """Build the clip index from the shards' sidecars."""
     columns: dict[str, list[np.ndarray]] = defaultdict(list)
     for shard in shards:
         clips = shard.read()["clips"]

@@ -1,8 +1,8 @@
-"""Arrays of many clips on disk, shard by shard: the store under `axlstm pack` and `axlstm embed`.
+"""Shards: the on-disk store for arrays of many clips, used by `axlstm pack` and `axlstm embed`.
 
-A shard is the unit of work: a file of numbers for each field, and a sidecar that is written last
-and carries the fingerprint of what the shard was made from. So an interrupted command resumes where
-it stopped, and after a change only the shards that it touches are made again.
+A shard is the unit of work: one array file per field, and a sidecar, written last, with the
+fingerprint of the inputs. Thus an interrupted command resumes where it stopped, and after a change
+only the affected shards are rebuilt.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.files import digest, naming_full_disk, replacing, write_text
 from hear_axlstm.progress import progress
 
-LOUD_SHARE = 0.1  # of clips left out: more than that is a warning
+LOUD_SHARE = 0.1  # share of clips left out above which there is a warning
 SKIPPED_HEADER = ("id", "reason")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is stored of one clip."""
+    """The stored data of one clip."""
 
     id: str
     arrays: Mapping[str, NDArray[Any]]
-    """By field; the first dimension is rows."""
+    """Arrays by field; the first dimension is rows."""
     facts: Mapping[str, float]
     """Numbers for the sidecar."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One unit of work, and where its arrays go."""
+    """One unit of work, and the location of its arrays."""
 
     folder: Path
     number: int
@@ -53,20 +53,20 @@ class Shard:
 
     @property
     def sidecar(self) -> Path:
-        """What is in it, and what it was made from."""
+        """File that lists the shard's clips and the fingerprint of its inputs."""
         return self.folder / f"shard-{self.number:05d}.json"
 
     def data(self, field: str) -> Path:
-        """The file of one field, the clips' rows one after the other."""
+        """File of one field, with the clips' rows concatenated."""
         return self.sidecar.with_suffix(f".{field}")
 
     @property
     def files(self) -> set[Path]:
-        """Everything that belongs to the shard."""
+        """All files of the shard."""
         return {self.sidecar, *map(self.data, self.fields)}
 
     def is_done(self) -> bool:
-        """Whether it was already made, from the same files, and is all there."""
+        """Whether the shard exists, is complete and was made from the same files."""
         try:
             made = self.read()
             sizes = [self.data(field).stat().st_size for field in self.fields]
@@ -75,13 +75,13 @@ class Shard:
             return False
 
     def read(self) -> dict[str, Any]:
-        """The sidecar: fingerprint, bytes of each field, columns of the clips, what was skipped."""
+        """Read the sidecar: fingerprint, bytes of each field, columns of clips, skipped inputs."""
         return json.loads(self.sidecar.read_text(encoding="utf-8"))
 
     def write(self, found: Iterable[Record | Skipped]) -> None:
         """Write records as they come, then the sidecar.
 
-        If something failed that may work the next time, the sidecar's fingerprint is left empty.
+        If there was a transient failure, the sidecar's fingerprint is left empty, to retry later.
 
         Raises:
             OSError: if the disk is full; the message names the file and the remedy.
@@ -119,18 +119,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """The shards to be, of the clips of one source."""
+    """The shards planned for the clips of one source."""
 
     source: Source
     size: int | None
-    """Clips of a shard; None leaves it to the source."""
+    """Clips per shard; None leaves it to the source."""
     shards: list[Shard]
     sizes: list[int | None]
-    """Clips of each, where that is known."""
+    """Number of clips of each shard, if known."""
 
     @property
     def fingerprint(self) -> str:
-        """Of everything that the shards are made from."""
+        """Fingerprint of everything that the shards are made from."""
         return digest(shard.fingerprint for shard in self.shards)
 
 
@@ -144,11 +144,11 @@ def plan(
     """List a source, without decoding anything.
 
     Args:
-        source: of the clips.
-        folder: where the shards go.
-        fields: of their records.
-        settings: what the records depend on beside the audio, as text.
-        size: clips of a shard; None leaves it to the source.
+        source: source of the clips.
+        folder: folder for the shards.
+        fields: fields of the records.
+        settings: everything besides the audio that the records depend on, as text.
+        size: clips per shard; None leaves it to the source.
     """
     shards, sizes = [], []
     specs = progress(source.shards(size), "listing", unit="shard", leave=False)
@@ -160,7 +160,7 @@ def plan(
 
 
 def jobs(planned: Plan, wanted: Iterable[int]) -> Iterator[tuple[int, AudioClip | Skipped]]:
-    """The clips of the wanted shards, each with the number of its shard."""
+    """Yield the clips of the wanted shards, each with the number of its shard."""
     numbers = set(wanted)
     specs: Iterable[ShardSpec] = planned.source.shards(planned.size) if numbers else ()
     for number, spec in enumerate(specs):
@@ -174,13 +174,13 @@ def write_shards(
     to_records: Callable[[Iterator[T]], Iterator[Record | Skipped]],
     on_shard: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Write shards from one stream of results in order, so that no worker waits at a shard's end.
+    """Write shards from one ordered stream of results, so that no worker waits at a shard's end.
 
     Args:
         todo: shards by number.
-        results: each with the number of its shard.
-        to_records: what is stored of the results of one shard.
-        on_shard: called with the number of shards that are done.
+        results: results, each with the number of its shard.
+        to_records: converts the results of one shard to records.
+        on_shard: called with the number of finished shards.
     """
     empty = dict(todo)
     for number, group in groupby(results, lambda result: result[0]):
@@ -193,19 +193,19 @@ def write_shards(
 
 @dataclass(frozen=True)
 class Summary:
-    """What all shards hold together."""
+    """Totals over all shards."""
 
     clips: int
     kinds: Counter[str]
     """Number of clips that were skipped, by kind of reason."""
     fingerprint: str
-    """Of what they were made from; another one if something may work the next time."""
+    """Fingerprint of the inputs; a different one after transient failures."""
     first: Skipped | None
     """The first clip that was skipped."""
 
 
 def summarize(shards: Sequence[Shard], report: Path) -> Summary:
-    """Count what finished shards hold, and list what was skipped in a CSV."""
+    """Sum up finished shards, and list skipped inputs in a CSV."""
     kinds: Counter[str] = Counter()
     fingerprints, clips, first = [], 0, None
     with naming_full_disk(report), open(report, "w", **OPEN_CSV) as file:
@@ -223,7 +223,7 @@ def summarize(shards: Sequence[Shard], report: Path) -> Summary:
 
 
 def write_report(path: Path, skipped: Iterable[Skipped]) -> None:
-    """List what was left out and why in a CSV."""
+    """Write a CSV of the inputs that were left out, with reasons."""
     with replacing(path) as partial, open(partial, "w", **OPEN_CSV) as file:
         writer = csv.writer(file)
         writer.writerow(SKIPPED_HEADER)
@@ -231,7 +231,7 @@ def write_report(path: Path, skipped: Iterable[Skipped]) -> None:
 
 
 def left_out(clips: int, skipped: Mapping[str, int], report: Path) -> str:
-    """How much was left out and why, for the last line of a command; empty if nothing was."""
+    """Summary of what was left out, for a command's last line; empty if nothing was."""
     number = sum(skipped.values())
     if not number:
         return ""
