@@ -82,12 +82,12 @@ def _choose(device_type: str) -> str:
     if device_type == "cuda" and asked == "triton":
         raise ValueError(f"{SWITCH}=triton needs Triton and a GPU of capability 8.0: use auto")
     is_cuda = device_type == "cuda" and triton_impl.is_available(torch.device("cuda"))
-    return "triton" if asked == "auto" and is_cuda and _triton_agrees("cuda") else "torch"
+    return "triton" if asked == "auto" and is_cuda and triton_agrees("cuda") else "torch"
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def _triton_agrees(device_type: str) -> bool:
+def triton_agrees(device_type: str) -> bool:
     """Whether the Triton kernels compile and agree with PyTorch on a small case."""
     generator = torch.Generator().manual_seed(0)
     shape = 1, 70, 1, 48

@@ -24,17 +24,23 @@ SMALL = {
 
 
 def write_embeddings(
-    folder: Path, folds: int = 0, multilabel: bool = False, clips: int = 75, **grid: list[Any]
+    folder: Path,
+    folds: int = 0,
+    multilabel: bool = False,
+    clips: int = 75,
+    classes: int = CLASSES,
+    features: int = FEATURES,
+    **grid: list[Any],
 ) -> Path:
     """Write `folds` folds (0: train, valid, test) with about `clips` clips in each split."""
     rng = np.random.default_rng(0)
     shuffle = random.Random(0).shuffle  # heareval's order of rows, split after split
-    centers = rng.normal(size=(CLASSES, FEATURES))
+    centers = rng.normal(size=(classes, features))
     folder.mkdir(parents=True)
     splits = [f"fold{i:02d}" for i in range(folds)] or ["train", "valid", "test"]
     for number, split in enumerate(splits):
-        shape = (clips + number, FEATURES)
-        hit = np.eye(CLASSES, dtype=bool)[rng.integers(CLASSES, size=shape[0])]
+        shape = (clips + number, features)
+        hit = np.eye(classes, dtype=bool)[rng.integers(classes, size=shape[0])]
         if multilabel:  # none to three labels a clip
             hit = rng.random(hit.shape) < 0.3
         x = (hit @ centers + 1.5 * rng.normal(size=shape)).astype(np.float32)
@@ -48,7 +54,7 @@ def write_embeddings(
         label_of = dict(zip(rows, labels, strict=True))
         content = {name: label_of[name] for name in names}
         (folder / f"{split}.json").write_text(json.dumps(content))
-    rows = [f"{c},class {c}" for c in range(CLASSES)]
+    rows = [f"{c},class {c}" for c in range(classes)]
     (folder / "labelvocabulary.csv").write_text("\n".join(["idx,label", *rows]) + "\n")
     metadata = {
         "task_name": folder.name,

@@ -15,59 +15,27 @@ from torch import Tensor
 from hear_axlstm.models import mlstm
 from hear_axlstm.ops import backends, torch_impl, triton_impl
 from hear_axlstm.ops.contract import EPS
+from tests.reference import cell
+from tests.reference.cell import definition
 
 pytest.importorskip("triton", reason="the fused cell needs Triton: extra `kernels`")
 from hear_axlstm.ops import triton_kernels, triton_operators
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-NAMES = ("q", "k", "v", "a", "running_max", "floor")
 HEAD_SIZES = (96, 144, 192, 288, 384, 576)
-
-
-def definition(
-    q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
-) -> Tensor:
-    """The weighted sum with every matrix materialized, in float64 and left to autograd."""
-    q, k, v = (x.double().transpose(1, 2) for x in (q, k, v))
-    a, running_max, floor = (x.double().transpose(1, 2) for x in (a, running_max, floor))
-    past = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
-    exponents = (a[..., None, :] - running_max[..., None]).masked_fill(~past, -torch.inf)
-    scores = q @ k.mT * q.shape[-1] ** -0.5 * exponents.exp()
-    normalizer = torch.maximum(scores.sum(-1).abs(), floor) + EPS
-    return (scores @ v / normalizer[..., None]).transpose(1, 2)
 
 
 def inputs(
     shape: tuple[int, int, int, int], gate: float = 1.0, dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
-    """q, k, v, and the gates' vectors for pre-activations uniform within +-gate."""
-    generator = torch.Generator().manual_seed(shape[1])
-    qkv = [torch.randn(shape, generator=generator).to(dtype) for _ in range(3)]
-    raw = [(torch.rand(shape[:3], generator=generator) * 2 - 1) * gate for _ in range(2)]
-    log_i, log_f = (x.double() for x in mlstm.log_gates(*raw, "exponential"))
-    a = log_i - log_f.cumsum(1)
-    running_max = a.cummax(1).values
-    floor = torch.exp(-(log_f.cumsum(1) + running_max)).float()
-    return [x.to(DEVICE).requires_grad_() for x in (*qkv, a, running_max, floor)]
+    return cell.inputs(shape, gate, dtype, DEVICE)
 
 
 def errors(
     leaves: list[Tensor], form: Callable[..., Tensor] = triton_impl.mlstm_sum
 ) -> dict[str, float]:
-    """Of h and of all gradients, relative to the largest value of each."""
-    weight = torch.randn(leaves[0].shape, generator=torch.Generator().manual_seed(1)).to(DEVICE)
-    results = []
-    for cell in (form, definition):
-        h = cell(*leaves)
-        gradients = torch.autograd.grad((h * weight.to(h.dtype)).sum(), leaves)
-        results.append((h, *gradients))
-    pairs = zip(("h", *NAMES), *results, strict=True)
-    return {name: _relative(found, expected) for name, found, expected in pairs}
-
-
-def _relative(found: Tensor, expected: Tensor) -> float:
-    return ((found.double() - expected.double()).abs().max() / expected.abs().max()).item()
+    return cell.errors(leaves, form)
 
 
 @pytest.mark.parametrize("tokens", [5, 37, 70])
@@ -180,8 +148,8 @@ def test_another_default_dtype() -> None:
 def test_pytorch_accepts_the_operators() -> None:
     leaves = inputs((1, 20, 2, 24))
     torch.library.opcheck(triton_operators.forward, tuple(leaves))
-    cell = torch.compile(triton_impl.mlstm_sum, backend="aot_eager", fullgraph=True)
-    found = torch.autograd.grad(cell(*leaves).square().sum(), leaves)
+    compiled = torch.compile(triton_impl.mlstm_sum, backend="aot_eager", fullgraph=True)
+    found = torch.autograd.grad(compiled(*leaves).square().sum(), leaves)
     expected = torch.autograd.grad(triton_impl.mlstm_sum(*leaves).square().sum(), leaves)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -190,15 +158,15 @@ def test_pytorch_accepts_the_operators() -> None:
 def test_auto_takes_triton_after_a_check(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert backends._triton_agrees(DEVICE.type)
+    assert backends.triton_agrees(DEVICE.type)
     monkeypatch.setattr(triton_impl, "mlstm_sum", lambda *x: 1.01 * torch_impl.mlstm_sum(*x))
-    assert not backends._triton_agrees(DEVICE.type)
+    assert not backends.triton_agrees(DEVICE.type)
 
     def fail(*_: Tensor) -> Tensor:
         raise RuntimeError("no such instruction")
 
     monkeypatch.setattr(triton_impl, "mlstm_sum", fail)
-    assert not backends._triton_agrees(DEVICE.type)
+    assert not backends.triton_agrees(DEVICE.type)
     assert ["disagree" in caplog.messages[0], "no such instruction" in caplog.messages[1]] == [1, 1]
 
 
