@@ -27,7 +27,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup validate pretrain ablations table2 table3 table4 table5 eval-all test test-slow test-integrations test-portable compile-strict sanitize lint format docs bench clean
+.PHONY: help setup validate pretrain ablations table2 table3 table4 table5 eval-all test test-slow test-integrations test-portable compile-strict sanitize lint format docs bench bench-gpu clean
 
 help: ## Print this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -129,6 +129,10 @@ docs: $(READY) ## Build the documentation site in runs/site; warnings are errors
 
 bench: $(READY) ## Measure speed and memory on this machine
 	@$(BIN)/python -m benchmarks
+
+bench-gpu: OUT = runs/gpu$(if $(REHEARSAL),-rehearsal)
+bench-gpu: $(READY) ## Check and measure an NVIDIA GPU in eight minutes, resumable [OUT= REHEARSAL=1 on the CPU]
+	@$(BIN)/python -m benchmarks.gpu --out "$(OUT)" $(if $(REHEARSAL),--rehearsal --minutes 30)
 
 clean: ## Remove caches and builds; .venv and runs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -49,7 +49,7 @@ class Part:
     work: Callable[[], Any]
     seconds: float
     """After which it is stopped."""
-    backend: str = "triton"
+    backend: str
     """HEAR_AXLSTM_BACKEND of its process."""
 
 
@@ -75,10 +75,10 @@ def main(out: Path = Path("runs/gpu"), minutes: float = 8.0, rehearsal: bool = F
     first, rest = _checks_of_kernels(sizes), list(_parts(sizes))
     parts = [*first, *rest]
     with tqdm(total=len(parts), unit="part", disable=None) as bar:
-        with ThreadPoolExecutor(1 if rehearsal else len(first)) as pool:
-            for _ in pool.map(lambda part: _run([part], out, end, bar), first):
-                pass  # at the same time: most of it is Triton's compiling
-        _run(rest, out, end, bar)
+        if not rehearsal:  # several at the same time: most of it is Triton's compiling
+            with ThreadPoolExecutor(len(first)) as pool:
+                list(pool.map(lambda part: _run([part], out, end, bar), first))
+        _run(parts if rehearsal else rest, out, end, bar)
     _report(about, [part.name for part in parts], out)
 
 
@@ -88,6 +88,7 @@ def _checks_of_kernels(sizes: Sizes) -> list[Part]:
             f"kernel/{size} {precision}",
             partial(gpu_checks.kernel_errors, sizes, size, precision),
             150,
+            "auto",
         )
         for size in sizes.head_sizes
         for precision in gpu_checks.BOUNDS

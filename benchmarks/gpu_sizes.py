@@ -52,18 +52,18 @@ GPU = Sizes(
 
 
 def _short(config: ModelConfig) -> ModelConfig:
-    return replace(config, dim=48, depth=1, window_frames=8)
+    return replace(config, dim=16, depth=1, heads=1, expansion=1, window_frames=8)
 
 
 REHEARSAL = Sizes(
     device="cpu",
     presets={name: _short(config) for name, config in PRESETS.items()},
     kernel=(1, 37, 1),
-    head_sizes=(24,),
+    head_sizes=(16,),
     curve_steps=2,
     curve_batch=2,
     clips=2,
-    clip_seconds=0.2,
+    clip_seconds=0.1,
     batch=2,
     rounds=1,
     compiler="aot_eager",  # traces as inductor does, and compiles nothing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import resource
 from typing import Any
 
@@ -74,7 +75,7 @@ def _measured(work: Work, amount: float, flops: float, sizes: Sizes) -> dict[str
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     seconds = in_turns({"": work}, sizes.rounds, device)[""]
-    peak = peak_flops(device) or product_rate(torch.bfloat16, device)
+    peak = _peak(device)
     return {
         "backend": backend(device.type),
         "rate": amount / seconds,
@@ -82,6 +83,13 @@ def _measured(work: Work, amount: float, flops: float, sizes: Sizes) -> dict[str
         "peak_flops": peak,
         "gigabytes": _peak_bytes(device) / 1e9,
     }
+
+
+@functools.cache
+def _peak(device: torch.device) -> float:
+    """FLOP/s by the data sheet, or measured where the device is unknown."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16  # a CPU may emulate bfloat16
+    return peak_flops(device) or product_rate(dtype, device)
 
 
 def _peak_bytes(device: torch.device) -> int:

@@ -1,0 +1,48 @@
+"""`python -m benchmarks.gpu` on a CPU: every part runs, and a second call does none again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu_report import markdown
+
+pytest.importorskip("triton", reason="the parts need Triton: extra `kernels`")
+
+ABOUT = {"machine": "a GPU", "date": "2026-11-29", "revision": "1234567"}
+
+
+def rehearse(out: Path) -> list[dict]:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--rehearsal", "--minutes", "30"]
+    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "results.json").read_text())["parts"]
+
+
+@pytest.mark.slow
+def test_rehearsal_does_every_part_and_resumes(tmp_path: Path) -> None:
+    records = rehearse(tmp_path)
+    assert not [record for record in records if "error" in record]
+    assert "Without a result" not in (tmp_path / "results.md").read_text()
+    checks = [r["result"]["passed"] for r in records if "passed" in r["result"]]
+    assert len(checks) == 3 and all(checks)
+    for record in records:  # each form was computed by its own backend
+        if record["name"].split("/")[0] in ("embedding", "training"):
+            expected = "triton" if "Triton" in record["name"] else "torch"
+            assert record["result"]["backend"] == expected
+    assert rehearse(tmp_path) == records  # times included: nothing ran again
+
+
+def test_errors_and_parts_without_time_are_lines_of_the_report() -> None:
+    records = {
+        "embedding/axlstm_tiny/eager": {"result": {"rate": 1234.5, "mfu": 0.25, "gigabytes": 3}},
+        "embedding/axlstm_tiny/Triton": {"error": "OutOfMemoryError: a | b\nmore"},
+    }
+    text = markdown(ABOUT, [*records, "self-check"], records)
+    assert "| axlstm_tiny | 1,234.5 (25.0%; 3.0) |" in text
+    assert "| embedding/axlstm_tiny/Triton | OutOfMemoryError: a / b |" in text
+    assert "| self-check | no time left" in text and "1 of 3 parts done" in text
