@@ -59,7 +59,7 @@ REHEARSAL = Sizes(
     device="cpu",
     presets={name: _short(config) for name, config in PRESETS.items()},
     kernel=(1, 37, 1),
-    head_sizes=(16,),
+    head_sizes=(24,),  # two tiles, as 144 = 128 + 16
     curve_steps=2,
     curve_batch=2,
     clips=2,
