@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
+import platform
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from hear_axlstm import __version__
@@ -42,7 +44,8 @@ def main() -> None:
         sys.exit(LEFT if arguments else FAILED)
     name = arguments[0]
     if name in ("-V", "--version"):
-        print(f"axlstm {__version__}")
+        python, system = platform.python_version(), platform.platform(terse=True)
+        print(f"axlstm {__version__} (Python {python}, torch {version('torch')}, {system})")
     elif name in COMMANDS or name in COMPLETION:
         run(name, arguments)
     else:

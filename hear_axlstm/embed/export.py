@@ -34,7 +34,7 @@ SUFFIXES = (".onnx", ".pt2")
 OPSET = 20
 EXAMPLE_SAMPLES = 40_000  # length of the traced clips
 SHORTEST = 400  # samples; a shorter clip can't be reflected at its edges
-MISSING = "ONNX needs onnx and onnxscript: pip install 'hear_axlstm[export]'"
+MISSING = "ONNX needs onnx and onnxscript: run pip install '.[export]' in the clone"
 
 
 class ExportableEmbedder(nn.Module):

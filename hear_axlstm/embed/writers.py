@@ -234,7 +234,7 @@ def parquet_library() -> tuple[Any, Any]:
         import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "Parquet needs pyarrow: pip install 'hear_axlstm[parquet]'"
+            "Parquet needs pyarrow: run pip install '.[parquet]' in the clone"
         ) from error
     return pyarrow, pyarrow.parquet
 

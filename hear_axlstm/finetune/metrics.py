@@ -15,7 +15,9 @@ from torch.nn import functional as nnf
 
 from hear_axlstm.finetune.classifier import Labels
 
-MISSING = "fine-tuning needs scikit-learn and matplotlib: pip install 'hear_axlstm[finetune]'"
+MISSING = (
+    "fine-tuning needs scikit-learn and matplotlib: run pip install '.[finetune]' in the clone"
+)
 CELL_INCHES = 0.22
 NUMBERS_UP_TO = 20  # classes; with more, the cells are too small for numbers
 

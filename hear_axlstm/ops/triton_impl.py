@@ -59,7 +59,9 @@ def mlstm_sum(
         ValueError: the device, a dtype or a shape doesn't fit.
     """
     if not HAS_TRITON:
-        raise ImportError("the Triton backend needs Triton: pip install 'hear_axlstm[kernels]'")
+        raise ImportError(
+            "the Triton backend needs Triton: run pip install '.[kernels]' in the clone"
+        )
     _check(q, k, v, a, running_max, floor)
     from hear_axlstm.ops.triton_operators import forward  # needs Triton
 

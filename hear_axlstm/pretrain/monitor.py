@@ -63,7 +63,9 @@ class PretrainMonitor:
         self.mel, self.mask = (x[:CLIPS_SHOWN] for x in shown)
         self.draws = find_spec("matplotlib") is not None
         if not self.draws:
-            log.warning("no pictures: matplotlib is missing, pip install 'hear_axlstm[train]'")
+            log.warning(
+                "no pictures: matplotlib is missing, run pip install '.[train]' in the clone"
+            )
         if config.probe is not None:
             self.labeled = read_labeled(config.probe)
             with torch.random.fork_rng(devices=[]):  # its own encoder is random, and replaced

@@ -63,7 +63,7 @@ def plot(runs: Sequence[Path], out: Path) -> Path:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "plotting needs matplotlib: pip install 'hear_axlstm[train]'"
+            "plotting needs matplotlib: run pip install '.[train]' in the clone"
         ) from error
     columns = 2 if len(panels) == len(PANELS) else len(panels)
     rows = math.ceil(len(panels) / columns)

@@ -201,6 +201,7 @@ def test_embeddings_are_computed_once(
     monkeypatch.undo()
     with torch.no_grad():
         model.encoder.cls_token += 1.0
+    model.fuse()
     assert not torch.equal(embed(model, clips)[0], first[0])  # type: ignore[arg-type]
 
 

@@ -71,7 +71,7 @@ def load_model(model_file_path: str = "") -> SpeechModel:
         from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
     except ImportError as error:
         raise ImportError(
-            "this system needs transformers: pip install 'hear_axlstm[huggingface]'"
+            "this system needs transformers: pip install './eval[huggingface]'"
         ) from error
     name = model_file_path
     if name.startswith(("/", ".", "~")):  # or the hub would be asked for it
