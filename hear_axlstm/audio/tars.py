@@ -51,7 +51,7 @@ def expand_tars(pattern: str) -> list[str]:
         from webdataset.shardlists import expand_urls
     except ImportError as error:
         raise SourceError(
-            "tars by URL or pattern need the library webdataset: run pip install '.[train]' in the clone"
+            "tars by URL or pattern need webdataset: run pip install '.[train]' in the clone"
         ) from error
     try:
         return list(expand_urls(pattern))
