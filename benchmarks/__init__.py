@@ -1,1 +1,1 @@
-"""Speed on this machine; what was measured, where and how stands in RESULTS.md."""
+"""Benchmarks of speed and memory; results, machines and commands are in RESULTS.md."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: embedding, training and the cell against the plain way of computing.
+"""`python -m benchmarks`: embedding, training and the cell compared with a plain implementation.
 
 Every figure is a median over rounds in which the forms take turns. The plain way is
 `tests.reference.mlstm`: float32, the S x S matrices materialized, one 2 s window after the other,
@@ -53,14 +53,14 @@ def main(
 
     Args:
         presets: Presets to measure.
-        clips: Clips of 10 s that are embedded at once.
-        batch: Clips of a training step.
+        clips: Number of clips of 10 s embedded at once.
+        batch: Clips per training step.
         rounds: Repetitions; the tables show medians.
         device: "auto", or a torch device.
     """
     where = choose_device(device)
     if where.type == "cpu":
-        keep_freed_memory()  # the plain way gains most from it
+        keep_freed_memory()  # the plain implementation gains most from it
     peaks = {name: product_rate(dtype, where) for name, dtype in PRECISIONS.items()}
     by_torch = product_rate(torch.float32, where, by_torch=True)
     rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in peaks.items())
@@ -208,7 +208,7 @@ def _backward(form: Form, inputs: list[Tensor]) -> None:
 def _compared(
     seconds: dict[str, float], amount: float, flops: float, peaks: dict[Precision, float]
 ) -> list[str]:
-    """Rate, its ratio to the plain way's and the share of the peak, by precision."""
+    """Rate, its ratio to the plain implementation and the share of the peak, by precision."""
     return [
         f"{amount / seconds[p]:.1f} ({seconds['plain'] / seconds[p]:.1f}x; "
         f"{flops / seconds[p] / peaks[p]:.0%})"

@@ -33,9 +33,9 @@ def main(clips: int = 4096, steps: int = 40, rounds: int = 5, batch_size: int = 
 
     Args:
         clips: Clips of 10 s in the generated pack, 160 KB each.
-        steps: Batches of a round.
+        steps: Batches per round.
         rounds: Repetitions.
-        batch_size: Crops of a batch.
+        batch_size: Crops per batch.
     """
     keep_freed_memory()  # as in training; fresh memory for each batch costs more than the rest
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.kernels`: the fused cell on a GPU, beside the plain form and mlstm_kernels.
+"""`python -m benchmarks.kernels`: the fused cell on a GPU, the plain form and mlstm_kernels.
 
 The times are medians over rounds in which every form takes its turn. A TFLOP is one of the
 products that the mathematics wants, over the causal half: two in the forward pass and four more in
@@ -42,7 +42,7 @@ def main(
     Args:
         sizes: Head sizes.
         tokens: Tokens in a window.
-        windows: Windows at once.
+        windows: Windows per call.
         rounds: Repetitions; the table shows medians.
     """
     if not torch.cuda.is_available() or not triton_impl.is_available(torch.device("cuda")):

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.latency`: how long one clip takes on the CPU, and a step of a stream."""
+"""`python -m benchmarks.latency`: latency of one clip and of a stream's step on the CPU."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def main(
 
 
 def _scenes(model: Embedder, rounds: int) -> list[str]:
-    """Of the scene embedding of one clip, by length."""
+    """Latency of the scene embedding of one clip, by length."""
     clips = [0.1 * torch.randn(1, seconds * model.sample_rate) for seconds in SECONDS]
     took: list[list[float]] = [[] for _ in clips]
     for turn in range(rounds + 1):  # the first one folds the weights
@@ -57,7 +57,7 @@ def _scenes(model: Embedder, rounds: int) -> list[str]:
 
 
 def _stream(model: Embedder) -> str:
-    """Of the samples that complete a step."""
+    """Latency of the samples that complete a step."""
     samples = 0.1 * torch.randn(STREAM_SECONDS * model.sample_rate)
     stream = model.stream(model.fit_statistics(samples))
     blocks = samples.split(round(model.config.step_seconds * model.sample_rate))

@@ -42,10 +42,10 @@ def main(
     Args:
         embeddings: Folders of one task each.
         seeds: Seeds of full training; 0 measures the time only.
-        epochs: Of the runs that are timed.
+        epochs: Epochs of the timed runs.
         rounds: Repetitions of these; the table shows medians. 0 leaves them out.
-        cores: For both.
-        precision: Of the batched probes' products.
+        cores: Number of cores for both.
+        precision: Precision of the batched probes' products.
     """
     torch.set_num_threads(cores)
     keep_freed_memory()  # for both
@@ -65,7 +65,7 @@ def main(
 
 
 def _cut(folder: Path, to: Path, epochs: int) -> Path:
-    """The same embeddings, for probes that train for so many epochs at most."""
+    """Link the embeddings with a limit on the number of training epochs."""
     make_fresh(to, folder)
     metadata = json.loads((folder / "task_metadata.json").read_text())
     metadata["evaluation_params"] = {"task_specific_param_grid": {"max_epochs": [epochs]}}

@@ -25,7 +25,7 @@ def main(
     out: Path = Path("docs/scaling.png"),
     rounds: int = 3,
 ) -> None:
-    """Measure on the CPU and draw; the figures go into a CSV beside the picture.
+    """Measure on the CPU and draw a picture; also writes the numbers as a CSV with its name.
 
     Args:
         presets: Presets to measure.
@@ -36,7 +36,7 @@ def main(
     cases += [(name, clips, 10) for name in presets for clips in CLIPS if clips > 1]
     rows: list[Row] = []
     for name, clips, seconds in tqdm(cases):
-        # a process each: the peak of memory never falls inside of one
+        # one process each, since peak memory never decreases within a process
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             took, memory = pool.apply(measure, (name, clips, seconds, rounds))
         rows.append((name, clips, seconds, took, memory))

@@ -1,4 +1,4 @@
-"""Where the time of an mLSTM block goes without gradients: projections, cell, and what is left.
+"""Shares of an mLSTM block's time without gradients: projections, cell and the rest.
 
 `python -m benchmarks` prints it. Needs the compiled library.
 """

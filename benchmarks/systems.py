@@ -1,4 +1,4 @@
-"""`python -m benchmarks.systems`: what a user of each system of Table 2 pays for an embedding.
+"""`python -m benchmarks.systems`: speed of embedding with each system of Table 2.
 
 All weights are random, in the official layout and at full size: speed does not depend on them. Each
 system embeds the same clips, at its own sample rate, by the HEAR API alone.
@@ -39,7 +39,7 @@ def adapter(name: str, writer: Callable[[Path], Path]) -> Iterator[tuple[Any, Sc
 
 @contextmanager
 def axlstm(preset: str) -> Iterator[tuple[Any, Scenes]]:
-    """A preset of this package, as `load_model` gives it."""
+    """A preset of this package, as returned by `load_model`."""
     model = hear_axlstm.load_model(preset, weights="random")
     yield model, lambda audio: hear_axlstm.get_scene_embeddings(audio, model)
 
@@ -86,7 +86,7 @@ SYSTEMS: dict[str, Callable[[], AbstractContextManager[tuple[Any, Scenes]]]] = {
 def main(
     systems: tuple[str, ...] = (), seconds: float = 10.0, clips: int = 8, rounds: int = 3
 ) -> None:
-    """Embed clips by each system and print a Markdown table.
+    """Embed clips with each system and print a Markdown table.
 
     The processor's time counts all threads together; it changes less than the clock's when
     something else is running.
@@ -95,7 +95,7 @@ def main(
         systems: rows; all if none.
         seconds: Length of a clip.
         clips: Clips in one call.
-        rounds: Calls that count, after one that does not; the table shows medians.
+        rounds: Number of timed calls, after a warm-up; the table shows medians.
     """
     if unknown := sorted(set(systems) - set(SYSTEMS)):
         raise SystemExit(f"unknown system {unknown[0]!r}: choose from {', '.join(SYSTEMS)}")

@@ -1,4 +1,4 @@
-"""Taking times in turns, so that what else a machine does meets every form alike."""
+"""Interleaved timing, so that other load on the machine affects all candidates equally."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Work = Callable[[], object]
 
 
 def in_turns(works: Mapping[str, Work], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each work over rounds in which all take their turn, after one for free."""
+    """Median seconds of each work over interleaved rounds, after a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():
@@ -37,7 +37,7 @@ def once(work: Work, device: torch.device) -> float:
 
 
 def machine(device: torch.device) -> str:
-    """The processor or GPU that is measured, and torch's version."""
+    """Name of the processor or GPU, and torch's version."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
@@ -47,7 +47,7 @@ def machine(device: torch.device) -> str:
 
 
 def product_rate(dtype: torch.dtype, device: torch.device, by_torch: bool = False) -> float:
-    """FLOP/s of 1024 x 1024 products: the peak that shares are given of."""
+    """FLOP/s of 1024 x 1024 products, used as the peak for shares."""
     a, b = (torch.randn(1024, 1024, device=device).to(dtype) for _ in range(2))
     form = torch.matmul if by_torch else matmul
     seconds = min(in_turns({"": lambda: form(a, b)}, 20, device).values())

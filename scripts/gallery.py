@@ -1,4 +1,4 @@
-"""`python -m scripts.gallery`: what the embeddings find, as two pictures.
+"""`python -m scripts.gallery`: two pictures of nearest neighbors and of a search in a recording.
 
 Without a folder it embeds generated sounds (`hearbench.synthetic`): nothing is downloaded.
 
@@ -63,8 +63,8 @@ def main(
         folder: Audio to search; by default generated sounds.
         queries: Names, inside the folder, of files whose neighbors are shown; by default four.
         example: A sound to find in the recording.
-        recording: Where to find it.
-        model: As in load_model.
+        recording: The recording to search.
+        model: The model, as for load_model.
         out: Folder for the pictures.
     """
     if (example is None) != (recording is None):
@@ -118,10 +118,10 @@ def read_folder(folder: Path, sample_rate: int) -> Sounds:
 
 
 def draw_neighbors(model: Embedder, sounds: Sounds, queries: tuple[str, ...], out: Path) -> None:
-    """Log-mel of each query and, beside it, of the clips nearest to it."""
+    """Draw the log-mel of each query and, next to it, of its nearest clips."""
     names = list(sounds)
     if missing := [query for query in queries if query not in sounds]:
-        raise ValueError(f"no clip is called {', '.join(missing)}: choose of {', '.join(names)}")
+        raise ValueError(f"no clip is called {', '.join(missing)}: choose from {', '.join(names)}")
     scenes = model.embed(list(sounds.values()))
     scenes = (scenes - scenes.mean(axis=0)) / scenes.std(axis=0)
     scenes /= np.linalg.norm(scenes, axis=1, keepdims=True)

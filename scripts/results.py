@@ -1,4 +1,4 @@
-"""The pictures of results.md: scores, and what the weights make of what they can't see.
+"""Pictures for results.md: scores, and reconstructions of hidden patches.
 
     python -m scripts.results scores runs/eval
     python -m scripts.results reconstruction bark.wav speech.wav

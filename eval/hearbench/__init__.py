@@ -1,4 +1,4 @@
-"""Evaluates audio embeddings on HEAR tasks: every system, task and seed in the same way.
+"""Evaluation of audio embeddings on HEAR tasks, in the same way for every system.
 
 tasks/       task folders: read, checked, fetched
 systems/     modules behind the HEAR API

@@ -1,4 +1,4 @@
-"""`python -m hearbench` is the command `hearbench`."""
+"""Run the command `hearbench` by `python -m hearbench`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Audio files as one channel of float32 samples at a given rate."""
+"""Loading of audio files as mono float32 samples at a given rate."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def load_audio(
 
     Args:
         source: path of the file, or its content.
-        sample_rate: of the result, in Hz; other rates go through soxr's "HQ" resampler.
-        longest: refuse files of more than this many seconds.
+        sample_rate: sample rate of the result, in Hz; others are converted by soxr ("HQ").
+        longest: maximum duration in seconds.
 
     Returns:
         Samples [n], n >= 1, all finite; full scale is 1.
 
     Raises:
-        AudioError: if the file is missing, can't be decoded, is cut off or empty, or contains NaN
+        AudioError: if the file is missing, can't be decoded, is truncated or empty, or contains NaN
             or infinite samples.
     """
     name = "audio" if isinstance(source, bytes) else str(source)
@@ -66,7 +66,7 @@ def load_audio(
 def decode_ahead(make: Callable[[int], Batch], count: int) -> Iterator[Batch]:
     """Yield ``make(0)`` to ``make(count - 1)``, each made in a thread while the last is used.
 
-    An error in `make` is raised where its batch would have come.
+    An error in `make` is raised in place of its batch.
     """
     with ThreadPoolExecutor(1) as pool:
         upcoming = pool.submit(make, 0)

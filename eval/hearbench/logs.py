@@ -1,4 +1,4 @@
-"""The output of a step goes to a log file of its own."""
+"""Redirection of a step's output to its own log file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the scores of single runs to means, intervals and the aggregated score s(m).
+"""Means, confidence intervals and the aggregated score s(m) from the scores of single runs.
 
 The paper's s(m) = 100 / |T| * sum_t (x_t(m) - min_t) / (max_t - min_t). As in the paper's tables,
 min_t and max_t are taken over the single runs (every system with every seed), not over the systems'
@@ -36,7 +36,7 @@ FEW_SEEDS = 5  # fewer are shown with their range instead of an interval
 
 
 class AggregateError(ValueError):
-    """s(m) can't be computed from these scores; the message says why."""
+    """Raised if s(m) can't be computed from these scores; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Score:
-    """A mean over seeds and how far the seeds lie apart."""
+    """A mean over seeds and the spread of the seeds."""
 
     mean: float
     half_width: float | None
@@ -77,8 +77,8 @@ class Score:
     def spread(self) -> str:
         """The interval, or the range of fewer than `FEW_SEEDS` seeds; empty for a single seed.
 
-        With two seeds Student's t multiplies their standard deviation by 9: such an interval says
-        more about the number of seeds than about the scores.
+        With two seeds Student's t multiplies their standard deviation by 9: such an interval
+        reflects the number of seeds more than the scores.
         """
         if self.half_width is None:
             return ""

@@ -22,7 +22,7 @@ TOY: dict[str, Any] = {"epochs": 4.0, "batch_size": 16, "lr": 1e-3}  # for the g
 
 
 class AblationError(ValueError):
-    """A row that can't be trained or is not trained; the message names the remedy."""
+    """Raised for a row that can't be trained or has not been; the message names the remedy."""
 
 
 def run_name(recipe: str, seed: int) -> str:
@@ -36,18 +36,18 @@ def train(
     """Train the rows of a table one after another; finished ones are skipped, others resumed.
 
     Args:
-        table: which one.
+        table: the table.
         data: a pack or a folder of audio; None generates a small corpus and trains for minutes.
         out: folder of all tables.
-        changes: settings to use in place of the recipes' own.
-        trainings: of each row, with seeds from 0 on.
+        changes: settings that override the recipes' own.
+        trainings: number of trainings of each row, with seeds from 0.
 
     Returns:
         The folder of the runs.
 
     Raises:
         AblationError: if a row can't be trained.
-        Interrupted: after Ctrl-C; the same command goes on.
+        Interrupted: after Ctrl-C; run the same command again to resume.
     """
     if trainings < 1:
         raise AblationError(f"trainings={trainings}: at least one is needed")

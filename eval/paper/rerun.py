@@ -1,4 +1,4 @@
-"""The paper's Table 2 again: published checkpoints evaluated here, beside the printed scores.
+"""Reproduction of the paper's Table 2: published checkpoints compared with the printed scores.
 
 OUT/rerun/           the evaluation, see hearbench.run.plan
 OUT/table2-rerun.md  the table
@@ -44,7 +44,7 @@ def specs(weights: str) -> dict[str, str]:
         names = ", ".join(w.file for w in PUBLISHED.values() if w.row and w.file)
         runs = ", ".join(w.run for w in AUTHORS.values())
         raise AblationError(
-            f"{weights} holds no checkpoint under its official name ({names}; {runs}): "
+            f"{weights} contains no checkpoint under its official name ({names}; {runs}): "
             "`hearbench weights list` says where they are published"
         )
     return {NAIVE: f"{NAIVE}=hearbench.systems.naive", **found}
@@ -75,7 +75,7 @@ def _published() -> dict[str, str]:
         if weights.hub:
             found[weights.row] = f"{weights.row}=huggingface@{weights.hub}"
             continue
-        log.warning("%s: licence %s, from %s", weights.name, weights.license, weights.page)
+        log.warning("%s: license %s, from %s", weights.name, weights.license, weights.page)
         try:
             path = get(weights, default_folder())
         except WeightsError as error:
@@ -127,7 +127,7 @@ def _measured(
 
 
 def _beside(ours: Score | None, theirs: Score | None) -> str:
-    """Our score, and how far it is from the printed one in standard errors of the difference."""
+    """Our score, and its distance from the printed one in standard errors of the difference."""
     if ours is None:
         return "-"
     errors = [_standard_error(score) for score in (ours, theirs) if score]

@@ -1,4 +1,4 @@
-"""The paper's Tables 2 to 5 with our own rows: training runs that are finished, and their scores.
+"""The paper's Tables 2 to 5 with the scores of our own finished training runs.
 
 RUNS/<recipe>/model.safetensors    a row's training (hear_axlstm.pretrain.recipes), and others of
 RUNS/<recipe>-seed<n>/             other seeds
@@ -46,7 +46,7 @@ def finished(name: PublishedTable, runs: Path) -> dict[str, Path]:
     if not found:
         first = BY_NAME[name].rows[0]
         raise AblationError(
-            f"{runs} holds no finished row of {name}: train them by `make ablations`, or one by "
+            f"{runs} has no finished row of {name}: train them with `make ablations`, or one by "
             f"`axlstm pretrain DATA --recipe {first} --run {runs / first}`"
         )
     return found
@@ -58,7 +58,7 @@ def systems(trained: Mapping[str, Path]) -> tuple[str, ...]:
 
 
 def write(name: PublishedTable, trained: Mapping[str, Path], results: Results, out: Path) -> Path:
-    """Write OUT/<table>.md; gives its path."""
+    """Write OUT/<table>.md and return its path."""
     file = out / f"{name}.md"
     file.write_text(markdown(name, trained, results))
     return file
@@ -108,7 +108,7 @@ def _caption(table: Table, scale: str, results: Results) -> str:
 
 
 def _facts(table: Table, paths: Sequence[Path]) -> list[str]:
-    """Settings, parameters and validation losses of a row's trainings, as the weights tell them."""
+    """Settings, parameters and validation losses of a row's trainings, from the weight files."""
     contents = [checkpoints.read(path) for path in paths]
     losses = [
         training.get("validation_loss", training.get("held_out_loss"))  # the latter in older files

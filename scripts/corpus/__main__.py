@@ -40,7 +40,7 @@ def fetch(
     Args:
         repositories: folder to download into, about 14 GB.
         sources: the list.
-        server: base URL in front of owner/name.
+        server: base URL before owner/name.
         kinds: kinds of audio to download for.
     """
     rows = read_sources(sources, kinds=kinds)
@@ -62,7 +62,7 @@ def collect(
     kinds: tuple[str, ...] = KINDS,
     license_classes: tuple[str, ...] = ACCEPTED,
 ) -> None:
-    """Make the corpus from repositories that were fetched.
+    """Make the corpus from fetched repositories.
 
     Args:
         repositories: folder that `fetch` downloaded into.

@@ -1,4 +1,4 @@
-"""From the bytes of an audio file to clips: decode, trim, cut, and join what is short."""
+"""Clips from the bytes of an audio file: decoded, trimmed, cut, and joined if short."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPPOSITE_PHASE = 0.05  # share of the louder channel's power under which the mea
 
 
 class UnusableError(ValueError):
-    """A file or piece that gives no clip; the message says why."""
+    """Raised for a file or piece that can't be used as a clip; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def decode(data: bytes) -> Wave:
 def trim(wave: Wave, keep: float = 0.15) -> tuple[int, int]:
     """First and last sample of the sound between silences.
 
-    Silence is 50 dB under the loudest 20 ms; so many seconds (`keep`) of it stay.
+    Silence is 50 dB below the loudest 20 ms; `keep` seconds of it are kept.
     """
     hop = RATE // 50
     frames = len(wave) // hop

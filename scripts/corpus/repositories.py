@@ -20,7 +20,7 @@ SERVER = "https://github.com"
 
 
 class FetchError(RuntimeError):
-    """A repository or package can't be downloaded; the message names it and the remedy."""
+    """Raised if a repository or package can't be downloaded; the message names the remedy."""
 
 
 class Tree(Protocol):
@@ -34,7 +34,7 @@ class Tree(Protocol):
 
 
 def folder_of(repository: str, parent: Path) -> Path:
-    """Where a repository lies below the folder of all repositories."""
+    """Path of a repository below the folder of all repositories."""
     return parent / repository.replace("/", "+")
 
 

@@ -1,4 +1,4 @@
-"""Audio that no corpus takes: evaluation sets, by file name and by content.
+"""Evaluation audio that is excluded from corpora, by file name and by content.
 
 Names are those that the published sets give their files. Contents are git blob ids of evaluation
 audio and of copies that were found in public repositories, stored as their first 12 hexadecimal

@@ -89,7 +89,7 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     score(published="table4", json=True)
     rows = json.loads(capsys.readouterr().out)
     assert [row.get("refused") for row in rows[1:3]] == [
-        "the paper prints no task scores of this row",
+        "the paper prints no task scores for this row",
         None,
     ]
     with pytest.raises(AggregateError, match="use --scale paper"):

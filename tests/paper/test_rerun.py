@@ -34,7 +34,7 @@ def test_checkpoints_are_found_by_their_official_names(tmp_path: Path) -> None:
     assert Path(systems["SSAM-Base"].model).is_dir()
     assert systems["AxLSTM-T"].module == "hear_axlstm"
     (tmp_path / "empty").mkdir()
-    with pytest.raises(AblationError, match="holds no checkpoint under its official name"):
+    with pytest.raises(AblationError, match="contains no checkpoint under its official name"):
         specs(str(tmp_path / "empty"))
     with pytest.raises(AblationError, match="is not a directory"):
         specs(str(tmp_path / "absent"))

@@ -59,18 +59,18 @@ def call(
     description: str | None,
     errors: tuple[type[Exception], ...] = (),
 ) -> int:
-    """Run the command that the arguments name; what a user can fix is one line, no traceback.
+    """Run the command that the arguments name; report user errors as one line.
 
     Args:
-        commands: by name.
-        prog: how the program is called.
-        description: printed by --help.
-        errors: exceptions of these commands that a user can fix, beside those of hearbench.
+        commands: functions by name.
+        prog: name of the program.
+        description: description printed by --help.
+        errors: further exceptions that a user can fix, in addition to hearbench's.
 
     Returns:
         The exit code.
     """
-    # A scheduler's "stop" is treated like Ctrl-C: finish cleanly, keep what is there.
+    # A scheduler's stop signal is treated like Ctrl-C: exit cleanly, keep finished work.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return tyro.extras.subcommand_cli_from_dict(commands, prog=prog, description=description)

@@ -1,4 +1,4 @@
-"""`hearbench fetch-tasks`: the official tasks, downloaded and resampled."""
+"""`hearbench fetch-tasks`: download and resample the official tasks."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def fetch_tasks(
 ) -> int:
     """Download the ten tasks of the paper, or some of them, and resample their audio.
 
-    Run the same command again to resume. Tasks that are there are left alone.
+    Run the same command again to resume. Existing tasks are kept.
 
     Args:
-        folder: folder of task folders; archives and unfinished tasks lie in its .fetch.
+        folder: folder of task folders; archives and unfinished tasks are in its .fetch.
         tasks: names of the tasks (see `hearbench tasks`), or their first parts; all if none.
         rates: sample rates to provide, in Hz; the archives have 48000.
-        url: a place that has the archives, instead of Zenodo: URL/<archive>.
+        url: source of the archives instead of Zenodo: URL/<archive>.
         checksums: file of lines as `sha256sum` or `md5sum` writes them, instead of Zenodo's MD5.
-        keep_archives: leave the archives in .fetch.
-        workers: clips resampled at the same time; one a core if not given.
-        dry_run: only report what it takes.
+        keep_archives: keep the archives in .fetch.
+        workers: number of clips resampled at the same time; by default one per core.
+        dry_run: only report sizes and disk space.
     """
     if not rates or min(rates) < 1:
         raise FetchError(f"rates={rates}: give sample rates in Hz, e.g. 16000")
@@ -77,30 +77,30 @@ def fetch_tasks(
 
 
 def _choose(names: tuple[str, ...]) -> list[OfficialTask]:
-    """Official tasks by folder, or by the first part of it, as `esc50`."""
+    """Select official tasks by folder name, or by its first part, e.g. `esc50`."""
     by_name = {task.folder.split("-")[0]: task for task in OFFICIAL.values()} | OFFICIAL
     if unknown := [name for name in names if name not in by_name]:
-        raise FetchError(f"no official task {unknown[0]!r}: there are {', '.join(OFFICIAL)}")
+        raise FetchError(f"unknown task {unknown[0]!r}: choose from {', '.join(OFFICIAL)}")
     return list(dict.fromkeys(by_name[name] for name in names)) or list(OFFICIAL.values())
 
 
 def _is_there(path: Path, rates: tuple[int, ...]) -> bool:
-    """Whether a task needs no fetching; refuses to complete what something else has made."""
+    """Whether a task exists already; raises if it lacks some of the rates."""
     if not path.exists():
         return False
     if missing := [rate for rate in rates if not (path / str(rate)).is_dir()]:
         raise FetchError(
-            f"{path} is there, but has no audio at {missing[0]} Hz: move it away and fetch it "
+            f"{path} exists, but has no audio at {missing[0]} Hz: move it away and fetch it "
             f"with --rates {' '.join(map(str, rates))}"
         )
-    print(f"{path.name} is there already")
+    print(f"{path.name} exists already")
     return True
 
 
 def _fetch(
     archives: list[Archive], folder: Path, rates: tuple[int, ...], workers: int, keep: bool
 ) -> list[FetchError]:
-    """Fetch one task after the other; one that fails doesn't hold up the next."""
+    """Fetch tasks one after the other; a failure does not stop the others."""
     failures = []
     for archive in archives:
         try:
@@ -108,5 +108,5 @@ def _fetch(
         except FetchError as error:
             failures.append(error)
         except OSError as error:
-            raise FetchError(f"{error}: what has arrived is kept, run again") from error
+            raise FetchError(f"{error}: partial downloads are kept, run again") from error
     return failures

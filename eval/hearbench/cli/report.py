@@ -21,6 +21,6 @@ def report(
         out: the evaluation's folder.
     """
     page = reports.write(collect(Plan.load(out.resolve())))
-    print(f"Report: {page}, and report.md, .csv and .tex beside it.")
+    print(f"Report: {page}, and report.md, .csv and .tex in the same folder.")
     print(f"Next: hearbench score {out}")
     return 0

@@ -29,14 +29,14 @@ def run(
         systems: NAME or NAME@CHECKPOINT (`hearbench systems` lists the names), or
             [LABEL=]MODULE[@MODEL] for any other HEAR module. (default: naive, spectrum, logmel,
             random, ssast_tiny and axlstm_tiny)
-        out: folder of everything that is computed.
+        out: output folder.
     """
     with lock_dir(out):
         plan = make_plan(systems, out, options, print)
         try:
             failures = evaluate(plan, options, print_table)
         except KeyboardInterrupt:
-            print("Interrupted. What is finished stays; run the same command again to resume.")
+            print("Interrupted. Finished work is kept; run the same command again to resume.")
             return INTERRUPTED
         reports.write(collect(plan))
         return conclude(out, failures)
@@ -48,7 +48,7 @@ def print_table(results: Results) -> None:
 
 
 def conclude(out: Path, failures: list[Failure]) -> int:
-    """Print what failed, where the results are and what to do next; returns the exit status."""
+    """Print failures, the location of the results and the next step; returns the exit status."""
     for failure in failures:
         print(f"Failed: {failure.name}: {failure.error}\n  log: {failure.log}")
     print(f"Report: {out}/report/report.html; scores: table.md, results.csv and results.json.")

@@ -23,13 +23,13 @@ def score(
     published: PublishedTable | None = None,
     json: bool = False,
 ) -> int:
-    """Aggregated scores s(m), and the table of an evaluation.
+    """Print aggregated scores s(m), and the table of an evaluation.
 
     Args:
         out: the evaluation's folder.
         scale: s(m) relative to the runs of "these" systems, or on the scale of the "paper"'s
             Table 2; both if not given.
-        published: score the rows that the paper prints in this table, in place of an evaluation.
+        published: score the printed rows of this table of the paper instead of an evaluation.
         json: print JSON.
     """
     if published is not None:
@@ -47,14 +47,14 @@ def score(
 
 
 def published_scores(table: PublishedTable, scale: str | None) -> list[dict[str, Any]]:
-    """s(m) of a printed table's rows from their task scores, and as it is printed.
+    """s(m) of a printed table's rows, computed from their task scores and as printed.
 
     Raises:
         AggregateError: for any scale except the paper's.
     """
     if scale == "these":
         raise AggregateError(
-            "s(m) relative to these systems needs their single runs, and the paper prints means: "
+            "s(m) relative to these systems needs their single runs, but the paper prints means: "
             "use --scale paper"
         )
     return [_published_score(row) for row in paper.rows(table)]
@@ -65,7 +65,7 @@ def _published_score(row: paper.Row) -> dict[str, Any]:
     try:
         found |= {"s": round(paper_score({t: e.mean for t, e in row.scores.items()}), 3)}
     except AggregateError as error:
-        why = str(error) if row.scores else "the paper prints no task scores of this row"
+        why = str(error) if row.scores else "the paper prints no task scores for this row"
         found |= {"s": None, "refused": why}
     return {**found, "printed": row.aggregate.mean, "printed_half_width": row.aggregate.half_width}
 
@@ -74,7 +74,7 @@ def evaluation_scores(results: Results, scale: str | None) -> list[dict[str, Any
     """s(m) of each system of an evaluation with its interval over seeds, or why there is none.
 
     Raises:
-        AggregateError: if a scale was asked for and no system has an s(m) in it.
+        AggregateError: if a scale was requested and no system has an s(m) on it.
     """
     scales = {"these": THESE, "paper": PAPER}
     chosen = scales.values() if scale is None else [scales[scale]]

@@ -15,19 +15,19 @@ WIDTHS = (12, 37, 4, 16, 16, 23, 23)
 
 
 def systems(name: Annotated[str | None, tyro.conf.Positional] = None) -> int:
-    """List the systems that come with hearbench, or everything that is known of one.
+    """List the systems that come with hearbench, or describe one of them.
 
     Args:
-        name: a system.
+        name: name of a system.
     """
     if name is None:
         print(_line(HEADS))
         for system, card in CATALOG.items():
             print(_line(_row(system, card)))
         print(
-            "\nRun one by NAME@CHECKPOINT: hearbench run --systems beats@BEATs_iter3.pt naive\n"
-            "Where its weights are, what was verified, what was decided where the paper is silent: "
-            "hearbench systems NAME\nAny other module behind the HEAR API: MODULE@MODEL"
+            "\nRun one as NAME@CHECKPOINT: hearbench run --systems beats@BEATs_iter3.pt naive\n"
+            "Source of its weights, verification, choices where the paper is silent: "
+            "hearbench systems NAME\nAny other module with the HEAR API: MODULE@MODEL"
         )
         return 0
     if name not in CATALOG:

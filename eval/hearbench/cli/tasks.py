@@ -1,4 +1,4 @@
-"""`hearbench tasks`: the ten official tasks, and those of a folder, checked file by file."""
+"""`hearbench tasks`: list the ten official tasks, and check those in a folder."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Folder = Annotated[
 
 
 def tasks(folder: Folder = None) -> int:
-    """List the ten tasks of the paper and check those of a folder, file by file.
+    """List the ten tasks of the paper, and check those in a folder file by file.
 
-    A task "differs" if it is sound, but has other numbers of clips or classes than published.
+    A task "differs" if it is valid but has other numbers of clips or classes than published.
 
     Args:
         folder: folder of HEAR task folders; without it the ten tasks are only listed.
@@ -48,7 +48,7 @@ def tasks(folder: Folder = None) -> int:
 
 
 def _row(name: str, found: ValidationReport | None) -> str:
-    """A task's own numbers if it is there and sound, else the published ones."""
+    """A task's own numbers if it exists and is valid, else the published ones."""
     official = OFFICIAL.get(name)
     published = official and (official.metric, official.folds, official.classes, official.clips)
     state, numbers = "missing", published or ("-",) * 4

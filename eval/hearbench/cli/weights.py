@@ -23,25 +23,25 @@ def weights(
 
     Args:
         action: list, or get NAME...
-        names: which ones to get.
-        to: folder to keep them in; HEARBENCH_CACHE or the platform's cache folder if not given.
+        names: names of the weights to get.
+        to: destination folder; by default HEARBENCH_CACHE or the platform's cache folder.
     """
     folder = to or default_folder()
     if action == "list":
         return _list(folder)
     if not names:
-        raise WeightsError("name what to get; `hearbench weights list` has the names")
+        raise WeightsError("name the weights to get; `hearbench weights list` lists them")
     if unknown := [name for name in names if name not in PUBLISHED]:
         raise WeightsError(f"unknown weights {unknown[0]!r}: choose from {', '.join(PUBLISHED)}")
     failed = []
     for name in names:
         chosen = PUBLISHED[name]
-        print(f"{name}: licence {chosen.license}, from {chosen.page}")
+        print(f"{name}: license {chosen.license}, from {chosen.page}")
         if chosen.is_non_commercial:
             print(f"{name}: these weights are for NON-COMMERCIAL use only")
         try:
             path = get(chosen, folder)
-        except WeightsError as error:  # the others may still come
+        except WeightsError as error:  # continue with the others
             failed.append(str(error))
             continue
         print(f"{name}: {path}\n  hearbench run --systems {chosen.system}@{path}")
@@ -52,10 +52,10 @@ def weights(
 
 def _list(folder: Path) -> int:
     here = find(folder) if folder.is_dir() else {}
-    print(_line("weights", "system", "table 2", "licence", "here", "published at"))
+    print(_line("weights", "system", "table 2", "license", "here", "published at"))
     for chosen in PUBLISHED.values():
         print(_row(chosen, chosen in here))
-    print(f"\nFetched into {folder} by: hearbench weights get NAME...")
+    print(f"\nDownload into {folder} with: hearbench weights get NAME...")
     return 0
 
 

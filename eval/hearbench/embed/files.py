@@ -7,9 +7,9 @@
     task_metadata.json, labelvocabulary.csv, <split>.json    as in the task's folder
     profile.embeddings.json, .done.embeddings                written last
 
-Rows of scene tasks go to their final place at once. The rows of an event task have no place before
-the number of time steps of every clip is known: they wait in .<split>.rows and .<split>.times.
-.journal lists the clips that are on disk, so that an interrupted embedding resumes.
+Rows of scene tasks are written to their final position directly. The position of an event task's
+rows depends on the number of time steps of every clip, so they are first written to .<split>.rows
+and .<split>.times. .journal lists the clips that are on disk, so that interrupted work resumes.
 
 Shapes: N rows, D embedding size, B clips, T time steps.
 """
@@ -39,19 +39,19 @@ Rows = NDArray[Any]
 EMBEDDED = ".done.embeddings"
 JOURNAL = ".journal"
 END_INCLUDED = 1e-4  # ms; an event lasts up to and including its end
-COMMIT_EVERY = 10.0  # seconds; what was computed since is lost by a power failure or `kill -9`
+COMMIT_EVERY = 10.0  # seconds of work that a power failure or `kill -9` may lose
 
 
 def embedded(task: Task, folder: Path) -> Path | None:
-    """The finished embeddings of `task` under `folder`, <module>/<task>; None if there are none."""
+    """Folder of the finished embeddings of `task` under `folder`; None if there are none."""
     done = next(folder.glob(f"*/{glob.escape(task.path.name)}/{EMBEDDED}"), None)
     return done.parent if done else None
 
 
 def row_order(labels: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Split -> its clips in the order of their rows.
+    """Map each split to its clips in the order of their rows.
 
-    heareval shuffles the clips of one split after the other with one generator.
+    heareval shuffles the clips of all splits in turn with one generator.
     """
     generator = random.Random(0)
     order = {split: list(clips) for split, clips in labels.items()}
@@ -61,11 +61,11 @@ def row_order(labels: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 class EmbeddingFiles:
-    """Takes embeddings clip by clip, in any order; to be used in a `with` block.
+    """Writer of a task's embeddings, clip by clip in any order; use it as a context manager.
 
     Args:
-        folder: of this task alone.
-        task: with its labels.
+        folder: folder of this task's embeddings.
+        task: the task, with its labels.
     """
 
     def __init__(self, folder: Path, task: Task) -> None:
@@ -79,7 +79,7 @@ class EmbeddingFiles:
         }
         folder.mkdir(parents=True, exist_ok=True)
         self.size = 0
-        """D; 0 until the first embedding is there."""
+        """Embedding size D; 0 until the first embedding is written."""
         self.places: dict[tuple[str, str], tuple[int, int]] = {}
         """(split, clip) -> first row and number of rows, on disk."""
         self._pending: dict[tuple[str, str], tuple[int, int]] = {}
@@ -163,7 +163,7 @@ class EmbeddingFiles:
             pickle.dump(labels, file)
 
     def _arrange(self, split: str, places: Sequence[tuple[int, int]]) -> None:
-        """Copy the rows of an event task from the order of computing to that of heareval."""
+        """Copy the rows of an event task from computation order to heareval's order."""
         shape = -1, self.size
         source = np.memmap(self._rows(split), np.float32, "r").reshape(shape)
         with (self.folder / f"{split}.embeddings.npy").open("wb") as file:
@@ -190,7 +190,7 @@ class EmbeddingFiles:
         self._open[path].write(values.tobytes())
 
     def _commit(self) -> None:
-        """Make sure that the rows are on disk before the journal says so."""
+        """Flush the rows to disk, then update the journal."""
         if not self._pending:
             return
         for file in self._open.values():
@@ -204,7 +204,7 @@ class EmbeddingFiles:
         self._committed = time.monotonic()
 
     def _start(self, size: int) -> None:
-        """Begin anew, with embeddings of this size."""
+        """Start over, with embeddings of this size."""
         self.size, self.places, self._pending = size, {}, {}
         self._ends = dict.fromkeys(self.order, 0)
         while self._open:

@@ -1,6 +1,6 @@
-"""Embeds a task once: batches of equally long clips, decoded ahead, resumable.
+"""Embedding of a task: batches of equally long clips, decoded ahead, resumable.
 
-Clips of equal length share a batch (heareval never batches a task of mixed lengths), and the next
+Clips of equal length share a batch (heareval does not batch tasks of mixed lengths), and the next
 batch is decoded meanwhile.
 
 Shapes: B clips, n samples, T time steps, D embedding size.
@@ -25,7 +25,7 @@ from hearbench.systems.registry import System
 from hearbench.tasks.audio import Clip, find_clips
 from hearbench.tasks.folders import Task
 
-SAMPLES_PER_BATCH = 84 * 16_000  # what heareval gives to a model at once, whatever its rate
+SAMPLES_PER_BATCH = 84 * 16_000  # heareval's batch size, whatever the sample rate
 MEMORY_SHARE = 0.5  # of a GPU's free memory, for one batch
 Rows = NDArray[Any]
 PROGRESS = "progress.txt"  # seconds of audio embedded so far, and seconds that this took
@@ -33,18 +33,18 @@ LOG = "embeddings.log"
 
 
 def embed(system: System, task: Task, folder: Path, threads: int = 1) -> None:
-    """Compute the embeddings of one task under `folder`, unless they are there.
+    """Compute the embeddings of one task under `folder`, unless they exist.
 
     Args:
-        system: its model goes to the GPU if there is one.
-        task: its audio must be there at the model's rate.
-        folder: of this system and task alone; see `hearbench.embed.files` for what comes out.
-        threads: that torch may use on a CPU.
+        system: the system; its model is moved to the GPU if there is one.
+        task: the task, with audio at the model's rate.
+        folder: folder of this system and task; see `hearbench.embed.files` for its files.
+        threads: number of threads for torch on a CPU.
 
     Raises:
-        TaskError: for audio of another rate, or with several channels.
-        EmbeddingError: if the model fails, or its embeddings are not finite or not one a clip, or
-            its timestamps can't be right.
+        TaskError: for audio at another rate, or with several channels.
+        EmbeddingError: if the model fails, its embeddings are not finite or not one per clip, or
+            its timestamps are invalid.
     """
     if embedded(task, folder) is not None:
         return
@@ -60,12 +60,12 @@ def embed(system: System, task: Task, folder: Path, threads: int = 1) -> None:
 
 
 def embedded_seconds(folder: Path) -> float:
-    """Seconds of audio that `embed` has finished in `folder` so far; for progress bars."""
+    """Seconds of audio embedded so far in `folder`, for progress bars."""
     return _progress(folder)[0]
 
 
 def equal_batches(clips: Sequence[Clip], most_samples: int) -> list[list[Clip]]:
-    """Clips of equal length together, the longest first, at most that many samples a batch."""
+    """Batch clips of equal length, the longest first, with at most `most_samples` per batch."""
     by_length: dict[int, list[Clip]] = {}
     for clip in clips:
         by_length.setdefault(clip.samples, []).append(clip)
@@ -85,7 +85,7 @@ def _progress(folder: Path) -> tuple[float, float]:
 
 
 def _embed_clips(model: HearModel, task: Task, files: EmbeddingFiles) -> Iterator[float]:
-    """Embed the clips that are missing; gives the seconds of audio that are done by then."""
+    """Embed the missing clips; yields the seconds of audio done so far."""
     rate = model.sample_rate
     clips = find_clips(task, rate)
     missing = [clip for clip in clips if not files.has(clip)]
@@ -106,19 +106,19 @@ def _embed_clips(model: HearModel, task: Task, files: EmbeddingFiles) -> Iterato
 def _compute(
     model: HearModel, batch: Sequence[Clip], audio_Bn: NDArray[np.float32], is_event: bool
 ) -> tuple[Rows, Rows | None]:
-    """Scenes [B, D] and None, or steps [B, T, D] and times [B, T]; halves what is too large."""
+    """Compute scenes [B, D] and None, or steps [B, T, D] and times [B, T]; halves large batches."""
     try:
         found = model.timestamps(audio_Bn) if is_event else (model.scenes(audio_Bn), None)
     except torch.OutOfMemoryError as error:
         if len(batch) == 1:
-            raise EmbeddingError(f"{batch[0].path} is too long for the memory") from error
+            raise EmbeddingError(f"{batch[0].path} is too long to fit in memory") from error
         found = None
     except Exception as error:  # any module may fail in any way of its own
         more = f" and {len(batch) - 1} more of that length" if len(batch) > 1 else ""
         raise EmbeddingError(
             f"{model.name} fails on {batch[0].path}{more}: {type(error).__name__}: {error}"
         ) from error
-    if found is None:  # only here is the memory of the failed call free
+    if found is None:  # here the memory of the failed call has been freed
         half = len(batch) // 2
         first = _compute(model, batch[:half], audio_Bn[:half], is_event)
         second = _compute(model, batch[half:], audio_Bn[half:], is_event)
@@ -129,10 +129,10 @@ def _compute(
 
 
 def _samples_at_once(model: HearModel, clips: Sequence[Clip], is_event: bool) -> int:
-    """How many samples a batch may hold.
+    """Maximum number of samples in a batch.
 
-    On a GPU, where larger batches are faster, what fills half of the free memory, judged by a trial
-    with the longest clip, but no less than heareval's measure.
+    On a GPU, where larger batches are faster, as many as fill half of the free memory, estimated
+    from a trial with the longest clip, but at least as many as in heareval.
     """
     if model.device != "cuda":
         return SAMPLES_PER_BATCH
@@ -148,7 +148,7 @@ def _samples_at_once(model: HearModel, clips: Sequence[Clip], is_event: bool) ->
 
 
 def _profile(seconds: float) -> dict[str, Any]:
-    """What heareval notes of its embedding: time, and the GPU's memory in GB."""
+    """Profile in heareval's format: time, and the GPU's memory in GB."""
     on_gpu = torch.cuda.is_available()
     return {
         "time_elapsed": seconds,

@@ -1,4 +1,4 @@
-"""A module behind the HEAR API: what it computes of a batch, and whether that can be true.
+"""A module with the HEAR API: embeddings of a batch, and checks of its output.
 
 Shapes: B clips, n samples, T time steps, D embedding size.
 """
@@ -22,7 +22,7 @@ COVERED = 0.5  # share of a clip that its time steps reach over, at least
 
 
 class EmbeddingError(ValueError):
-    """A model's output that no probe can be trained on."""
+    """Raised for a model's output that no probe can be trained on."""
 
 
 class HearModel:
@@ -41,12 +41,12 @@ class HearModel:
         if isinstance(self.model, torch.nn.Module):
             self.model.to(self.device)
             return
-        self.device = "cpu"  # TensorFlow moves what it computes by itself
+        self.device = "cpu"  # TensorFlow places its computation itself
         self.tensorflow = sys.modules.get("tensorflow")
         if self.tensorflow is None or not isinstance(self.model, self.tensorflow.Module):
             kind = type(self.model).__name__
             raise EmbeddingError(
-                f"{self.name}.load_model returns a {kind}: the HEAR API wants a torch.nn.Module "
+                f"{self.name}.load_model returns a {kind}: the HEAR API requires a torch.nn.Module "
                 "or a tensorflow.Module"
             )
 
@@ -57,16 +57,16 @@ class HearModel:
 
     @property
     def sample_rate(self) -> int:
-        """Samples per second that the model takes."""
+        """Sample rate of the model's input."""
         return self.model.sample_rate
 
     def scenes(self, audio_Bn: NDArray[np.float32]) -> Rows:
-        """One embedding of each clip, [B, D]."""
+        """Compute one embedding per clip, [B, D]."""
         with torch.no_grad():
             return _numpy(self.module.get_scene_embeddings(self._tensor(audio_Bn), self.model))
 
     def timestamps(self, audio_Bn: NDArray[np.float32]) -> tuple[Rows, Rows]:
-        """Embeddings [B, T, D] and their times [B, T] in ms."""
+        """Compute embeddings [B, T, D] and their times [B, T] in ms."""
         with torch.no_grad():
             rows, times = self.module.get_timestamp_embeddings(self._tensor(audio_Bn), self.model)
         return _numpy(rows), _numpy(times)
@@ -84,17 +84,17 @@ def _numpy(tensor: Any) -> Rows:
 def check_output(
     name: str, sample_rate: int, clips: Sequence[Clip], rows: Rows, times_BT: Rows | None
 ) -> None:
-    """Refuse embeddings that are not one a clip or not finite, and times that can't be in ms.
+    """Raise unless embeddings are finite and one per clip, and times plausible in ms.
 
     Args:
-        name: of the module.
-        sample_rate: of the clips, in Hz.
+        name: name of the module.
+        sample_rate: sample rate of the clips, in Hz.
         clips: the batch, all of one length.
         rows: embeddings [B, D], or [B, T, D] if there are times.
-        times_BT: of each time step; None for scene embeddings.
+        times_BT: times of the steps; None for scene embeddings.
 
     Raises:
-        EmbeddingError: naming the module, the clip and what came.
+        EmbeddingError: naming the module, the clip and the output.
     """
     dims, wanted = (2, "D") if times_BT is None else (3, "T, D")
     if rows.ndim != dims or len(rows) != len(clips):
@@ -119,13 +119,13 @@ def check_output(
             found = f"{len(times_T)} from {times_T[0]:g} to {times_T[-1]:g}" if len(times_T) else 0
             raise EmbeddingError(
                 f"{name}: its timestamps for {clip.path}, which lasts {milliseconds:g} ms, "
-                f"{reason} ({found}): the HEAR API wants the center of each embedding in "
+                f"{reason} ({found}): the HEAR API requires the center of each embedding in "
                 "milliseconds, ascending"
             )
 
 
 def _fault_of_times(times_T: Rows, milliseconds: float) -> str:
-    """What is wrong with the times of one clip of that duration; empty if nothing is."""
+    """Describe the fault in the times of a clip of this duration; empty if there is none."""
     if not len(times_T):
         return "are missing"
     if not np.isfinite(times_T).all():
@@ -135,7 +135,7 @@ def _fault_of_times(times_T: Rows, milliseconds: float) -> str:
         return "do not ascend"
     step = gaps.max() if len(gaps) else 0.0  # padding may put a center outside by one step
     if times_T[0] < -step or times_T[-1] > milliseconds + step:
-        return "lie outside of it"
+        return "are outside of it"
     if len(gaps) and times_T[-1] - times_T[0] + 2 * step < COVERED * milliseconds:
         return "cover too little of it to be in milliseconds"
     return ""

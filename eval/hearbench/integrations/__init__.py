@@ -1,1 +1,1 @@
-"""Any HEAR module in other benchmarks: one file each, an extra each, imported by nothing else."""
+"""Adapters of HEAR modules to other benchmarks, each with its own optional extra."""

@@ -1,1 +1,1 @@
-"""The probes that HEAR trains on embeddings: by the official heareval, or in batches."""
+"""Training of HEAR's probes on embeddings, by the official heareval or in batches."""

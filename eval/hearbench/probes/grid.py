@@ -1,4 +1,4 @@
-"""The settings of a probe and those that a search tries, drawn in heareval's way.
+"""Settings of probes and their search space, drawn as in heareval.
 
 Source: PARAM_GRID and `task_predictions` in heareval 2021.1.3, predictions/task_predictions.py.
 """
@@ -36,7 +36,7 @@ FIXED = ("hidden_norm", "norm_after_activation", "embedding_norm", "initializati
 
 @dataclass(frozen=True)
 class Shape:
-    """The settings that probes must share to be trained together."""
+    """Settings that probes must share to be trained together."""
 
     hidden_layers: int
     hidden_dim: int
@@ -70,7 +70,7 @@ def paper_grid() -> dict[str, list[Any]]:
 
 
 def draw(grid: Grid, metadata: Mapping[str, Any], seed: int) -> list[Point]:
-    """The points that heareval tries with this seed, in its order, which breaks ties."""
+    """The grid points that heareval tries with this seed, in its order, which breaks ties."""
     space = {**HEAREVAL_GRID, **(paper_grid() if grid == "paper" else {}), **own_grid(metadata)}
     confs = list(ParameterGrid(space))
     random.Random(seed).shuffle(confs)
@@ -78,7 +78,7 @@ def draw(grid: Grid, metadata: Mapping[str, Any], seed: int) -> list[Point]:
 
 
 def own_grid(metadata: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The part of the grid that a task's metadata replaces."""
+    """The part of the grid that a task's metadata overrides."""
     return metadata.get("evaluation_params", {}).get("task_specific_param_grid", {})
 
 

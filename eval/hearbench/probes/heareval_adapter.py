@@ -1,8 +1,8 @@
 """The engine `heareval`: the official package, unmodified, trains the probes of one seed.
 
-heareval 2021.1.3 has no switch for what the AxLSTM paper's protocol needs, so two of its module
-globals are rebound around the call to its own runner: the seeding (a hard-coded 42) and the grid.
-Nothing of it is edited or repeated here; all of its output goes to a log file.
+heareval 2021.1.3 lacks options that the AxLSTM paper's protocol needs, so two of its module globals
+are rebound around the call to its runner: the seeding (a hard-coded 42) and the grid. None of its
+code is edited or copied; all of its output goes to a log file.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ WITHOUT_CODE = frozenset(
 
 
 class HearevalError(RuntimeError):
-    """heareval can't be used; the message names the remedy."""
+    """Raised if heareval can't be used; the message names the remedy."""
 
 
 def check_installed(why: str) -> None:
-    """Make sure that the official packages are there.
+    """Check that the official packages are installed.
 
     Args:
-        why: what needs them, for the error message.
+        why: the feature that needs them, for the error message.
 
     Raises:
         HearevalError: if one is missing.
@@ -58,8 +58,8 @@ def predict(embeddings: Path, folder: Path, seed: int, grid: Grid) -> None:
     """Train and test the probes of one seed in `folder`, from scratch, unless that is finished.
 
     Args:
-        embeddings: what `hearbench.embed.embedded` gave.
-        folder: this seed's own, since heareval writes beside the embeddings. They are linked.
+        embeddings: result of `hearbench.embed.embedded`.
+        folder: this seed's folder; heareval writes next to the embeddings, so they are linked here.
         seed: replaces heareval's 42.
         grid: `paper` searches 2 settings, `heareval` 8 of its own 16.
 
@@ -89,7 +89,7 @@ def predict(embeddings: Path, folder: Path, seed: int, grid: Grid) -> None:
 
 
 def check_labels(file: Path) -> None:
-    """Refuse a pickle that is more than lists of labels, for heareval unpickles it.
+    """Raise for a pickle that contains more than lists of labels, since heareval unpickles it.
 
     Raises:
         HearevalError: naming the first operation that a list of labels does not need.
@@ -106,13 +106,13 @@ def check_labels(file: Path) -> None:
 
 
 def seeded(seed_everything: Callable[..., int], seed: int) -> Callable[..., int]:
-    """`seed_everything` that takes `seed` whatever it is asked for."""
+    """Wrap `seed_everything` to use `seed` regardless of its argument."""
     return lambda _asked, workers=False: seed_everything(seed, workers=workers)
 
 
 @contextmanager
 def rebound(module: ModuleType, **values: Any) -> Iterator[None]:
-    """Give names of `module` other values for a while."""
+    """Temporarily rebind names of `module`."""
     before = {name: getattr(module, name) for name in values}
     try:
         for name, value in values.items():
@@ -125,9 +125,9 @@ def rebound(module: ModuleType, **values: Any) -> Iterator[None]:
 
 @contextmanager
 def whole_checkpoints() -> Iterator[None]:
-    """Let torch >= 2.6 load heareval's checkpoints, which hold more than tensors.
+    """Let torch >= 2.6 load heareval's checkpoints, which contain more than tensors.
 
-    heareval wrote them itself a moment ago.
+    They are trusted, since heareval has just written them itself.
     """
     variable = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(variable)
@@ -141,9 +141,9 @@ def whole_checkpoints() -> Iterator[None]:
 
 
 def close_loggers(folder: Path) -> None:
-    """Detach the handlers of heareval's logger, or the next seed would also write to this log.
+    """Detach the handlers of heareval's logger, so that the next seed does not write to this log.
 
-    heareval names its loggers after the task, so that one process reuses them.
+    heareval names its loggers after the task, so one process reuses them.
     """
     name = json.loads((folder / "task_metadata.json").read_text())["task_name"]
     logger = logging.getLogger(name)

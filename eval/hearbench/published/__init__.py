@@ -1,4 +1,4 @@
-"""The scores that the paper prints, from the CSV files beside this one (see README.md)."""
+"""Scores printed in the paper, from the CSV files in this folder (see README.md)."""
 
 from __future__ import annotations
 

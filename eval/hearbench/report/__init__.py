@@ -15,14 +15,14 @@ from hearbench.results import Results
 
 
 def write_table(results: Results) -> str:
-    """Write the scores' table into the plan's folder; gives it, as Markdown."""
+    """Write the table of scores into the plan's folder and return it, as Markdown."""
     text = exports.summary(results)
     (results.plan.out / "table.md").write_text(text, encoding="utf-8")
     return text
 
 
 def write(results: Results) -> Path:
-    """Write all formats into the plan's folder; gives the page's path."""
+    """Write all formats into the plan's folder and return the path of the HTML page."""
     folder = results.plan.out / "report"
     folder.mkdir(parents=True, exist_ok=True)
     content = gather(results)

@@ -1,4 +1,4 @@
-"""What the probes of a system got wrong on a task, from the predictions that heareval stored."""
+"""Confusion matrices and per-class scores, from the predictions that heareval stored."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class ClassScore:
     clips: int
     """Test clips of this class, in all folds together."""
     percent: float
-    """Recall for one label a clip, else average precision; the mean over seeds."""
+    """Recall for single-label tasks, else average precision; the mean over seeds."""
     taken_for: str
-    """The class it is taken for most often; empty if never, or for several labels a clip."""
+    """The class it is most often confused with; empty if none, or for multilabel tasks."""
     share: float
     """Percent of its clips that are."""
 
@@ -45,7 +45,7 @@ class Mistakes:
     task: str
     labels: tuple[str, ...]
     confusion: np.ndarray | None
-    """[true, predicted] in percent of the true class; None for several labels a clip."""
+    """[true, predicted] in percent of the true class; None for multilabel tasks."""
     classes: tuple[ClassScore, ...]
     """Worst first."""
 
@@ -134,10 +134,10 @@ def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _TensorsOnly(pickle.Unpickler):
-    """Reads pickled tensors, and refuses to run anything else that a file may ask for."""
+    """Unpickler for tensors that rejects everything else in a file."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The few names that a pickled tensor needs."""
+        """Look up one of the few names that a pickled tensor needs."""
         if (module, name) == ("torch.storage", "_load_from_bytes"):
             return lambda raw: torch.load(BytesIO(raw), weights_only=True)
         if (module, name) in (

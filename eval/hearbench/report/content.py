@@ -1,4 +1,4 @@
-"""Everything that a report says, gathered once for all of its formats."""
+"""Content of a report, gathered once for all formats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hearbench.results import THESE, Results
 
 @dataclass(frozen=True)
 class Content:
-    """A report without its looks."""
+    """The content of a report, independent of its format."""
 
     results: Results
     title: str
@@ -30,7 +30,7 @@ class Content:
 
 
 def gather(results: Results) -> Content:
-    """Compute what a report says; shows its progress, since predictions may be many."""
+    """Compute the content of a report; shows progress, since there may be many predictions."""
     plan = results.plan
     pairs = [(model, task) for task in plan.tasks for model in plan.models]
     bar = tqdm(pairs, desc="report", unit="table", leave=False)

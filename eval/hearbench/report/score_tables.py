@@ -1,4 +1,4 @@
-"""The score tables of a report: this evaluation alone, and beside the published scores."""
+"""Score tables of a report: this evaluation alone, and compared with published scores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Head:
-    """What stands over a column of scores."""
+    """Header of a column of scores."""
 
     text: str
     area: str
@@ -61,7 +61,7 @@ class ScoreTable:
     caption: str
 
     def best(self, column: int) -> float | None:
-        """The best mean of a column as it is printed."""
+        """The best mean of a column, as printed."""
         means = [round(e.mean, 1) for row in self.rows if (e := row.cells[column])]
         pick = min if self.heads[column].lower_is_better else max
         return pick(means, default=None)
@@ -137,7 +137,7 @@ def beside(results: Results) -> ScoreTable | None:
 
 
 def _probes(plan: Plan) -> str:
-    """Whose probes the scores come from."""
+    """Name the engine that trained the probes."""
     official = [task.path.name for task in plan.tasks if plan.engine_of(task) == "heareval"]
     if len(official) == len(plan.tasks):
         return "the official heareval"
@@ -146,7 +146,7 @@ def _probes(plan: Plan) -> str:
 
 
 def _spread(plan: Plan) -> str:
-    """What stands beside a mean."""
+    """Describe the mean and its interval."""
     if plan.seeds == 1:
         return "One seed of the probe."
     if plan.seeds < FEW_SEEDS:
@@ -155,7 +155,7 @@ def _spread(plan: Plan) -> str:
 
 
 def _metrics(plan: Plan) -> str:
-    """What is scored where, and in which unit."""
+    """Describe the metrics of the tasks and their units."""
     tasks: dict[str, list[str]] = {}
     for task in plan.tasks:
         name = METRICS.get(task.metric, task.metric)

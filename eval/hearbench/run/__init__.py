@@ -1,1 +1,1 @@
-"""What an evaluation computes, and computing it, restartable."""
+"""The plan of an evaluation, and its resumable computation."""

@@ -30,18 +30,18 @@ class Options:
     tasks_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder of HEAR task folders. (default: ten miniature tasks are generated)"""
     tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
-    """Names of the tasks. (default: all of the folder)"""
+    """Names of the tasks. (default: all in the folder)"""
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 10
     """Number of seeds of the probes, from 0 on."""
     jobs: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
-    """Steps at the same time, one thread each. (default: one a core)"""
+    """Number of parallel steps, with one thread each. (default: one per core)"""
     grid: Grid = "paper"
     """Search space of the probes: the paper's 2 points or 8 of heareval's own 16."""
     engine: Engine = "heareval"
     """Trainer of the probes: the official heareval, or our own, which trains all seeds of a task
     at once. Event tasks always go to heareval."""
     backend: Backend = "loky"
-    """Where the steps run: loky is this machine, dask and ray are clusters."""
+    """Backend that runs the steps: loky on this machine, dask and ray on clusters."""
 
     def __post_init__(self) -> None:
         if self.jobs is not None and self.jobs < 1:
@@ -57,7 +57,7 @@ def make_plan(
         systems: specs as `hearbench.systems.registry.parse_systems` takes them.
         out: the evaluation's folder, locked by the caller (`lock_dir`).
         options: how to evaluate.
-        note: called with each sentence that a user should read before it starts.
+        note: called with each message to show to the user before the start.
 
     Raises:
         PlanError, TaskError, SystemSpecError, HearevalError: naming what is wrong and the remedy.
@@ -85,19 +85,19 @@ def make_plan(
 
 
 def evaluate(plan: Plan, options: Options, show: Callable[[Results], object]) -> list[Failure]:
-    """Compute what is missing of `plan` and write results.csv and results.json.
+    """Compute the missing parts of `plan` and write results.csv and results.json.
 
     Args:
-        plan: from `make_plan`.
-        options: how many jobs, and where they run.
-        show: called with the results of all that is finished, also after an interruption.
+        plan: a plan from `make_plan`.
+        options: number of jobs, and the backend that runs them.
+        show: called with the results of all finished runs, also after an interruption.
 
     Returns:
         The steps that failed.
 
     Raises:
-        SweepError: if the workers broke down. What is finished stays.
-        KeyboardInterrupt: after Ctrl-C. What is finished stays.
+        SweepError: if the workers broke down. Finished work is kept.
+        KeyboardInterrupt: after Ctrl-C. Finished work is kept.
     """
     try:
         return sweep(plan, options.jobs or joblib.cpu_count(), options.backend)
@@ -108,7 +108,7 @@ def evaluate(plan: Plan, options: Options, show: Callable[[Results], object]) ->
 
 
 def _miniature_tasks(folder: Path) -> Path:
-    """The ten generated tasks, under `folder`; made if they are not there."""
+    """Folder of the ten generated tasks, created under `folder` if necessary."""
     try:
         return write_tasks(folder)
     except ValueError as error:

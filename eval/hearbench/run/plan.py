@@ -1,4 +1,4 @@
-"""An evaluation: systems, tasks and seeds, and where their files lie under the output folder.
+"""The plan of an evaluation: systems, tasks and seeds, and the paths of their files.
 
     OUT/plan.json                                                the plan itself
     OUT/embeddings/<task>/<system>/                              see hearbench.embed
@@ -31,7 +31,7 @@ LOCK = ".lock"
 
 
 class PlanError(ValueError):
-    """An evaluation that can't be run or read; the message names the remedy."""
+    """Raised for an evaluation that can't be run or read; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Plan:
     grid: Grid = "paper"
     """The search space of the probes."""
     engine: Engine = "heareval"
-    """What trains the probes: the official heareval, or hearbench.probes.batched where it can."""
+    """Trainer of the probes: the official heareval, or hearbench.probes.batched if supported."""
     only_heareval: tuple[str, ...] = ()
-    """Names of the task folders that go to heareval in any case."""
+    """Names of the task folders that always use heareval."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -80,7 +80,7 @@ class Plan:
             raise PlanError(f"engine={self.engine!r}: choose one of {get_args(Engine)}")
 
     def engine_of(self, task: Task) -> Engine:
-        """What trains the probes of `task`."""
+        """The engine that trains the probes of `task`."""
         return "heareval" if task.path.name in self.only_heareval else self.engine
 
     def embeddings(self, model: Model, task: Task) -> Path:
@@ -96,7 +96,7 @@ class Plan:
         return Path(task.slug(model.fingerprint.sample_rate), model.slug)
 
     def runs(self) -> Iterator[Run]:
-        """Every run that is finished, by system, task and seed."""
+        """Yield every finished run, by system, task and seed."""
         for model in self.models:
             for task in self.tasks:
                 for seed in range(self.seeds):

@@ -1,4 +1,4 @@
-"""Computes what is missing of a plan: embeddings first, then probes by one of two engines.
+"""Computation of the missing parts of a plan: embeddings, then probes by one of two engines.
 
     heareval   a job trains the probes of one system, task and seed by the official heareval
     fast       a job trains the probes of one system and task for several seeds together
@@ -46,11 +46,11 @@ class HoursBar(tqdm):
 
 
 def sweep(plan: Plan, jobs: int, backend: Backend = "loky") -> list[Failure]:
-    """Compute what is missing of `plan`, `jobs` steps at a time; finished runs are never repeated.
+    """Compute the missing parts of `plan`, `jobs` steps at a time; finished runs are kept.
 
     Raises:
-        SweepError: if a worker process was killed, or the backend isn't installed. What is
-            finished stays.
+        SweepError: if a worker process was killed, or the backend isn't installed. Finished work
+            is kept.
     """
     # One model at a time on a GPU: its batches fill the memory.
     on_gpu = 1 if torch.cuda.is_available() else jobs
@@ -64,7 +64,7 @@ def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
         for model, task in _pairs(plan)
         if embedded(task, plan.embeddings(model, task)) is None
     ]
-    # Few jobs leave cores idle, which help inside of them.
+    # With few jobs, the remaining cores are used within the jobs.
     threads = max(1, jobs // max(1, len(missing))) if backend == "loky" else 1
     todo = []
     for model, task, folder in missing:
@@ -90,7 +90,7 @@ def _train(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
 
 
 def _jobs_of_heareval(plan: Plan, missing: Sequence[Missing]) -> list[Job]:
-    """One for each run; seed by seed, so that every task has results early."""
+    """One job per run, ordered by seed, so that every task has results early."""
     jobs = []
     for seed in range(plan.seeds):
         for model, task, embeddings, folders in missing:
@@ -103,7 +103,7 @@ def _jobs_of_heareval(plan: Plan, missing: Sequence[Missing]) -> list[Job]:
 
 
 def _jobs_of_fast(plan: Plan, missing: Sequence[Missing], jobs: int) -> list[Job]:
-    """One for each system and task, or several of some seeds each that leave no worker idle."""
+    """One job per system and task, or several with some seeds each so that no worker is idle."""
     todo = []
     of_fast = [pair for pair in missing if plan.engine_of(pair[1]) == "fast"]
     for model, task, embeddings, folders in of_fast:
@@ -125,7 +125,7 @@ def predict_fast(embeddings: Path, folders: Mapping[int, Path], grid: Grid, log:
 
 
 def _missing_runs(plan: Plan) -> list[Missing]:
-    """What is embedded and has seeds without probes."""
+    """List the embedded tasks that have seeds without probes."""
     missing = []
     for model, task in _pairs(plan):
         embeddings = embedded(task, plan.embeddings(model, task))

@@ -33,7 +33,7 @@ IDLE_TIMEOUT = 300  # seconds after which an idle worker ends
 
 
 class SweepError(RuntimeError):
-    """The workers themselves broke down."""
+    """Raised if the workers themselves broke down."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,16 @@ def run(
     """Run `jobs` and return those that failed.
 
     Args:
-        jobs: the long ones first.
-        workers: how many processes, one thread each; a running cluster has its own number.
+        jobs: the jobs, long ones first.
+        workers: number of processes, with one thread each; a running cluster has its own number.
         backend: `loky` for this machine. `dask` and `ray` connect to the cluster that their own
             settings name (DASK_SCHEDULER_ADDRESS, RAY_ADDRESS), or else start one here.
         bar: shows the progress; closed at the end.
-        done: how much of the bar's total is done by now, judged by the jobs' files.
+        done: returns the finished part of the bar's total, based on the jobs' files.
 
     Raises:
-        SweepError: if the backend isn't installed, or a worker process was killed. What is finished
-            stays.
+        SweepError: if the backend isn't installed, or a worker process was killed. Finished work is
+            kept.
     """
     failures = []
     with bar, _followed(bar, done), _configured(backend, workers) as count:
@@ -88,7 +88,7 @@ def run(
         except Exception as error:  # of the backend: `attempt` raises none
             raise SweepError(
                 f"a worker broke down, perhaps killed for lack of memory ({type(error).__name__}): "
-                "run the same command with fewer --jobs; what is finished stays"
+                "run the same command with fewer --jobs; finished work is kept"
             ) from error
         finally:
             if how != "list" and outcomes:
@@ -119,7 +119,7 @@ def attempt(job: Job) -> Failure | None:
 
 @contextmanager
 def _followed(bar: tqdm[Any], done: Callable[[], float]) -> Iterator[None]:
-    """Keep `bar` at `done()`, also while all jobs are long."""
+    """Update `bar` to `done()` periodically, also during long jobs."""
     stop = threading.Event()
 
     def update() -> None:
@@ -142,7 +142,7 @@ def _followed(bar: tqdm[Any], done: Callable[[], float]) -> Iterator[None]:
 
 @contextmanager
 def _configured(backend: Backend, workers: int) -> Iterator[int]:
-    """Let joblib use this backend; yields its number of jobs (-1: all workers of a cluster)."""
+    """Make joblib use this backend; yields its number of jobs (-1: all workers of a cluster)."""
     try:
         import_module(MODULES[backend])
     except ImportError as error:

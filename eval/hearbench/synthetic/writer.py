@@ -26,7 +26,7 @@ Clip = tuple[Path, Callable[[Rng], Wave]]
 
 
 def write_tasks(out: Path) -> Path:
-    """Generate the ten miniature tasks, unless they are there already.
+    """Generate the ten miniature tasks, unless they exist already.
 
     Args:
         out: folder for the ten task folders, in the on-disk format of HEAR 2021.
@@ -49,7 +49,7 @@ def write_tasks(out: Path) -> Path:
 
 
 def write_corpus(out: Path, clips: int = 400) -> Path:
-    """Generate an unlabeled corpus of `clips` WAV files of 2 to 10 s, unless it is there already.
+    """Generate an unlabeled corpus of `clips` WAV files of 2 to 10 s, unless it exists already.
 
     Returns:
         `out`.
@@ -67,7 +67,7 @@ def write_corpus(out: Path, clips: int = 400) -> Path:
 
 
 def _write_once(out: Path, content: str, write: Callable[[Path], Iterable[Clip]]) -> Path:
-    """Fill a folder beside `out`, stamp it, and move it into place when it is complete."""
+    """Fill a temporary folder, stamp it, and move it to `out` when it is complete."""
     stamp = f"{content}, {VERSION}\n"
     stamp_file = out / STAMP
     if stamp_file.is_file() and stamp_file.read_text() == stamp:
@@ -111,7 +111,7 @@ def _write_clip(folder: Path, path: Path, render: Callable[[Rng], Wave]) -> None
 
 
 def _write_annotations(task: MiniatureTask, folder: Path) -> None:
-    """Write what heareval reads beside the audio: metadata, vocabulary, labels of each split."""
+    """Write the files that heareval reads besides audio: metadata, vocabulary, labels."""
     folder.mkdir(parents=True)
     metadata = {
         "task_name": task.name,

@@ -138,14 +138,14 @@ CATALOG: dict[str, Card] = {
     "msm_mae": Card(
         title="MSM-MAE (Niizumi et al., 2022), by its authors' own HEAR module",
         rows=("MSM-MAE-208",),
-        code_license="NTT evaluation licence",
-        weights_license="NTT evaluation licence",
+        code_license="NTT evaluation license",
+        weights_license="NTT evaluation license",
         sample_rate=16_000,
         embedding_size="3840",
         parameters="92.7",
         checkpoint="THEIR_MODULE@80x208p16x16_0422/checkpoint-100.pth",
         published="https://github.com/nttcslab/msm-mae/releases",
-        verified="a stand-in module; the licence allows no derived code, so nothing of it is here",
+        verified="a stand-in module; the license allows no derived code, so nothing of it is here",
         choices="one clip at a time: the authors' code standardizes over the whole batch",
     ),
     "mwmae": Card(

@@ -1,7 +1,7 @@
 """The door for MSM-MAE: its authors' own HEAR module, one clip at a time.
 
 MSM-MAE (Niizumi et al., "Masked Spectrogram Modeling using Masked Autoencoders for Learning
-General-purpose Audio Representation", 2022) comes under NTT's evaluation licence, which allows no
+General-purpose Audio Representation", 2022) comes under NTT's evaluation license, which allows no
 derived code; so nothing of it is here. Install the authors' code and name their HEAR module and
 checkpoint:
 

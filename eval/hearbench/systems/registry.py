@@ -144,7 +144,9 @@ def load_system(system: System) -> tuple[ModuleType, Any]:
             f"{error}); install it, or run from the folder it lies in"
         ) from error
     if missing := [name for name in HEAR_API if not hasattr(module, name)]:
-        raise SystemSpecError(f"{system.module} is no HEAR module: it lacks {', '.join(missing)}")
+        raise SystemSpecError(
+            f"{system.module} is not a HEAR module: it lacks {', '.join(missing)}"
+        )
     try:
         model = module.load_model(*([system.model] if system.model else []), **system.options)
     except (Exception, SystemExit) as error:

@@ -1,4 +1,4 @@
-"""The audio of a task, `<rate>/<split>/<clip>`: whether it is there, its digest, its clips."""
+"""The audio of a task, `<rate>/<split>/<clip>`: checks, digests and lists of clips."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def with_audio(task: Task, sample_rates: Collection[int]) -> Task:
     for rate in sorted(sample_rates):
         check_audio(task, rate)
         files = sorted(descriptions) + clip_paths(task, rate)
-        # threads, because hashing lets go of Python's lock
+        # threads, since hashing releases the GIL
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
             contents = tqdm(
                 pool.map(_file_digest, files),
@@ -78,7 +78,7 @@ def with_audio(task: Task, sample_rates: Collection[int]) -> Task:
 
 
 def check_audio(task: Task, sample_rate: int) -> None:
-    """Make sure that every clip of `task` is there at `sample_rate` Hz.
+    """Check that every clip of `task` exists at `sample_rate` Hz.
 
     Raises:
         TaskError: naming the first missing folder or clip.

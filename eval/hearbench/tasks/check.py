@@ -27,7 +27,7 @@ class ValidationReport:
     task: Task | None
     """The task; None if its descriptions are broken."""
     problems: tuple[str, ...]
-    """One line each; empty if the task is sound."""
+    """One line each; empty if the task is valid."""
 
 
 def check_task(path: Path) -> ValidationReport:
@@ -61,7 +61,7 @@ class _Clip:
 
 def _check_rate(task: Task, rate: int, seconds: float | None) -> Iterator[str]:
     files = clip_paths(task, rate)
-    # threads, because decoding lets go of Python's lock
+    # threads, since decoding releases the GIL
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
         clips = list(
             tqdm(

@@ -38,7 +38,7 @@ _REPR.maxstring = _REPR.maxother = 100
 
 
 class TaskError(ValueError):
-    """A task folder that heareval could not run, and how to repair it."""
+    """Raised for a task folder that heareval can't use; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def describe(folder: Path) -> Description:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that is not empty.
+    """Read a nonempty JSON object.
 
     Raises:
         TaskError: if it is missing or anything else.
@@ -88,7 +88,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """A folder's task_metadata.json.
+    """Read a folder's task_metadata.json.
 
     Raises:
         TaskError: if it is missing, or asks for something that heareval does not know.
@@ -208,7 +208,7 @@ def _check_event(file: Path, clip: str, event: Any) -> None:
 
 
 def check_name(file: Path, kind: str, name: str) -> None:
-    """Refuse a name of a split or clip that is anything but one component of a path.
+    """Raise unless the name of a split or clip is a single path component.
 
     Files and folders are created, and removed, under such names.
 
@@ -225,7 +225,7 @@ def check_name(file: Path, kind: str, name: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value from a file as error messages show it, cut short."""
+    """A value from a file for error messages, shortened if long."""
     return _REPR.repr(value)
 
 
@@ -238,7 +238,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_last_batch(folder: Path, split_mode: str, sizes: Mapping[str, int]) -> None:
-    """Refuse a training set whose last batch is one row: heareval's BatchNorm fails on it."""
+    """Raise if the last training batch is one row, on which heareval's BatchNorm fails."""
     parts = (
         [("train",)]
         if split_mode == "trainvaltest"

@@ -1,9 +1,9 @@
-"""The ten HEAR tasks of the AxLSTM paper as data: what each one asks, and where it is published.
+"""The ten HEAR tasks of the AxLSTM paper as data, with their sources.
 
 Folder names, versions, durations and metrics are those of hearpreprocess 2021.1.1, numbers of clips
-those of hearbenchmark.com/hear-tasks.html. The archives lie at Zenodo, as 48 kHz audio: in record
+those of hearbenchmark.com/hear-tasks.html. The archives are on Zenodo, as 48 kHz audio: in record
 5887964, to which that page links, and 6332517, a later version of it. Licenses are those of the
-original datasets; `LICENSE.txt` in the record is what counts.
+original datasets; `LICENSE.txt` in the record is authoritative.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Mirror:
     files: str
     """URL of the folder of archives: `<files>/<archive>`."""
     listing: str = ""
-    """JSON with names, sizes and MD5 sums as Zenodo gives it; empty if there is none."""
+    """URL of Zenodo's JSON with names, sizes and MD5 sums; empty if there is none."""
 
 
 MIRRORS = tuple(
@@ -45,7 +45,7 @@ class OfficialTask:
     seconds: float | None
     """Duration of every clip; None if it differs."""
     hours: float
-    """Duration of all clips together."""
+    """Total duration of all clips."""
     source: str
     """Page of the original dataset."""
     license: str

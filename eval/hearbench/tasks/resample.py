@@ -1,8 +1,8 @@
-"""Audio of a task at a rate that its folder does not have, resampled once.
+"""Resampling of a task's audio to a rate that its folder lacks.
 
-A task folder holds `<rate>/<split>/<clip>`. Where a system wants another rate, the clips of the
-highest rate that is there are resampled by soxr and kept beside it, as 16-bit WAV like the official
-ones.
+A task folder contains `<rate>/<split>/<clip>`. If a system needs another rate, the clips at the
+highest available rate are resampled by soxr and stored next to them, as 16-bit WAV like the
+official ones.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ PART = ".part"
 def provide_audio(task: Task, sample_rates: Collection[int]) -> list[str]:
     """Make sure that `task` has its audio at these rates, in Hz.
 
-    A folder that is there is left as it is, even if it lacks clips.
+    An existing folder is kept as it is, even if clips are missing.
 
     Returns:
-        One note for each rate that had to be made.
+        One note for each rate that was created.
 
     Raises:
         TaskError: if there is no audio to start from, it can't be decoded, or the task's folder
@@ -53,7 +53,7 @@ def provide_audio(task: Task, sample_rates: Collection[int]) -> list[str]:
                 f"{task.path.name} has no audio at {rate} Hz, and it can't be written to "
                 f"{target} ({error}): make room there, or resample the task elsewhere"
             ) from error
-        lost = f", so nothing lies above {source / 2000:g} kHz" if source < rate else ""
+        lost = f", so there is nothing above {source / 2000:g} kHz" if source < rate else ""
         notes.append(
             f"{task.path.name}: audio at {rate} Hz was resampled from {source} Hz{lost}; it is "
             f"kept in {target}"

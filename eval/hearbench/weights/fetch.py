@@ -57,7 +57,7 @@ def get(weights: Weights, folder: Path) -> Path:
         )
     if not weights.can_be_fetched:
         raise WeightsError(
-            f"{weights.name} is not downloaded here ({weights.license}): read the licence and get "
+            f"{weights.name} is not downloaded here ({weights.license}): read the license and get "
             f"{weights.file} from {weights.page}"
         )
     if found := _kept(weights, folder):

@@ -1,4 +1,4 @@
-"""Where the checkpoints of the paper's other systems are published, and under which licence.
+"""Published checkpoints of the paper's other systems, with sources and licenses.
 
 Addresses and names are those of the authors' READMEs and code. Nothing here was downloaded: whether
 a Drive folder holds a run under exactly this name is not known, so runs are looked for by a prefix.
@@ -49,7 +49,7 @@ class Weights:
 
     @property
     def is_non_commercial(self) -> bool:
-        """Whether the licence forbids commercial use."""
+        """Whether the license forbids commercial use."""
         return "-NC" in self.license
 
     @property
@@ -170,10 +170,10 @@ PUBLISHED: dict[str, Weights] = {
             name="msm-mae",
             system="msm_mae",
             file="checkpoint-100.pth",
-            license="NTT evaluation licence",
+            license="NTT evaluation license",
             page="https://github.com/nttcslab/msm-mae/releases",
             row="MSM-MAE-208",
-            note="80x208p16x16_0422; its licence must be accepted by the person who downloads it",
+            note="80x208p16x16_0422; its license must be accepted by the person who downloads it",
         ),
         *map(_mwmae, ("tiny", "base")),
         *map(_ssam, ("tiny", "small", "base")),

@@ -1,1 +1,1 @@
-"""One command a file."""
+"""Commands of `python -m paper`, one per file."""

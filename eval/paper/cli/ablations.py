@@ -28,17 +28,17 @@ def ablations(
     trainings: int = 1,
     out: Path = Path("runs/ablations"),
 ) -> int:
-    """Train and score the rows of one of the paper's tables; what is finished is never repeated.
+    """Train and score the rows of one of the paper's tables; finished work is never repeated.
 
     Args:
         options: how the rows are evaluated.
-        data: what `axlstm pack` wrote, or a folder of audio; without it a generated toy corpus.
+        data: a pack from `axlstm pack`, or a folder of audio; by default a generated toy corpus.
         table: comparison (the paper's Table 2), expansion (3), patch (4) or gating (5).
-        epochs: in place of the paper's 100.
-        batch_size: in place of the paper's 1024.
-        lr: peak learning rate, in place of the paper's 1.5e-4 x batch / 256.
-        trainings: of each row, with as many seeds, from 0 on.
-        out: folder of everything that is computed.
+        epochs: number of epochs, instead of the paper's 100.
+        batch_size: batch size, instead of the paper's 1024.
+        lr: peak learning rate, instead of the paper's 1.5e-4 x batch / 256.
+        trainings: number of trainings of each row, with seeds from 0.
+        out: output folder.
     """
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     changes = {name: value for name, value in given.items() if value is not None}

@@ -19,13 +19,13 @@ def rerun(
     weights: str,
     out: Path = Path("runs/tables"),
 ) -> int:
-    """Evaluate published checkpoints, and print each row of Table 2 with what came out here.
+    """Evaluate published checkpoints, and print each row of Table 2 with the measured scores.
 
     Args:
         options: how the systems are evaluated.
         weights: folder with checkpoints under their official names, at any depth, or "published"
             to download all that can be downloaded.
-        out: folder of the evaluation and the table; what is finished there is never repeated.
+        out: folder of the evaluation and the table; finished work in it is never repeated.
     """
     found = specs(weights)
     print("Found: " + ", ".join(found))

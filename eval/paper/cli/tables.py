@@ -1,4 +1,4 @@
-"""`python -m paper tables`: one of the paper's tables from training runs that are finished."""
+"""`python -m paper tables`: score the finished training runs of one of the paper's tables."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def paper(
     runs: Path = Path("runs/ablations/runs"),
     out: Path = Path("runs/tables"),
 ) -> int:
-    """Score the trained rows of one of the paper's tables, beside the published ones.
+    """Score the trained rows of one of the paper's tables, and compare with the published ones.
 
     Args:
-        table: which one.
+        table: the table.
         options: how the rows are evaluated.
-        runs: folder of training runs, RECIPE/model.safetensors; rows that are missing are named.
-        out: folder of the evaluation and the table; what is finished there is never repeated.
+        runs: folder of training runs, RECIPE/model.safetensors; missing rows are listed.
+        out: folder of the evaluation and the table; finished work in it is never repeated.
     """
     return score_rows(table, runs, out, options)
 

@@ -168,12 +168,12 @@ MS = 20.0 * np.arange(100, dtype=np.float32)
 TIMES = {
     "seconds": (MS / 1000, "cover too little of it"),
     "frames": (np.arange(100, dtype=np.float32), "cover too little of it"),
-    "samples": (MS * 16, "lie outside of it"),
+    "samples": (MS * 16, "are outside of it"),
     "descending": (MS[::-1], "do not ascend"),
     "constant": (np.full(100, 5.0, np.float32), "do not ascend"),
     "NaN": (np.where(MS == 100, np.nan, MS), "contain NaN or infinity"),
-    "past the end": (MS + 500, "lie outside of it"),
-    "before the start": (MS - 500, "lie outside of it"),
+    "past the end": (MS + 500, "are outside of it"),
+    "before the start": (MS - 500, "are outside of it"),
 }
 
 

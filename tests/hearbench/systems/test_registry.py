@@ -86,7 +86,7 @@ def test_fingerprint_follows_weights_options_and_code(module: str, tmp_path: Pat
 def test_systems_that_cant_be_loaded(module: str, tmp_path: Path) -> None:
     with pytest.raises(SystemSpecError, match="can't import 'absent_module'"):
         fingerprint(System("x", "absent_module"))
-    with pytest.raises(SystemSpecError, match="json is no HEAR module: it lacks load_model"):
+    with pytest.raises(SystemSpecError, match="json is not a HEAR module: it lacks load_model"):
         fingerprint(System("x", "json"))
     with pytest.raises(SystemSpecError, match="unexpected keyword argument 'size'"):
         fingerprint(System("x", module, options={"size": 1}))

@@ -149,7 +149,7 @@ def test_mirrors_are_tried_in_order(server: FileServer, tmp_path: Path) -> None:
     assert found.urls == (f"{server.url}/none/{TASK.archive}", f"{server.url}/{TASK.archive}")
     assert (found.size, found.checksum) == (None, "")
     fetch_task(found, tmp_path, [16_000], WORKERS)
-    with pytest.raises(FetchError, match=r"not to be had .* answers 404 .* give --url"):
+    with pytest.raises(FetchError, match=r"could not be downloaded .* answers 404 .* pass --url"):
         fetch_task(replace(found, urls=found.urls[:1]), tmp_path, [16_000], WORKERS)
 
 
@@ -200,11 +200,11 @@ def sparse() -> tarfile.TarInfo:
 
 
 HOSTILE: dict[str, tuple[tarfile.TarInfo, str]] = {
-    "symbolic link": (link(tarfile.SYMTYPE), "no plain file"),
-    "hard link": (link(tarfile.LNKTYPE), "no plain file"),
-    "device": (link(tarfile.CHRTYPE), "no plain file"),
-    "pipe": (link(tarfile.FIFOTYPE), "no plain file"),
-    "sparse file": (sparse(), "no plain file"),
+    "symbolic link": (link(tarfile.SYMTYPE), "not a regular file"),
+    "hard link": (link(tarfile.LNKTYPE), "not a regular file"),
+    "device": (link(tarfile.CHRTYPE), "not a regular file"),
+    "pipe": (link(tarfile.FIFOTYPE), "not a regular file"),
+    "sparse file": (sparse(), "not a regular file"),
     "absolute path": (regular("/etc/cron.d/x"), "not a plain one"),
     "parent": (regular("../../x.json"), "not a plain one"),
     "parent inside": (regular(f"tasks/{NAME}/48000/../x.wav"), "not a plain one"),
@@ -214,8 +214,8 @@ HOSTILE: dict[str, tuple[tarfile.TarInfo, str]] = {
     "no name": (regular("."), "outside of tasks/beijing"),
     "other task": (regular("tasks/esc50-v2.0.0-full/test.json"), "outside of tasks/beijing"),
     "top folder": (regular("bin/x.json"), "outside of tasks/beijing"),
-    "other rate": (regular(f"tasks/{NAME}/16000/train/x.wav"), "clips lie in 48000/<split>"),
-    "too deep": (regular(f"tasks/{NAME}/48000/train/a/x.wav"), "clips lie in 48000/<split>"),
+    "other rate": (regular(f"tasks/{NAME}/16000/train/x.wav"), "clips must be in 48000/<split>"),
+    "too deep": (regular(f"tasks/{NAME}/48000/train/a/x.wav"), "clips must be in 48000/<split>"),
 }
 
 
@@ -293,7 +293,7 @@ def test_layouts(files: dict[str, bytes], tmp_path: Path) -> None:
     found = list(members(write(tmp_path, packed(entries)), NAME, RATE, 10 << 20))
     assert {f"tasks/{NAME}/{member.path}" for member in found} == set(files)
     twice = write(tmp_path, packed(entries[-2:-1] * 2))
-    with pytest.raises(FetchError, match="there twice"):
+    with pytest.raises(FetchError, match="occurs twice"):
         list(members(twice, NAME, RATE, 10 << 20))
 
 
@@ -309,13 +309,13 @@ def test_command(
     assert run(dry_run=True) == 0 and not (tmp_path / "tasks").exists()
     assert "10 task(s) to fetch: at most 51.8 GB to download" in capsys.readouterr().out
     assert run("beijing_opera", "esc50") == 1  # the second one is not on this server
-    assert "esc50-v2.0.0-full-48000.tar.gz is not to be had" in capsys.readouterr().err
+    assert "esc50-v2.0.0-full-48000.tar.gz could not be downloaded" in capsys.readouterr().err
     requests = len(server.requests)
     assert run(NAME) == 0 and len(server.requests) == requests
-    assert f"{NAME} is there already" in capsys.readouterr().out
+    assert f"{NAME} exists already" in capsys.readouterr().out
     with pytest.raises(FetchError, match=r"no audio at 32000 Hz: move it .* --rates 16000 32000"):
         run(NAME, rates=(16_000, 32_000))
-    with pytest.raises(FetchError, match="no official task 'esc'"):
+    with pytest.raises(FetchError, match="unknown task 'esc'"):
         run("esc")
     for bad in ({"rates": ()}, {"rates": (0,)}, {"workers": 0}):
         with pytest.raises(FetchError, match=str(next(iter(bad)))):

@@ -1,8 +1,8 @@
-"""The engine `fast`: heareval's probes, all seeds and grid points of a task together.
+"""The engine `fast`: heareval's probes, with all seeds and grid points of a task in batches.
 
-It needs no heareval, but reads the same embeddings and writes the same files by the same rules;
-tests/hearbench/probes/test_batched.py compares the two. It is faster because one model holds
-several probes (`probes`) and because a check computes one score on all classes (`scores`).
+It does not need heareval, but reads the same embeddings and writes the same files by the same
+rules; tests/hearbench/probes/test_batched.py compares the two. It is faster because one model holds
+several probes (`probes`) and because scores are computed for all classes at once (`scores`).
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def supports(metadata: Mapping[str, Any]) -> bool:
 def predict(
     embeddings: Path, folders: Mapping[int, Path], grid: Grid, precision: Precision = "auto"
 ) -> None:
-    """Train and test the probes of several seeds, and write the files that heareval would write.
+    """Train and test the probes of several seeds, and write the same files as heareval.
 
-    Finished folders stay as they are. Seeds are finished one after the other where memory does not
-    hold them all. A folder counts as finished (`runs.finished`) only when complete.
+    Finished folders are kept. Seeds are processed one after the other if they don't all fit in
+    memory. A folder counts as finished (`runs.finished`) only when complete.
 
     Args:
         embeddings: heareval's embeddings of a scene task (`hearbench.embed`).
-        folders: seed -> its own folder for the results; made, or emptied if unfinished.
-        grid: search space; its points are drawn as heareval draws them with that seed.
-        precision: of the products while training; "auto" takes bfloat16 where the hardware is
+        folders: folder of the results by seed; created, or emptied if unfinished.
+        grid: search space; its points are drawn as in heareval with the same seed.
+        precision: type of the matrix products in training; "auto" uses bfloat16 if the hardware is
             faster with it (benchmarks/RESULTS.md compares the scores).
 
     Raises:
@@ -76,7 +76,7 @@ def predict(
 def _search(
     trainer: Trainer, points: Mapping[int, Sequence[Point]], done: Callable[[int], object]
 ) -> dict[int, list[Outcome]]:
-    """Seed -> the outcomes of its best grid point on each fold; the first fold decides which."""
+    """Outcomes on each fold of each seed's best grid point, selected on the first fold."""
     tried = [Fit(seed, 0, n, p) for seed, drawn in points.items() for n, p in enumerate(drawn)]
     best: dict[int, Outcome] = {}
     for outcome in trainer.train(tried, done):

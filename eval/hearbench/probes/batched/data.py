@@ -1,4 +1,4 @@
-"""A task's embeddings and labels as tensors, and which splits train, validate and test.
+"""A task's embeddings and labels as tensors, and its training, validation and test splits.
 
 Shapes: N clips, D embedding size, C classes.
 """
@@ -28,7 +28,7 @@ from hearbench.tasks.description import (
 
 
 class ProbeError(ValueError):
-    """Embeddings or labels that no probe can be trained on here; the message says why."""
+    """Raised for embeddings or labels that this engine can't train on; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Fold:
 class ProbeData:
     """The embeddings and labels of one task.
 
-    Labels come from the JSON beside the embeddings; the pickles of labels are for heareval alone.
+    Labels are read from the JSON next to the embeddings; only heareval uses the pickled labels.
 
     Args:
         embeddings: folder as heareval or `hearbench.embed` writes it.
@@ -71,17 +71,17 @@ class ProbeData:
             raise ProbeError(f"{embeddings}: the splits differ in embedding size: embed again")
 
     def rows(self, *splits: str) -> tuple[Tensor, Tensor]:
-        """Embeddings [N, D] and targets [N, C], 0 or 1, of splits one after the other."""
+        """Embeddings [N, D] and targets [N, C], 0 or 1, of concatenated splits."""
         x, y = zip(*(self._parts[split] for split in splits), strict=True)
         return torch.cat(x), torch.cat(y)
 
     @property
     def clips(self) -> int:
-        """Clips in all splits together."""
+        """Number of clips in all splits."""
         return sum(len(x) for x, _ in self._parts.values())
 
     def predictions(self, logits: Tensor) -> Tensor:
-        """Probabilities [..., C] of logits [..., C]."""
+        """Convert logits [..., C] to probabilities [..., C]."""
         return logits.sigmoid() if self.multilabel else logits.softmax(-1)
 
     def _rows(self, split: str, clips: int) -> Tensor:
@@ -99,11 +99,11 @@ class ProbeData:
 
 
 def reason_against(metadata: Mapping[str, Any]) -> str | None:
-    """Why this engine does not support a task of that description; None if it does."""
+    """Why this engine does not support a task with this metadata; None if it does."""
     if metadata["embedding_type"] != "scene":
         return f"embedding_type {metadata['embedding_type']!r} is not scene"
     if unknown := [name for name in metadata["evaluation"] if name not in METRICS]:
-        return f"{unknown[0]} is none of the scores {', '.join(METRICS)}"
+        return f"{unknown[0]} is not one of the scores {', '.join(METRICS)}"
     if fixed := [name for name in own_grid(metadata) if name in FIXED]:
         return f"its own grid sets {fixed[0]}"
     return None

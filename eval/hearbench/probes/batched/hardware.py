@@ -1,4 +1,4 @@
-"""What this machine computes fastest, and how freed memory is reused."""
+"""Fastest data type on this machine, and reuse of freed memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def product_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The type behind a name; "auto" takes bfloat16 where the hardware multiplies in it.
+    """Return the dtype of a name; "auto" is bfloat16 on hardware with bfloat16 matrix products.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for an unknown name.
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision={precision!r}: use one of {', '.join(get_args(Precision))}")
@@ -36,9 +36,9 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse large blocks instead of returning them to the system after every operation.
+    """Make glibc reuse large blocks instead of returning them to the system after every operation.
 
-    On a CPU a training step is faster for it. Does nothing where there is no glibc.
+    This makes training steps on a CPU faster. Without glibc this does nothing.
     """
     if not sys.platform.startswith("linux"):
         return

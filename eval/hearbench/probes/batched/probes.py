@@ -2,8 +2,8 @@
 
     x -> [Linear -> BatchNorm -> Dropout -> ReLU] * hidden_layers -> Linear -> logits
 
-as heareval's FullyConnectedPrediction. The first layer of all probes is one wide product, because
-they read the same embeddings; BatchNorm sees their units as features of one layer; later layers are
+like heareval's FullyConnectedPrediction. The first layer of all probes is one wide product, because
+they share their input; BatchNorm treats their units as features of one layer; later layers are
 batched products.
 
 BatchNorm cancels a bias before it: its gradient consists of rounding errors, which Adam in heareval
@@ -35,15 +35,15 @@ HIDDEN_TENSORS = 3  # parameters of a hidden layer: weight, and the norm's scale
 
 
 class BatchedProbes:
-    """G probes, their optimizer, the best state of each, and their random streams.
+    """G probes with their optimizer, best states, and random streams.
 
     Args:
-        points: the setting of each; all of one shape.
+        points: settings of each probe; all of one shape.
         entropies: seeds of each probe's initialization and dropout. A probe's result does not
             depend on the others, up to rounding.
         features: D.
         classes: C.
-        device: of all tensors.
+        device: device of all tensors.
         product_dtype: type of the hidden layers' products in training.
     """
 
@@ -82,11 +82,11 @@ class BatchedProbes:
 
     @property
     def _axes(self) -> list[int]:
-        """The axis of the probes in each tensor of the state."""
+        """Axis of the probes in each tensor of the state."""
         return [int(len(self._layers) > 0), *[0] * (len(self.state) - 1)]
 
     def _arrange(self, probes: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """The parameters of several probes in batched tensors.
+        """Stack the parameters of several probes in batched tensors.
 
         The first hidden weight is ``[D, G, H]``, one wide matrix; all other tensors begin with G.
         """
@@ -95,12 +95,12 @@ class BatchedProbes:
         return [torch.stack(tensors, int(wide and i == 0)) for i, tensors in pairs]
 
     def batches(self, x_ND: Tensor, y_NC: Tensor) -> list[Batch]:
-        """The batches of `train_step`, embeddings in the type of the products."""
+        """Make the batches for `train_step`, with embeddings in the type of the products."""
         size = self.shape.batch_size
         return list(zip(x_ND.to(self.product_dtype).split(size), y_NC.split(size), strict=True))
 
     def train_step(self, batch: Batch, multilabel: bool) -> None:
-        """One step of Adam."""
+        """Take one step of Adam."""
         x_ND, y_NC = batch
         learned = [parameter.requires_grad_() for parameter in self.parameters]
         logits_GNC = self._forward(x_ND, self.state, learning=True)
@@ -126,14 +126,14 @@ class BatchedProbes:
 
     @torch.no_grad()
     def logits(self, x_ND: Tensor, best: bool = False) -> Tensor:
-        """``[G, N, C]`` in float32 as in evaluation, by the present or each probe's best state."""
+        """Logits ``[G, N, C]``, float32, of the current states or each probe's best state."""
         state = self.best if best else self.state
         batches = x_ND.split(self.shape.batch_size)
         return torch.cat([self._evaluated(batch, state) for batch in batches], dim=1)
 
     @torch.no_grad()
     def save_best(self, probes: Sequence[int]) -> None:
-        """Save the present state of these probes as their best."""
+        """Save the current state of these probes as their best."""
         index = torch.tensor(probes, dtype=torch.long, device=self.parameters[0].device)
         for best, now, axis in zip(self.best, self.state, self._axes, strict=True):
             if len(probes) == len(self):
@@ -197,7 +197,7 @@ class BatchedProbes:
 
 
 def losses(logits_GNC: Tensor, y_NC: Tensor, multilabel: bool) -> Tensor:
-    """``[G]``: each probe's mean cross-entropy, binary for multilabel tasks."""
+    """Mean cross-entropy of each probe, ``[G]``; binary for multilabel tasks."""
     probes, clips, _ = logits_GNC.shape
     if multilabel:
         y_GNC = y_NC.expand_as(logits_GNC)
@@ -209,7 +209,7 @@ def losses(logits_GNC: Tensor, y_NC: Tensor, multilabel: bool) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """Product of float32 matrices from factors rounded to `dtype`, gradients included."""
+    """Product of float32 matrices with factors rounded to `dtype`, including gradients."""
     return a @ b if dtype == torch.float32 else _RoundedProduct.apply(a, b, dtype)
 
 

@@ -20,7 +20,7 @@ def derived_seeds(entropy: Sequence[int]) -> list[int]:
 
 
 def initial(point: Point, seed: int, features: int, classes: int) -> list[Tensor]:
-    """Initial parameters of one probe as in heareval, layer by layer; weights ``[in, out]``."""
+    """Initial parameters of one probe, as in heareval, by layer; weights ``[in, out]``."""
     generator = torch.Generator().manual_seed(seed)
 
     def linear(inputs: int, outputs: int, gain: float) -> list[Tensor]:
@@ -40,12 +40,12 @@ def initial(point: Point, seed: int, features: int, classes: int) -> list[Tensor
 class Dropout:
     """Dropout of one probe with its own random numbers.
 
-    16 random bits a unit decide, which is five times faster on a CPU than torch's own dropout and
-    rounds the rate to a multiple of 2^-16.
+    It uses 16 random bits per unit, which is five times faster on a CPU than torch's own dropout
+    and rounds the rate to a multiple of 2^-16.
 
     Attributes:
-        threshold: a unit is kept if its random int16 is not below.
-        factor: of the units that are kept, 1 / (1 - rate).
+        threshold: a unit is kept if its random int16 is at least this.
+        factor: scale of the kept units, 1 / (1 - rate).
     """
 
     def __init__(self, rate: float, seed: int, device: torch.device) -> None:

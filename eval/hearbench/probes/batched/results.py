@@ -1,4 +1,4 @@
-"""The files of one seed's results, as heareval's prediction step leaves them."""
+"""Result files of one seed, as written by heareval's prediction step."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from hearbench.probes.runs import DONE, SCORES
 
 
 def write(data: ProbeData, folder: Path, outcomes: Sequence[Outcome], done: dict[str, Any]) -> None:
-    """Write the results of one seed; the folder counts as finished once the last file is there.
+    """Write the results of one seed; the file that marks the folder as finished comes last.
 
     Args:
-        data: of the data.
-        folder: the seed's, fresh.
-        outcomes: one a fold, in the order of `data.folds`.
+        data: the task's data.
+        folder: empty folder of the seed.
+        outcomes: one per fold, in the order of `data.folds`.
         done: further entries of prediction-done.json.
     """
     results: dict[str, Any] = {}
@@ -45,7 +45,7 @@ def write(data: ProbeData, folder: Path, outcomes: Sequence[Outcome], done: dict
 
 
 def _tested(data: ProbeData, part: str, outcome: Outcome) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is stored of one fold's test predictions, and their scores by heareval's names."""
+    """Stored test predictions of one fold, and their scores by heareval's names."""
     logits, (_, target) = outcome.logits_NC, data.rows(part)
     predictions = data.predictions(logits)
     names = data.metadata["evaluation"]

@@ -1,7 +1,7 @@
 """heareval's scores of scene tasks (heareval.score), over all classes at once and on any device.
 
-They equal its functions, which count one clip or class after the other, to 1e-6, ties and
-undefined classes included.
+They agree to 1e-6 with its functions, which loop over clips or classes, including ties and
+undefined classes.
 
 Shapes: N clips, C classes. predictions and targets are ``[N, C]``, targets 0 or 1.
 """
@@ -18,7 +18,7 @@ CHROMA = 12  # pitch classes of an octave
 
 
 def top1_accuracy(predictions: Tensor, targets: Tensor) -> float:
-    """Share of clips whose first highest prediction is their first label."""
+    """Fraction of clips whose first highest prediction is their first label."""
     return _share(predictions.argmax(1) == targets.argmax(1))
 
 
@@ -28,7 +28,7 @@ def chroma_accuracy(predictions: Tensor, targets: Tensor) -> float:
 
 
 def mean_average_precision(predictions: Tensor, targets: Tensor) -> float:
-    """Mean over classes; a class without clips counts 0, as in scikit-learn."""
+    """Average precision, averaged over classes; 0 for classes without clips, as in scikit-learn."""
     ranks = _Ranks(predictions, targets)
     precision = ranks.positives_to_here / torch.arange(1, len(targets) + 1).to(targets)[:, None]
     at_end = precision.gather(0, ranks.last_equal)
@@ -36,12 +36,12 @@ def mean_average_precision(predictions: Tensor, targets: Tensor) -> float:
 
 
 def aucroc(predictions: Tensor, targets: Tensor) -> float:
-    """Mean over classes of the area under the ROC curve; NaN if a class has only one outcome."""
+    """Area under the ROC curve, averaged over classes; NaN if a class has only one outcome."""
     return float(_areas(predictions, targets).mean())
 
 
 def d_prime(predictions: Tensor, targets: Tensor) -> float:
-    """Mean over classes of sqrt(2) times the normal quantile of the area; may be infinite."""
+    """d', sqrt(2) times the normal quantile of the area, averaged over classes; may be infinite."""
     return float((math.sqrt(2) * torch.special.ndtri(_areas(predictions, targets))).mean())
 
 
@@ -56,9 +56,9 @@ METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
 
 
 def score(name: str, predictions: Tensor, targets: Tensor) -> float:
-    """The score of that name in the precision in which heareval's logger keeps it.
+    """Compute the named score, in the precision of heareval's logger.
 
-    All but d' pass through float32 there, so smaller differences are not an improvement.
+    All but d' are float32 there, so smaller differences are not an improvement.
     """
     value = METRICS[name](predictions, targets)
     return value if name == "d_prime" else torch.tensor(value).item()
@@ -69,7 +69,7 @@ def _share(correct: Tensor) -> float:
 
 
 def _areas(predictions: Tensor, targets: Tensor) -> Tensor:
-    """``[C]``: the probability that a clip of the class ranks above one that is not; ties half."""
+    """Areas under the ROC curves, ``[C]``; ties count half."""
     ranks = _Ranks(predictions, targets)
     negatives = len(targets) - ranks.positives
     place = torch.arange(1, len(targets) + 1).to(targets)[:, None]
@@ -82,7 +82,7 @@ def _areas(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 class _Ranks:
-    """Clips by falling prediction, class by class, and where each group of ties begins and ends."""
+    """Clips of each class by decreasing prediction, with the bounds of each group of ties."""
 
     def __init__(self, predictions: Tensor, targets: Tensor) -> None:
         ordered, order = predictions.sort(0, descending=True)

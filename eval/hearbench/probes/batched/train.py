@@ -1,8 +1,8 @@
-"""Trains probes until they stop improving, by heareval's rules.
+"""Training of probes with early stopping, by heareval's rules.
 
 Batches follow the order of the data. Every few epochs the validation score is checked; the state
-with the strictly best score is kept and tested; a probe stops after `patience` checks without a
-better one. A check computes only the score that decides. A stopped probe leaves the batch.
+with the strictly best score is kept and tested; a probe stops after `patience` checks without an
+improvement. A check computes only the deciding score. A stopped probe leaves the batch.
 
 Shapes: as in `probes`.
 """
@@ -29,12 +29,12 @@ BUFFERS = 8  # activations of one layer that exist at the same time, about
 
 @dataclass(frozen=True)
 class Fit:
-    """One probe to be trained."""
+    """A probe to train."""
 
     seed: int
     fold: int
     number: int
-    """Index of its grid point, in the order in which they are tried."""
+    """Index of its grid point in the order of the search."""
     point: Point
 
 
@@ -45,16 +45,16 @@ class Outcome:
     fit: Fit
     validation_score: float
     epoch: int
-    """The epoch of the best state, from 0."""
+    """Epoch of the best state, from 0."""
     logits_NC: Tensor
     """Logits of the test clips, by the best state."""
     seconds: float
-    """Its share of the time of the probes trained with it."""
+    """Its share of the training time of its batch of probes."""
 
 
 @dataclass
 class Progress:
-    """The state of early stopping of one probe."""
+    """Early-stopping state of one probe."""
 
     fit: Fit
     best: float = math.nan
@@ -64,7 +64,7 @@ class Progress:
     seconds: float = 0.0
 
     def update(self, value: float, epoch: int, higher_is_better: bool) -> bool:
-        """Whether `value` is the best so far; a NaN can only be so at first."""
+        """Update with a value; returns whether it is the best so far (a NaN only if first)."""
         ahead = value > self.best if higher_is_better else value < self.best
         better = ahead or self.epoch < 0 or (math.isnan(self.best) and not math.isnan(value))
         if better:
@@ -80,9 +80,9 @@ class Trainer:
     """Trains the probes of one task.
 
     Args:
-        data: of the task.
-        precision: of the hidden layers' products in training.
-        device: where; by default a GPU if there is one.
+        data: data of the task.
+        precision: type of the hidden layers' products in training.
+        device: device, by default a GPU if there is one.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Trainer:
         self.upward = not self.by_loss  # higher is better for all scores of scene tasks
 
     def at_once(self, shape: Shape) -> int:
-        """How many probes are trained at once."""
+        """Number of probes trained at once."""
         width, hidden = shape.hidden_dim, shape.hidden_layers
         weights = self.data.features * width + max(hidden - 1, 0) * width**2
         values = 5 * weights + BUFFERS * hidden * width * min(shape.batch_size, self.data.clips)
@@ -106,10 +106,10 @@ class Trainer:
     def train(
         self, fits: Sequence[Fit], done: Callable[[int], object] = lambda fits: None
     ) -> list[Outcome]:
-        """Train probes of any folds and shapes; the outcomes come in the order of `fits`.
+        """Train probes of any folds and shapes; returns outcomes in the order of `fits`.
 
         Args:
-            fits: what to train.
+            fits: probes to train.
             done: called with the number of probes whenever some are finished.
         """
         groups: dict[tuple[int, Shape], list[Fit]] = {}
@@ -170,7 +170,7 @@ class Trainer:
         return x.to(self.device), y.to(self.device)
 
     def _values(self, logits_GNC: Tensor, y_NC: Tensor) -> list[float]:
-        """The value of each probe that decides on stopping and among grid points."""
+        """Validation value of each probe, for early stopping and selection."""
         if not torch.isfinite(logits_GNC).all():
             raise ProbeError(f"{self.data.embeddings}: a probe diverged: are the embeddings huge?")
         if self.by_loss:

@@ -1,5 +1,5 @@
-"""The official tasks from their public 48 kHz archives, at the rates that models want.
+"""Fetching of the official tasks from their public 48 kHz archives, at the rates of the models.
 
-`archives` finds them and tells what they take, `download` gets one, `unpack` reads it without
-trusting it, `convert` makes a task folder of it.
+`archives` finds them and estimates their size, `download` gets one, `unpack` reads it safely, and
+`convert` turns it into a task folder.
 """

@@ -1,4 +1,4 @@
-"""Which archives the official tasks need, where they lie, and what getting them will take."""
+"""Archives of the official tasks: their sources, sizes and checksums."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ class Archive:
 
     task: OfficialTask
     path: Path
-    """Where it is downloaded to."""
+    """Path of the download."""
     urls: tuple[str, ...]
-    """Where it may be had, to be tried in this order."""
+    """Possible sources, in the order in which they are tried."""
     size: int | None = None
-    """In bytes, if a mirror tells."""
+    """Size in bytes, if a mirror lists it."""
     checksum: str = ""
-    """`<algorithm>:<hex digits>`; empty if nobody tells."""
+    """`<algorithm>:<hex digits>`; empty if unknown."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What fetching takes, in bytes."""
+    """Download size and disk space that fetching needs, in bytes."""
 
     download: int
     disk: int
-    """At the peak: all task folders, and the largest archive (or all, if they are kept)."""
+    """Peak disk space: all task folders, and the largest archive (or all, if they are kept)."""
     free: int
     at_most: bool
-    """Whether some archive's size is not known, and was bounded."""
+    """Whether an archive's size is unknown and was replaced with an upper bound."""
 
     def __str__(self) -> str:
         bound = "at most " if self.at_most else ""
@@ -57,14 +57,14 @@ def find_archives(
     mirrors: Sequence[Mirror],
     checksums: Mapping[str, str],
 ) -> list[Archive]:
-    """The archive of each of `tasks`, to be downloaded into `folder`.
+    """Find the archive of each of `tasks`, to be downloaded into `folder`.
 
     Args:
-        tasks: which tasks.
-        folder: for the archives.
-        mirrors: where to look. One that lists its files is taken at its word, in names, sizes and
-            checksums; one that doesn't, or can't be reached, may have any.
-        checksums: file name -> checksum, for files that it knows better than the mirrors.
+        tasks: the tasks.
+        folder: folder for the archives.
+        mirrors: mirrors to search. If a mirror has a listing, its names, sizes and checksums are
+            used; without one, or if it can't be reached, it may have any archive.
+        checksums: checksums by file name, which override those of the mirrors.
     """
     listings = {mirror: _listing(mirror) for mirror in mirrors}
     archives = []
@@ -86,7 +86,7 @@ def find_archives(
 
 
 def needs(archives: Sequence[Archive], folder: Path, rates: Sequence[int], keep: bool) -> Needs:
-    """What it takes to make task folders in `folder` at these sample rates."""
+    """Estimate the space needed for task folders in `folder` at these sample rates."""
     sizes = [archive.size or archive_bytes(archive.task) for archive in archives]
     here = [partial_size(archive.path) for archive in archives]
     left = [max(0, size - part) for size, part in zip(sizes, here, strict=True)]
@@ -98,7 +98,7 @@ def needs(archives: Sequence[Archive], folder: Path, rates: Sequence[int], keep:
 
 
 def read_checksums(file: Path) -> dict[str, str]:
-    """File name -> hex digits, of a file as `md5sum` and `sha256sum` write it.
+    """Read a file as written by `md5sum` or `sha256sum`: hex digits by file name.
 
     Raises:
         FetchError: if it can't be read.
@@ -108,13 +108,13 @@ def read_checksums(file: Path) -> dict[str, str]:
         return {Path(name.strip().lstrip("*")).name: digits for digits, name in lines}
     except (OSError, ValueError) as error:
         raise FetchError(
-            f"{file}: not a list of checksums ({error}): write lines as sha256sum does, "
+            f"{file}: not a list of checksums ({error}): write lines like sha256sum's, "
             "<hex digits>  <file name>"
         ) from error
 
 
 def _listing(mirror: Mirror) -> dict[str, tuple[int | None, str]] | None:
-    """Name -> size and checksum of what a mirror has; None if it doesn't tell."""
+    """Sizes and checksums of a mirror's files by name; None if it has no listing."""
     if not mirror.listing:
         return None
     try:

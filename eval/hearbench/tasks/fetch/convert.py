@@ -1,4 +1,4 @@
-"""An archive becomes a task folder: clips resampled in parallel, everything checked."""
+"""Conversion of an archive to a task folder: resamples clips in parallel and checks everything."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from hearbench.tasks.official import OfficialTask
 
 SAMPLE_RATE = 48_000  # Hz, of the archives
 AHEAD = 16  # clips in flight for each worker
-HEADROOM = 3  # an archive may hold so many times the bytes that 16-bit mono clips would have
-LONGEST = 600.0  # seconds of a clip: compressed audio may be short as a file only
+HEADROOM = 3  # maximum size of an archive's content relative to 16-bit mono clips
+LONGEST = 600.0  # seconds of a clip; a small compressed file may contain hours
 PART = ".part"
 DESCRIPTIONS = 64 << 20  # bytes that JSON and CSV may take
 
@@ -30,19 +30,19 @@ DESCRIPTIONS = 64 << 20  # bytes that JSON and CSV may take
 def convert(
     archive: Path, task: OfficialTask, folder: Path, rates: Sequence[int], workers: int
 ) -> None:
-    """Fill a folder with the whole task; what an interrupted call wrote there is kept.
+    """Fill a folder with the whole task; the work of an interrupted call is kept.
 
     Clips are resampled by soxr, as by hearpreprocess, and written as 16-bit WAV.
 
     Args:
-        archive: what `download` got.
-        task: which task it is.
-        folder: gone again if this fails, but for an interruption.
+        archive: the downloaded archive.
+        task: the task.
+        folder: output folder; it is removed on failure, but not after an interruption.
         rates: sample rates to provide, in Hz.
-        workers: threads.
+        workers: number of threads.
 
     Raises:
-        FetchError: if the archive is damaged, hostile or does not hold the whole task.
+        FetchError: if the archive is damaged, malicious or does not contain the whole task.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for part in folder.rglob(f"*{PART}"):
@@ -64,12 +64,12 @@ def convert(
 
 
 def archive_bytes(task: OfficialTask) -> int:
-    """About how many bytes an archive has; at most, as 16-bit audio compresses."""
+    """Upper bound on an archive's size in bytes, since 16-bit audio is compressed."""
     return int(task.hours * 3600 * SAMPLE_RATE * 2)
 
 
 def folder_bytes(task: OfficialTask, rates: Sequence[int]) -> int:
-    """Bytes of the task folder."""
+    """Size of the task folder in bytes."""
     return int(task.hours * 3600 * sum(rates) * 2)
 
 
@@ -121,7 +121,7 @@ def _write(member: Member, folder: Path, rates: Sequence[int]) -> None:
 
 
 def _replace(target: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file atomically."""
     part = target.with_name(target.name + PART)
     part.write_bytes(content)
     part.replace(target)

@@ -1,4 +1,4 @@
-"""One large file over HTTP: resumed where it broke off, never spliced from two versions."""
+"""Download of a large file over HTTP: resumable, but never mixing two versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import urllib3
 from tqdm import tqdm
 
 TIMEOUT = (15.0, 60.0)  # seconds to connect, and without a byte
-ATTEMPTS = 6  # in a row that bring no byte
+ATTEMPTS = 6  # consecutive ones without progress
 PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
 LONGEST_PAUSE = 120.0
 CHUNK = 1 << 20
@@ -27,15 +27,15 @@ DROPPED = (
 
 
 class FetchError(RuntimeError):
-    """Something that can't be fetched, and what to do about it."""
+    """Raised for something that can't be fetched; the message names the remedy."""
 
 
 class NotThereError(FetchError):
-    """The server has no such file, or doesn't give it to us."""
+    """Raised if the server does not have the file, or refuses access."""
 
 
 class _TryAgainError(Exception):
-    """A passing failure; `after` is how many seconds the server asks to wait."""
+    """A transient failure; `after` is the number of seconds that the server asks to wait."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
         super().__init__(reason)
@@ -44,24 +44,24 @@ class _TryAgainError(Exception):
 
 @dataclass(frozen=True)
 class _State:
-    """Of which version of which file the downloaded part is."""
+    """URL and version of the file that was downloaded in part."""
 
     url: str
     validator: str
-    """Strong ETag or date of change; empty if the server names none, which forbids to resume."""
+    """Strong ETag or modification date; empty if there is none, which prevents resuming."""
     size: int | None
 
 
 def download(url: str, path: Path, size: int | None = None) -> None:
-    """Download `url` to `path`, going on with an earlier try if the file is still the same one.
+    """Download `url` to `path`, resuming an earlier attempt if the file has not changed.
 
-    What has arrived stays in `<path>.part`, beside a note of what it is. A dropped connection is
-    tried again, `ATTEMPTS` times without progress.
+    Partial data are kept in `<path>.part`, with a record of the file's version. After a dropped
+    connection the download is retried, up to `ATTEMPTS` times without progress.
 
     Args:
-        url: of the file.
-        path: where the complete file goes; it appears there at once.
-        size: in bytes, if known: for the progress bar.
+        url: URL of the file.
+        path: path of the complete file, which is created atomically.
+        size: size in bytes, if known, for the progress bar.
 
     Raises:
         NotThereError: if the server refuses the file.
@@ -84,8 +84,8 @@ def download(url: str, path: Path, size: int | None = None) -> None:
                 failures = failures + 1 if _size(part) <= before else 1
                 if failures >= ATTEMPTS:
                     raise FetchError(
-                        f"{url} failed {ATTEMPTS} times without progress, at last with {error}: "
-                        "run again later, what has arrived is kept"
+                        f"{url} failed {ATTEMPTS} times without progress, last with {error}: "
+                        "run again later; partial data are kept"
                     ) from error
                 asked = error.after if isinstance(error, _TryAgainError) else 0.0
                 time.sleep(min(LONGEST_PAUSE, max(asked, PAUSE * 2 ** (failures - 1))))
@@ -108,7 +108,7 @@ def verify(path: Path, checksum: str) -> None:
     algorithm, _, digits = checksum.rpartition(":")
     name = algorithm or {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}.get(len(digits), "")
     if name not in hashlib.algorithms_guaranteed:
-        raise FetchError(f"{checksum!r} is no checksum: write md5:... or sha256:...")
+        raise FetchError(f"{checksum!r} is not a checksum: write md5:... or sha256:...")
     total = hashlib.new(name, usedforsecurity=False)
     with (
         path.open("rb") as file,
@@ -123,17 +123,17 @@ def verify(path: Path, checksum: str) -> None:
         path.unlink()
         raise FetchError(
             f"{path.name} is damaged: its {name} is {total.hexdigest()} instead of {digits}; "
-            "it was removed, run again to get it anew"
+            "it was removed; run again to download it again"
         )
 
 
 def partial_size(path: Path) -> int:
-    """Bytes of `path` that are here already, whole or in part."""
+    """Number of bytes of `path` that have been downloaded."""
     return _size(path) or _size(path.with_name(path.name + ".part"))
 
 
 def _attempt(session: requests.Session, url: str, part: Path, progress: tqdm) -> None:
-    """One request; returns when `part` is complete."""
+    """Make one request; returns when `part` is complete."""
     state = _read_note(part)
     have = _size(part) if state is not None and state.url == url and state.validator else 0
     # identity: bytes of the file, not of a compressed transfer, are what ranges count
@@ -176,7 +176,7 @@ def _check_status(response: requests.Response) -> None:
 
 
 def _continues(response: requests.Response, state: _State, have: int) -> bool:
-    """Whether the response is the rest of the very file whose first `have` bytes are here."""
+    """Whether the response is the rest of the same file, after its first `have` bytes."""
     if response.status_code != 206:
         return False
     validator = _validator(response)
@@ -189,7 +189,7 @@ def _continues(response: requests.Response, state: _State, have: int) -> bool:
 
 
 def _validator(response: requests.Response) -> str:
-    """What If-Range may hold (RFC 9110, 13.1.5): a strong ETag, else the date of change."""
+    """Value for If-Range (RFC 9110, 13.1.5): a strong ETag, else the modification date."""
     tag = response.headers.get("ETag", "")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
 

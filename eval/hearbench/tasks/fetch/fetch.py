@@ -1,4 +1,4 @@
-"""The way through: one task from its archive's URL to its folder."""
+"""Fetching of one task, from its archive's URL to its folder."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from hearbench.tasks.fetch.download import NotThereError, download, verify
 def fetch_task(
     archive: Archive, folder: Path, rates: Sequence[int], workers: int, keep: bool = False
 ) -> None:
-    """Make the folder of one official task; an interrupted call goes on where it stopped.
+    """Make the folder of one official task; an interrupted call resumes where it stopped.
 
     Args:
-        archive: what `find_archives` gave.
+        archive: an archive from `find_archives`.
         folder: folder of HEAR task folders; the task's own appears there when it is complete.
         rates: sample rates to provide, in Hz.
-        workers: threads.
-        keep: whether the archive stays.
+        workers: number of threads.
+        keep: whether to keep the archive.
 
     Raises:
-        FetchError: if it can't be had, or is not what it should be.
+        FetchError: if it can't be downloaded, or is invalid.
     """
     archive.path.parent.mkdir(parents=True, exist_ok=True)
     partial = archive.path.with_name(archive.task.folder + ".partial")
     if not archive.path.is_file():
         _download(archive)
-        shutil.rmtree(partial, ignore_errors=True)  # of another download
+        shutil.rmtree(partial, ignore_errors=True)  # left by another download
     if archive.checksum:
         verify(archive.path, archive.checksum)
     convert(archive.path, archive.task, partial, rates, workers)
@@ -47,6 +47,6 @@ def _download(archive: Archive) -> None:
         except NotThereError as error:
             refusals.append(str(error))
     raise NotThereError(
-        f"{archive.path.name} is not to be had ({refusals[-1]}): give --url another place that "
-        f"has it, or put the file into {archive.path.parent}"
+        f"{archive.path.name} could not be downloaded ({refusals[-1]}): pass --url with a mirror "
+        f"that has it, or put the file into {archive.path.parent}"
     )

@@ -1,8 +1,8 @@
-"""A task archive read without trusting it: nothing is extracted, expected files are handed out.
+"""Safe reading of untrusted task archives: nothing is extracted, expected files are yielded.
 
-Members are read one after the other and given as bytes under names that were checked, so that
-a path, a link or a device in the archive has nowhere to go. Bounds on every size keep a small
-archive from filling memory or disk.
+Members are read one after the other and returned as bytes with validated names, so that paths,
+links or devices in the archive have no effect. Bounds on every size keep a small archive from
+filling memory or disk.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def members(archive: Path, folder: str, sample_rate: int, largest: int) -> Itera
     """The descriptions (`*.json`, `*.csv`) and clips of the task `folder`, in archive order.
 
     Args:
-        archive: a .tar.gz; its files lie below `tasks/<folder>/`, or, as hearpreprocess makes it,
+        archive: a .tar.gz; its files are below `tasks/<folder>/`, or, as made by hearpreprocess,
             below `hear-<version>/tasks/<folder>/`.
         folder: name of the task's folder.
-        sample_rate: of the audio; it lies in `<sample_rate>/<split>/<clip>`.
-        largest: bytes that all members may have together.
+        sample_rate: sample rate of the audio, which is in `<sample_rate>/<split>/<clip>`.
+        largest: maximum total size of all members in bytes.
 
     Raises:
-        FetchError: for anything that does not belong into such an archive, or a damaged one.
+        FetchError: for anything that does not belong in such an archive, or a damaged one.
     """
     seen: set[PurePosixPath] = set()
     try:
@@ -55,7 +55,7 @@ def members(archive: Path, folder: str, sample_rate: int, largest: int) -> Itera
                     if path is None:
                         continue
                     if path in seen:
-                        raise _refused(archive, info.name, "it is there twice")
+                        raise _refused(archive, info.name, "it occurs twice")
                     seen.add(path)
                     content = tar.extractfile(info)
                     assert content is not None  # it is a regular file
@@ -81,15 +81,15 @@ def _headers(
             raise _refused(archive, info.name, f"it is too large ({total:,} bytes up to here)")
         bounded.allow(size + LARGEST_HEADER)
         yield info
-    raise FetchError(f"{archive} has more than {MOST_MEMBERS:,} members: it is no HEAR task")
+    raise FetchError(f"{archive} has more than {MOST_MEMBERS:,} members: it is not a HEAR task")
 
 
 def _checked(
     info: tarfile.TarInfo, archive: Path, folder: str, sample_rate: int
 ) -> PurePosixPath | None:
-    """Where a member belongs below the task's folder; None for what is not needed."""
+    """Path of a member below the task's folder; None if it is not needed."""
     if not (info.isdir() or info.type in (tarfile.REGTYPE, tarfile.AREGTYPE)) or info.issparse():
-        raise _refused(archive, info.name, "it is a link, a device or otherwise no plain file")
+        raise _refused(archive, info.name, "it is a link, a device or otherwise not a regular file")
     parts = [part for part in info.name.split("/") if part not in ("", ".")]
     plain = all(NAME.fullmatch(part) and part.strip(".") for part in parts)
     if info.name.startswith("/") or not plain:
@@ -99,20 +99,20 @@ def _checked(
     if parts and parts[0].startswith("hear"):
         parts = parts[1:]
     if parts[:2] != ["tasks", folder]:
-        raise _refused(archive, info.name, f"it lies outside of tasks/{folder}")
+        raise _refused(archive, info.name, f"it is outside of tasks/{folder}")
     parts = parts[2:]
     if len(parts) == 3 and parts[0] == str(sample_rate):
         return PurePosixPath(*parts)
     if len(parts) == 1:
         path = PurePosixPath(parts[0])
         return path if path.suffix in (".json", ".csv") else None
-    raise _refused(archive, info.name, f"clips lie in {sample_rate}/<split>")
+    raise _refused(archive, info.name, f"clips must be in {sample_rate}/<split>")
 
 
 def _refused(archive: Path, name: str, why: str) -> FetchError:
     return FetchError(
-        f"{archive} is no archive of a HEAR task: it holds {name[:200]!r} and {why}; delete it and "
-        "get it from another place"
+        f"{archive} is not an archive of a HEAR task: it contains {name[:200]!r} and {why}; "
+        "delete it and get it from another source"
     )
 
 
