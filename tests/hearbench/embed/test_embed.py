@@ -215,7 +215,7 @@ def test_a_batch_too_large_for_memory_is_halved(
         whole = np.fromfile(tmp_path / "whole" / "hearbench.systems.naive" / name, np.float32)
         np.testing.assert_allclose(halved, whole, rtol=1e-5)
     none = module(tmp_path, monkeypatch, "no_memory", largest=0, then="")
-    with pytest.raises(EmbeddingError, match=r"train-0.wav is too long for the memory"):
+    with pytest.raises(EmbeddingError, match=r"train-0.wav is too long to fit in memory"):
         embed(none, task, tmp_path / "none")
 
 

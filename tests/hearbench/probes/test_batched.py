@@ -224,7 +224,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(
     ("change", "message"),
     [
         ({"embedding_type": "event"}, "'event' is not scene; use heareval"),
-        ({"evaluation": ["segment_1s_er"]}, "segment_1s_er is none of the scores"),
+        ({"evaluation": ["segment_1s_er"]}, "segment_1s_er is not one of the scores"),
         ({"evaluation_params": {"task_specific_param_grid": {"optim": ["SGD"]}}}, "sets optim"),
     ],
 )
