@@ -334,7 +334,7 @@ def test_rows_that_nothing_can_be_learned_from(
     assert "is both a" in message([*rows, {**rows[0], "fold": 1}])
     assert "pass --multilabel" in message([*rows, {**rows[0], "label": "low;high"}])
     assert "no valid span: it must start" in message(rows_of(tones, start=2, end=1))
-    with pytest.raises(LabelsError, match="line 2: split 'dev' is none of train, valid, test"):
+    with pytest.raises(LabelsError, match="line 2: split 'dev' is not one of train, valid, test"):
         read_dataset(write(tmp_path / "bad.csv", rows_of(tones, split="dev")), no_folds)
 
 
