@@ -119,5 +119,5 @@ def test_what_cant_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ValueError, match=r"lacks 16 weights, e\.g\. encoder\.layers\.1"):
         load_model(str(deeper))
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"hear_axlstm\[huggingface\]"):
+    with pytest.raises(ImportError, match=r"eval\[huggingface\]"):
         load_model(str(adapter))

@@ -33,7 +33,7 @@ def test_the_highest_rate_is_resampled_once(tmp_path: Path) -> None:
 def test_audio_of_a_lower_rate_is_said_to_lack_its_highs(tmp_path: Path) -> None:
     task = read_task(write_task(tmp_path / "tones", clips=2))
     (note,) = provide_audio(task, [44_100])
-    assert "from 16000 Hz, so nothing lies above 8 kHz" in note
+    assert "from 16000 Hz, so there is nothing above 8 kHz" in note
 
 
 def test_what_is_interrupted_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
