@@ -30,7 +30,7 @@ from hearbench.systems.checkpoint import (
     tensors_in,
     width,
 )
-from hearbench.systems.chunks import TOKENS_AT_ONCE, as_batch
+from hearbench.systems.chunks import TOKENS_AT_ONCE, as_batch, in_batches
 from hearbench.systems.fbank import patch_centers
 
 EXAMPLE = "BEATs_iter3.pt"
@@ -134,8 +134,7 @@ class Beats(nn.Module):
         """Rows of 160 ms; less than one is filled up with zeros."""
         audio_Bn = F.pad(audio_Bn, (0, max(0, SHORTEST - audio_Bn.shape[-1])))
         tokens = (audio_Bn.shape[-1] - SHORTEST) // (PATCH * fbank.HOP) * BANDS + BANDS
-        parts = audio_Bn.split(max(1, TOKENS_AT_ONCE // tokens))
-        return torch.cat([self._of_clips(part) for part in parts])
+        return in_batches(self._of_clips, audio_Bn[:, None], TOKENS_AT_ONCE // tokens)[:, 0]
 
     def _of_clips(self, audio_Bn: Tensor) -> Tensor:
         frames = (self.fbank(audio_Bn * 2**15) - MEAN) / (2 * DEVIATION)

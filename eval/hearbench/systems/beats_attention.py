@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SCORES_AT_ONCE = 1 << 24  # 64 MB
+SCORES_AT_ONCE = 1 << 22  # 16 MB
 
 
 class Attention(nn.Module):

@@ -32,7 +32,7 @@ from hearbench.systems.vit import NORM_EPS, PatchEmbedding, run_blocks
 Layout = Literal["release", "time"]
 EXAMPLE = "ssam_base_200_16x4_4x256_fp16_r1"
 UNUSED = r"mask_token$|pred\."
-CHUNKS_AT_ONCE = 16
+STATES_AT_ONCE = 1 << 16  # numbers: what the scan changes at each token stays in the cache
 
 
 class SsamBlock(nn.Module):
@@ -96,7 +96,8 @@ def load_model(model_file_path: str = "", *, layout: Layout = "release") -> Chun
         blocks = nn.ModuleList(SsamBlock(dim, *sizes) for _ in range(depth))
         encoder = SsamEncoder(dim, blocks, layout)
     fill(encoder, tensors, path, ignored=UNUSED)
-    return ChunkedModel(encoder, dim, lambda frames: frames, CHUNKS_AT_ONCE).eval()
+    at_once = max(1, STATES_AT_ONCE // (sizes[0] * sizes[1]))
+    return ChunkedModel(encoder, dim, lambda frames: frames, at_once).eval()
 
 
 @torch.no_grad()
