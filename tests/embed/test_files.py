@@ -240,8 +240,8 @@ def test_mistakes_get_one_clear_error(model: str, mixed: Path, tmp_path: Path) -
         (audio, tmp_path / "o.wav", {}, "choose .npy, .parquet"),
         (audio, out, {"kind": "both"}, "scenes only"),
         ([str(mixed / "junk.wav")], out, {}, "none of 1 files"),
-        (audio, out, {"batch_seconds": 1e-9}, "batch_seconds=1e-09: give"),
-        (audio, out, {"batch_seconds": math.inf}, "batch_seconds=inf: give"),
+        (audio, out, {"batch_seconds": 1e-9}, "batch_seconds=1e-09 must be"),
+        (audio, out, {"batch_seconds": math.inf}, "batch_seconds=inf must be"),
     ):
         with pytest.raises(ValueError, match=remedy):
             embed(inputs, path, model, **options)  # type: ignore[arg-type]

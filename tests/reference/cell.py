@@ -36,7 +36,7 @@ def inputs(
     generator = torch.Generator().manual_seed(shape[1])
     qkv = [torch.randn(shape, generator=generator).to(dtype) for _ in range(3)]
     raw = [(torch.rand(shape[:3], generator=generator) * 2 - 1) * gate for _ in range(2)]
-    log_i, log_f = (x.double() for x in mlstm.log_gates(*raw, "exponential"))
+    log_i, log_f = (x.double() for x in mlstm.log_gates(raw[0], raw[1], "exponential"))
     a = log_i - log_f.cumsum(1)
     running_max = a.cummax(1).values
     floor = torch.exp(-(log_f.cumsum(1) + running_max)).float()
