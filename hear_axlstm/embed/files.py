@@ -124,7 +124,7 @@ def embed_files(
     if batch_seconds is None:
         batch_seconds = Budget.of(embedder.device).held_seconds
     if not 1 <= batch_seconds < math.inf:
-        raise ValueError(f"batch_seconds={batch_seconds} must be at least 1")
+        raise ValueError(f"batch_seconds={batch_seconds} must be a finite number, at least 1")
     output, source = Output(out, FIELDS[kind]), open_source(inputs, path_column)
     settings = [_fingerprint(embedder), *output.fields]
     planned = plan(source, output.parts, output.fields, settings, CLIPS_PER_SHARD)
