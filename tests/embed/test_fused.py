@@ -49,7 +49,10 @@ def test_same_as_the_encoder(config: ModelConfig, windows: int) -> None:
     torch.testing.assert_close(found, expected(encoder, mel), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n.endswith("base") else []) for n in PRESETS],
+)
 def test_bfloat16_keeps_the_direction(name: str) -> None:
     encoder, mel = lively(preset(name)), torch.randn(2, 200, 80)
     found = FusedEncoder(encoder, torch.bfloat16)(mel)
