@@ -149,6 +149,21 @@ def test_finished_work_is_kept_and_half_finished_work_redone(
     assert len(list(write_corpus(out, 4).glob("*.wav"))) == 4
 
 
+def test_only_the_tasks_that_were_asked_for_are_generated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = tuple(replace(t, clips=(1, 1, 1), classes=t.classes[:2]) for t in TASKS)
+    monkeypatch.setattr(writer, "TASKS", few)
+    write_tasks(tmp_path, ["tonics-mini"])
+    assert [path.name for path in tmp_path.iterdir()] == ["tonics-mini"]
+    first = digest(tmp_path / "tonics-mini")
+    write_tasks(tmp_path, ["tonics-mini", "strokes-mini"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["strokes-mini", "tonics-mini"]
+    assert digest(tmp_path / "tonics-mini") == first
+    with pytest.raises(ValueError, match="unknown task 'esc': choose from percussion-mini, "):
+        write_tasks(tmp_path, ["tonics-mini", "esc"])
+
+
 def test_a_users_folder_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine.wav").touch()
     with pytest.raises(ValueError, match="not generated here"):
@@ -157,4 +172,12 @@ def test_a_users_folder_is_never_replaced(tmp_path: Path) -> None:
         write_corpus(tmp_path / "mine.wav")
     with pytest.raises(ValueError, match="clips=0"):
         write_corpus(tmp_path / "corpus", 0)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.wav"]
+    mine = tmp_path / "tasks" / "tonics-mini"
+    mine.mkdir(parents=True)
+    (mine / "notes.txt").touch()
+    with pytest.raises(ValueError, match="not generated here"):
+        write_tasks(tmp_path / "tasks")
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
+        "mine.wav",
+        "notes.txt",
+    ]

@@ -94,7 +94,7 @@ def measured(results: Results, scales: Sequence[str] = (THESE,)) -> ScoreTable:
         cells = [results.cells.get((label, task.path.name)) for task in plan.tasks]
         rows.append(_row(model, cells + [results.aggregates[f].get(label) for f in scales]))
     caption = (
-        f"Test scores by {_probes(plan)} (grid: {plan.grid}): {_metrics(plan)}. {_spread(plan)} "
+        f"Test scores by {_probes(plan)}: {_metrics(plan)}. {_spread(plan)} "
         "Best in bold. s(m) is relative to the worst and best single runs of the systems in this "
         f"table, over {plural(len(plan.tasks), 'task')}: it does not compare with any other table."
     )
@@ -137,12 +137,12 @@ def beside(results: Results) -> ScoreTable | None:
 
 
 def _probes(plan: Plan) -> str:
-    """Name the engine that trained the probes."""
+    """Name what trained the probes, and in which search space."""
     official = [task.path.name for task in plan.tasks if plan.engine_of(task) == "heareval"]
     if len(official) == len(plan.tasks):
-        return "the official heareval"
+        return f"the official heareval (grid {plan.grid})"
     also = f", on {', '.join(official)} by the official heareval" if official else ""
-    return f"our own training of heareval's probes (engine fast){also}"
+    return f"hearbench's training of heareval's probes (engine fast, grid {plan.grid}){also}"
 
 
 def _spread(plan: Plan) -> str:

@@ -10,13 +10,14 @@ from typing import Annotated
 import joblib
 import tyro
 
-from hearbench.probes import batched, heareval_adapter
+from hearbench.probes import batched
 from hearbench.probes.grid import Grid
+from hearbench.probes.heareval_adapter import check_installed
 from hearbench.results import Results, collect, write
 from hearbench.run.plan import Engine, Model, Plan, PlanError
 from hearbench.run.sweep import sweep
 from hearbench.run.workers import Backend, Failure
-from hearbench.synthetic.writer import write_tasks
+from hearbench.synthetic.writer import chosen_tasks, write_tasks
 from hearbench.systems.registry import fingerprints, parse_systems
 from hearbench.tasks.audio import with_audio
 from hearbench.tasks.folders import Task, find_tasks
@@ -28,9 +29,9 @@ class Options:
     """How systems are evaluated."""
 
     tasks_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Folder of HEAR task folders. (default: ten miniature tasks are generated)"""
+    """Folder of HEAR task folders. (default: miniature tasks are generated)"""
     tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
-    """Names of the tasks. (default: all in the folder)"""
+    """Names of the tasks. (default: all in the folder, or all ten miniature tasks)"""
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 10
     """Number of seeds of the probes, from 0 on."""
     jobs: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
@@ -63,14 +64,17 @@ def make_plan(
         PlanError, TaskError, SystemSpecError, HearevalError: naming what is wrong and the remedy.
     """
     chosen = parse_systems(systems)
-    folder = options.tasks_dir if options.tasks_dir is not None else _miniature_tasks(out / "tasks")
-    tasks = find_tasks(folder, options.tasks)
-    only_heareval = _only_heareval(tasks) if options.engine == "fast" else ()
-    if only_heareval:
-        names = ", ".join(only_heareval)
-        note(f"Trained by heareval, because the fast engine does not support them: {names}")
-    _check_engines(tasks, options.engine, only_heareval)
-    prints = fingerprints(chosen)
+    if options.engine == "heareval":
+        check_installed("--engine heareval (--engine fast is the other one)")
+    if options.tasks_dir is None:
+        chosen_tasks(options.tasks)  # raises for an unknown name before any model is loaded
+        prints = fingerprints(chosen)
+        tasks = find_tasks(write_tasks(out / "tasks", options.tasks), options.tasks)
+        only_heareval: tuple[str, ...] = ()
+    else:
+        tasks = find_tasks(options.tasks_dir, options.tasks)
+        only_heareval = _only_heareval(tasks, options.engine, note)
+        prints = fingerprints(chosen)
     models = tuple(Model(system, found) for system, found in zip(chosen, prints, strict=True))
     rates = {model.fingerprint.sample_rate for model in models}
     for task in tasks:
@@ -107,22 +111,15 @@ def evaluate(plan: Plan, options: Options, show: Callable[[Results], object]) ->
         show(results)
 
 
-def _miniature_tasks(folder: Path) -> Path:
-    """Folder of the ten generated tasks, created under `folder` if necessary."""
-    try:
-        return write_tasks(folder)
-    except ValueError as error:
-        raise PlanError(str(error)) from error
-
-
-def _only_heareval(tasks: tuple[Task, ...]) -> tuple[str, ...]:
-    """The folders of the tasks that the engine `fast` does not support."""
-    return tuple(task.path.name for task in tasks if not batched.supports(task.metadata))
-
-
-def _check_engines(tasks: tuple[Task, ...], engine: Engine, only_heareval: tuple[str, ...]) -> None:
-    """Raise HearevalError, before anything is computed, if heareval is needed and missing."""
+def _only_heareval(
+    tasks: tuple[Task, ...], engine: Engine, note: Callable[[str], object]
+) -> tuple[str, ...]:
+    """The folders of the tasks that the chosen engine leaves to heareval, which must be there."""
     if engine == "heareval":
-        heareval_adapter.check_installed("--engine heareval (--engine fast is the other one)")
-    elif only_heareval:
-        heareval_adapter.check_installed(f"the task {only_heareval[0]}")
+        return ()
+    names = tuple(task.path.name for task in tasks if not batched.supports(task.metadata))
+    if names:
+        listed = ", ".join(names)
+        note(f"Trained by heareval, because the fast engine does not support them: {listed}")
+        check_installed(f"the task {names[0]}")
+    return names

@@ -6,7 +6,8 @@ import csv
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,35 +18,57 @@ from tqdm import tqdm
 
 from hearbench.synthetic.sounds import SAMPLE_RATE, Rng, Wave
 from hearbench.synthetic.tasks import SPLITS, TASKS, MiniatureTask, Split, corpus_clip
+from hearbench.tasks.description import TaskError
 
 VERSION = "v3"  # raise it when the audio changes: folders of other versions are replaced
+MODE = "miniature"
 STAMP = ".miniature-complete"
+NOT_OURS = "contains other files, not generated here: choose another folder"
 
 Clip = tuple[Path, Callable[[Rng], Wave]]
 """A file's path below the folder, and what renders it."""
 
 
-def write_tasks(out: Path) -> Path:
-    """Generate the ten miniature tasks, unless they exist already.
+def write_tasks(out: Path, names: Collection[str] = ()) -> Path:
+    """Generate the miniature tasks, or those called `names`, unless they exist already.
 
     Args:
-        out: folder for the ten task folders, in the on-disk format of HEAR 2021.
+        out: folder for the task folders, in the on-disk format of HEAR 2021.
+        names: names of the tasks; all ten if empty.
 
     Returns:
         `out`.
 
     Raises:
-        ValueError: if `out` contains files that were not generated here.
+        TaskError: if a name is unknown, or `out` contains files that were not generated here.
     """
+    chosen = chosen_tasks(names)
+    if out.is_file() or any(not path.is_dir() for path in _content(out)):
+        raise TaskError(f"{out} {NOT_OURS}")
+    missing = [task for task in chosen if not _is_complete(out / task.name)]
+    if not missing:
+        return out
+    with _draft(out) as draft:
+        for task in missing:
+            _write_annotations(task, draft / task.name)
+        _render(draft, [clip for task in missing for clip in _task_clips(task)], "tasks")
+        out.mkdir(parents=True, exist_ok=True)
+        for task in missing:
+            shutil.rmtree(out / task.name, ignore_errors=True)
+            (draft / task.name).replace(out / task.name)
+    return out
 
-    def write(folder: Path) -> list[Clip]:
-        clips: list[Clip] = []
-        for task in TASKS:
-            _write_annotations(task, folder / task.name)
-            clips += _task_clips(task)
-        return clips
 
-    return _write_once(out, "tasks", write)
+def chosen_tasks(names: Collection[str] = ()) -> list[MiniatureTask]:
+    """The miniature tasks called `names`; all ten if empty.
+
+    Raises:
+        TaskError: if a name is unknown.
+    """
+    known = [task.name for task in TASKS]
+    if unknown := [name for name in names if name not in known]:
+        raise TaskError(f"unknown task {unknown[0]!r}: choose from {', '.join(known)}")
+    return [task for task in TASKS if not names or task.name in names]
 
 
 def write_corpus(out: Path, clips: int = 400) -> Path:
@@ -55,39 +78,60 @@ def write_corpus(out: Path, clips: int = 400) -> Path:
         `out`.
 
     Raises:
-        ValueError: if `clips` is not positive, or `out` contains other files.
+        ValueError: if `clips` is not positive.
+        TaskError: if `out` contains other files.
     """
     if clips < 1:
         raise ValueError(f"clips={clips}: at least 1 is needed")
-    return _write_once(
-        out,
-        f"corpus of {clips} clips",
-        lambda folder: [(Path(f"clip-{i:05d}.wav"), corpus_clip) for i in range(clips)],
-    )
-
-
-def _write_once(out: Path, content: str, write: Callable[[Path], Iterable[Clip]]) -> Path:
-    """Fill a temporary folder, stamp it, and move it to `out` when it is complete."""
-    stamp = f"{content}, {VERSION}\n"
-    stamp_file = out / STAMP
-    if stamp_file.is_file() and stamp_file.read_text() == stamp:
-        return out
-    if out.is_file() or (out.is_dir() and not stamp_file.is_file() and any(out.iterdir())):
-        raise ValueError(f"{out} contains other files, not generated here: choose another folder")
-    partial_out = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial_out, ignore_errors=True)
-    partial_out.mkdir(parents=True)
-    try:
-        jobs = [delayed(_write_clip)(partial_out, *clip) for clip in write(partial_out)]
-        done = Parallel(n_jobs=-1, return_as="generator_unordered")(jobs)
-        for _ in tqdm(done, total=len(jobs), desc=f"generating the {content}", unit="clip"):
-            pass
-        (partial_out / STAMP).write_text(stamp)
+    stamp, stamp_file = f"corpus of {clips} clips, {VERSION}\n", out / STAMP
+    if stamp_file.is_file():
+        if stamp_file.read_text() == stamp:
+            return out
+    elif out.is_file() or _content(out):
+        raise TaskError(f"{out} {NOT_OURS}")
+    with _draft(out) as draft:
+        _render(draft, [(Path(f"clip-{i:05d}.wav"), corpus_clip) for i in range(clips)], "corpus")
+        (draft / STAMP).write_text(stamp)
         shutil.rmtree(out, ignore_errors=True)
-        partial_out.replace(out)
-    finally:
-        shutil.rmtree(partial_out, ignore_errors=True)
+        draft.replace(out)
     return out
+
+
+def _content(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a task of this version is there: a task's folder appears only when it is complete."""
+    if not _content(folder):
+        return False
+    try:
+        metadata = json.loads((folder / "task_metadata.json").read_text(encoding="utf-8"))
+        if metadata["mode"] == MODE:
+            return metadata["version"] == VERSION
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise TaskError(f"{folder} {NOT_OURS}")
+
+
+@contextmanager
+def _draft(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `out`, removed at the end."""
+    draft = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _render(folder: Path, clips: Sequence[Clip], content: str) -> None:
+    done = Parallel(n_jobs=-1, return_as="generator_unordered")(
+        delayed(_write_clip)(folder, *clip) for clip in clips
+    )
+    for _ in tqdm(done, total=len(clips), desc=f"generating the {content}", unit="clip"):
+        pass
 
 
 def _task_clips(task: MiniatureTask) -> list[Clip]:
@@ -122,8 +166,8 @@ def _write_annotations(task: MiniatureTask, folder: Path) -> None:
         "split_mode": "trainvaltest",
         "sample_duration": task.seconds,
         "evaluation": task.metrics,
-        "default_mode": "miniature",
-        "mode": "miniature",
+        "default_mode": MODE,
+        "mode": MODE,
         "splits": SPLITS,
         "max_task_duration_by_split": dict.fromkeys(SPLITS),
     }

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, is_dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
@@ -115,8 +116,16 @@ def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
     What one system imports must not show in the digest of the next.
 
     Raises:
-        SystemSpecError: as `fingerprint` does.
+        SystemSpecError: as `fingerprint` does; for a module that does not exist, before any system
+            is loaded.
     """
+    for system in systems:
+        if find_spec(system.module.partition(".")[0]) is None:
+            raise SystemSpecError(
+                f"system {system.label!r}: there is no module {system.module!r}: use one of "
+                f"{', '.join(NAMED)}, a name of `hearbench systems` with its checkpoint, or a HEAR "
+                "module that is installed or lies in the current folder"
+            )
     found = []
     for system in systems:
         with ProcessPoolExecutor(1, get_context("spawn")) as process:

@@ -23,8 +23,9 @@ from hearbench.report.content import Content, gather
 from hearbench.report.exports import summary
 from hearbench.report.paired_differences import certain
 from hearbench.report.provenance import command
+from hearbench.report.score_tables import measured
 from hearbench.results import collect
-from hearbench.run.plan import Plan
+from hearbench.run.plan import Engine, Plan
 from hearbench.stats import Score, by_seed
 from hearbench.systems.registry import NAMED, System
 from tests.helpers.evaluation import FOLDERS, MULTILABEL, task, write_evaluation
@@ -82,6 +83,17 @@ def test_all_ten_official_tasks_get_the_paper_s_scale(tmp_path: Path) -> None:
     heads, _, first = summary(collect(plan)).splitlines()[:3]
     assert heads.endswith("| s(m) | s(m), paper |")
     assert first.endswith(f"| {table.rows[-3].cells[-1]} |")
+
+
+def test_the_caption_names_engine_and_grid_once(plan: Plan) -> None:
+    def caption(engine: Engine, *only_heareval: str) -> str:
+        changed = replace(plan, engine=engine, only_heareval=only_heareval)
+        return measured(collect(changed)).caption.partition(":")[0]
+
+    assert caption("heareval") == "Test scores by the official heareval (grid paper)"
+    ours = "Test scores by hearbench's training of heareval's probes (engine fast, grid paper)"
+    assert caption("fast") == ours
+    assert caption("fast", "x-mini") == f"{ours}, on x-mini by the official heareval"
 
 
 def test_best_of_each_column(content: Content) -> None:

@@ -19,8 +19,10 @@ from hearbench.probes.runs import DONE, SCORES, finished
 from hearbench.run import evaluate, sweep, workers
 from hearbench.run.plan import Model, Plan, PlanError, lock_dir
 from hearbench.run.workers import Failure, Job, SweepError, attempt
-from hearbench.systems.registry import NAMED, Fingerprint
+from hearbench.systems import registry
+from hearbench.systems.registry import NAMED, Fingerprint, SystemSpecError
 from hearbench.tasks.audio import with_audio
+from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import find_tasks
 from tests.helpers.hear_task import write_task
 
@@ -86,8 +88,11 @@ def test_what_fast_is_asked(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None
         calls.append(arguments)
 
     monkeypatch.setattr(batched, "supports", lambda metadata: metadata["task_name"] != "events")
+    monkeypatch.setattr(evaluate, "check_installed", lambda why: None)
     monkeypatch.setattr(batched, "predict", predict)
-    assert evaluate._only_heareval(plan.tasks) == plan.only_heareval
+    notes: list[object] = []
+    assert evaluate._only_heareval(plan.tasks, "fast", notes.append) == plan.only_heareval
+    assert len(notes) == 1 and str(notes[0]).endswith("does not support them: events")
     fast, *_ = jobs_of(plan, monkeypatch)
     assert attempt(fast) is None
     assert calls == [fast.arguments[:3]]
@@ -120,6 +125,23 @@ def test_plans_of_earlier_versions_are_refused(plan: Plan) -> None:
         Plan.load(plan.out)
     with pytest.raises(PlanError, match="engine='slow'"):
         Plan(plan.out, plan.models, plan.tasks, 3, engine="slow")  # type: ignore[arg-type]
+
+
+def test_bad_names_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "write_tasks", None)
+    monkeypatch.setattr(registry, "ProcessPoolExecutor", None)
+
+    def plan_of(*systems: str, tasks: tuple[str, ...] = ()) -> None:
+        options = evaluate.Options(tasks=tasks, engine="fast")
+        evaluate.make_plan(systems, tmp_path / "out", options, print)
+
+    with pytest.raises(SystemSpecError, match="no module 'naif': use one of naive, spectrum"):
+        plan_of("naive", "naif")
+    with pytest.raises(TaskError, match="unknown task 'esc': choose from percussion-mini"):
+        plan_of("naive", tasks=("tonics-mini", "esc"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_evaluation_a_folder(tmp_path: Path) -> None:
