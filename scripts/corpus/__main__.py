@@ -25,8 +25,10 @@ from scripts.corpus.sources import (
     read_sources,
 )
 
-LEAST_AGREEING = 12  # pairs; unrelated clips rarely share more than 8
-"""Agreeing pairs from which `overlaps` reports a clip."""
+LEAST_AGREEING = 12
+"""Agreeing pairs from which `overlaps` reports a clip; speech and notes reach it by chance."""
+COPY = 0.9
+"""Correlation from which `overlaps` calls a suspect a copy."""
 
 
 def fetch(
@@ -88,7 +90,7 @@ def overlaps(
     out: Path = Path("overlaps.csv"),
     least: int = LEAST_AGREEING,
 ) -> None:
-    """List the clips of a corpus that seem to contain evaluation audio.
+    """List the clips of a corpus that may contain evaluation audio.
 
     Args:
         corpus: folder of audio.
@@ -97,16 +99,19 @@ def overlaps(
         least: agreeing pairs of spectral peaks from which a clip is listed.
     """
     index = search.Index(_waves(evaluation))
-    found = 0
+    correlations: list[float] = []
     with out.open("w", buffering=1, newline="", encoding="utf-8") as file:  # whole if stopped
         rows = csv.writer(file)
-        rows.writerow(("clip", "evaluation clip", "agreeing pairs", "pairs"))
+        rows.writerow(("clip", "evaluation clip", "agreeing pairs", "pairs", "correlation"))
         for name, wave in _waves((corpus,)):
             match = index.best(wave)
             if match is not None and match.agreeing >= least:
-                rows.writerow((name, match.name, match.agreeing, match.pairs))
-                found += 1
-    print(f"{out}: {found} suspects")
+                original = decode(Path(match.name).read_bytes())
+                correlations.append(search.correlation(wave, original))
+                row = (name, match.name, match.agreeing, match.pairs)
+                rows.writerow((*row, f"{correlations[-1]:.3f}"))
+    copies = sum(value >= COPY for value in correlations)
+    print(f"{out}: {len(correlations)} suspects, {copies} with a correlation of {COPY} or more")
 
 
 def _waves(folders: Sequence[Path]) -> Iterator[tuple[str, Wave]]:

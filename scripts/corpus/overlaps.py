@@ -3,7 +3,8 @@
 A. Wang, "An Industrial-Strength Audio Search Algorithm", ISMIR 2003: two clips share audio if many
 pairs of peaks agree in both frequencies, in their distance, and in one offset between the clips.
 Copies that were resampled, coded, cut or changed in level are found; steady noise and sounds of
-less than about a second may escape.
+less than about a second may escape. Two notes of one pitch agree in many pairs too, so a match is
+confirmed by the correlation of the waveforms.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.signal import fftconvolve
 from torch.nn.functional import max_pool2d
 
 from scripts.corpus.clips import RATE, Wave
@@ -28,6 +30,7 @@ NEXT_PEAKS = 12  # that each peak is paired with
 MOST_FRAMES, MOST_BINS = 40, 160  # between the peaks of a pair
 TOO_COMMON = 200  # clips' pairs with the same key, beyond which the key says nothing
 OFFSETS = 4096  # more than the frames of two clips together
+TINY = 1e-9  # energy of silence
 
 
 @dataclass(frozen=True)
@@ -115,3 +118,21 @@ class Index:
         both[adjacent] += sums[adjacent + 1]
         winner = int(both.argmax())
         return Match(self.names[votes[winner] // OFFSETS], int(both[winner]), len(keys))
+
+
+def correlation(wave: Wave, other: Wave) -> float:
+    """Largest normalized correlation, 0..1, of the loudest second of `other` with a part of `wave`.
+
+    A copy in another coding gives more than 0.9; different sounds rarely do.
+    """
+    size = min(len(wave), len(other), RATE)
+    loudest = int(_energies(other, size).argmax())
+    part = other[loudest : loudest + size]
+    products = np.abs(fftconvolve(wave, part[::-1], mode="valid"))
+    return float((products / np.sqrt(_energies(wave, size) * np.square(part).sum() + TINY)).max())
+
+
+def _energies(wave: Wave, size: int) -> NDArray[np.float64]:
+    """Energy of every part of a wave with this number of samples."""
+    sums = np.concatenate(([0.0], np.square(wave, dtype=np.float64).cumsum()))
+    return sums[size:] - sums[:-size]

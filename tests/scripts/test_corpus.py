@@ -13,7 +13,7 @@ import soundfile
 
 from scripts.corpus.clips import RATE, decode
 from scripts.corpus.collect import Collector, collect
-from scripts.corpus.overlaps import Index
+from scripts.corpus.overlaps import Index, correlation
 from scripts.corpus.repositories import FetchError, fetch
 from scripts.corpus.reserved import has_reserved_name, read_reserved
 from scripts.corpus.sources import ACCEPTED, Source, read_sources
@@ -235,7 +235,10 @@ def test_copies_are_found_through_cutting_coding_and_another_level(tmp_path: Pat
     index = Index(evaluation.items())
     copy = 0.3 * evaluation["second"][RATE + 123 : 4 * RATE]
     soundfile.write(tmp_path / "copy.ogg", copy, RATE, format="OGG", subtype="VORBIS")
-    found = index.best(decode((tmp_path / "copy.ogg").read_bytes()))
+    copied = decode((tmp_path / "copy.ogg").read_bytes())
+    found = index.best(copied)
     assert found is not None and found.name == "second"
+    assert correlation(evaluation["second"], copied) > 0.9
+    assert correlation(evaluation["second"], melody(25)) < 0.6
     other = index.best(melody(25))
     assert found.agreeing > 12 > (other.agreeing if other else 0)
