@@ -97,19 +97,26 @@ test-portable: $(READY) ## Run the numeric tests as they are, with AVX2, without
 	@echo "The numeric tests pass in all four ways."
 
 KERNELS := $(wildcard hear_axlstm/ops/csrc/*.cpp)
-STRICT := -std=c++17 -fPIC -fopenmp-simd -Wall -Wextra -Werror
+LANGUAGE := -std=c++17 -fPIC -fopenmp-simd
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
+ASAN := libasan.so
+ifneq ($(findstring clang,$(CXX)),)
+SANITIZERS += -shared-libasan
+ASAN := libclang_rt.asan-$(shell uname -m).so
+endif
 
 compile-strict: ## Compile the C++ with all warnings as errors [CXX=clang++]
-	@for file in $(KERNELS); do $(CXX) -O3 $(STRICT) -c $$file -o /dev/null || exit 1; done
+	@for file in $(KERNELS); do $(CXX) -O3 $(LANGUAGE) -Wall -Wextra -Werror -c $$file -o /dev/null || exit 1; done
 	@echo "$(CXX) has no warnings."
 
-sanitize: $(READY) ## Run the C++ tests under AddressSanitizer and UBSan [CXX=g++]
-	@rm -rf build/sanitized && mkdir -p build/sanitized && cp -r hear_axlstm build/sanitized
+sanitize: $(READY) ## Run the C++ tests under AddressSanitizer and UBSan [CXX=clang++]
+	@rm -rf build/sanitized && mkdir -p build/sanitized
+	@cp -r hear_axlstm tests pyproject.toml build/sanitized # so that no other library is imported
 	@rm -f build/sanitized/hear_axlstm/ops/_cpu*
-	@$(CXX) -O1 -g $(STRICT) -DEACH_CPU= -fsanitize=address,undefined -fno-sanitize-recover=all -shared \
+	@$(CXX) -O1 -g -w $(LANGUAGE) -DEACH_CPU= $(SANITIZERS) -shared \
 	    $(KERNELS) -o build/sanitized/hear_axlstm/ops/_cpu.so
-	@PYTHONPATH=build/sanitized ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so)" \
-	    $(BIN)/python -P -m pytest -q --import-mode=append -p no:cacheprovider tests/ops/test_cpu.py tests/ops/test_gemm.py
+	@cd build/sanitized && ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=$(ASAN))" \
+	    "$(abspath $(BIN))/python" -m pytest -q -p no:cacheprovider tests/ops/test_cpu.py tests/ops/test_gemm.py
 	@echo "The sanitizers found nothing."
 
 lint: $(READY) ## Check style and types

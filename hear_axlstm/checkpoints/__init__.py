@@ -1,4 +1,4 @@
-"""Weights: finding, downloading, reading and writing them.
+"""Weights: resolving names, downloading, reading and writing.
 
     locate    a name, path or hf:// address -> a local file that matches its checksum
     read      a file -> settings, facts about the training, tensors; save writes one

@@ -18,7 +18,7 @@ BLOCK = 1 << 20  # bytes read at once
 
 
 class ChecksumError(ValueError):
-    """A file that does not match its checksum."""
+    """Raised for a file that does not match its checksum."""
 
 
 def sha256(path: Path) -> str:
@@ -39,7 +39,7 @@ def verify(path: Path, known: str | None = None) -> None:
 
     Raises:
         ChecksumError: if it differs.
-        ValueError: for a sidecar that holds no digest.
+        ValueError: for a sidecar without a digest.
     """
     expected = _from_sidecar(path) or _from_manifest(path) or known
     if expected is not None and (found := sha256(path)) != expected:
@@ -56,13 +56,13 @@ def _from_sidecar(path: Path) -> str | None:
     digest = sidecar.read_text(errors="replace").strip().split(" ", 1)[0].lower()
     if not DIGEST.fullmatch(digest):
         raise ValueError(
-            f"{sidecar} does not hold a sha256 digest: write it with sha256sum, or delete it"
+            f"{sidecar} does not contain a sha256 digest: write it with sha256sum, or delete it"
         )
     return digest
 
 
 def _from_manifest(path: Path) -> str | None:
-    """Return None also if the manifest is another program's."""
+    """Digest from the manifest; None also if the manifest is another program's."""
     try:
         entries = json.loads((path.parent / MANIFEST).read_text())["weights"].values()
         return next((e["sha256"] for e in entries if e["file"] == path.name), None)

@@ -31,14 +31,14 @@ class DriveError(ConnectionError):
 def download(weights: Published) -> tuple[Path, dict[str, Any]]:
     """Download the newest checkpoint of a run, or the zip of the run.
 
-    What an interrupted call downloaded is kept, and the next one resumes it.
+    Partial downloads are kept and resumed.
 
     Returns:
         The file, and where it comes from.
 
     Raises:
         DriveError: if Drive can't be reached or refuses.
-        FileNotFoundError: if the folder does not hold the run.
+        FileNotFoundError: if the folder does not contain the run.
         OSError: if the cache can't be written.
     """
     files = _list(weights)
@@ -46,7 +46,7 @@ def download(weights: Published) -> tuple[Path, dict[str, Any]]:
     if chosen is None:
         shown = ", ".join(sorted(files)[:NAMED_FILES]) or "no files"
         raise FileNotFoundError(
-            f"the authors' folder holds no checkpoint of a run {weights.prefix}*; it lists "
+            f"the authors' folder contains no checkpoint of a run {weights.prefix}*; it lists "
             f"{shown}{' ...' if len(files) > NAMED_FILES else ''}"
         )
     folder = weights.downloads / files[chosen]
@@ -59,7 +59,7 @@ def download(weights: Published) -> tuple[Path, dict[str, Any]]:
 
 
 def _list(weights: Published) -> dict[str, str]:
-    """The ids of all files of the folder, by their paths in it."""
+    """Ids of all files in the folder, by path."""
     import gdown
 
     def ask() -> Any:
@@ -72,7 +72,7 @@ def _list(weights: Published) -> dict[str, str]:
 
 
 def _retrying(ask: Callable[[], Found]) -> Found:
-    """The answer to a question that may be asked again, as gdown does not for a listing."""
+    """Call `ask`, and again after connection errors; gdown does not retry a listing."""
     from requests import ConnectionError, Timeout
 
     for attempt in range(RETRIES):
@@ -110,7 +110,7 @@ def _transfer(file_id: str, target: Path, label: str) -> None:
         except gdown.exceptions.DownloadError as error:
             if "byte range" not in str(error):
                 raise
-            # The file has changed, or what is here is already all of it: start anew.
+            # The file has changed, or is already complete: start again.
             for partial in target.parent.glob("*.part"):
                 partial.unlink()
             fetch()
@@ -118,7 +118,7 @@ def _transfer(file_id: str, target: Path, label: str) -> None:
 
 @contextmanager
 def _explaining() -> Iterator[None]:
-    """Replace what gdown and requests raise by one reason; errors of the disk pass."""
+    """Convert errors of gdown and requests to a single reason; disk errors are re-raised."""
     from requests import RequestException
 
     try:
@@ -142,7 +142,7 @@ def _reason(error: Exception) -> str:
     if isinstance(cause, exceptions.SSLError):
         return f"the secure connection to {HOST} failed ({text[:120]})"
     if "Download is incomplete" in text or isinstance(cause, exceptions.ChunkedEncodingError):
-        return "the transfer broke off; run the same command again to resume it"
+        return "the transfer was interrupted; run the same command again to resume it"
     if isinstance(cause, Timeout):
         return f"{HOST} did not answer in time; run the same command again to resume"
     if isinstance(cause, ConnectionError):

@@ -1,4 +1,4 @@
-"""Getting the authors' weights: a download or a file, checked, converted and kept in the cache."""
+"""The authors' weights: downloaded or read from a file, checked, converted and cached."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".pth", ARCHIVE)
 LARGEST_CHECKPOINT = 8 << 30  # bytes: four times what optimizer and weights of AxLSTM-B take
 SETTINGS = ("architecture", "dim", "depth", "heads", "mlp_ratio", "patch", "window_frames", "mel")
-"""What a checkpoint shares with the preset of its name; the release had several expansions."""
+"""Settings that a checkpoint must share with its preset; the release has several expansions."""
 
 
 def get(weights: Published, source: str = "") -> Path:
-    """Put weights into the cache, unless they are there; no connection is used afterwards.
+    """Put weights into the cache, unless they are there already.
 
-    One of several processes fetches, the others wait for it. The checkpoint is read without
+    If several processes call this, one fetches and the others wait. The checkpoint is read without
     executing anything in it, and deleted once it is converted.
 
     Args:
-        weights: which ones.
+        weights: the weights to get.
         source: a checkpoint, zip or folder that was downloaded with a browser, or the URL of a
             checkpoint or zip; it replaces what is in the cache. By default the authors' folder.
 
@@ -96,7 +96,9 @@ def _fetch(weights: Published, source: str) -> None:
     try:
         _convert(*_unpack(file, found, weights), weights)
     except ValueError:
-        shutil.rmtree(weights.downloads, ignore_errors=True)  # or it would be taken for complete
+        shutil.rmtree(
+            weights.downloads, ignore_errors=True
+        )  # otherwise it would be taken for complete
         raise
     shutil.rmtree(weights.downloads, ignore_errors=True)
 
@@ -124,7 +126,7 @@ def _from_disk(source: str, weights: Published) -> tuple[Path, dict[str, Any]]:
         found = choose(files, weights) or newest(files)
         if found is None:
             raise FileNotFoundError(
-                f"{path} holds no checkpoint-EPOCH.pth and no {weights.run}.zip"
+                f"{path} contains neither a checkpoint-EPOCH.pth nor {weights.run}.zip"
             )
         return path.parent / found, {"file": found}
     if not path.is_file():
@@ -133,7 +135,7 @@ def _from_disk(source: str, weights: Published) -> tuple[Path, dict[str, Any]]:
 
 
 def _unpack(file: Path, found: dict[str, Any], weights: Published) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint itself, taken out of the zip of a run if need be."""
+    """The checkpoint itself, extracted from the zip of a run if necessary."""
     if not zipfile.is_zipfile(file):
         return file, found
     try:
@@ -144,7 +146,7 @@ def _unpack(file: Path, found: dict[str, Any], weights: Published) -> tuple[Path
             checkpoints = [name for name in names if name.endswith(".pth")]
             chosen = choose(checkpoints, weights) or newest(checkpoints)
             if chosen is None:
-                raise ValueError(f"{file} holds no checkpoint-EPOCH.pth")
+                raise ValueError(f"{file} contains no checkpoint-EPOCH.pth")
             if archive.getinfo(chosen).file_size > LARGEST_CHECKPOINT:
                 raise ValueError(f"{chosen} in {file} is larger than any checkpoint of the release")
             weights.downloads.mkdir(parents=True, exist_ok=True)
@@ -183,7 +185,7 @@ def _convert(checkpoint: Path, found: dict[str, Any], weights: Published) -> Non
 
 
 def _compare(digest: str, name: str, weights: Published) -> None:
-    """Compare a checkpoint with the one of that name that was downloaded first."""
+    """Compare a checkpoint with the first download of the same name."""
     try:
         first, first_name = weights.record.read_text(encoding="utf-8").split(maxsplit=1)
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""Files of weights: safetensors with their settings in the header, and the release's checkpoints.
+"""Weight files: safetensors with the settings in the header, and the release's checkpoints.
 
-The header holds the `ModelConfig` and facts about the training. It is compared with the names and
-shapes in the file before memory is allocated for a tensor.
+The header contains the `ModelConfig` and facts about the training. It is compared with the names
+and shapes in the file before memory is allocated for any tensor.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def save(
     training: Mapping[str, Any],
     dtype: torch.dtype,
 ) -> None:
-    """Write a model with its settings, replacing `path` at once or not at all.
+    """Write a model with its settings; `path` is replaced atomically.
 
     Args:
         path: the safetensors file to write.
@@ -60,14 +60,14 @@ def save(
 def save_tensors(
     path: Path, config: ModelConfig, training: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Write tensors that fit the settings beside them; see `save`."""
+    """Write tensors with their settings; see `save`."""
     header = {"format": FORMAT, "model": config.to_dict(), "training": dict(training)}
     _check_finite(tensors, path)
     write(path, tensors, {HEADER_KEY: json.dumps(header)})
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write a safetensors file, replacing `path` at once or not at all.
+    """Write a safetensors file; `path` is replaced atomically.
 
     Raises:
         OSError: if it can't be written, for example for lack of space.
@@ -94,9 +94,8 @@ def read(path: Path) -> Contents:
         the encoder have the names and shapes that follow from the settings.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, holds tensors that don't fit its settings, or is neither of
-            the two.
+        FileNotFoundError: if it does not exist.
+        ValueError: if it is damaged, its tensors don't fit its settings, or it has another format.
     """
     if is_release(_existing(path)):
         return read_release(path)
@@ -121,7 +120,7 @@ def read_settings(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(
-            f"no weights at {path}: pass a .safetensors file, or a folder that holds one"
+            f"no weights at {path}: pass a .safetensors file, or a folder that contains one"
         )
     return path
 
@@ -155,7 +154,7 @@ def _parse(header: str | None, path: Path) -> tuple[ModelConfig, dict[str, Any]]
 
 
 def _check_header(file: Any, config: ModelConfig, path: Path) -> None:
-    """Compare the encoder that the settings describe with the tensors that the file lists."""
+    """Compare the encoder of the settings with the tensors in the file."""
     listed = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     for name, tensor in listed.items():
         if tensor.get_dtype() not in FLOATS:
@@ -184,11 +183,11 @@ def _check_fit(wanted: Mapping[str, Shape], found: Mapping[str, Shape], path: Pa
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load tensors into a module that was built from the settings beside them.
+    """Load tensors into a module that was built from their settings.
 
     Raises:
-        ValueError: if tensors of `path` are missing, superfluous, of another shape or not finite;
-            the message names them.
+        ValueError: if tensors are missing, superfluous, of another shape or not finite; the message
+            names them.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     _check_fit(wanted, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
@@ -200,6 +199,6 @@ def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(
-                f"{path}: {name} holds NaN or infinite values: download it again, or train with a "
-                "lower learning rate"
+                f"{path}: {name} contains NaN or infinite values: download it again, or train "
+                "with a lower learning rate"
             )

@@ -1,4 +1,4 @@
-"""From weights to models: the embedding model, or the start of a pretraining."""
+"""Models from weights: the embedding model, or the start of a pretraining."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def initialize(model: MaskedPatchModel, spec: str) -> None:
     """Start a pretraining model from existing weights of the same encoder.
 
     Raises:
-        FileNotFoundError, ValueError: if there are none, or they belong to another encoder.
+        FileNotFoundError, ValueError: if they are missing, or belong to another encoder.
     """
     path = locate(spec)
     config, _, tensors = read(path)

@@ -1,4 +1,4 @@
-"""The model card of published weights, from what their file and an evaluation record."""
+"""The model card of published weights, from their file and an evaluation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ There is a timestamp embedding every {step:g} ms. {layout}
 """
 KINDS = {"axlstm": "AxLSTM", "ssast": "SSAST"}
 FOREIGN = {"axlstm": ("mlp_ratio",), "ssast": ("expansion", "flip", "input_gate")}
-"""Settings without a meaning for an architecture."""
+"""Settings that an architecture does not have."""
 RECIPE = ("init", "epochs", "warmup_epochs", "batch_size", "base_lr", "lr", "weight_decay", "seed")
 LAYOUTS = {
     "time": "It holds the patches of its moment side by side.",
@@ -84,7 +84,7 @@ def write_card(
     """Write Markdown with the hub's metadata on top.
 
     Args:
-        repo: ``org/repo``, where the weights will be.
+        repo: ``org/repo`` of the weights.
         config: settings of the weights.
         training: facts about their training; the scores of a classifier among them are reported.
         tensors: the weights.
@@ -138,7 +138,7 @@ def read_scores(path: Path, system: str | None) -> list[EvalResult]:
         raise ValueError(f"{path} is not a results.csv of hearbench ({error!r})") from None
     chosen = next(iter(runs), None) if system is None and len(runs) == 1 else system
     if chosen not in runs:
-        raise ValueError(f"{path} holds the systems {', '.join(runs)}: pass one by --system")
+        raise ValueError(f"{path} contains the systems {', '.join(runs)}: pass one by --system")
     return [
         _result(task, "hear", metric, fmean(scores), f"{metric}, %, mean of {len(scores)} seeds")
         for (task, metric), scores in runs[chosen].items()
@@ -146,7 +146,7 @@ def read_scores(path: Path, system: str | None) -> list[EvalResult]:
 
 
 def _own_scores(training: Mapping[str, Any]) -> list[EvalResult]:
-    """Scores that a file records: those of a classifier, or the validation loss."""
+    """Scores recorded in a file: those of a classifier, or the validation loss."""
     found = [
         _result("the clips it was fine-tuned on", "custom", metric, value, metric, split)
         for split, scores in training.get(SCORES, {}).items()

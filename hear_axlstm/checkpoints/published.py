@@ -1,8 +1,8 @@
-"""The authors' weights: which there are, and the user's cache that holds them.
+"""The list of the authors' weights, and the user's cache of them.
 
-The cache is ``weights`` in the folder HEAR_AXLSTM_CACHE, or in the platform's cache folder. It
-holds, for each name, ``NAME.safetensors`` once a checkpoint was fetched and converted, and
-``NAME.sha256``, the checksum of that checkpoint, which a later download is compared with.
+The cache is ``weights`` in the folder HEAR_AXLSTM_CACHE, or in the platform's cache folder. For
+each name it contains ``NAME.safetensors``, converted from a checkpoint, and ``NAME.sha256``, the
+checksum of that checkpoint, with which later downloads are compared.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Published:
     """Weights that their authors publish as a run in a public Google Drive folder."""
 
     preset: str
-    """Preset whose sizes the weights have."""
+    """Preset with the sizes of the weights."""
     run: str
-    """Folder of the run. Where it is missing, another one with the same prefix is taken."""
+    """Folder of the run; if it is missing, another one with the same prefix is used."""
     folder: str = "1SyNvA7a6jrWmRwYYj85ggADiKBpDpGLK"
     """Id of the Drive folder."""
     license: str = "MIT"
@@ -37,32 +37,32 @@ class Published:
 
     @property
     def name(self) -> str:
-        """What `load_model` takes, ``PRESET.TAG``."""
+        """Name for `load_model`, ``PRESET.TAG``."""
         return f"{self.preset}.{TAG}"
 
     @property
     def prefix(self) -> str:
-        """What the names of all runs of these weights begin with."""
+        """Common prefix of the names of all runs of these weights."""
         return f"{self.preset}_200_16x4"
 
     @property
     def page(self) -> str:
-        """Address of the folder, for a browser."""
+        """URL of the folder, for a browser."""
         return f"https://drive.google.com/drive/folders/{self.folder}"
 
     @property
     def path(self) -> Path:
-        """Where the converted weights are, or will be."""
+        """Path of the converted weights, which may not exist yet."""
         return cache() / f"{self.name}.safetensors"
 
     @property
     def record(self) -> Path:
-        """Checksum of the checkpoint that was converted, as `sha256sum` writes it."""
+        """Path of the checkpoint's checksum, in the format of `sha256sum`."""
         return cache() / f"{self.name}.sha256"
 
     @property
     def downloads(self) -> Path:
-        """Folder for a checkpoint on its way, complete or not."""
+        """Folder for downloads, complete or partial."""
         return cache() / f"{self.name}.download"
 
     @property
@@ -85,7 +85,7 @@ PUBLISHED = {
         Published("ssast_base", "ssast_base_200_16x4_4x256_fp16_r1"),
     )
 }
-"""The one table of what can be downloaded, by name."""
+"""All weights that can be downloaded, by name."""
 
 
 def cache() -> Path:
@@ -100,10 +100,10 @@ def is_offline() -> bool:
 
 
 def remove(weights: Published) -> bool:
-    """Delete what the cache holds of some weights, but for the record of their checksum.
+    """Delete cached weights and partial downloads; the record of the checksum is kept.
 
     Returns:
-        Whether there was anything.
+        Whether anything was deleted.
     """
     there = weights.path.exists() or weights.downloads.exists()
     weights.path.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Checkpoints of the reference release, converted to our settings and names of tensors.
+"""Conversion of checkpoints of the reference release to our settings and tensor names.
 
-``<run>/checkpoints/checkpoint-<epoch>.pth`` holds the state dict of its pretraining model, the
+``<run>/checkpoints/checkpoint-<epoch>.pth`` contains the state dict of its pretraining model, the
 optimizer's state and the arguments of the run; only the first is used. Widths, depth, patch and
-window follow from the shapes. Flips leave no trace there; the release always has them.
+window follow from the shapes. Flips don't show there; the release always has them.
 
 Shapes: D model width, E inner width, N patches of a window.
 """
@@ -95,7 +95,7 @@ def read_release(
             warning.
 
     Returns:
-        Settings with ``layout="release"``, what is known of the training, and tensors.
+        Settings with ``layout="release"``, facts about the training, and tensors.
 
     Raises:
         ValueError: if it is damaged or of another model; the message names the tensor.
@@ -104,7 +104,8 @@ def read_release(
     theirs = _items(contents.get("model"))
     if not theirs:
         raise ValueError(
-            f"{path} holds no tensors under 'model': pass a checkpoint of the release's pretraining"
+            f"{path} contains no tensors under 'model': pass a checkpoint of the release's "
+            "pretraining"
         )
     _check_tensors(theirs, path)
     try:
@@ -131,17 +132,17 @@ def _items(contents: Any) -> dict[Any, Any]:
 
 
 def _check_tensors(theirs: Mapping[Any, Any], path: Path) -> None:
-    """Refuse anything but tensors of floating-point values that the file has room for.
+    """Reject anything but floating-point tensors that fit in the file.
 
-    Views can share values, so that their sizes alone say nothing about the file's.
+    Views can share values, so a tensor's size alone may exceed the file's.
     """
     total = 0
     for name, tensor in theirs.items():
         is_tensor = isinstance(name, str) and isinstance(tensor, Tensor)
         if not (is_tensor and tensor.is_floating_point() and tensor.numel()):
             raise ValueError(
-                f"{path}: {name!r} is no tensor of floating-point values: pass a checkpoint of the "
-                "release's pretraining"
+                f"{path}: {name!r} is not a tensor of floating-point values: pass a checkpoint of "
+                "the release's pretraining"
             )
         total += tensor.numel() * tensor.element_size()
     if total > path.stat().st_size:
@@ -173,7 +174,7 @@ def _settings(theirs: Mapping[str, Tensor], flip: bool) -> ModelConfig:
 
 
 def _translate(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Their tensors under our names, once each has the shape that the settings ask for."""
+    """Convert to our names and layouts; each shape is checked against the settings."""
     in_block = MLSTM_NAMES if config.architecture == "axlstm" else TRANSFORMER_NAMES
     names = NAMES | {
         f"blocks.{n}.{their}": f"encoder.blocks.{n}.{our}"
@@ -200,7 +201,7 @@ def _check_positions(found: Tensor, config: ModelConfig) -> None:
         expected = sincos_positions(config.grid, config.dim)
         if ((found[0, 1:].float() - expected).abs() <= POSITION_TOLERANCE).all():
             return
-    raise ValueError("pos_embed holds other positions than the release's")
+    raise ValueError("pos_embed differs from the release's positions")
 
 
 def _rearrange(name: str, tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From what a user passes as weights to a file on this machine.
+"""Resolution of weights, as a user names them, to a local file.
 
 A name is ``PRESET.TAG``, as ``axlstm_base.audioset``; a preset alone means its shipped weights.
 """
@@ -17,7 +17,7 @@ from hear_axlstm.checkpoints.published import PUBLISHED, TAG
 from hear_axlstm.checkpoints.runs import newest_in_folder
 from hear_axlstm.config import PRESETS
 
-RANDOM = "random"  # the tag of weights that are drawn, not read
+RANDOM = "random"  # the tag of random weights, which no file contains
 
 
 def locate(spec: str) -> Path:
@@ -27,7 +27,7 @@ def locate(spec: str) -> Path:
     manifest or a sidecar beside the file, the file matches it.
 
     Raises:
-        FileNotFoundError: if there is none; the message lists what may be passed.
+        FileNotFoundError: if nothing is found; the message lists the accepted forms.
         ValueError: for a preset without shipped weights, a wrong address, or a file that does not
             match its checksum.
         OSError: if a download fails, or the cache can't be written.
@@ -73,7 +73,7 @@ def _from_disk(spec: str) -> Path:
         names = ", ".join((*map(shipped_name, manifest()["weights"]), *PUBLISHED))
         raise FileNotFoundError(
             f"no weights at {spec!r}: pass a name ({names}), a .safetensors or .pth file, a folder "
-            f"that holds {FILE_NAME}, a run of the reference release, or hf://org/repo[@revision]"
+            f"with {FILE_NAME}, a run of the reference release, or hf://org/repo[@revision]"
         )
     verify(path)
     return path

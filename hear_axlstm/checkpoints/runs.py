@@ -1,4 +1,4 @@
-"""Finding the checkpoint to use among the files of the authors' runs.
+"""Choice of a checkpoint among the files of the authors' runs.
 
 A run is a folder ``NAME_rN`` with ``checkpoints/checkpoint-EPOCH.pth`` inside; N counts its
 repetitions. It may lie deeper, beside other files, or in a zip of that name.
@@ -23,7 +23,7 @@ def choose(paths: Iterable[str], weights: Published) -> str | None:
 
     Args:
         paths: files below a common folder, parts separated by ``/``.
-        weights: the run that is looked for.
+        weights: the wanted run.
 
     Returns:
         One of `paths`, or None if no run is among them.
@@ -50,7 +50,7 @@ def _epoch(path: str) -> int | None:
 
 
 def _rank(path: str, weights: Published) -> tuple | None:
-    """What sorts a file that can hold the weights, the best one first; None for another file."""
+    """Sort key of a file that may contain the weights, the best one first; None for others."""
     run = next((p for p in PurePosixPath(path).parts if p.startswith(weights.prefix)), None)
     epoch = _epoch(path)
     if run is None or (epoch is None and not path.endswith(ARCHIVE)):

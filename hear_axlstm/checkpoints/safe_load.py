@@ -44,7 +44,7 @@ TUPLES = ("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 
 
 class Inert:
-    """Stands for an object of any class; ignores what it is made of."""
+    """Stand-in for an object of any class; ignores its arguments and state."""
 
     __slots__ = ()
 
@@ -57,25 +57,25 @@ class Inert:
 
 
 class _Name(str):
-    """A name that the pickle looks up, unlike a string in it."""
+    """A global name that the pickle looks up, as opposed to a string in it."""
 
 
 class _Tuple(NamedTuple):
     items: list[Any]
     size: int
-    """Items, with those of the tuples among them."""
+    """Number of items, including those of nested tuples."""
 
 
 _LIST = object()
 
 
 def load(path: Path) -> Any:
-    """What was saved to a checkpoint: tensors on the CPU, plain values, and `Inert` objects.
+    """Read a checkpoint: tensors on the CPU, plain values, and `Inert` objects.
 
     Tensors refer to the file, which must not change while they are in use.
 
     Raises:
-        ValueError: if the file is damaged, is no checkpoint, or needs what is not allowed here.
+        ValueError: if the file is damaged, is not a checkpoint, or uses a name that is not allowed.
     """
     try:
         names = _check_program(_read_program(path))
@@ -95,7 +95,7 @@ def load(path: Path) -> Any:
 
 @contextmanager
 def _without_allowed_names() -> Iterator[None]:
-    """Put aside what the caller's program allows PyTorch to unpickle."""
+    """Suspend the names that the calling program allows PyTorch to unpickle."""
     allowed = get_safe_globals()
     clear_safe_globals()
     try:
@@ -105,7 +105,7 @@ def _without_allowed_names() -> Iterator[None]:
 
 
 def _read_program(path: Path) -> bytes:
-    """The pickle, from a zip whose members are intact, not compressed and not ambiguous."""
+    """Read the pickle from a zip whose members are intact, uncompressed and unambiguous."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         names = [member.filename for member in members]
@@ -126,10 +126,10 @@ def _read_program(path: Path) -> bytes:
 
 
 def _check_program(program: bytes) -> set[str]:
-    """Follow a pickle's stack, and refuse operations that could hang or crash the interpreter.
+    """Trace a pickle's stack, and reject operations that could hang or crash the interpreter.
 
     Returns:
-        The names that it looks up.
+        The global names that it looks up.
     """
     stack: list[Any] = []
     marks: list[int] = []
@@ -156,29 +156,29 @@ def _check_program(program: bytes) -> set[str]:
 
 
 def _full_name(argument: str) -> str:
-    """A name as Python 3 has it; pickles of this protocol hold those of Python 2."""
+    """Name in Python 3; pickles of this protocol use those of Python 2."""
     module, name = argument.split(" ", 1)
     module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
     return f"{module}.{name}"
 
 
 def _take(stack: list[Any], marks: list[int], before: list[Any]) -> list[Any]:
-    """Remove from the stack what an operation takes, the lowest first."""
+    """Remove an operation's arguments from the stack, the lowest first."""
     if pickletools.markobject in before:
         start = marks.pop() - before.index(pickletools.markobject)
     else:
         start = len(stack) - len(before)
     if start < 0:
-        raise ValueError("it takes more from its stack than there is")
+        raise ValueError("it takes more from its stack than is there")
     taken = stack[start:]
     del stack[start:]
     return taken
 
 
 def _results(operation: Any, argument: Any, taken: list[Any]) -> list[Any]:
-    """What an operation leaves on the stack, as far as later checks need to know.
+    """Results that an operation leaves on the stack, as far as later checks need them.
 
-    Names, strings, small integers and tuples are known, and that a list is one.
+    Names, strings, small integers and tuples keep their values, a list is `_LIST`, the rest None.
     """
     name = operation.name
     if name == "BINUNICODE" or name in SMALL_INTEGERS:
@@ -207,7 +207,7 @@ def _check_call(function: Any, arguments: Any) -> None:
     if function == "collections.OrderedDict" and arguments.items:
         raise ValueError("it fills an OrderedDict by a call")
     if function == "_codecs.encode" and arguments.items[1:] != ["latin1"]:
-        raise ValueError("it encodes text to something else than bytes")
+        raise ValueError("it encodes text other than as latin1 bytes")
 
 
 def _check_storage(description: Any) -> None:

@@ -1,4 +1,4 @@
-"""Names and shapes of a model's tensors, worked out without allocating one."""
+"""Names and shapes of a model's tensors, computed without allocating any."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FIRST = "encoder.blocks.0."
 def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
     """The tensors of a pretraining model, of which ``encoder.*`` are those of an embedder.
 
-    One block is built, on PyTorch's meta device; the others are alike. So settings that ask for a
-    thousand blocks cost no more than others.
+    Only one block is built, on PyTorch's meta device, since all are alike; settings with a thousand
+    blocks cost no more than others.
     """
     with torch.device("meta"):
         model = MaskedPatchModel(replace(config, depth=1))

@@ -181,7 +181,7 @@ REFUSALS = {
     "an empty folder": ({"files": {}}, "lists no files"),
     "other contents": (
         {"files": {"README.md": b"", "models/tiny.pt": b""}},
-        rf"holds no checkpoint of a run {WEIGHTS.prefix}\*; it lists README.md, models/tiny.pt",
+        rf"contains no checkpoint of a run {WEIGHTS.prefix}\*; it lists README.md, models/tiny.pt",
     ),
     "something else in place of a checkpoint": (
         {"files": {f"{RUN}/checkpoint-1.pth": b"<!doctype html><p>"}},
@@ -193,7 +193,7 @@ REFUSALS = {
     ),
     "a zip of other things": (
         {"files": {f"{RUN}.zip": zipped({"a.txt": b"a"})}},
-        r"zip holds no checkpoint-EPOCH\.pth",
+        r"zip contains no checkpoint-EPOCH\.pth",
     ),
 }
 
@@ -231,7 +231,7 @@ def test_a_cut_connection_is_resumed(drive: Drive) -> None:
 
 def test_a_transfer_that_breaks_off_is_resumed_by_the_next_call(drive: Drive) -> None:
     drive.cuts = [BLOCK, *[0] * 3]
-    with pytest.raises(ConnectionError, match="broke off; run the same command again"):
+    with pytest.raises(ConnectionError, match="was interrupted; run the same command again"):
         fetch.get(WEIGHTS)
     assert not WEIGHTS.path.exists()
     drive.ranges.clear()
@@ -337,7 +337,7 @@ def test_sources_without_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "cut.zip").write_bytes(zipped({"checkpoint-1.pth": bytes(999)})[:-40])
     for name, reason in {
-        "empty": r"empty holds no checkpoint-EPOCH\.pth",
+        "empty": r"empty contains neither a checkpoint-EPOCH\.pth",
         "nowhere": "nowhere does not exist",
         "cut.zip": "cut.zip",
     }.items():

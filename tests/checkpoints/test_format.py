@@ -78,7 +78,7 @@ def test_values_that_are_not_finite_are_not_saved(
     before = file.read_bytes()
     model.encoder.cls_token.data[3] = value
     with pytest.raises(
-        ValueError, match=r"model\.safetensors: encoder\.cls_token holds NaN or inf"
+        ValueError, match=r"model\.safetensors: encoder\.cls_token contains NaN or inf"
     ):
         checkpoints.save(file, model, {}, dtype)
     assert file.read_bytes() == before
@@ -90,7 +90,7 @@ def test_values_that_are_not_finite_are_not_loaded(file: Path) -> None:
         header = opened.metadata()
     tensors["encoder.cls_token"][3] = torch.inf
     save_file(tensors, file, metadata=header)
-    with pytest.raises(ValueError, match=r"model\.safetensors: cls_token holds NaN or infinite"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: cls_token contains NaN or infinite"):
         load_model(str(file))
 
 
@@ -233,7 +233,7 @@ def test_what_knows_no_checksum(file: Path) -> None:
         (file.parent / "manifest.json").write_text(text)  # another program's
         load_model(str(file))
     (file.parent / "model.safetensors.sha256").write_text("not a digest")
-    with pytest.raises(ValueError, match="sha256 does not hold a sha256 digest"):
+    with pytest.raises(ValueError, match="sha256 does not contain a sha256 digest"):
         load_model(str(file))
 
 

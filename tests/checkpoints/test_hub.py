@@ -239,7 +239,7 @@ def test_scores_are_in_the_card_and_its_metadata(
         51.5,
     )
     assert loss.metric_value == 0.5 and "| esc50 | test | top1_acc, %" in card.text
-    with pytest.raises(ValueError, match="holds the systems mine, naive: pass one"):
+    with pytest.raises(ValueError, match="contains the systems mine, naive: pass one"):
         push(str(run), REPO, scores=results, dry_run=True)
     results.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"not a results.csv of hearbench"):

@@ -139,12 +139,15 @@ def test_other_models_are_refused_by_the_name_of_a_tensor(state: State, tmp_path
         ),
         "shape": (state | {key: torch.zeros(8, 32)}, rf"{key} has shape \(8, 32\)"),
         "positions": (state | {"pos_embed": state["pos_embed"].flip(1)}, "other positions"),
-        "integers": (state | {key: torch.zeros(2, dtype=torch.int64)}, rf"'{key}' is no tensor of"),
+        "integers": (
+            state | {key: torch.zeros(2, dtype=torch.int64)},
+            rf"'{key}' is not a tensor of",
+        ),
         "empty": ({}, "no tensors under 'model'"),
         "rank": (state | {"patch_embed.proj.weight": torch.zeros(3)}, "another model"),
         "nothing": (
             state | {"patch_embed.proj.weight": torch.zeros(0, 1, 4, 16)},
-            "is no tensor of",
+            "is not a tensor of",
         ),
     }
     for kind, (changed, message) in changes.items():

@@ -14,7 +14,10 @@ from hear_axlstm.embed.export import exportable_cell
 from hear_axlstm.models import mlstm
 from hear_axlstm.ops import torch_impl
 from hear_axlstm.ops.contract import EPS
+from tests.helpers.rounding import assert_accurate, sum_rounding
 from tests.reference.mlstm import plain_parallel
+
+GATES = 30  # roundings of the largest gate, in units of eps
 
 
 def sums_step_by_step(
@@ -85,7 +88,7 @@ def test_a_full_window_equals_the_recurrence(form: str, gate: float, input_gate:
     gates = mlstm.log_gates(raw_i, raw_f, input_gate)
     q, k = q.abs(), k.abs()  # all q . k above zero: no row's sum cancels, every digit is defined
     found, expected = FORMS[form](q, k, v, *gates), step_by_step(q, k, v, *gates)
-    assert relative_error(found, expected) < 1e-5
+    assert relative_error(found, expected) < sum_rounding(251 + 144)
 
 
 @pytest.mark.parametrize("gate", [1.0, 10.0, 30.0])
@@ -101,7 +104,7 @@ def test_products_of_any_sign_equal_the_recurrence(form: str, gate: float) -> No
     size, size_of_weight, _ = sums_step_by_step(q.abs(), k.abs(), v.abs(), *gates)
     added_up = size + expected.abs() * size_of_weight[..., None]
     error = (FORMS[form](q, k, v, *gates) - expected).abs()
-    assert (error / (added_up / normalizer[..., None])).max() < 1e-5
+    assert (error / (added_up / normalizer[..., None])).max() < sum_rounding(251 + 144)
 
 
 @settings(max_examples=30, deadline=None)
@@ -129,9 +132,10 @@ def test_any_shape_equals_the_recurrence(
     q, k = q.abs(), k.abs()
     gates = mlstm.log_gates(raw_i, raw_f, input_gate)
     expected = step_by_step(q, k, v, *gates)
-    assert relative_error(mlstm.parallel(q, k, v, *gates), expected) < 1e-5
+    bound = sum_rounding(tokens + size + GATES)
+    assert relative_error(mlstm.parallel(q, k, v, *gates), expected) < bound
     chunks, _ = mlstm.chunkwise(q, k, v, *gates, chunk=chunk)
-    assert relative_error(chunks, expected) < 1e-5
+    assert relative_error(chunks, expected) < bound
 
 
 @given(cut=st.integers(1, 59), gate=st.floats(0.0, 30.0), seed=st.integers(0, 2**16))
@@ -143,29 +147,30 @@ def test_a_state_carries_all_of_the_past(cut: int, gate: float, seed: int) -> No
     expected = step_by_step(*whole)
     h, state = mlstm.chunkwise(*first, chunk=16)
     rest, end = mlstm.chunkwise(*second, state, chunk=16)
-    assert relative_error(torch.cat([h, rest], dim=1), expected) < 1e-5
+    bound = sum_rounding(60 + 12 + GATES)
+    assert relative_error(torch.cat([h, rest], dim=1), expected) < bound
     for t in range(60 - cut):  # tokens one by one
         h, state = mlstm.chunkwise(*(x[:, t : t + 1] for x in second), state)
-        assert relative_error(h[:, 0], expected[:, cut + t]) < 1e-4  # of its own largest value
-    torch.testing.assert_close(state.m, end.m, rtol=1e-9, atol=1e-9)
-    assert relative_error(state.memory, end.memory.double()) < 1e-5
-    assert relative_error(state.normalizer, end.normalizer.double()) < 1e-5
+        # The values of a token may add up to less than those of others: of its own largest one.
+        assert relative_error(h[:, 0], expected[:, cut + t]) < 10 * bound
+    torch.testing.assert_close(state.m, end.m, rtol=1e-9, atol=1e-9)  # float64
+    assert relative_error(state.memory, end.memory.double()) < bound
+    assert relative_error(state.normalizer, end.normalizer.double()) < bound
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("gate", [2.0, 30.0])
 def test_gradients_equal_those_of_the_recurrence(form: str, gate: float) -> None:
-    leaves = [t.requires_grad_() for t in inputs((1, 140, 2, 24), gate, seed=1)]
+    leaves = inputs((1, 140, 2, 24), gate, seed=1)
     weight = torch.randn(1, 140, 2, 24, generator=torch.Generator().manual_seed(2))
 
-    def gradients(cell) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
-        q, k, v, raw_i, raw_f = leaves
+    def gradients(cell, *leaves: Tensor) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+        q, k, v, raw_i, raw_f = leaves = tuple(t.detach().requires_grad_() for t in leaves)
         h = cell(q, k, v, *mlstm.log_gates(raw_i, raw_f, "exponential"))
         return torch.autograd.grad((head_norm(h) * weight).sum(), leaves)
 
-    found, expected = gradients(FORMS[form]), gradients(step_by_step)
-    for name, ours, theirs in zip(["q", "k", "v", "input", "forget"], found, expected, strict=True):
-        assert relative_error(ours, theirs.double()) < 1e-4, name
+    found = gradients(FORMS[form], *leaves)
+    assert_accurate(found, lambda *x: gradients(step_by_step, *x), leaves)
 
 
 def gradients(cell, leaves: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
@@ -196,7 +201,7 @@ def test_gradients_of_any_shape_equal_those_of_the_recurrence(
         for name, ours, theirs in zip(("h", *"qkvif"), found, expected, strict=True):
             # A token alone is h = v, whatever q and k: their gradients are what is left of 1 - 1.
             error = (ours.double() - theirs).abs().max() / theirs.abs().max().clamp(min=1.0)
-            assert error < 1e-5, (form, name)
+            assert error < 4 * sum_rounding(tokens + size + GATES), (form, name)
 
 
 @pytest.mark.parametrize("gate", [1.0, 10.0, 30.0])
@@ -258,11 +263,12 @@ def test_gradients_go_into_a_state_and_come_from_the_last(form, gate: float) -> 
     expected = differentiate(from_a_state, [t.double() for t in leaves[5:]])
     names = ("q", "k", "v", "input", "forget", *mlstm.State._fields)
     for name, ours, theirs in zip(names, found, expected, strict=True):
-        assert relative_error(ours, theirs.double()) < 1e-5, name
+        assert relative_error(ours, theirs.double()) < 4 * sum_rounding(70 + 24), name
 
 
 def test_windows_together_equal_windows_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    leaves = [t.requires_grad_() for t in inputs((5, 140, 2, 12), 3.0, seed=6)]
+    q, k, *others = inputs((5, 140, 2, 12), 3.0, seed=6)
+    leaves = [t.requires_grad_() for t in (q.abs(), k.abs(), *others)]
 
     def run() -> tuple[Tensor, ...]:
         h = mlstm.parallel(*leaves[:3], *mlstm.log_gates(leaves[3], leaves[4], "exponential"))
@@ -271,7 +277,7 @@ def test_windows_together_equal_windows_one_by_one(monkeypatch: pytest.MonkeyPat
     one_by_one = run()
     monkeypatch.setattr(torch_impl, "_windows", lambda q: [slice(0, 2), slice(2, 5)])  # as on a GPU
     for together, alone in zip(run(), one_by_one, strict=True):
-        assert relative_error(together, alone.double()) < 1e-5
+        assert relative_error(together, alone.double()) < 4 * sum_rounding(140 + 12)
 
 
 def test_bfloat16_stays_close() -> None:
@@ -287,22 +293,25 @@ def test_bfloat16_stays_close() -> None:
 def test_the_plain_form_that_benchmarks_compare_with_is_the_same() -> None:
     q, k, v, raw_i, raw_f = inputs((2, 100, 2, 24), 2.0, seed=5)
     gates = mlstm.log_gates(raw_i, raw_f, "exponential")
-    found, expected = plain_parallel(q, k, v, *gates), mlstm.parallel(q, k, v, *gates)
-    assert relative_error(head_norm(found), head_norm(expected.double())) < 1e-4
+    found = head_norm(plain_parallel(q, k, v, *gates))
+    assert_accurate([found], lambda *x: [head_norm(step_by_step(*x))], [q, k, v, *gates])
 
 
 def test_moderate_exponents_may_be_factored(monkeypatch: pytest.MonkeyPatch) -> None:
-    leaves = [t.requires_grad_() for t in inputs((3, 60, 2, 12), 1.0, seed=8)]
+    leaves = inputs((3, 60, 2, 12), 1.0, seed=8)
     weight = torch.randn(3, 60, 2, 12)
 
-    def run(limit: float) -> tuple[Tensor, ...]:
-        monkeypatch.setattr(torch_impl, "MODERATE", limit)
-        h = mlstm.parallel(*leaves[:3], *mlstm.log_gates(*leaves[3:], "exponential"))
+    def run(cell, *leaves: Tensor) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+        leaves = tuple(t.detach().requires_grad_() for t in leaves)
+        h = cell(*leaves[:3], *mlstm.log_gates(*leaves[3:], "exponential"))
         return h, *torch.autograd.grad((head_norm(h) * weight).sum(), leaves)
 
-    for factored, plain in zip(run(64.0), run(0.0), strict=True):
-        assert not torch.equal(factored, plain)
-        assert relative_error(factored, plain.double()) < 2e-5
+    results = []
+    for limit in (64.0, 0.0):
+        monkeypatch.setattr(torch_impl, "MODERATE", limit)
+        results.append(run(mlstm.parallel, *leaves))
+        assert_accurate(results[-1], lambda *x: run(step_by_step, *x), leaves)
+    assert not any(map(torch.equal, *results))
 
 
 def test_long_windows_go_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +324,8 @@ def test_long_windows_go_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_token_sees_the_future() -> None:
     q, k, v, raw_i, raw_f = inputs((1, 200, 2, 12), 5.0, seed=4)
+    q, k = q.abs(), k.abs()
     whole = mlstm.parallel(q, k, v, *mlstm.log_gates(raw_i, raw_f, "exponential"))
     start = [t[:, :150] for t in (q, k, v, raw_i, raw_f)]
     part = mlstm.parallel(*start[:3], *mlstm.log_gates(*start[3:], "exponential"))
-    torch.testing.assert_close(whole[:, :150], part, rtol=1e-5, atol=1e-6)
+    assert relative_error(whole[:, :150], part.double()) < sum_rounding(150 + 12)

@@ -1,9 +1,9 @@
 """AudioMAE behind the HEAR API.
 
 Huang et al., "Masked Autoencoders that Listen" (2022). Its authors publish no HEAR module. Here a
-clip is cut into chunks of 1024 frames (10.24 s), the last one filled up as in their code. A scene
-embedding is the mean over the patch tokens of all chunks, filling included, as in the authors' own
-fine-tuning; `pool="audio"` leaves the filling out, which matters for short clips. A timestamp
+clip is cut into chunks of 1024 frames (10.24 s), the last one padded as in their code. A scene
+embedding is the mean over the patch tokens of all chunks, padding included, as in the authors' own
+fine-tuning; `pool="audio"` excludes the padding, which matters for short clips. A timestamp
 embedding is the mean over the 8 bands of one moment. The weights are under CC BY-NC 4.0.
 
 Shapes: B clips, n samples, T frames, C chunks of a clip, R moments, N tokens, D width.
@@ -79,7 +79,7 @@ class AudioMae(nn.Module):
         self.scene_embedding_size = self.timestamp_embedding_size = encoder.pos_embed.shape[-1]
 
     def forward(self, audio_Bn: Tensor) -> tuple[Tensor, int]:
-        """Moments [B, C, R, D], and how many of all C R are of audio alone (at least one)."""
+        """Moments [B, C, R, D], and the number of them, of C R, without padding (at least one)."""
         frames = self.fbank(audio_Bn - audio_Bn.mean(dim=-1, keepdim=True))
         left = (frames.shape[1] - 1) % CHUNK + 1
         chunks = (in_chunks(frames, CHUNK) - MEAN) / (2 * DEVIATION)
@@ -94,7 +94,7 @@ def load_model(model_file_path: str = "", *, pool: Pool = "all") -> AudioMae:
 
     Args:
         model_file_path: `pretrained.pth` or `finetuned.pth`.
-        pool: whether a scene embedding averages all tokens, or those of audio alone.
+        pool: whether a scene embedding averages "all" tokens, or those of "audio" without padding.
 
     Raises:
         CheckpointError: if it is missing, damaged or of another kind.

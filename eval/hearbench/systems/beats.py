@@ -48,7 +48,7 @@ KIND = {
     "gru_rel_pos": True,
     "input_patch_size": PATCH,
 }
-"""Settings of the architecture that is known here."""
+"""Settings of the supported architecture."""
 
 
 class Layer(nn.Module):
@@ -131,7 +131,7 @@ class Beats(nn.Module):
         self.scene_embedding_size = self.timestamp_embedding_size = dim
 
     def forward(self, audio_Bn: Tensor) -> Tensor:
-        """Rows of 160 ms; less than one is filled up with zeros."""
+        """Rows of 160 ms; shorter clips are padded with zeros."""
         audio_Bn = F.pad(audio_Bn, (0, max(0, SHORTEST - audio_Bn.shape[-1])))
         tokens = (audio_Bn.shape[-1] - SHORTEST) // (PATCH * fbank.HOP) * BANDS + BANDS
         return in_batches(self._of_clips, audio_Bn[:, None], TOKENS_AT_ONCE // tokens)[:, 0]
@@ -154,7 +154,7 @@ def load_model(model_file_path: str = "") -> Beats:
     content = read_checkpoint(path)
     cfg = content.get("cfg")
     if not isinstance(cfg, Mapping):
-        raise CheckpointError(f"{path} holds no 'cfg': it is not a BEATs checkpoint")
+        raise CheckpointError(f"{path} contains no 'cfg': it is not a BEATs checkpoint")
     _check_kind(cfg, path)
     tensors = _without_weight_norm(tensors_in(content.get("model"), path), path)
     dim = width(tensors, "encoder.layer_norm.weight", path, 1)[0]
@@ -184,12 +184,12 @@ def get_timestamp_embeddings(audio: Tensor, model: Beats) -> tuple[Tensor, Tenso
 
 
 def _check_kind(cfg: Mapping[str, Any], path: Path) -> None:
-    """Raises CheckpointError where a setting is missing or of another architecture."""
+    """Raise CheckpointError if a setting is missing or of another architecture."""
     for name, wanted in KIND.items():
         if name not in cfg or cfg[name] != wanted:
             raise CheckpointError(
-                f"{path}: cfg[{name!r}] is {cfg.get(name, 'missing')!r}, and only BEATs with "
-                f"{wanted!r} is known"
+                f"{path}: cfg[{name!r}] is {cfg.get(name, 'missing')!r}, but only BEATs with "
+                f"{wanted!r} is supported"
             )
     for name in ("conv_pos", "conv_pos_groups", "num_buckets", "max_distance"):
         if type(cfg.get(name)) is not int or cfg[name] < 1:
@@ -208,7 +208,7 @@ def _without_weight_norm(tensors: dict[str, Tensor], path: Path) -> dict[str, Te
 
 
 def _with_one_bias(tensors: dict[str, Tensor], depth: int, path: Path) -> dict[str, Tensor]:
-    """The table of distances, which every layer stores, once."""
+    """Tensors with a single table of distances, which the file repeats in every layer."""
     names = [f"encoder.layers.{i}.self_attn.relative_attention_bias.weight" for i in range(depth)]
     width(tensors, names[0], path, 2)
     table = tensors[names[0]]

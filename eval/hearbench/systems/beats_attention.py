@@ -19,7 +19,7 @@ SCORES_AT_ONCE = 1 << 22  # 16 MB
 
 
 class Attention(nn.Module):
-    """Self-attention whose parameters bear the published names."""
+    """Self-attention; its parameters have the published names."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Attention(nn.Module):
         return self.out_proj(torch.cat(outputs, dim=2).transpose(1, 2).flatten(2))
 
     def gate(self, q_BHNK: Tensor) -> Tensor:
-        """What each query multiplies the bias by, [B, H, N, 1]."""
+        """Factor of the bias for each query, [B, H, N, 1]."""
         sums = self.grep_linear(q_BHNK).unflatten(-1, (2, 4)).sum(dim=-1)
         scale, share = torch.sigmoid(sums).split(1, dim=-1)
         return scale * (share * self.grep_a - 1.0) + 2.0

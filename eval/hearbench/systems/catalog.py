@@ -1,6 +1,6 @@
-"""The systems that come with hearbench: what each is, where its weights are, and what was decided.
+"""The systems that come with hearbench: sources, licenses, weights and choices made.
 
-A name here is a module `hearbench.systems.NAME`. Sizes and rates are those of the checkpoints in
+A name is a module `hearbench.systems.NAME`. Sizes and rates are those of the checkpoints in
 the paper's Table 2; parameters are counted as the table counts them.
 """
 
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Card:
-    """What a user needs to know of a system before running it."""
+    """Facts about a system that a user needs before running it."""
 
     title: str
     """The system, and the paper that describes it."""
     rows: tuple[str, ...]
     """Its rows in the paper's Table 2."""
     code_license: str
-    """SPDX identifier of the authors' code, which is not used here."""
+    """SPDX identifier of the authors' code, which hearbench does not contain."""
     weights_license: str
-    """SPDX identifier, or what it is."""
+    """SPDX identifier, or a name."""
     sample_rate: int
     """Hz."""
     embedding_size: str
@@ -28,13 +28,13 @@ class Card:
     parameters: str
     """Millions."""
     checkpoint: str
-    """What follows the @: a file, a run's folder or a name; empty if there are no weights."""
+    """The part after @: a file, a run's folder or a name; empty if there are no weights."""
     published: str
-    """Where."""
+    """Source of the weights."""
     verified: str
-    """What the adapter was compared with."""
+    """Reference that the adapter was compared with."""
     choices: str
-    """What the paper or the authors' code leave open, and what is done here."""
+    """Choices made where the paper or the authors' code leave a question open."""
 
 
 BY_FORMULA = "each part against torch's own modules or plain formulas (tests/hearbench/systems)"
@@ -133,7 +133,7 @@ CATALOG: dict[str, Card] = {
         published="https://github.com/facebookresearch/AudioMAE",
         verified=BY_FORMULA,
         choices="no official HEAR module: pretrained file, chunks of 10.24 s, mean over all patch "
-        "tokens, those of filling too, as in the authors' fine-tuning (pool='audio' excludes them)",
+        "tokens, padding included, as in the authors' fine-tuning (pool='audio' excludes it)",
     ),
     "msm_mae": Card(
         title="MSM-MAE (Niizumi et al., 2022), by its authors' own HEAR module",
@@ -145,7 +145,7 @@ CATALOG: dict[str, Card] = {
         parameters="92.7",
         checkpoint="THEIR_MODULE@80x208p16x16_0422/checkpoint-100.pth",
         published="https://github.com/nttcslab/msm-mae/releases",
-        verified="a stand-in module; the license allows no derived code, so nothing of it is here",
+        verified="a stand-in module; the license allows no derived code, so none is included",
         choices="one clip at a time: the authors' code standardizes over the whole batch",
     ),
     "mwmae": Card(

@@ -1,8 +1,8 @@
 """Published checkpoints -> tensors -> modules; nothing that a file contains is ever executed.
 
 `torch.load(weights_only=True)` refuses checkpoints that name any class but torch's own, and many
-published ones hold an `argparse.Namespace` beside the weights. Every such name is answered by an
-inert stand-in here, which takes whatever a pickle does to it and keeps nothing.
+published ones contain an `argparse.Namespace` beside the weights. Here an inert stand-in replaces
+every such class: it accepts any operation of a pickle and stores nothing.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 SHOWN = 3  # names of each kind in an error
-HEAD_WIDTH = 64  # of every attention in these systems; no file says it
+HEAD_WIDTH = 64  # of every attention in these systems; checkpoints do not contain it
 
 
 class CheckpointError(ValueError):
-    """A file that does not hold the weights of the system that was asked for."""
+    """Raised for a file without weights of the requested system."""
 
 
 def checkpoint_path(model_file_path: str, example: str) -> Path:
@@ -57,12 +57,12 @@ def latest(folder: Path, name: str) -> Path:
         if match := re.fullmatch(re.escape(name) + r"(\d+)(\.pth)?", path.name):
             found[int(match[1])] = path
     if not found:
-        raise CheckpointError(f"{folder} holds no {name}<number>: give the folder of a whole run")
+        raise CheckpointError(f"{folder} contains no {name}<number>: give the folder of a run")
     return found[max(found)]
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
-    """What `torch.save` wrote; objects of unknown classes are empty stand-ins.
+    """Read the content of a checkpoint; objects of unknown classes become empty stand-ins.
 
     Raises:
         CheckpointError: if it is damaged, of another format or not a dict.
@@ -93,7 +93,7 @@ def tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
         CheckpointError: if something else is among them, or one claims more than the file holds.
     """
     if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path} holds no weights (a dict of tensors)")
+        raise CheckpointError(f"{path} contains no weights (a dict of tensors)")
     size = path.stat().st_size
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
@@ -118,7 +118,7 @@ def width(tensors: Mapping[str, Tensor], name: str, path: Path, dims: int) -> tu
 
 
 def count_blocks(tensors: Iterable[str], prefix: str, path: Path) -> int:
-    """How many blocks `<prefix>0. ... <prefix>N-1.` the names speak of.
+    """Number of blocks N, from the names `<prefix>0.` to `<prefix>N-1.`.
 
     Raises:
         CheckpointError: if there are none or one is missing.
@@ -126,7 +126,7 @@ def count_blocks(tensors: Iterable[str], prefix: str, path: Path) -> int:
     pattern = re.compile(re.escape(prefix) + r"(\d{1,4})[./]")
     found = {int(match[1]) for match in map(pattern.match, tensors) if match}
     if missing := sorted(set(range(max(found, default=0) + 1)) - found):
-        raise CheckpointError(f"{path} lacks {prefix}{missing[0]}: it is not a whole model")
+        raise CheckpointError(f"{path} lacks {prefix}{missing[0]}: the model is incomplete")
     return len(found)
 
 
@@ -182,7 +182,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _stand_in(name: str) -> type:
-    """A class of its own each time: what a pickle does to it does not outlast the pickle."""
+    """Make a new class for each name, so that no pickle can alter one that others use."""
 
     class StandIn:
         __slots__ = ()

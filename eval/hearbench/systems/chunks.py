@@ -1,4 +1,4 @@
-"""Clips of any length in pieces of equal size, and many pieces at a time within bounded memory.
+"""Cutting of clips into chunks of equal size, and batches of chunks within bounded memory.
 
 Shapes: B clips, n samples, T frames, C chunks of a clip.
 """
@@ -31,15 +31,15 @@ def as_batch(audio: Tensor) -> Tensor:
 
 
 def in_chunks(frames_BTF: Tensor, size: int) -> Tensor:
-    """Frames [B, T, F] -> chunks [B, C, size, F], the last one filled up with zeros."""
+    """Frames [B, T, F] -> chunks [B, C, size, F], the last one padded with zeros."""
     filling = -frames_BTF.shape[1] % size
     return F.pad(frames_BTF, (0, 0, 0, filling)).unflatten(1, (-1, size))
 
 
 def reflected_to(frames_BTF: Tensor, multiple: int) -> Tensor:
-    """Frames [B, T, F], going back and forth at the end up to a multiple of frames.
+    """Frames [B, T, F], padded by reflection at the end to a multiple of frames.
 
-    It is numpy's "reflect", which also fills more than there is; torch's refuses to.
+    Equals numpy's mode "reflect", which can pad by more than the length; torch's can't.
     """
     count = frames_BTF.shape[1]
     index = torch.arange(count + -count % multiple, device=frames_BTF.device)
@@ -50,12 +50,12 @@ def reflected_to(frames_BTF: Tensor, multiple: int) -> Tensor:
 def in_batches(function: Callable[[Tensor], Tensor], items: Tensor, at_once: int) -> Tensor:
     """`function` of items [B, C, ...], called with [b, ...] of all clips together: [B, C, ...].
 
-    On a CPU each thread has batches of its own, which is faster than sharing every operation.
+    On a CPU each thread processes separate batches, which is faster than sharing every operation.
 
     Args:
-        function: of a tensor [b, ...]; its result begins with b, too.
-        items: may be a view of overlapping pieces: only those at work are copied.
-        at_once: the most items in one call on a CPU.
+        function: maps a tensor [b, ...] to another [b, ...].
+        items: may be a view of overlapping pieces; only those being processed are copied.
+        at_once: maximum number of items in one call on a CPU.
     """
     clips, chunks = items.shape[:2]
     count, is_cpu = clips * chunks, items.device.type == "cpu"
@@ -79,7 +79,7 @@ def in_batches(function: Callable[[Tensor], Tensor], items: Tensor, at_once: int
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """Keep operations on a CPU to the thread that calls them."""
+    """Run operations on a CPU in the calling thread only."""
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
         yield

@@ -26,7 +26,7 @@ class KaldiFbank(nn.Module):
     """Waveform [B, n] -> log mel energies [B, T, 128], T = 1 + (n - 400) // 160.
 
     Args:
-        window_power: of the symmetric Hann window: `HANN`, or `POVEY` for Kaldi's own.
+        window_power: power of the symmetric Hann window, `HANN` or Kaldi's own `POVEY`.
     """
 
     window: Tensor
@@ -40,7 +40,7 @@ class KaldiFbank(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, audio_Bn: Tensor) -> Tensor:
-        """Log mel energies of whole frames; a clip of less than one is followed by zeros."""
+        """Log mel energies of whole frames; shorter clips are padded with zeros."""
         audio_Bn = F.pad(audio_Bn, (0, max(0, WINDOW - audio_Bn.shape[-1])))
         frames = audio_Bn.unfold(-1, WINDOW, HOP)  # [B, T, 400]
         parts = frames.split(max(1, FRAMES_AT_ONCE // len(frames)), dim=1)
@@ -74,6 +74,6 @@ def kaldi_mel_filters(bins: int, n_fft: int, rate: int, low: float, high: float)
 
 
 def patch_centers(patches: int, size: int, stride: int, device: torch.device) -> Tensor:
-    """The centers in ms of the audio that patches of `size` frames, `stride` apart, see."""
+    """Centers in ms of patches of `size` frames, `stride` frames apart."""
     first = ((size - 1) * HOP + WINDOW) / 2
     return (torch.arange(patches, device=device) * (stride * HOP) + first) / (SAMPLE_RATE / 1000)

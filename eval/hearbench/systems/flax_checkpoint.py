@@ -38,7 +38,7 @@ def read_params(path: Path) -> dict[str, Tensor]:
     except ImportError as error:
         raise ImportError("Flax checkpoints need msgpack: pip install msgpack") from error
     if not path.is_file():
-        raise CheckpointError(f"{path} is not a file: give the folder of a whole run")
+        raise CheckpointError(f"{path} is not a file: give the folder of a run")
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -57,7 +57,7 @@ def read_params(path: Path) -> dict[str, Tensor]:
             f"{path} is not a complete Flax checkpoint ({type(error).__name__}: {reason}): "
             "download it again"
         ) from None
-    raise CheckpointError(f"{path} holds no 'params': it is not a checkpoint of a model")
+    raise CheckpointError(f"{path} contains no 'params': it is not a checkpoint of a model")
 
 
 def _extension(kind: int, data: bytes) -> Any:

@@ -35,7 +35,7 @@ class HtkLogMel(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, audio_Bn: Tensor) -> Tensor:
-        """Log-mel [B, T, 80]; edges are reflected, and a clip too short for it ends in zeros."""
+        """Log-mel [B, T, 80]; edges are reflected, and very short clips padded with zeros."""
         samples, edge = audio_Bn.shape[-1], N_FFT // 2
         audio_Bn = F.pad(audio_Bn, (0, max(0, edge + 1 - samples)))
         frames = F.pad(audio_Bn, (edge, edge), mode="reflect").unfold(-1, N_FFT, HOP)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 FAMILIES = ("wav2vec2", "hubert", "wavlm")
-"""`model_type` of the checkpoints whose frames we know to place in time."""
+"""`model_type` of the checkpoints whose frame times are known."""
 UNUSED = {"masked_spec_embed"}
-"""Weights that only training needs."""
+"""Weights used in training only."""
 
 
 class SpeechModel(nn.Module):
@@ -27,7 +27,7 @@ class SpeechModel(nn.Module):
 
     Args:
         encoder: a model of transformers whose configuration has `conv_kernel` and `conv_stride`.
-        sample_rate: that it was trained at, in Hz.
+        sample_rate: sample rate of its training audio, in Hz.
         normalize: whether it was trained on clips of zero mean and unit variance.
     """
 
@@ -46,7 +46,7 @@ class SpeechModel(nn.Module):
         """Samples that one frame sees."""
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Waveform [B, n] -> frames [B, T, D]; less than a window is filled up with zeros."""
+        """Waveform [B, n] -> frames [B, T, D]; shorter clips are padded with zeros."""
         if self.normalize:  # as transformers' Wav2Vec2FeatureExtractor does
             variance, mean = torch.var_mean(audio, dim=-1, correction=0, keepdim=True)
             audio = (audio - mean) / torch.sqrt(variance + 1e-7)
@@ -90,7 +90,7 @@ def load_model(model_file_path: str = "") -> SpeechModel:
     if config.model_type not in FAMILIES or getattr(config, "add_adapter", False):
         raise ValueError(
             f"{model_file_path} is a {config.model_type} model: only {', '.join(FAMILIES)} without "
-            "an adapter are known"
+            "an adapter are supported"
         )
     encoder, loading = AutoModel.from_pretrained(
         name, dtype=torch.float32, output_loading_info=True

@@ -20,7 +20,7 @@ TAPS = 4  # of the causal convolution
 
 
 class MambaMixer(nn.Module):
-    """Tokens [B, L, D] -> [B, L, D], each from itself and those before it."""
+    """Causal map of tokens [B, L, D] -> [B, L, D]."""
 
     def __init__(self, dim: int, inner: int, states: int, rank: int) -> None:
         super().__init__()
@@ -59,8 +59,8 @@ def selective_scan(
 ) -> Tensor:
     """The sums over S of C_i s_i, [B, L, E], where s_i = exp(delta_i A) s_(i-1) + delta_i B_i x_i.
 
-    One step a token for all sequences at once. States lie as [B, S, E] and tokens come first: every
-    operation runs along whole vectors of channels, in memory that each step uses again.
+    One step per token processes all sequences. States are stored as [B, S, E] and tokens come first,
+    so that every operation runs along contiguous channels, in memory that each step reuses.
     """
     A_SE = A_ES.T.contiguous()
     x, delta, B, C = (t.transpose(0, 1).contiguous() for t in (x_BLE, delta_BLE, B_BLS, C_BLS))
@@ -77,7 +77,7 @@ def selective_scan(
 
 
 def mixer_sizes(tensors: Mapping[str, Tensor], prefix: str, path: Path) -> tuple[int, int, int]:
-    """Inner channels, states and rank of the mixer whose tensors begin with `prefix`.
+    """Inner channels, states and rank of the mixer whose tensor names start with `prefix`.
 
     Raises:
         CheckpointError: if they are missing or contradict each other.

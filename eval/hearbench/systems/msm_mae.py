@@ -1,16 +1,15 @@
-"""The door for MSM-MAE: its authors' own HEAR module, one clip at a time.
+"""Adapter for MSM-MAE: its authors' own HEAR module, called with one clip at a time.
 
 MSM-MAE (Niizumi et al., "Masked Spectrogram Modeling using Masked Autoencoders for Learning
-General-purpose Audio Representation", 2022) comes under NTT's evaluation license, which allows no
-derived code; so nothing of it is here. Install the authors' code and name their HEAR module and
-checkpoint:
+General-purpose Audio Representation", 2022) is under NTT's evaluation license, which allows no
+derived code, so it is not reimplemented here. Install the authors' code and name their HEAR module
+and checkpoint:
 
     hearbench run --systems msm_mae@THEIR_MODULE@80x208p16x16_0422/checkpoint-100.pth
 
 Their code standardizes a spectrogram by mean and deviation of the whole batch, so an embedding
-would depend on its neighbors. One clip at a time is the choice that can be repeated, and equals
-their code at batch size 1. Nothing here is about MSM-MAE alone: any such module can be run this
-way.
+would depend on its neighbors. One clip at a time is reproducible, and equals their code at batch
+size 1. Any other HEAR module can be run in this way, too.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ HEAR_API = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
 
 
 class OneByOne(nn.Module):
-    """Another HEAR module's model, which never sees two clips together."""
+    """Another HEAR module's model, for one clip at a time."""
 
     def __init__(self, module: ModuleType, model: Any) -> None:
         super().__init__()
@@ -38,7 +37,7 @@ class OneByOne(nn.Module):
 
 
 def load_model(model_file_path: str = "") -> OneByOne:
-    """Load a checkpoint by another HEAR module.
+    """Load a checkpoint with another HEAR module.
 
     Args:
         model_file_path: MODULE@CHECKPOINT, or MODULE for its default.

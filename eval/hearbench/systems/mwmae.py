@@ -3,7 +3,7 @@
 Yadav et al., "Masked Autoencoders with Multi-Window Local-Global Attention Are Better Audio
 Learners" (2024): the windows are in the decoder, which embeddings do not need. A row of 5 D
 numbers, the five bands of a moment, is a timestamp embedding every 40 ms; the mean over rows is the
-scene embedding. It computes in float32; the authors' configuration rounds to bfloat16 on the way.
+scene embedding. It computes in float32; the authors' configuration uses bfloat16.
 
 Shapes: B chunks, T frames, N tokens, D width.
 """
@@ -96,7 +96,7 @@ def get_scene_embeddings(audio: Tensor, model: ChunkedModel) -> Tensor:
 
 @torch.no_grad()
 def get_timestamp_embeddings(audio: Tensor, model: ChunkedModel) -> tuple[Tensor, Tensor]:
-    """Waveform [B, n] -> rows [B, R, 5 D] and where each starts [B, R] in ms."""
+    """Waveform [B, n] -> rows [B, R, 5 D] and their start times [B, R] in ms."""
     return model.timestamps(as_batch(audio))
 
 

@@ -1,4 +1,4 @@
-"""The floor of every comparison: log-mel frames under a fixed random projection.
+"""HEAR-naive, the lower bound of every comparison: a fixed random projection of log-mel frames.
 
 Follows the naive baseline of the HEAR 2021 paper (Turian et al.): 256 mel bins, a projection drawn
 once from the uniform distribution on [0, 1) over sqrt(256) to 4096 dimensions, nothing learned; one

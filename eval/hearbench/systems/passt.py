@@ -36,7 +36,7 @@ PATCH = 16
 SHORTEST_SCENE = 1 + HOP * (PATCH - 1)  # samples of one patch
 TIMESTAMP_WINDOW, TIMESTAMP_HOP = 5_120, 1_600  # samples: 160 ms every 50 ms
 STRIDES = {12: 10, 10: 12, 9: 14, 8: 16}
-"""Positions along frequency -> stride of the patches, which no file says."""
+"""Positions along frequency -> stride of the patches, which checkpoints do not contain."""
 WINDOWS = {
     (10, 99): (10.0, 2.5),
     (10, 200): (20.0, 5.0),
@@ -45,7 +45,7 @@ WINDOWS = {
     (14, 71): (10.0, 2.5),
     (16, 62): (10.0, 2.5),
 }
-"""Stride and positions along time -> seconds that are seen at once, and hop in longer clips."""
+"""Stride and positions along time -> length of a window and hop in longer clips, in seconds."""
 UNUSED = r"head_dist\."
 
 
@@ -116,7 +116,7 @@ class Passt(nn.Module):
         self.hop = int(hop_s * SAMPLE_RATE)
 
     def forward(self, audio_Bn: Tensor) -> Tensor:
-        """One embedding a clip."""
+        """One embedding per clip."""
         return self.transformer(self.mel(audio_Bn))
 
     def of_windows(self, audio_Bn: Tensor, window: int, hop: int) -> Tensor:
@@ -128,7 +128,7 @@ class Passt(nn.Module):
         return in_batches(self, windows, self.at_once(window))
 
     def at_once(self, samples: int) -> int:
-        """How many windows of that length fit into one pass."""
+        """Number of windows of this length in one pass."""
         rows, stride = self.transformer.freq_new_pos_embed.shape[2], self.transformer_stride
         columns = (samples // HOP - PATCH) // stride + 1
         return max(1, TOKENS_AT_ONCE // (2 + rows * max(1, columns)))
@@ -143,7 +143,7 @@ def load_model(model_file_path: str = "") -> Passt:
     """Load an official checkpoint.
 
     Args:
-        model_file_path: a `passt-*.pt` with patches of 16 x 16, seeing 10, 20 or 30 s at once.
+        model_file_path: a `passt-*.pt` with patches of 16 x 16 and windows of 10, 20 or 30 s.
 
     Raises:
         CheckpointError: if it is missing, damaged or of another kind.

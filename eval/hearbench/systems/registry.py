@@ -1,4 +1,4 @@
-"""What is compared: any module behind the HEAR API, and a fingerprint of what it computes."""
+"""The systems to compare: modules behind the HEAR API, and their fingerprints."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ HEAR_API = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
 
 
 class SystemSpecError(ValueError):
-    """A system that can't be named or loaded, and what to write instead."""
+    """Raised for a system that can't be found or loaded; the message names the remedy."""
 
 
 @dataclass(frozen=True)
 class System:
-    """A module behind the HEAR API with the weights and options it is to be loaded with."""
+    """A module behind the HEAR API, with the weights and options to load."""
 
     label: str
     """Its row in the table."""
     module: str
     """Import name."""
     model: str = ""
-    """What `load_model` gets as its path; empty for the module's default."""
+    """Path passed to `load_model`; empty for the module's default."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of `load_model` (heareval's `--model-options`)."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a system turned out to be when it was loaded."""
+    """Identity and size of a system, found by loading it."""
 
     digest: str
-    """Names weights, options and code; embeddings of another digest are never reused."""
+    """Digest of weights, options and code; embeddings of another digest are never reused."""
     sample_rate: int
-    """Samples per second that it wants."""
+    """Sample rate of its input in Hz."""
     parameters: int
-    """Trained or trainable numbers; 0 if there are none or they can't be counted."""
+    """Number of parameters; 0 if there are none or they can't be counted."""
     version: str
     """The module's `__version__`, or empty."""
 
@@ -113,7 +113,7 @@ def _module(name: str, model: str) -> str:
 def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
     """The fingerprint of every system, each from a fresh process.
 
-    What one system imports must not show in the digest of the next.
+    A system's imports must not change the digest of the next one.
 
     Raises:
         SystemSpecError: as `fingerprint` does; for a module that does not exist, before any system
@@ -169,7 +169,7 @@ def load_system(system: System) -> tuple[ModuleType, Any]:
 
 
 def fingerprint(system: System) -> Fingerprint:
-    """Load `system` and say what it is.
+    """Load `system` and compute its fingerprint.
 
     The digest covers the module's name, version, options and source files as far as loading has
     imported them, the model's state (a torch module's `state_dict`) and settings (its `config`, if
@@ -197,7 +197,7 @@ def fingerprint(system: System) -> Fingerprint:
 
 
 def _sources(module: ModuleType) -> list[Path]:
-    """The imported source files of the package that `module` is or lies in.
+    """The imported source files of a module's package.
 
     This file and the catalog describe systems and compute nothing.
     """

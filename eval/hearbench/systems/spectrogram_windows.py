@@ -1,4 +1,4 @@
-"""What SSAM and MW-MAE share: chunks of 200 log-mel frames in, rows of five patches out.
+"""Shared code of SSAM and MW-MAE: from chunks of 200 log-mel frames to rows of five patches.
 
 Shapes: B clips, n samples, T frames, F mel bins, C chunks of a clip, R rows, D width.
 """
@@ -25,8 +25,8 @@ class ChunkedModel(nn.Module):
     Args:
         encoder: chunks [b, 200, 80] -> rows [b, 50, 5 D].
         dim: D.
-        filled: frames [B, T, F] -> a multiple of 200 of them, or as they are for zeros.
-        at_once: the most chunks in one call of the encoder.
+        filled: pads frames [B, T, F] to a multiple of 200; unchanged ones are padded with zeros.
+        at_once: maximum number of chunks in one call of the encoder.
     """
 
     sample_rate = SAMPLE_RATE
@@ -52,7 +52,7 @@ class ChunkedModel(nn.Module):
         return total / rows
 
     def timestamps(self, audio_Bn: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows [B, R, 5 D], and where each starts [B, R] in ms if they divide the clip equally."""
+        """Rows [B, R, 5 D] and their start times [B, R] in ms, evenly spaced over the clip."""
         chunks, rows = self._chunks(audio_Bn)
         embeddings = self._run(chunks, lambda rows_bRD: rows_bRD).flatten(1, 2)[:, :rows]
         step = audio_Bn.shape[-1] * 1000 / SAMPLE_RATE / rows
@@ -60,7 +60,7 @@ class ChunkedModel(nn.Module):
         return embeddings, times.float().expand(len(audio_Bn), -1)
 
     def _chunks(self, audio_Bn: Tensor) -> tuple[Tensor, int]:
-        """Chunks [B, C, 200, 80] and the number of rows that are of the clip."""
+        """Chunks [B, C, 200, 80] and the number of rows without padding."""
         frames = 1 + audio_Bn.shape[-1] // HOP
         log_mel = standardize(self.log_mel(audio_Bn))
         return in_chunks(self.filled(log_mel), CHUNK), -(-frames // PATCH[0])

@@ -36,7 +36,7 @@ STATES_AT_ONCE = 1 << 16  # numbers: what the scan changes at each token stays i
 
 
 class SsamBlock(nn.Module):
-    """The Mamba mixer behind a LayerNorm, added to its input."""
+    """The Mamba mixer after a LayerNorm, added to its input."""
 
     def __init__(self, dim: int, inner: int, states: int, rank: int) -> None:
         super().__init__()
@@ -108,5 +108,5 @@ def get_scene_embeddings(audio: Tensor, model: ChunkedModel) -> Tensor:
 
 @torch.no_grad()
 def get_timestamp_embeddings(audio: Tensor, model: ChunkedModel) -> tuple[Tensor, Tensor]:
-    """Waveform [B, n] -> rows [B, R, 5 D] and where each starts [B, R] in ms."""
+    """Waveform [B, n] -> rows [B, R, 5 D] and their start times [B, R] in ms."""
     return model.timestamps(as_batch(audio))

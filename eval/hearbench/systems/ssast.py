@@ -5,7 +5,7 @@ Gong et al., "SSAST: Self-Supervised Audio Spectrogram Transformer" (2022); the 
 overlap (stride 10; 1 frame for the models of whole frames), positions are resized to the clip's
 length, and frames are normalized by AudioSet's numbers. A scene embedding is the mean over the
 patch tokens, a timestamp embedding that over one column of them. Clips of more than 1024 frames
-(10.24 s) are cut into chunks of that length, the last one as long as what is left.
+(10.24 s) are cut into chunks of that length, the last of which may be shorter.
 
 Shapes: B clips, n samples, T frames, C chunks of a clip, D width, f x t patches.
 """
@@ -70,14 +70,14 @@ class SsastTransformer(nn.Module):
     def positions(self, rows: int, columns: int) -> Tensor:
         """The positions of the two class tokens and of `rows` x `columns` patches [1, N, D].
 
-        Of the stored grid's columns the middle ones are taken, or all are stretched to more.
+        The middle columns of the stored grid are used, or all are interpolated if more are needed.
         """
         grid = self.pos_embed[:, 2:].transpose(1, 2).unflatten(2, (self.stored_rows, -1))
         stored = grid.shape[-1]
         if columns < stored:
             start = stored // 2 - columns // 2
             grid = grid[..., start : start + columns]
-        # without effect where the sizes agree
+        # has no effect where the sizes are equal
         grid = F.interpolate(grid, (rows, columns), mode="bilinear", align_corners=False)
         return torch.cat([self.pos_embed[:, :2], grid.flatten(2).transpose(1, 2)], dim=1)
 

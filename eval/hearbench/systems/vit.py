@@ -1,6 +1,6 @@
 """The pre-norm transformer block of ViT, which PaSST, AudioMAE, SSAST and MW-MAE share.
 
-Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021). Parameters bear timm's names, as in the
+Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021). Parameters have timm's names, as in the
 published checkpoints. Shapes: B inputs, N tokens, D width, H heads of 64.
 """
 
@@ -46,7 +46,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the MLP, each behind a LayerNorm and added to its input."""
+    """Attention, then the MLP, each after a LayerNorm and added to its input."""
 
     def __init__(self, dim: int, heads: int, gelu: str = "none") -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class PatchEmbedding(nn.Module):
 
 
 def run_blocks(blocks: Iterable[nn.Module], x_BND: Tensor) -> Tensor:
-    """Tokens [B, N, D] through one block after another."""
+    """Apply blocks to tokens [B, N, D], one after another."""
     for block in blocks:
         x_BND = block(x_BND)
     return x_BND

@@ -83,7 +83,7 @@ def read_json(path: Path) -> dict[str, Any]:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise TaskError(f"{path} is not valid JSON ({reason}): unpack the task again") from None
     if not isinstance(content, dict) or not content:
-        raise TaskError(f"{path} must hold a JSON object that is not empty")
+        raise TaskError(f"{path} must contain a JSON object that is not empty")
     return content
 
 

@@ -1,4 +1,4 @@
-"""HEAR task folders as data; their audio is in `hearbench.tasks.audio`."""
+"""Descriptions of HEAR task folders; `hearbench.tasks.audio` has their audio."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Labels = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Task:
-    """A HEAR task: what its folder says, read and checked once."""
+    """A HEAR task, read from its folder and checked once."""
 
     path: Path
     """The task's folder."""
@@ -34,11 +34,11 @@ class Task:
     splits: tuple[str, ...]
     """Names of the splits."""
     digests: Mapping[int, str] = field(default_factory=dict, hash=False)
-    """Sample rate in Hz -> names a state of labels and audio, see `with_audio`."""
+    """Sample rate in Hz -> digest of labels and audio, see `with_audio`."""
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """The content of task_metadata.json; empty for a task recalled from a plan."""
+    """The content of task_metadata.json; empty for a task read from a plan."""
     labels: Labels = field(default_factory=dict, compare=False, repr=False)
-    """Split -> clip -> its labels, or events; empty for a task recalled from a plan."""
+    """Split -> clip -> its labels, or events; empty for a task read from a plan."""
 
     def slug(self, sample_rate: int) -> str:
         """The task's name in file paths, with a digest of its labels and audio."""
@@ -69,7 +69,7 @@ def task_folders(folder: Path) -> list[Path]:
         TaskError: if it is not a directory.
     """
     if not folder.is_dir():
-        raise TaskError(f"{folder} is not a directory: name the folder that holds the tasks")
+        raise TaskError(f"{folder} is not a directory: name the folder that contains the tasks")
     return [path for path in sorted(folder.iterdir()) if path.is_dir() and _looks_like_task(path)]
 
 
@@ -96,7 +96,7 @@ def read_task(path: Path) -> Task:
 
 
 def is_sample_rate(name: str) -> bool:
-    """Whether a folder of that name holds a task's audio at a sample rate."""
+    """Whether a folder of this name contains a task's audio at a sample rate."""
     return name.isascii() and name.isdecimal()
 
 
@@ -109,7 +109,7 @@ def _looks_like_task(path: Path) -> bool:
 
 
 def _find(name: str, found: Mapping[str, Path]) -> Path:
-    """The folder called `name`, or else the one whose metadata does."""
+    """The folder called `name`, or else the one with this `task_name`."""
     if name in found:
         return found[name]
     paths = [path for path in found.values() if read_metadata(path)["task_name"] == name]

@@ -1,4 +1,4 @@
-"""Resampling of a task's audio to a rate that its folder lacks.
+"""Resampling of a task's audio to a rate that is missing in its folder.
 
 A task folder contains `<rate>/<split>/<clip>`. If a system needs another rate, the clips at the
 highest available rate are resampled by soxr and stored next to them, as 16-bit WAV like the
@@ -87,7 +87,7 @@ def _resample(task: Task, source: int, rate: int) -> None:
         soundfile.write(str(draft / path.parent.name / path.name), pcm, rate, format="WAV")
 
     clips = clip_paths(task, source)
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool:  # decoding lets go of Python's lock
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:  # decoding releases the GIL
         done = pool.map(write, clips)
         list(tqdm(done, desc=f"resampling {task.path.name}", total=len(clips), unit="clip"))
     draft.rename(task.path / str(rate))

@@ -150,7 +150,7 @@ def test_flax_arrays(tmp_path: Path) -> None:
         ({"a": "PLACEHOLDER://a"}, "'a' lies in a folder of its own"),
         ({"a": {"__msgpack_chunked_array__": True}}, "'a' is not an array of at most 1 GiB"),
         ({"a": msgpack.ExtType(1, msgpack.packb([[4], "float32", b"abc"]))}, "has 3 bytes"),
-        (None, "holds no 'params'"),
+        (None, "contains no 'params'"),
     ],
 )
 def test_flax_files_that_cannot_be_read(tmp_path: Path, params: object, message: str) -> None:

@@ -55,7 +55,7 @@ def convert(
         if problems := check_task(folder).problems:
             more = f" and {len(problems) - 1:,} more problems" if len(problems) > 1 else ""
             raise FetchError(
-                f"{archive} does not hold the whole task ({problems[0]}{more}): "
+                f"{archive} does not contain the whole task ({problems[0]}{more}): "
                 "delete it and run again to download it anew"
             )
     except FetchError:
@@ -78,7 +78,7 @@ def _convert_members(
 ) -> None:
     largest = HEADROOM * archive_bytes(task) + DESCRIPTIONS
     running: deque[Future[None]] = deque()
-    pool = ThreadPoolExecutor(workers)  # decoding and resampling let go of Python's lock
+    pool = ThreadPoolExecutor(workers)  # decoding and resampling release the GIL
     try:
         with tqdm(desc=f"resampling {task.folder}", total=task.clips, unit="clip") as progress:
             for member in members(archive, task.folder, SAMPLE_RATE, largest):
@@ -90,8 +90,8 @@ def _convert_members(
                 running.popleft().result()
     except AudioError as error:
         raise FetchError(
-            f"{archive} holds an unusable clip ({error}): delete it and run again to download it "
-            "anew"
+            f"{archive} contains an unusable clip ({error}): delete it and run again to "
+            "download it anew"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
