@@ -11,6 +11,7 @@ SEEDS   ?= $(if $(TASKS_DIR),10,3)
 OUT     ?= runs/eval
 TABLE   ?= expansion
 RUNS    ?= runs/ablations/runs
+PROCESSES ?= 2
 
 BIN   := .venv/bin
 READY := .venv/.ready
@@ -71,8 +72,8 @@ eval-all: $(READY) ## Score the MODULES on ten generated tasks, or on TASKS_DIR=
 	    --engine $(ENGINE) $(if $(BACKEND),--backend $(BACKEND)) $(if $(JOBS),--jobs $(JOBS)) \
 	    $(if $(TASKS_DIR),--tasks-dir "$(TASKS_DIR)") $(if $(TASKS),--tasks $(TASKS))
 
-test: $(READY) ## Run the tests, without the slow ones
-	@$(BIN)/python -m pytest -q -m "not slow"
+test: $(READY) ## Run the tests, without the slow ones [PROCESSES=2]
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n $(PROCESSES) --dist loadfile
 	@echo "Tests passed. Next: make test-slow, or make eval-all"
 
 test-slow: $(READY) ## Run the slow tests [HEAR_AXLSTM_DATA=folder for those on real audio]

@@ -1,4 +1,4 @@
-"""Loading of audio files as mono float32 samples at a given rate."""
+"""Audio files: loading as mono float32 samples at a given rate, and 16-bit WAV."""
 
 from __future__ import annotations
 
@@ -61,6 +61,14 @@ def load_audio(
     if not np.isfinite(mono).all():
         raise AudioError(f"{name}: contains NaN or infinite samples: export it again")
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def wav(samples: NDArray[np.float32], sample_rate: int) -> bytes:
+    """Encode samples [n] of full scale 1 as a 16-bit WAV file."""
+    pcm = np.clip(np.rint(samples * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
+    file = io.BytesIO()
+    soundfile.write(file, pcm, sample_rate, format="WAV")
+    return file.getvalue()
 
 
 def decode_ahead(make: Callable[[int], Batch], count: int) -> Iterator[Batch]:

@@ -68,10 +68,7 @@ def draw(shown: Tensor, seconds: float, title: str, path: Path) -> NDArray[np.ui
     colors = colormaps["magma"].with_extremes(bad=HIDDEN_COLOR)
     axes = figure.subplots(clips, len(TITLES), sharex=True, sharey=True, squeeze=False)
     for row, clip in zip(axes, shown.cpu().transpose(0, 1), strict=True):
-        low, high = (
-            clip[-1].min().item(),
-            clip[-1].max().item(),
-        )  # of the target
+        low, high = (x.item() for x in clip[-1].aminmax())  # of the target
         for axis, mel_TF in zip(row, clip, strict=True):
             axis.imshow(
                 mel_TF.T.numpy(),

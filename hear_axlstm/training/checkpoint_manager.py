@@ -6,7 +6,6 @@ import logging
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 
 from hear_axlstm.training.checkpoints import PARTIAL, Checkpoint, CheckpointError, load, save
 
@@ -35,14 +34,9 @@ class CheckpointManager:
     def __enter__(self) -> CheckpointManager:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._thread.shutdown()
-        if error is None:
+        if kind is None:
             self.wait()
 
     def save(self, checkpoint: Checkpoint, milestone: bool) -> None:

@@ -59,7 +59,7 @@ def selective_scan(
 ) -> Tensor:
     """The sums over S of C_i s_i, [B, L, E], where s_i = exp(delta_i A) s_(i-1) + delta_i B_i x_i.
 
-    One step per token processes all sequences. States are stored as [B, S, E] and tokens come first,
+    One step per token processes all sequences. States are stored as [B, S, E], tokens come first,
     so that every operation runs along contiguous channels, in memory that each step reuses.
     """
     A_SE = A_ES.T.contiguous()

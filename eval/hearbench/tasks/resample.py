@@ -13,12 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import joblib
-import numpy as np
-import soundfile
 from filelock import FileLock
 from tqdm import tqdm
 
-from hearbench.audio import load_audio
+from hearbench.audio import load_audio, wav
 from hearbench.tasks.audio import check_audio, clip_paths
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, is_sample_rate
@@ -83,8 +81,7 @@ def _resample(task: Task, source: int, rate: int) -> None:
             samples = load_audio(path, rate)
         except ValueError as error:  # names the file
             raise TaskError(str(error)) from error
-        pcm = np.clip(np.rint(samples * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
-        soundfile.write(str(draft / path.parent.name / path.name), pcm, rate, format="WAV")
+        (draft / path.parent.name / path.name).write_bytes(wav(samples, rate))
 
     clips = clip_paths(task, source)
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:  # decoding releases the GIL

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import soundfile
 from tqdm import tqdm
 
-from hearbench.audio import AudioError, load_audio
+from hearbench.audio import AudioError, load_audio, wav
 from hearbench.tasks.check import check_task
 from hearbench.tasks.fetch.download import FetchError
 from hearbench.tasks.fetch.unpack import Member, members
@@ -114,10 +111,7 @@ def _write(member: Member, folder: Path, rates: Sequence[int]) -> None:
             samples = load_audio(member.content, rate, longest=LONGEST)
         except AudioError as error:
             raise AudioError(f"{member.path}: {str(error).removeprefix('audio: ')}") from error
-        pcm = np.clip(np.rint(samples * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
-        wav = io.BytesIO()
-        soundfile.write(wav, pcm, rate, format="WAV")
-        _replace(target, wav.getvalue())
+        _replace(target, wav(samples, rate))
 
 
 def _replace(target: Path, content: bytes) -> None:
