@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Architecture = str  # a key of hear_axlstm.models.encoder.BLOCKS
 InputGate = Literal["exponential", "sigmoid"]
@@ -106,9 +106,9 @@ class ModelConfig:
     """The front end."""
 
     def __post_init__(self) -> None:
-        self._check_choice("input_gate", ("exponential", "sigmoid"))
-        self._check_choice("loss_on", ("masked", "all"))
-        self._check_choice("layout", ("time", "release"))
+        self._check_choice("input_gate", get_args(InputGate))
+        self._check_choice("loss_on", get_args(LossOn))
+        self._check_choice("layout", get_args(Layout))
         self._check_choice("patch", PATCHES)
         _check_sizes(self, ("dim", "depth", "heads", "expansion", "mlp_ratio", "window_frames"))
         for name in ("flip", "mask_keeps_position"):

@@ -212,6 +212,38 @@ def test_links_lead_somewhere() -> None:
             assert not anchor or anchor in anchors(path), f"{name}: {target}#{anchor}"
 
 
+def test_files_that_are_named_exist() -> None:
+    """In all pages those below a top-level folder; in CONTRIBUTING all."""
+    tops = "hear_axlstm|hearbench|eval|tests|scripts|benchmarks|docs|weights"
+    below_top = re.compile(rf"`((?:{tops})/[\w./-]*)(?:::(\w+))?`")
+    found = [(page, *match) for page, text in PAGES.items() for match in below_top.findall(text)]
+    found += [("CONTRIBUTING.md", *match) for match in named_in_contributing()]
+    assert len(found) > 60
+    for page, path, name in found:
+        places = [place / path for place in PLACES if (place / path).exists()]
+        assert places, f"{page}: {path}"
+        assert not name or re.search(rf"\b{name}\b", places[0].read_text()), f"{page}: {name}"
+
+
+PLACES = (ROOT, ROOT / "hear_axlstm", ROOT / "eval", ROOT / "eval" / "hearbench")
+
+
+def named_in_contributing() -> Iterator[tuple[str, str]]:
+    """Paths, and what is named in them; those that a recipe creates begin with `my`."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for line in text.splitlines():
+        # a row of the table of folders names files in them
+        folders = re.findall(r"`(\w+/)`", line) if line.startswith("| `") else []
+        for path, name in re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.\w+|[\w/]+/)(?:::(\w+))?`", line):
+            if "/my" not in path and (path.endswith((".py", ".csv", ".md")) or "/" in path):
+                inside = [f for f in folders if (ROOT / "hear_axlstm" / f / path).exists()]
+                yield "".join(inside[:1]) + path, name
+    listed = next(code for _, code in BLOCK.findall(text) if "weights/" in code)
+    for line in listed.splitlines():  # the other folders, and what is in one of them
+        words = line.split() if line.startswith(" ") else line.split()[:1]
+        yield from ((word, "") for word in words)
+
+
 def anchors(path: Path) -> set[str]:
     """The headings of a page, as GitHub names them."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(), flags=re.MULTILINE)

@@ -91,7 +91,7 @@ def write_card(
         license: license as the hub names it, or None.
         results: further scores, from `read_scores`.
     """
-    name, kind = repo.split("/")[-1], KINDS[config.architecture]
+    name, kind = repo.split("/")[-1], KINDS.get(config.architecture, config.architecture)
     results = [*(results or []), *_own_scores(training)]
     head = ModelCardData(
         license=license,
@@ -101,7 +101,8 @@ def write_card(
         model_name=name,
         eval_results=results or None,
     )
-    settings = {k: v for k, v in config.to_dict().items() if k not in FOREIGN[config.architecture]}
+    foreign = FOREIGN.get(config.architecture, ())
+    settings = {name: v for name, v in config.to_dict().items() if name not in foreign}
     return TEMPLATE.format(
         head=head.to_yaml().strip(),
         name=name,

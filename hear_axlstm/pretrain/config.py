@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -39,7 +39,7 @@ class Variant:
     """Frames and mel bins of a patch."""
     flip: Annotated[bool | None, given("{True,False}")] = None
     """Let every second mLSTM block process the tokens in reverse order."""
-    input_gate: Annotated[InputGate | None, given("{exponential,sigmoid}")] = None
+    input_gate: Annotated[InputGate | None, given(f"{{{','.join(get_args(InputGate))}}}")] = None
     """Activation of the mLSTM input gate."""
     mask_keeps_position: Annotated[bool | None, given("{True,False}")] = None
     """Let masked patches keep their position embedding."""

@@ -138,7 +138,10 @@ def test_other_models_are_refused_by_the_name_of_a_tensor(state: State, tmp_path
             r"unknown tensor 'blocks\.1\.extra'",
         ),
         "shape": (state | {key: torch.zeros(8, 32)}, rf"{key} has shape \(8, 32\)"),
-        "positions": (state | {"pos_embed": state["pos_embed"].flip(1)}, "other positions"),
+        "positions": (
+            state | {"pos_embed": state["pos_embed"].flip(1)},
+            "differs from the release's positions",
+        ),
         "integers": (
             state | {key: torch.zeros(2, dtype=torch.int64)},
             rf"'{key}' is not a tensor of",

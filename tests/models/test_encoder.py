@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from hear_axlstm import checkpoints, get_scene_embeddings, load_model
+from hear_axlstm.checkpoints.model_card import write_card
 from hear_axlstm.config import PATCHES, PRESETS, InputGate, MelConfig, ModelConfig, preset
-from hear_axlstm.models.encoder import Encoder
+from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.models.encoder import BLOCKS, Encoder
 from hear_axlstm.models.layers import BlockDiagonalLinear, CausalConv
 from hear_axlstm.models.mlstm import MLSTMBlock
 from hear_axlstm.models.patch_embed import (
@@ -20,7 +26,7 @@ from hear_axlstm.models.patch_embed import (
     sincos_positions,
     unpatchify,
 )
-from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
 from hear_axlstm.models.tensor_names import file_name
 
 SMALL = ModelConfig(dim=48, depth=2)
@@ -99,8 +105,8 @@ def test_only_flip_lets_tokens_see_what_follows() -> None:
 
 
 @pytest.mark.parametrize("patch", PATCHES)
-@pytest.mark.parametrize("architecture", ["axlstm", "ssast"])
-@pytest.mark.parametrize("input_gate", ["exponential", "sigmoid"])
+@pytest.mark.parametrize("architecture", BLOCKS)
+@pytest.mark.parametrize("input_gate", get_args(InputGate))
 def test_every_variant_learns(
     patch: tuple[int, int], architecture: str, input_gate: InputGate
 ) -> None:
@@ -113,6 +119,46 @@ def test_every_variant_learns(
     loss.backward()
     assert 0.5 < loss.item() < 10
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+class LinearBlock(nn.Module):
+    """As little as a block needs."""
+
+    def __init__(self, config: ModelConfig, index: int = 0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(config.dim, config.dim)
+
+    def forward(self, tokens_BSD: Tensor) -> Tensor:
+        return tokens_BSD + self.linear(tokens_BSD)
+
+    @staticmethod
+    def inner_dim(config: ModelConfig) -> int:
+        return config.dim
+
+    @staticmethod
+    def causal(config: ModelConfig) -> bool:
+        return True
+
+    @staticmethod
+    def flops(config: ModelConfig, tokens: int) -> int:
+        return tokens * config.dim**2
+
+
+def test_another_block_needs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It trains, embeds, fuses, is saved, loads and gets a card."""
+    monkeypatch.setitem(BLOCKS, "linear", LinearBlock)
+    config = replace(SMALL, architecture="linear")
+    model, mask = MaskedPatchModel(config), random_mask(1, 250, 0.5)
+    model(torch.randn(1, 200, 80), mask).backward()
+    assert training_flops(config) > 0
+    embedder, audio = Embedder(config).eval(), 0.1 * torch.randn(2, 40_000)
+    expected = get_scene_embeddings(audio, embedder)
+    torch.testing.assert_close(get_scene_embeddings(audio, embedder.fuse()), expected)
+    checkpoints.save(tmp_path / "model.safetensors", embedder.unfuse(), {}, torch.float32)
+    loaded = load_model(str(tmp_path))
+    torch.testing.assert_close(get_scene_embeddings(audio, loaded), expected)
+    config, training, tensors = checkpoints.read(tmp_path / "model.safetensors")
+    assert "# it: linear audio" in write_card("me/it", config, training, tensors, None)
 
 
 def test_loss_is_the_mean_square_over_hidden_patches() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -81,7 +83,7 @@ def inputs(shape: tuple[int, int, int, int], gate: float, seed: int) -> list[Ten
 
 
 @pytest.mark.parametrize("gate", [1.0, 10.0, 30.0])
-@pytest.mark.parametrize("input_gate", ["exponential", "sigmoid"])
+@pytest.mark.parametrize("input_gate", get_args(InputGate))
 @pytest.mark.parametrize("form", FORMS)
 def test_a_full_window_equals_the_recurrence(form: str, gate: float, input_gate: InputGate) -> None:
     q, k, v, raw_i, raw_f = inputs((2, 251, 4, 144), gate, seed=0)
@@ -115,7 +117,7 @@ def test_products_of_any_sign_equal_the_recurrence(form: str, gate: float) -> No
     size=st.sampled_from([4, 12, 48]),
     gate=st.floats(0.0, 30.0),
     chunk=st.integers(1, 128),
-    input_gate=st.sampled_from(["exponential", "sigmoid"]),
+    input_gate=st.sampled_from(get_args(InputGate)),
     seed=st.integers(0, 2**16),
 )
 def test_any_shape_equals_the_recurrence(
