@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Card:
     """Choices made where the paper or the authors' code leave a question open."""
 
 
-def _read(row: dict[str, str]) -> Card:
+def _read(row: dict[str, Any]) -> Card:
     rows = tuple(filter(None, row["rows"].split("; ")))
     return Card(**{**row, "rows": rows, "sample_rate": int(row["sample_rate"])})
 

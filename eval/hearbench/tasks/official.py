@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class OfficialTask:
         return f"hear2021-{self.folder}-48000.tar.gz"
 
 
-def _read(row: dict[str, str]) -> OfficialTask:
+def _read(row: dict[str, Any]) -> OfficialTask:
     counts = {name: int(row[name]) for name in ("classes", "clips", "folds")}
     seconds = float(row["seconds"]) if row["seconds"] else None
     return OfficialTask(**{**row, **counts, "seconds": seconds, "hours": float(row["hours"])})
