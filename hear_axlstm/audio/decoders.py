@@ -28,8 +28,10 @@ SECOND_CHOICE = {
     "AIFF": "aiff",
     "AIFF-C": "aiff",
     "CAF": "caf",
+    "VOC": "voc",
 }
-SECOND_CHOICE |= {"AU": "au", "Ogg Vorbis": "ogg", "Ogg Opus": "ogg", "Ogg FLAC": "ogg"}
+SECOND_CHOICE |= {"BW64": "wav", "AU": "au"}
+SECOND_CHOICE |= {"Ogg Vorbis": "ogg", "Ogg Opus": "ogg", "Ogg FLAC": "ogg"}
 """FFmpeg demuxers for codecs that libsndfile does not have."""
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hear_axlstm.audio.containers.mpeg import parse_frame
 from hear_axlstm.audio.containers.part import (
+    CONVERT,
     COPY_AGAIN,
     Block,
     MpegFrames,
@@ -29,7 +30,7 @@ from hear_axlstm.audio.random_access import RandomAccess
 PREROLL_FRAMES = 32  # MPEG frames decoded before the first, which may refer to them
 MUTE_SHARE = 0.01  # share of MPEG frames that may be undecodable and become silence, as in players
 INTEGERS = {"u1": (128, 128.0), "i2": (0, 2.0**15), "i4": (0, 2.0**31)}
-PROMISES = {"mov", "ape", "wv", "tta"}
+DECLARING = {"mov", "ape", "wv", "tta"}
 """Demuxers whose duration comes from the header, not from a guess."""
 
 
@@ -53,22 +54,21 @@ class FfmpegDecoder:
         stream = self._file.streams.best("audio")
         if not isinstance(stream, av.AudioStream):
             self._file.close()
-            raise Fault(f"{part.kind} without a sound track: pass a file with sound")
+            raise Fault(f"{part.kind} file without an audio track: pass a file with audio")
         if stream.codec_context is None:
             self._file.close()
-            raise not_decodable(part.kind, "unknown codec")
+            raise Fault(f"not decodable: {part.kind} file with an unsupported codec: {CONVERT}")
         self._stream = stream
         stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
         self.rate = stream.codec_context.sample_rate or 0
-        self._promised = _duration(stream) if part.decoder in PROMISES else None
+        self._declared = _duration(stream) if part.decoder in DECLARING else None
 
     def blocks(self, first: int, last: int | None) -> Iterator[Block]:
         """Samples [first, last) of the mean of all channels."""
         is_whole = True
         try:
             with self._file as file:
-                for frame in file.decode(self._stream):
-                    assert isinstance(frame, av.AudioFrame)
+                for frame in self._frames(file):
                     mono = _mono(frame)
                     low, high = max(0, first - self.position), len(mono)
                     if last is not None:
@@ -81,10 +81,19 @@ class FfmpegDecoder:
                         break
         except (av.FFmpegError, ValueError) as error:
             raise not_decodable(self.kind, _detail(error)) from error
-        if is_whole and self._promised is not None:
-            declared = round(self._promised * self.rate)
+        if is_whole and self._declared is not None:
+            declared = round(self._declared * self.rate)
             if self.position < declared - max(2048, self.rate // 10):
                 raise fewer_samples(self.kind, declared, self.position)
+
+    def _frames(self, file: av.container.InputContainer) -> Iterator[av.AudioFrame]:
+        """All frames; raises if the last packet is incomplete."""
+        is_cut = False
+        for packet in file.demux(self._stream):
+            is_cut = packet.is_corrupt if packet.size else is_cut  # empty ones end the stream
+            yield from packet.decode()
+        if is_cut:
+            raise Fault(f"truncated within a packet of its {self.kind} stream: {COPY_AGAIN}")
 
 
 def _duration(stream: av.AudioStream) -> Fraction | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 from dataclasses import replace
 
+from hear_axlstm.audio.containers.ac3 import SYNC, ac3_parts
 from hear_axlstm.audio.containers.au import au_parts
 from hear_axlstm.audio.containers.caf import caf_parts
 from hear_axlstm.audio.containers.flac import flac_parts
@@ -13,9 +15,17 @@ from hear_axlstm.audio.containers.magic import container_name
 from hear_axlstm.audio.containers.mpeg import mpeg_parts
 from hear_axlstm.audio.containers.nist import nist_parts
 from hear_axlstm.audio.containers.ogg import ogg_parts
-from hear_axlstm.audio.containers.part import Part
+from hear_axlstm.audio.containers.part import CONVERT, Part
 from hear_axlstm.audio.containers.riff import riff_parts
-from hear_axlstm.audio.containers.sized import asf_parts, matroska_parts, mp4_parts
+from hear_axlstm.audio.containers.sized import (
+    TS_PACKET,
+    asf_parts,
+    avi_parts,
+    flv_parts,
+    matroska_parts,
+    mp4_parts,
+    ts_parts,
+)
 from hear_axlstm.audio.containers.tags import skip_tags, trailing_tags
 from hear_axlstm.audio.containers.voc import voc_parts
 from hear_axlstm.audio.errors import Fault
@@ -26,10 +36,10 @@ AUDIO_SUFFIXES = frozenset(
     | {".mp2", ".mpga", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph", ".m4a", ".m4b"}
     | {".mp4", ".3gp", ".aac", ".webm", ".mka", ".wma", ".amr", ".ape", ".wv", ".tta", ".ac3"}
 )
-"""File endings of the formats that are decoded; files are known by their content, though."""
+"""Endings of files that are decoded; the format itself is detected from the content."""
 
 OTHER_AUDIO_SUFFIXES = frozenset({".mid", ".midi", ".mod", ".ra", ".rm", ".dsf", ".dff", ".mpc"})
-"""Endings of sound and music that is not decoded: reported, not ignored."""
+"""Endings of audio and music files that are not decoded: reported, not ignored."""
 
 PARSERS: dict[str, Callable[[RandomAccess, int, int], list[Part]]] = {
     "RIFF": riff_parts,
@@ -43,27 +53,27 @@ PARSERS: dict[str, Callable[[RandomAccess, int, int], list[Part]]] = {
     "MP4": mp4_parts,
     "Matroska": matroska_parts,
     "ASF": asf_parts,
+    "AVI": avi_parts,
+    "FLV": flv_parts,
 }
-"""Functions that find the sounds in a file, by container."""
+"""Functions that find the recordings in a file, by container."""
 
 BY_FFMPEG = (
     (b"#!AMR", "AMR", "amr"),
     (b"MAC ", "Monkey's Audio", "ape"),
     (b"wvpk", "WavPack", "wv"),
     (b"TTA1", "TTA", "tta"),
-    (b"\x0b\x77", "AC-3", "ac3"),
     (b"ADIF", "AAC", "aac"),
     (b"\xff\xf0", "AAC", "aac"),
     (b"\xff\xf1", "AAC", "aac"),
     (b"\xff\xf8", "AAC", "aac"),
     (b"\xff\xf9", "AAC", "aac"),
-    (b"FLV\1", "FLV", "flv"),
 )
 """First bytes, name and FFmpeg demuxer of formats that don't declare a length in bytes."""
 
 JUNK_BYTES = 1 << 16  # before the first page of Ogg or the head of FLAC
 BEGIN_ONCE = {"AMR": 6, "Monkey's Audio": 12, "TTA": 12}
-"""First bytes of formats in which they occur nowhere else: a second match is another file."""
+"""Number of first bytes that occur nowhere else in a file: a second match is another file."""
 
 BY_SNDFILE: tuple[bytes, ...] = (
     *(b" paf", b"fap ", b"PVF1", b"Extended Instrument:", b"2BIT"),
@@ -71,19 +81,18 @@ BY_SNDFILE: tuple[bytes, ...] = (
 )
 """First bytes of older formats that libsndfile reads: PAF, PVF, XI, AVR, IRCAM, Psion."""
 
-SAVE_AGAIN = "download the file itself again"
-NO_SOUND = "not sound: pass the sound"
-UNPACK = "not sound: unpack it"
-CONVERT = "convert it, e.g. to FLAC"
+SAVE_AGAIN = "download the audio file again"
+NOT_AUDIO = "not audio: pass an audio file"
+UNPACK = "not audio: unpack it"
 OTHER_BINARY = (
-    (b"\x89PNG", f"a picture (PNG), {NO_SOUND}"),
-    (b"\xff\xd8\xff", f"a picture (JPEG), {NO_SOUND}"),
-    (b"GIF8", f"a picture (GIF), {NO_SOUND}"),
-    (b"II*\0", f"a picture (TIFF), {NO_SOUND}"),
-    (b"MM\0*", f"a picture (TIFF), {NO_SOUND}"),
-    (b"%PDF", f"a PDF document, {NO_SOUND}"),
-    (b"\x7fELF", f"a program, {NO_SOUND}"),
-    (b"SQLite format", f"an SQLite database, {NO_SOUND}"),
+    (b"\x89PNG", f"a picture (PNG), {NOT_AUDIO}"),
+    (b"\xff\xd8\xff", f"a picture (JPEG), {NOT_AUDIO}"),
+    (b"GIF8", f"a picture (GIF), {NOT_AUDIO}"),
+    (b"II*\0", f"a picture (TIFF), {NOT_AUDIO}"),
+    (b"MM\0*", f"a picture (TIFF), {NOT_AUDIO}"),
+    (b"%PDF", f"a PDF document, {NOT_AUDIO}"),
+    (b"\x7fELF", f"a program, {NOT_AUDIO}"),
+    (b"SQLite format", f"an SQLite database, {NOT_AUDIO}"),
     (b"PK\3\4", f"a ZIP archive, {UNPACK}"),
     (b"\x1f\x8b", f"a gzip archive, {UNPACK}"),
     (b"BZh", f"a bzip2 archive, {UNPACK}"),
@@ -91,7 +100,9 @@ OTHER_BINARY = (
     (b"\x28\xb5\x2f\xfd", f"a Zstandard archive, {UNPACK}"),
     (b"7z\xbc\xaf", f"a 7-Zip archive, {UNPACK}"),
     (b"Rar!", f"a RAR archive, {UNPACK}"),
-    (b"MThd", "MIDI, which holds notes, not sound: render it to WAV"),
+    (b"MThd", "MIDI, which has notes, not audio: render it to WAV"),
+    (b"\x80\4\x95", f"a Python pickle, {NOT_AUDIO}"),
+    (b"\x80\5\x95", f"a Python pickle, {NOT_AUDIO}"),
     (b"\x93NUMPY", "a NumPy array: load it with numpy.load and pass the array"),
     (b"\x89HDF", "an HDF5 file: read it with h5py and pass the array"),
     (b".ra\xfd", f"RealAudio, which is not supported: {CONVERT}"),
@@ -103,21 +114,21 @@ OTHER_BINARY = (
 OTHER_TEXT = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file: run `git lfs pull`"),
     (b"/annex/objects/", "a git-annex pointer, not the file: run `git annex get`"),
-    (b"<!doctype html", f"a web page (HTML), not sound: {SAVE_AGAIN}"),
-    (b"<html", f"a web page (HTML), not sound: {SAVE_AGAIN}"),
-    (b"<head", f"a web page (HTML), not sound: {SAVE_AGAIN}"),
-    (b"<?xml", f"XML text, not sound, perhaps a server's answer: {SAVE_AGAIN}"),
-    (b"{", f"JSON text, not sound, perhaps a server's answer: {SAVE_AGAIN}"),
-    (b"[{", f"JSON text, not sound, perhaps a server's answer: {SAVE_AGAIN}"),
-    (b"<svg", f"a picture (SVG), {NO_SOUND}"),
-    (b"{\\rtf", f"a text document (RTF), {NO_SOUND}"),
-    (b"#extm3u", "a playlist (M3U), not sound: pass the files it names"),
-    (b"[playlist]", "a playlist (PLS), not sound: pass the files it names"),
+    (b"<!doctype html", f"a web page (HTML), not audio: {SAVE_AGAIN}"),
+    (b"<html", f"a web page (HTML), not audio: {SAVE_AGAIN}"),
+    (b"<head", f"a web page (HTML), not audio: {SAVE_AGAIN}"),
+    (b"<?xml", f"XML text, not audio, perhaps a server's answer: {SAVE_AGAIN}"),
+    (b"{", f"JSON text, not audio, perhaps a server's answer: {SAVE_AGAIN}"),
+    (b"[{", f"JSON text, not audio, perhaps a server's answer: {SAVE_AGAIN}"),
+    (b"<svg", f"a picture (SVG), {NOT_AUDIO}"),
+    (b"{\\rtf", f"a text document (RTF), {NOT_AUDIO}"),
+    (b"#extm3u", "a playlist (M3U), not audio: pass the files that it lists"),
+    (b"[playlist]", "a playlist (PLS), not audio: pass the files that it lists"),
 )
 
 
 def find_parts(file: RandomAccess) -> list[Part]:
-    """Find the sounds in a file, in order; [] if its format is unknown.
+    """Find the recordings in a file, in order; [] if its format is unknown.
 
     Raises:
         Fault: if one is shorter than its container declares.
@@ -145,15 +156,15 @@ def _streams_without_header(file: RandomAccess, at: int, stop: int) -> list[Part
     for magic, kind, demuxer in BY_FFMPEG:
         if head.startswith(magic):
             return _split_at_magic(file, Part(at, stop, kind, decoder=demuxer))
+    if head.startswith(SYNC):
+        return ac3_parts(file, at, stop)
     if head.startswith(BY_SNDFILE):
-        return [Part(at, stop, "sound")]
-    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
-        return [Part(at, stop, "AVI", decoder="avi")]
-    if all(file.at(at + packet, 1) == b"G" for packet in (0, 188, 376)):
-        return [Part(at, stop, "MPEG transport stream", decoder="mpegts")]
+        return [Part(at, stop, "audio")]
+    if all(file.at(at + packet, 1) == b"G" for packet in (0, TS_PACKET, 2 * TS_PACKET)):
+        return ts_parts(at, stop)
     if describe_other(file.at(at, 1 << 12)) is not None:
         return []
-    # A tag may declare a wrong size, and end behind the first frames
+    # A tag may declare too large a size, which includes the first frames
     parts = mpeg_parts(file, at, stop) or (mpeg_parts(file, 10, stop) if at else [])
     return parts or _behind_junk(file, at, stop)
 
@@ -179,16 +190,20 @@ def _split_at_magic(file: RandomAccess, part: Part) -> list[Part]:
 def describe_other(head: bytes) -> str | None:
     """Describe a file that is not audio, with a remedy; None if its format is unknown."""
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return f"a picture (WebP), {NO_SOUND}"
+        return f"a picture (WebP), {NOT_AUDIO}"
+    if head[257:262] == b"ustar":
+        return "a tar archive, not audio: name it .tar, or unpack it"
     for magic, description in OTHER_BINARY:
         if head.startswith(magic):
             return description
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        head = head[: len(head) // 2 * 2].decode("utf-16", "replace").encode()
     head = head.removeprefix(b"\xef\xbb\xbf")  # byte order mark
     if not _is_text(head):
         return None
     text = head.lstrip().lower()
     found = [description for magic, description in OTHER_TEXT if text.startswith(magic)]
-    return found[-1] if found else f"text, {NO_SOUND}"
+    return found[-1] if found else f"text, {NOT_AUDIO}"
 
 
 def fault_of_unknown(file: RandomAccess) -> Fault:

@@ -25,11 +25,14 @@ OTHERS = {
     "zeros": bytes(10_000),
     "NumPy": b"\x93NUMPY\1\0v\0{'descr'" + bytes(100),
     "bytes": bytes(range(256)) * 50,
+    "text in UTF-16": "not audio either".encode("utf-16"),
+    "tar": b"a.txt".ljust(257, b"\0") + b"ustar" + bytes(600),
 }
 WORDS = {
     "page with blanks": "web page", "HTML": "web page", "zeros": "zero bytes",
     "bytes": "unknown audio format", "git-annex": "git annex get",
     "Git LFS": "git lfs pull", "ZIP": "unpack", "MIDI": "render",
+    "text in UTF-16": "text, not audio",
 }  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def test_bad_files_name_themselves_and_the_remedy(tmp_path: Path) -> None:
     remedies = {
         "missing.wav": "check the path",
         "zero.wav": "0 bytes",
-        "noise.wav": "text, not sound",
+        "noise.wav": "text, not audio",
         "song.m4a": "MP4",
         "header.wav": "no samples",
         "nan.wav": "NaN",

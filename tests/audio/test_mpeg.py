@@ -76,11 +76,11 @@ def test_joined_files_of_two_rates() -> None:
 
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
 @pytest.mark.parametrize("percent", [10, 37, 50, 80, 96])
-def test_fewer_frames_than_promised_is_cut_off(mode: str, percent: int) -> None:
+def test_fewer_frames_than_declared_is_cut_off(mode: str, percent: int) -> None:
     data = mp3(mode)
-    with pytest.raises(AudioError, match=r"truncated.*promises .* frames"):
+    with pytest.raises(AudioError, match=r"truncated.*declares .* frames"):
         load_audio(data[: len(data) * percent // 100])
-    # without a promise, all that is there is all
+    # without a declared number, every frame counts
     bare = without_xing(data)[: len(data) * percent // 100]
     assert load_audio(bare).size % FRAME == 0
     with pytest.raises(AudioError, match="truncated"):  # the second of two

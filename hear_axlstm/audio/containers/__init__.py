@@ -1,1 +1,1 @@
-"""Containers of sound: what each promises, and where the sounds of a joined file lie."""
+"""Audio containers: the lengths that they declare, and the parts of a concatenated file."""

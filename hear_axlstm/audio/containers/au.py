@@ -12,17 +12,17 @@ UNKNOWN = 0xFFFFFFFF
 
 
 def au_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
-    """The sound in an AU file that begins at `start`.
+    """The recording in an AU file that begins at `start`.
 
     Raises:
-        Fault: if its data is cut off.
+        Fault: if its data is truncated.
     """
     head = file.at(start, 24)
     order: Literal["big", "little"] = "big" if head[:4] == b".snd" else "little"
     offset, size = (int.from_bytes(head[at : at + 4], order) for at in (4, 8))
     there = stop - start - offset
     if len(head) < 24 or there < 0:
-        raise Fault(f"truncated: an AU file without sound: {COPY_AGAIN}")
+        raise Fault(f"truncated: AU file without audio: {COPY_AGAIN}")
     if size == UNKNOWN or (size == 0 and there):
         patch = start + 8, min(there, UNKNOWN - 1).to_bytes(4, order)
         return [Part(start, stop, "AU", patches=(patch,))]

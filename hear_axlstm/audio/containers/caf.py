@@ -11,10 +11,10 @@ CHUNKS |= {b"regn", b"inst", b"midi", b"ovvw", b"peak", b"edct", b"umid", b"uuid
 
 
 def caf_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
-    """The sound in a CAF file that begins at `start`.
+    """The recording in a CAF file that begins at `start`.
 
     Raises:
-        Fault: if a chunk is cut off.
+        Fault: if a chunk is truncated.
     """
     at, has_data, patches = start + 8, False, ()
     needs_table = False
@@ -36,8 +36,8 @@ def caf_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
         needs_table = needs_table and name != b"pakt"
         at = min(stop, at + 12 + max(0, size))
     if not has_data or needs_table:
-        missing = "table of packets" if has_data else "sound"
-        raise Fault(f"truncated: a CAF file without its {missing}: {COPY_AGAIN}")
+        missing = "table of packets" if has_data else "audio"
+        raise Fault(f"truncated: CAF file without its {missing}: {COPY_AGAIN}")
     return [Part(start, at, "CAF", patches=patches)]
 
 

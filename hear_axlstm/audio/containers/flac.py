@@ -1,6 +1,6 @@
-"""FLAC: STREAMINFO's number of samples against the last frame, and streams that are joined.
+"""FLAC: STREAMINFO's number of samples against the last frame, and concatenated streams.
 
-Format: RFC 9639, sections 8.2 (STREAMINFO) and 9.1 (header of a frame).
+Format: RFC 9639, sections 8.2 (STREAMINFO) and 9.1 (frame header).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def flac_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
     """The FLAC stream that begins at `start`, up to the next one.
 
     Raises:
-        Fault: if it ends within its metadata or, its length being unknown, within a frame.
+        Fault: if it ends within its metadata or, if its length is unknown, within a frame.
     """
     at, is_last = start + 4, False
     while not is_last:
@@ -31,7 +31,7 @@ def flac_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
         is_last = bool(head[:1] and head[0] & 0x80)
         at += 4 + int.from_bytes(head[1:], "big")
         if at >= stop or len(head) < 4:
-            raise Fault(f"truncated: a FLAC file without sound: {COPY_AGAIN}")
+            raise Fault(f"truncated: FLAC file without audio: {COPY_AGAIN}")
     end = _next_stream(file, at, stop)
     # STREAMINFO: 20 bits of sample rate, 3 of channels, 5 of depth, 36 of the number of samples
     word = int.from_bytes(file.at(start + 18, 8), "big")
@@ -73,7 +73,7 @@ def _end_of_frame(head: bytes, fixed_size: int) -> int | None:
     if head[1:2] not in (b"\xf8", b"\xf9") or len(head) < 6 or head[3] & 1:
         return None
     code = head[2] >> 4
-    width = 8 - (head[4] ^ 0xFF).bit_length()  # leading ones: UTF-8's way to write a number
+    width = 8 - (head[4] ^ 0xFF).bit_length()  # leading ones: numbers are coded as in UTF-8
     width = width or 1
     number = head[4] & (0x7F >> (0 if width == 1 else width))
     for byte in head[5 : 4 + width]:
@@ -91,7 +91,7 @@ def _end_of_frame(head: bytes, fixed_size: int) -> int | None:
 
 
 def _crc(data: bytes, bits: int, polynomial: int) -> int:
-    """Checksum of data; 0 if its own checksum stands at its end."""
+    """Checksum of data; 0 if the data ends with its own checksum."""
     top, mask, value = 1 << (bits - 1), (1 << bits) - 1, 0
     table = _table(top, mask, polynomial)
     for byte in data:

@@ -6,17 +6,17 @@ from hear_axlstm.audio.containers.part import COPY_AGAIN, Part, cut_off
 from hear_axlstm.audio.errors import Fault
 from hear_axlstm.audio.random_access import Patch, RandomAccess
 
-UNKNOWN = range(0x7FFF0000, 0x100000000)  # of a program that could not seek back
+UNKNOWN = range(0x7FFF0000, 0x100000000)  # declared by programs that could not seek back
 BITS = {b"alaw": 8, b"ALAW": 8, b"ulaw": 8, b"ULAW": 8, b"fl32": 32, b"FL32": 32, b"fl64": 64}
 BITS |= {b"FL64": 64, b"in24": 24, b"in32": 32}
 PLAIN = {b"NONE", b"none", b"sowt", b"twos", b"raw ", *BITS}
 
 
 def iff_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
-    """The sound in an AIFF, AIFF-C or 8SVX file that begins at `start`.
+    """The recording in an AIFF, AIFF-C or 8SVX file that begins at `start`.
 
     Raises:
-        Fault: if its data is cut off.
+        Fault: if its data is truncated.
     """
     kind = file.at(start + 8, 4).decode("latin-1")
     kind = {"AIFC": "AIFF-C"}.get(kind, kind)
@@ -35,7 +35,7 @@ def iff_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
                 break
         at += 8 + size + size % 2
     if sound is None:
-        raise Fault(f"truncated: a {kind} file without a sound chunk: {COPY_AGAIN}")
+        raise Fault(f"truncated: {kind} file without a sound chunk: {COPY_AGAIN}")
     size = int.from_bytes(file.at(sound + 4, 4), "big")
     there = stop - sound - 8
     frames, frame_bytes = _common(file, common) if common is not None else (0, 0)
@@ -49,7 +49,7 @@ def iff_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
 
 
 def _common(file: RandomAccess, at: int) -> tuple[int, int]:
-    """Frames, and bytes of one (0 where the sound is compressed)."""
+    """Number of frames, and bytes in each, or 0 if the audio is compressed."""
     head = file.at(at + 8, 22)
     channels = int.from_bytes(head[:2], "big")
     bits = int.from_bytes(head[6:8], "big")
@@ -63,7 +63,7 @@ def _common(file: RandomAccess, at: int) -> tuple[int, int]:
 def _patches(
     start: int, stop: int, sound: int, common: int | None, frame_bytes: int
 ) -> tuple[Patch, ...]:
-    """All lengths of a header that was never completed, as the file's size gives them."""
+    """Corrections of all lengths in a header that was not completed, from the file's size."""
 
     def number(position: int, value: int) -> Patch:
         return position, min(value, 0xFFFFFFFF).to_bytes(4, "big")

@@ -19,8 +19,10 @@ FIRST_BYTES: tuple[tuple[str, int, tuple[bytes, ...], int, tuple[bytes, ...]], .
     ("MP4", 4, (b"ftyp", b"moov", b"mdat", b"wide", b"free"), 0, ANY),
     ("Matroska", 0, (b"\x1aE\xdf\xa3",), 0, ANY),
     ("ASF", 0, (ASF_HEADER,), 0, ANY),
+    ("FLV", 0, (b"FLV\1",), 0, ANY),
+    ("AVI", 0, (b"RIFF",), 8, (b"AVI ",)),
 )
-"""Name, and two places with the bytes of which one is found there."""
+"""Name of a container, and twice a position with the bytes of which one is found there."""
 
 TAGS = (b"ID3", b"TAG", b"APETAGEX")
 

@@ -1,7 +1,7 @@
-"""MPEG audio (MP3, MP2, MP1): frames counted one by one, and what Xing or VBRI promise.
+"""MPEG audio (MP3, MP2, MP1): frames counted one by one, against the Xing or VBRI header.
 
-Frame headers: ISO/IEC 11172-3, 2.4.2.3 and 13818-3. A stream has no length but that of its frames;
-encoders that know it write it into a first frame without sound (Xing, Info, VBRI).
+Frame headers: ISO/IEC 11172-3, 2.4.2.3 and 13818-3. A stream does not declare its length, except
+that many encoders write it into a first frame without audio (Xing, Info or VBRI header).
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ BITRATES = {  # kbit/s by (version 1, layer)
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 BITRATES[(False, 3)] = BITRATES[(False, 2)]
-RATES = (44_100, 48_000, 32_000)  # of version 1; half of it in version 2, a quarter in 2.5
-DECODER_DELAY = 529  # samples that every decoder adds to the encoder's delay
+RATES = (44_100, 48_000, 32_000)  # of version 1; halved in version 2, quartered in 2.5
+DECODER_DELAY = 529  # samples that a decoder adds to the encoder's delay
 JUNK_BYTES = 1 << 24  # searched for the first frame
 HEADER = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef]", re.DOTALL)
 HEADER_BYTES = 4
-MOST_CANDIDATES = 100_000  # which 400 MB of random bytes hold
-SURE_FRAMES = 4  # in a row that make a stream; two where one is known already
-MPEG_SHARE = 0.1  # of the bytes from the first frame on, else it is another format
-EDITED_FRAMES = 2  # more than promised that are not another stream
+MOST_CANDIDATES = 100_000  # as many as in 400 MB of random bytes
+SURE_FRAMES = 4  # consecutive frames that make a stream
+MPEG_SHARE = 0.1  # of the bytes after the first frame, at least; else it is another format
+EDITED_FRAMES = 2  # beyond the declared number; more are another stream
 
 
 class Frame(NamedTuple):
-    """One frame by its header."""
+    """A frame, as described by its header."""
 
     size: int
     samples: int
     rate: int
     layer: int
     side_info: int
-    """Bytes between the header and a Xing tag."""
+    """Bytes between the frame header and a Xing header."""
 
 
 @dataclass
 class _Stream:
-    """Frames of one kind that follow one another, and their promise."""
+    """Consecutive frames of one kind, and their declared number."""
 
     start: int
     frame: Frame
     offsets: array[int] = field(default_factory=lambda: array("Q"))
-    promised: int = 0
-    promised_bytes: int = 0
+    declared: int = 0
+    declared_bytes: int = 0
     skip: int = 0
     padding: int = 0
     end: int = 0
@@ -64,16 +64,16 @@ class _Stream:
 
 
 def mpeg_parts(file: RandomAccess, start: int, stop: int, whole: int | None = None) -> list[Part]:
-    """The MPEG streams in [start, stop), or [] where there are none.
+    """The MPEG streams in [start, stop), or [] if there are none.
 
     Args:
-        file: file that holds them.
-        start: where to look for the first frame.
+        file: the file.
+        start: where the search for the first frame begins.
         stop: end of the streams.
-        whole: end of what encloses them, by default `stop`.
+        whole: end of the enclosing file, by default `stop`.
 
     Raises:
-        Fault: if a stream has fewer frames than its Xing or VBRI header promises, or hardly any
+        Fault: if a stream has fewer frames than its Xing or VBRI header declares, or hardly any
             of the bytes are frames.
     """
     at = _next_frames(file, start, min(stop, start + JUNK_BYTES))
@@ -95,7 +95,7 @@ def mpeg_parts(file: RandomAccess, start: int, stop: int, whole: int | None = No
 
 @lru_cache(maxsize=4096)
 def parse_frame(head: bytes) -> Frame | None:
-    """What a frame's first four bytes say, or None if they are none."""
+    """Parse the first four bytes of a frame; None if they are not a frame header."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
@@ -117,7 +117,7 @@ def _same_kind(frame: Frame, other: Frame) -> bool:
 
 
 def _next_frames(file: RandomAccess, start: int, stop: int) -> int | None:
-    """Position from which frames follow one another, or None."""
+    """Position of the first of several consecutive frames, or None."""
     at = start
     for _ in range(MOST_CANDIDATES):
         at = file.search(HEADER, HEADER_BYTES, at, stop)
@@ -130,7 +130,7 @@ def _next_frames(file: RandomAccess, start: int, stop: int) -> int | None:
 
 
 def _frames_follow(file: RandomAccess, at: int, stop: int, count: int) -> bool:
-    """Whether `count` frames of one kind follow, or fewer that end where the stream does."""
+    """Whether `count` frames of one kind follow, or fewer up to the end of the stream."""
     first: Frame | None = None
     for number in range(count):
         frame = parse_frame(file.at(at, 4)) if at < stop else None
@@ -154,12 +154,12 @@ def _streams(file: RandomAccess, at: int, stop: int) -> list[_Stream]:
             continue
         if at + frame.size > stop:
             break  # the last frame is not complete
-        promise = _promise(file, at, frame)
-        if promise is not None:
-            streams.append(promise)
+        header = _declaring(file, at, frame)
+        if header is not None:
+            streams.append(header)
         elif is_new:
             streams.append(_Stream(at, frame))
-        if promise is None:
+        if header is None:
             streams[-1].offsets.append(at)
         at += frame.size
         streams[-1].end = at
@@ -168,32 +168,32 @@ def _streams(file: RandomAccess, at: int, stop: int) -> list[_Stream]:
 
 
 def _resync(file: RandomAccess, at: int, stop: int) -> int | None:
-    """Where frames begin again behind a tag or behind junk."""
+    """Position of the next frames, after a tag or other data."""
     behind = tag_end(file, at, stop)
     if behind is not None:
         return behind if behind < stop else None
     return _next_frames(file, at + 1, stop)
 
 
-def _promise(file: RandomAccess, at: int, frame: Frame) -> _Stream | None:
-    """The stream that a Xing, Info or VBRI frame begins, or None for a frame of sound."""
+def _declaring(file: RandomAccess, at: int, frame: Frame) -> _Stream | None:
+    """The stream that begins with a Xing, Info or VBRI frame, or None for a frame of audio."""
     if frame.layer != 3:
         return None
     data = file.at(at, min(frame.size, 4 + 32 + 160))
     stream = _Stream(at, frame, end=at + frame.size)
     vbri = data[36:]
     if vbri.startswith(b"VBRI"):
-        stream.promised_bytes = int.from_bytes(vbri[10:14], "big")
-        stream.promised = int.from_bytes(vbri[14:18], "big")
+        stream.declared_bytes = int.from_bytes(vbri[10:14], "big")
+        stream.declared = int.from_bytes(vbri[14:18], "big")
         return stream
     tag = data[4 + frame.side_info :]
     if not tag.startswith((b"Xing", b"Info")):
         return None
     flags, tag = int.from_bytes(tag[4:8], "big"), tag[8:]
     if flags & 1:
-        stream.promised, tag = int.from_bytes(tag[:4], "big"), tag[4:]
+        stream.declared, tag = int.from_bytes(tag[:4], "big"), tag[4:]
     if flags & 2:
-        stream.promised_bytes, tag = int.from_bytes(tag[:4], "big"), tag[4:]
+        stream.declared_bytes, tag = int.from_bytes(tag[:4], "big"), tag[4:]
     tag = tag[(100 if flags & 4 else 0) + (4 if flags & 8 else 0) :]
     if tag.startswith((b"LAME", b"Lavf", b"Lavc")):  # 12 bits each of delay and padding
         pads = int.from_bytes(tag[21:24], "big")
@@ -203,17 +203,17 @@ def _promise(file: RandomAccess, at: int, frame: Frame) -> _Stream | None:
 
 
 def _split(stream: _Stream) -> list[Part]:
-    """A stream as a part; as two where more frames follow than it promises."""
-    there, promised = len(stream.offsets), stream.promised
-    bytes_lack = stream.promised_bytes > stream.end - stream.start
-    # Some encoders count the frame that holds the promise: one less is no sign of a loss
-    if there < promised - 1 or (there < promised and bytes_lack):
-        raise cut_off("Xing", promised, there, "frames", COPY_OR_REWRITE)
+    """A stream as a part, or as two if it has more frames than declared."""
+    there, declared = len(stream.offsets), stream.declared
+    bytes_lack = stream.declared_bytes > stream.end - stream.start
+    # Some encoders also count the frame with the header: one less is not a loss
+    if there < declared - 1 or (there < declared and bytes_lack):
+        raise cut_off("Xing", declared, there, "frames", COPY_OR_REWRITE)
     if not there:
         return []
-    if not promised or there <= promised + EDITED_FRAMES:
+    if not declared or there <= declared + EDITED_FRAMES:
         return [_part(stream, stream.offsets, stream.skip, stream.padding, stream.end)]
-    first, rest = stream.offsets[:promised], stream.offsets[promised:]
+    first, rest = stream.offsets[:declared], stream.offsets[declared:]
     return [
         _part(stream, first, stream.skip, stream.padding, rest[0]),
         _part(stream, rest, 0, 0, stream.end),

@@ -9,10 +9,10 @@ from hear_axlstm.audio.random_access import RandomAccess
 
 
 def nist_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
-    """The sound in a SPHERE file that begins at `start`.
+    """The recording in a SPHERE file that begins at `start`.
 
     Raises:
-        Fault: if its data is cut off.
+        Fault: if its data is truncated.
     """
     size_text = file.at(start + 8, 8).strip()
     head_size = int(size_text) if size_text.isdigit() else 1024

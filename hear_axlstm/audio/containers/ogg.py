@@ -1,4 +1,4 @@
-"""Ogg: pages in order and undamaged, links of a chain, the page that ends each stream.
+"""Ogg: order and checksums of pages, links of a chain, the last page of each stream.
 
 Framing, checksum and granule positions: RFC 3533.
 """
@@ -13,11 +13,11 @@ from hear_axlstm.audio.errors import Fault
 from hear_axlstm.audio.random_access import RandomAccess
 
 PAGE = b"OggS"
-CONTENT_BYTES = 512  # of a page, that are looked at: its codec, its tags
+CONTENT_BYTES = 512  # of a page, searched for its codec and tags
 BEGINS, ENDS = 2, 4  # flags of a page
 CODECS = {b"\x01vorbis": "Vorbis", b"OpusHead": "Opus", b"\x7fFLAC": "FLAC", b"Speex   ": "Speex"}
-LIVE_ENCODERS = (b"ENCODER=Mozilla",)  # Firefox's recorder ends no stream
-SLACK = 8192  # one block of Vorbis: encoders differ in what the last page promises
+LIVE_ENCODERS = (b"ENCODER=Mozilla",)  # Firefox's recorder writes no last page
+SLACK = 8192  # one block of Vorbis: encoders differ in the length that the last page declares
 BY_SNDFILE = {"Vorbis", "Opus", "FLAC"}
 REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -32,7 +32,7 @@ class _Page(NamedTuple):
 
 
 class _Link:
-    """Streams that are multiplexed; a chain has one link after the other."""
+    """Multiplexed streams; a chain has several links."""
 
     def __init__(self, start: int) -> None:
         self.start = self.end = start
@@ -74,7 +74,7 @@ def ogg_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
     """The links of an Ogg file.
 
     Raises:
-        Fault: if a page is damaged, lost or cut off, or the last one is missing.
+        Fault: if a page is damaged, lost or truncated, or the last one is missing.
     """
     parts: list[Part] = []
     link: _Link | None = None
@@ -108,6 +108,6 @@ def _page(file: RandomAccess, at: int, stop: int) -> _Page:
 
 
 def checksum(page: bytes) -> bytes:
-    """Ogg's CRC-32 as it stands in the page: zlib's, with all bits in reverse order."""
+    """Ogg's CRC-32 as stored in a page: that of zlib, with all bits in reverse order."""
     value = zlib.crc32(page.translate(REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return value.to_bytes(4, "little").translate(REVERSED_BITS)[::-1]

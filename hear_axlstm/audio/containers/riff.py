@@ -1,4 +1,4 @@
-"""WAV and its relatives RIFX, RF64, BW64 and W64: sizes of the chunks against the file."""
+"""WAV and its variants RIFX, RF64, BW64 and W64: sizes of the chunks against the file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hear_axlstm.audio.errors import Fault
 from hear_axlstm.audio.random_access import Patch, RandomAccess
 
 UNKNOWN_32 = 0xFFFFFFFF
-PIPE_SIZES = range(0x7FFF0000, 0x80000001)  # what programs declare that write into a pipe
+PIPE_SIZES = range(0x7FFF0000, 0x80000001)  # declared by programs that write into a pipe
 PCM_TAGS = {1, 3, 0xFFFE}
 MPEG_TAGS = {0x50, 0x55}  # MPEG audio in a WAV
-LOST_SECONDS = 0.5  # of sound behind the declared end, from which the header is not believed
+LOST_SECONDS = 0.5  # of audio after the declared end; with more, the header is wrong
 
 
 class _Chunk(NamedTuple):
@@ -27,7 +27,7 @@ class _Chunk(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """How chunks are written: WAV's way or that of W64."""
+    """Format of the chunks: that of WAV or that of W64."""
 
     kind: str
     order: str
@@ -41,10 +41,10 @@ class _Layout(NamedTuple):
 
 
 def riff_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
-    """The sound in a file of the RIFF family that begins at `start`.
+    """The recording in a file of the RIFF family that begins at `start`.
 
     Raises:
-        Fault: if its data is cut off, or more sound follows than it declares.
+        Fault: if its data is truncated, or more audio follows than declared.
     """
     layout = _layout(file.at(start, 40))
     fmt = data = ds64 = None
@@ -57,14 +57,16 @@ def riff_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
             data = chunk
             break
     if data is None or fmt is None:
-        raise Fault(f"truncated: a {layout.kind} file without a data chunk: {COPY_AGAIN}")
+        raise Fault(f"truncated: {layout.kind} file without a data chunk: {COPY_AGAIN}")
     head = file.at(fmt.start, min(fmt.size, 40))
-    if len(head) < 16:
-        raise Fault(f"damaged: a {layout.kind} file without its format: {COPY_AGAIN}")
+    if len(head) < 16 or not (any(head[2:4]) and any(head[4:8])):
+        raise Fault(f"damaged: {layout.kind} file without its format: {COPY_AGAIN}")
     tag, frame_bytes = _number(head[:2], layout), _number(head[12:14], layout)
     tolerated = frame_bytes if tag in PCM_TAGS else 1
     size, patches = _data_size(file, layout, data, ds64, tolerated, start, stop)
     end = _end(file, layout, data._replace(size=size), start, stop, _bytes_per_second(head, layout))
+    if layout.kind == "BW64":  # RF64 by another name, which libsndfile does not know
+        patches = ((start, b"RF64"), *patches)
     if tag in MPEG_TAGS:
         return mpeg_parts(file, data.start, data.start + size, whole=end)
     return [Part(start, end, layout.kind, patches=patches)]
@@ -107,19 +109,20 @@ def _data_size(
     start: int,
     stop: int,
 ) -> tuple[int, tuple[Patch, ...]]:
-    """Bytes of sound, and the header's sizes where they had to be put right."""
+    """Number of audio bytes, and corrections of the sizes in the header."""
     there = stop - data.start
     size, size_at, wide = data.size, data.size_at, layout.wide
     if ds64 is not None and size == UNKNOWN_32:
         size, size_at, wide = _number(file.at(ds64.start + 8, 8), layout), ds64.start + 8, True
     if size <= there and not (size == 0 and there):
         if (there - size) and (there - size) % (1 << 32) == 0 and not wide:
-            return there, ()  # over 4 GiB: the size wrapped around
+            return there, ()  # over 4 GiB: the size has wrapped around
         return size, ()
     if size == 0 and _is_chunk_chain(file, layout, data.start, stop):
         return 0, ()
     whole = stop - start
-    if size in (whole, whole - 8, whole - 16):  # the file's size, written into the wrong field
+    declared = _number(file.at(start + 4, 4), layout) + 8
+    if size in (whole, whole - 8, whole - 16) and declared <= whole:  # in the wrong field
         return there, ()
     if size and size - there < tolerated:  # less than one sample of each channel
         return there, ()
@@ -152,7 +155,7 @@ def _is_chunk_chain(file: RandomAccess, layout: _Layout, at: int, stop: int) -> 
 def _end(
     file: RandomAccess, layout: _Layout, data: _Chunk, start: int, stop: int, rate: float
 ) -> int:
-    """Where the file that begins at `start` ends, chunks behind the sound included."""
+    """Where the file that begins at `start` ends, including chunks after the audio."""
     end = data.start + data.size
     padded = end + (-data.size % (8 if layout.wide else 2))
     for chunk in _chunks(file, layout, padded, stop):
@@ -164,8 +167,8 @@ def _end(
     is_sound = not _is_next_file(file, end) and any(file.at(end, min(rest, 1 << 20)))
     if rest > LOST_SECONDS * rate and is_sound:
         raise Fault(
-            f"longer than its {layout.kind} header says: {data.size:,} bytes of sound are declared "
-            f"and {rest:,} more follow: write the right size into it, e.g. `sox --ignore-length`"
+            f"longer than its {layout.kind} header says: {data.size:,} bytes of audio are declared "
+            f"and {rest:,} more follow: correct the header, e.g. with `sox --ignore-length`"
         )
     return end
 
@@ -175,7 +178,7 @@ def _is_named(chunk: _Chunk) -> bool:
 
 
 def _is_next_file(file: RandomAccess, at: int) -> bool:
-    """Whether another sound file or a tag begins here."""
+    """Whether another audio file or a tag begins here."""
     return begins_file_or_tag(file.at(at, 64))
 
 

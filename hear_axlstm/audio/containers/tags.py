@@ -1,4 +1,4 @@
-"""Tags around a sound that are no part of it: ID3, APE, Lyrics3."""
+"""Tags before and after audio: ID3, APE, Lyrics3."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ APE_BYTES = 32  # of the head, and of the foot
 
 
 def tag_end(file: RandomAccess, at: int, stop: int) -> int | None:
-    """Where the tag that begins at `at` ends, or None if none begins there."""
+    """End of the tag that begins at `at`, or None if there is none."""
     head = file.at(at, APE_BYTES)
     end = None
     if head.startswith(b"ID3") and len(head) >= 10 and max(head[6:10]) < 0x80:
@@ -29,14 +29,14 @@ def tag_end(file: RandomAccess, at: int, stop: int) -> int | None:
 
 
 def skip_tags(file: RandomAccess, at: int, stop: int) -> int:
-    """Where the tags that begin at `at` end; `at` itself where there are none."""
+    """End of the tags that begin at `at`; `at` itself if there are none."""
     while (end := tag_end(file, at, stop)) is not None:
         at = end
     return at
 
 
 def trailing_tags(file: RandomAccess, start: int, stop: int) -> int:
-    """Where the tags begin that end at `stop`; `stop` itself where there are none."""
+    """Start of the tags that end at `stop`; `stop` itself if there are none."""
     if file.at(max(start, stop - ID3V1_BYTES), 3) == b"TAG" and stop - start > ID3V1_BYTES:
         stop -= ID3V1_BYTES
     foot = file.at(max(start, stop - APE_BYTES), APE_BYTES)
