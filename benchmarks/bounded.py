@@ -66,14 +66,16 @@ class Worker:
         """End the process and what it started."""
         self._connection.close()
         if self._process.is_alive() and self._process.pid is not None:
-            with contextlib.suppress(ProcessLookupError):  # it leads no group yet
-                os.killpg(self._process.pid, signal.SIGKILL)
+            if hasattr(os, "killpg"):
+                with contextlib.suppress(ProcessLookupError):  # it leads no group yet
+                    os.killpg(self._process.pid, signal.SIGKILL)
             self._process.kill()
             self._process.join()
 
 
 def _serve(connection: Connection, environment: Mapping[str, str]) -> None:
-    os.setpgid(0, 0)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
     os.environ.update(environment)
     while True:
         try:

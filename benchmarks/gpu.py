@@ -161,7 +161,7 @@ def _about(out: Path, sizes: Sizes) -> dict[str, Any]:
     about = {"machine": machine(torch.device(sizes.device)), "sizes": repr(sizes)}
     file = out / "about.json"
     if file.exists():
-        known = json.loads(file.read_text())
+        known = json.loads(file.read_text("utf-8"))
         if any(known[key] != value for key, value in about.items()):
             raise SystemExit(f"{out} has results of {known['machine']}: choose another --out")
         return known
@@ -185,7 +185,7 @@ def _file(out: Path, name: str) -> Path:
 
 def _record(out: Path, name: str) -> dict[str, Any]:
     try:
-        return json.loads(_file(out, name).read_text())
+        return json.loads(_file(out, name).read_text("utf-8"))
     except FileNotFoundError:
         return {}
 

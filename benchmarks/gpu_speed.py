@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import resource
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.step import make_train_step
 from hear_axlstm.training.device import peak_flops
 from hear_axlstm.training.distributed import DistContext
+from hear_axlstm.training.meter import peak_memory
 
 EAGER = ("eager", "Triton")
 COMPILED = ("compiled", "Triton, compiled")
@@ -94,6 +94,4 @@ def _peak(device: torch.device) -> float:
 
 def _peak_bytes(device: torch.device) -> int:
     """Of the tensors on a GPU, or of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_memory(device) or 0

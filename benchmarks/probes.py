@@ -67,10 +67,10 @@ def main(
 def _cut(folder: Path, to: Path, epochs: int) -> Path:
     """Link the embeddings with a limit on the number of training epochs."""
     make_fresh(to, folder)
-    metadata = json.loads((folder / "task_metadata.json").read_text())
+    metadata = json.loads((folder / "task_metadata.json").read_text("utf-8"))
     metadata["evaluation_params"] = {"task_specific_param_grid": {"max_epochs": [epochs]}}
     (to / "task_metadata.json").unlink()
-    (to / "task_metadata.json").write_text(json.dumps(metadata))
+    (to / "task_metadata.json").write_text(json.dumps(metadata), "utf-8")
     return to
 
 

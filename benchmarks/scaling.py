@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
-import resource
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from benchmarks.timing import machine
 from hear_axlstm import get_scene_embeddings, load_model
+from hear_axlstm.training.meter import peak_memory
 
 SECONDS = (2, 10, 60, 300, 1200)
 CLIPS = (1, 2, 4, 8, 16, 32)
@@ -40,7 +40,7 @@ def main(
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             took, memory = pool.apply(measure, (name, clips, seconds, rounds))
         rows.append((name, clips, seconds, took, memory))
-    with open(out.with_suffix(".csv"), "w", newline="") as file:
+    with open(out.with_suffix(".csv"), "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(("preset", "clips", "seconds", "time_s", "memory_mb"))
         table.writerows((*row[:3], f"{row[3]:.3f}", f"{row[4]:.0f}") for row in rows)
@@ -63,7 +63,7 @@ def measure(name: str, clips: int, seconds: int, rounds: int) -> tuple[float, fl
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return (peak_memory(torch.device("cpu")) or 0) / 2**20
 
 
 def _draw(rows: list[Row], out: Path) -> None:

@@ -42,7 +42,7 @@ def scores(
     file = evaluation / "results.json"
     if not file.is_file():
         raise ValueError(f"{file} is missing: name the folder of an evaluation")
-    record = json.loads(file.read_text())
+    record = json.loads(file.read_text("utf-8"))
     aggregates = record.get("s(m)", {}).get(THESE)
     if not aggregates:
         raise ValueError(f"{file} has no s(m): finish the evaluation, of two systems at least")

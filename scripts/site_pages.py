@@ -31,7 +31,7 @@ def on_files(files: Files, config: Any) -> Files:
         if files.get_file_from_path(uri(page)) is None:
             files.append(File.generated(config, uri(page), content=path.read_bytes()))
         if path.suffix == ".md":
-            waiting += [to(page, link) for _, link in LINK.findall(path.read_text())]
+            waiting += [to(page, link) for _, link in LINK.findall(path.read_text("utf-8"))]
     return files
 
 

@@ -26,7 +26,7 @@ LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 
 def imports(file: Path, package: str) -> Iterator[str]:
     """The modules of the package that a file imports, also for type checking or in a function."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

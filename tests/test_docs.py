@@ -40,7 +40,9 @@ from scripts import gallery, results
 from scripts.corpus import __main__ as corpus
 
 ROOT = Path(__file__).parent.parent
-PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
+PAGES = {
+    path.name: path.read_text("utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 RATE = 16_000
 SHELL = ("", "sh", "bash")
@@ -120,7 +122,7 @@ def test_the_system_in_20_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     (code,) = re.findall(r"```python\n(.*?)```", PAGES["evaluation.md"], flags=re.DOTALL)
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 20
-    (tmp_path / "my_spectrum.py").write_text(code)
+    (tmp_path / "my_spectrum.py").write_text(code, "utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert fingerprint(parse_system("my_spectrum")).sample_rate == 16_000
     ValidateModel("my_spectrum", None, device="cpu")()
@@ -142,7 +144,7 @@ def test_the_pictures_of_results_are_drawn(folder: Path, tmp_path: Path) -> None
         "means": [{"system": s, "task": t, **value} for s in systems for t in tasks],
         "s(m)": {"these systems": {s: {"mean": 50.0, "half_width": None} for s in systems}},
     }
-    (tmp_path / "results.json").write_text(json.dumps(record))
+    (tmp_path / "results.json").write_text(json.dumps(record), "utf-8")
     results.scores(tmp_path, tmp_path / "scores.png")
     results.reconstruction((folder / "night.wav",), out=tmp_path / "reconstruction.png")
     for name in ("scores.png", "reconstruction.png"):
@@ -246,7 +248,7 @@ def named_in_contributing() -> Iterator[tuple[str, str]]:
 
 def anchors(path: Path) -> set[str]:
     """The headings of a page, as GitHub names them."""
-    headings = re.findall(r"^#+ (.*)$", path.read_text(), flags=re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}
 
 
@@ -292,7 +294,7 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
             subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True)
         case ["pip", "install", *_, wanted]:
             place = ROOT / "eval" if "eval" in wanted else ROOT
-            extras = tomllib.loads((place / "pyproject.toml").read_text())["project"]
+            extras = tomllib.loads((place / "pyproject.toml").read_text("utf-8"))["project"]
             for extra in re.findall(r"\[(.*)\]", wanted):
                 assert extra in extras["optional-dependencies"], wanted
         case _:

@@ -14,16 +14,16 @@ from hear_axlstm.progress import progress
 
 def test_a_full_disk_is_named_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "scenes.npy"
-    path.write_text("before")
+    path.write_text("before", "utf-8")
     with (
         pytest.raises(OSError, match=r"scenes\.npy: free some space and run the same") as caught,
         naming_full_disk(tmp_path),
         replacing(path) as partial,
     ):
-        partial.write_text("half")
+        partial.write_text("half", "utf-8")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.errno == errno.ENOSPC
-    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+    assert path.read_text("utf-8") == "before" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_has_one_writer(tmp_path: Path) -> None:

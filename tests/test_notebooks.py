@@ -13,7 +13,11 @@ NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 
 def cells(notebook: Path) -> list[dict]:
-    return [c for c in json.loads(notebook.read_text())["cells"] if c["cell_type"] == "code"]
+    return [
+        c
+        for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        if c["cell_type"] == "code"
+    ]
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

@@ -34,7 +34,7 @@ def task() -> Path:
 
 
 def clips(task: Path, split: str) -> tuple[torch.Tensor, list[str]]:
-    labels: dict[str, list[str]] = json.loads((task / f"{split}.json").read_text())
+    labels: dict[str, list[str]] = json.loads((task / f"{split}.json").read_text("utf-8"))
     names = np.random.default_rng(0).permutation(sorted(labels))[:CLIPS]
     audio = [load_audio(task / "16000" / split / name)[:SECOND] for name in names]
     padded = [np.pad(clip, (0, SECOND - len(clip))) for clip in audio]
@@ -59,11 +59,11 @@ def test_a_linear_probe_on_esc50_is_as_good_as_heareval_s(tmp_path: Path) -> Non
     """Heareval's probes of the shipped weights: 42.75 to 43.75 % (benchmarks/RESULTS.md)."""
     if TASKS is None or not Path(TASKS, ESC50).is_dir():
         pytest.skip(f"needs {ESC50} in the folder that HEAR_AXLSTM_DATA names")
-    with (tmp_path / "esc50.csv").open("w", newline="") as file:
+    with (tmp_path / "esc50.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "fold"])
         for fold in range(5):
-            labels = json.loads(Path(TASKS, ESC50, f"fold0{fold}.json").read_text())
+            labels = json.loads(Path(TASKS, ESC50, f"fold0{fold}.json").read_text(encoding="utf-8"))
             folder = Path(TASKS, ESC50, "16000", f"fold0{fold}").resolve()
             writer.writerows([folder / name, label[0], fold + 1] for name, label in labels.items())
     config = FinetuneConfig(model="axlstm_tiny", test_fold="1", valid_fold="2", device="cpu")

@@ -94,13 +94,13 @@ def collect(plan: Plan) -> Results:
 def write(results: Results) -> None:
     """Write results.csv and results.json into the plan's folder."""
     out = results.plan.out
-    with (out / "results.csv").open("w", newline="") as file:
+    with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["system", "task", "seed", "metric", "score", "seconds", "engine"])
         for run in results.runs:
             row = [run.system, run.task, run.seed, run.metric]
             writer.writerow([*row, f"{run.percent:.6f}", f"{run.seconds:.1f}", run.engine])
-    (out / "results.json").write_text(json.dumps(_record(results), indent=2) + "\n")
+    (out / "results.json").write_text(json.dumps(_record(results), indent=2) + "\n", "utf-8")
 
 
 def _record(results: Results) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def systems(trained: Mapping[str, Path]) -> tuple[str, ...]:
 def write(name: PublishedTable, trained: Mapping[str, Path], results: Results, out: Path) -> Path:
     """Write OUT/<table>.md and return its path."""
     file = out / f"{name}.md"
-    file.write_text(markdown(name, trained, results))
+    file.write_text(markdown(name, trained, results), "utf-8")
     return file
 
 

@@ -53,7 +53,7 @@ def _from_sidecar(path: Path) -> str | None:
     sidecar = path.with_name(path.name + SIDECAR)
     if not sidecar.is_file():
         return None
-    digest = sidecar.read_text(errors="replace").strip().split(" ", 1)[0].lower()
+    digest = sidecar.read_text(errors="replace", encoding="utf-8").strip().split(" ", 1)[0].lower()
     if not DIGEST.fullmatch(digest):
         raise ValueError(
             f"{sidecar} does not contain a sha256 digest: write it with sha256sum, or delete it"
@@ -64,7 +64,7 @@ def _from_sidecar(path: Path) -> str | None:
 def _from_manifest(path: Path) -> str | None:
     """Digest from the manifest; None also if the manifest is another program's."""
     try:
-        entries = json.loads((path.parent / MANIFEST).read_text())["weights"].values()
+        entries = json.loads((path.parent / MANIFEST).read_text("utf-8"))["weights"].values()
         return next((e["sha256"] for e in entries if e["file"] == path.name), None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -52,7 +52,7 @@ def locate(spec: str) -> Path:
 
 def manifest() -> dict[str, Any]:
     """The shipped weights: ``{"default": preset, "weights": {preset: {"tag", "file", ...}}}``."""
-    return json.loads(_shipped().joinpath(MANIFEST).read_text())
+    return json.loads(_shipped().joinpath(MANIFEST).read_text("utf-8"))
 
 
 def shipped_name(preset: str) -> str:

@@ -149,7 +149,7 @@ def _claim(out: Path, config: FinetuneConfig, dataset: Dataset) -> None:
     settings = {**config.to_dict(), "clips": dataset.fingerprint}
     trained = (out / FILE_NAME).exists() or list_checkpoints(out / CHECKPOINTS)
     if path.exists() and trained:
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_text("utf-8"))
         differs = config.conflicts(before)
         differs += ["clips"] if before.get("clips") != dataset.fingerprint else []
         if differs:

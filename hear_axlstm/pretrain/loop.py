@@ -166,7 +166,7 @@ def _datasets(
 def _with_batch_size(config: PretrainConfig, corpus: Corpus, run: Path) -> PretrainConfig:
     """The config with the batch size of the run to resume, or one that suits the corpus."""
     if config.batch_size is None and list_checkpoints(run / CHECKPOINTS):
-        before = PretrainConfig.from_dict(json.loads((run / CONFIG).read_text()))
+        before = PretrainConfig.from_dict(json.loads((run / CONFIG).read_text("utf-8")))
         lr = before.lr if config.lr is None else config.lr
         return replace(config, batch_size=before.batch_size, lr=lr)
     return config.for_corpus(len(split_validation(corpus)[0]))

@@ -32,7 +32,7 @@ class JsonLines:
         self.path = path
         kept = [line for line in read_log(path) if line["step"] <= step]
         partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
         partial.replace(path)
 
     def read(self) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ class JsonLines:
 
     def write(self, **values: Any) -> None:
         """Append one line."""
-        with open(self.path, "a") as file:
+        with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
 
@@ -172,7 +172,7 @@ def _wandb(run: Path, settings: dict[str, Any]) -> _WandB | None:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Read the lines of a log, if it exists; a line truncated by a crash is left out."""
     lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             values = json.loads(line)
             lines.append({RENAMED.get(name, name): value for name, value in values.items()})

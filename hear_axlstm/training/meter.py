@@ -64,9 +64,9 @@ def peak_memory(device: torch.device) -> int | None:
     """Peak memory in bytes: of this process on a GPU, else its resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
+    try:
+        import resource
+    except ModuleNotFoundError:  # on Windows
         return None
-    import resource
-
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -9,6 +9,9 @@ import pytest
 
 from hear_axlstm.audio.listing import SourceError, list_folder, match_pattern
 from hear_axlstm.audio.sources import AudioClip, FolderSource, open_source
+from tests.helpers.platforms import posix_only
+
+pytestmark = posix_only  # for the links in the folder
 
 
 @pytest.fixture

@@ -2,12 +2,15 @@
 
 import io
 import os
+import re
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hear_axlstm.audio import AudioError, load_audio
+from tests.helpers.platforms import posix_only
 from tests.helpers.sound_files import encode, noise
 
 WAV = encode(noise(), "WAV")
@@ -55,11 +58,8 @@ def test_a_name_that_is_not_utf8_and_one_of_over_a_thousand_bytes(tmp_path: Path
 
 
 def broken(tmp_path: Path) -> dict[str, tuple[object, str]]:
-    """Sources that give no sound, and what their message says."""
-    os.mkfifo(tmp_path / "fifo.wav")
+    """Sources without audio, and a part of their message."""
     (tmp_path / "folder.wav").mkdir()
-    (tmp_path / "link.wav").symlink_to("gone/b.wav")
-    (tmp_path / "loop.wav").symlink_to("loop.wav")
     (tmp_path / "zero.wav").touch()
     (tmp_path / "a.wav").write_bytes(WAV)
     closed = io.BytesIO(WAV)
@@ -67,20 +67,35 @@ def broken(tmp_path: Path) -> dict[str, tuple[object, str]]:
     return {
         "missing": (tmp_path / "missing.wav", "no such file: check the path"),
         "within a file": (tmp_path / "a.wav" / "b.wav", "no such file"),
-        "FIFO": (tmp_path / "fifo.wav", "a FIFO (named pipe), not a regular file"),
         "folder": (tmp_path / "folder.wav", "a folder, not a file"),
-        "dangling link": (tmp_path / "link.wav", "a symbolic link to gone/b.wav, which does not"),
-        "loop": (tmp_path / "loop.wav", "leads back to itself"),
         "empty file": (tmp_path / "zero.wav", "empty, 0 bytes"),
         "empty bytes": (b"", "audio: empty, 0 bytes"),
         "empty name": ("", "no such file"),
         "NUL": ("a\0b.wav", "null byte in the path: check the path"),
         "5,000 letters": ("x" * 5000, "too long for this system"),
-        "device": ("/dev/null", "a device, not a regular file"),
         "closed file": (closed, "closed"),
         "text file": (io.StringIO("text"), 'mode "rb"'),
         "file for writing": (open(tmp_path / "new.wav", "wb"), "open the file for reading"),
     }
+
+
+@posix_only
+def test_what_only_posix_has_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "fifo.wav")
+    (tmp_path / "link.wav").symlink_to("gone/b.wav")
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket.wav")
+        for path, message in {
+            "fifo.wav": "a FIFO (named pipe), not a regular file",
+            "socket.wav": "a socket, not a regular file",
+            "/dev/null": "a device, not a regular file",
+            "link.wav": "a symbolic link to gone/b.wav, which does not",
+            "loop.wav": "leads back to itself",
+        }.items():
+            with pytest.raises(AudioError, match=re.escape(message)):
+                load_audio(path)
 
 
 def test_what_is_no_file_is_named_in_one_line(tmp_path: Path) -> None:

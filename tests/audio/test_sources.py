@@ -43,7 +43,7 @@ def clips(folder: Path) -> dict[str, np.ndarray]:
 
 
 def reasons(folder: Path) -> dict[str, str]:
-    with open(folder / "report.csv", newline="") as file:
+    with open(folder / "report.csv", encoding="utf-8", newline="") as file:
         return {row["id"]: row["reason"] for row in csv.DictReader(file)}
 
 
@@ -78,7 +78,8 @@ def test_a_manifest_gives_spans(audio: Path, tmp_path: Path) -> None:
         "audio/4.flac, 1, 0.5, x\n"
         "audio/4.flac, one, 2, x\n"
         "audio/gone.wav, 0, 1, x\n"
-        ", 0, 1, x\n"
+        ", 0, 1, x\n",
+        "utf-8",
     )
     report = pack(manifest, tmp_path / "pack")
     found, left_out = clips(tmp_path / "pack"), reasons(tmp_path / "pack")
@@ -102,7 +103,9 @@ def test_a_manifest_gives_spans(audio: Path, tmp_path: Path) -> None:
 
 def test_a_tsv_with_bare_paths_equals_the_folder(audio: Path, tmp_path: Path) -> None:
     rows = sorted(path.name for path in audio.iterdir())
-    (audio / "list.tsv").write_text("label\tpath\n" + "".join(f"x\t{row}\n" for row in rows))
+    (audio / "list.tsv").write_text(
+        "label\tpath\n" + "".join(f"x\t{row}\n" for row in rows), "utf-8"
+    )
     pack(audio / "list.tsv", tmp_path / "listed")
     pack(audio, tmp_path / "whole")
     listed, whole = clips(tmp_path / "listed"), clips(tmp_path / "whole")
@@ -113,10 +116,10 @@ def test_a_tsv_with_bare_paths_equals_the_folder(audio: Path, tmp_path: Path) ->
 def test_a_manifest_that_can_not_be_meant_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="does not exist: check the path"):
         open_source(tmp_path / "gone.csv")
-    (tmp_path / "a.csv").write_text("sound,start\na.wav,0\n")
+    (tmp_path / "a.csv").write_text("sound,start\na.wav,0\n", "utf-8")
     with pytest.raises(TableError, match="no column 'path': its header has sound, start"):
         open_source(tmp_path / "a.csv")
-    (tmp_path / "b.csv").write_text("path,start\n")
+    (tmp_path / "b.csv").write_text("path,start\n", "utf-8")
     with pytest.raises(SourceError, match="lists no clips"):
         open_source(tmp_path / "b.csv")
 

@@ -125,7 +125,7 @@ def test_metadata_is_read_as_published(name: str, tmp_path: Path) -> None:
     table, text, audio, labels = PUBLISHED[name]
     for path in (tmp_path / table, tmp_path / audio):
         path.parent.mkdir(parents=True)
-    (tmp_path / table).write_text(text)
+    (tmp_path / table).write_text(text, "utf-8")
     (tmp_path / audio).touch()
     separator = "," if len(labels) > 1 else None
     (row,) = read_labeled(tmp_path / table, separator=separator).rows

@@ -20,14 +20,14 @@ def rehearse(out: Path) -> list[dict]:
     command = [sys.executable, "-m", "benchmarks.gpu", "--rehearsal", "--minutes", "30"]
     done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return json.loads((out / "results.json").read_text())["parts"]
+    return json.loads((out / "results.json").read_text("utf-8"))["parts"]
 
 
 @pytest.mark.slow
 def test_rehearsal_does_every_part_and_resumes(tmp_path: Path) -> None:
     records = rehearse(tmp_path)
     assert not [record for record in records if "error" in record]
-    assert "Without a result" not in (tmp_path / "results.md").read_text()
+    assert "Without a result" not in (tmp_path / "results.md").read_text("utf-8")
     checks = [r["result"]["passed"] for r in records if "passed" in r["result"]]
     assert len(checks) == 3 and all(checks)
     for record in records:  # each form was computed by its own backend

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -135,7 +134,7 @@ def test_a_tag_embeds_as_the_release_and_asks_once(
     _, facts = read_settings(WEIGHTS.path)
     assert facts["file"] == f"{RUN}/checkpoints/checkpoint-100.pth"
     assert facts["file_id"] == drive_id(facts["file"]) and facts["size"] == len(content)
-    assert facts["sha256"] in WEIGHTS.record.read_text() and facts["epoch"] == 100
+    assert facts["sha256"] in WEIGHTS.record.read_text("utf-8") and facts["epoch"] == 100
     assert facts["source"] == WEIGHTS.page and re.fullmatch(r"\d{4}-\d\d-\d\d", facts["date"])
 
 
@@ -265,7 +264,7 @@ def test_a_full_disk(where: str, drive: Drive, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_cache_that_can_not_be_written(drive: Drive, cache: Path) -> None:
-    cache.parent.write_text("a file")
+    cache.parent.write_text("a file", "utf-8")
     with pytest.raises(
         OSError, match=r"cache/weights can't be used .*set HEAR_AXLSTM_CACHE"
     ) as caught:
@@ -427,7 +426,7 @@ def test_a_killed_process_leaves_nothing_that_looks_like_weights(
             time.sleep(0.01)
     else:
         assert process.stdout and process.stdout.readline() == "converting\n"
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.communicate()
     assert not WEIGHTS.path.exists()
     drive.delay = 0.0
@@ -460,6 +459,6 @@ def test_every_preset_at_its_full_size(
 def test_the_record_is_of_the_checkpoint(drive: Drive, content: bytes, tmp_path: Path) -> None:
     load_model(NAME)
     (tmp_path / "checkpoint-100.pth").write_bytes(content)
-    digest, name = WEIGHTS.record.read_text().split()
+    digest, name = WEIGHTS.record.read_text("utf-8").split()
     assert digest == checksum.sha256(tmp_path / name)
     assert json.loads(json.dumps(read_settings(WEIGHTS.path)[1]))["sha256"] == digest

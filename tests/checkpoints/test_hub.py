@@ -229,7 +229,7 @@ def test_scores_are_in_the_card_and_its_metadata(
     results = tmp_path / "results.csv"
     rows = ["system,task,seed,metric,score,seconds,engine"]
     rows += [f"mine,esc50,{n},top1_acc,{score},1,fast" for n, score in enumerate((50, 53))]
-    results.write_text("\n".join([*rows, "naive,esc50,0,top1_acc,5,1,fast"]))
+    results.write_text("\n".join([*rows, "naive,esc50,0,top1_acc,5,1,fast"]), "utf-8")
     push(str(run), REPO, scores=results, system="mine", dry_run=True)
     card = ModelCard(capsys.readouterr().out)
     esc50, loss = card.data.eval_results
@@ -241,13 +241,13 @@ def test_scores_are_in_the_card_and_its_metadata(
     assert loss.metric_value == 0.5 and "| esc50 | test | top1_acc, %" in card.text
     with pytest.raises(ValueError, match="contains the systems mine, naive: pass one"):
         push(str(run), REPO, scores=results, dry_run=True)
-    results.write_text("a,b\n1,2\n")
+    results.write_text("a,b\n1,2\n", "utf-8")
     with pytest.raises(ValueError, match=r"not a results.csv of hearbench"):
         push(str(run), REPO, scores=results, dry_run=True)
 
 
 def test_push_takes_a_card_and_an_existing_repository(hub: Hub, run: Path, tmp_path: Path) -> None:
-    (tmp_path / "card.md").write_text("# Mine\n")
+    (tmp_path / "card.md").write_text("# Mine\n", "utf-8")
     hub.publish(REPO, {"other.txt": b"stays"})
     push(str(run), REPO, card=tmp_path / "card.md", private=True)
     files = hub.commits[REPO][hub.refs[REPO]["main"]]

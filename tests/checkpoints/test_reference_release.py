@@ -9,7 +9,6 @@ import functools
 import json
 import os
 import pickle
-import resource
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -288,6 +287,7 @@ def test_values_that_are_shared_take_no_memory(state: State, tmp_path: Path) -> 
     many = state | {f"blocks.0.extra.{n}": shared for n in range(3_000)}
     path = tmp_path / "shared.pth"
     torch.save({"model": many}, path)
+    resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError, match="take more than the file"):
         load_model(str(path))

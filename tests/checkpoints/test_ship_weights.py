@@ -25,7 +25,7 @@ def test_a_run_ships_under_its_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ship_weights.main(
         tmp_path / "run.safetensors", "axlstm_tiny", tag="open1h", trained_on="1 hour"
     )
-    entry = json.loads((tmp_path / "manifest.json").read_text())["weights"]["axlstm_tiny"]
+    entry = json.loads((tmp_path / "manifest.json").read_text("utf-8"))["weights"]["axlstm_tiny"]
     shipped = tmp_path / entry["file"]
     assert entry["tag"] == "open1h" and entry["sha256"] == checksum.sha256(shipped)
     assert checkpoints.read(shipped)[0] == PRESETS["axlstm_tiny"]

@@ -1,7 +1,6 @@
 """Packing a folder of audio: what is stored, what is left out, what is done again."""
 
 import csv
-import signal
 import subprocess
 import sys
 import time
@@ -49,7 +48,7 @@ def ids(corpus: Corpus) -> list[str]:
 
 def reasons(folder: Path) -> dict[str, str]:
     """What the report of a pack says about each file that was left out."""
-    with open(folder / "report.csv", newline="") as file:
+    with open(folder / "report.csv", encoding="utf-8", newline="") as file:
         return {row["id"]: row["reason"] for row in csv.DictReader(file)}
 
 
@@ -73,7 +72,7 @@ def test_unusable_files_are_listed_and_stop_nothing(audio: Path, tmp_path: Path)
     (audio / "broken.wav").write_bytes(b"RIFF but no more")
     (audio / "empty.flac").touch()
     (audio / "song.m4a").write_bytes(b"....ftypM4A ")
-    (audio / "notes.txt").write_text("no audio, no word about it")
+    (audio / "notes.txt").write_text("no audio, no word about it", "utf-8")
     soundfile.write(audio / "silent.wav", np.zeros(16_000), 16_000)
     soundfile.write(audio / "offset.wav", np.full(16_000, 0.3), 16_000)
     write_noise(audio / "click.wav", 0.01)
@@ -200,7 +199,7 @@ def test_a_killed_pack_goes_on(tmp_path: Path) -> None:
             while process.poll() is None and not (out / f"shard-{shards:05d}.f16.partial").exists():
                 time.sleep(0.002)
             process.kill()
-        assert process.returncode == -signal.SIGKILL and not is_pack(out)
+        assert process.returncode and not is_pack(out)
         assert len(list(out.glob("shard-*.json"))) >= shards
     pack(tmp_path / "audio", out, workers=1)
     assert files(out) == files(tmp_path / "whole")

@@ -117,10 +117,10 @@ def test_a_file_is_replaced_by_a_whole_one_only(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hear_axlstm.embed.export._trace", interrupt)
-    (tmp_path / "model.onnx").write_text("earlier")
+    (tmp_path / "model.onnx").write_text("earlier", "utf-8")
     with pytest.raises(KeyboardInterrupt):
         export(seeded(SMALLEST), tmp_path / "model.onnx")
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["earlier"]
+    assert [path.read_text("utf-8") for path in tmp_path.iterdir()] == ["earlier"]
     (tmp_path / "model.pt2.partial").mkdir()  # in place of a folder without permission
     with pytest.raises(OSError, match=r"model\.pt2\.partial"):
         export(seeded(SMALLEST), tmp_path / "model.pt2")

@@ -6,7 +6,6 @@ import csv
 import io
 import math
 import os
-import signal
 import subprocess
 import sys
 import tarfile
@@ -55,7 +54,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty.flac").touch()
     (folder / "junk.wav").write_bytes(b"RIFFwhat")
     soundfile.write(folder / "loud.wav", np.full(800, 1e20), 16_000, subtype="FLOAT")
-    (folder / "readme.txt").write_text("no audio")
+    (folder / "readme.txt").write_text("no audio", "utf-8")
     return folder
 
 
@@ -109,11 +108,11 @@ def test_a_mixed_folder_loses_only_what_is_broken(model: str, mixed: Path, tmp_p
         result.stderr
     )
     assert "x real time" in result.stderr and "\r" not in result.stderr
-    ids = Path(f"{out}.ids.txt").read_text().splitlines()
+    ids = Path(f"{out}.ids.txt").read_text(encoding="utf-8").splitlines()
     assert ids == [*FORMATS, "sub/short.wav"]
     wanted = expected(model, [mixed / name for name in ids])
     np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=1e-5)
-    with open(f"{out}.report.csv", newline="") as file:
+    with open(f"{out}.report.csv", encoding="utf-8", newline="") as file:
         reasons = {row["id"]: row["reason"] for row in csv.DictReader(file)}
     assert tuple(reasons) == BROKEN and "truncated" in reasons["cut.wav"]
 
@@ -121,7 +120,7 @@ def test_a_mixed_folder_loses_only_what_is_broken(model: str, mixed: Path, tmp_p
 def test_parquet_and_folder_hold_the_same(model: str, mixed: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     (tmp_path / "list.csv").write_text(
-        f"path,start,end\n{mixed / 'a.wav'},0.5,1.25\n{mixed / 'd.mp3'},,\n"
+        f"path,start,end\n{mixed / 'a.wav'},0.5,1.25\n{mixed / 'd.mp3'},,\n", "utf-8"
     )
     for name in ("o.parquet", "o"):
         report = embed([str(tmp_path / "list.csv")], tmp_path / name, model, "both")
@@ -136,7 +135,7 @@ def test_parquet_and_folder_hold_the_same(model: str, mixed: Path, tmp_path: Pat
     np.testing.assert_allclose(table["steps"][0], steps, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(np.array(table["times_ms"][0], "f4"), times)
 
-    with open(tmp_path / "o" / "index.csv", newline="") as file:
+    with open(tmp_path / "o" / "index.csv", encoding="utf-8", newline="") as file:
         index = list(csv.DictReader(file))
     for number, row in enumerate(index):
         for field in ("scene", "steps", "times_ms"):
@@ -152,10 +151,10 @@ def test_many_inputs_of_every_sort(
         for name in ("a.wav", "junk.wav"):
             tar.add(mixed / name, name)
     listed = io.BytesIO(f"{mixed / 'c.ogg'}\n\n".encode())
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(listed))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(listed, encoding="utf-8"))
     asked = [str(tmp_path / "x.tar"), f"{mixed}/**/[bs]*.[fw]*", "-", str(mixed / "sub")]
     report = embed(asked, tmp_path / "o.npy", model)
-    ids = (tmp_path / "o.npy.ids.txt").read_text().splitlines()
+    ids = (tmp_path / "o.npy.ids.txt").read_text("utf-8").splitlines()
     wanted = [f"{tmp_path}/x.tar/x.tar/a.wav"]
     wanted += [str(mixed / n) for n in ("b.flac", "sub/short.wav", "c.ogg", "sub/short.wav")]
     assert ids == wanted and sum(report.skipped.values()) == 1
@@ -220,14 +219,14 @@ def test_an_interrupted_run_goes_on(
 
 
 def test_what_is_not_ours_is_never_replaced(model: str, mixed: Path, tmp_path: Path) -> None:
-    (tmp_path / "o.npy").write_text("precious")
+    (tmp_path / "o.npy").write_text("precious", "utf-8")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "notes").write_text("precious")
-    (tmp_path / "file").write_text("precious")
+    (tmp_path / "folder" / "notes").write_text("precious", "utf-8")
+    (tmp_path / "file").write_text("precious", "utf-8")
     for name in ("o.npy", "folder", "file"):
         with pytest.raises(OutputError, match="was not made by axlstm embed"):
             embed([str(mixed)], tmp_path / name, model)
-    assert (tmp_path / "o.npy").read_text() == "precious"
+    assert (tmp_path / "o.npy").read_text("utf-8") == "precious"
 
 
 def test_mistakes_get_one_clear_error(model: str, mixed: Path, tmp_path: Path) -> None:
@@ -256,7 +255,7 @@ def test_a_killed_process_goes_on(model: str, many: Path, tmp_path: Path) -> Non
     process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(out.glob("parts/shard-*.json")):
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     assert not (out / "embed.json").exists()
     subprocess.run(arguments, check=True)
@@ -269,14 +268,14 @@ def test_a_killed_process_goes_on(model: str, many: Path, tmp_path: Path) -> Non
 def test_two_processes_share_the_work(model: str, mixed: Path, many: Path, tmp_path: Path) -> None:
     lists = tmp_path / "list.csv"
     rows = [*sorted(many.iterdir()), *(mixed / name for name in (*FORMATS, *BROKEN))]
-    lists.write_text("path\n" + "".join(f"{path}\n" for path in 20 * rows))
+    lists.write_text("path\n" + "".join(f"{path}\n" for path in 20 * rows), "utf-8")
     alone, together = tmp_path / "alone.npy", tmp_path / "together.npy"
     embed([str(lists)], alone, model)
     arguments = command(lists, "--out", together, "--model", model, torchrun=True)
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run(arguments, check=True, env=environ)
     np.testing.assert_allclose(np.load(together), np.load(alone), rtol=0, atol=1e-5)
-    reports = [Path(f"{out}.report.csv").read_text() for out in (alone, together)]
+    reports = [Path(f"{out}.report.csv").read_text(encoding="utf-8") for out in (alone, together)]
     assert reports[0] == reports[1] and reports[0].count("\n") == 1 + 20 * len(BROKEN)
     refused = command(tmp_path, "--out", tmp_path / "o.npy", torchrun=True)
     result = subprocess.run(refused, capture_output=True, text=True, env=environ)
@@ -300,7 +299,7 @@ def test_memory_does_not_grow_with_the_number_of_clips(model: str, tmp_path: Pat
     soundfile.write(tmp_path / "clip.wav", np.random.default_rng(0).normal(0, 0.1, 80_000), 16_000)
     for clips in (256, 1_536):
         rows = "clip.wav\n" * clips
-        (tmp_path / f"{clips}.csv").write_text(f"path\n{rows}")
+        (tmp_path / f"{clips}.csv").write_text(f"path\n{rows}", "utf-8")
         script = [sys.executable, "-c", MEASURED, str(tmp_path / f"{clips}.csv")]
         script += [str(tmp_path / f"out-{clips}"), model]
         peaks[clips] = int(subprocess.run(script, check=True, capture_output=True).stdout)

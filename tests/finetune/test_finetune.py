@@ -81,7 +81,7 @@ def config(encoder: str) -> FinetuneConfig:
 
 
 def write(path: Path, rows: Sequence[Row]) -> Path:
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -89,7 +89,7 @@ def write(path: Path, rows: Sequence[Row]) -> Path:
 
 
 def rows_of(tones: Path, **columns: object) -> list[Row]:
-    with tones.open() as file:
+    with tones.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [{**row, "path": tones.parent / row["path"], **columns} for row in rows]
 
@@ -116,7 +116,7 @@ def test_a_probe_learns_pitches_and_predicts_from_its_file(
         "scores.json",
     }
     assert written == expected
-    assert json.loads((tmp_path / "run" / "scores.json").read_text()) == found
+    assert json.loads((tmp_path / "run" / "scores.json").read_text("utf-8")) == found
 
 
 def test_the_file_is_an_encoder_too(tones: Path, config: FinetuneConfig, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_full_mode_starts_from_the_probe_and_keeps_the_best(
     scored = [line for line in lines if "valid_accuracy" in line]
     assert [line["epoch"] for line in scored] == [0, 1, 2]
     best = max(line["valid_accuracy"] for line in scored)
-    assert json.loads((tmp_path / "scores.json").read_text())["valid"]["accuracy"] == best
+    assert json.loads((tmp_path / "scores.json").read_text("utf-8"))["valid"]["accuracy"] == best
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[1] < losses[0]
 
@@ -310,7 +310,7 @@ def test_a_csv_of_another_encoding_is_named(
 
 def test_a_mark_before_the_header_is_no_column(tones: Path) -> None:
     marked = tones.with_name("marked.csv")
-    marked.write_text(tones.read_text(), encoding="utf-8-sig")
+    marked.write_text(tones.read_text(encoding="utf-8"), encoding="utf-8-sig")
     assert len(read_labeled(marked).clips) == 30
 
 
@@ -374,7 +374,7 @@ def test_predict_writes_a_row_a_file_and_lists_the_broken(
     with pytest.raises(SystemExit) as left:
         predict(tmp_path, (tmp_path / "audio",), out=tmp_path / "out.csv", device="cpu")
     assert left.value.code == 3 and "broken.wav: not decodable" in capsys.readouterr().err
-    with (tmp_path / "out.csv").open() as file:
+    with (tmp_path / "out.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [Path(row["path"]).name for row in rows] == ["one.wav", "two.flac"]
     for row in rows:
@@ -388,7 +388,7 @@ def test_predict_replaces_nothing_but_a_csv_that_it_finished(
     Classifier(SMALL, Labels(("a", "b"), False)).save(tmp_path / "classifier.safetensors", {})
     audio, out = tmp_path / "one.wav", tmp_path / "out.csv"
     soundfile.write(audio, 0.1 * np.ones(RATE), RATE)
-    out.write_text("earlier")
+    out.write_text("earlier", "utf-8")
     before = audio.read_bytes()
     with pytest.raises(ValueError, match=r"one\.wav is not a CSV: choose a name that ends in"):
         predict(tmp_path, (audio,), out=audio)
@@ -397,7 +397,7 @@ def test_predict_replaces_nothing_but_a_csv_that_it_finished(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Embedder, "scenes", interrupt)
         predict(tmp_path, (audio,), out=out, device="cpu")
-    assert audio.read_bytes() == before and out.read_text() == "earlier"
+    assert audio.read_bytes() == before and out.read_text("utf-8") == "earlier"
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -412,5 +412,5 @@ def test_what_was_left_out_is_counted(tones: Path, config: FinetuneConfig, tmp_p
     file = write(tmp_path / "some.csv", [*rows_of(tones), *extra])
     found = finetune(file, tmp_path / "run", replace(config, skip_broken=True, epochs=1))
     assert found.left_out.startswith("2 of 32 left out (1 no such file, 1 ")
-    with open(tmp_path / "run" / "report.csv", newline="") as report:
+    with open(tmp_path / "run" / "report.csv", encoding="utf-8", newline="") as report:
         assert {row["id"] for row in csv.DictReader(report)} == set(map(str, names))

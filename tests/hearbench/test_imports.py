@@ -40,7 +40,7 @@ def test_hear_axlstm_is_never_imported() -> None:
 def test_the_fast_engine_needs_no_official_package(tmp_path: Path) -> None:
     """As in an environment where only hearbench is installed."""
     lines = ["import sys", *(f"sys.modules[{name!r}] = None" for name in OPTIONAL)]
-    (tmp_path / "sitecustomize.py").write_text("\n".join(lines))
+    (tmp_path / "sitecustomize.py").write_text("\n".join(lines), "utf-8")
     write_task(tmp_path / "tasks" / "tones")
     path = os.pathsep.join([str(tmp_path), str(PACKAGE.parent)])
 
@@ -63,7 +63,7 @@ def test_event_tasks_ask_for_heareval_at_once(
 ) -> None:
     path = write_task(tmp_path / "tasks" / "tones", embedding_type="event")
     for split in ("train", "valid", "test"):
-        (path / f"{split}.json").write_text('{"x.wav": []}')
+        (path / f"{split}.json").write_text('{"x.wav": []}', "utf-8")
     monkeypatch.setitem(sys.modules, "heareval", None)
     with pytest.raises(HearevalError, match="the task tones needs the official heareval"):
         make_plan(("naive",), tmp_path / "out", Options(tmp_path / "tasks", engine="fast"), print)

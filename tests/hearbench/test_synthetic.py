@@ -36,7 +36,7 @@ def digest(folder: Path) -> str:
 
 
 def annotations(task: MiniatureTask, split: Split, tasks_dir: Path) -> dict[str, list[str]]:
-    return json.loads((tasks_dir / task.name / f"{split}.json").read_text())
+    return json.loads((tasks_dir / task.name / f"{split}.json").read_text("utf-8"))
 
 
 def load(task: MiniatureTask, split: Split, tasks_dir: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -73,13 +73,13 @@ def test_heareval_reads_the_format(task: MiniatureTask, tasks_dir: Path) -> None
     from heareval.score import label_vocab_as_dict
 
     folder = tasks_dir / task.name
-    metadata = json.loads((folder / "task_metadata.json").read_text())
+    metadata = json.loads((folder / "task_metadata.json").read_text("utf-8"))
     vocabulary, n_labels = label_vocab_nlabels(folder)
     index = label_vocab_as_dict(vocabulary, key="label", value="idx")
     assert n_labels == len(task.classes)
     assert set(metadata["evaluation"]) <= set(available_scores)
     for split in metadata["splits"]:
-        labels = json.loads((folder / f"{split}.json").read_text())
+        labels = json.loads((folder / f"{split}.json").read_text("utf-8"))
         audio = AudioFileDataset(labels, folder / "16000" / split, 16_000)
         assert len(audio) == len(labels) == len(list((folder / "16000" / split).iterdir()))
         assert audio[0][0].shape == (round(metadata["sample_duration"] * 16_000),)

@@ -19,8 +19,12 @@ def packages(tmp_path: Path) -> Path:
         (tmp_path / name / "predictions").mkdir(parents=True)
         (tmp_path / name / "__init__.py").touch()
         (tmp_path / name / "predictions" / "__init__.py").touch()
-        (tmp_path / name / "predictions" / "runner.py").write_text("import tensorflow as tf")
-        (tmp_path / name / "__main__.py").write_text("import tensorflow; import wave; print('ran')")
+        (tmp_path / name / "predictions" / "runner.py").write_text(
+            "import tensorflow as tf", "utf-8"
+        )
+        (tmp_path / name / "__main__.py").write_text(
+            "import tensorflow; import wave; print('ran')", "utf-8"
+        )
     return tmp_path
 
 
@@ -63,7 +67,7 @@ def test_it_is_found_by_a_module_that_is_run(packages: Path) -> None:
 
 
 def test_a_real_tensorflow_is_used(packages: Path) -> None:
-    (packages / "tensorflow.py").write_text("Module = int")
+    (packages / "tensorflow.py").write_text("Module = int", "utf-8")
     code = (
         "import heareval_compat\nfrom heareval.predictions import runner\nprint(runner.tf.Module)"
     )

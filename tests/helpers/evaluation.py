@@ -65,9 +65,9 @@ def _write_run(folder: Path, task: Task, skill: float, rng: np.random.Generator)
     folder.mkdir(parents=True)
     kind = "multilabel" if task.metric == "mAP" else "multiclass"
     metadata = {"embedding_type": "scene", "prediction_type": kind}
-    (folder / "task_metadata.json").write_text(json.dumps(metadata))
+    (folder / "task_metadata.json").write_text(json.dumps(metadata), "utf-8")
     labels = [f"{i},class & {i}" for i in range(task.classes)]
-    (folder / "labelvocabulary.csv").write_text("\n".join(["idx,label", *labels]) + "\n")
+    (folder / "labelvocabulary.csv").write_text("\n".join(["idx,label", *labels]) + "\n", "utf-8")
     scores = []
     for split in task.splits:
         clips = STORED // len(task.splits)
@@ -81,5 +81,5 @@ def _write_run(folder: Path, task: Task, skill: float, rng: np.random.Generator)
         scores.append(float((guess == truth).mean()))
     mean = {"test_score_mean": float(np.mean(scores))}
     result = {"aggregated_scores": mean} if task.folds > 1 else {"test": {"test_score": scores[0]}}
-    (folder / runs.SCORES).write_text(json.dumps(result))
-    (folder / runs.DONE).write_text(json.dumps({"time": 1.5, "gpu_device_name": "cpu"}))
+    (folder / runs.SCORES).write_text(json.dumps(result), "utf-8")
+    (folder / runs.DONE).write_text(json.dumps({"time": 1.5, "gpu_device_name": "cpu"}), "utf-8")

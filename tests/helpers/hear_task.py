@@ -24,13 +24,13 @@ def write_task(
         audio = folder / str(rate) / split
         audio.mkdir(parents=True)
         labels = {f"{split}-{i}.wav": [LABELS[i % 2]] for i in range(clips)}
-        (folder / f"{split}.json").write_text(json.dumps(labels))
+        (folder / f"{split}.json").write_text(json.dumps(labels), "utf-8")
         for clip, (label,) in labels.items():
             time = np.arange(rate // 4) / rate
             tone = 0.1 * np.sin(2 * np.pi * FREQUENCIES[label] * time)
             soundfile.write(audio / clip, tone + 0.3 * rng.normal(size=len(time)), rate)
     rows = [f"{index},{label}" for index, label in enumerate(LABELS)]
-    (folder / "labelvocabulary.csv").write_text("\n".join(["idx,label", *rows]) + "\n")
+    (folder / "labelvocabulary.csv").write_text("\n".join(["idx,label", *rows]) + "\n", "utf-8")
     settings: dict[str, object] = {
         "task_name": folder.name,
         "version": "v1",
@@ -44,5 +44,5 @@ def write_task(
         # heareval reads this; so few epochs that a probe takes a second
         "evaluation_params": {"task_specific_param_grid": {"max_epochs": [6]}},
     }
-    (folder / "task_metadata.json").write_text(json.dumps(settings | metadata))
+    (folder / "task_metadata.json").write_text(json.dumps(settings | metadata), "utf-8")
     return folder

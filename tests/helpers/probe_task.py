@@ -45,7 +45,7 @@ def write_embeddings(
             hit = rng.random(hit.shape) < 0.3
         x = (hit @ centers + 1.5 * rng.normal(size=shape)).astype(np.float32)
         x.tofile(folder / f"{split}.embeddings.npy")
-        (folder / f"{split}.embedding-dimensions.json").write_text(json.dumps(shape))
+        (folder / f"{split}.embedding-dimensions.json").write_text(json.dumps(shape), "utf-8")
         labels = [[f"class {c}" for c in np.flatnonzero(row)] for row in hit]
         (folder / f"{split}.target-labels.pkl").write_bytes(pickle.dumps(labels))
         names = [f"{split}-{i}.wav" for i in range(len(labels))]
@@ -53,9 +53,9 @@ def write_embeddings(
         shuffle(rows)
         label_of = dict(zip(rows, labels, strict=True))
         content = {name: label_of[name] for name in names}
-        (folder / f"{split}.json").write_text(json.dumps(content))
+        (folder / f"{split}.json").write_text(json.dumps(content), "utf-8")
     rows = [f"{c},class {c}" for c in range(classes)]
-    (folder / "labelvocabulary.csv").write_text("\n".join(["idx,label", *rows]) + "\n")
+    (folder / "labelvocabulary.csv").write_text("\n".join(["idx,label", *rows]) + "\n", "utf-8")
     metadata = {
         "task_name": folder.name,
         "version": "v1",
@@ -67,5 +67,5 @@ def write_embeddings(
         "splits": splits,
         "evaluation_params": {"task_specific_param_grid": {**SMALL, **grid}},
     }
-    (folder / "task_metadata.json").write_text(json.dumps(metadata))
+    (folder / "task_metadata.json").write_text(json.dumps(metadata), "utf-8")
     return folder

@@ -248,7 +248,7 @@ def mwmae(
         }
     run = folder / "mwmae_base_200_4x16_8x128_default_bfloat16_run1"
     run.mkdir(parents=True)
-    (run / "config.json").write_text("{}")
+    (run / "config.json").write_text("{}", "utf-8")
     state = {"step": 20, "opt_state": {"0": {"mu": params}}, "params": params, "buffers": {}}
     for step, content in ((3, {"params": {}}), (20, state)):
         path = run / f"checkpoint_{step}"

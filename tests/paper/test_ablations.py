@@ -63,7 +63,7 @@ def test_rows_are_trained_once_and_tabled(audio: Path, tmp_path: Path) -> None:
 
     trained.pop(names[3])
     results = scored(Plan(out, (), (), 1), {names[0]: 20.0, names[2]: 80.0})
-    rows = tables.write("table3", trained, results, out).read_text().splitlines()
+    rows = tables.write("table3", trained, results, out).read_text("utf-8").splitlines()
     assert rows[2].startswith("| ssast_tiny | - |") and rows[2].endswith("| 20.0 | 55.6 ± 0.2 |")
     assert rows[3].startswith("| axlstm_tiny_e2_flip | 2 |") and rows[3].endswith(
         "| - | 66.9 ± 0.3 |"

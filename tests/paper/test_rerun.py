@@ -22,7 +22,7 @@ def test_checkpoints_are_found_by_their_official_names(tmp_path: Path) -> None:
         writer(tmp_path / name)
     (tmp_path / "axlstm" / "axlstm_tiny_200_16x4_4x256_fp16_r1").mkdir(parents=True)
     (tmp_path / "hubert-large-ll60k").mkdir()
-    (tmp_path / "hubert-large-ll60k" / "config.json").write_text("{}")
+    (tmp_path / "hubert-large-ll60k" / "config.json").write_text("{}", "utf-8")
     found = specs(str(tmp_path))
     assert set(found) == {
         *("HEAR-Naive", "PaSST-Base", "HuBERT-large", "BEATs-iter3", "AudioMAE"),

@@ -57,7 +57,7 @@ def test_a_run_keeps_its_batch_when_resumed(tones: Path, tmp_path: Path) -> None
     config = replace(CONFIG, batch_size=None, lr=None, epochs=0.3, warmup_epochs=None)
     weights = pretrain(config, tones, tmp_path)
     assert pretrain(config, tones, tmp_path) == weights
-    assert '"batch_size": 16' in (tmp_path / "config.json").read_text()
+    assert '"batch_size": 16' in (tmp_path / "config.json").read_text("utf-8")
 
 
 def test_audio_that_is_packed_on_the_way_is_reported(

@@ -107,7 +107,7 @@ def test_an_unreadable_clip_is_found_before_training(
 ) -> None:
     (tmp_path / "bad.wav").write_bytes(b"no audio")
     rows = f"path,label\n{tones}/low/0.wav,a\nbad.wav,b\n"
-    (tmp_path / "clips.csv").write_text(rows)
+    (tmp_path / "clips.csv").write_text(rows, "utf-8")
     config = replace(CONFIG, probe=str(tmp_path / "clips.csv"))
     with pytest.raises(ValueError, match=r"bad\.wav: not decodable"):
         pretrain(config, watched_run.parent / "pack", tmp_path / "run")
@@ -140,7 +140,7 @@ def test_labels_come_from_folders_or_a_csv(tones: Path, tmp_path: Path) -> None:
     labels = {clip.labels for clip in clips.clips}
     assert (len(clips.clips), labels, clips.test) == (16, {("low",), ("high",)}, None)
     (tmp_path / "a.wav").touch()
-    with open(tmp_path / "clips.csv", "w", newline="") as file:
+    with open(tmp_path / "clips.csv", "w", encoding="utf-8", newline="") as file:
         rows = [["path", "label", "split"], ["a.wav", "a", "train"], ["a.wav", "b", "test"]]
         csv.writer(file).writerows(rows)
     clips = read_labeled(tmp_path / "clips.csv")
@@ -161,7 +161,7 @@ def test_labels_come_from_folders_or_a_csv(tones: Path, tmp_path: Path) -> None:
 )
 def test_unusable_labels_are_named(rows: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.wav").touch()
-    (tmp_path / "clips.csv").write_text(rows)
+    (tmp_path / "clips.csv").write_text(rows, "utf-8")
     with pytest.raises(ValueError, match=message):
         read_labeled(tmp_path / "clips.csv")
     with pytest.raises(ProbeError, match="does not exist"):
@@ -240,5 +240,5 @@ def test_wandb_is_used_where_a_project_is_named(
     with caplog.at_level(logging.WARNING), RunLog(tmp_path, 2, {}) as lines:
         lines.write(step=3, loss=0.4)
     assert "wandb is not installed" in caplog.text
-    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").open()]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").open(encoding="utf-8")]
     assert steps == [1, 2, 3]

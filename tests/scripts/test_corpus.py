@@ -85,8 +85,8 @@ def repositories(origin: Path, revision: str, tmp_path_factory: pytest.TempPathF
 def sources(folder: Path, revision: str, max_hours: str = "", include: str = "*") -> list[Source]:
     terms = "environment,CC0 1.0,permissive"
     row = f"{REPOSITORY},{revision},{terms},{include},,{max_hours},2,\n"
-    (folder / "sources.csv").write_text(SOURCES + row)
-    (folder / "files.csv").write_text(FILES)
+    (folder / "sources.csv").write_text(SOURCES + row, "utf-8")
+    (folder / "files.csv").write_text(FILES, "utf-8")
     return read_sources(folder / "sources.csv", folder / "files.csv")
 
 
@@ -98,7 +98,7 @@ def build(out: Path, rows: list[Source], repositories: Path, reserved=frozenset(
 
 
 def manifest(out: Path) -> list[dict[str, str]]:
-    with (out / "manifest.csv").open(newline="") as file:
+    with (out / "manifest.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -21,6 +21,7 @@ from hear_axlstm.training.checkpoint_manager import load_latest
 from hear_axlstm.training.device import choose_device
 from hear_axlstm.training.logging import read_log
 from hear_axlstm.training.signals import Interrupted
+from tests.helpers.platforms import die, posix_only
 from tests.helpers.runs import CONFIG, curve, run_ranks, same_weights
 
 UNEVEN = replace(CONFIG, batch_size=7, micro_batch=3, epochs=1.5, clip_norm=1.0)  # 12 steps
@@ -44,7 +45,7 @@ def train(config: PretrainConfig, data: Path, run: Path, act: Callable[..., None
         note["error"] = f"{type(error).__name__}: {error}"
     note["group"] = torch.distributed.is_initialized()
     run.mkdir(exist_ok=True)
-    (run / f"note-{rank}.json").write_text(json.dumps(note))
+    (run / f"note-{rank}.json").write_text(json.dumps(note), "utf-8")
 
 
 def nothing(rank: int) -> None: ...
@@ -52,7 +53,7 @@ def nothing(rank: int) -> None: ...
 
 def stop_one(rank: int) -> None:
     if rank == 1:
-        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def fail_one(rank: int) -> None:
@@ -62,13 +63,13 @@ def fail_one(rank: int) -> None:
 
 def kill_one(rank: int) -> None:
     if rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+        die()
 
 
 def train_two(data: Path, run: Path, act: Callable[..., None]) -> list[dict[str, Any]]:
     """The notes of two ranks, those that could leave one."""
     run_ranks(2, train, UNEVEN, data, run, act)
-    return [json.loads(path.read_text()) for path in sorted(run.glob("note-*.json"))]
+    return [json.loads(path.read_text("utf-8")) for path in sorted(run.glob("note-*.json"))]
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,7 @@ def test_ranks_that_find_no_work_or_device_are_refused(
         pretrain(CONFIG, tones, tmp_path)
 
 
+@posix_only
 @pytest.mark.slow
 def test_torchrun_stops_resumes_and_finishes(tones: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -171,7 +173,7 @@ train(UNEVEN, Path(sys.argv[1]), Path(sys.argv[2]), kill_one if first else nothi
 @pytest.mark.slow
 def test_torchrun_starts_killed_ranks_again(two_ranks: Path, tones: Path, tmp_path: Path) -> None:
     script = tmp_path / "restarted.py"
-    script.write_text(RESTARTED)
+    script.write_text(RESTARTED, "utf-8")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     torchrun += ["--nproc-per-node=2", "--max-restarts=1", str(script), str(tones), str(tmp_path)]
     root = str(Path(__file__).parents[2])

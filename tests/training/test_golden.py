@@ -36,7 +36,7 @@ def losses(data: Path, run: Path, micro_batch: int) -> list[float]:
 
 
 def test_the_losses_are_the_golden_ones(tones: Path, tmp_path: Path) -> None:
-    golden = json.loads(FILE.read_text())
+    golden = json.loads(FILE.read_text("utf-8"))
     assert losses(tones, tmp_path, 8) == pytest.approx(golden["losses"], rel=golden["tolerance"])
 
 
@@ -48,7 +48,7 @@ def write() -> None:
         runs = [losses(data, folder / f"run-{size}", size) for size in (8, 3, 1)]
     spread = max(max(step) / min(step) - 1 for step in zip(*runs, strict=True))
     golden = {"losses": runs[0], "tolerance": MARGIN * spread}
-    FILE.write_text(json.dumps(golden, indent=1) + "\n")
+    FILE.write_text(json.dumps(golden, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

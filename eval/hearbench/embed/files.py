@@ -135,7 +135,7 @@ class EmbeddingFiles:
         for split in self.order:
             shutil.copyfile(self.task.path / f"{split}.json", self.folder / f"{split}.json")
             self._finish_split(split)
-        (self.folder / "profile.embeddings.json").write_text(json.dumps(profile, indent=4))
+        (self.folder / "profile.embeddings.json").write_text(json.dumps(profile, indent=4), "utf-8")
         (self.folder / EMBEDDED).touch()
         for split in self.order if self.is_event else ():
             self._rows(split).unlink()

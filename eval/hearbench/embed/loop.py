@@ -55,7 +55,7 @@ def embed(system: System, task: Task, folder: Path, threads: int = 1) -> None:
         with EmbeddingFiles(folder / system.module / task.path.name, task) as files:
             for seconds in _embed_clips(model, task, files):
                 spent = time.monotonic() - begun
-                (folder / PROGRESS).write_text(f"{seconds:.2f} {spent:.1f}")
+                (folder / PROGRESS).write_text(f"{seconds:.2f} {spent:.1f}", "utf-8")
             files.finish(_profile(time.monotonic() - begun))
 
 
@@ -78,7 +78,7 @@ def equal_batches(clips: Sequence[Clip], most_samples: int) -> list[list[Clip]]:
 
 def _progress(folder: Path) -> tuple[float, float]:
     try:
-        audio, spent = (folder / PROGRESS).read_text().split()
+        audio, spent = (folder / PROGRESS).read_text("utf-8").split()
         return float(audio), float(spent)
     except (FileNotFoundError, ValueError):  # not begun, or just being written
         return 0.0, 0.0

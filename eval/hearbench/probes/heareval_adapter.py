@@ -145,7 +145,7 @@ def close_loggers(folder: Path) -> None:
 
     heareval names its loggers after the task, so one process reuses them.
     """
-    name = json.loads((folder / "task_metadata.json").read_text())["task_name"]
+    name = json.loads((folder / "task_metadata.json").read_text("utf-8"))["task_name"]
     logger = logging.getLogger(name)
     for handler in list(logger.handlers):
         logger.removeHandler(handler)

@@ -18,28 +18,33 @@ DONE = "prediction-done.json"
 
 
 def make_fresh(folder: Path, embeddings: Path) -> None:
-    """Empty `folder` and link the files of `embeddings` into it."""
+    """Empty `folder` and link the files of `embeddings` into it, or copy them."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for file in embeddings.iterdir():
         if file.is_file() and not file.name.startswith("."):
-            (folder / file.name).symlink_to(os.path.relpath(file, folder))
+            try:
+                (folder / file.name).symlink_to(os.path.relpath(file, folder))
+            except OSError:  # Windows and some file systems don't allow it
+                shutil.copyfile(file, folder / file.name)
 
 
 def finished(folder: Path) -> bool:
     """Whether the run in `folder` is complete."""
     try:
-        return "time" in json.loads((folder / DONE).read_text()) and (folder / SCORES).is_file()
+        return (
+            "time" in json.loads((folder / DONE).read_text("utf-8")) and (folder / SCORES).is_file()
+        )
     except (FileNotFoundError, ValueError):  # absent, or cut off while it was written
         return False
 
 
 def test_score(folder: Path) -> tuple[float, float]:
     """The primary metric's test score (the mean over folds, if any) and the seconds it took."""
-    scores = json.loads((folder / SCORES).read_text())
+    scores = json.loads((folder / SCORES).read_text("utf-8"))
     score = (
         scores["aggregated_scores"]["test_score_mean"]
         if "aggregated_scores" in scores
         else scores["test"]["test_score"]
     )
-    return score, json.loads((folder / DONE).read_text())["time"]
+    return score, json.loads((folder / DONE).read_text("utf-8"))["time"]

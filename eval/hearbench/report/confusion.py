@@ -60,7 +60,7 @@ def mistakes(plan: Plan, model: Model, task: Task) -> Mistakes | None:
     folders = [folder for folder in folders if finished(folder)]
     if not folders:
         return None
-    metadata = json.loads((folders[0] / "task_metadata.json").read_text())
+    metadata = json.loads((folders[0] / "task_metadata.json").read_text("utf-8"))
     if metadata["embedding_type"] != "scene":
         return None
     labels = _labels(folders[0])
@@ -122,7 +122,7 @@ def _precisions(
 
 
 def _labels(folder: Path) -> tuple[str, ...]:
-    with (folder / "labelvocabulary.csv").open(newline="") as file:
+    with (folder / "labelvocabulary.csv").open(newline="", encoding="utf-8") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: int(row["idx"]))
     return tuple(row["label"] for row in rows)
 

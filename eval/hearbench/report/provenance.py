@@ -135,7 +135,7 @@ def _embedding_time(plan: Plan, model: Model) -> str:
         folder = embedded(task, plan.embeddings(model, task))
         profile = folder / "profile.embeddings.json" if folder else None
         if profile and profile.is_file():
-            seconds += float(json.loads(profile.read_text()).get("time_elapsed", 0.0))
+            seconds += float(json.loads(profile.read_text("utf-8")).get("time_elapsed", 0.0))
     return f"{seconds / 60:.1f} min" if seconds else "-"
 
 
@@ -158,7 +158,7 @@ def _dates(plan: Plan) -> str:
 
 
 def _devices(plan: Plan) -> str:
-    names = {json.loads(f.read_text()).get("gpu_device_name") for f in _done_files(plan)}
+    names = {json.loads(f.read_text("utf-8")).get("gpu_device_name") for f in _done_files(plan)}
     return f" on {', '.join(sorted(str(name) for name in names if name))}" if any(names) else ""
 
 
@@ -174,6 +174,6 @@ def _machine() -> str:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()

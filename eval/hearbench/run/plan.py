@@ -109,7 +109,7 @@ class Plan:
         self.out.mkdir(parents=True, exist_ok=True)
         file = self.out / "plan.json"
         draft = file.with_suffix(".tmp")
-        draft.write_text(json.dumps(self._record(), indent=2, default=str) + "\n")
+        draft.write_text(json.dumps(self._record(), indent=2, default=str) + "\n", "utf-8")
         draft.replace(file)
 
     def _record(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Plan:
         """
         file = out / "plan.json"
         try:
-            content = json.loads(file.read_text())
+            content = json.loads(file.read_text("utf-8"))
             if "engine" not in content:
                 raise PlanError(
                     f"{file} is from an earlier version, which named no engine: evaluate again; "

@@ -1,7 +1,7 @@
 """Containers whose parts declare their sizes: MP4, Matroska, ASF, AVI, FLV, MPEG-TS.
 
-FFmpeg decodes them. Boxes: ISO/IEC 14496-12. Elements: RFC 8794 (EBML) and 9559 (Matroska). ASF: Microsoft's
-specification, section 3.
+FFmpeg decodes them. Boxes: ISO/IEC 14496-12. Elements: RFC 8794 (EBML) and 9559 (Matroska). ASF:
+Microsoft's specification, section 3. FLV: Adobe's specification, annex E. MPEG-TS: ISO/IEC 13818-1.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def write_events(folder: Path) -> Path:
     path = write_task(folder, embedding_type="event", prediction_type="multilabel")
     for split in ("train", "valid", "test"):
         labels = {}
-        for number, clip in enumerate(json.loads((path / f"{split}.json").read_text())):
+        for number, clip in enumerate(json.loads((path / f"{split}.json").read_text("utf-8"))):
             file = path / str(SAMPLE_RATE) / split / clip
             audio, _ = soundfile.read(file)
             soundfile.write(file, np.tile(audio, 2 + 2 * (number % 2)), SAMPLE_RATE)
@@ -62,9 +62,11 @@ def write_events(folder: Path) -> Path:
                 {"label": "low", "start": 0.0, "end": 100.0 + number},
                 {"label": "high", "start": 50.0, "end": 300.0},
             ]
-        (path / f"{split}.json").write_text(json.dumps(labels))
-    settings = json.loads((path / "task_metadata.json").read_text())
-    (path / "task_metadata.json").write_text(json.dumps(settings | {"sample_duration": None}))
+        (path / f"{split}.json").write_text(json.dumps(labels), "utf-8")
+    settings = json.loads((path / "task_metadata.json").read_text("utf-8"))
+    (path / "task_metadata.json").write_text(
+        json.dumps(settings | {"sample_duration": None}), "utf-8"
+    )
     return path
 
 
@@ -101,10 +103,12 @@ def test_files_are_those_of_heareval_s_runner(tmp_path: Path, kind: str) -> None
             numbers = [np.fromfile(file, dtype=np.float32) for file in (mine, yours)]
             np.testing.assert_allclose(*numbers, rtol=1e-5, atol=1e-5)
         elif name.endswith(".filename-timestamps.json"):  # with the folder's own path
-            assert mine.read_text() == yours.read_text().replace(str(theirs), str(ours))
+            assert mine.read_text("utf-8") == yours.read_text("utf-8").replace(
+                str(theirs), str(ours)
+            )
         else:
             assert mine.read_bytes() == yours.read_bytes(), name
-    keys = [json.loads((folder / profile).read_text()).keys() for folder in (ours, theirs)]
+    keys = [json.loads((folder / profile).read_text("utf-8")).keys() for folder in (ours, theirs)]
     assert keys[0] == keys[1]
 
 
@@ -148,9 +152,9 @@ def test_a_killed_embedding_resumes(
     assert embedded(task, tmp_path / "cut") is None
     assert embedded_seconds(tmp_path / "cut") > 0
     (journal,) = tmp_path.glob(f"cut/*/tones/{files.JOURNAL}")
-    with journal.open("a") as file:
+    with journal.open("a", encoding="utf-8") as file:
         file.write('["train", "tra')  # the power failed here
-    kept = len(journal.read_text().splitlines()) - 2
+    kept = len(journal.read_text("utf-8").splitlines()) - 2
     assert kept > 0
     calls.clear()
     embed(slow, task, tmp_path / "cut")
@@ -194,7 +198,7 @@ def test_padded_and_single_times_pass() -> None:
 
 
 def module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, **code: object) -> System:
-    (folder / f"{name}.py").write_text(FAILING.format(**code))
+    (folder / f"{name}.py").write_text(FAILING.format(**code), "utf-8")
     monkeypatch.syspath_prepend(folder)
     return System(name, name)
 

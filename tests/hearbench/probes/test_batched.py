@@ -61,7 +61,7 @@ def started_alike(seed: int, metadata: dict[str, Any], probe_class: Probe, still
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    results = json.loads((folder / SCORES).read_text())
+    results = json.loads((folder / SCORES).read_text("utf-8"))
     tests = {k: v for k, v in results.items() if isinstance(v, dict) and "epoch" in v}
     return results, tests
 
@@ -83,7 +83,7 @@ def test_heareval_learns_the_same(
     from heareval.predictions import task_predictions
 
     embeddings = write_embeddings(tmp_path / "task", folds, dropout=[0.0], **options)
-    metadata = json.loads((embeddings / "task_metadata.json").read_text())
+    metadata = json.loads((embeddings / "task_metadata.json").read_text("utf-8"))
     make = started_alike(3, metadata, task_predictions.FullyConnectedPrediction, still)
     with heareval_adapter.rebound(task_predictions, FullyConnectedPrediction=make):
         heareval_adapter.predict(embeddings, tmp_path / "theirs", 3, "paper")
@@ -233,9 +233,9 @@ def test_tasks_for_heareval_are_refused(
 ) -> None:
     embeddings = write_embeddings(tmp_path / "task")
     file = embeddings / "task_metadata.json"
-    metadata = json.loads(file.read_text())
+    metadata = json.loads(file.read_text("utf-8"))
     assert batched.supports(metadata)
-    file.write_text(json.dumps(metadata | change))
+    file.write_text(json.dumps(metadata | change), "utf-8")
     assert not batched.supports(metadata | change)
     with pytest.raises(batched.ProbeError, match=message):
         batched.predict(embeddings, {0: tmp_path / "seed"}, "paper")
@@ -265,7 +265,8 @@ def test_bad_embeddings_are_named(tmp_path: Path) -> None:
             "train.json", b'{"train-0.wav": ["class 0"], "train-1.wav": ["class 0"]}'
         ),
         "version missing": lambda folder: (folder / "task_metadata.json").write_text(
-            (folder / "task_metadata.json").read_text().replace('"version"', '"edition"')
+            (folder / "task_metadata.json").read_text("utf-8").replace('"version"', '"edition"'),
+            "utf-8",
         ),
     }
     for message in damage:

@@ -16,6 +16,7 @@ import torch
 from sklearn.metrics import accuracy_score
 
 from tests.helpers.hear_task import write_task
+from tests.helpers.platforms import posix_only
 
 pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 
@@ -43,7 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     folder = tmp_path_factory.mktemp("eval")
     write_task(folder / "tasks" / "split")
     write_task(folder / "tasks" / "folded", folds=3)
-    (folder / "broken_hear_module.py").write_text(BROKEN)
+    (folder / "broken_hear_module.py").write_text(BROKEN, "utf-8")
     sys.path.insert(0, str(folder))
     systems = (NAMED["naive"], System("broken", "broken_hear_module"))
     models = tuple(Model(s, f) for s, f in zip(systems, fingerprints(systems), strict=True))
@@ -57,7 +58,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         "broken on split, embeddings",
     }
     assert all("out of ideas" in failure.error for failure in failures)
-    assert all("out of ideas" in failure.log.read_text() for failure in failures)
+    assert all("out of ideas" in failure.log.read_text("utf-8") for failure in failures)
     return plan
 
 
@@ -81,10 +82,10 @@ def test_scores_are_heareval_s(finished: Plan) -> None:
 def test_the_paper_s_grid_is_searched(finished: Plan) -> None:
     for task in finished.tasks:
         folder = finished.predictions(finished.models[0], task, 1)
-        chosen = json.loads((folder / SCORES).read_text())["hparams"]
+        chosen = json.loads((folder / SCORES).read_text("utf-8"))["hparams"]
         assert (chosen["hidden_layers"], chosen["hidden_dim"], chosen["lr"]) == (1, 1024, 1e-4)
         assert "xavier_normal_" in chosen["initialization"]
-        log = (folder / "prediction.log").read_text()
+        log = (folder / "prediction.log").read_text("utf-8")
         points = [line for line in log.splitlines() if "Grid point" in line]
         assert len(points) == 2 and "'dropout': 0.1," in log and "'dropout': 0.25," in log
         assert log.count("Computing predictions") == 1  # no other seed writes to this log
@@ -122,13 +123,13 @@ def test_table_and_records(finished: Plan) -> None:
     results = collect(finished)
     write(results)
     text = report.write_table(results)
-    assert text == (finished.out / "table.md").read_text()
+    assert text == (finished.out / "table.md").read_text("utf-8")
     assert "| broken | - | - | - | - |" in text
     assert "No s(m) for naive: s(m) compares systems, and there is only one." in text
     assert "broken on split: 0 of 2 seeds are finished." in text
-    record = json.loads((finished.out / "results.json").read_text())
+    record = json.loads((finished.out / "results.json").read_text("utf-8"))
     assert len(record["runs"]) == 4 and record["versions"]["heareval"] == "2021.1.3"
-    assert len((finished.out / "results.csv").read_text().splitlines()) == 5
+    assert len((finished.out / "results.csv").read_text("utf-8").splitlines()) == 5
 
 
 def test_bad_plans(finished: Plan, tmp_path: Path) -> None:
@@ -153,6 +154,7 @@ def test_command_line_errors_are_one_line(tmp_path: Path) -> None:
         assert message in result.stderr and "Traceback" not in result.stderr
 
 
+@posix_only
 @pytest.mark.slow
 def test_interrupt_and_go_on(tmp_path: Path) -> None:
     """Ctrl-C in the middle of a probe leaves finished runs only; the same command finishes."""

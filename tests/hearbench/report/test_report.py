@@ -180,7 +180,7 @@ class Reader(HTMLParser):
 
 
 def test_page_is_self_contained_and_well_formed(folder: Path) -> None:
-    page = (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text("utf-8")
     reader = Reader()
     reader.feed(page)
     assert reader.open == []
@@ -198,7 +198,7 @@ def test_page_is_self_contained_and_well_formed(folder: Path) -> None:
 
 
 def test_csv_has_the_same_numbers(folder: Path, content: Content) -> None:
-    with (folder / "report.csv").open() as file:
+    with (folder / "report.csv").open(encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 3 * 5 + 23 * 2
     ours = {(r["model"], r["column"]): r for r in lines if r["table"] == "measured"}
@@ -209,9 +209,9 @@ def test_csv_has_the_same_numbers(folder: Path, content: Content) -> None:
 
 
 def test_markdown_and_latex(folder: Path) -> None:
-    text = (folder / "report.md").read_text()
+    text = (folder / "report.md").read_text("utf-8")
     assert "| AxLSTM-B (published) | 65.6 | 79.2 ± 0.6 | 51.0 ± 0.1 |" in text
-    latex = (folder / "report.tex").read_text()
+    latex = (folder / "report.tex").read_text("utf-8")
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
     assert r"mridangam\_stroke-v1.5-partial" in latex and r"$94.8 \pm" not in latex
     rows = [line.count(" & ") for line in latex.splitlines() if line.endswith(r" \\")]
@@ -219,7 +219,7 @@ def test_markdown_and_latex(folder: Path) -> None:
 
 
 def test_nothing_finished_is_said(plan: Plan, tmp_path: Path) -> None:
-    page = report.write(collect(replace(plan, out=tmp_path))).read_text()
+    page = report.write(collect(replace(plan, out=tmp_path))).read_text("utf-8")
     assert "No system has an s(m): no run is finished." in page and "none is finished" in page
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from hearbench.tasks.audio import with_audio
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import find_tasks
 from tests.helpers.hear_task import write_task
+from tests.helpers.platforms import die, posix_only
 
 ROOT = Path(__file__).parents[3]
 
@@ -46,8 +46,8 @@ def plan(tmp_path: Path) -> Plan:
 
 def finish(folder: Path) -> None:
     folder.mkdir(parents=True)
-    (folder / SCORES).write_text('{"test": {"test_score": 0.5}}')
-    (folder / DONE).write_text('{"time": 1.0}')
+    (folder / SCORES).write_text('{"test": {"test_score": 0.5}}', "utf-8")
+    (folder / DONE).write_text('{"time": 1.0}', "utf-8")
 
 
 def jobs_of(plan: Plan, monkeypatch: pytest.MonkeyPatch, workers: int = 1) -> list[Job]:
@@ -96,7 +96,7 @@ def test_what_fast_is_asked(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None
     fast, *_ = jobs_of(plan, monkeypatch)
     assert attempt(fast) is None
     assert calls == [fast.arguments[:3]]
-    assert fast.log.read_text() == "trained"
+    assert fast.log.read_text("utf-8") == "trained"
 
 
 def pair(plan: Plan, task: int) -> tuple[Model, Any]:
@@ -120,7 +120,7 @@ def test_engines_never_mix(plan: Plan) -> None:
 def test_plans_of_earlier_versions_are_refused(plan: Plan) -> None:
     plan.save()
     file = plan.out / "plan.json"
-    file.write_text(file.read_text().replace('"engine"', '"motor"'))
+    file.write_text(file.read_text("utf-8").replace('"engine"', '"motor"'), "utf-8")
     with pytest.raises(PlanError, match="from an earlier version, which named no engine"):
         Plan.load(plan.out)
     with pytest.raises(PlanError, match="engine='slow'"):
@@ -168,10 +168,6 @@ def note(folder: Path) -> None:
     (folder.parent / f"{folder.name}-{os.getpid()}").touch()
 
 
-def die(folder: Path) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_jobs_run_in_other_processes(tmp_path: Path) -> None:
     """Also for one worker: a job redirects its process's output, and may be killed."""
     jobs = [
@@ -194,7 +190,7 @@ def test_a_job_that_fails_leaves_its_traceback(tmp_path: Path) -> None:
         "ValueError: invalid literal for int() with base 10: 'three'",
         log,
     )
-    assert "Traceback" in log.read_text()
+    assert "Traceback" in log.read_text("utf-8")
 
 
 def children(parent: int) -> set[int]:
@@ -203,6 +199,7 @@ def children(parent: int) -> set[int]:
     return {int(pid) for pid, above in pairs if int(above) == parent}
 
 
+@posix_only  # it looks into /proc
 @pytest.mark.slow
 def test_kill_and_go_on(tmp_path: Path) -> None:
     """After `kill -9` no worker lives on; the same command repeats nothing that was finished."""
@@ -221,7 +218,7 @@ def test_kill_and_go_on(tmp_path: Path) -> None:
     assert refused.returncode == 2 and "another evaluation is running" in refused.stderr
     alive = children(process.pid)
     assert alive
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     while any(Path(f"/proc/{pid}").exists() for pid in alive):
         assert time.monotonic() < deadline
@@ -238,4 +235,4 @@ def test_kill_and_go_on(tmp_path: Path) -> None:
     assert {f: (f / DONE).stat().st_mtime_ns for f in times} == times
     assert (done / EMBEDDED).stat().st_mtime_ns == made
     for folder in folders:
-        assert (folder / "prediction.log").read_text().count("Computing predictions") == 1
+        assert (folder / "prediction.log").read_text("utf-8").count("Computing predictions") == 1

@@ -82,7 +82,7 @@ def test_logmel() -> None:
 def test_a_module_that_normalizes_over_the_batch_sees_one_clip_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "their_hear_module.py").write_text(STAND_IN)
+    (tmp_path / "their_hear_module.py").write_text(STAND_IN, "utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     name = "their_hear_module@checkpoint-100.pth"
     ValidateModel("hearbench.systems.msm_mae", name, device="cpu")()

@@ -112,9 +112,9 @@ def test_what_cant_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ValueError, match=r"a wav2vec2 model: .* without an adapter"):
         load_model(str(adapter))
     deeper = checkpoint(tmp_path / "deeper", "hubert", num_hidden_layers=1)
-    text = (deeper / "config.json").read_text()
+    text = (deeper / "config.json").read_text("utf-8")
     (deeper / "config.json").write_text(
-        text.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2')
+        text.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'), "utf-8"
     )
     with pytest.raises(ValueError, match=r"lacks 16 weights, e\.g\. encoder\.layers\.1"):
         load_model(str(deeper))

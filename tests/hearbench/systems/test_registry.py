@@ -44,7 +44,7 @@ def get_timestamp_embeddings(audio, model):
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A HEAR module in a file of its own."""
     name = f"hear_module_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(MODULE)
+    (tmp_path / f"{name}.py").write_text(MODULE, "utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     return name
 
@@ -76,7 +76,7 @@ def test_fingerprint_follows_weights_options_and_code(module: str, tmp_path: Pat
     assert fingerprint(System("another label", module)) == first
     assert (first.sample_rate, first.parameters) == (16_000, 3)
     scaled = fingerprint(System("x", module, options={"scale": 2.0}))
-    (tmp_path / f"{module}.py").write_text(MODULE.replace(":3]", ":2]"))
+    (tmp_path / f"{module}.py").write_text(MODULE.replace(":3]", ":2]"), "utf-8")
     edited = fingerprint(System("x", module))
     sys.modules[module].load_model.__defaults__ = ("", 3.0)
     reweighted = fingerprint(System("x", module))
@@ -96,7 +96,7 @@ def test_systems_that_cant_be_loaded(module: str, tmp_path: Path) -> None:
         "dies": ("import os\nos._exit(1)", "the process that loaded it died"),
     }
     for name, (code, message) in failing.items():
-        (tmp_path / f"{name}_module.py").write_text(code)
+        (tmp_path / f"{name}_module.py").write_text(code, "utf-8")
         with pytest.raises(SystemSpecError, match=f"system 'x': .*{message}"):
             fingerprints([System("x", f"{name}_module")])
 
@@ -106,7 +106,7 @@ def test_fingerprint_follows_the_files_of_a_folder(module: str, tmp_path: Path) 
     folder.mkdir(parents=True)
     digests = set()
     for content in ("{}", '{"normalize": true}'):
-        (folder / "config.json").write_text(content)
+        (folder / "config.json").write_text(content, "utf-8")
         digests.add(fingerprint(System("x", module, str(folder.parent))).digest)
     assert len(digests) == 2
 

@@ -32,7 +32,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda task: (task / CLIP).unlink(),
         "are missing, the first is test-3.wav",
     ),
-    "no audio": (lambda task: (task / CLIP).write_text("<html>"), "test-3.wav: not decodable"),
+    "no audio": (
+        lambda task: (task / CLIP).write_text("<html>", "utf-8"),
+        "test-3.wav: not decodable",
+    ),
     "empty": (lambda task: (task / CLIP).write_bytes(b""), "test-3.wav: not decodable"),
     "cut off": (cut_off, "test-3.wav: truncated"),
     "rate": (rewrite(SECOND, 8_000), "test-3.wav: 8000 Hz in a folder of 16000 Hz"),

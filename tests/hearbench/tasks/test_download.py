@@ -99,7 +99,7 @@ def test_another_url_starts_anew(server: FileServer, tmp_path: Path) -> None:
 def test_damaged_note(server: FileServer, tmp_path: Path) -> None:
     for damage in ("{", "[]", '{"url": 1}', json.dumps({"other": 1})):
         break_off(server, tmp_path / "a.bin")
-        (tmp_path / "a.bin.part.json").write_text(damage)
+        (tmp_path / "a.bin.part.json").write_text(damage, "utf-8")
         download(f"{server.url}/a.bin", tmp_path / "a.bin")
         assert (tmp_path / "a.bin").read_bytes() == CONTENT
         (tmp_path / "a.bin").unlink()

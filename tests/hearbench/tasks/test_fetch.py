@@ -180,9 +180,9 @@ def test_needs(server: FileServer, tmp_path: Path) -> None:
 
 
 def test_read_checksums(tmp_path: Path) -> None:
-    (tmp_path / "sums").write_text("ab12  a b.tar.gz\ncd34 *./dir/c.tar.gz\n\n")
+    (tmp_path / "sums").write_text("ab12  a b.tar.gz\ncd34 *./dir/c.tar.gz\n\n", "utf-8")
     assert read_checksums(tmp_path / "sums") == {"a b.tar.gz": "ab12", "c.tar.gz": "cd34"}
-    (tmp_path / "sums").write_text("ab12\n")
+    (tmp_path / "sums").write_text("ab12\n", "utf-8")
     with pytest.raises(FetchError, match="not a list of checksums"):
         read_checksums(tmp_path / "sums")
 

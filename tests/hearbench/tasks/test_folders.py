@@ -15,6 +15,7 @@ from hearbench.tasks.audio import check_audio, with_audio
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import find_tasks, read_task
 from tests.helpers.hear_task import SAMPLE_RATE, write_task
+from tests.helpers.platforms import posix_only
 
 
 def test_folds_and_split_tasks(tmp_path: Path) -> None:
@@ -36,6 +37,7 @@ def test_a_task_is_found_by_folder_or_by_name(tmp_path: Path) -> None:
         find_tasks(tmp_path, ["tones"])
 
 
+@posix_only
 def test_a_link_keeps_its_name(tmp_path: Path) -> None:
     for name in "ab":
         write_task(tmp_path / name / "full")
@@ -69,7 +71,7 @@ def test_digests_follow_labels_and_audio(tmp_path: Path) -> None:
     clip.write_bytes(clip.read_bytes()[:-2] + b"\1\1")
     assert digest() != first
     labels = path / "train.json"
-    labels.write_text(labels.read_text().replace("high", "low", 1))
+    labels.write_text(labels.read_text("utf-8").replace("high", "low", 1), "utf-8")
     assert len({first, second := digest()}) == 2 and second == digest()
 
 
@@ -82,8 +84,8 @@ def test_missing_folders(tmp_path: Path) -> None:
 
 def edit(name: str, **changes: object) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
-        content = json.loads((path / name).read_text())
-        (path / name).write_text(json.dumps(content | changes))
+        content = json.loads((path / name).read_text("utf-8"))
+        (path / name).write_text(json.dumps(content | changes), "utf-8")
 
     return damage
 
@@ -106,7 +108,7 @@ def deep(levels: int) -> object:
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "split gone": (lambda path: (path / "valid.json").unlink(), "valid.json is missing"),
-    "cut off": (lambda path: (path / "test.json").write_text('{"a'), "not valid JSON"),
+    "cut off": (lambda path: (path / "test.json").write_text('{"a', "utf-8"), "not valid JSON"),
     "no vocabulary": (lambda path: (path / "labelvocabulary.csv").unlink(), "csv is missing"),
     "bad vocabulary": (vocabulary("1,low", "2,high"), "count from 0 to 1"),
     "fractions": (vocabulary("0.0,low", "1.0,high"), "count from 0 to 1"),
@@ -133,7 +135,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "clip absolute": (edit("train.json", **{"/tmp/x.wav": ["low"]}), "must be a plain file name"),
     "clip NUL": (edit("train.json", **{"x\0.wav": ["low"]}), "must be a plain file name"),
     "surrogate": (edit("train.json", **{"\ud800.wav": ["low"]}), "must be a plain file name"),
-    "deep": (lambda path: (path / "test.json").write_text("[" * 99_999), "nested too deeply"),
+    "deep": (
+        lambda path: (path / "test.json").write_text("[" * 99_999, "utf-8"),
+        "nested too deeply",
+    ),
     "deep label": (edit("train.json", **{"x.wav": [deep(200)]}), "must be a string, not"),
     "endless": (metadata(sample_duration=10**400), "must be null or seconds above 0"),
     "infinite": (metadata(sample_duration=math.inf), "must be null or seconds above 0"),
@@ -156,7 +161,7 @@ def test_event_times_are_numbers_in_order(tmp_path: Path, start: object, end: ob
     path = write_task(tmp_path / "tones", embedding_type="event")
     for split in ("train", "valid", "test"):
         event = {"label": "low", "start": start, "end": end}
-        (path / f"{split}.json").write_text(json.dumps({"x.wav": [event]}))
+        (path / f"{split}.json").write_text(json.dumps({"x.wav": [event]}), "utf-8")
     with pytest.raises(TaskError, match=r"must start and end at milliseconds in this order"):
         read_task(path)
 
@@ -167,9 +172,9 @@ def test_no_folder_outside_is_touched(tmp_path: Path) -> None:
     evil = tmp_path / "tasks" / "tones"
     name = "../../../../../thesis"
     (evil / "fold00.json").rename(tmp_path / "x.json")
-    settings = json.loads((evil / "task_metadata.json").read_text())
+    settings = json.loads((evil / "task_metadata.json").read_text("utf-8"))
     settings["splits"][0] = name
-    (evil / "task_metadata.json").write_text(json.dumps(settings))
+    (evil / "task_metadata.json").write_text(json.dumps(settings), "utf-8")
     (tmp_path / "thesis").mkdir()
     out = tmp_path / "a" / "b" / "c" / "out"
     with pytest.raises(TaskError, match="plain file name"):
@@ -180,11 +185,12 @@ def test_no_folder_outside_is_touched(tmp_path: Path) -> None:
 def test_a_last_batch_of_one_is_refused(tmp_path: Path) -> None:
     path = write_task(tmp_path / "tones")
     clips = {f"{i}.wav": ["low"] for i in range(1025)}
-    (path / "train.json").write_text(json.dumps(clips))
+    (path / "train.json").write_text(json.dumps(clips), "utf-8")
     with pytest.raises(TaskError, match="1025 training clips leave a last batch of one"):
         read_task(path)
 
 
+@posix_only  # for the dangling link
 def test_missing_audio(tmp_path: Path) -> None:
     task = read_task(write_task(tmp_path / "tones"))
     with pytest.raises(TaskError, match="wants 48000 Hz and the task has 16000"):

@@ -56,6 +56,6 @@ def test_audio_that_cannot_be_resampled(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="has no audio: a system wants 32000 Hz"):
         provide_audio(task, [32_000])
     task = read_task(write_task(tmp_path / "sound", clips=2))
-    (tmp_path / "sound/32000").write_text("a file in the way")
+    (tmp_path / "sound/32000").write_text("a file in the way", "utf-8")
     with pytest.raises(TaskError, match="it can't be written to"):
         provide_audio(task, [32_000])

@@ -87,7 +87,7 @@ class ProbeData:
     def _rows(self, split: str, clips: int) -> Tensor:
         file = self.embeddings / f"{split}.embeddings.npy"
         try:
-            text = (self.embeddings / f"{split}.embedding-dimensions.json").read_text()
+            text = (self.embeddings / f"{split}.embedding-dimensions.json").read_text("utf-8")
             x = torch.from_numpy(np.fromfile(file, np.float32).reshape(json.loads(text)))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ProbeError(f"{self.embeddings}: {split} can't be read ({error})") from error

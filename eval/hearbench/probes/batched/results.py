@@ -79,5 +79,5 @@ def _plain(value: Any) -> Any:
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
     draft = file.with_name(f".{file.name}.tmp")
-    draft.write_text(json.dumps(content, indent=4))
+    draft.write_text(json.dumps(content, indent=4), "utf-8")
     draft.replace(file)

@@ -104,7 +104,11 @@ def read_checksums(file: Path) -> dict[str, str]:
         FetchError: if it can't be read.
     """
     try:
-        lines = [line.split(maxsplit=1) for line in file.read_text().splitlines() if line.strip()]
+        lines = [
+            line.split(maxsplit=1)
+            for line in file.read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
         return {Path(name.strip().lstrip("*")).name: digits for digits, name in lines}
     except (OSError, ValueError) as error:
         raise FetchError(

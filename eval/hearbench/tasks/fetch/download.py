@@ -153,7 +153,7 @@ def _attempt(session: requests.Session, url: str, part: Path, progress: tqdm) ->
             raise _TryAgainError(f"status {response.status_code}")
         if not have:
             state = _State(url, _validator(response), _length(response))
-            _note(part).write_text(json.dumps(asdict(state)))
+            _note(part).write_text(json.dumps(asdict(state)), "utf-8")
         assert state is not None
         progress.total = state.size or progress.total
         progress.n = have
@@ -205,7 +205,7 @@ def _note(part: Path) -> Path:
 
 def _read_note(part: Path) -> _State | None:
     with suppress(FileNotFoundError, ValueError, TypeError):
-        return _State(**json.loads(_note(part).read_text()))
+        return _State(**json.loads(_note(part).read_text("utf-8")))
     return None
 
 
