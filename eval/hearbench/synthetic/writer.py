@@ -85,13 +85,13 @@ def write_corpus(out: Path, clips: int = 400) -> Path:
         raise ValueError(f"clips={clips}: at least 1 is needed")
     stamp, stamp_file = f"corpus of {clips} clips, {VERSION}\n", out / STAMP
     if stamp_file.is_file():
-        if stamp_file.read_text() == stamp:
+        if stamp_file.read_text("utf-8") == stamp:
             return out
     elif out.is_file() or _content(out):
         raise TaskError(f"{out} {NOT_OURS}")
     with _draft(out) as draft:
         _render(draft, [(Path(f"clip-{i:05d}.wav"), corpus_clip) for i in range(clips)], "corpus")
-        (draft / STAMP).write_text(stamp)
+        (draft / STAMP).write_text(stamp, "utf-8")
         shutil.rmtree(out, ignore_errors=True)
         draft.replace(out)
     return out
@@ -171,10 +171,10 @@ def _write_annotations(task: MiniatureTask, folder: Path) -> None:
         "splits": SPLITS,
         "max_task_duration_by_split": dict.fromkeys(SPLITS),
     }
-    (folder / "task_metadata.json").write_text(json.dumps(metadata, indent=1))
-    with (folder / "labelvocabulary.csv").open("w", newline="") as file:
+    (folder / "task_metadata.json").write_text(json.dumps(metadata, indent=1), "utf-8")
+    with (folder / "labelvocabulary.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["idx", "label"])
         rows.writerows(enumerate(task.classes))
     for split in SPLITS:
-        (folder / f"{split}.json").write_text(json.dumps(_split(task, split), indent=1))
+        (folder / f"{split}.json").write_text(json.dumps(_split(task, split), indent=1), "utf-8")
