@@ -224,7 +224,9 @@ def test_files_that_are_named_exist() -> None:
     for page, path, name in found:
         places = [place / path for place in PLACES if (place / path).exists()]
         assert places, f"{page}: {path}"
-        assert not name or re.search(rf"\b{name}\b", places[0].read_text()), f"{page}: {name}"
+        assert not name or re.search(rf"\b{name}\b", places[0].read_text("utf-8")), (
+            f"{page}: {name}"
+        )
 
 
 PLACES = (ROOT, ROOT / "hear_axlstm", ROOT / "eval", ROOT / "eval" / "hearbench")
@@ -232,7 +234,7 @@ PLACES = (ROOT, ROOT / "hear_axlstm", ROOT / "eval", ROOT / "eval" / "hearbench"
 
 def named_in_contributing() -> Iterator[tuple[str, str]]:
     """Paths, and what is named in them; those that a recipe creates begin with `my`."""
-    text = (ROOT / "CONTRIBUTING.md").read_text()
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     for line in text.splitlines():
         # a row of the table of folders names files in them
         folders = re.findall(r"`(\w+/)`", line) if line.startswith("| `") else []

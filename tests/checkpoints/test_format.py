@@ -219,7 +219,7 @@ def test_a_known_checksum_is_verified(name: str, file: Path) -> None:
     def write(digest: str) -> None:
         entry = {"file": file.name, "sha256": digest}
         text = json.dumps({"weights": {"a": entry}}) if name == "manifest.json" else digest
-        (file.parent / name).write_text(text)
+        (file.parent / name).write_text(text, "utf-8")
 
     write(hashlib.sha256(file.read_bytes()).hexdigest())
     load_model(str(file))
@@ -230,9 +230,9 @@ def test_a_known_checksum_is_verified(name: str, file: Path) -> None:
 
 def test_what_knows_no_checksum(file: Path) -> None:
     for text in ("[]", "no JSON", '{"weights": {"a": {"file": "b"}}}', '{"weights": 1}'):
-        (file.parent / "manifest.json").write_text(text)  # another program's
+        (file.parent / "manifest.json").write_text(text, "utf-8")  # another program's
         load_model(str(file))
-    (file.parent / "model.safetensors.sha256").write_text("not a digest")
+    (file.parent / "model.safetensors.sha256").write_text("not a digest", "utf-8")
     with pytest.raises(ValueError, match="sha256 does not contain a sha256 digest"):
         load_model(str(file))
 
