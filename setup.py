@@ -11,8 +11,8 @@ from setuptools.command.build_ext import build_ext
 VECTORS = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
 kernels = Extension(
     "hear_axlstm.ops._cpu",
-    [f"hear_axlstm/ops/csrc/{name}.cpp" for name in ("forward", "gemm", "backward")],
-    depends=[f"hear_axlstm/ops/csrc/{name}.h" for name in ("numbers", "gemm")],
+    [f"hear_axlstm/ops/csrc/{name}.cpp" for name in ("forward", "products", "backward")],
+    depends=[f"hear_axlstm/ops/csrc/{name}.h" for name in ("numbers", "products", "cell")],
     extra_compile_args=[
         *("-O3", "-g0", "-std=c++17", "-fopenmp-simd", *VECTORS),
         *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),

@@ -61,7 +61,8 @@ def has_mixer(x_BSD: Tensor, head_size: int) -> bool:
 
 def packed(weight: Tensor) -> cpu.PackedLinear:
     """Pack a linear layer's fixed weight ``[S, K]`` in the backend's layout."""
-    return cpu.PackedLinear(weight, library.gemm_columns() if backend("cpu") == "cpu" else 0)
+    by_gemm = backend("cpu") == "cpu" and library.gemm_is_fastest()
+    return cpu.PackedLinear(weight, library.gemm_columns() if by_gemm else 0)
 
 
 def _choose(device_type: str) -> str:

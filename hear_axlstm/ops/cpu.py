@@ -1,10 +1,10 @@
 """The backend for CPUs: the interior of an mLSTM block in compiled C++ (`csrc/`), via ctypes.
 
-`pip install` compiles it if there is a C++ compiler. Products of whole matrices are left to oneDNN.
-The backward pass stores only the up-projection and the cell's sums, and recomputes everything else.
+`pip install` compiles it if there is a C++ compiler. The projections around it are left to
+`onednn.py` unless `gemm` is faster. The backward pass stores only the up-projection and the cell's
+sums, and recomputes everything else.
 
-Shapes: B windows, S tokens, H heads, N = B H, K head size, E = H K, R query rows at once, C keys
-that they may see.
+Shapes: B windows, S tokens, H heads, N = B H, K head size, E = H K.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from hear_axlstm.ops.contract import (
     GateFunction,
     MixerWeights,
 )
-from hear_axlstm.ops.library import call, gemm_columns
-from hear_axlstm.ops.onednn import is_traced, linear, matmul
-from hear_axlstm.ops.torch_impl import row_blocks
+from hear_axlstm.ops.library import call
+from hear_axlstm.ops.onednn import is_traced, linear
 
 
 class Workspace:
@@ -51,11 +50,11 @@ class Workspace:
 
 
 class PackedLinear:
-    """Linear layer without bias whose weight is packed for gemm.h if that is faster.
+    """Linear layer without bias whose weight is packed for `gemm` if that is faster.
 
     Args:
         weight: ``[S, K]``, float32 or bfloat16; a copy is kept.
-        group: columns of a packed group, `library.gemm_columns`; 0 leaves the product to oneDNN.
+        group: columns of a packed group, `library.gemm_columns`; 0 leaves the product to torch.
     """
 
     def __init__(self, weight: Tensor, group: int) -> None:
@@ -205,7 +204,7 @@ class _Mixer(torch.autograd.Function):
         d_after = d_u_NSK, d_n_NS, d_floor_NS, d_c, d_xz_BSE, d_weights
         d_out_BSE = d_out_BSE.contiguous()
         call("after_cell_backward", at.sizes, at.weights, *after, d_out_BSE, *d_after)
-        d_qkv, d_a_NS, d_max_NS = _cell_sums_backward(at.sizes, given, d_u_NSK, d_n_NS)
+        *d_qkv, d_a_NS, d_max_NS = cell_sums_backward(at.sizes, given, d_u_NSK, d_n_NS)
         d_gates = _gates_backward(at, raw_BSG, d_a_NS, d_max_NS, d_floor_NS)
         before = xz_BSE, d_gates, d_c, *d_qkv, d_xz_BSE, d_weights
         call("before_cell_backward", at.sizes, at.weights, *before)
@@ -244,34 +243,16 @@ def cell_sums(
     """Compute the cell's sums u ``[N, S, K]`` and n ``[N, S]``; see `torch_impl.weighted_sum`."""
     u_NSK = workspace.empty("u", given.v, *given.v.shape)
     n_NS = workspace.empty("n", given.floor, *given.floor.shape)
-    decay = given.a, given.running_max
-    if gemm_columns() and u_NSK.shape[-1] % gemm_columns() == 0:
-        qkv = given.c, given.k, given.v
-        call("cell_sums", sizes, *qkv, *decay, torch.get_num_threads(), u_NSK, n_NS)
-        return u_NSK, n_NS
-    for rows, seen in row_blocks(u_NSK.shape[1]):
-        scores_NRC = matmul(given.c[:, rows], given.k[:, seen].mT)
-        n_NR = scores_NRC.new_empty(scores_NRC.shape[:2], dtype=torch.float32)
-        call("weigh", sizes, scores_NRC, *scores_NRC.shape[1:], rows.start, *decay, n_NR)
-        u_NSK[:, rows], n_NS[:, rows] = matmul(scores_NRC, given.v[:, seen]), n_NR
+    call("cell_sums", sizes, *given[:5], torch.get_num_threads(), u_NSK, n_NS)
     return u_NSK, n_NS
 
 
-def _cell_sums_backward(
+def cell_sums_backward(
     sizes: tuple[int, ...], given: CellInput, d_u_NSK: Tensor, d_n_NS: Tensor
-) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, a and the running maximum."""
-    d_q, d_k, d_v = (torch.zeros_like(given.c) for _ in "qkv")
-    d_a, d_max = torch.zeros_like(given.floor), torch.zeros_like(given.floor)
-    for rows, seen in row_blocks(given.c.shape[1]):
-        d_u_NRK = d_u_NSK[:, rows]
-        scores_NRC = matmul(given.c[:, rows], given.k[:, seen].mT)
-        d_scores_NRC = matmul(d_u_NRK, given.v[:, seen].mT)
-        block = (*scores_NRC.shape[1:], rows.start, given.a, given.running_max, d_a, d_max)
-        call(
-            "weigh_backward", sizes, scores_NRC, d_scores_NRC, d_n_NS[:, rows].contiguous(), *block
-        )
-        d_v[:, seen] += matmul(scores_NRC.mT, d_u_NRK)
-        d_q[:, rows] = matmul(d_scores_NRC, given.k[:, seen])
-        d_k[:, seen] += matmul(d_scores_NRC.mT, given.c[:, rows])
-    return (d_q, d_k, d_v), d_a, d_max
+    d_q, d_k, d_v = (torch.empty_like(given.c) for _ in "qkv")
+    d_a, d_max = torch.empty_like(given.floor), torch.empty_like(given.floor)
+    d_sums = d_u_NSK, d_n_NS, torch.get_num_threads()
+    call("cell_sums_backward", sizes, *given[:5], *d_sums, d_q, d_k, d_v, d_a, d_max)
+    return d_q, d_k, d_v, d_a, d_max

@@ -16,7 +16,7 @@ from hear_axlstm.ops.contract import CONV_WIDTH, MAP_WIDTH, MixerWeights
 
 log = logging.getLogger(__name__)
 
-INTERFACE = 5  # version of the functions below, incremented with every change
+INTERFACE = 6  # version of the functions below, incremented with every change
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -32,13 +32,12 @@ class _Weights(ctypes.Structure):
 # float64; i and x numbers, integer and float; S are Sizes, W Weights or their gradients.
 SIGNATURES = {
     "before_cell": "SWTTTTf",
-    "weigh": "STiiiddf",
     "after_cell": "SWTffTTxxT",
     "after_cell_backward": "SWTffTTxxTTfffTW",
-    "weigh_backward": "STTfiiiddff",
     "before_cell_backward": "SWTffTTTTW",
     "gemm": "TTiiiiT",
     "cell_sums": "STTTddiTf",
+    "cell_sums_backward": "STTTddTfiTTTff",
 }
 _STRUCTS: dict[str, type[ctypes.Structure]] = {"S": _Sizes, "W": _Weights}
 _NUMBERS: dict[str, Any] = {"i": ctypes.c_int64, "x": ctypes.c_float}
@@ -50,9 +49,15 @@ def is_available() -> bool:
 
 
 def gemm_columns() -> int:
-    """Columns per packed group in gemm.h; 0 if this processor lacks the instructions."""
+    """Columns in each packed group of a weight; 0 without the library."""
     library = _library()
     return 0 if library is None else library.gemm_columns()
+
+
+def gemm_is_fastest() -> bool:
+    """Whether the library's `gemm` is faster than torch's products on this processor."""
+    library = _library()
+    return library is not None and bool(library.gemm_is_fastest())
 
 
 def call(name: str, *arguments: Any) -> None:
@@ -124,5 +129,5 @@ def _library() -> ctypes.CDLL | None:
     if tuple(exported) != (INTERFACE, CONV_WIDTH, MAP_WIDTH):
         log.warning("%s is of another version and is not used: reinstall", spec.origin)
         return None
-    library.gemm_columns.restype = ctypes.c_int64
+    library.gemm_columns.restype = library.gemm_is_fastest.restype = ctypes.c_int64
     return library

@@ -1,15 +1,14 @@
 """Matrix products with the fastest available library.
 
 On x86 processors torch multiplies float32 matrices with MKL, which does not use AVX-512 on AMD's;
-oneDNN, also part of torch, does, and supports bfloat16. `python -m benchmarks` prints both rates.
-Everything else is left to torch.
+oneDNN, also part of torch, does. Without AVX-512, MKL is the faster one. `python -m benchmarks`
+prints both rates. Everything else is left to torch.
 
 Shapes: N matrices in a stack, R rows, K columns of the left and rows of the right factor.
 """
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch.nn import functional as nnf
 
 FEW_ROWS = 512  # for a stack of matrices up to this size, a single call is as fast
 SINGLE_ROWS = 8  # up to this number, oneDNN spends more time on reordering than on the product
-X86 = platform.machine().lower() in ("x86_64", "amd64")
+HAS_AVX512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -70,7 +69,7 @@ def is_traced(x: Tensor) -> bool:
 
 def _is_for_onednn(x: Tensor) -> bool:
     return (
-        X86
+        HAS_AVX512
         and not is_traced(x)
         and x.device.type == "cpu"
         and x.dtype == torch.float32

@@ -240,15 +240,16 @@ def test_wrong_arguments_never_reach_the_library() -> None:
         cpu.mixer(xz[..., :576], weights, 4, block.gates)
     with pytest.raises(TypeError, match="float64"):
         cpu.mixer(xz.double(), weights, 4, block.gates)
-    sizes, scores, sums = (1, 8, 4, 4), torch.zeros(4, 8, 8), torch.zeros(4, 8)
+    sizes, sums = (1, 8, 4, 4), torch.zeros(4, 8)
+    q, k, v, u = torch.zeros(4, 4, 8, 16).unbind()
     a = torch.zeros(4, 8, dtype=torch.float64)
-    good = sizes, scores, 8, 8, 0, a, a, sums
-    library.call("weigh", *good)
-    for place, wrong in ((1, scores.mT), (2, 8.0), (5, a.float()), (7, a)):
+    good = sizes, q, k, v, a, a, 1, u, sums
+    library.call("cell_sums", *good)
+    for place, wrong in ((1, q.mT), (4, a.float()), (6, 1.0), (8, a)):
         with pytest.raises((TypeError, ctypes.ArgumentError)):
-            library.call("weigh", *good[:place], wrong, *good[place + 1 :])
-    with pytest.raises(TypeError, match="weigh takes 8 arguments"):
-        library.call("weigh", *good[:-1])
+            library.call("cell_sums", *good[:place], wrong, *good[place + 1 :])
+    with pytest.raises(TypeError, match="cell_sums takes 9 arguments"):
+        library.call("cell_sums", *good[:-1])
 
 
 def test_gradients_in_bfloat16() -> None:
@@ -261,18 +262,3 @@ def test_gradients_in_bfloat16() -> None:
     for name, expected in exact.items():
         error, usual = (found[name] - expected).norm(), (by_torch[name] - expected).norm()
         assert error < 2.0 * usual + 1e-3 * expected.norm(), name
-
-
-def test_weights_of_any_span() -> None:
-    """Scores times exp(a_s - M_t) for s <= t, also where the exponents leave float32."""
-    torch.manual_seed(0)
-    a = 200 * torch.randn(8, 40, dtype=torch.float64)
-    top = a.cummax(1).values
-    scores = torch.randn(8, 40, 40)
-    expected = scores.double() * (a[:, None, :] - top[:, :, None]).exp().tril()
-    sums = torch.empty(8, 40)
-    library.call("weigh", (2, 40, 4, 36), scores, 40, 40, 0, a, top, sums)
-    # An exponent of up to 87, rounded to float32, loses that many roundings of its exponential.
-    rounding = 128 * torch.finfo(torch.float32).eps
-    torch.testing.assert_close(scores, expected.float(), rtol=rounding, atol=1e-30)
-    assert ((sums - expected.sum(-1)).abs() <= rounding * expected.abs().sum(-1)).all()

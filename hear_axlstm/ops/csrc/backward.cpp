@@ -65,36 +65,6 @@ INLINE void after_cell(const T* u, const float* sums, const float* floor, const 
             }
 }
 
-// scores q . k become weighted, d scores [N, R, C] their gradients before weighting; adds to d a and
-// d M [N, S].
-template <class T>
-INLINE void weigh(T* scores, T* d_scores, const float* d_sums, Index N, Index R, Index C,
-                  Index first, Index S, const double* a, const double* top, float* d_a,
-                  float* d_top) {
-    for (Index n = 0; n < N; ++n)
-        for (Index r = 0; r < R; ++r) {
-            const Index t = first + r;
-            const double *a_n = a + n * S, top_t = top[n * S + t];
-            T *row = scores + (n * R + r) * C, *d_row = d_scores + (n * R + r) * C;
-            float *d_a_n = d_a + n * S, sum = 0.0f;
-            const float d_sum = d_sums[n * R + r];
-#pragma omp simd reduction(+ : sum)
-            for (Index s = 0; s <= t; ++s) {
-                const float weight = exp_of(float(a_n[s] - top_t));
-                const float score = get(row[s]) * weight, d_score = get(d_row[s]) + d_sum;
-                d_a_n[s] += score * d_score;
-                sum += score * d_score;
-                put(row + s, score);
-                put(d_row + s, d_score * weight);
-            }
-            for (Index s = t + 1; s < C; ++s) {
-                put(row + s, 0.0f);
-                put(d_row + s, 0.0f);
-            }
-            d_top[n * S + t] -= sum;
-        }
-}
-
 // d in and d weight of a block-diagonal map of a row; d in is added to.
 INLINE void map_row(const float* in, const float* weight, const float* d_out, Index HJ, float* d_in,
                     float* d_weight) {
@@ -192,11 +162,6 @@ INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, co
         const Gradients* d) {                                                                      \
         after_cell(u, sums, floor, c, xz, *is, *weights, cell_eps, norm_eps, d_out, d_u, d_sums,   \
                    d_floor, d_c, d_xz, *d);                                                         \
-    }                                                                                              \
-    extern "C" EACH_CPU void weigh_backward_##NAME(                                                \
-        const Sizes* is, T* scores, T* d_scores, const float* d_sums, Index R, Index C,            \
-        Index first, const double* a, const double* top, float* d_a, float* d_top) {               \
-        weigh(scores, d_scores, d_sums, is->B * is->H, R, C, first, is->S, a, top, d_a, d_top);    \
     }                                                                                              \
     extern "C" EACH_CPU void before_cell_backward_##NAME(                                          \
         const Sizes* is, const Weights* weights, const T* xz, const float* d_gates,                \

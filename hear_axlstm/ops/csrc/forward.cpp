@@ -97,27 +97,6 @@ INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, T*
     }
 }
 
-// scores [N, R, C], of rows `first` on, times exp(a_s - M_t) for s <= t, else 0; and their sums.
-template <class T>
-INLINE void weigh(T* scores, Index N, Index R, Index C, Index first, Index S, const double* a,
-                  const double* top, float* sums) {
-    for (Index n = 0; n < N; ++n)
-        for (Index r = 0; r < R; ++r) {
-            const Index t = first + r;
-            const double *a_n = a + n * S, top_t = top[n * S + t];
-            T* row = scores + (n * R + r) * C;
-            float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-            for (Index s = 0; s <= t; ++s) {
-                const float weighted = get(row[s]) * exp_of(float(a_n[s] - top_t));
-                sum += weighted;
-                put(row + s, weighted);
-            }
-            for (Index s = t + 1; s < C; ++s) put(row + s, 0.0f);
-            sums[n * R + r] = sum;
-        }
-}
-
 // Normalizes u [N, S, K] by its sums [N, S], norms every head, adds the skip of c and gates by
 // SiLU(z), into out [B, S, E].
 template <class T>
@@ -146,17 +125,12 @@ INLINE void after_cell(const T* u, const float* sums, const float* floor, const 
 }  // namespace
 
 // Checked by library.py: the version of the functions below, and what the weights are shaped by.
-extern "C" const Index constants[] = {5, WIDTH, PLACES};
+extern "C" const Index constants[] = {6, WIDTH, PLACES};
 
 #define ENTRY_POINTS(T, NAME)                                                                      \
     extern "C" EACH_CPU void before_cell_##NAME(                                                   \
         const Sizes* is, const Weights* weights, const T* xz, T* c, T* k, T* v, float* gates) {    \
         before_cell(xz, *is, *weights, c, k, v, gates);                                            \
-    }                                                                                              \
-    extern "C" EACH_CPU void weigh_##NAME(const Sizes* is, T* scores, Index R, Index C,            \
-                                          Index first, const double* a, const double* top,         \
-                                          float* sums) {                                           \
-        weigh(scores, is->B * is->H, R, C, first, is->S, a, top, sums);                            \
     }                                                                                              \
     extern "C" EACH_CPU void after_cell_##NAME(                                                    \
         const Sizes* is, const Weights* weights, const T* u, const float* sums,                    \

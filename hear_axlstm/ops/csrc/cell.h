@@ -1,0 +1,204 @@
+// The sums of the mLSTM cell and their gradients, for the instruction set that products.cpp selects.
+//
+// No include guard, as in products.h. A block of query rows at a time, so that their scores stay in
+// the cache, and only the tiles that causality leaves.
+//
+// Shapes: S tokens, K head size; a block has R query rows and sees C keys.
+
+// exp(a_s - M_t) as exp(a_s - reference) exp(reference - M_t), for the rows of a block from the last
+// one to the first.
+class Decay {
+public:
+    Decay(Index S) : a_(whole_groups(S)), columns_(whole_groups(S)) {}
+
+    // a [S] of another head.
+    void start(const double* a, Index S) { std::copy(a, a + S, a_.begin()); }
+
+    // A block that sees this many keys.
+    void start_block(Index seen) { seen_ = whole_groups(seen), reference_ = INFINITY; }
+
+    // The row's own factor.
+    ALWAYS float factor(double top) {
+        if (reference_ - top > MODERATE) {
+            reference_ = top;
+            const double* a = a_.data();
+            float* columns = columns_.data();
+            VECTORIZED
+            for (Index s = 0; s < seen_; ++s) columns[s] = exp_of(float(a[s] - top));
+        }
+        return exp_of(float(reference_ - top));
+    }
+
+    // The keys' factors.
+    const float* columns() const { return columns_.data(); }
+
+private:
+    Buffer<double> a_;
+    Buffer<float> columns_;
+    Index seen_ = 0;
+    double reference_ = INFINITY;
+};
+
+// What row t may see of the group of keys from s on.
+INLINE Vector seen_of(Vector group, Index s, Index t) {
+    if (t >= s + GROUP - 1) return group;
+    Integers position;
+    for (Index i = 0; i < GROUP; ++i) position[i] = std::int32_t(i);
+    return Vector(Integers(group) & (position <= std::int32_t(t - s)));
+}
+
+// scores_s become q . k_s exp(a_s - M_t) for s <= t, else 0, for whole groups; returns their sum.
+INLINE float weigh(const float* decay, float factor, Index t, Index columns, float* scores) {
+    Vector sum = {};
+    for (Index s = 0; s < columns; s += GROUP) {
+        const Vector weights = load<Vector>(decay + s) * factor;
+        const Vector group = seen_of(load<Vector>(scores + s) * weights, s, t);
+        sum += group;
+        store(scores + s, group);
+    }
+    return sum_of(sum);
+}
+
+// As `weigh`; d_scores, gradients of the weighted scores, become those of the scores. Adds to the
+// gradients of a, and returns that of M_t, negated.
+INLINE float weigh_backward(const float* decay, float factor, float d_sum, Index t, Index columns,
+                            float* scores, float* d_scores, float* d_a) {
+    Vector sum = {};
+    for (Index s = 0; s < columns; s += GROUP) {
+        const Vector weights = load<Vector>(decay + s) * factor;
+        const Vector group = seen_of(load<Vector>(scores + s) * weights, s, t);
+        const Vector d_group = seen_of(load<Vector>(d_scores + s) + d_sum, s, t);
+        sum += group * d_group;
+        store(d_a + s, load<Vector>(d_a + s) + group * d_group);
+        store(scores + s, group);
+        store(d_scores + s, seen_of(d_group * weights, s, t));
+    }
+    return sum_of(sum);
+}
+
+// A block [rows, columns], of which `seen` columns count, as the left factor.
+INLINE Left<float> left(const float* block, Index, Index, Index columns, float*) {
+    return {block, columns, 1};
+}
+
+INLINE Left<BFloat16> left(const float* block, Index rows, Index seen, Index columns,
+                           BFloat16* packed) {
+    for (Index row = 0; row < rows; ++row)
+        for (Index s = 0; s < seen; s += GROUP)
+            store(packed + row * columns + s, load<Vector>(block + row * columns + s));
+    return {packed, columns, 2};
+}
+
+// Its transpose as the left factor.
+INLINE Left<float> left_transposed(const float* block, Index, Index, Index columns, float*) {
+    return {block, 1, columns};
+}
+
+INLINE Left<BFloat16> left_transposed(const float* block, Index rows, Index seen, Index columns,
+                                      BFloat16* packed) {
+    for (Index row = 0; row < rows; row += 2) {  // in pairs, the last one perhaps with zeros
+        const float *upper = block + row * columns, *lower = upper + columns;
+        const float present = row + 1 < rows ? 1.0f : 0.0f;
+        BFloat16* to = packed + row * columns;
+        VECTORIZED
+        for (Index s = 0; s < seen; ++s) {
+            put(to + 2 * s, upper[s]);
+            put(to + 2 * s + 1, present * lower[s]);
+        }
+    }
+    return {packed, 2, 2 * columns};
+}
+
+// u_t = sum_s w_ts v_s and n_t = sum_s w_ts with w_ts = q_t . k_s exp(a_s - M_t) for s <= t, of some
+// heads.
+template <class T>
+void sums(const T* q, const T* k, const T* v, Index heads, Index S, Index K, const double* a,
+                 const double* top, T* u, float* n) {
+    const Index steps = K / IN_WORD<T>, columns = whole_groups(S), stride = row_stride(S);
+    Buffer<Word> keys(columns * steps), values(words_of<T>(S) * whole_groups(K));
+    Buffer<float> scores(BLOCK * stride);
+    Buffer<T> lower(IN_WORD<T> == 1 ? 0 : BLOCK * stride);
+    Decay decay(S);
+    for (; heads > 0; --heads) {
+        decay.start(a, S);
+        const Right keys_KS = pack_transposed(k, S, K, keys.data());
+        const Right values_SK = pack(v, S, K, values.data());
+        for (Index first = 0; first < S; first += BLOCK) {
+            const Index rows = std::min(BLOCK, S - first), seen = first + rows;
+            multiply<false>(Shape::COLUMNS_TO_ROW, first, rows, steps, columns,
+                            Left<T>{q + first * K, K, IN_WORD<T>}, keys_KS, scores.data(), stride);
+            decay.start_block(seen);
+            for (Index row = rows - 1; row >= 0; --row) {
+                const Index t = first + row, wide = whole_groups(std::min(t + ROWS, seen));
+                const float factor = decay.factor(top[t]);
+                n[t] = weigh(decay.columns(), factor, t, wide, scores.data() + row * stride);
+            }
+            multiply<false>(Shape::STEPS_TO_ROW, first, rows, 0, K,
+                            left(scores.data(), rows, seen, stride, lower.data()), values_SK,
+                            u + first * K, K);
+        }
+        q += S * K, k += S * K, v += S * K, u += S * K;
+        a += S, top += S, n += S;
+    }
+}
+
+// Gradients of q, k, v, a and M from those of u and n, of some heads.
+template <class T>
+void gradients(const T* q, const T* k, const T* v, Index heads, Index S, Index K,
+                      const double* a, const double* top, const T* d_u, const float* d_n, T* d_q,
+                      T* d_k, T* d_v, float* d_a, float* d_top) {
+    const Index steps = K / IN_WORD<T>, columns = whole_groups(S), stride = row_stride(S);
+    const Index wide_K = whole_groups(K);
+    const Index words = words_of<T>(S) * wide_K;
+    Buffer<Word> keys(words), queries(words), d_sums(words);
+    Buffer<Word> keys_t(columns * steps), values_t(columns * steps);
+    Buffer<float> scores(BLOCK * stride), d_scores(BLOCK * stride), d_a_sum(columns);
+    Buffer<float> d_k_sum(S * wide_K), d_v_sum(S * wide_K);
+    Buffer<T> lower(IN_WORD<T> == 1 ? 0 : BLOCK * stride);
+    Decay decay(S);
+    for (; heads > 0; --heads) {
+        decay.start(a, S);
+        const Right keys_KS = pack_transposed(k, S, K, keys_t.data());
+        const Right values_KS = pack_transposed(v, S, K, values_t.data());
+        const Right keys_SK = pack(k, S, K, keys.data()), queries_SK = pack(q, S, K, queries.data());
+        const Right d_u_SK = pack(d_u, S, K, d_sums.data());
+        for (Buffer<float>* sum : {&d_k_sum, &d_v_sum, &d_a_sum})
+            std::fill(sum->begin(), sum->end(), 0.0f);
+        for (Index first = 0; first < S; first += BLOCK) {
+            const Index rows = std::min(BLOCK, S - first), seen = first + rows;
+            multiply<false>(Shape::COLUMNS_TO_ROW, first, rows, steps, columns,
+                            Left<T>{q + first * K, K, IN_WORD<T>}, keys_KS, scores.data(), stride);
+            multiply<false>(Shape::COLUMNS_TO_ROW, first, rows, steps, columns,
+                            Left<T>{d_u + first * K, K, IN_WORD<T>}, values_KS, d_scores.data(),
+                            stride);
+            decay.start_block(seen);
+            for (Index row = rows - 1; row >= 0; --row) {
+                const Index t = first + row, wide = whole_groups(std::min(t + ROWS, seen));
+                const float factor = decay.factor(top[t]);
+                d_top[t] = -weigh_backward(decay.columns(), factor, d_n[t], t, wide,
+                                           scores.data() + row * stride,
+                                           d_scores.data() + row * stride, d_a_sum.data());
+            }
+            const Index before = first / IN_WORD<T>, pairs = words_of<T>(rows);
+            multiply<true>(Shape::STEPS_FROM_ROW, first, seen, pairs, wide_K,
+                           left_transposed(scores.data(), rows, seen, stride, lower.data()),
+                           d_u_SK.from(before, 0), d_v_sum.data(), wide_K);
+            multiply<true>(Shape::STEPS_FROM_ROW, first, seen, pairs, wide_K,
+                           left_transposed(d_scores.data(), rows, seen, stride, lower.data()),
+                           queries_SK.from(before, 0), d_k_sum.data(), wide_K);
+            multiply<false>(Shape::STEPS_TO_ROW, first, rows, 0, K,
+                            left(d_scores.data(), rows, seen, stride, lower.data()), keys_SK,
+                            d_q + first * K, K);
+        }
+        std::copy(d_a_sum.begin(), d_a_sum.begin() + S, d_a);
+        for (Index s = 0; s < S; ++s) {
+            VECTORIZED
+            for (Index i = 0; i < K; ++i) {
+                put(d_k + s * K + i, d_k_sum[s * wide_K + i]);
+                put(d_v + s * K + i, d_v_sum[s * wide_K + i]);
+            }
+        }
+        q += S * K, k += S * K, v += S * K, d_u += S * K, d_q += S * K, d_k += S * K, d_v += S * K;
+        a += S, top += S, d_n += S, d_a += S, d_top += S;
+    }
+}

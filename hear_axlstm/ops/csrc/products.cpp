@@ -1,0 +1,198 @@
+// The kernels of products.h and cell.h for each instruction set, and the choice among them.
+//
+// Shapes: as in forward.cpp.
+
+#include "numbers.h"
+
+#include <system_error>
+#include <thread>
+
+namespace {
+
+using Word = std::uint32_t;
+
+template <class T>
+constexpr Index IN_WORD = sizeof(Word) / sizeof(T);
+
+template <class T>
+INLINE Index words_of(Index numbers) { return (numbers + IN_WORD<T> - 1) / IN_WORD<T>; }
+
+// Steps summed up by themselves: long sums round worse, as the factors in bfloat16 already do.
+template <class T>
+constexpr Index PIECE = IN_WORD<T> == 1 ? 128 : 1 << 30;
+
+// Which tiles of a product count: all of them; those with a column at or before the row; with the
+// row's own step or earlier ones; with it or later ones. The others are not needed, or zero.
+enum class Shape { WHOLE, COLUMNS_TO_ROW, STEPS_TO_ROW, STEPS_FROM_ROW };
+
+constexpr Index BLOCK = 96;            // query rows at once; even and whole tiles
+constexpr Index CACHED = 1 << 17;      // bytes of the left factor that stay in the cache
+constexpr double MODERATE = 40.0;      // exp of it times a weight that vanishes still vanishes
+constexpr Index WORTH_A_THREAD = 1 << 27;  // FLOPs, about a millisecond
+
+}  // namespace
+
+#define ALWAYS __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLLED _Pragma("unroll")
+#else
+#define UNROLLED _Pragma("GCC unroll 8")
+#endif
+
+namespace plain {
+#ifdef __aarch64__
+constexpr Index VECTOR_BYTES = 16, ROWS = 8, AT_ONCE = 3;  // a tile fills the registers
+#else
+constexpr Index VECTOR_BYTES = 16, ROWS = 4, AT_ONCE = 2;
+#endif
+#include "products.h"
+#include "cell.h"
+}  // namespace plain
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAS_X86
+#include <cpuid.h>
+#include <immintrin.h>
+
+#define PRAGMA(X) _Pragma(#X)
+#ifdef __clang__
+#define BEGIN_TARGET(F) PRAGMA(clang attribute push(__attribute__((target(F))), apply_to = function))
+#define END_TARGET PRAGMA(clang attribute pop)
+#else
+#define BEGIN_TARGET(F) PRAGMA(GCC push_options) PRAGMA(GCC target(F))
+#define END_TARGET PRAGMA(GCC pop_options)
+#endif
+
+BEGIN_TARGET("avx2,fma,f16c,bmi,bmi2,lzcnt")
+namespace avx2 {
+constexpr Index VECTOR_BYTES = 32, ROWS = 6, AT_ONCE = 2;
+#include "products.h"
+#include "cell.h"
+}  // namespace avx2
+END_TARGET
+
+BEGIN_TARGET("avx2,fma,f16c,bmi,bmi2,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512cd")
+namespace avx512 {
+constexpr Index VECTOR_BYTES = 64, ROWS = 8, AT_ONCE = 3;
+#include "products.h"
+#include "cell.h"
+}  // namespace avx512
+END_TARGET
+
+BEGIN_TARGET("avx2,fma,f16c,bmi,bmi2,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16")
+#define HAS_BFLOAT16_PRODUCTS
+namespace avx512_bf16 {
+constexpr Index VECTOR_BYTES = 64, ROWS = 8, AT_ONCE = 3;
+#include "products.h"
+#include "cell.h"
+}  // namespace avx512_bf16
+END_TARGET
+#endif
+
+namespace {
+
+enum class Isa { PLAIN, AVX2, AVX512, AVX512_BF16 };
+
+Isa best_isa() {
+#ifdef HAS_X86
+    if (__builtin_cpu_supports("avx512bf16")) return Isa::AVX512_BF16;
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        return Isa::AVX512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::AVX2;
+#endif
+    return Isa::PLAIN;
+}
+
+const Isa isa = best_isa();
+
+#ifdef HAS_X86
+#define BY_ISA(CALL)                                                                               \
+    switch (isa) {                                                                                 \
+        case Isa::AVX512_BF16: return avx512_bf16::CALL;                                           \
+        case Isa::AVX512: return avx512::CALL;                                                     \
+        case Isa::AVX2: return avx2::CALL;                                                         \
+        case Isa::PLAIN: return plain::CALL;                                                       \
+    }
+#else
+#define BY_ISA(CALL) return plain::CALL;
+#endif
+
+// Calls work(first, end) for parts of the items on up to that many threads, this one among them.
+template <class Work>
+void in_parts(Index items, Index flops, Index threads, Work work) {
+    threads = std::max(Index(1), std::min({items, threads, flops / WORTH_A_THREAD}));
+    std::vector<std::thread> others;
+    for (Index i = 1; i < threads; ++i) {
+        const Index first = items * i / threads, end = items * (i + 1) / threads;
+        try {
+            others.emplace_back(work, first, end);
+        } catch (const std::system_error&) {  // the system gives no more threads
+            work(first, end);
+        }
+    }
+    work(Index(0), items / threads);
+    for (std::thread& other : others) other.join();
+}
+
+Index group() {
+    switch (isa) {
+        case Isa::PLAIN: return plain::GROUP;
+#ifdef HAS_X86
+        case Isa::AVX2: return avx2::GROUP;
+        default: return avx512::GROUP;
+#else
+        default: return plain::GROUP;
+#endif
+    }
+}
+
+}  // namespace
+
+// Columns of a packed group.
+extern "C" Index gemm_columns() { return group(); }
+
+// Whether torch has no faster products: elsewhere its MKL uses the same instructions, and its oneDNN
+// those for larger tiles (AMX).
+extern "C" Index gemm_is_fastest() {
+#ifdef HAS_X86
+    unsigned a, b, c, d = 0;
+    __get_cpuid_count(7, 0, &a, &b, &c, &d);
+    const bool has_amx = d & (1u << 24);  // clang 14 does not know the feature's name
+    return isa == Isa::AVX512_BF16 && !has_amx;
+#else
+    return false;
+#endif
+}
+
+#define ENTRY_POINTS(T, NAME)                                                                      \
+    extern "C" void gemm_##NAME(const T* x, const Word* packed, Index rows, Index K,               \
+                                Index columns, Index threads, T* out) {                            \
+        const Index flops = 2 * rows * K * columns;                                                \
+        in_parts(columns / group(), flops, threads, [=](Index first, Index end) {                  \
+            BY_ISA(product(x, packed, rows, K, columns, first, end, out))                          \
+        });                                                                                        \
+    }                                                                                              \
+    extern "C" void cell_sums_##NAME(const Sizes* is, const T* q, const T* k, const T* v,          \
+                                     const double* a, const double* top, Index threads, T* u,      \
+                                     float* n) {                                                   \
+        const Index S = is->S, K = is->K(), heads = is->B * is->H;                                 \
+        in_parts(heads, 2 * heads * S * S * K, threads, [=](Index head, Index end) {               \
+            const Index s = head * S, at = s * K;                                                  \
+            BY_ISA(sums(q + at, k + at, v + at, end - head, S, K, a + s, top + s, u + at, n + s))  \
+        });                                                                                        \
+    }                                                                                              \
+    extern "C" void cell_sums_backward_##NAME(                                                     \
+        const Sizes* is, const T* q, const T* k, const T* v, const double* a, const double* top,   \
+        const T* d_u, const float* d_n, Index threads, T* d_q, T* d_k, T* d_v, float* d_a,         \
+        float* d_top) {                                                                            \
+        const Index S = is->S, K = is->K(), heads = is->B * is->H;                                 \
+        in_parts(heads, 5 * heads * S * S * K, threads, [=](Index head, Index end) {               \
+            const Index s = head * S, at = s * K;                                                  \
+            BY_ISA(gradients(q + at, k + at, v + at, end - head, S, K, a + s, top + s, d_u + at,   \
+                             d_n + s, d_q + at, d_k + at, d_v + at, d_a + s, d_top + s))           \
+        });                                                                                        \
+    }
+
+ENTRY_POINTS(float, float32)
+ENTRY_POINTS(BFloat16, bfloat16)

@@ -1,0 +1,246 @@
+// Matrix products whose sums stay in registers, for the instruction set that products.cpp selects.
+//
+// No include guard: products.cpp includes this file once for each instruction set. The right factor
+// is stored in words, a float or two bfloat16 that follow each other down a column; GROUP columns
+// form a group, one word of each of them a step. Rows and columns are those of the product.
+
+constexpr Index GROUP = VECTOR_BYTES / sizeof(Word);  // columns in a vector
+
+using Vector = float __attribute__((vector_size(VECTOR_BYTES)));
+using Words = Word __attribute__((vector_size(VECTOR_BYTES)));
+using Halves = std::uint16_t __attribute__((vector_size(VECTOR_BYTES / 2)));
+using Integers = std::int32_t __attribute__((vector_size(VECTOR_BYTES)));
+
+INLINE Index whole_groups(Index columns) { return (columns + GROUP - 1) / GROUP * GROUP; }
+
+// Numbers from one row of a block to the next: an odd number of cache lines, so that a column of
+// the block fits in the cache.
+INLINE Index row_stride(Index columns) { return (columns + 15) / 16 * 16 | 16; }
+
+template <class V, class T>
+INLINE V load(const T* from) {
+    V vector;
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+INLINE void store(float* to, Vector from) { std::memcpy(to, &from, sizeof from); }
+
+INLINE void store(BFloat16* to, Vector from) {
+#ifdef HAS_BFLOAT16_PRODUCTS
+    const __m256i rounded = __m256i(_mm512_cvtneps_pbh(__m512(from)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rounded);
+#else
+    Words bits = Words(from);  // rounded to nearest, ties to even
+    bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Halves halves = __builtin_convertvector(bits, Halves);
+    std::memcpy(to, &halves, sizeof halves);
+#endif
+}
+
+// The first columns of a group.
+template <class T>
+INLINE void store(T* to, Vector from, Index columns) {
+    if (columns >= GROUP) return store(to, from);
+    T all[GROUP];
+    store(all, from);
+    std::memcpy(to, all, std::size_t(std::clamp(columns, Index(0), GROUP)) * sizeof(T));
+}
+
+INLINE float sum_of(Vector vector) {
+    float lanes[GROUP], total = 0.0f;
+    store(lanes, vector);
+    for (float lane : lanes) total += lane;
+    return total;
+}
+
+INLINE Vector multiply_add(const float* a, Words b, Vector sum) { return sum + *a * Vector(b); }
+
+INLINE Vector multiply_add(const BFloat16* a, Words b, Vector sum) {
+#ifdef HAS_BFLOAT16_PRODUCTS
+    int pair;
+    std::memcpy(&pair, a, sizeof pair);
+    return Vector(_mm512_dpbf16_ps(__m512(sum), __m512bh(_mm512_set1_epi32(pair)), __m512bh(b)));
+#else
+    sum = sum + get(a[0]) * Vector(b << 16);
+    return sum + get(a[1]) * Vector(b & 0xffff0000u);
+#endif
+}
+
+// The left factor; how many numbers lie between two of its rows, and between two of its steps.
+template <class T>
+struct Left {
+    const T* numbers;
+    Index row, step;
+    Left from(Index rows, Index steps) const {
+        return {numbers + rows * row + steps * step, row, step};
+    }
+};
+
+// The right factor; how many words lie between two of its steps, and between two of its groups.
+struct Right {
+    const Word* words;
+    Index step, group;
+    Right from(Index steps, Index groups) const {
+        return {words + steps * step + groups * group, step, group};
+    }
+};
+
+// R rows of G groups, the last one cut to the columns; added to what is there if ADDED. Not inlined,
+// so that the sums get all registers.
+template <Index R, Index G, bool ADDED, class T, class Out>
+__attribute__((noinline)) void multiply_tile(Left<T> a, Right b, Index steps, Index columns,
+                                             Out* out, Index out_row) {
+    Vector sums[R][G] = {};
+    for (Index step = 0; step < steps; ++step) {
+        Words words[G];
+        for (Index g = 0; g < G; ++g) words[g] = load<Words>(b.words + g * b.group);
+        for (Index r = 0; r < R; ++r)
+            for (Index g = 0; g < G; ++g)
+                sums[r][g] = multiply_add(a.numbers + r * a.row, words[g], sums[r][g]);
+        a.numbers += a.step, b.words += b.step;
+    }
+    UNROLLED
+    for (Index r = 0; r < R; ++r)
+        UNROLLED
+        for (Index g = 0; g < G; ++g) {
+            Out* to = out + r * out_row + g * GROUP;
+            if constexpr (ADDED) sums[r][g] += load<Vector>(to);
+            store(to, sums[r][g], columns - g * GROUP);
+        }
+}
+
+// Any number of rows of G groups, at most R at once.
+template <Index R, Index G, bool ADDED, class T, class Out>
+INLINE void multiply_rows(Index rows, Left<T> a, Right b, Index steps, Index columns, Out* out,
+                          Index out_row) {
+    for (; rows >= R; rows -= R, a = a.from(R, 0), out += R * out_row) {
+        multiply_tile<R, G, ADDED>(a, b, std::min(steps, PIECE<T>), columns, out, out_row);
+        if constexpr (IN_WORD<T> == 1)
+            for (Index first = PIECE<T>; first < steps; first += PIECE<T>)
+                multiply_tile<R, G, true>(a.from(0, first), b.from(first, 0),
+                                          std::min(steps - first, PIECE<T>), columns, out, out_row);
+    }
+    if constexpr (R > 1)
+        multiply_rows<R / 2, G, ADDED>(rows, a, b, steps, columns, out, out_row);
+}
+
+// Steps [first, end) and columns of a product.
+struct Part {
+    Index first, end, columns;
+};
+
+// out [rows, columns] = a b, or added to it if ADDED. Only the tiles that the shape leaves are
+// computed; `position` is that of the first row, or with STEPS_FROM_ROW of the first step.
+template <bool ADDED, class T, class Out>
+void multiply(Shape shape, Index position, Index rows, Index steps, Index columns, Left<T> a,
+              Right b, Out* out, Index out_row) {
+    const auto part_of = [=](Index row) ALWAYS {
+        const Index end = position + std::min(row + ROWS, rows);
+        switch (shape) {
+            case Shape::COLUMNS_TO_ROW: return Part{0, steps, std::min(columns, whole_groups(end))};
+            case Shape::STEPS_TO_ROW: return Part{0, words_of<T>(end), columns};
+            case Shape::STEPS_FROM_ROW:
+                return Part{std::max(row - position, Index(0)) / IN_WORD<T>, steps, columns};
+            default: return Part{0, steps, columns};
+        }
+    };
+    for (Index column = 0; column < columns; column += AT_ONCE * GROUP)
+        for (Index row = 0; row < rows; row += ROWS) {
+            const Part part = part_of(row);
+            const Index left = part.columns - column, tall = std::min(ROWS, rows - row);
+            if (left <= 0) continue;
+            const Index some = part.end - part.first;
+            const Left<T> from_a = a.from(row, part.first);
+            const Right from_b = b.from(part.first, column / GROUP);
+            Out* to = out + row * out_row + column;
+            if (AT_ONCE >= 3 && left > 2 * GROUP)
+                multiply_rows<ROWS, AT_ONCE, ADDED>(tall, from_a, from_b, some, left, to, out_row);
+            else if (left > GROUP)
+                multiply_rows<ROWS, 2, ADDED>(tall, from_a, from_b, some, left, to, out_row);
+            else
+                multiply_rows<ROWS, 1, ADDED>(tall, from_a, from_b, some, left, to, out_row);
+        }
+}
+
+template <std::size_t... I>
+INLINE void interleave(Words a, Words b, Words& low, Words& high, std::index_sequence<I...>) {
+    constexpr auto half = GROUP / 2;
+#ifdef __clang__
+    low = __builtin_shufflevector(a, b, (I / 2 + I % 2 * GROUP)...);
+    high = __builtin_shufflevector(a, b, (half + I / 2 + I % 2 * GROUP)...);
+#else
+    low = __builtin_shuffle(a, b, Words{(I / 2 + I % 2 * GROUP)...});
+    high = __builtin_shuffle(a, b, Words{(half + I / 2 + I % 2 * GROUP)...});
+#endif
+}
+
+// GROUP rows of GROUP words; each pass moves one bit of the row's number into the column's.
+INLINE void transpose(Words (&rows)[GROUP]) {
+    for (Index pass = 1; pass < GROUP; pass *= 2) {
+        Words next[GROUP];
+        for (Index i = 0; i < GROUP / 2; ++i)
+            interleave(rows[i], rows[i + GROUP / 2], next[2 * i], next[2 * i + 1],
+                       std::make_index_sequence<GROUP>());
+        for (Index i = 0; i < GROUP; ++i) rows[i] = next[i];
+    }
+}
+
+// The transpose of a matrix [columns, K] as the right factor, [groups, steps, GROUP].
+template <class T>
+INLINE Right pack_transposed(const T* matrix, Index columns, Index K, Word* packed) {
+    const Index steps = K / IN_WORD<T>;
+    const Right right{packed, GROUP, steps * GROUP};
+    for (Index column = 0; column < columns; column += GROUP)
+        for (Index step = 0; step < steps; step += GROUP) {
+            const Index some = std::min(GROUP, steps - step);
+            Words rows[GROUP] = {};
+            for (Index i = 0; i < GROUP; ++i) {  // columns that are not there repeat the last one
+                const T* from = matrix + std::min(column + i, columns - 1) * K + step * IN_WORD<T>;
+                if (some == GROUP)
+                    rows[i] = load<Words>(from);
+                else
+                    std::memcpy(&rows[i], from, some * sizeof(Word));
+            }
+            transpose(rows);
+            for (Index i = 0; i < some; ++i, packed += GROUP)
+                std::memcpy(packed, &rows[i], sizeof rows[i]);
+        }
+    return right;
+}
+
+// A matrix [steps, K] as the right factor, [steps, whole groups]; packed only if it has to be.
+INLINE Right pack(const float* matrix, Index rows, Index K, Word* packed) {
+    const Index columns = whole_groups(K);
+    if (columns == K) return {reinterpret_cast<const Word*>(matrix), K, GROUP};
+    for (Index row = 0; row < rows; ++row) {
+        std::memset(packed + row * columns + K, 0, (columns - K) * sizeof(Word));
+        std::memcpy(packed + row * columns, matrix + row * K, K * sizeof(Word));
+    }
+    return {packed, columns, GROUP};
+}
+
+INLINE Right pack(const BFloat16* matrix, Index rows, Index K, Word* packed) {
+    const Index columns = whole_groups(K);
+    for (Index s = 0; s < rows; s += 2) {
+        const BFloat16 *row = matrix + s * K, *next = s + 1 < rows ? row + K : row;
+        Word* to = packed + s / 2 * columns;
+        std::fill(to + K, to + columns, Word(0));
+        VECTORIZED
+        for (Index i = 0; i < K; ++i) to[i] = Word(row[i].bits) | Word(next[i].bits) << 16;
+    }
+    return {packed, columns, GROUP};
+}
+
+// out [rows, columns] = x [rows, K] times a packed matrix, for the groups of columns [group, end).
+template <class T>
+void product(const T* x, const Word* packed, Index rows, Index K, Index columns,
+                    Index group, Index end, T* out) {
+    const Index steps = K / IN_WORD<T>;
+    const Right b{packed + group * steps * GROUP, GROUP, steps * GROUP};
+    const Index most = std::max(ROWS, CACHED / Index(K * sizeof(T)) / ROWS * ROWS);
+    for (Index row = 0; row < rows; row += most)
+        multiply<false>(Shape::WHOLE, 0, std::min(most, rows - row), steps, (end - group) * GROUP,
+                        Left<T>{x + row * K, K, IN_WORD<T>}, b, out + row * columns + group * GROUP,
+                        columns);
+}
