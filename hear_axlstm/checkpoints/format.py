@@ -1,4 +1,4 @@
-"""Weight files: safetensors with the settings in the header, and the release's checkpoints.
+"""Weight files: safetensors with the settings in the header, and checkpoints of trainings.
 
 The header contains the `ModelConfig` and facts about the training. It is compared with the names
 and shapes in the file before memory is allocated for any tensor.
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hear_axlstm.checkpoints.reference_release import is_release, read_release
 from hear_axlstm.checkpoints.shapes import Shape, expected_shapes
+from hear_axlstm.checkpoints.unfinished import is_training_checkpoint, read_training_checkpoint
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.files import DISK_FULL, replacing
@@ -87,7 +88,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) 
 
 
 def read(path: Path) -> Contents:
-    """Read a file that `save` wrote, or a checkpoint of the reference release.
+    """Read a file that `save` wrote, or a checkpoint of a pretraining or the reference release.
 
     Returns:
         The model's settings, facts about its training, and its tensors in float32. The tensors of
@@ -100,7 +101,10 @@ def read(path: Path) -> Contents:
     if is_release(_existing(path)):
         return read_release(path)
     with _opened(path) as file:
-        config, training = _parse((file.metadata() or {}).get(HEADER_KEY), path)
+        header = file.metadata() or {}
+        if is_training_checkpoint(header):
+            return read_training_checkpoint(path)
+        config, training = _parse(header.get(HEADER_KEY), path)
         _check_header(file, config, path)
         return config, training, {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
 
@@ -114,7 +118,10 @@ def read_settings(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
     if is_release(_existing(path)):
         return read_release(path)[:2]
     with _opened(path) as file:
-        return _parse((file.metadata() or {}).get(HEADER_KEY), path)
+        header = file.metadata() or {}
+        if is_training_checkpoint(header):
+            return read_training_checkpoint(path)[:2]
+        return _parse(header.get(HEADER_KEY), path)
 
 
 def _existing(path: Path) -> Path:

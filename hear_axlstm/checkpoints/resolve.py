@@ -15,6 +15,7 @@ from hear_axlstm.checkpoints.checksum import MANIFEST, verify
 from hear_axlstm.checkpoints.format import FILE_NAME
 from hear_axlstm.checkpoints.published import PUBLISHED, TAG
 from hear_axlstm.checkpoints.runs import newest_in_folder
+from hear_axlstm.checkpoints.unfinished import newest_of_run
 from hear_axlstm.config import PRESETS
 
 RANDOM = "random"  # the tag of random weights, which no file contains
@@ -68,12 +69,12 @@ def _from_disk(spec: str) -> Path:
     path = Path(spec).expanduser()
     if path.is_dir():
         ours = path / FILE_NAME
-        path = ours if ours.is_file() else newest_in_folder(path) or ours
+        path = ours if ours.is_file() else newest_in_folder(path) or newest_of_run(path) or ours
     if not path.is_file():
         names = ", ".join((*map(shipped_name, manifest()["weights"]), *PUBLISHED))
         raise FileNotFoundError(
             f"no weights at {spec!r}: pass a name ({names}), a .safetensors or .pth file, a folder "
-            f"with {FILE_NAME}, a run of the reference release, or hf://org/repo[@revision]"
+            f"with {FILE_NAME}, a run of pretraining or of the reference release, or hf://org/repo[@revision]"
         )
     verify(path)
     return path

@@ -1,6 +1,7 @@
 """The loop: it learns, resumes bit for bit, and says what is wrong."""
 
 import math
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from hear_axlstm.ops import torch_impl
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.loop import pretrain
 from hear_axlstm.training.checkpoint_manager import list_checkpoints
+from hear_axlstm.training.checkpoints import load, save
 from hear_axlstm.training.device import choose_device
 from hear_axlstm.training.logging import read_log
 from hear_axlstm.training.signals import SIGNALS, Interrupted
@@ -43,6 +45,25 @@ def test_the_run_describes_itself(whole_run: Path) -> None:
     assert len(list_checkpoints(whole_run / "checkpoints")) == 2
     steps = [line["step"] for line in curve(whole_run) if "loss" in line]
     assert steps == [*range(3, 28, 3), 28]
+
+
+def test_a_run_can_be_used_before_it_ends(whole_run: Path, tmp_path: Path) -> None:
+    unfinished = shutil.copytree(whole_run, tmp_path / "run")
+    (unfinished / checkpoints.FILE_NAME).unlink()
+    newest = list_checkpoints(unfinished / "checkpoints")[-1]
+    assert checkpoints.locate(str(unfinished)) == newest
+    config, training, tensors = checkpoints.read(newest)
+    finished, _, final = checkpoints.read(whole_run / checkpoints.FILE_NAME)
+    assert (config, training["steps"]) == (finished, 28)
+    assert tensors.keys() == final.keys()
+    assert all(torch.equal(tensor, final[name]) for name, tensor in tensors.items())
+    state = load(newest)
+    average = {f"average.{name}": torch.ones_like(t) for name, t in tensors.items()}
+    save(newest, replace(state, tensors={**state.tensors, **average}))
+    assert all((tensor == 1).all() for tensor in checkpoints.read(newest)[2].values())
+    newest.write_bytes(newest.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(ValueError, match=r"checksum does not match.*another checkpoint"):
+        checkpoints.read(newest)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
