@@ -281,11 +281,21 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
                 patch.setattr(cli, "load", lambda _: command)
                 cli.parse(name, [name, *arguments])
         case ["hearbench", *arguments]:
-            parse(evaluation, arguments, monkeypatch)
+            load = evaluation.load
+            with monkeypatch.context() as patch:
+                patch.setattr(evaluation, "load", lambda name: inert(load(name)))
+                parse(evaluation, arguments, patch)
         case ["python", "-m", "scripts.results", *arguments]:
-            parse(results, arguments, monkeypatch)
+            with monkeypatch.context() as patch:
+                patch.setattr(
+                    results, "COMMANDS", {n: inert(f) for n, f in results.COMMANDS.items()}
+                )
+                parse(results, arguments, patch)
         case ["python", "-m", "scripts.corpus", *arguments]:
-            parse(corpus, arguments, monkeypatch)
+            with monkeypatch.context() as patch:
+                for name, command in corpus.COMMANDS.items():
+                    patch.setitem(corpus.COMMANDS, name, inert(command))
+                parse(corpus, arguments, patch)
         case ["python", "-m", "xares.run" | "venv", *_]:
             pass
         case ["python", "-m", module, *_] if module.startswith("heareval."):
@@ -304,13 +314,11 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
     return True
 
 
-def parse(module: ModuleType, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a command line read its arguments, and do nothing with them."""
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "COMMANDS", {n: inert(f) for n, f in module.COMMANDS.items()})
-        patch.setattr(sys, "argv", ["", *arguments])
-        patch.setattr(signal, "signal", lambda *_: None)
-        assert not module.main()
+def parse(module: ModuleType, arguments: list[str], patch: pytest.MonkeyPatch) -> None:
+    """Let a command line read its arguments."""
+    patch.setattr(sys, "argv", ["", *arguments])
+    patch.setattr(signal, "signal", lambda *_: None)
+    assert not module.main()
 
 
 def inert(command: Callable[..., Any]) -> Callable[..., int]:

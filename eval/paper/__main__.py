@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from hearbench.cli import call
+from hearbench.cli.call import call
 from paper.ablations import AblationError
 from paper.cli.ablations import ablations
 from paper.cli.rerun import rerun

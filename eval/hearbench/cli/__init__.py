@@ -1,82 +1,71 @@
-"""Evaluate audio embeddings on HEAR tasks: `hearbench COMMAND`."""
+"""Evaluate audio embeddings on HEAR tasks: `hearbench COMMAND`, with one file per command.
+
+The list of commands, the version and unknown commands are handled without loading PyTorch; the
+modules of commands are imported when one is called.
+"""
 
 from __future__ import annotations
 
-import signal
+import difflib
+import importlib
+import platform
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 
-import tyro
-
-from hearbench.cli.fetch_tasks import fetch_tasks
-from hearbench.cli.report import report
-from hearbench.cli.run import run
-from hearbench.cli.score import score
-from hearbench.cli.systems import systems
-from hearbench.cli.tasks import tasks
-from hearbench.cli.weights import weights
-from hearbench.exit_codes import INTERRUPTED
-from hearbench.probes.heareval_adapter import HearevalError
-from hearbench.run.plan import PlanError
-from hearbench.run.workers import SweepError
-from hearbench.stats import AggregateError
-from hearbench.systems.registry import SystemSpecError
-from hearbench.tasks.description import TaskError
-from hearbench.tasks.fetch.download import FetchError
-from hearbench.weights.fetch import WeightsError
-
-ERRORS = (
-    AggregateError,
-    FetchError,
-    HearevalError,
-    PlanError,
-    SweepError,
-    SystemSpecError,
-    TaskError,
-    WeightsError,
-)
-
-# in the order of use
-COMMANDS: dict[str, Callable[..., int]] = {
-    "fetch-tasks": fetch_tasks,
-    "tasks": tasks,
-    "systems": systems,
-    "weights": weights,
-    "run": run,
-    "report": report,
-    "score": score,
+COMMANDS = {
+    "fetch-tasks": "Download and resample the official tasks.",
+    "tasks": "List the ten official tasks, and check those in a folder.",
+    "systems": "List the systems that come with hearbench, or describe one.",
+    "weights": "List and download published checkpoints of other systems.",
+    "run": "Evaluate systems on tasks with several seeds.",
+    "report": "Write the report of an evaluation again.",
+    "score": "Print the aggregated scores s(m).",
 }
+"""Names and one-line descriptions, in the order of use."""
 
 
 def main() -> int:
-    """Entry point of `hearbench`."""
-    return call(COMMANDS, "hearbench", __doc__)
+    """Entry point of `hearbench`; returns the exit code."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("", "-h", "--help"):
+        print(overview())
+        return 0 if name else 2
+    if name in ("-V", "--version"):
+        python, system = platform.python_version(), platform.platform(terse=True)
+        around = f"Python {python}, torch {version('torch')}, {system}"
+        print(f"hearbench {version('hearbench')} ({around})")
+        return 0
+    if name not in COMMANDS and not name.startswith("--tyro"):
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
+        print(f"error: unknown command {name!r}: {hint}", file=sys.stderr)
+        return 2
+    from hearbench.cli.call import call
+
+    commands = {command: load(command) for command in ([name] if name in COMMANDS else COMMANDS)}
+    return call(commands, "hearbench", __doc__)
 
 
-def call(
-    commands: dict[str, Callable[..., int]],
-    prog: str,
-    description: str | None,
-    errors: tuple[type[Exception], ...] = (),
-) -> int:
-    """Run the command that the arguments name; report user errors as one line.
+def overview() -> str:
+    """The text of `hearbench --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: hearbench COMMAND ...",
+            "",
+            "Evaluate audio embeddings on HEAR tasks.",
+            "",
+            *lines,
+            "",
+            "hearbench COMMAND --help lists the options of a command; hearbench --version prints",
+            "the version.",
+        ]
+    )
 
-    Args:
-        commands: functions by name.
-        prog: name of the program.
-        description: description printed by --help.
-        errors: further exceptions that a user can fix, in addition to hearbench's.
 
-    Returns:
-        The exit code.
-    """
-    # A scheduler's stop signal is treated like Ctrl-C: exit cleanly, keep finished work.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return tyro.extras.subcommand_cli_from_dict(commands, prog=prog, description=description)
-    except (*ERRORS, *errors, OSError) as error:  # type: ignore[misc]
-        print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("Interrupted; finished work is kept.", file=sys.stderr)
-        return INTERRUPTED
-    return 2
+def load(name: str) -> Callable[..., int]:
+    """Import the function of a command."""
+    module = name.replace("-", "_")
+    return getattr(importlib.import_module(f"hearbench.cli.{module}"), module)

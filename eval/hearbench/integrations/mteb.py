@@ -16,8 +16,8 @@ import torch
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from hearbench.progress import Progress
 from hearbench.systems.registry import load_system, parse_system
 
 
@@ -54,7 +54,7 @@ class HearEncoder(AbsEncoder):
         """
         inputs.collate_fn = lambda rows: {"audio": [row["audio"] for row in rows]}
         quiet = not options.get("show_progress_bar", True)
-        batches = tqdm(inputs, desc="embedding", disable=quiet, dynamic_ncols=True)
+        batches = Progress(inputs, desc="embedding", disable=quiet)
         return np.concatenate([self._embed(batch["audio"]) for batch in batches])
 
     def _embed(self, clips: list[Mapping[str, Any]]) -> NDArray[np.float32]:

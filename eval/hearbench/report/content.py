@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
+from hearbench.progress import Progress
 from hearbench.report.confusion import Mistakes, mistakes
 from hearbench.report.paired_differences import Comparison, comparisons
 from hearbench.report.provenance import Provenance, provenance
@@ -33,7 +32,7 @@ def gather(results: Results) -> Content:
     """Compute the content of a report; shows progress, since there may be many predictions."""
     plan = results.plan
     pairs = [(model, task) for task in plan.tasks for model in plan.models]
-    bar = tqdm(pairs, desc="report", unit="table", leave=False)
+    bar = Progress(pairs, desc="report", unit="table", leave=False)
     found = [mistakes(plan, model, task) for model, task in bar]
     return Content(
         results,

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from hearbench.embed import embed, embedded, embedded_seconds
 from hearbench.embed.loop import LOG as EMBEDDINGS_LOG
@@ -22,6 +21,7 @@ from hearbench.logs import output_to
 from hearbench.probes import batched, heareval_adapter
 from hearbench.probes.grid import Grid
 from hearbench.probes.runs import finished
+from hearbench.progress import Progress
 from hearbench.run.plan import Model, Plan
 from hearbench.run.workers import Backend, Failure, Job, run
 from hearbench.tasks.audio import find_clips
@@ -34,7 +34,7 @@ Missing = tuple[Model, Task, Path, dict[int, Path]]
 HOURS = "{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} h [{elapsed}<{remaining}, {speed}]"
 
 
-class HoursBar(tqdm):
+class HoursBar(Progress):
     """Counts hours of audio, and shows speeds that are far below one hour a second."""
 
     @property
@@ -84,7 +84,7 @@ def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
 def _train(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
     missing = _missing_runs(plan)
     folders = [folder for *_, seeds in missing for folder in seeds.values()]
-    bar = tqdm(desc="probes", total=len(folders), unit="run", disable=not folders)
+    bar = Progress(desc="probes", total=len(folders), unit="run", disable=not folders)
     todo = _jobs_of_fast(plan, missing, jobs) + _jobs_of_heareval(plan, missing)
     return _compute(todo, bar, lambda: sum(map(finished, folders)), jobs, backend)
 
@@ -149,7 +149,7 @@ def _hours(task: Task, sample_rate: int) -> float:
 
 def _compute(
     todo: Sequence[Job],
-    bar: tqdm[Any],
+    bar: Progress,
     done: Callable[[], float],
     jobs: int,
     backend: Backend,

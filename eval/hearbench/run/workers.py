@@ -22,7 +22,8 @@ from filelock import FileLock
 from joblib import Parallel, delayed, parallel_config, register_parallel_backend
 from joblib.executor import get_memmapping_executor
 from joblib.parallel import LokyBackend
-from tqdm import tqdm
+
+from hearbench.progress import Progress
 
 Backend = Literal["loky", "dask", "ray"]
 
@@ -57,7 +58,7 @@ class Failure:
 
 
 def run(
-    jobs: Sequence[Job], workers: int, backend: Backend, bar: tqdm[Any], done: Callable[[], float]
+    jobs: Sequence[Job], workers: int, backend: Backend, bar: Progress, done: Callable[[], float]
 ) -> list[Failure]:
     """Run `jobs` and return those that failed.
 
@@ -118,7 +119,7 @@ def attempt(job: Job) -> Failure | None:
 
 
 @contextmanager
-def _followed(bar: tqdm[Any], done: Callable[[], float]) -> Iterator[None]:
+def _followed(bar: Progress, done: Callable[[], float]) -> Iterator[None]:
     """Update `bar` to `done()` periodically, also during long jobs."""
     stop = threading.Event()
 

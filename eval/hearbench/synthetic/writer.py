@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from joblib import Parallel, delayed
-from tqdm import tqdm
 
+from hearbench.progress import Progress
 from hearbench.synthetic.sounds import SAMPLE_RATE, Rng, Wave
 from hearbench.synthetic.tasks import SPLITS, TASKS, MiniatureTask, Split, corpus_clip
 from hearbench.tasks.description import TaskError
@@ -130,7 +130,7 @@ def _render(folder: Path, clips: Sequence[Clip], content: str) -> None:
     done = Parallel(n_jobs=-1, return_as="generator_unordered")(
         delayed(_write_clip)(folder, *clip) for clip in clips
     )
-    for _ in tqdm(done, total=len(clips), desc=f"generating the {content}", unit="clip"):
+    for _ in Progress(done, total=len(clips), desc=f"generating the {content}", unit="clip"):
         pass
 
 

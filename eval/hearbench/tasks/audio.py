@@ -11,8 +11,8 @@ from pathlib import Path
 
 import joblib
 import soundfile
-from tqdm import tqdm
 
+from hearbench.progress import Progress
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, is_sample_rate
 
@@ -63,7 +63,7 @@ def with_audio(task: Task, sample_rates: Collection[int]) -> Task:
         files = sorted(descriptions) + clip_paths(task, rate)
         # threads, since hashing releases the GIL
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-            contents = tqdm(
+            contents = Progress(
                 pool.map(_file_digest, files),
                 desc=f"reading {task.path.name}",
                 total=len(files),

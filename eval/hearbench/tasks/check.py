@@ -10,9 +10,9 @@ from pathlib import Path
 
 import joblib
 import soundfile
-from tqdm import tqdm
 
 from hearbench.audio import AudioError, load_audio
+from hearbench.progress import Progress
 from hearbench.tasks.audio import check_audio, clip_paths
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, is_sample_rate, read_task
@@ -64,7 +64,7 @@ def _check_rate(task: Task, rate: int, seconds: float | None) -> Iterator[str]:
     # threads, since decoding releases the GIL
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
         clips = list(
-            tqdm(
+            Progress(
                 pool.map(lambda file: _decode(file, rate), files),
                 desc=f"checking {task.path.name}",
                 total=len(files),

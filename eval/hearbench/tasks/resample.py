@@ -14,9 +14,9 @@ from pathlib import Path
 
 import joblib
 from filelock import FileLock
-from tqdm import tqdm
 
 from hearbench.audio import load_audio, wav
+from hearbench.progress import Progress
 from hearbench.tasks.audio import check_audio, clip_paths
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, is_sample_rate
@@ -86,5 +86,5 @@ def _resample(task: Task, source: int, rate: int) -> None:
     clips = clip_paths(task, source)
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:  # decoding releases the GIL
         done = pool.map(write, clips)
-        list(tqdm(done, desc=f"resampling {task.path.name}", total=len(clips), unit="clip"))
+        list(Progress(done, desc=f"resampling {task.path.name}", total=len(clips), unit="clip"))
     draft.rename(task.path / str(rate))

@@ -13,14 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from hearbench.probes.batched.data import ProbeData, ProbeError, reason_against
 from hearbench.probes.batched.hardware import Precision
 from hearbench.probes.batched.results import write
 from hearbench.probes.batched.train import Fit, Outcome, Trainer
 from hearbench.probes.grid import Grid, Point, draw
 from hearbench.probes.runs import finished, make_fresh
+from hearbench.progress import Progress
 
 __all__ = ["ProbeError", "predict", "supports"]
 
@@ -57,7 +56,7 @@ def predict(
     points = {seed: draw(grid, data.metadata, seed) for seed in sorted(folders)}
     at_once = min(trainer.at_once(point.shape) for drawn in points.values() for point in drawn)
     fits = sum(map(len, points.values())) + len(folders) * (len(data.folds) - 1)
-    with tqdm(total=fits, desc=embeddings.name, unit="fit", disable=None) as bar:
+    with Progress(total=fits, desc=embeddings.name, unit="fit", disable=None) as bar:
         for first in range(0, len(folders), at_once):
             seeds = list(points)[first : first + at_once]
             start = time.perf_counter()

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from hearbench.audio import AudioError, load_audio, wav
+from hearbench.progress import Progress
 from hearbench.tasks.check import check_task
 from hearbench.tasks.fetch.download import FetchError
 from hearbench.tasks.fetch.unpack import Member, members
@@ -77,7 +76,7 @@ def _convert_members(
     running: deque[Future[None]] = deque()
     pool = ThreadPoolExecutor(workers)  # decoding and resampling release the GIL
     try:
-        with tqdm(desc=f"resampling {task.folder}", total=task.clips, unit="clip") as progress:
+        with Progress(desc=f"resampling {task.folder}", total=task.clips, unit="clip") as progress:
             for member in members(archive, task.folder, SAMPLE_RATE, largest):
                 running.append(pool.submit(_write, member, folder, rates))
                 progress.update(len(member.path.parts) == 3)

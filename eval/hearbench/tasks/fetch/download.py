@@ -11,7 +11,8 @@ from pathlib import Path
 
 import requests
 import urllib3
-from tqdm import tqdm
+
+from hearbench.progress import Progress
 
 TIMEOUT = (15.0, 60.0)  # seconds to connect, and without a byte
 ATTEMPTS = 6  # consecutive ones without progress
@@ -71,7 +72,7 @@ def download(url: str, path: Path, size: int | None = None) -> None:
     failures = 0
     with (
         requests.Session() as session,
-        tqdm(
+        Progress(
             desc=path.name, total=size, unit="B", unit_scale=True, unit_divisor=1000, smoothing=0.1
         ) as progress,
     ):
@@ -112,7 +113,7 @@ def verify(path: Path, checksum: str) -> None:
     total = hashlib.new(name, usedforsecurity=False)
     with (
         path.open("rb") as file,
-        tqdm(
+        Progress(
             desc=f"checking {path.name}", total=_size(path), unit="B", unit_scale=True, leave=False
         ) as progress,
     ):
@@ -132,7 +133,7 @@ def partial_size(path: Path) -> int:
     return _size(path) or _size(path.with_name(path.name + ".part"))
 
 
-def _attempt(session: requests.Session, url: str, part: Path, progress: tqdm) -> None:
+def _attempt(session: requests.Session, url: str, part: Path, progress: Progress) -> None:
     """Make one request; returns when `part` is complete."""
     state = _read_note(part)
     have = _size(part) if state is not None and state.url == url and state.validator else 0

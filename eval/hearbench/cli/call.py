@@ -1,0 +1,59 @@
+"""Calling a command with the arguments of the command line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+import tyro
+
+from hearbench.exit_codes import INTERRUPTED
+from hearbench.probes.heareval_adapter import HearevalError
+from hearbench.run.plan import PlanError
+from hearbench.run.workers import SweepError
+from hearbench.stats import AggregateError
+from hearbench.systems.registry import SystemSpecError
+from hearbench.tasks.description import TaskError
+from hearbench.tasks.fetch.download import FetchError
+from hearbench.weights.fetch import WeightsError
+
+ERRORS = (
+    AggregateError,
+    FetchError,
+    HearevalError,
+    PlanError,
+    SweepError,
+    SystemSpecError,
+    TaskError,
+    WeightsError,
+)
+
+
+def call(
+    commands: dict[str, Callable[..., int]],
+    prog: str,
+    description: str | None,
+    errors: tuple[type[Exception], ...] = (),
+) -> int:
+    """Run the command that the arguments name; report user errors as one line.
+
+    Args:
+        commands: functions by name.
+        prog: name of the program.
+        description: description printed by --help.
+        errors: further exceptions that a user can fix, in addition to hearbench's.
+
+    Returns:
+        The exit code.
+    """
+    # A scheduler's stop signal is treated like Ctrl-C: exit cleanly, keep finished work.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return tyro.extras.subcommand_cli_from_dict(commands, prog=prog, description=description)
+    except (*ERRORS, *errors, OSError) as error:  # type: ignore[misc]
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("Interrupted; finished work is kept.", file=sys.stderr)
+        return INTERRUPTED
+    return 2

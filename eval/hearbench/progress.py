@@ -1,0 +1,50 @@
+"""Progress of long work: a bar on a terminal, one line a minute in a log file or a pipe."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+SECONDS_A_LINE = 60.0
+LINE = "{desc}: {n_fmt}/{total_fmt} {unit}s [{elapsed}<{remaining}]"
+
+
+class Progress(tqdm):
+    """A tqdm that writes lines instead of redrawing a bar where stderr is not a terminal."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.writes_lines = not sys.stderr.isatty()
+        if self.writes_lines:
+            # miniters keeps tqdm's monitor from writing more often; delay leaves out the first line
+            options |= {"mininterval": SECONDS_A_LINE, "miniters": 1, "delay": 1e-9}
+            options["bar_format"] = options.get("bar_format", LINE).replace("|{bar}|", "")
+        super().__init__(*args, dynamic_ncols=not self.writes_lines, **options)
+
+    @staticmethod
+    def status_printer(file: TextIO) -> Callable[[str], None]:
+        """What prints the state of a bar."""
+        if file.isatty():
+            return tqdm.status_printer(file)
+
+        def write(text: str) -> None:
+            if text:
+                print(text, file=file, flush=True)
+
+        return write
+
+    def moveto(self, n: int) -> None:
+        """Move the cursor to the line of a nested bar; lines are written one below the other."""
+        if not self.writes_lines:
+            super().moveto(n)
+
+    def close(self) -> None:
+        """Write the last line, unless nothing was done or the bar would have vanished."""
+        if self.writes_lines and not self.disable:
+            if self.leave and self.n > self.initial:
+                self.display()
+            self.delay = math.inf  # nothing to clear
+        super().close()
