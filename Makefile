@@ -84,6 +84,7 @@ test-integrations: $(READY) ## Install mteb and X-ARES, and run the tests of the
 	@$(PIP) --no-warn-conflicts -c constraints.txt -e ".[sklearn,transformers,mteb]"
 	@$(PIP) --no-deps -c constraints.txt xares loguru # without torchaudio, which the checker does not need
 	@$(BIN)/python -m pytest -q tests/integrations tests/hearbench/integrations
+	@$(BIN)/python -m pytest -q tests/test_docs.py -k "integrations.md or systems.md"
 	@echo "The integrations work."
 
 NUMERIC := tests/audio/test_mel.py tests/models tests/ops tests/embed

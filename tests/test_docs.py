@@ -38,10 +38,13 @@ from hear_axlstm.finetune.classifier import Classifier, Labels
 from hearbench.systems.registry import fingerprint, parse_system
 from scripts import gallery, results
 from scripts.corpus import __main__ as corpus
+from tests.helpers import system_checkpoints
 
 ROOT = Path(__file__).parent.parent
+PATHS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), ROOT / "eval/README.md"]
 PAGES = {
-    path.name: path.read_text("utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+    path.relative_to(ROOT).as_posix().removeprefix("docs/"): path.read_text("utf-8")
+    for path in PATHS
 }
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 RATE = 16_000
@@ -78,6 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier = Classifier(shallow, Labels(("a", "b"), False))
     classifier.save(folder / "runs" / "birds" / "classifier.safetensors", {})
     export(Embedder(shallow), folder / "axlstm_tiny.onnx")
+    system_checkpoints.beats(folder)
     return folder
 
 
@@ -88,7 +92,26 @@ def without_download(
     return load("axlstm_tiny" if str(name).endswith(".audioset") else name, **options)
 
 
+@pytest.fixture
+def downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the pages download, in memory."""
+    monkeypatch.setattr(hear_axlstm, "load_model", without_download)
+    if importlib.util.find_spec("mteb"):
+        from tests.helpers.mteb_task import Tones
+
+        monkeypatch.setattr("mteb.get_benchmark", lambda _: [Tones()])
+        evaluate = functools.partial(importlib.import_module("mteb").evaluate, cache=None)
+        monkeypatch.setattr("mteb.evaluate", evaluate)
+    if importlib.util.find_spec("datasets"):
+        import datasets
+
+        sounds = [{"array": [0.1] * 9_000, "sampling_rate": 22_050}] * 9
+        rows = datasets.Dataset.from_dict({"audio": sounds}).to_iterable_dataset()
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+
+
 @pytest.mark.parametrize(("page", "code"), PYTHON)
+@pytest.mark.usefixtures("downloads")
 def test_python_runs(
     page: str,
     code: str,
@@ -98,7 +121,8 @@ def test_python_runs(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    monkeypatch.setattr(hear_axlstm, "load_model", without_download)
+    for module in re.findall(r"^import (mteb|datasets)$", code, flags=re.MULTILINE):
+        pytest.importorskip(module)
     audio = torch.randn(2, RATE)
     names: dict[str, Any] = {"audio": audio.numpy() if "onnx" in code else audio}
     exec(code, names)
@@ -107,6 +131,8 @@ def test_python_runs(
         assert names["scene"].shape == (960,) and names["steps"].shape == (25, 960)
     if page == "export.md":
         assert names["scene"].shape == (2, 960)
+    if "datasets" in names:
+        assert names["scenes"].shape == (8, 960)
     if page == "finetuning.md":
         assert names["probabilities"].shape == (2, 2) and set(names["names"]) <= {"a", "b"}
     if "NearestNeighbors" in code:
@@ -207,7 +233,7 @@ def test_wrong_commands_are_found(line: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_links_lead_somewhere() -> None:
     for name, page in PAGES.items():
-        here = ROOT / name if name == "README.md" else ROOT / "docs" / name
+        here = ROOT / name if name.endswith("README.md") else ROOT / "docs" / name
         for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page):
             path = here.parent / target if target else here
             assert path.exists(), f"{name}: {target}"

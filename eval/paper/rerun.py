@@ -60,10 +60,11 @@ def _in_folder(folder: Path) -> dict[str, str]:
     }
     rows = _rows_by_recipe()
     for weights in AUTHORS.values():
+        converted = sorted(folder.rglob(f"{weights.name}.safetensors"))
         runs = [path for path in sorted(folder.rglob(f"{weights.prefix}*")) if path.is_dir()]
-        if runs:
+        if converted or runs:
             row = rows[weights.preset]
-            found[row] = f"{row}=hear_axlstm@{runs[0]}"
+            found[row] = f"{row}=hear_axlstm@{(converted + runs)[0]}"
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -13,19 +12,17 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from hear_axlstm.checkpoints import drive
+from hear_axlstm.checkpoints import archives, drive
 from hear_axlstm.checkpoints.checksum import sha256
 from hear_axlstm.checkpoints.format import save_tensors
 from hear_axlstm.checkpoints.published import OFFLINE_VARIABLE, Published, cache, is_offline
 from hear_axlstm.checkpoints.reference_release import is_release, read_release
-from hear_axlstm.checkpoints.runs import ARCHIVE, choose, newest
+from hear_axlstm.checkpoints.runs import choose, newest
 from hear_axlstm.config import ModelConfig, preset
 from hear_axlstm.files import replacing
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".pth", ARCHIVE)
-LARGEST_CHECKPOINT = 8 << 30  # bytes: four times what optimizer and weights of AxLSTM-B take
 SETTINGS = ("architecture", "dim", "depth", "heads", "mlp_ratio", "patch", "window_frames", "mel")
 """Settings that a checkpoint must share with its preset; the release has several expansions."""
 
@@ -95,10 +92,8 @@ def _fetch(weights: Published, source: str) -> None:
         file, found = drive.download(weights)
     try:
         _convert(*_unpack(file, found, weights), weights)
-    except ValueError:
-        shutil.rmtree(
-            weights.downloads, ignore_errors=True
-        )  # otherwise it would be taken for complete
+    except (ValueError, FileNotFoundError):
+        shutil.rmtree(weights.downloads, ignore_errors=True)  # else it seems complete
         raise
     shutil.rmtree(weights.downloads, ignore_errors=True)
 
@@ -121,41 +116,35 @@ def _from_url(url: str, weights: Published) -> tuple[Path, dict[str, Any]]:
 
 def _from_disk(source: str, weights: Published) -> tuple[Path, dict[str, Any]]:
     path = Path(source).expanduser().resolve()
-    if path.is_dir():
-        files = [p.relative_to(path.parent).as_posix() for p in path.rglob("*")]
-        found = choose(files, weights) or newest(files)
-        if found is None:
-            raise FileNotFoundError(
-                f"{path} contains neither a checkpoint-EPOCH.pth nor {weights.run}.zip"
-            )
-        return path.parent / found, {"file": found}
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    return path, {"file": path.name}
+    if path.is_file() and not archives.is_archive(path):
+        return path, {"file": path.name}
+    return _chosen(archives.files_in(path), path, weights)
+
+
+def _chosen(
+    files: dict[str, archives.Member], place: Path, weights: Published
+) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint among files on disk and in zips, on disk."""
+    found = choose(files, weights) or newest(files)
+    if found is None:
+        shown = ", ".join(sorted(files)[: drive.NAMED_FILES]) or "no files"
+        raise FileNotFoundError(
+            f"{place} contains no checkpoint-EPOCH.pth and no zip with one; it lists {shown}"
+        )
+    member = files[found]
+    if not member.name:
+        return member.path, {"file": found}
+    return archives.extract(member, weights.downloads), {"file": found}
 
 
 def _unpack(file: Path, found: dict[str, Any], weights: Published) -> tuple[Path, dict[str, Any]]:
     """The checkpoint itself, extracted from the zip of a run if necessary."""
-    if not zipfile.is_zipfile(file):
+    if not archives.is_archive(file):
         return file, found
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
-            if any(name.endswith("/data.pkl") for name in names):
-                return file, found  # a checkpoint is a zip, too
-            checkpoints = [name for name in names if name.endswith(".pth")]
-            chosen = choose(checkpoints, weights) or newest(checkpoints)
-            if chosen is None:
-                raise ValueError(f"{file} contains no checkpoint-EPOCH.pth")
-            if archive.getinfo(chosen).file_size > LARGEST_CHECKPOINT:
-                raise ValueError(f"{chosen} in {file} is larger than any checkpoint of the release")
-            weights.downloads.mkdir(parents=True, exist_ok=True)
-            target = weights.downloads / PurePosixPath(chosen).name
-            with archive.open(chosen) as packed, target.open("wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise ValueError(f"{file} is damaged ({error}): download it again") from error
-    return target, found | {"file": f"{found['file']}/{chosen}"}
+    target, inner = _chosen(archives.files_in(file), file, weights)
+    return target, found | {"file": f"{PurePosixPath(found['file']).parent}/{inner['file']}"}
 
 
 def _convert(checkpoint: Path, found: dict[str, Any], weights: Published) -> None:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 LEGACY_START = b"\x80"  # a bare pickle
 HEAD_SIZE = 64  # channels of an attention head of the release's SSAST, in all sizes
+WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
 POSITION_TOLERANCE = 1e-3  # of positions stored in half precision
 
 # The release's names and ours. A block's follow "blocks.N." and "encoder.blocks.N.".
@@ -101,7 +102,7 @@ def read_release(
         ValueError: if it is damaged or of another model; the message names the tensor.
     """
     contents = _items(load(path))
-    theirs = _items(contents.get("model"))
+    theirs = _without_wrappers(_items(contents.get("model")))
     if not theirs:
         raise ValueError(
             f"{path} contains no tensors under 'model': pass a checkpoint of the release's "
@@ -129,6 +130,14 @@ def read_release(
 def _items(contents: Any) -> dict[Any, Any]:
     """A dictionary's items; the pickle may have replaced methods of an `OrderedDict`."""
     return dict(dict.items(contents)) if isinstance(contents, dict) else {}
+
+
+def _without_wrappers(tensors: dict[Any, Any]) -> dict[Any, Any]:
+    """Names without what DistributedDataParallel or torch.compile put before all of them."""
+    for prefix in WRAPPERS:
+        if tensors and all(str(name).startswith(prefix) for name in tensors):
+            tensors = {str(n).removeprefix(prefix): tensor for n, tensor in tensors.items()}
+    return tensors
 
 
 def _check_tensors(theirs: Mapping[Any, Any], path: Path) -> None:

@@ -44,10 +44,12 @@ def locate(spec: str) -> Path:
                 return path
     if spec in PRESETS:
         raise ValueError(
-            f"no weights of {spec} ship with the package: use {spec}.{TAG!s}, the authors' weights "
-            f'(a download), or random ones by weights="random", on the command line '
-            f"{spec}.{RANDOM} or --random-weights"
+            f"no weights of {spec} ship with the package: use {spec}.{TAG}, the authors' weights "
+            f"(a download), or random ones, {spec}.{RANDOM} "
+            '(in Python also weights="random"; in `axlstm embed` and `export` --random-weights)'
         )
+    if spec.removesuffix(f".{RANDOM}") in PRESETS:
+        raise ValueError(f"{spec} names random weights, and they have no file: name saved weights")
     return _from_disk(spec)
 
 

@@ -1,7 +1,8 @@
 """Choice of a checkpoint among the files of the authors' runs.
 
 A run is a folder ``NAME_rN`` with ``checkpoints/checkpoint-EPOCH.pth`` inside; N counts its
-repetitions. It may lie deeper, beside other files, or in a zip of that name.
+repetitions. It may lie deeper, beside other files, or in a zip of that name. Checkpoints with
+other names are taken where no file has that one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from pathlib import Path, PurePosixPath
 from hear_axlstm.checkpoints.published import Published
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pth")
+SUFFIXES = (".pth", ".pt", ".ckpt", ".tar")
+OTHER = re.compile(r"(?:checkpoint|ckpt|model|weights|epoch)", re.IGNORECASE)
+NUMBER = re.compile(r"epoch\D{0,2}(\d+)|(\d+)")
 REPETITION = re.compile(r"_r(\d+)$")
 ARCHIVE = ".zip"
 
@@ -34,28 +38,42 @@ def choose(paths: Iterable[str], weights: Published) -> str | None:
 
 def newest(paths: Iterable[str]) -> str | None:
     """The checkpoint of the highest epoch among files of any run, or None."""
-    epochs = [(epoch, path) for path in paths if (epoch := _epoch(path)) is not None]
-    return max(epochs)[1] if epochs else None
+    ranked = [(rank, path) for path in paths if (rank := _age(path)) is not None]
+    return min(ranked)[1] if ranked else None
 
 
 def newest_in_folder(folder: Path) -> Path | None:
-    """The newest checkpoint in the folder of a run, or None."""
-    found = newest(p.as_posix() for p in (folder / "checkpoints").glob("checkpoint-*.pth"))
-    return Path(found) if found else None
+    """The newest checkpoint in the folder of a run, or in its folder of checkpoints, or None."""
+    for place in (folder / "checkpoints", folder):
+        paths = [p.as_posix() for p in place.glob("*") if CHECKPOINT.fullmatch(p.name)]
+        if found := newest(paths):
+            return Path(found)
+    return None
 
 
-def _epoch(path: str) -> int | None:
-    match = CHECKPOINT.fullmatch(PurePosixPath(path).name)
-    return int(match[1]) if match else None
+def _age(path: str) -> tuple[int, int] | None:
+    """Sort key of a checkpoint, the newest of the usual name first; None for other files."""
+    name = PurePosixPath(path).name
+    if match := CHECKPOINT.fullmatch(name):
+        return 0, -int(match[1])
+    if not name.lower().endswith(SUFFIXES) or not OTHER.match(name):
+        return None
+    number = NUMBER.search(PurePosixPath(name).stem.lower())
+    return (1, -int(number[1] or number[2])) if number else (3, 0)
 
 
 def _rank(path: str, weights: Published) -> tuple | None:
     """Sort key of a file that may contain the weights, the best one first; None for others."""
-    run = next((p for p in PurePosixPath(path).parts if p.startswith(weights.prefix)), None)
-    epoch = _epoch(path)
-    if run is None or (epoch is None and not path.endswith(ARCHIVE)):
+    prefix = weights.prefix.lower()
+    run = next((p for p in PurePosixPath(path).parts if p.lower().startswith(prefix)), None)
+    if run is None:
         return None
-    run = run.removesuffix(ARCHIVE)
+    age = (2, 0) if path.lower().endswith(ARCHIVE) else _age(path)
+    if age is None and path.endswith(run) and path.lower().endswith(SUFFIXES):
+        age = (1, 0)  # a file with the name of the run
+    if age is None:
+        return None
+    run = re.split(r"[-.]", run.lower())[0]  # without what a browser adds to the name of a zip
     repetition = REPETITION.search(run)
     number = int(repetition[1]) if repetition else math.inf
-    return number, run != weights.run, epoch is None, -(epoch or 0), len(path)
+    return number, run != weights.run.lower(), *age, len(path)

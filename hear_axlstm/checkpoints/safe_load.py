@@ -32,7 +32,8 @@ MOST_PICKLE_BYTES = 1 << 20  # names, shapes and optimizer state of twelve block
 MOST_CALLS = 10_000  # operations that call or build something; twelve blocks take 1,100
 MOST_NESTED = 1_000  # items of a tuple, with those of the tuples in it
 NEEDED = re.compile(
-    r"collections\.OrderedDict|_codecs\.encode|torch\.(\w+Storage|b?float\d+|u?int\d+|bool|device"
+    r"collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|complex)"
+    r"|torch\.(\w+Storage|b?float\d+|u?int\d+|bool|device|Size|serialization\._get_layout"
     r"|_utils\._rebuild_(tensor_v2|parameter)|nn\.parameter\.Parameter)"
 )
 """Names that PyTorch may look up. It knows others that allocate memory for the asking."""
@@ -40,6 +41,7 @@ NEEDED = re.compile(
 PUTS, GETS = ("BINPUT", "LONG_BINPUT"), ("BINGET", "LONG_BINGET")
 CALLS = ("REDUCE", "NEWOBJ", "BUILD")
 SMALL_INTEGERS = ("BININT", "BININT1", "BININT2")
+SCALARS = ("BINFLOAT", "LONG1", "NONE", "NEWTRUE", "NEWFALSE")
 TUPLES = ("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 
 
@@ -66,7 +68,7 @@ class _Tuple(NamedTuple):
     """Number of items, including those of nested tuples."""
 
 
-_LIST = object()
+_LIST, _SCALAR = object(), object()
 
 
 def load(path: Path) -> Any:
@@ -178,7 +180,8 @@ def _take(stack: list[Any], marks: list[int], before: list[Any]) -> list[Any]:
 def _results(operation: Any, argument: Any, taken: list[Any]) -> list[Any]:
     """Results that an operation leaves on the stack, as far as later checks need them.
 
-    Names, strings, small integers and tuples keep their values, a list is `_LIST`, the rest None.
+    Names, strings, small integers and tuples keep their values, lists and other scalars become
+    `_LIST` and `_SCALAR`, the rest None.
     """
     name = operation.name
     if name == "BINUNICODE" or name in SMALL_INTEGERS:
@@ -190,8 +193,12 @@ def _results(operation: Any, argument: Any, taken: list[Any]) -> list[Any]:
         return [_Tuple(taken, size)]
     if name == "EMPTY_LIST" or name.startswith("APPEND"):
         return [_LIST]
-    if name.startswith("SETITEM") and not all(isinstance(key, (str, int)) for key in taken[1::2]):
-        raise ValueError("the key of a dictionary is neither a string nor a small integer")
+    if name in SCALARS:
+        return [_SCALAR]
+    if name.startswith("SETITEM"):
+        for key in taken[1::2]:
+            if not isinstance(key, (str, int, _Tuple)) and key is not _SCALAR:
+                raise ValueError("the key of a dictionary is not a string, number or tuple")
     if name in CALLS[:2]:
         _check_call(*taken)
     if name == "BUILD" and taken[1] is _LIST:

@@ -32,7 +32,7 @@ COMMANDS = {
 }
 """Names and one-line descriptions, in the order of use; NAME.NAME in this folder is the command."""
 
-COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
+COMPLETION = "--tyro-print-completion"
 LEFT, FAILED, INTERRUPTED = 0, 2, 130  # exit codes
 
 
@@ -46,7 +46,9 @@ def main() -> None:
     if name in ("-V", "--version"):
         python, system = platform.python_version(), platform.platform(terse=True)
         print(f"axlstm {__version__} (Python {python}, torch {version('torch')}, {system})")
-    elif name in COMMANDS or name in COMPLETION:
+    elif name == COMPLETION:
+        print_completion(arguments[1] if len(arguments) > 1 else "")
+    elif name in COMMANDS:
         run(name, arguments)
     else:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -72,6 +74,16 @@ def overview() -> str:
     )
 
 
+def print_completion(shell: str) -> None:
+    """Print the completion script for a shell."""
+    from hear_axlstm.cli.completion import script
+
+    try:
+        print(script(shell, COMMANDS), end="")
+    except ValueError as error:
+        fail(str(error))
+
+
 def load(name: str) -> Callable[..., Any]:
     """Import the function of a command."""
     return getattr(importlib.import_module(f"hear_axlstm.cli.{name}"), name)
@@ -81,17 +93,11 @@ def parse(name: str, arguments: Sequence[str], console_outputs: bool = True) -> 
     """Call a command with command-line arguments, starting with the command's name."""
     import tyro
 
-    config = (tyro.conf.OmitArgPrefixes,)
-    if name in COMPLETION:
-        commands = {command: load(command) for command in COMMANDS}
-        return tyro.extras.subcommand_cli_from_dict(
-            commands, prog="axlstm", args=arguments, config=config
-        )
     return tyro.cli(
         load(name),
         prog=f"axlstm {name}",
         args=arguments[1:],
-        config=config,
+        config=(tyro.conf.OmitArgPrefixes,),
         console_outputs=console_outputs,
     )
 

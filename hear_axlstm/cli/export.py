@@ -11,12 +11,20 @@ from hear_axlstm.embed.export import export as write_graph
 from hear_axlstm.embed.inputs import Kind
 
 
-def export(out: tyro.conf.Positional[Path], *, model: str = "", kind: Kind = "scene") -> None:
+def export(
+    out: tyro.conf.Positional[Path],
+    *,
+    model: str = "",
+    random_weights: bool = False,
+    kind: Kind = "scene",
+) -> None:
     """Write an embedding model as ONNX or as a torch.export program.
 
     Args:
         out: File to write: OUT.onnx, or OUT.pt2 for torch.export.load.
-        model: The model, as `load_model` takes it.
+        model: Preset, file, folder or hf://org/repo; by default the shipped weights.
+        random_weights: Use random weights; the model must be a preset.
         kind: "scene" for one embedding per clip, "timestamp" for one every 40 ms with its time.
     """
-    print(f"exported: {write_graph(load_model(model), out, kind)}")
+    embedder = load_model(model, weights="random" if random_weights else None)
+    print(f"exported: {write_graph(embedder, out, kind)}")

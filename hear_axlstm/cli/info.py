@@ -1,17 +1,21 @@
-"""`axlstm info`: settings of presets and weights, and the kernels used on this machine."""
+"""`axlstm info`: settings of presets and weights, and what runs on this machine."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 from importlib.util import find_spec
 from typing import Annotated, Any
 
+import torch
 import tyro
 
+from hear_axlstm import __version__
 from hear_axlstm.checkpoints import manifest
 from hear_axlstm.checkpoints.format import read_settings
-from hear_axlstm.checkpoints.published import PUBLISHED, TAG
+from hear_axlstm.checkpoints.published import PUBLISHED, TAG, cache
+from hear_axlstm.checkpoints.resolve import RANDOM
 from hear_axlstm.checkpoints.shapes import parameters
 from hear_axlstm.cli.weights import locate
 from hear_axlstm.config import PRESETS
@@ -29,7 +33,8 @@ def info(
 ) -> None:
     """List presets or weights: parameters, widths, patch, layout and embedding sizes.
 
-    Also prints whether the compiled CPU kernel is in use and, if not, what to do.
+    Also prints versions, devices, threads, the cache of downloaded weights, and whether the
+    compiled CPU kernel is in use and, if not, what to do.
 
     Args:
         models: Presets, names of weights, files, folders or hf:// addresses; by default all
@@ -44,11 +49,36 @@ def info(
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         print("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip())
-    print(f"CPU kernel: {_kernel()}")
+    for what, state in _machine().items():
+        print(f"{what}: {state}")
+
+
+def _machine() -> dict[str, str]:
+    """What a report of a problem needs to say of this machine."""
+    here = [weights for weights in PUBLISHED.values() if weights.path.is_file()]
+    size = sum(weights.path.stat().st_size for weights in here) / 1e6
+    return {
+        "versions": f"hear_axlstm {__version__}, Python {platform.python_version()}, torch "
+        f"{torch.__version__}, {platform.platform(terse=True)}",
+        "devices": ", ".join(_devices()),
+        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
+        "cache": f"{cache()} ({len(here)} of the {len(PUBLISHED)} downloadable weights, "
+        f"{size:.0f} MB)",
+        "CPU kernel": _kernel(),
+    }
+
+
+def _devices() -> list[str]:
+    names = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    kernels = f"(backend {backend('cuda')})" if names else ""
+    cuda = [f"cuda:{n} {name} {kernels}" for n, name in enumerate(names)]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [f"cpu (backend {backend('cpu')})", *cuda, *mps]
 
 
 def _describe(name: str) -> dict[str, Any]:
-    config, training = (PRESETS[name], {}) if name in PRESETS else read_settings(locate(name))
+    drawn = name.removesuffix(f".{RANDOM}")
+    config, training = (PRESETS[drawn], {}) if drawn in PRESETS else read_settings(locate(name))
     return {
         "name": name,
         "parameters": parameters(config),
@@ -65,6 +95,8 @@ def _describe(name: str) -> dict[str, Any]:
 
 def _weights(name: str) -> list[str]:
     """Tags of a preset's weights, and whether the downloadable ones are in the cache."""
+    if name.removesuffix(f".{RANDOM}") != name:
+        return [RANDOM]
     if name not in PRESETS:
         return ["here"]
     shipped = manifest()["weights"].get(name)

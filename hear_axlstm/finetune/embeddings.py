@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,8 @@ from torch import Tensor
 
 from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import AudioClip
+from hear_axlstm.checkpoints.published import CACHE_VARIABLE
+from hear_axlstm.checkpoints.published import cache as weights_cache
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.files import scenes_of
 
@@ -45,7 +46,7 @@ def embed(embedder: Embedder, clips: Sequence[AudioClip]) -> list[Tensor | Skipp
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hear_axlstm"
+    return weights_cache().parent
 
 
 def _read(file: Path) -> Tensor | None:
@@ -65,7 +66,9 @@ def _write(file: Path, scene: Tensor) -> bool:
         partial.replace(file)
         return True
     except OSError as error:
-        log.warning("embeddings are not cached (%s): set XDG_CACHE_HOME to a usable folder", error)
+        log.warning(
+            "embeddings are not cached (%s): set %s to a usable folder", error, CACHE_VARIABLE
+        )
         return False
 
 

@@ -9,12 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from numpy.typing import NDArray
 
 import hear_axlstm
-from hear_axlstm import Embedder, load_model
+from hear_axlstm import load_model
+from hear_axlstm.checkpoints import manifest
+from hear_axlstm.checkpoints.published import PUBLISHED
+from hear_axlstm.checkpoints.resolve import shipped_name
+from hear_axlstm.config import PRESETS, ModelConfig
+from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.progress import progress
 
 AUDIOSET = {"AudioSet", "AudioSetMini"}  # mteb's names
@@ -41,7 +47,7 @@ class AxLSTMEncoder(AbsEncoder):
         self, model_name: str = "", revision: str | None = None, device: str | None = None
     ) -> None:
         self.model = load_model(model_name).to(device or "cpu")
-        self.mteb_model_meta = model_meta(model_name, self.model)
+        self.mteb_model_meta = model_meta(model_name, self.model.config)
 
     def encode(self, inputs: Any, **options: Any) -> NDArray[np.float32]:
         """Embed the clips of a loader.
@@ -67,13 +73,21 @@ def load_encoder(model: str = "", device: str | None = None) -> AxLSTMEncoder:
     return AxLSTMEncoder(model, device=device)
 
 
-def model_meta(name: str, model: Embedder) -> ModelMeta:
+def model_metas() -> list[ModelMeta]:
+    """The metadata of all named weights, shipped and downloadable; nothing is downloaded."""
+    names = [*map(shipped_name, manifest()["weights"]), *PUBLISHED]
+    return [model_meta(name, PRESETS[name.partition(".")[0]]) for name in names]
+
+
+def model_meta(name: str, config: ModelConfig) -> ModelMeta:
     """What mteb records about a model.
 
     Args:
         name: as `hear_axlstm.load_model` takes it.
-        model: loaded by that name.
+        config: settings of the model.
     """
+    with torch.device("meta"):
+        model = Embedder(config)
     parameters = sum(p.numel() for p in model.parameters())
     return ModelMeta(
         loader=AxLSTMEncoder,
@@ -86,14 +100,25 @@ def model_meta(name: str, model: Embedder) -> ModelMeta:
         memory_usage_mb=round(4 * parameters / 2**20, 1),
         max_tokens=float("inf"),
         embed_dim=model.scene_embedding_size,
-        license=None,
+        license=_license(name),
         open_weights=True,
         public_training_code="https://github.com/SarthakYadav/axlstm-official",
         public_training_data=None,
         framework=["PyTorch"],
         similarity_fn_name="cosine",
         use_instructions=False,
-        training_datasets=AUDIOSET if name.endswith(".audioset") else set(),
+        training_datasets=AUDIOSET if name in PUBLISHED else set(),
         modalities=["audio"],
         citation=CITATION,
     )
+
+
+def _license(name: str) -> str | None:
+    """The license of named weights, in lower case as on the Hugging Face hub."""
+    shipped = manifest()["weights"]
+    by_name = {weights.name: weights.license for weights in PUBLISHED.values()}
+    for preset, entry in shipped.items():
+        by_name |= dict.fromkeys((preset, shipped_name(preset)), entry["license"])
+    by_name[""] = by_name[manifest()["default"]]
+    found = by_name.get(name)
+    return found and found.lower()

@@ -106,7 +106,28 @@ LAYOUTS = {
         [f"{WEIGHTS.prefix}_1x64_fp16_r1/checkpoint-9.pth", f"{RUN}/checkpoint-3.pth"],
         f"{RUN}/checkpoint-3.pth",
     ),
-    "nothing": ([f"{RUN}/checkpoints/checkpoint-best.pth", f"{RUN}/log.txt"], None),
+    "a folder in other letters": (
+        [f"AxLSTM/{RUN.upper()}/checkpoints/checkpoint-{n}.pth" for n in (9, 100, 99)],
+        f"AxLSTM/{RUN.upper()}/checkpoints/checkpoint-100.pth",
+    ),
+    "checkpoints of other names": (
+        [f"{RUN}/ckpt_epoch_{n}.pt" for n in (9, 100, 99)] + [f"{RUN}/checkpoint_best.pth"],
+        f"{RUN}/ckpt_epoch_100.pt",
+    ),
+    "one without a number": (
+        [f"{RUN}/checkpoints/checkpoint_best.pth", f"{RUN}/optimizer.pth", f"{RUN}/log.txt"],
+        f"{RUN}/checkpoints/checkpoint_best.pth",
+    ),
+    "the usual name before others": (
+        [f"{RUN}/checkpoint_best.pth", f"{RUN}/ckpt-200.pth", f"{RUN}/checkpoint-99.pth"],
+        f"{RUN}/checkpoint-99.pth",
+    ),
+    "a file with the name of the run": (["a/x.pth", f"a/{RUN}.pth"], f"a/{RUN}.pth"),
+    "a zip from a browser": (
+        [f"{RUN[:-1]}2-20261129T100000Z-001.zip", f"{RUN}-20261129T100000Z-001.zip"],
+        f"{RUN}-20261129T100000Z-001.zip",
+    ),
+    "nothing": ([f"{RUN}/checkpoints/optimizer.pth", f"{RUN}/log.txt", "checkpoint-1.pth"], None),
 }  # fmt: skip
 
 
@@ -301,7 +322,7 @@ def test_another_file_of_the_same_name_is_noticed(
     assert load_model(NAME).config.expansion == 3  # a newer one
 
 
-SOURCES = ["run", "above", "checkpoints", "file", "zip", "zip in a folder"]
+SOURCES = ["run", "above", "checkpoints", "file", "zip", "zip in a folder", "parts", "any part"]
 
 
 @pytest.mark.parametrize("kind", SOURCES)
@@ -315,8 +336,15 @@ def test_what_a_browser_downloaded_is_taken(
     archive = tmp_path / "zips" / f"{RUN}-20261129T1-001.zip"
     archive.parent.mkdir()
     archive.write_bytes(zipped({f"{RUN}/checkpoints/checkpoint-100.pth": content}))
+    part = tmp_path / "parts" / "AudioSet-20261129T1-001.zip"  # of the folder of all runs
+    part.parent.mkdir()
+    part.write_bytes(zipped({f"AudioSet/{RUN}/log.txt": b"", f"AudioSet/{RUN}/checkpoints/": b""}))
+    inside = f"AudioSet/{RUN}/checkpoints/checkpoint-100.pth"
+    part.with_name("AudioSet-20261129T1-002.zip").write_bytes(zipped({inside: content}))
+    part.with_name("other.zip").write_bytes(b"cut off")
     sources = (folder.parent, folder.parents[1], folder, folder / "checkpoint-100.pth", archive)
-    source = dict(zip(SOURCES, (*sources, archive.parent), strict=True))[kind]
+    sources += (archive.parent, part.parent, part)
+    source = dict(zip(SOURCES, sources, strict=True))[kind]
     before = {path: path.stat().st_mtime for path in tmp_path.rglob("*")}
     run_axlstm("weights", "get", NAME, "--from", str(source))
     assert load_model(NAME).config.dim == 32 and left(cache) == WHOLE

@@ -10,9 +10,12 @@ import json
 import os
 import pickle
 import zipfile
+from collections import Counter, OrderedDict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,7 +111,7 @@ def test_info_tells_the_layout(checkpoint: Path, capsys: pytest.CaptureFixture[s
     for path in (checkpoint, checkpoint.with_suffix(".safetensors")):
         capsys.readouterr()
         info((str(path), "axlstm_tiny"))
-        _, released, ours, _ = capsys.readouterr().out.splitlines()
+        _, released, ours, *_ = capsys.readouterr().out.splitlines()
         assert "release" in released.split() and "time" in ours.split()
         info((str(path),), as_json=True)
         (facts,) = json.loads(capsys.readouterr().out)
@@ -218,6 +221,26 @@ def test_a_hostile_pickle_does_not_run(kind: str, state: State, tmp_path: Path) 
     with contextlib.suppress(Exception):
         torch.load(path, weights_only=False)
     assert marker.exists()  # or else this test would prove nothing
+
+
+PLAIN = {
+    "numpy": (np.float64(1.5), np.int64(2), np.arange(3), np.dtype("float32")),
+    "torch": (torch.Size([2]), torch.float16, torch.device("cpu"), torch.get_rng_state()),
+    "collections": ({1, 2}, Counter("aab"), OrderedDict(a=1), 1j, b"x"),
+    "keys": {0.5: 1, None: 2, True: 3, (1, 2): 4, 1 << 40: 5},
+    "objects": argparse.Namespace(path=Path("runs"), lr=np.float32(1e-3), when=date(2025, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_what_trainings_save_beside_the_weights(
+    kind: str, prefix: str, state: State, tmp_path: Path
+) -> None:
+    half = {f"{prefix}{name}": tensor.half() for name, tensor in state.items()}
+    path = save_checkpoint(tmp_path / "a.pth", half, 1, model_ema=state, more=PLAIN[kind])
+    tensors = read_release(path, flip=True)[2]
+    torch.testing.assert_close(tensors["head.0.bias"], state["pred.0.bias"].half().float())
 
 
 def with_pickle(path: Path, data: bytes, compress: int = zipfile.ZIP_STORED) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from hear_axlstm import __version__, cli, load_model
+from hear_axlstm.checkpoints.published import cache
+from hear_axlstm.cli import completion
 from hear_axlstm.cli import info as info_module
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.finetune.classifier import Classifier, Labels
@@ -34,6 +39,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--version"], 0, [f"axlstm {__version__}"]),
         (["embd"], 2, ["unknown command 'embd': did you mean embed?"]),
         (["xyz"], 2, ["choose one of embed, info"]),
+        (["--tyro-print-completion", "bash"], 0, ["complete -o default -F _axlstm axlstm"]),
+        (["--tyro-print-completion", "ksh"], 2, ["no completion for 'ksh': choose one of bash"]),
     ],
 )
 def test_the_overview_needs_no_torch(arguments: list[str], code: int, words: list[str]) -> None:
@@ -52,7 +59,7 @@ def test_the_overview_needs_no_torch(arguments: list[str], code: int, words: lis
 
 def test_every_command_has_a_function_of_its_name() -> None:
     files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "__main__"} == set(cli.COMMANDS)
+    assert files - {"__init__", "__main__", "completion"} == set(cli.COMMANDS)
     for name in cli.COMMANDS:
         assert callable(cli.load(name))
 
@@ -69,10 +76,48 @@ def test_info_lists_presets_as_json() -> None:
 
 
 def test_info_takes_names_and_prints_a_table() -> None:
-    lines = run("info", "axlstm_small").stdout.splitlines()
-    assert len(lines) == 3 and "16,723,360" in lines[1]
-    assert lines[2].startswith("CPU kernel: ")
-    assert (lines[2] == "CPU kernel: in use") == (backend("cpu") == "cpu")
+    lines = run("info", "axlstm_small", "axlstm_tiny.random").stdout.splitlines()
+    assert "16,723,360" in lines[1] and lines[2].endswith("random")
+    machine = dict(line.split(": ", 1) for line in lines[3:])
+    assert machine.keys() == {"versions", "devices", "threads", "cache", "CPU kernel"}
+    assert __version__ in machine["versions"] and torch.__version__ in machine["versions"]
+    assert machine["threads"].startswith(f"{torch.get_num_threads()} of ")
+    assert machine["devices"].startswith(f"cpu (backend {backend('cpu')})")
+    assert machine["cache"].startswith(f"{cache()} (")
+    assert (machine["CPU kernel"] == "in use") == (backend("cpu") == "cpu")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_completion_knows_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parse(name, [name, "--tyro-print-completion", "bash"])  # tyro's own, by its parsers
+    flags = re.findall(r"'flags': \[(.*?)\]", capsys.readouterr().out)
+    found = set(re.findall(r"--[a-z][a-z-]*", " ".join(flags))) - {"--help"}
+    known = set(completion.OPTIONS[name].split())
+    assert known <= found and without_no(known) == without_no(found)
+
+
+def without_no(options: set[str]) -> set[str]:
+    return {option.replace("--no-", "--") for option in options}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("axlstm fi", "finetune"),
+        ("axlstm embed recordings --pat", "--path-column"),
+        ("axlstm weights get axlstm_base.", "axlstm_base.audioset"),
+        ("axlstm weights re", "remove"),
+        ("axlstm embed --model ssast_s", "ssast_small ssast_small.audioset"),
+        ("axlstm embed record", ""),
+    ],
+)
+def test_bash_completes(typed: str, expected: str) -> None:
+    words = shlex.split(typed)
+    answer = f"COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _axlstm; echo ${{COMPREPLY[*]}}"
+    program = completion.script("bash", cli.COMMANDS) + answer
+    assert subprocess.check_output(["bash", "-c", program], text=True).strip() == expected
 
 
 @pytest.mark.parametrize(

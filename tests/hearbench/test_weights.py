@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
+import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +19,9 @@ from hearbench.published import rows
 from hearbench.systems.catalog import CATALOG
 from hearbench.weights import fetch
 from hearbench.weights.fetch import WeightsError, choose, get
-from hearbench.weights.table import PUBLISHED, find
+from hearbench.weights.table import PUBLISHED, Weights, find
 from tests.helpers import system_checkpoints as write
+from tests.helpers.file_server import FileServer, serving
 
 
 def test_the_table_has_every_other_row_of_table_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,50 +37,160 @@ def test_the_table_has_every_other_row_of_table_2(capsys: pytest.CaptureFixture[
 
 
 @pytest.fixture
-def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """What every URL answers with; None if there is no connection."""
-    state = SimpleNamespace(content=None, asked=0)
-
-    def answer(url: str, **_: object) -> requests.Response:
-        state.asked += 1
-        if state.content is None:
-            raise requests.ConnectionError("no route")
-        file = tmp_path / "answer"
-        file.write_bytes(state.content)
-        response = requests.Response()
-        response.status_code, response.raw = 200, file.open("rb")
-        return response
-
-    monkeypatch.setattr(requests, "get", answer)
-    return state
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    """A server of files; there is no wait between two attempts to reach it."""
+    monkeypatch.setattr("hearbench.tasks.fetch.download.PAUSE", 0.0)
+    with serving() as server:
+        yield server
 
 
-def test_a_file_comes_once_and_is_checked(tmp_path: Path, web: SimpleNamespace) -> None:
-    beats, folder = PUBLISHED["beats"], tmp_path / "cache"
-    with pytest.raises(WeightsError, match=r"no connection to the server.*in a browser"):
-        get(beats, folder)
-    web.content = b"<html>quota</html>"
-    with pytest.raises(WeightsError, match="what came does not load"):
+def on(web: FileServer, name: str) -> Weights:
+    return replace(PUBLISHED[name], url=f"{web.url}/{PUBLISHED[name].file}", sha256="")
+
+
+def test_a_file_comes_once_and_is_checked(tmp_path: Path, web: FileServer) -> None:
+    beats, folder = on(web, "beats"), tmp_path / "cache"
+    web.files[beats.file] = b"<html>quota</html>"
+    with pytest.raises(WeightsError, match=r"what came does not load .*--from PATH"):
         get(beats, folder)
     (tmp_path / "w").mkdir()
-    web.content = write.beats(tmp_path / "w").read_bytes()
+    web.files[beats.file] = content = write.beats(tmp_path / "w").read_bytes()
     path = get(beats, folder)
-    assert path == folder / "BEATs_iter3.pt" and path.read_bytes() == web.content
-    asked = web.asked
-    assert get(beats, folder) == path and web.asked == asked
+    assert path == folder / "BEATs_iter3.pt" and path.read_bytes() == content
+    asked = len(web.requests)
+    assert get(beats, folder) == path and len(web.requests) == asked
     path.unlink()
-    web.content = write.beats(tmp_path / "w", seed=1).read_bytes()
+    web.files[beats.file] = write.beats(tmp_path / "w", seed=1).read_bytes()
     with pytest.raises(WeightsError, match=r"differs from the first download.*delete"):
         get(beats, folder)
     assert not path.exists()
 
 
-def test_a_known_checksum_is_compared(tmp_path: Path, web: SimpleNamespace) -> None:
-    web.content = write.passt(tmp_path).read_bytes()
-    with pytest.raises(WeightsError, match="another checksum"):
-        get(PUBLISHED["passt"], tmp_path / "cache")
-    right = replace(PUBLISHED["passt"], sha256=hashlib.sha256(web.content).hexdigest())
+def test_a_transfer_that_breaks_off_is_resumed_by_the_next_call(
+    tmp_path: Path, web: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passt, folder = on(web, "passt"), tmp_path / "cache"
+    web.files[passt.file] = content = write.passt(tmp_path).read_bytes()
+    web.drop_after = 1 << 16
+    monkeypatch.setattr("time.sleep", lambda _: web.statuses.append(503))  # from then on
+    with pytest.raises(WeightsError, match=r"passt: .*(broke off|without progress).*--from PATH"):
+        get(passt, folder)
+    assert not (folder / passt.file).exists()
+    web.drop_after, web.statuses = None, []
+    before = web.sent
+    assert get(passt, folder).read_bytes() == content
+    assert web.sent - before < len(content)
+
+
+def test_a_known_checksum_is_compared(tmp_path: Path, web: FileServer) -> None:
+    passt = on(web, "passt")
+    web.files[passt.file] = content = write.passt(tmp_path).read_bytes()
+    with pytest.raises(WeightsError, match=r"its sha256 is .* instead of"):
+        get(replace(passt, sha256=PUBLISHED["passt"].sha256), tmp_path / "cache")
+    right = replace(passt, sha256=hashlib.sha256(content).hexdigest())
     assert get(right, tmp_path / "cache").is_file()
+
+
+REFUSALS = {
+    "no connection": (requests.ConnectionError("no route"), "there is no connection to"),
+    "a proxy": (requests.exceptions.ProxyError("407"), "the proxy refused"),
+    "no answer": (requests.Timeout(), "did not answer in time"),
+    "a full disk": (OSError(errno.ENOSPC, "No space left"), "no space is left in .*--to"),
+}
+
+
+@pytest.mark.parametrize("name", ["beats", "audiomae", "ssam-tiny"])
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_a_failure_is_one_sentence_with_a_way_out(
+    kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error, reason = REFUSALS[kind]
+
+    def send(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("requests.adapters.HTTPAdapter.send", send)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with pytest.raises(WeightsError, match=reason) as caught:
+        get(PUBLISHED[name], tmp_path / "cache")
+    remedy = f"{PUBLISHED[name].page} with a browser and run `hearbench weights get {name} --from"
+    assert remedy in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_quota_folders_and_caches_that_do_not_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEARBENCH_OFFLINE", "1")
+    with pytest.raises(WeightsError, match="HEARBENCH_OFFLINE is set"):
+        get(PUBLISHED["beats"], tmp_path)
+    monkeypatch.delenv("HEARBENCH_OFFLINE")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WeightsError, match=r"can't be used .*set HEARBENCH_CACHE or --to"):
+        get(PUBLISHED["beats"], tmp_path / "file")
+
+    def quota(**_: object) -> None:
+        raise RuntimeError("Too many users have viewed or downloaded this file recently")
+
+    monkeypatch.setattr("gdown.download", quota)
+    with pytest.raises(WeightsError, match="daily quota"):
+        get(PUBLISHED["audiomae"], tmp_path)
+
+
+SOURCES = ("file", "other name", "folder", "zip")
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_file_that_a_browser_downloaded_is_taken(kind: str, tmp_path: Path) -> None:
+    downloads = tmp_path / "Downloads"
+    downloads.mkdir()
+    file = write.audiomae(downloads).rename(downloads / "pretrained.pth")
+    content = file.read_bytes()
+    renamed, archive = tmp_path / "audiomae (1).pth", tmp_path / "a-001.zip"
+    renamed.write_bytes(content)
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("a/pretrained.pth", content)
+    source = dict(zip(SOURCES, (file, renamed, downloads, archive), strict=True))[kind]
+    assert command("get", ("audiomae",), source=source, to=tmp_path / "cache") == 0
+    assert (tmp_path / "cache" / "pretrained.pth").read_bytes() == content
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["run", "above", "renamed", "zip parts", "zip on the drive"])
+def test_a_run_that_a_browser_downloaded_is_taken(kind: str, tmp_path: Path, drive: Path) -> None:
+    name = "mamba_ssast_tiny_200_16x4_4x256_fp16_r1"
+    run = write.ssam(tmp_path / "w").rename(tmp_path / "w" / name)
+    (newest,) = run.rglob("*100.pth")
+    old = newest.with_name("checkpoint-99.pth")
+    old.write_bytes(b"old")
+    source: Path | None = {"run": run, "above": tmp_path / "w"}.get(kind)
+    if kind == "renamed":
+        source = run.rename(tmp_path / "w" / "mine")
+    if kind == "zip parts":
+        for number, file in enumerate((old, newest), start=1):
+            with zipfile.ZipFile(tmp_path / f"x-00{number}.zip", "w") as packed:
+                packed.write(file, f"all/{name}/checkpoints/{file.name}")
+        source = tmp_path / "x-001.zip"
+    if kind == "zip on the drive":
+        with zipfile.ZipFile(drive / f"{name}.zip", "w") as packed:
+            packed.write(newest, f"{name}/checkpoints/{newest.name}")
+    found = get(PUBLISHED["ssam-tiny"], tmp_path / "cache", source)
+    assert [path.name for path in found.rglob("*.pth")] == ["checkpoint-100.pth"]
+    assert get(PUBLISHED["ssam-tiny"], tmp_path / "cache") == found
+    assert find(tmp_path / "cache", [PUBLISHED["ssam-tiny"]])
+
+
+def test_sources_without_the_weights(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.txt").write_text("")
+    (tmp_path / "d" / "b.txt").write_text("")
+    for name, source, reason in (
+        ("beats", "nowhere", "nowhere does not exist"),
+        ("beats", "d", r"holds no BEATs_iter3\.pt, but d/a\.txt, d/b\.txt; you can also"),
+        ("ssam-tiny", "d", r"no checkpoint of a run ssam_tiny_200_16x4\* among d/a\.txt"),
+        ("beats", "d/a.txt", "what came does not load"),
+    ):
+        with pytest.raises(WeightsError, match=reason):
+            get(PUBLISHED[name], tmp_path / "cache", tmp_path / source)
 
 
 @pytest.fixture
@@ -103,7 +217,7 @@ def test_runs_come_with_their_newest_checkpoint(tmp_path: Path, drive: Path) -> 
     run = get(PUBLISHED["mwmae-base"], tmp_path)
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert files == {"config.json", "checkpoint_20/checkpoint"}
-    with pytest.raises(WeightsError, match=r"no checkpoint of a run ssam_base_200_16x4\*, but"):
+    with pytest.raises(WeightsError, match=r"no checkpoint of a run ssam_base_200_16x4\* among"):
         get(PUBLISHED["ssam-base"], tmp_path)
     found = find(tmp_path, [PUBLISHED["ssam-tiny"], PUBLISHED["mwmae-base"], PUBLISHED["beats"]])
     assert {weights.name for weights in found} == {"ssam-tiny", "mwmae-base"}
@@ -112,12 +226,12 @@ def test_runs_come_with_their_newest_checkpoint(tmp_path: Path, drive: Path) -> 
 def test_the_first_of_several_runs() -> None:
     listed = {
         f"x/ssam_base_200_16x4_r{r}/checkpoints/checkpoint-{n}.pth": f"{r}-{n}"
-        for r in (2, 1)
+        for r in (10, 2)
         for n in (9, 10)
     }
     run, files = choose(listed, PUBLISHED["ssam-base"])
-    assert run == "ssam_base_200_16x4_r1"
-    assert files == {"checkpoints/checkpoint-10.pth": "1-10"}
+    assert run == "ssam_base_200_16x4_r2"
+    assert files == {"checkpoints/checkpoint-10.pth": "2-10"}
 
 
 def test_what_is_not_downloaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ import pytest
 mteb = pytest.importorskip("mteb")
 pytest.importorskip("datasets")
 
-from hear_axlstm.integrations.mteb import load_encoder  # noqa: E402
+from hear_axlstm.checkpoints.published import PUBLISHED  # noqa: E402
+from hear_axlstm.integrations.mteb import load_encoder, model_metas  # noqa: E402
 from tests.helpers.mteb_task import Tones  # noqa: E402
 
 
@@ -18,3 +19,14 @@ def test_mteb_evaluates_the_encoder(tmp_path: Path) -> None:
     results = mteb.evaluate(encoder, tasks=[Tones()], cache=None, overwrite_strategy="always")
     assert results.task_results[0].get_score() == 1.0
     assert encoder.mteb_model_meta.embed_dim == 960
+
+
+def test_all_named_weights_have_metadata() -> None:
+    metas = {meta.name.partition("/")[2]: meta for meta in model_metas()}
+    assert metas.keys() == {*PUBLISHED, "axlstm_tiny.open7h", "ssast_tiny.open7h"}
+    assert metas["axlstm_base.audioset"].license == "mit"
+    assert metas["axlstm_base.audioset"].embed_dim == 3840
+    assert "AudioSet" in metas["axlstm_base.audioset"].training_datasets
+    shipped = metas["axlstm_tiny.open7h"]
+    assert shipped.license == load_encoder().mteb_model_meta.license == "cc-by-sa-4.0"
+    assert shipped.n_parameters == load_encoder().mteb_model_meta.n_parameters

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from hearbench.systems.catalog import CATALOG, Card
-from hearbench.systems.registry import SystemSpecError
+from hearbench.systems.registry import NAMED, SystemSpecError
 
 HEADS = ("system", "table 2", "kHz", "embedding", "M", "code", "weights")
 WIDTHS = (12, 37, 4, 16, 16, 23, 23)
@@ -17,6 +17,9 @@ WIDTHS = (12, 37, 4, 16, 16, 23, 23)
 def systems(name: Annotated[str | None, tyro.conf.Positional] = None) -> int:
     """List the systems that come with hearbench, or describe one of them.
 
+    The list has license, sample rate, embedding size, millions of parameters, where the weights
+    are published, and what each system was verified against.
+
     Args:
         name: name of a system.
     """
@@ -24,10 +27,15 @@ def systems(name: Annotated[str | None, tyro.conf.Positional] = None) -> int:
         print(_line(HEADS))
         for system, card in CATALOG.items():
             print(_line(_row(system, card)))
+        for head, field in (("weights", "published"), ("verified against", "verified")):
+            print(f"\n{'system':{WIDTHS[0]}} {head}")
+            for system, card in CATALOG.items():
+                print(f"{system:{WIDTHS[0]}} {getattr(card, field)}")
         print(
             "\nRun one as NAME@CHECKPOINT: hearbench run --systems beats@BEATs_iter3.pt naive\n"
-            "Source of its weights, verification, choices where the paper is silent: "
-            "hearbench systems NAME\nAny other module with the HEAR API: MODULE@MODEL"
+            "Choices where the paper is silent: hearbench systems NAME\n"
+            "Any other module with the HEAR API: MODULE@MODEL; short names: "
+            f"{', '.join(NAMED)}"
         )
         return 0
     if name not in CATALOG:

@@ -17,6 +17,9 @@ def weights(
     action: Annotated[Literal["list", "get"], tyro.conf.Positional] = "list",
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     *,
+    source: Annotated[
+        Path | None, tyro.conf.arg(name="from", metavar="FOLDER|FILE|ZIP", help_behavior_hint="")
+    ] = None,
     to: Path | None = None,
 ) -> int:
     """List the published checkpoints of other systems, or download some.
@@ -24,6 +27,8 @@ def weights(
     Args:
         action: list, or get NAME...
         names: names of the weights to get.
+        source: what you downloaded with a browser, instead of a download: a file, a run's folder,
+            a zip, or a folder that contains them. It replaces what is in the destination.
         to: destination folder; by default HEARBENCH_CACHE or the platform's cache folder.
     """
     folder = to or default_folder()
@@ -40,7 +45,7 @@ def weights(
         if chosen.is_non_commercial:
             print(f"{name}: these weights are for NON-COMMERCIAL use only")
         try:
-            path = get(chosen, folder)
+            path = get(chosen, folder, source)
         except WeightsError as error:  # continue with the others
             failed.append(str(error))
             continue

@@ -1,4 +1,4 @@
-"""Downloading a published checkpoint: by pooch from a URL, by gdown from Google Drive.
+"""Getting a published checkpoint: from a URL, from Google Drive, or from what a browser downloaded.
 
 FOLDER/<file or run>             a checkpoint that was downloaded whole and loads
 FOLDER/.<name>.sha256            checksum of its first download
@@ -7,25 +7,38 @@ FOLDER/.<name>.part/             one on its way
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import platformdirs
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from requests import RequestException
 
+from hearbench.tasks.fetch.download import FetchError, download, verify
+from hearbench.weights import drive
+from hearbench.weights.files import ARCHIVE, Member, files_in
 from hearbench.weights.table import Weights
 
+log = logging.getLogger(__name__)
+
 CACHE_VARIABLE = "HEARBENCH_CACHE"
-TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two blocks
-RETRIES = 3
+OFFLINE_VARIABLE = "HEARBENCH_OFFLINE"
+OFF = ("", "0", "false", "no", "off")
 SHOWN = 8  # names of a folder that an error lists
-IN_RUN = re.compile(r"(?:config\.json|(?:checkpoints/)?checkpoint[-_](\d+)(?:\.pth|/checkpoint)?)")
+IN_RUN = re.compile(
+    r"(?:config\.json|(?:checkpoints/)?checkpoint[-_](\d+)(?:\.pth|/checkpoint)?)", re.IGNORECASE
+)
 """What is needed of a run, as a path below its folder."""
 
 
@@ -39,16 +52,21 @@ def default_folder() -> Path:
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("hearbench"))
 
 
-def get(weights: Weights, folder: Path) -> Path:
+def get(weights: Weights, folder: Path, source: Path | None = None) -> Path:
     """Put a checkpoint into `folder`, unless it is there.
 
     It is loaded once by its system before it appears under its name: a download that is cut off,
-    or a page in place of a file, never looks like weights.
+    or a page in place of a file, never looks like weights. One of several processes fetches, the
+    others wait for it.
+
+    Args:
+        weights: which ones.
+        folder: destination.
+        source: a file, folder or zip that was downloaded with a browser; it replaces what is there.
 
     Raises:
-        WeightsError: if it is not for download, the download fails, or the file is not what it
-            should be.
-        OSError: if the folder can't be written.
+        WeightsError: if it is not for download, the download fails, the file is not what it should
+            be, or the folder can't be written.
     """
     if weights.hub:
         raise WeightsError(
@@ -60,136 +78,193 @@ def get(weights: Weights, folder: Path) -> Path:
             f"{weights.name} is not downloaded here ({weights.license}): read the license and get "
             f"{weights.file} from {weights.page}"
         )
-    if found := _kept(weights, folder):
+    if not source and (found := _kept(weights, folder)):
         return found
+    try:
+        with _lock(weights, folder):
+            if not source and (found := _kept(weights, folder)):  # by another process
+                return found
+            return _fetch(weights, folder, source)
+    except (WeightsError, FetchError, drive.DriveError) as error:
+        raise WeightsError(f"{weights.name}: {error}; {_remedy(weights)}") from error
+    except OSError as error:
+        reason = _disk_reason(error, folder)
+        raise WeightsError(f"{weights.name}: {reason}; {_remedy(weights)}") from error
+
+
+@contextmanager
+def _lock(weights: Weights, folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{weights.name}.lock"):
-        if found := _kept(weights, folder):  # another process may have fetched it
-            return found
-        draft = folder / f".{weights.name}.part"
-        draft.mkdir(exist_ok=True)
-        try:
-            path = _from_url(weights, draft) if weights.url else _from_drive(weights, draft)
-            _check(weights, path, folder)
-        except WeightsError as error:
-            raise WeightsError(f"{weights.name}: {error}; {_remedy(weights)}") from error
-        target = folder / path.name
-        path.rename(target)
-        shutil.rmtree(draft)
-        return target
+    lock = FileLock(folder / f".{weights.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("another process is fetching %s: waiting for it", weights.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fetch(weights: Weights, folder: Path, source: Path | None) -> Path:
+    draft = folder / f".{weights.name}.part"
+    if source:
+        shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(exist_ok=True)
+    if source:
+        path = _from_disk(weights, source.expanduser().resolve(), draft)
+    elif os.environ.get(OFFLINE_VARIABLE, "").strip().lower() not in OFF:
+        raise WeightsError(f"{OFFLINE_VARIABLE} is set; unset it to download them")
+    else:
+        path = _from_url(weights, draft) if weights.url else _from_drive(weights, draft)
+    try:
+        _check(weights, path, folder)
+    except WeightsError:
+        shutil.rmtree(draft, ignore_errors=True)  # or it would be taken for a complete download
+        raise
+    target = folder / path.name
+    if target.is_dir():
+        shutil.rmtree(target)
+    path.replace(target)
+    shutil.rmtree(draft)
+    return target
 
 
 def _kept(weights: Weights, folder: Path) -> Path | None:
-    pattern = f"{weights.file}*" if weights.is_run else weights.file
-    return next(iter(sorted(folder.glob(pattern))), None)
+    found = (path for path in folder.glob("*") if weights.is_called(path.name))
+    return min(found, default=None)
 
 
 def _remedy(weights: Weights) -> str:
     name = f"{weights.file}..." if weights.is_run else weights.file
     return (
-        f"try again, or get {name} from {weights.page} in a browser and name it: "
-        f"hearbench run --systems {weights.system}@PATH"
+        f"you can also download {name} from {weights.page} with a browser and run "
+        f"`hearbench weights get {weights.name} --from PATH`"
     )
 
 
-def _from_url(weights: Weights, draft: Path) -> Path:
-    import pooch
+def _disk_reason(error: OSError, folder: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space is left in {folder}: free some, or set {CACHE_VARIABLE} or --to"
+    return f"{folder} can't be used ({error}): set {CACHE_VARIABLE} or --to to another folder"
 
-    downloader = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
-    known = f"sha256:{weights.sha256}" if weights.sha256 else None
+
+def _from_url(weights: Weights, draft: Path) -> Path:
+    path = draft / weights.file
     try:
-        file = pooch.retrieve(weights.url, known, weights.file, draft, downloader=downloader)
-    except ValueError as error:  # pooch: the checksum differs
-        raise WeightsError(f"the file that came has another checksum ({error})") from error
-    except OSError as error:  # requests' errors are OSErrors, too
-        raise WeightsError(_reason(error)) from error
-    return Path(file)
+        if not path.exists():
+            download(weights.url, path, attempts=drive.RETRIES)
+    except FetchError as error:
+        if not isinstance(error.__cause__, RequestException):
+            raise
+        host = urlsplit(weights.url).hostname or weights.url
+        raise WeightsError(drive.reason(error.__cause__, host)) from error
+    if weights.sha256:
+        verify(path, f"sha256:{weights.sha256}")
+    return path
 
 
 def _from_drive(weights: Weights, draft: Path) -> Path:
     if weights.drive_file:
-        _transfer(weights.drive_file, draft / weights.file)
+        drive.transfer(weights.drive_file, draft / weights.file)
         return draft / weights.file
-    run, files = choose(_listed(weights), weights)
+    listed = drive.list_folder(weights.drive_folder)
+    try:
+        run, files = choose(listed, weights)
+    except WeightsError:
+        archive = next((p for p in sorted(listed) if _is_zip_of(weights, p)), None)
+        if archive is None:
+            raise
+        drive.transfer(listed[archive], draft / PurePosixPath(archive).name)
+        return _from_disk(weights, draft / PurePosixPath(archive).name, draft)
     for name, file_id in files.items():
         target = draft / run / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
-            _transfer(file_id, target)
+            drive.transfer(file_id, target)
+    return draft / run
+
+
+def _is_zip_of(weights: Weights, path: str) -> bool:
+    return weights.is_called(PurePosixPath(path).name) and path.lower().endswith(ARCHIVE)
+
+
+def _from_disk(weights: Weights, source: Path, draft: Path) -> Path:
+    if not source.exists():
+        raise WeightsError(f"{source} does not exist")
+    try:
+        if weights.is_run:
+            return _run_from_disk(weights, source, draft)
+        found = _file_among(files_in(source), weights, source)
+        found.copy_to(draft / weights.file)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise WeightsError(f"{source} is damaged ({error}): download it again") from error
+    return draft / weights.file
+
+
+def _file_among(files: Mapping[str, Member], weights: Weights, source: Path) -> Member:
+    named = [path for path in files if PurePosixPath(path).name == weights.file]
+    if named:
+        return files[min(named, key=len)]
+    if len(files) == 1:  # a file under another name
+        return next(iter(files.values()))
+    raise WeightsError(f"{source} holds no {weights.file}, but {_shown(files)}")
+
+
+def _run_from_disk(weights: Weights, source: Path, draft: Path) -> Path:
+    files = files_in(source)
+    listed = {path: path for path in files}
+    try:
+        run, chosen = choose(listed, weights)
+    except WeightsError:  # perhaps the run's folder under another name
+        inside = {f"{weights.file}/{path.partition('/')[2]}": path for path in files}
+        if source.is_file() or not any(IN_RUN.fullmatch(p.partition("/")[2]) for p in inside):
+            raise
+        run, chosen = choose(inside, weights)
+    for name, path in chosen.items():
+        files[path].copy_to(draft / run / name)
     return draft / run
 
 
 def choose(listed: Mapping[str, str], weights: Weights) -> tuple[str, dict[str, str]]:
-    """The run of a Drive folder, and what is needed of it: its newest checkpoint and settings.
+    """The run among files, and what is needed of it: its newest checkpoint and settings.
 
     Args:
-        listed: path in the folder -> file id.
+        listed: path -> anything, e.g. a file id.
         weights: their `file` begins the run's name.
 
     Raises:
-        WeightsError: naming what the folder holds if no run fits.
+        WeightsError: naming what there is if no run fits.
     """
     runs: dict[str, dict[str, tuple[int | None, str]]] = {}
-    for path, file_id in listed.items():
+    for path, value in listed.items():
         parts = PurePosixPath(path).parts
         for depth, part in enumerate(parts[:-1]):
             inner = "/".join(parts[depth + 1 :])
-            if part.startswith(weights.file) and (match := IN_RUN.fullmatch(inner)):
+            if weights.is_called(part) and (match := IN_RUN.fullmatch(inner)):
                 step = None if match[1] is None else int(match[1])
-                runs.setdefault(part, {})[inner] = (step, file_id)
+                runs.setdefault(part, {})[inner] = (step, value)
     whole = {
         run: files for run, files in runs.items() if any(s is not None for s, _ in files.values())
     }
     if not whole:
-        shown = ", ".join(sorted(listed)[:SHOWN]) or "nothing"
-        raise WeightsError(f"the folder holds no checkpoint of a run {weights.file}*, but {shown}")
-    run = min(whole)
+        raise WeightsError(
+            f"there is no checkpoint of a run {weights.file}* among {_shown(listed)}"
+        )
+    run = min(whole, key=_natural)
     newest = max(step for step, _ in whole[run].values() if step is not None)
     return run, {n: i for n, (step, i) in whole[run].items() if step in (None, newest)}
 
 
-def _listed(weights: Weights) -> dict[str, str]:
-    import gdown
-
-    try:
-        files: Any = gdown.download_folder(
-            id=weights.drive_folder,
-            skip_download=True,
-            quiet=True,
-            use_cookies=False,
-            timeout=TIMEOUT,
-        )
-    except Exception as error:  # gdown reads pages that may look like anything
-        raise WeightsError(_reason(error)) from error
-    return {PurePosixPath(*Path(file.path).parts).as_posix(): file.id for file in files}
+def _shown(names: Mapping[str, object]) -> str:
+    more = ", ..." if len(names) > SHOWN else ""
+    return ", ".join(sorted(names)[:SHOWN]) + more if names else "no files"
 
 
-def _transfer(file_id: str, target: Path) -> None:
-    import gdown
-
-    try:
-        gdown.download(
-            id=file_id,
-            output=str(target),
-            resume=True,
-            retries=RETRIES,
-            timeout=TIMEOUT,
-            use_cookies=False,
-        )
-    except Exception as error:  # see above
-        raise WeightsError(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    from requests import ConnectionError, Timeout
-
-    cause = error if isinstance(error, OSError) else error.__cause__ or error
-    if isinstance(cause, Timeout):
-        return "the server did not answer in time"
-    if isinstance(cause, ConnectionError):
-        return "there is no connection to the server"
-    text = " ".join(str(error).split())[:160]
-    return f"the download failed ({type(error).__name__}: {text})"
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts r2 before r10."""
+    return [(int(n or 0), text) for text, n in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _check(weights: Weights, path: Path, folder: Path) -> None:
@@ -198,10 +273,6 @@ def _check(weights: Weights, path: Path, folder: Path) -> None:
     try:
         module.load_model(str(path))
     except ValueError as error:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
         raise WeightsError(f"what came does not load ({error})") from error
     record, digest = folder / f".{weights.name}.sha256", _digest(path)
     if record.exists() and (first := record.read_text(encoding="utf-8").strip()) != digest:

@@ -40,7 +40,16 @@ class Weights:
     """Name on the Hugging Face hub, which transformers downloads by itself."""
     sha256: str = ""
     """Where one is known."""
+    also: str = ""
+    """What the run folder's name may begin with instead."""
     note: str = ""
+
+    def is_called(self, name: str) -> bool:
+        """Whether a file, or a run's folder or zip, has the official name."""
+        if not self.is_run:
+            return name == self.file
+        name = name.lower()
+        return name.startswith(self.file) or bool(self.also and name.startswith(self.also))
 
     @property
     def is_run(self) -> bool:
@@ -80,6 +89,7 @@ def _ssam(size: str) -> Weights:
         page=f"{DRIVE_FOLDERS}1l6_8e1TFEfnobwUMIbA7-aKw2FwlBhho",
         row=f"SSAM-{size.title()}",
         drive_folder="1l6_8e1TFEfnobwUMIbA7-aKw2FwlBhho",
+        also=f"mamba_ssast_{size}_200_16x4",
         note=f"also mamba_ssast_{size}_* in the authors' README",
     )
 
@@ -204,7 +214,7 @@ def find(folder: Path, wanted: Iterable[Weights] = PUBLISHED.values()) -> dict[W
 def _is(weights: Weights, path: Path) -> bool:
     """Whether a path is what these weights are called officially."""
     if weights.is_run:
-        return path.name.startswith(weights.file) and path.is_dir()
+        return weights.is_called(path.name) and path.is_dir()
     if weights.hub:  # as `save_pretrained` or a clone of the hub's repository leaves it
         return path.name == Path(weights.hub).name and (path / "config.json").is_file()
-    return weights.can_be_fetched and path.name == weights.file and path.is_file()
+    return weights.can_be_fetched and weights.is_called(path.name) and path.is_file()

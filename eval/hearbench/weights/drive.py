@@ -1,0 +1,128 @@
+"""Listing and downloading public folders and files of Google Drive, by gdown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hearbench.progress import Progress
+
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two blocks
+RETRIES = 3
+HOST = "drive.google.com"
+
+
+class DriveError(RuntimeError):
+    """Google Drive can't be reached, or refuses; the message is a reason without a remedy."""
+
+
+def list_folder(folder_id: str) -> dict[str, str]:
+    """The ids of all files of a folder, by their paths in it.
+
+    Raises:
+        DriveError: if the folder can't be listed.
+    """
+    import gdown
+    from requests import ConnectionError, Timeout
+
+    def ask() -> Any:
+        return gdown.download_folder(
+            id=folder_id, skip_download=True, quiet=True, use_cookies=False, timeout=TIMEOUT
+        )
+
+    def ask_again() -> Any:  # gdown does not, for a listing
+        for attempt in range(RETRIES):
+            try:
+                return ask()
+            except (ConnectionError, Timeout):
+                time.sleep(2**attempt)
+        return ask()
+
+    with _explaining():
+        return {PurePosixPath(*Path(f.path).parts).as_posix(): f.id for f in ask_again()}
+
+
+def transfer(file_id: str, target: Path) -> None:
+    """Download a file, or the rest of it.
+
+    Raises:
+        DriveError: if the file does not come.
+        OSError: if it can't be written.
+    """
+    import gdown
+
+    with Progress(desc=target.name, unit="B", unit_scale=True) as bar:
+
+        def show(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        def fetch() -> None:
+            gdown.download(
+                id=file_id,
+                output=str(target),
+                quiet=True,
+                resume=True,
+                retries=RETRIES,
+                timeout=TIMEOUT,
+                use_cookies=False,
+                progress=show,
+            )
+
+        with _explaining():
+            _anew_if_changed(fetch, target)
+
+
+def _anew_if_changed(fetch: Callable[[], None], target: Path) -> None:
+    """Start from the beginning where the rest of a file can't be had any more."""
+    import gdown
+
+    try:
+        fetch()
+    except gdown.exceptions.DownloadError as error:
+        if "byte range" not in str(error):
+            raise
+        for partial in target.parent.glob("*.part"):
+            partial.unlink()
+        fetch()
+
+
+@contextmanager
+def _explaining() -> Iterator[None]:
+    """Replace what gdown and requests raise by one reason; errors of the disk pass."""
+    from requests import RequestException
+
+    try:
+        yield
+    except RequestException as error:
+        raise DriveError(reason(error)) from error
+    except OSError:
+        raise
+    except Exception as error:  # gdown reads pages that may look like anything
+        raise DriveError(reason(error)) from error
+
+
+def reason(error: Exception, host: str = HOST) -> str:
+    """Why a transfer failed, in one sentence."""
+    from requests import ConnectionError, Timeout, exceptions
+
+    cause = error if isinstance(error, OSError) else error.__cause__ or error
+    text = " ".join(str(error).split())
+    if isinstance(cause, exceptions.ProxyError):
+        return f"the proxy refused the connection to {host} (check HTTPS_PROXY)"
+    if isinstance(cause, exceptions.SSLError):
+        return f"the secure connection to {host} failed ({text[:120]})"
+    if "Download is incomplete" in text or isinstance(cause, exceptions.ChunkedEncodingError):
+        return "the transfer broke off; run the same command again to resume it"
+    if isinstance(cause, Timeout):
+        return f"{host} did not answer in time; run the same command again to resume"
+    if isinstance(cause, ConnectionError):
+        return f"there is no connection to {host}"
+    if "many" in text and ("users" in text or "accesses" in text) and "status code" not in text:
+        return (
+            "Google Drive's daily quota of downloads for the file is used up, or it is not public"
+        )
+    return f"the download failed ({type(error).__name__}: {text[:160]})"
