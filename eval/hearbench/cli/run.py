@@ -26,8 +26,8 @@ def run(
 
     Args:
         options: how systems are evaluated.
-        systems: NAME or NAME@CHECKPOINT (`hearbench systems` lists the names), or
-            [LABEL=]MODULE[@MODEL] for any other HEAR module. (default: naive, spectrum, logmel,
+        systems: NAME or NAME@CHECKPOINT (`hearbench systems` lists the names), weights such as
+            axlstm_base.audioset, or [LABEL=]MODULE[@MODEL] for any other HEAR module. (default: naive, spectrum, logmel,
             random, ssast_tiny and axlstm_tiny)
         out: output folder.
     """

@@ -67,11 +67,15 @@ NAMED = {
 }
 
 
+WEIGHTS = re.compile(r"(axlstm|ssast)_(tiny|small|base)(\.\w+)?")
+"""Names of weights that hear_axlstm loads."""
+
+
 def parse_systems(specs: Sequence[str]) -> tuple[System, ...]:
     """The systems that `specs` name: all of `NAMED` if there are none.
 
-    A spec is a name from `NAMED`, `[LABEL=]NAME@CHECKPOINT` with a name from the catalog, or
-    `[LABEL=]MODULE[@MODEL]`.
+    A spec is a name from `NAMED`, `[LABEL=]NAME@CHECKPOINT` with a name from the catalog,
+    `[LABEL=]WEIGHTS` such as `axlstm_base.audioset`, or `[LABEL=]MODULE[@MODEL]`.
 
     Raises:
         SystemSpecError: for a malformed spec, or a label used twice.
@@ -92,6 +96,8 @@ def parse_system(spec: str) -> System:
         names = ", ".join(NAMED)
         raise SystemSpecError(f"system {spec!r}: use one of {names}, or [LABEL=]MODULE[@MODEL]")
     label, name, model = match[1], match[2], match[3] or ""
+    if not model and WEIGHTS.fullmatch(name):
+        return System(label or name, "hear_axlstm", name)
     stem = re.sub(r"\.(safetensors|pth|pt|ckpt)$", "", Path(model).name)
     said = not stem or stem.lower().startswith(name)
     default = (stem or name) if said else f"{name}-{stem}"
