@@ -364,7 +364,7 @@ def test_sources_without_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "cut.zip").write_bytes(zipped({"checkpoint-1.pth": bytes(999)})[:-40])
     for name, reason in {
-        "empty": r"empty contains neither a checkpoint-EPOCH\.pth",
+        "empty": r"empty contains no checkpoint-EPOCH\.pth and no zip",
         "nowhere": "nowhere does not exist",
         "cut.zip": "cut.zip",
     }.items():
