@@ -53,17 +53,17 @@ class _State:
     size: int | None
 
 
-def download(url: str, path: Path, size: int | None = None, *, attempts: int = ATTEMPTS) -> None:
+def download(url: str, path: Path, size: int | None = None, *, attempts: int | None = None) -> None:
     """Download `url` to `path`, resuming an earlier attempt if the file has not changed.
 
     Partial data are kept in `<path>.part`, with a record of the file's version. After a dropped
-    connection the download is retried, up to `attempts` times without progress.
+    connection the download is retried, a few times without progress.
 
     Args:
         url: URL of the file.
         path: path of the complete file, which is created atomically.
         size: size in bytes, if known, for the progress bar.
-        attempts: number of attempts without progress.
+        attempts: number of attempts without progress, by default `ATTEMPTS`.
 
     Raises:
         NotThereError: if the server refuses the file.
@@ -84,7 +84,7 @@ def download(url: str, path: Path, size: int | None = None, *, attempts: int = A
                 break
             except (*DROPPED, _TryAgainError) as error:
                 failures = failures + 1 if _size(part) <= before else 1
-                if failures >= attempts:
+                if failures >= (attempts or ATTEMPTS):
                     raise FetchError(
                         f"{url} failed {failures} times without progress, last with {error}: "
                         "run again later; partial data are kept"
