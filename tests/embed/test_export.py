@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from hear_axlstm.embed.inputs import Kind
 
 SMALL = ModelConfig(dim=32, depth=2)
 SMALLEST = ModelConfig(dim=16, depth=1)  # tracing takes seconds a block
+needs_onnx = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="needs extra `export`")
 SIZES = ((1, SHORTEST), (1, 16_000), (2, 32_000), (3, 50_001))
 
 
@@ -38,6 +39,8 @@ def clips(clips: int, samples: int) -> Tensor:
 
 
 def check_onnx(model: Embedder, path: Path, kind: Kind) -> None:
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for size in SIZES:
         audio = clips(*size)
@@ -67,6 +70,7 @@ def test_the_plain_operations_compute_the_same(config: ModelConfig, kind: Kind) 
         torch.testing.assert_close(found, embeddings(model, audio, kind), rtol=1e-4, atol=1e-4)
 
 
+@needs_onnx
 @pytest.mark.parametrize(
     "kind", ["scene", pytest.param("timestamp", marks=pytest.mark.slow, id="timestamp")]
 )
@@ -75,6 +79,7 @@ def test_onnx_takes_any_batch_and_length(kind: Kind, tmp_path: Path) -> None:
     check_onnx(model, export(model, tmp_path / "model.onnx", kind), kind)
 
 
+@needs_onnx
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["shipped", "flip", "ssast_tiny"])
 def test_onnx_of_whole_models(config: str, tmp_path: Path) -> None:
@@ -110,6 +115,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         export(model, tmp_path / "model.pt2")
 
 
+@needs_onnx
 def test_a_file_is_replaced_by_a_whole_one_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
