@@ -47,7 +47,7 @@ def gather(results: Results) -> Content:
 
 
 def _lead(results: Results) -> str:
-    text = f"Audio embeddings judged by probes, {plural(results.plan.seeds, 'seed')} each."
+    text = f"Audio embeddings evaluated by probes, {plural(results.plan.seeds, 'seed')} each."
     ranked = sorted(results.aggregates[THESE].items(), key=lambda item: -item[1].mean)
     if len(ranked) > 1:
         (first, best), (second, next_best) = ranked[:2]

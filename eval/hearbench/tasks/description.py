@@ -99,11 +99,13 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         raise TaskError(f"{file}: {', '.join(missing)} missing: unpack the task again")
     for key, choices in CHOICES.items():
         if metadata[key] not in choices:
-            raise TaskError(f"{file}: {key} {shown(metadata[key])} is none of {', '.join(choices)}")
+            raise TaskError(
+                f"{file}: {key} {shown(metadata[key])} must be one of {', '.join(choices)}"
+            )
     if not _is_names(metadata["evaluation"]):
         raise TaskError(f"{file}: evaluation names no metric: write a list of {', '.join(SCORES)}")
     if unknown := [name for name in metadata["evaluation"] if name not in SCORES]:
-        raise TaskError(f"{file}: metric {shown(unknown[0])} is none of {', '.join(SCORES)}")
+        raise TaskError(f"{file}: metric {shown(unknown[0])} must be one of {', '.join(SCORES)}")
     seconds = metadata["sample_duration"]
     if seconds is not None and not (_is_number(seconds) and 0 < seconds <= LONGEST_CLIP):
         raise TaskError(

@@ -1,4 +1,4 @@
-"""Spectrum, log-mel, and the door for modules that see one clip at a time."""
+"""Spectrum, log-mel, and the adapter for modules that process one clip at a time."""
 
 from __future__ import annotations
 
