@@ -72,7 +72,8 @@ class LineProgress(Generic[T]):
         self._written = time.monotonic()
         total = "" if self.total is None else f"/{self.total:,}"
         elapsed = tqdm.format_interval(self._written - self._start)
-        parts = [f"{self.n:,}{total} {self._unit}s", elapsed, *filter(None, [self._postfix])]
+        unit = self._unit if self.n == 1 and self.total in (None, 1) else f"{self._unit}s"
+        parts = [f"{self.n:,}{total} {unit}", elapsed, *filter(None, [self._postfix])]
         sys.stderr.write(f"{self._desc}: {', '.join(parts)}\n")
         sys.stderr.flush()
 

@@ -20,6 +20,7 @@ from hear_axlstm.audio.formats import (
 from hear_axlstm.audio.opening import AudioSource, open_source, source_name
 from hear_axlstm.audio.random_access import RandomAccess
 from hear_axlstm.audio.resample import check_rate, resampled
+from hear_axlstm.wording import duration
 
 __all__ = ["AUDIO_SUFFIXES", "OTHER_AUDIO_SUFFIXES", "AudioError", "AudioSource", "load_audio"]
 
@@ -119,5 +120,6 @@ def _blocks(file: RandomAccess, start: float, end: float | None, longest: float)
 
 def _check_length(seconds: float, longest: float) -> None:
     if seconds > longest:
-        length = f"{seconds / 3600:.2f} hours" if seconds >= 360 else f"{seconds:.1f} s"
-        raise Fault(f"too long, {length} or more: split it, or list spans of it in a CSV")
+        raise Fault(
+            f"too long, {duration(seconds)} or more: split it, or list spans of it in a CSV"
+        )

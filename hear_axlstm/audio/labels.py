@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import AudioClip, TableSource
+from hear_axlstm.wording import plural
 
 log = logging.getLogger(__name__)
 
@@ -66,33 +67,28 @@ def read_labeled(
     table = source.table
     name = _label_column(source, column)
     rows: list[LabeledRow] = []
-    unlabeled: list[str] = []
+    faults: list[str] = []
     for row, clip in source.rows():
-        where = f"{file}, line {row.line}"
-        if isinstance(clip, Skipped):
-            raise LabelsError(f"{where}: {clip.reason}")
         text = row.values.get(name, "")
-        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise LabelsError(
-                f"{file} is not UTF-8 text: save it as CSV in UTF-8 (line {row.line} has the label "
-                f"{text.encode('utf-8', 'surrogateescape')!r})"
-            )
         labels = _labels(text, separator)
-        if labels is None:
-            unlabeled.append(str(row.line))
-            continue
         split = row.values.get("split", "").lower()
         split = SYNONYMS.get(split, split)
-        if split not in (*SPLITS, ""):
-            raise LabelsError(f"{where}: split {split!r} is not one of {', '.join(SPLITS)}")
-        clip = replace(clip, labels=labels)
-        rows.append(LabeledRow(row.line, clip, split, row.values.get("fold", "")))
-    if unlabeled:
-        rows_have = "row has" if len(unlabeled) == 1 else "rows have"
-        raise LabelsError(
-            f"{file}: {len(unlabeled)} {rows_have} no {name!r}, in line "
-            f"{shown(unlabeled)}: fill in the column, or remove these lines"
-        )
+        if isinstance(clip, Skipped):
+            faults.append(f"line {row.line}: {clip.reason}")
+        elif any("\ud800" <= letter <= "\udfff" for letter in text):
+            label = text.encode("utf-8", "surrogateescape")
+            faults.append(f"line {row.line}: {label!r} is not UTF-8: save the file in UTF-8")
+        elif labels is None:
+            faults.append(f"line {row.line}: no {name!r}: fill in the column, or remove the line")
+        elif split not in (*SPLITS, ""):
+            faults.append(f"line {row.line}: split {split!r} is not one of {', '.join(SPLITS)}")
+        else:
+            clip = replace(clip, labels=labels)
+            rows.append(LabeledRow(row.line, clip, split, row.values.get("fold", "")))
+    if faults:
+        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        lines = "\n  ".join([*faults[:SHOWN], *more])
+        raise LabelsError(f"{file}: {plural(len(faults), 'unusable row')}:\n  {lines}")
     return LabeledTable(_distinct(rows, file, separator is not None), table.columns)
 
 
@@ -117,7 +113,7 @@ def warn_of_separator(rows: Sequence[LabeledRow], separator: str) -> None:
 
 
 def shown(names: Sequence[str]) -> str:
-    """List the first names and the number of further ones."""
+    """List the first names and the number of others."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
@@ -167,5 +163,5 @@ def _distinct(rows: Sequence[LabeledRow], file: Path, joins: bool) -> list[Label
         labels = tuple(sorted({*before.clip.labels, *clip.labels}))
         kept[first[key]] = before._replace(clip=replace(clip, labels=labels))
     if repeated:
-        log.warning("%s: %d rows repeat a clip and are counted once", file, repeated)
+        log.warning("%s: %s of clips listed before, left out", file, plural(repeated, "row"))
     return kept

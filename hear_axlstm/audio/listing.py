@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hear_axlstm.audio.io import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
+from hear_axlstm.wording import plural
 
 SHOWN = 5  # file extensions that a message lists
 
@@ -47,10 +48,11 @@ class Listing:
 
     def others_text(self) -> str:
         """Describe the other files for a message."""
-        shown = [f"{n:,} {ending or 'without ending'}" for ending, n in self.others.most_common()]
-        more = f" and {len(shown) - SHOWN} more endings" if len(shown) > SHOWN else ""
-        files = "file" if self.others.total() == 1 else "files"
-        return f"{self.others.total():,} other {files} ({', '.join(shown[:SHOWN])}{more})"
+        shown = [
+            f"{n:,} {ending or 'without extension'}" for ending, n in self.others.most_common()
+        ]
+        more = f" and {len(shown) - SHOWN} more extensions" if len(shown) > SHOWN else ""
+        return f"{plural(self.others.total(), 'other file')} ({', '.join(shown[:SHOWN])}{more})"
 
     def hint(self) -> str:
         """Describe the folder's content for an error if there is no audio."""
@@ -62,7 +64,7 @@ class Listing:
         elif ".csv" in self.others:
             text += "; pass the CSV itself to read the files that it lists"
         else:
-            text += f": known endings are {', '.join(sorted(AUDIO_SUFFIXES))}"
+            text += f": known extensions are {', '.join(sorted(AUDIO_SUFFIXES))}"
         return text
 
 

@@ -20,6 +20,7 @@ from hear_axlstm.audio.errors import printable
 from hear_axlstm.audio.io import AudioError
 from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import AudioClip
+from hear_axlstm.wording import plural
 
 AHEAD = 8  # clips in flight per worker
 LONGEST = 3600.0  # seconds; bounds a worker's memory
@@ -63,7 +64,7 @@ def fault(waveform: NDArray[np.float32], sample_rate: int) -> str | None:
     """Why samples are unusable (too short, silent or too loud), or None if they are usable."""
     shortest = round(WINDOW_SECONDS * sample_rate)
     if waveform.size < shortest:
-        return f"too short: {waveform.size} samples, one window needs {shortest}"
+        return f"too short: {plural(waveform.size, 'sample')}, one window needs {shortest}"
     if np.abs(waveform - waveform.mean(dtype=np.float64)).max() < SILENCE:
         return "silent: its peak is below -80 dB of full scale"
     if np.abs(waveform).max() > MAX_AMPLITUDE:

@@ -33,6 +33,7 @@ from hear_axlstm.audio.listing import (
 )
 from hear_axlstm.audio.tables import Row, Table
 from hear_axlstm.audio.tars import expand_tars, is_remote, open_tar, read_tar
+from hear_axlstm.wording import plural
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +208,8 @@ class FileSource(SingleFiles):
     """A list of audio files; a clip's id is its path."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self.name = os.path.abspath(paths[0]) if len(paths) == 1 else "files"
+        first = os.path.abspath(paths[0])
+        self.name = first if len(paths) == 1 else f"files in {os.path.dirname(first)}"
         self._paths = paths
 
     def __len__(self) -> int:
@@ -359,7 +361,7 @@ class TarSource:
                     clips += 1
         except Exception as error:  # of the tar format, a compression, a file or a connection
             detail = (str(error) or type(error).__name__).split(" @ <")[0]
-            reason = f"breaks off after {clips} clips ({detail}): download it again"
+            reason = f"breaks off after {plural(clips, 'clip')} ({detail}): download it again"
             yield Skipped(name, reason, transient=is_remote(url))
 
 

@@ -15,6 +15,7 @@ from hear_axlstm.data.corpus import PackError
 from hear_axlstm.data.extract import extract_all
 from hear_axlstm.data.pack import check_workers, choose_device, choose_workers
 from hear_axlstm.progress import progress
+from hear_axlstm.wording import duration, plural
 
 SAMPLE_PER_WORKER = 64
 
@@ -38,11 +39,10 @@ class PackEstimate:
     workers: int
 
     def __str__(self) -> str:
-        plural = "worker" if self.workers == 1 else "workers"
         text = (
-            f"from {self.sampled} of {self.clips:,} clips, {self.usable:.0%} of them usable: "
-            f"about {self.hours:,.1f} hours of audio, {self.bytes / 1e9:,.2f} GB on disk, "
-            f"{self.seconds / 60:,.1f} minutes with {self.workers} {plural}"
+            f"from {self.sampled} of {plural(self.clips, 'clip')}, {self.usable:.0%} usable: "
+            f"about {duration(3600 * self.hours)} of audio, {self.bytes / 1e9:,.2f} GB on disk, "
+            f"{duration(self.seconds)} with {plural(self.workers, 'worker')}"
         )
         if self.bytes > self.free:
             text += f"; the disk has only {self.free / 1e9:,.2f} GB free"
@@ -76,7 +76,7 @@ def estimate(
         ends.append(time.monotonic())
     features = [item for item in found if not isinstance(item, Skipped)]
     if not features:
-        raise PackError(f"none of {len(clips)} sampled clips of {source.name} is usable")
+        raise PackError(f"no usable clip in a sample of {len(clips)} of {source.name}")
     scale = total / len(clips)
     hops = sum(frames - 1 for frames, _ in features)
     # from the first result on: starting the workers takes seconds, but only once

@@ -41,6 +41,7 @@ from hear_axlstm.data.shards import (
 )
 from hear_axlstm.files import naming_full_disk, sole_writer, write_text
 from hear_axlstm.progress import progress
+from hear_axlstm.wording import duration, plural
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class PackReport:
     """Number of files that were left out, by kind of reason; report.csv in the pack lists them."""
 
     def __str__(self) -> str:
-        text = f"{self.folder}: {self.clips:,} clips, {self.hours:,.2f} hours"
+        text = f"{self.folder}: {plural(self.clips, 'clip')}, {duration(3600 * self.hours)}"
         missing = left_out(self.clips, self.skipped, self.folder / REPORT_NAME)
         return f"{text}; {missing}" if missing else text
 
@@ -204,7 +205,7 @@ def finish(folder: Path, source: str, mel: MelConfig, shards: Sequence[Shard]) -
     if not found.clips:
         first = found.first or Skipped("tars", "without audio files")
         raise PackError(
-            f"none of the {found.kinds.total()} audio files in {source} is usable, "
+            f"no usable audio in {source}, {plural(found.kinds.total(), 'file')} left out, "
             f"e.g. {first.id}: {first.reason}; all reasons: {folder / REPORT_NAME}"
         )
     with naming_full_disk(folder / INDEX_NAME):

@@ -15,18 +15,19 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hear_axlstm.audio.listing import Skipped
-from hear_axlstm.audio.loader import Decoded, decode, decode_ahead, decode_usable
+from hear_axlstm.audio.loader import Decoded, decode_ahead, decode_usable
 from hear_axlstm.audio.sources import AudioClip, open_source
 from hear_axlstm.data.shards import (
     Plan,
     Record,
+    Summary,
     jobs,
     left_out,
     plan,
@@ -39,6 +40,7 @@ from hear_axlstm.embed.writers import Output, OutputError
 from hear_axlstm.files import naming_full_disk, sole_writer, write_text
 from hear_axlstm.progress import progress
 from hear_axlstm.training.distributed import DistContext
+from hear_axlstm.wording import duration, plural
 
 Kind = Literal["scene", "timestamp", "both"]
 FIELDS: dict[str, tuple[str, ...]] = {"scene": ("scene",), "timestamp": ("steps", "times_ms")}
@@ -57,12 +59,9 @@ class EmbedReport:
     """Number of clips that were left out, by kind of reason; the report names each."""
 
     def __str__(self) -> str:
-        text = f"{self.output.path}: {self.clips:,} clips, {self.hours:,.2f} hours"
+        text = f"{self.output.path}: {plural(self.clips, 'clip')}, {duration(3600 * self.hours)}"
         if missing := left_out(self.clips, self.skipped, self.output.report):
-            text += (
-                f"; {missing}. Fix them and run the same command to add them; "
-                f"{self.output.parts} caches the finished clips: delete it if you don't need that"
-            )
+            text += f"; {missing}. Fix them and run the same command again to include them"
         return text
 
 
@@ -72,12 +71,12 @@ def scenes_of(
 ) -> Iterator[tuple[AudioClip | Skipped, Tensor | Skipped]]:
     """Yield each clip with its scene embedding ``[D']`` on the CPU, or with why it has none.
 
-    Silent and short clips are embedded, too. Shows progress.
+    Clips that are broken, silent or shorter than 25 ms have none. Shows progress.
     """
     total = len(clips) if isinstance(clips, Sized) else None
     rate, budget = embedder.sample_rate, Budget.of(embedder.device)
     held = round(budget.held_seconds * rate)
-    work = partial(decode, sample_rate=rate, longest=None)
+    work = partial(decode_usable, sample_rate=rate, longest=None)
     found = decode_ahead(((clip, clip) for clip in clips), work, _threads(), held)
     with closing(found), progress(total=total, desc="embedding", unit="clip") as bar:
         for group in groups(found, lambda pair: _samples(pair[1]), held):
@@ -100,7 +99,8 @@ def embed_files(
 ) -> EmbedReport | None:
     """Embed all clips of the inputs into `out`.
 
-    An interrupted run resumes; embeddings of the same files by the same model are not recomputed.
+    An interrupted run resumes. If the output is complete and no file has changed, nothing is
+    computed; otherwise it is replaced. A different request for the same output is rejected.
     Clips that are broken, silent, shorter than 25 ms or longer than an hour are left out and listed
     in a report.csv.
 
@@ -126,9 +126,17 @@ def embed_files(
     if not 1 <= batch_seconds < math.inf:
         raise ValueError(f"batch_seconds={batch_seconds} must be a finite number, at least 1")
     output, source = Output(out, FIELDS[kind]), open_source(inputs, path_column)
-    settings = [_fingerprint(embedder), *output.fields]
+    request = {
+        "kind": kind,
+        "source": source.name,
+        "path_column": path_column,
+        "model": embedder.config.to_dict(),
+        "weights": _digest(embedder),
+        "precision": embedder.precision,
+    }
+    settings = [json.dumps(request, default=str)]
     planned = plan(source, output.parts, output.fields, settings, CLIPS_PER_SHARD)
-    if context.broadcast(context.is_first and _is_up_to_date(output, planned)):
+    if context.broadcast(context.is_first and _is_up_to_date(output, planned, request)):
         return read_report(output) if context.is_first else None
     if not context.is_first:
         context.barrier()  # until the first rank has locked the folder
@@ -137,17 +145,28 @@ def embed_files(
     with naming_full_disk(out):
         output.parts.mkdir(parents=True, exist_ok=True)
     with sole_writer(output.parts):
+        output.begin(request)
         context.barrier()
         _write_share(planned, embedder, batch_seconds, context)
-        report = _finish(output, planned, embedder)
-    if not report.skipped:
-        shutil.rmtree(output.parts)
-    return report
+        found = summarize(planned.shards, output.parts / "report.csv")
+        output.keep_report(found)
+        if found.clips:
+            _finish(output, planned, found, embedder, request)
+    shutil.rmtree(output.parts)
+    if not found.clips:
+        first = f"{found.first.id}: {found.first.reason}" if found.first else "no audio in the tars"
+        raise OutputError(f"no clip could be embedded, e.g. {first}; all reasons: {output.report}")
+    return read_report(output)
 
 
-def _is_up_to_date(output: Output, planned: Plan) -> bool:
-    """Whether the output exists for exactly these inputs; raises if it holds anything else."""
+def _is_up_to_date(output: Output, planned: Plan, request: Mapping[str, Any]) -> bool:
+    """Whether the output exists for exactly these inputs.
+
+    Raises:
+        OutputError: if there are other files in its place, or embeddings of another request.
+    """
     made = output.read_stamp()
+    output.check_request(made, request)
     return (
         made is not None
         and made["fingerprint"] == planned.fingerprint
@@ -155,9 +174,9 @@ def _is_up_to_date(output: Output, planned: Plan) -> bool:
     )
 
 
-def _fingerprint(embedder: Embedder) -> str:
-    """Hash of weights, settings and precision."""
-    hashed = hashlib.sha256(repr((embedder.config, embedder.precision)).encode())
+def _digest(embedder: Embedder) -> str:
+    """Hash of the weights."""
+    hashed = hashlib.sha256()
     for tensor in embedder.encoder.state_dict().values():
         hashed.update(tensor.cpu().contiguous().numpy().data)
     return hashed.hexdigest()
@@ -232,21 +251,12 @@ def _fields(steps_JD: Tensor, samples: int, embedder: Embedder) -> dict[str, Ten
     }
 
 
-def _finish(output: Output, planned: Plan, embedder: Embedder) -> EmbedReport:
-    """Join the shards, write the report and the stamp."""
+def _finish(
+    output: Output, planned: Plan, found: Summary, embedder: Embedder, request: Mapping[str, Any]
+) -> None:
+    """Join the shards, and write the stamp."""
     output.stamp.unlink(missing_ok=True)
-    report = output.parts / "report.csv"
-    found = summarize(planned.shards, report)
-    if not found.clips:
-        first = f"{found.first.id}: {found.first.reason}" if found.first else "no audio in the tars"
-        raise OutputError(
-            f"none of {found.kinds.total()} files could be embedded, e.g. {first}; all reasons: "
-            f"{report}"
-        )
     output.write(planned.shards, embedder.scene_embedding_size)
-    output.report.unlink(missing_ok=True)
-    if found.kinds:
-        shutil.copyfile(report, output.report)
     samples = sum(sum(s.read()["clips"].get("samples", ())) for s in planned.shards)
     stamp = {
         "fingerprint": found.fingerprint,
@@ -255,12 +265,10 @@ def _finish(output: Output, planned: Plan, embedder: Embedder) -> EmbedReport:
         "skipped": dict(found.kinds.most_common()),
         "fields": output.fields,
         "size": embedder.scene_embedding_size,
-        "model": embedder.config.to_dict(),
-        "precision": embedder.precision,
         "bytes": output.size(),
+        "request": request,
     }
     write_text(output.stamp, json.dumps(stamp, indent=2))
-    return read_report(output)
 
 
 def read_report(output: Output) -> EmbedReport:

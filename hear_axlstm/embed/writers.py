@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hear_axlstm.audio.tables import OPEN_CSV
-from hear_axlstm.data.shards import Shard
+from hear_axlstm.data.shards import Shard, Summary
 from hear_axlstm.embed.windows import groups
-from hear_axlstm.files import naming_full_disk, replacing
+from hear_axlstm.files import naming_full_disk, replacing, write_text
 
 GROUP_BYTES = 1 << 26  # embeddings in a row group of a Parquet file
 NAME_BYTES = 240  # longest file name; file systems allow 255, including the suffix
+REPORT = "report.csv"
+REQUEST = "request.json"
+SHOWN = 60  # letters of a value in a message
 PATH_BYTES = 2_000  # longest relative path
 
 
@@ -76,7 +79,7 @@ class Output:
     @property
     def report(self) -> Path:
         """File that lists the clips that were left out, and why."""
-        return self._beside("report.csv")
+        return self._beside(REPORT)
 
     @property
     def parts(self) -> Path:
@@ -98,12 +101,40 @@ class Output:
             return None
         except (FileNotFoundError, NotADirectoryError):
             pass
-        if self.parts.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        if self.parts.exists() or (self.path.is_dir() and set(os.listdir(self.path)) <= {REPORT}):
             return None
         raise OutputError(
             f"{self.path} exists and was not made by axlstm embed: choose another name, or delete "
             "it"
         )
+
+    def check_request(self, made: Mapping[str, Any] | None, request: Mapping[str, Any]) -> None:
+        """Raise if the output, described by its stamp, or its parts belong to another request.
+
+        Raises:
+            OutputError: naming what differs.
+        """
+        path, before = self.path, (made or {}).get("request")
+        if before is None and (self.parts / REQUEST).exists():
+            path, before = self.parts, json.loads((self.parts / REQUEST).read_text("utf-8"))
+        plain = json.loads(json.dumps(request, default=str))
+        if before is not None and before != plain:
+            names = [name for name, value in plain.items() if before.get(name) != value]
+            names = [name for name in names if name != "weights" or "model" not in names]
+            changes = ", ".join(_change(name, before.get(name), plain[name]) for name in names)
+            raise OutputError(
+                f"{path} was made with another {changes}: choose another output, or delete it"
+            )
+
+    def begin(self, request: Mapping[str, Any]) -> None:
+        """Record the request that the parts belong to."""
+        write_text(self.parts / REQUEST, json.dumps(request, default=str))
+
+    def keep_report(self, found: Summary) -> None:
+        """Copy the list of clips that were left out from the parts, if there are any."""
+        self.report.unlink(missing_ok=True)
+        if found.kinds:
+            shutil.copyfile(self.parts / REPORT, self.report)
 
     def size(self) -> int:
         """Total size of the embeddings in bytes, to detect a truncated or deleted output."""
@@ -129,6 +160,11 @@ class Output:
             if self.path.suffix.lower() == ".npy":
                 with replacing(self._ids) as partial:
                     _write_ids(partial, shards)
+
+
+def _change(name: str, before: object, now: object) -> str:
+    values = f"{before!r}, now {now!r}"
+    return f"{name} ({values})" if len(values) <= 2 * SHOWN and name != "weights" else name
 
 
 def read_embedded(shards: Sequence[Shard], size: int) -> Iterator[Embedded]:

@@ -10,7 +10,9 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,13 +28,18 @@ from hear_axlstm.audio.labels import (
     warn_of_separator,
 )
 from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.loader import decode_ahead, decode_usable
 from hear_axlstm.audio.sources import AudioClip
+from hear_axlstm.config import MelConfig
 from hear_axlstm.finetune.classifier import Labels
 from hear_axlstm.finetune.config import FinetuneConfig
+from hear_axlstm.progress import progress
+from hear_axlstm.wording import plural
 
 log = logging.getLogger(__name__)
 
 SHOWN = 10  # files that a message lists
+THREADS = 2  # that decode files
 
 
 class SplitClip(NamedTuple):
@@ -89,7 +96,9 @@ def read_dataset(train: Path, config: FinetuneConfig) -> Dataset:
             if any(clip.split == split for clip in clips):
                 raise LabelsError(f"{train} has {split} clips, and so does {file}: give one")
             clips += [clip._replace(split=split) for clip in _read(file, config, {})]
-    clips, missing = _with_files(clips, config)
+    clips, missing = _with_files(clips)
+    if missing and not config.skip_broken:
+        report_broken([*missing, *_unusable(clips)], skip=False)
     if not any(clip.split == "valid" for clip in clips):
         clips = _draw_valid(clips, config)
     splits: dict[str, tuple[AudioClip, ...]] = {}
@@ -134,12 +143,6 @@ def check(dataset: Dataset, source: Path) -> Dataset:
     return dataset
 
 
-def plural(number: int, noun: str) -> str:
-    """Format a number with its noun in singular or plural."""
-    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{ending}"
-
-
 def _read(file: Path, config: FinetuneConfig, folds: Mapping[str, str]) -> list[SplitClip]:
     separator = config.separator if config.multilabel else None
     rows, columns = read_labeled(file, config.labels, separator, config.path_column)
@@ -163,15 +166,25 @@ def _read(file: Path, config: FinetuneConfig, folds: Mapping[str, str]) -> list[
     ]
 
 
-def _with_files(
-    clips: Sequence[SplitClip], config: FinetuneConfig
-) -> tuple[list[SplitClip], tuple[Skipped, ...]]:
+def _with_files(clips: Sequence[SplitClip]) -> tuple[list[SplitClip], tuple[Skipped, ...]]:
     """Split into clips whose files exist, and missing files."""
     sources = {str(clip.source) for clip, _ in clips}
     is_there = {path: Path(path).is_file() for path in sources}
     missing = [Skipped(path, "no such file") for path in sorted(sources) if not is_there[path]]
-    report_broken(missing, config.skip_broken)
     return [item for item in clips if is_there[str(item.clip.source)]], tuple(missing)
+
+
+def _unusable(clips: Sequence[SplitClip]) -> list[Skipped]:
+    """Clips that can't be decoded or are silent or too short, found without embedding them."""
+    work = partial(decode_usable, sample_rate=MelConfig().sample_rate, longest=None)
+    found = decode_ahead(((clip, clip) for clip, _ in clips), work, THREADS)
+    with closing(found), progress(total=len(clips), desc="checking", unit="clip") as bar:
+        unusable = []
+        for clip, decoded in found:
+            bar.update()
+            if isinstance(decoded, Skipped):
+                unusable.append(Skipped(str(clip.source), decoded.reason))
+    return unusable
 
 
 def report_broken(broken: Sequence[Skipped], skip: bool) -> None:

@@ -25,6 +25,7 @@ from hear_axlstm.finetune.metrics import check_libraries, draw_confusion, scores
 from hear_axlstm.training.checkpoint_manager import list_checkpoints
 from hear_axlstm.training.distributed import init_distributed
 from hear_axlstm.training.resume import CHECKPOINTS, lock_dir
+from hear_axlstm.wording import plural
 
 CONFUSION, SCORES, SETTINGS, LOG = "confusion.png", "scores.json", "config.json", "log.jsonl"
 REPORT = "report.csv"
@@ -105,7 +106,8 @@ def _write(
     found = Scores({s: scores(dataset.labels, logits[s], targets[s]) for s in logits})
     if not config.multilabel:
         split = list(logits)[-1]
-        title = f"{split}: {len(targets[split])} clips, accuracy {found[split]['accuracy']:.1%}"
+        clips, accuracy = plural(len(targets[split]), "clip"), found[split]["accuracy"]
+        title = f"{split}: {clips}, accuracy {accuracy:.1%}"
         path = out / CONFUSION
         draw_confusion(dataset.labels, logits[split], targets[split], title, path)
     classifier.save(out / FILE_NAME, {"scores": found, "settings": config.to_dict()})
@@ -129,12 +131,12 @@ def _embed(
         for clip, scene in embedded.items()
         if isinstance(scene, Skipped)
     ]
-    report_broken(broken, config.skip_broken)
+    skipped = (*dataset.left_out, *broken)
+    report_broken(skipped, config.skip_broken)
     left = {
         split: tuple(clip for clip in members if isinstance(embedded[clip], Tensor))
         for split, members in dataset.splits.items()
     }
-    skipped = (*dataset.left_out, *broken)
     dataset = check(replace(dataset, splits=left, left_out=skipped), train)
     scenes = {s: [embedded[clip] for clip in members] for s, members in left.items()}
     return dataset, {

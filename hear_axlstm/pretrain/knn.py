@@ -18,6 +18,7 @@ from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import AudioClip, FolderSource
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.files import scenes_of
+from hear_axlstm.wording import plural
 
 NEIGHBORS = 5
 SPLITS = ("train", "test")
@@ -43,11 +44,11 @@ class LabeledClips:
         Raises:
             AudioError: for a file without usable audio.
         """
-        scenes = []
-        for clip, scene in scenes_of(embedder, self.clips):
-            if isinstance(scene, Skipped):
-                raise AudioError(f"{clip.id}: {scene.reason}")
-            scenes.append(scene)
+        found = [scene for _, scene in scenes_of(embedder, self.clips)]
+        if broken := [scene for scene in found if isinstance(scene, Skipped)]:
+            more = f" (and {plural(len(broken) - 1, 'other file')})" if len(broken) > 1 else ""
+            raise AudioError(f"{broken[0].id}: {broken[0].reason}{more}")
+        scenes = [scene for scene in found if isinstance(scene, Tensor)]
         named = [clip.labels[0] for clip in self.clips]
         names, classes = np.unique(named, return_inverse=True)
         right = _is_right(torch.stack(scenes), torch.from_numpy(classes), len(names), self.test)
@@ -80,15 +81,14 @@ def read_labeled(source: str | Path) -> LabeledClips:
         raise ProbeError(f"probe={source} does not exist: give a CSV, or a folder of classes")
     classes = len({clip.labels[0] for clip in clips.clips})
     if classes < 2:
-        plural = "class" if classes == 1 else "classes"
-        raise ProbeError(f"probe={source} has {classes} {plural}: give two or more")
+        raise ProbeError(f"probe={source} has {plural(classes, 'class')}: give two or more")
     if clips.test is not None and (all(clips.test) or not any(clips.test)):
         raise ProbeError(f"probe={source} needs clips of both splits, train and test")
     missing = [clip.source for clip in clips.clips if not Path(str(clip.source)).is_file()]
     if missing:
-        files = "file" if len(missing) == 1 else "files"
         raise ProbeError(
-            f"probe={source} names {len(missing)} missing {files}, the first is {missing[0]!s}"
+            f"probe={source} names {plural(len(missing), 'missing file')}, the first is "
+            f"{missing[0]!s}"
         )
     return clips
 

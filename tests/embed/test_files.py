@@ -170,10 +170,9 @@ def test_ids_that_leave_the_folder_or_repeat_stay_inside(
     assert files == [*inside, Path("scene") / f"{str(mixed)[1:]}/a.wav.npy"]
 
 
-def test_only_what_changed_is_computed_again(
+def test_nothing_is_computed_again_until_a_file_changes(
     model: str, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_shards(monkeypatch)
     audio, out, computed = tmp_path / "audio", tmp_path / "o.npy", []
     audio.mkdir()
     write_noise(audio, 12)
@@ -187,13 +186,57 @@ def test_only_what_changed_is_computed_again(
     assert embed([str(audio)], out, model) == report and len(computed) == 11
     soundfile.write(audio / "0005.wav", np.linspace(-0.5, 0.5, 900), 16_000)
     report = embed([str(audio)], out, model)
-    assert not report.skipped
-    assert [clip.id for clip in computed[11:]] == [f"{n:04d}.wav" for n in range(4, 8)]
+    assert not report.skipped and len(computed) == 11 + 12
     wanted = expected(model, sorted(audio.iterdir()))
     np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=1e-5)
-    assert not report.output.report.exists() and not report.output.parts.exists()
-    embed([str(audio)], out, model, precision="bfloat16")
-    assert len(computed) == 15 + 12
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"audio", "o.npy", "o.npy.ids.txt", "o.npy.embed.json"}
+
+
+def test_another_request_for_the_same_output_is_refused(
+    model: str, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio, out = [str(mixed)], tmp_path / "o"
+    other, whole = tmp_path / "other.safetensors", MaskedPatchModel(ModelConfig(dim=16, depth=1))
+    checkpoints.save(other, whole, {}, next(whole.parameters()).dtype)
+    embed(audio, out, model)
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    assert {path.name for path in before} >= {"embed.json", "report.csv"}
+    assert not (out / "parts").exists()
+    for changed in (
+        {"kind": "both"},
+        {"precision": "bfloat16"},
+        {"model": str(other)},
+        {"inputs": [str(mixed / "sub")]},
+    ):
+        options = {"inputs": audio, "model": model, "kind": "scene", **changed}
+        word = {"model": "weights", "inputs": "source"}.get(
+            next(iter(changed)), next(iter(changed))
+        )
+        with pytest.raises(OutputError, match=rf"o was made with another {word}.*: choose another"):
+            embed(options.pop("inputs"), out, **options)
+    assert before == {path: path.read_bytes() for path in out.rglob("*.*")}
+    (tmp_path / "stop").mkdir()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(files, "_embed_batch", interrupt)
+        embed(audio, tmp_path / "stop", model)
+    with pytest.raises(OutputError, match=r"stop/parts was made with another kind \('scene', now"):
+        embed(audio, tmp_path / "stop", model, "timestamp")
+
+
+def test_a_run_without_usable_audio_leaves_only_its_report(model: str, tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "a.wav").write_bytes(b"junk")
+    for name, report in (("o", "o/report.csv"), ("o.npy", "o.npy.report.csv")):
+        for _ in "12":
+            with pytest.raises(OutputError, match=r"no clip could be embedded.*a\.wav: not dec"):
+                embed([str(tmp_path / "audio")], tmp_path / name, model)
+        left = [path for path in tmp_path.rglob("*") if path.name.startswith(name[:1])]
+        assert (tmp_path / report).exists() and not any("parts" in path.name for path in left)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_an_interrupted_run_goes_on(
@@ -211,7 +254,7 @@ def test_an_interrupted_run_goes_on(
     monkeypatch.setattr(files, "_embed_batch", stops)
     with pytest.raises(KeyboardInterrupt):
         embed([str(many)], out, model)
-    assert not out.exists() and len(list(tmp_path.glob("*.parts/*.json"))) == 2
+    assert not out.exists() and len(list(tmp_path.glob("*.parts/shard-*.json"))) == 2
     embed([str(many)], out, model)
     assert sum(calls) == 4 + 24
     wanted = expected(model, sorted(many.iterdir()))
@@ -238,7 +281,7 @@ def test_mistakes_get_one_clear_error(model: str, mixed: Path, tmp_path: Path) -
         ([str(tmp_path)], out, {}, "contains no audio files"),
         (audio, tmp_path / "o.wav", {}, "choose .npy, .parquet"),
         (audio, out, {"kind": "both"}, "scenes only"),
-        ([str(mixed / "junk.wav")], out, {}, "none of 1 files"),
+        ([str(mixed / "junk.wav")], out, {}, "no clip could be embedded"),
         (audio, out, {"batch_seconds": 1e-9}, "batch_seconds=1e-09 must be"),
         (audio, out, {"batch_seconds": math.inf}, "batch_seconds=inf must be"),
     ):

@@ -304,7 +304,9 @@ def test_a_csv_of_another_encoding_is_named(
 ) -> None:
     file = tmp_path / "latin.csv"
     file.write_bytes("path,label,fold\na.wav,Bär,0\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin\.csv is not UTF-8 text: save it as CSV in UTF-8"):
+    with pytest.raises(
+        ValueError, match=r"latin\.csv: 1 unusable row:\n  line 2: b'B\\xe4r' is not UTF-8"
+    ):
         read(file, config)
 
 
@@ -326,9 +328,8 @@ def test_rows_that_nothing_can_be_learned_from(
 
     rows = rows_of(tones)
     assert "1 class to train on" in message(rows_of(tones, label="low"))
-    assert "2 rows have no 'label', in line 2, 3" in message(
-        [{**rows[0], "label": "NaN"}, {**rows[1], "label": ""}, *rows[2:]]
-    )
+    found = message([{**rows[0], "label": "NaN"}, {**rows[1], "label": ""}, *rows[2:]])
+    assert "2 unusable rows:\n  line 2: no 'label'" in found and "\n  line 3: no" in found
     odd = [{**row, "label": "odd"} if row == rows[5] else row for row in rows]
     assert "of the test clips have no training clip: odd" in message(odd)
     assert "is both a" in message([*rows, {**rows[0], "fold": 1}])
@@ -345,8 +346,19 @@ def test_files_that_are_missing_or_broken_are_listed_or_skipped(
     broken.write_bytes(b"no audio")
     extra = [{"path": p, "label": "low", "fold": 0} for p in (broken, tmp_path / "gone.wav")]
     file = write(tmp_path / "some.csv", [*rows_of(tones), *extra])
-    with pytest.raises(LabelsError, match=r"1 file can't be used:\n  .*gone\.wav: no such"):
-        finetune(file, tmp_path / "run", config)
+    silent, short = tmp_path / "silent.wav", tmp_path / "short.wav"
+    soundfile.write(silent, np.zeros(RATE), RATE)
+    soundfile.write(short, 0.1 * np.ones(10), RATE)
+    more = [{"path": path, "label": "low", "fold": 0} for path in (silent, short)]
+    with pytest.raises(LabelsError, match="4 files can't be used") as raised:
+        finetune(write(tmp_path / "all.csv", [*rows_of(tones), *extra, *more]), tmp_path, config)
+    for reason in (
+        "gone.wav: no such file",
+        "broken.wav: not decodable",
+        "silent.wav: silent",
+        "short.wav: too short: 10 samples",
+    ):
+        assert reason in str(raised.value)
     extra.pop()
     file = write(tmp_path / "some.csv", [*rows_of(tones), *extra])
     with pytest.raises(LabelsError, match=r"1 file can't be used:\n  .*broken\.wav: not deco"):
@@ -369,11 +381,14 @@ def test_predict_writes_a_row_a_file_and_lists_the_broken(
     Classifier(SMALL, Labels(("a", "b"), False)).save(tmp_path / "classifier.safetensors", {})
     (tmp_path / "audio").mkdir()
     for name in ("one.wav", "two.flac"):
-        soundfile.write(tmp_path / "audio" / name, 0.1 * np.ones(RATE), RATE)
+        soundfile.write(tmp_path / "audio" / name, np.linspace(-0.5, 0.5, RATE), RATE)
     (tmp_path / "audio" / "broken.wav").write_bytes(b"no audio")
+    soundfile.write(tmp_path / "audio" / "silent.wav", np.zeros(RATE), RATE)
     with pytest.raises(SystemExit) as left:
         predict(tmp_path, (tmp_path / "audio",), out=tmp_path / "out.csv", device="cpu")
-    assert left.value.code == 3 and "broken.wav: not decodable" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert left.value.code == 3 and "broken.wav: not decodable" in error
+    assert "silent.wav: silent" in error and "2 of 4 left out" in error
     with (tmp_path / "out.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [Path(row["path"]).name for row in rows] == ["one.wav", "two.flac"]
@@ -387,7 +402,7 @@ def test_predict_replaces_nothing_but_a_csv_that_it_finished(
 ) -> None:
     Classifier(SMALL, Labels(("a", "b"), False)).save(tmp_path / "classifier.safetensors", {})
     audio, out = tmp_path / "one.wav", tmp_path / "out.csv"
-    soundfile.write(audio, 0.1 * np.ones(RATE), RATE)
+    soundfile.write(audio, np.linspace(-0.5, 0.5, RATE), RATE)
     out.write_text("earlier", "utf-8")
     before = audio.read_bytes()
     with pytest.raises(ValueError, match=r"one\.wav is not a CSV: choose a name that ends in"):

@@ -1,0 +1,16 @@
+"""Numbers with their nouns, and durations, for messages."""
+
+from __future__ import annotations
+
+
+def plural(number: int, noun: str) -> str:
+    """Format a number with its noun in singular or plural."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
+def duration(seconds: float) -> str:
+    """Format a duration in seconds, minutes or hours."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.2f} hours"
