@@ -11,18 +11,14 @@ import glob
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol
 
-from numpy import float32
-from numpy.typing import NDArray
-
+from hear_axlstm.audio.clips import AudioClip, ShardSpec, Source
 from hear_axlstm.audio.errors import printable
-from hear_axlstm.audio.io import load_audio
 from hear_axlstm.audio.listing import (
     Skipped,
     SourceError,
@@ -42,57 +38,6 @@ OPEN_SHARDS = 512  # a mapped file holds a descriptor, and many systems grant on
 TABLE_SUFFIXES = (".csv", ".tsv")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 STDIN = "-"
-
-
-@dataclass(frozen=True)
-class AudioClip:
-    """Reference to an audio clip that has not been decoded."""
-
-    id: str
-    source: str | bytes
-    """Path or content of the file."""
-    start: float = 0.0
-    """Seconds."""
-    end: float | None = None
-    """End in seconds; None means the end of the file."""
-    labels: tuple[str, ...] = ()
-    """Classes, if known."""
-
-    def decode(self, sample_rate: int, longest: float | None = None) -> NDArray[float32]:
-        """Decode the clip to mono samples ``[n]`` at `sample_rate`.
-
-        Args:
-            sample_rate: sample rate in Hz.
-            longest: maximum duration in seconds.
-
-        Raises:
-            AudioError: if the file has no usable audio.
-        """
-        return load_audio(self.source, sample_rate, self.start, self.end, longest)
-
-
-@dataclass(frozen=True)
-class ShardSpec:
-    """The clips of one shard."""
-
-    clips: Iterable[AudioClip | Skipped]
-    size: int | None
-    """Number of clips, if known without reading them."""
-    inputs: Callable[[], Iterable[str]]
-    """What the shard is made from, as text that changes when a file does."""
-
-
-class Source(Protocol):
-    """A source of clips in a fixed order."""
-
-    name: str
-    """Absolute name, to distinguish sources."""
-
-    def shards(self, size: int | None = None) -> Iterator[ShardSpec]:
-        """All clips, shard by shard; single files are grouped into shards of `size`."""
-
-    def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
-        """About `size` representative clips, and the total number of clips."""
 
 
 def open_source(

@@ -39,7 +39,8 @@ def predict(
 ) -> None:
     """Write the most probable classes of audio files as CSV.
 
-    Files without usable audio are listed at the end, and the exit code is then 3.
+    Files that are broken, silent or shorter than 25 ms are listed at the end, and the exit code is
+    then 3.
 
     Args:
         model: File that `axlstm finetune` wrote, or the folder of its run.

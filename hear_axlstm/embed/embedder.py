@@ -27,12 +27,11 @@ from hear_axlstm.embed.inputs import (
     Errors,
     Failed,
     Kind,
-    Loaded,
-    Request,
     TensorAudio,
 )
+from hear_axlstm.embed.loading import Loader
 from hear_axlstm.embed.stream import Stream
-from hear_axlstm.embed.windows import Budget, Window, batches, cut, groups, step_times
+from hear_axlstm.embed.windows import Budget, Window, batches, cut, step_times
 from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.ops.onednn import is_traced
 from hear_axlstm.ops.precision import Precision, autocast_to, product_dtype
@@ -152,11 +151,11 @@ class Embedder(nn.Module):
         """
         fixed = None if statistics is None else Statistics.of(statistics)
         request = inputs.parse(audio, lengths, self.sample_rate, errors)
-        failed: list[Failed] = []
-        loaded = self._clip_groups(request, errors, failed, warns=fixed is None)
+        loaded = Loader(request, self.sample_rate, self.device, errors)
         scenes = [scene for clips in loaded for scene in self.scenes(clips, fixed)]
+        loaded.finish(warns=fixed is None)
         answer = inputs.answer_scenes(request, scenes, self.scene_embedding_size)
-        return (answer, failed) if errors == "skip" else answer
+        return (answer, loaded.failed) if errors == "skip" else answer
 
     @overload
     def embed_timestamps(
@@ -221,14 +220,15 @@ class Embedder(nn.Module):
         """
         fixed = None if statistics is None else Statistics.of(statistics)
         request = inputs.parse(audio, lengths, self.sample_rate, errors)
-        failed: list[Failed] = []
+        loaded = Loader(request, self.sample_rate, self.device, errors)
         pairs: list[tuple[Tensor, Tensor]] = []
-        for clips in self._clip_groups(request, errors, failed, warns=fixed is None):
+        for clips in loaded:
             for clip, steps_JD in zip(clips, self.steps(clips, fixed), strict=True):
                 times_J = step_times(len(clip), self.config).to(self.device)
                 pairs.append((steps_JD[: len(times_J)], times_J))
+        loaded.finish(warns=fixed is None)
         answer = inputs.answer_timestamps(request, pairs)
-        return (*answer, failed) if errors == "skip" else answer
+        return (*answer, loaded.failed) if errors == "skip" else answer
 
     def embed(
         self,
@@ -258,7 +258,7 @@ class Embedder(nn.Module):
         """
         self._check_dtype()
         request = inputs.parse(audio, None, self.sample_rate, "raise")
-        loaded = self._clip_groups(request, "raise", [], warns=False)
+        loaded = Loader(request, self.sample_rate, self.device)
         log_mels = [self.mel(clip[None])[0] for clips in loaded for clip in clips]
         std, mean = torch.std_mean(torch.cat(log_mels))
         if not std > SMALLEST_STD:
@@ -266,22 +266,6 @@ class Embedder(nn.Module):
                 "the calibration audio is silent or constant: record sounds and pauses"
             )
         return Statistics(mean.item(), std.item())
-
-    def _clip_groups(
-        self, request: Request, errors: Errors, failed: list[Failed], warns: bool
-    ) -> Iterator[list[Tensor]]:
-        """Yield the samples of a call's clips in groups that fit the budget."""
-        held = round(Budget.of(self.device).held_seconds * self.sample_rate)
-        remarks: dict[str, str] = {}
-        loaded = enumerate(inputs.load(request, self.sample_rate, self.device, errors))
-        for group in groups(loaded, lambda pair: inputs.size_of(pair[1]), held):
-            failed += [item for _, item in group if isinstance(item, Failed)]
-            good = [(index, item) for index, item in group if isinstance(item, Loaded)]
-            remarks.update({request.name(i): item.remark for i, item in good if item.remark})
-            if good:
-                yield [item.samples for _, item in good]
-        if warns:
-            inputs.warn(remarks, len(request.items))
 
     def stream(self, statistics: Statistics | tuple[float, float]) -> Stream:
         """Return a stream that embeds live audio, each step as soon as it is complete.
@@ -309,15 +293,12 @@ class Embedder(nn.Module):
             self.fuse()
 
     def fuse(self) -> Self:
-        """Fuse the weights for fast inference on a CPU, and switch to evaluation mode.
+        """Fuse the weights for fast inference on a CPU, in evaluation mode; returns the model.
 
         `load_model` calls this. Embeddings stay the same, but gradients are not available. Later
         changes to the weights have no effect until `fuse` is called again. `train`, `unfuse`,
         loading weights into the model, and moving it to another device or dtype drop the fused
         weights.
-
-        Returns:
-            The model.
 
         Raises:
             ValueError: if the model is not on a CPU or not float32, or has blocks with hooks or
@@ -335,11 +316,7 @@ class Embedder(nn.Module):
         return self.fuse() if self.device.type == "cpu" else self.eval()
 
     def unfuse(self) -> Self:
-        """Drop the fused weights: the modules compute embeddings, optionally with gradients.
-
-        Returns:
-            The model.
-        """
+        """Drop the fused weights, so that gradients are available; returns the model."""
         self.encoder.fused = None
         return self
 

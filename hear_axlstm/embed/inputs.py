@@ -6,16 +6,11 @@ size.
 
 from __future__ import annotations
 
-import io
 import numbers
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, BinaryIO, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -23,11 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from hear_axlstm.audio.io import load_audio
-from hear_axlstm.audio.loader import MAX_AMPLITUDE, SILENCE, WINDOW_SECONDS, map_ahead
-from hear_axlstm.audio.resample import RATES, resampled
+from hear_axlstm.audio.loader import MAX_AMPLITUDE, WINDOW_SECONDS
 from hear_axlstm.audio.sources import AudioClip
-from hear_axlstm.progress import DELAY, progress
 
 Samples: TypeAlias = NDArray[np.floating]
 ArrayClip: TypeAlias = (
@@ -42,9 +34,6 @@ Kind = Literal["scene", "timestamp"]
 Errors = Literal["raise", "skip"]
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-MOST_CHANNELS = 32  # of a recording; a longer axis of an array is time
-SHOWN = 3  # clips named in a warning
-THREADS = 2  # threads that decode files
 
 
 class AudioWarning(UserWarning):
@@ -60,15 +49,6 @@ class Failed:
     name: str
     """Path, or a name such as "clip 3"."""
     reason: str
-
-
-class Loaded(NamedTuple):
-    """A clip of a list, ready for the model."""
-
-    samples: Tensor
-    """Mono ``[n]`` at the model's rate, on its device."""
-    remark: str
-    """Why its embedding is not meaningful; empty if it is."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +78,7 @@ def parse(audio: Any, lengths: Iterable[int] | None, sample_rate: int, errors: s
     """
     if errors not in get_args(Errors):
         raise ValueError(f"errors={errors!r}: choose one of {', '.join(get_args(Errors))}")
-    _check_type(audio, "audio")
+    check_type(audio, "audio")
     ndim = audio.ndim if isinstance(audio, (np.ndarray, Tensor)) else None
     if lengths is not None and ndim != 2:
         raise ValueError("lengths belong to a padded batch [clips, samples]: leave them out")
@@ -112,57 +92,10 @@ def parse(audio: Any, lengths: Iterable[int] | None, sample_rate: int, errors: s
     elif isinstance(audio, Iterable):
         items = list(audio)
     else:
-        raise TypeError(f"audio is a {_describe(audio)}: pass a path, an array, or a list of them")
+        raise TypeError(f"audio is a {describe(audio)}: pass a path, an array, or a list of them")
     if not items:
         raise ValueError("audio holds no clip: pass at least one")
     return Request(items, False, ndim == 2, isinstance(items[0], Tensor))
-
-
-def load(
-    request: Request, sample_rate: int, device: torch.device, errors: Errors = "raise"
-) -> Iterator[Loaded | Failed]:
-    """Yield all clips in order, decoding files ahead; shows progress if it takes long.
-
-    Raises:
-        AudioError, TypeError, ValueError, OSError: for a clip that can't be used, if `errors` is
-            "raise".
-    """
-
-    def load_item(index: int) -> Loaded | Failed:
-        name = request.name(index)
-        try:
-            return _load(request.items[index], name, sample_rate, device)
-        except (ValueError, TypeError, OSError) as error:
-            if errors == "raise":
-                raise
-            return Failed(index, name, str(error).removeprefix(name).lstrip(": "))
-
-    indices = range(len(request.items))
-    bar = partial(progress, desc="embedding", total=len(indices), unit="clip", delay=DELAY)
-    if all(isinstance(item, (np.ndarray, Tensor)) for item in request.items) or request.is_single:
-        yield from bar(map(load_item, indices))
-        return
-    with ThreadPoolExecutor(THREADS) as pool:
-        ahead = map_ahead(load_item, indices, pool, 4 * THREADS, size_of, round(60 * sample_rate))
-        with closing(ahead):
-            yield from bar(ahead)
-
-
-def size_of(item: Loaded | Failed) -> int:
-    """Number of samples."""
-    return len(item.samples) if isinstance(item, Loaded) else 0
-
-
-def warn(remarks: Mapping[str, str], clips: int) -> None:
-    """Warn about clips without meaningful embeddings, by name."""
-    if remarks:
-        shown = ", ".join(f"{name} is {remark}" for name, remark in list(remarks.items())[:SHOWN])
-        more = f" and {len(remarks) - SHOWN} more" if len(remarks) > SHOWN else ""
-        warnings.warn(
-            f"{len(remarks)} of {clips} clips: {shown}{more}; their embeddings are not meaningful",
-            AudioWarning,
-            stacklevel=4,
-        )
 
 
 def answer_scenes(request: Request, scenes: list[Tensor], size: int) -> Any:
@@ -189,8 +122,8 @@ def _in_kind(tensor: Tensor, as_tensor: bool) -> Tensor | NDArray[np.float32]:
 def check_batch(audio: Tensor, device: torch.device) -> None:
     """Raise unless the audio is a batch ``[B, n]`` of finite samples on the device."""
     if not isinstance(audio, Tensor):
-        raise TypeError(f"audio is a {_describe(audio)}: pass a torch.Tensor [clips, samples]")
-    _check_type(audio, "audio")
+        raise TypeError(f"audio is a {describe(audio)}: pass a torch.Tensor [clips, samples]")
+    check_type(audio, "audio")
     if audio.ndim != 2:
         raise ValueError(
             f"audio has shape {tuple(audio.shape)}: pass [clips, samples]; for one mono clip use "
@@ -208,13 +141,13 @@ def check_clip(samples: Any, name: str, device: torch.device) -> Tensor:
     Raises:
         TypeError, ValueError: for another type or shape, or non-finite samples.
     """
-    _check_type(samples, name)
+    check_type(samples, name)
     if isinstance(samples, np.ndarray) and samples.dtype.kind in "fiub":
         native = samples.dtype.newbyteorder("=")
         dtype = np.float64 if native.itemsize > 8 else native  # torch has no longer floats
         samples = torch.from_numpy(np.array(samples, dtype)).to(device)
     if not isinstance(samples, Tensor):
-        raise TypeError(f"{name} is a {_describe(samples)}: pass a NumPy array or a torch.Tensor")
+        raise TypeError(f"{name} is a {describe(samples)}: pass a NumPy array or a torch.Tensor")
     if samples.ndim != 1:
         raise ValueError(
             f"{name} has shape {tuple(samples.shape)}: pass mono samples [n]; average channels "
@@ -224,7 +157,7 @@ def check_clip(samples: Any, name: str, device: torch.device) -> Tensor:
     return samples.float()
 
 
-def _check_type(audio: object, name: str) -> None:
+def check_type(audio: object, name: str) -> None:
     """Raise for arrays that are masked, sparse, nested, quantized, or of 8-bit floats."""
     if isinstance(audio, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array: fill it, e.g. with audio.filled(0)")
@@ -264,7 +197,8 @@ def _check_values(audio: Tensor, name: str, device: torch.device) -> None:
         )
 
 
-def _describe(value: object) -> str:
+def describe(value: object) -> str:
+    """Describe the type of a wrong argument."""
     if isinstance(value, Mapping):
         return f"{type(value).__name__} with {', '.join(map(repr, list(value)[:4])) or 'no keys'}"
     dtype = f" of {value.dtype}" if isinstance(value, np.ndarray) else ""
@@ -286,10 +220,10 @@ def _cut(batch: Any, lengths: Sequence[int]) -> list[Any]:
 def _is_one_clip(audio: object) -> bool:
     paths = (str, os.PathLike, bytes, bytearray, memoryview, AudioClip, Mapping)
     readable = hasattr(audio, "read") or hasattr(audio, "get_all_samples")
-    return isinstance(audio, paths) or readable or _pair(audio) is not None
+    return isinstance(audio, paths) or readable or as_pair(audio) is not None
 
 
-def _pair(audio: object) -> tuple[Any, float] | None:
+def as_pair(audio: object) -> tuple[Any, float] | None:
     """Samples and rate of a pair in either order, as soundfile and scipy return it; else None."""
     if isinstance(audio, tuple) and len(audio) == 2:
         for samples, rate in (audio, audio[::-1]):
@@ -297,73 +231,3 @@ def _pair(audio: object) -> tuple[Any, float] | None:
             if isinstance(samples, (np.ndarray, Tensor)) and is_rate:
                 return samples, float(rate)
     return None
-
-
-def _load(item: Any, name: str, sample_rate: int, device: torch.device) -> Loaded:
-    """Load one clip of any supported type."""
-    if isinstance(item, Mapping):  # of Hugging Face datasets, decoded or not
-        item = _of_mapping(item, name)
-    if isinstance(item, (str, os.PathLike)):
-        item = load_audio(os.fspath(item), sample_rate)
-    elif isinstance(item, AudioClip):
-        item = item.decode(sample_rate)
-    elif isinstance(item, (bytes, bytearray, memoryview)):
-        item = load_audio(bytes(item), sample_rate)
-    elif hasattr(item, "get_all_samples"):  # an AudioDecoder of datasets or torchcodec
-        decoded = item.get_all_samples()
-        item = _resampled(decoded.data, decoded.sample_rate, name, sample_rate)
-    elif hasattr(item, "read"):
-        if isinstance(item, io.TextIOBase):
-            raise TypeError(f"{name} is a file in text mode: open it with mode 'rb'")
-        item = load_audio(item, sample_rate)
-    elif (pair := _pair(item)) is not None:
-        item = _resampled(*pair, name, sample_rate)
-    if isinstance(item, Tensor) and not isinstance(item, np.ndarray):
-        _check_type(item, name)
-    samples = check_clip(item, name, device)
-    if not len(samples):
-        raise ValueError(f"{name} holds no sample: pass at least one")
-    return Loaded(samples, _remark(samples, sample_rate))
-
-
-def _of_mapping(item: Mapping[str, Any], name: str) -> Any:
-    rate = item.get("sampling_rate", item.get("sample_rate"))
-    array = item.get("array")
-    if array is not None and rate is not None:
-        if not isinstance(rate, numbers.Real):
-            raise TypeError(f"{name} has the sampling rate {rate!r}: pass one number of Hz")
-        return (array if isinstance(array, Tensor) else np.asarray(array)), rate
-    if array is None and item.get("bytes") is not None:
-        return item["bytes"]
-    if array is None and item.get("path") is not None:
-        return item["path"]
-    raise TypeError(
-        f"{name} is a {_describe(item)}: pass a dict with 'array' and 'sampling_rate', or the array"
-    )
-
-
-def _resampled(samples: Any, rate: float, name: str, sample_rate: int) -> NDArray[np.float32]:
-    """Mix and resample samples with a channel axis in either position to mono `sample_rate`."""
-    if not RATES[0] <= rate <= RATES[-1]:
-        raise ValueError(
-            f"{name} has the sample rate {rate:g}: pass {RATES[0]:,} to {RATES[-1]:,} Hz"
-        )
-    _check_type(samples, name)
-    array = samples.cpu().numpy() if isinstance(samples, Tensor) else samples
-    if array.dtype.kind != "f":
-        raise TypeError(
-            f"{name} is {array.dtype}: pass real floating-point samples in -1..1 "
-            "(16-bit integers: audio / 32768)"
-        )
-    if array.ndim == 2 and min(array.shape) <= MOST_CHANNELS:
-        array = array.mean(axis=int(np.argmin(array.shape)))
-    if array.ndim != 1 or not array.size:
-        raise ValueError(f"{name} has shape {array.shape}: pass mono samples [n]")
-    mono = np.ascontiguousarray(array, np.float32)
-    return np.concatenate(list(resampled([(round(rate), mono)], sample_rate)))
-
-
-def _remark(samples: Tensor, sample_rate: int) -> str:
-    if len(samples) < round(WINDOW_SECONDS * sample_rate):
-        return f"shorter than {1000 * WINDOW_SECONDS:g} ms"
-    return "silent" if (samples - samples.mean()).abs().amax().item() < SILENCE else ""

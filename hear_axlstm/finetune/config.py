@@ -49,7 +49,7 @@ class TrainConfig:
     test_fold: Annotated[str | None, given("FOLD")] = None
     """Test clips from the training CSV: rows with this value in the column fold."""
     skip_broken: bool = False
-    """Leave out missing or damaged files instead of stopping."""
+    """Leave out missing, damaged or silent files instead of stopping."""
     metric: Annotated[Metric | None, given("{accuracy,balanced_accuracy,mAP,AUC}")] = None
     """Validation metric that selects the best checkpoint (default: accuracy, or mAP if
     multilabel)."""

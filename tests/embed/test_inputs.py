@@ -126,6 +126,24 @@ def test_silence_and_short_clips_are_warned_of(model: Embedder) -> None:
         model.embed_scenes(np.zeros(800, "f4"), statistics=(0.0, 1.0))
 
 
+def test_a_warning_names_the_line_of_the_caller(model: Embedder) -> None:
+    from hear_axlstm.finetune.classifier import Classifier, Labels
+
+    silence = np.zeros(800, "f4")
+    classifier = Classifier(model.config, Labels(("a", "b"), False)).eval()
+    for call in (
+        model.embed_scenes,
+        model.embed_timestamps,
+        model.embed,
+        classifier.predict,
+        classifier.predict_proba,
+    ):
+        for audio in (silence, [silence, SOUND], torch.zeros(800)):
+            with pytest.warns(AudioWarning, match="silent") as found:
+                call(audio)
+            assert [warning.filename for warning in found] == [__file__]
+
+
 def test_embed_is_an_alias(model: Embedder) -> None:
     np.testing.assert_array_equal(model.embed(SOUND), model.embed_scenes(SOUND))
     found, expected = model.embed(SOUND, kind="timestamp"), model.embed_timestamps(SOUND)

@@ -1,0 +1,200 @@
+"""Loading of the clips of a call: from any supported type to mono samples at the model's rate."""
+
+from __future__ import annotations
+
+import io
+import numbers
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import hear_axlstm
+from hear_axlstm.audio.io import load_audio
+from hear_axlstm.audio.loader import SILENCE, WINDOW_SECONDS, map_ahead
+from hear_axlstm.audio.resample import RATES, resampled
+from hear_axlstm.audio.sources import AudioClip
+from hear_axlstm.embed.inputs import (
+    AudioWarning,
+    Errors,
+    Failed,
+    Request,
+    as_pair,
+    check_clip,
+    check_type,
+    describe,
+)
+from hear_axlstm.embed.windows import Budget, groups
+from hear_axlstm.progress import DELAY, progress
+
+MOST_CHANNELS = 32  # of a recording; a longer axis of an array is time
+SHOWN = 3  # clips named in a warning
+THREADS = 2  # threads that decode files
+INSIDE = tuple(f"{module.__path__[0]}{os.sep}" for module in (hear_axlstm, torch))
+
+
+class Loaded(NamedTuple):
+    """A clip of a list, ready for the model."""
+
+    name: str
+    samples: Tensor
+    """Mono ``[n]`` at the model's rate, on its device."""
+    remark: str
+    """Why its embedding is not meaningful; empty if it is."""
+
+
+class Loader:
+    """The clips of a call in groups that fit the budget, as samples ``[n]`` on the model's device.
+
+    Files are decoded ahead; there is a progress bar if it takes long. Iterating raises AudioError,
+    TypeError, ValueError or OSError for a clip that can't be used, if `errors` is "raise".
+
+    Args:
+        request: the clips.
+        sample_rate: the model's rate in Hz.
+        device: the model's device.
+        errors: "raise", or "skip" to collect the clips that can't be used in `failed`.
+    """
+
+    def __init__(
+        self, request: Request, sample_rate: int, device: torch.device, errors: Errors = "raise"
+    ) -> None:
+        self.request, self.sample_rate = request, sample_rate
+        self.device, self.errors = device, errors
+        self.failed: list[Failed] = []
+        self._remarks: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        held = round(Budget.of(self.device).held_seconds * self.sample_rate)
+        for group in groups(self._items(), _size, held):
+            self.failed += [item for item in group if isinstance(item, Failed)]
+            good = [item for item in group if isinstance(item, Loaded)]
+            self._remarks.update({item.name: item.remark for item in good if item.remark})
+            if good:
+                yield [item.samples for item in good]
+
+    def finish(self, warns: bool) -> None:
+        """Warn about clips without meaningful embeddings, by name, on the line of the caller."""
+        found, clips = self._remarks, len(self.request.items)
+        if not (found and warns):
+            return
+        text = ", ".join(f"{name} is {remark}" for name, remark in list(found.items())[:SHOWN])
+        if clips == 1:
+            text += ": its embedding is not meaningful"
+        else:
+            more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+            text = f"no meaningful embedding for {len(found)} of {clips} clips: {text}{more}"
+        warnings.warn(text, AudioWarning, stacklevel=_level_of_caller())
+
+    def _items(self) -> Iterator[Loaded | Failed]:
+        items, indices = self.request.items, range(len(self.request.items))
+        bar = partial(progress, desc="embedding", total=len(items), unit="clip", delay=DELAY)
+        if all(isinstance(item, (np.ndarray, Tensor)) for item in items) or self.request.is_single:
+            yield from bar(map(self._item, indices))
+            return
+        most = round(60 * self.sample_rate)
+        with (
+            ThreadPoolExecutor(THREADS) as pool,
+            closing(map_ahead(self._item, indices, pool, 4 * THREADS, _size, most)) as ahead,
+        ):
+            yield from bar(ahead)
+
+    def _item(self, index: int) -> Loaded | Failed:
+        name = self.request.name(index)
+        try:
+            return _load(self.request.items[index], name, self.sample_rate, self.device)
+        except (ValueError, TypeError, OSError) as error:
+            if self.errors == "raise":
+                raise
+            return Failed(index, name, str(error).removeprefix(name).lstrip(": "))
+
+
+def _size(item: Loaded | Failed) -> int:
+    return len(item.samples) if isinstance(item, Loaded) else 0
+
+
+def _level_of_caller() -> int:
+    """Level of the first frame outside this package and torch, for `warnings.warn`."""
+    level, frame = 0, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(INSIDE):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _load(item: Any, name: str, sample_rate: int, device: torch.device) -> Loaded:
+    """Load one clip of any supported type."""
+    if isinstance(item, Mapping):  # of Hugging Face datasets, decoded or not
+        item = _of_mapping(item, name)
+    if isinstance(item, (str, os.PathLike)):
+        item = load_audio(os.fspath(item), sample_rate)
+    elif isinstance(item, AudioClip):
+        item = item.decode(sample_rate)
+    elif isinstance(item, (bytes, bytearray, memoryview)):
+        item = load_audio(bytes(item), sample_rate)
+    elif hasattr(item, "get_all_samples"):  # an AudioDecoder of datasets or torchcodec
+        decoded = item.get_all_samples()
+        item = _resampled(decoded.data, decoded.sample_rate, name, sample_rate)
+    elif hasattr(item, "read"):
+        if isinstance(item, io.TextIOBase):
+            raise TypeError(f"{name} is a file in text mode: open it with mode 'rb'")
+        item = load_audio(item, sample_rate)
+    elif (pair := as_pair(item)) is not None:
+        item = _resampled(*pair, name, sample_rate)
+    if isinstance(item, Tensor) and not isinstance(item, np.ndarray):
+        check_type(item, name)
+    samples = check_clip(item, name, device)
+    if not len(samples):
+        raise ValueError(f"{name} holds no sample: pass at least one")
+    return Loaded(name, samples, _remark(samples, sample_rate))
+
+
+def _of_mapping(item: Mapping[str, Any], name: str) -> Any:
+    rate = item.get("sampling_rate", item.get("sample_rate"))
+    array = item.get("array")
+    if array is not None and rate is not None:
+        if not isinstance(rate, numbers.Real):
+            raise TypeError(f"{name} has the sampling rate {rate!r}: pass one number of Hz")
+        return (array if isinstance(array, Tensor) else np.asarray(array)), rate
+    if array is None and item.get("bytes") is not None:
+        return item["bytes"]
+    if array is None and item.get("path") is not None:
+        return item["path"]
+    raise TypeError(
+        f"{name} is a {describe(item)}: pass a dict with 'array' and 'sampling_rate', or the array"
+    )
+
+
+def _resampled(samples: Any, rate: float, name: str, sample_rate: int) -> NDArray[np.float32]:
+    """Mix and resample samples with a channel axis in either position to mono `sample_rate`."""
+    if not RATES[0] <= rate <= RATES[-1]:
+        raise ValueError(
+            f"{name} has the sample rate {rate:g}: pass {RATES[0]:,} to {RATES[-1]:,} Hz"
+        )
+    check_type(samples, name)
+    array = samples.cpu().numpy() if isinstance(samples, Tensor) else samples
+    if array.dtype.kind != "f":
+        raise TypeError(
+            f"{name} is {array.dtype}: pass real floating-point samples in -1..1 "
+            "(16-bit integers: audio / 32768)"
+        )
+    if array.ndim == 2 and min(array.shape) <= MOST_CHANNELS:
+        array = array.mean(axis=int(np.argmin(array.shape)))
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"{name} has shape {array.shape}: pass mono samples [n]")
+    mono = np.ascontiguousarray(array, np.float32)
+    return np.concatenate(list(resampled([(round(rate), mono)], sample_rate)))
+
+
+def _remark(samples: Tensor, sample_rate: int) -> str:
+    if len(samples) < round(WINDOW_SECONDS * sample_rate):
+        return f"shorter than {1000 * WINDOW_SECONDS:g} ms"
+    return "silent" if (samples - samples.mean()).abs().amax().item() < SILENCE else ""
