@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 
 Batch = TypeVar("Batch")
 
+FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
 UNKNOWN_SIZE = 0x7FFF0000  # bytes; programs that write into a pipe declare this many or more
+UNKNOWN_FRAMES = 1 << 40  # libsndfile reports more for a FLAC that does not declare its length
+SEARCHED_BYTES = 1 << 16
+OGG_PAGE, OGG_END = b"OggS", 4  # beginning of a page, and the flag of the last one
 
 
 class AudioError(ValueError):
@@ -28,6 +32,8 @@ def load_audio(
 ) -> NDArray[np.float32]:
     """Decode a file, average its channels and resample it to `sample_rate`.
 
+    WAV, FLAC, Ogg and MP3 are supported if they declare their length; HEAR tasks are WAV.
+
     Args:
         source: path of the file, or its content.
         sample_rate: sample rate of the result, in Hz; others are converted by soxr ("HQ").
@@ -37,20 +43,21 @@ def load_audio(
         Samples [n], n >= 1, all finite; full scale is 1.
 
     Raises:
-        AudioError: if the file is missing, can't be decoded, is truncated or empty, or contains NaN
-            or infinite samples.
+        AudioError: if the file is missing, can't be decoded, is truncated or empty, does not
+            declare its length, or contains NaN or infinite samples.
     """
     name = "audio" if isinstance(source, bytes) else str(source)
     try:
-        with _open(source) as content:
-            if _is_cut_off(content):
-                raise AudioError(f"{name}: truncated, its header promises more data: copy it again")
-            content.seek(0)
-            with soundfile.SoundFile(content) as file:
-                rate = file.samplerate
-                if longest is not None and file.frames > longest * rate:
-                    raise AudioError(f"{name}: too long, more than {longest:g} s: cut it")
-                mono = file.read(dtype="float32", always_2d=True).mean(axis=1)
+        with _open(source) as content, soundfile.SoundFile(content) as file:
+            rate = file.samplerate
+            if fault := _fault(content, file, longest):
+                raise AudioError(f"{name}: {fault}")
+            samples = file.read(dtype="float32", always_2d=True)
+            if len(samples) < file.frames:
+                raise AudioError(
+                    f"{name}: truncated, {len(samples):,} of {file.frames:,} samples: copy it again"
+                )
+            mono = samples.mean(axis=1)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         detail = getattr(error, "error_string", str(error)).rstrip(".")
         raise AudioError(f"{name}: not decodable ({detail}): copy it again") from error
@@ -61,6 +68,25 @@ def load_audio(
     if not np.isfinite(mono).all():
         raise AudioError(f"{name}: contains NaN or infinite samples: export it again")
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _fault(content: BinaryIO, file: soundfile.SoundFile, longest: float | None) -> str | None:
+    """Why an open file is not decoded, or None; leaves the position in `content` unchanged."""
+    position = content.tell()
+    try:
+        if file.format not in FORMATS:
+            return f"{file.format} is not supported: convert it to WAV"
+        if file.format.startswith("WAV") and (fault := _fault_of_wav(content)):
+            return fault
+        if file.format == "OGG" and not _is_ended(content):
+            return "truncated, its last Ogg page is missing: copy it again"
+        if file.frames > UNKNOWN_FRAMES or (file.format == "MP3" and not _has_length(content)):
+            return "does not declare its length: convert it to WAV"
+        if longest is not None and file.frames > longest * file.samplerate:
+            return f"too long, more than {longest:g} s: cut it"
+        return None
+    finally:
+        content.seek(position)
 
 
 def wav(samples: NDArray[np.float32], sample_rate: int) -> bytes:
@@ -89,16 +115,38 @@ def _open(source: str | Path | bytes) -> BinaryIO:
     return io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
 
 
-def _is_cut_off(content: BinaryIO) -> bool:
-    """Whether a RIFF WAVE file ends before its data chunk does; False for other formats."""
-    size = content.seek(0, os.SEEK_END)
+def _fault_of_wav(content: BinaryIO) -> str | None:
+    """Whether a RIFF WAVE file ends before its data chunk does, or has one of unknown size."""
+    end = content.seek(0, os.SEEK_END)
     content.seek(0)
-    head = content.read(12)
-    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return False
+    if content.read(12)[:4] != b"RIFF":
+        return None
     while len(chunk := content.read(8)) == 8:
-        length = int.from_bytes(chunk[4:], "little")
+        size = int.from_bytes(chunk[4:], "little")
+        there = end - content.tell()
         if chunk[:4] == b"data":
-            return size < content.tell() + length and length < UNKNOWN_SIZE
-        content.seek(length + length % 2, os.SEEK_CUR)
-    return True
+            if size == 0 and there > 8:
+                return "its header declares 0 bytes of audio, but there are more: rewrite it"
+            is_cut = there < size < UNKNOWN_SIZE
+            return "truncated, its header declares more data: copy it again" if is_cut else None
+        content.seek(size + size % 2, os.SEEK_CUR)
+    return "truncated, it has no data chunk: copy it again"
+
+
+def _is_ended(content: BinaryIO) -> bool:
+    content.seek(max(0, content.seek(0, os.SEEK_END) - SEARCHED_BYTES))
+    tail = content.read()
+    flags = tail[tail.rfind(OGG_PAGE) :][5:6]
+    return bool(flags and flags[0] & OGG_END)
+
+
+def _has_length(content: BinaryIO) -> bool:
+    """Whether an MP3 has a Xing, Info or VBRI header."""
+    content.seek(0)
+    head = content.read(10)
+    if head.startswith(b"ID3"):  # four digits of seven bits
+        content.seek(10 + sum(digit << 7 * (3 - at) for at, digit in enumerate(head[6:10])))
+    else:
+        content.seek(0)
+    start = content.read(SEARCHED_BYTES)
+    return any(tag in start for tag in (b"Xing", b"Info", b"VBRI"))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hearbench.audio import decode_ahead, load_audio
+from hearbench.audio import AudioError, decode_ahead, load_audio
 from hearbench.embed.files import EmbeddingFiles, embedded
 from hearbench.embed.model import EmbeddingError, HearModel, check_output
 from hearbench.logs import output_to
@@ -43,6 +43,7 @@ def embed(system: System, task: Task, folder: Path, threads: int = 1) -> None:
 
     Raises:
         TaskError: for audio at another rate, or with several channels.
+        AudioError: for a file that can't be decoded.
         EmbeddingError: if the model fails, its embeddings are not finite or not one per clip, or
             its timestamps are invalid.
     """
@@ -95,12 +96,22 @@ def _embed_clips(model: HearModel, task: Task, files: EmbeddingFiles) -> Iterato
     batches = equal_batches(missing, _samples_at_once(model, missing, files.is_event))
 
     def load(index: int) -> NDArray[np.float32]:
-        return np.stack([load_audio(clip.path, rate) for clip in batches[index]])
+        return np.stack([_samples(clip, rate) for clip in batches[index]])
 
     for batch, audio_Bn in zip(batches, decode_ahead(load, len(batches)), strict=True):
         files.put(batch, *_compute(model, batch, audio_Bn, files.is_event))
         done += sum(clip.samples for clip in batch)
         yield done / rate
+
+
+def _samples(clip: Clip, rate: int) -> NDArray[np.float32]:
+    samples = load_audio(clip.path, rate)
+    if len(samples) != clip.samples:
+        raise AudioError(
+            f"{clip.path}: decodes to {len(samples):,} samples, its header declares "
+            f"{clip.samples:,}: copy it again"
+        )
+    return samples
 
 
 def _compute(
