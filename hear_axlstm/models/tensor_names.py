@@ -5,6 +5,7 @@ A block's `state_dict` has the file's names, and `load_state_dict` takes them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -23,6 +24,11 @@ FILE_NAMES = {
 def file_name(parameter: str) -> str:
     """Return the name used in files for a parameter that `named_parameters` lists."""
     return ".".join(FILE_NAMES.get(part, part) for part in parameter.split("."))
+
+
+def file_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the parameters of a model with their names in files."""
+    return ((file_name(name), parameter) for name, parameter in model.named_parameters())
 
 
 def use_file_names(block: nn.Module) -> None:

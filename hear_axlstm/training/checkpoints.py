@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hear_axlstm.models.tensor_names import file_name
+from hear_axlstm.models.tensor_names import file_parameters
 
 FORMAT = "2"
 PARTIAL = ".partial"
@@ -73,17 +73,12 @@ def collect(
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for prefix, part in parts.items():
         tensors |= {f"{prefix}.{name}": tensor for name, tensor in part.items()}
-    for name, parameter in _parameters(model):
+    for name, parameter in file_parameters(model):
         state = _owner(optimizers, parameter).state[parameter]
         tensors |= {f"optimizer.{key}.{name}": state[key] for key in _MOMENTS if key in state}
     return {
         name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
     }
-
-
-def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield the parameters of a model with their names in files."""
-    return ((file_name(name), parameter) for name, parameter in model.named_parameters())
 
 
 def restore(
@@ -92,7 +87,7 @@ def restore(
     """Load the weights and moments that `collect` copied onto the parameters' devices."""
     model.load_state_dict(_part(tensors, "model"))
     moments = {key: _part(tensors, f"optimizer.{key}") for key in _MOMENTS}
-    for name, parameter in _parameters(model):
+    for name, parameter in file_parameters(model):
         _owner(optimizers, parameter).state[parameter] = {
             key: moment[name].to(parameter.device, copy=True)
             for key, moment in moments.items()

@@ -14,9 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hear_axlstm import checkpoints
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.dataset import CropDataset
+from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.ops import torch_impl
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.loop import pretrain
+from hear_axlstm.training.average import WeightAverage
 from hear_axlstm.training.checkpoint_manager import list_checkpoints
 from hear_axlstm.training.checkpoints import load, save
 from hear_axlstm.training.device import choose_device
@@ -58,9 +60,12 @@ def test_a_run_can_be_used_before_it_ends(whole_run: Path, tmp_path: Path) -> No
     assert tensors.keys() == final.keys()
     assert all(torch.equal(tensor, final[name]) for name, tensor in tensors.items())
     state = load(newest)
-    average = {f"average.{name}": torch.ones_like(t) for name, t in tensors.items()}
+    names = WeightAverage(MaskedPatchModel(MODEL), decay=0.9).tensors
+    average = {f"average.{name}": torch.ones_like(t) for name, t in names.items()}
     save(newest, replace(state, tensors={**state.tensors, **average}))
-    assert all((tensor == 1).all() for tensor in checkpoints.read(newest)[2].values())
+    averaged = checkpoints.read(newest)[2]
+    assert averaged.keys() == final.keys()
+    assert all((tensor == 1).all() for tensor in averaged.values())
     newest.write_bytes(newest.read_bytes()[:-8] + bytes(8))
     with pytest.raises(ValueError, match=r"checksum does not match.*another checkpoint"):
         checkpoints.read(newest)
