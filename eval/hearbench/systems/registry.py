@@ -125,6 +125,8 @@ def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
         SystemSpecError: as `fingerprint` does; for a module that does not exist, before any system
             is loaded.
     """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # the console script does not add it; worker processes copy the path
     for system in systems:
         if find_spec(system.module.partition(".")[0]) is None:
             raise SystemSpecError(

@@ -85,6 +85,16 @@ def test_fingerprint_follows_weights_options_and_code(module: str, tmp_path: Pat
     assert len({first.digest, scaled.digest, edited.digest, reweighted.digest}) == 4
 
 
+def test_modules_in_the_current_folder_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lies_here.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])  # as of a script
+    with pytest.raises(SystemSpecError, match="no module 'lies_there'"):
+        fingerprints([System("x", "lies_here"), System("y", "lies_there")])
+
+
 def test_systems_that_cant_be_loaded(module: str, tmp_path: Path) -> None:
     with pytest.raises(SystemSpecError, match="can't import 'absent_module'"):
         fingerprint(System("x", "absent_module"))
