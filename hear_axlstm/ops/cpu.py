@@ -1,8 +1,8 @@
 """The backend for CPUs: the interior of an mLSTM block in compiled C++ (`csrc/`), via ctypes.
 
 `pip install` compiles it if there is a C++ compiler. The projections around it are left to
-`onednn.py` unless `gemm` is faster. The backward pass stores only the up-projection and the cell's
-sums, and recomputes everything else.
+`onednn.py` unless `gemm` is faster. For the backward pass, the up-projection and the cell's inputs
+and sums are stored; everything else is recomputed.
 
 Shapes: B windows, S tokens, H heads, N = B H, K head size, E = H K.
 """
@@ -152,7 +152,8 @@ def mixer(
     _check_shapes(double, tensors, heads)
     if workspace is None:
         return _Mixer.apply(xz_BSE, sizes, gates, *tensors)
-    return _forward(xz_BSE, Call(sizes, tensors, gates, workspace))[0]
+    at = Call(sizes, tensors, gates, workspace)
+    return _after_cell(xz_BSE, at, before_cell(xz_BSE, at)[0])[0]
 
 
 def _check_shapes(double: int, weights: tuple[Tensor, ...], heads: int) -> None:
@@ -165,9 +166,8 @@ def _check_shapes(double: int, weights: tuple[Tensor, ...], heads: int) -> None:
             raise ValueError(f"{name} has shape {tuple(weight.shape)} instead of {shape}")
 
 
-def _forward(xz_BSE: Tensor, at: Call) -> tuple[Tensor, Tensor, Tensor]:
+def _after_cell(xz_BSE: Tensor, at: Call, given: CellInput) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the result and the cell's sums."""
-    given, _ = before_cell(xz_BSE, at)
     u_NSK, n_NS = cell_sums(at.sizes, given, at.workspace)
     batch, tokens, double = xz_BSE.shape
     out_BSE = at.workspace.empty("out", xz_BSE, batch, tokens, double // 2)
@@ -185,28 +185,34 @@ class _Mixer(torch.autograd.Function):
         gates: GateFunction,
         *weights: Tensor,
     ) -> Tensor:
-        out_BSE, u_NSK, n_NS = _forward(xz_BSE, Call(sizes, weights, gates, Workspace()))
+        at = Call(sizes, weights, gates, Workspace())
+        given, raw_BSG = before_cell(xz_BSE, at)
+        out_BSE, *sums = _after_cell(xz_BSE, at, given)
         ctx.sizes, ctx.gates = sizes, gates
-        ctx.save_for_backward(xz_BSE, u_NSK, n_NS, *weights)
+        ctx.save_for_backward(xz_BSE, *given[:3], raw_BSG, *sums, *weights)
         return out_BSE
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out_BSE: Tensor) -> tuple[Tensor | None, ...]:
-        xz_BSE, u_NSK, n_NS, *weights = ctx.saved_tensors
+        xz_BSE, c, k, v, raw_BSG, u_NSK, n_NS, *weights = ctx.saved_tensors
         at = Call(ctx.sizes, tuple(weights), ctx.gates, Workspace())
+        with torch.enable_grad():
+            raw_BSG = raw_BSG.detach().requires_grad_()
+            gates = _by_heads(at.gates(raw_BSG), at.head_size)
+        given = CellInput(c, k, v, *(x.detach() for x in gates))
         d_weights = tuple(torch.zeros_like(weight) for weight in weights)
-        given, raw_BSG = before_cell(xz_BSE, at)
         d_xz_BSE, d_u_NSK, d_n_NS = (torch.empty_like(x) for x in (xz_BSE, u_NSK, n_NS))
         d_floor_NS = torch.empty_like(given.floor)
-        d_c = torch.empty_like(given.c, dtype=torch.float32)
-        after = u_NSK, n_NS, given.floor, given.c, xz_BSE, EPS * math.sqrt(at.head_size), NORM_EPS
+        d_c = torch.empty_like(c, dtype=torch.float32)
+        after = u_NSK, n_NS, given.floor, c, xz_BSE, EPS * math.sqrt(at.head_size), NORM_EPS
         d_after = d_u_NSK, d_n_NS, d_floor_NS, d_c, d_xz_BSE, d_weights
         d_out_BSE = d_out_BSE.contiguous()
         call("after_cell_backward", at.sizes, at.weights, *after, d_out_BSE, *d_after)
         *d_qkv, d_a_NS, d_max_NS = cell_sums_backward(at.sizes, given, d_u_NSK, d_n_NS)
-        d_gates = _gates_backward(at, raw_BSG, d_a_NS, d_max_NS, d_floor_NS)
-        before = xz_BSE, d_gates, d_c, *d_qkv, d_xz_BSE, d_weights
+        d_gates = d_a_NS.double(), d_max_NS.double(), d_floor_NS
+        (d_raw_BSG,) = torch.autograd.grad(gates, raw_BSG, d_gates)
+        before = xz_BSE, d_raw_BSG.contiguous(), d_c, *d_qkv, d_xz_BSE, d_weights
         call("before_cell_backward", at.sizes, at.weights, *before)
         return d_xz_BSE, None, None, *d_weights
 
@@ -225,16 +231,6 @@ def _by_heads(gates: CellGates, head_size: int) -> tuple[Tensor, Tensor, Tensor]
     """The cell's gates as ``[N, S]``, for scores without the keys' factor 1 / sqrt(K)."""
     a, running_max, floor = (x.transpose(1, 2).flatten(0, 1).contiguous() for x in gates)
     return a.double(), running_max.double(), floor.float() * math.sqrt(head_size)
-
-
-@torch.enable_grad()
-def _gates_backward(at: Call, raw_BSG: Tensor, *gradients: Tensor) -> Tensor:
-    """Gradient of the gates' pre-activations, from the gradients of `_by_heads`."""
-    raw_BSG = raw_BSG.detach().requires_grad_()
-    results = _by_heads(at.gates(raw_BSG), at.head_size)
-    pairs = zip(gradients, results, strict=True)
-    (d_raw_BSG,) = torch.autograd.grad(results, raw_BSG, [d.to(x.dtype) for d, x in pairs])
-    return d_raw_BSG.contiguous()
 
 
 def cell_sums(

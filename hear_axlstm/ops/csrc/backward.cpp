@@ -4,6 +4,12 @@
 
 namespace {
 
+constexpr Index ROWS = 4;  // tokens at once: gradients of the weights are read and written once for them
+
+// Numbers that are computed together; each processor splits or fills its own vectors with them.
+using ManyLanes = float __attribute__((vector_size(32)));
+using FourLanes = float __attribute__((vector_size(16)));
+
 // Gradients of the weights, shaped like them.
 struct Gradients {
     float *conv, *conv_bias, *key, *value, *gates_c, *gates_x, *gate_bias, *norm, *skip;
@@ -65,31 +71,126 @@ INLINE void after_cell(const T* u, const float* sums, const float* floor, const 
             }
 }
 
-// d in and d weight of a block-diagonal map of a row; d in is added to.
-INLINE void map_row(const float* in, const float* weight, const float* d_out, Index HJ, float* d_in,
-                    float* d_weight) {
-    for (Index q = 0; q < PLACES; ++q)
-        for (Index p = 0; p < PLACES; ++p) {
-            const float *w = weight + (q * PLACES + p) * HJ, *in_q = in + q * HJ;
-            const float* d_p = d_out + p * HJ;
-            float *d_w = d_weight + (q * PLACES + p) * HJ, *d_q = d_in + q * HJ;
-            VECTORIZED
-            for (Index j = 0; j < HJ; ++j) {
-                d_q[j] += w[j] * d_p[j];
-                d_w[j] += in_q[j] * d_p[j];
-            }
+// The gradients of out_n = sum_e in_e weight_ne, for some lanes e of R rows. Rows of `in` and d in are E
+// numbers apart, weights of one output and the next `step`; d_of(n, r) is d out.
+template <class V, Index R, class GradientOf>
+INLINE void linear_lanes(const float* in, const float* weight, Index outputs, Index step, Index E,
+                         float* d_in, float* d_weight, GradientOf d_of) {
+    V in_rows[R], d_in_rows[R];
+    for (Index r = 0; r < R; ++r) {
+        in_rows[r] = load<V>(in + r * E);
+        d_in_rows[r] = load<V>(d_in + r * E);
+    }
+    for (Index n = 0; n < outputs; ++n) {
+        const V w = load<V>(weight + n * step);
+        V d_w = load<V>(d_weight + n * step);
+        for (Index r = 0; r < R; ++r) {
+            const auto d = d_of(n, r);
+            d_in_rows[r] += w * d;
+            d_w += in_rows[r] * d;
         }
+        std::memcpy(d_weight + n * step, &d_w, sizeof d_w);
+    }
+    for (Index r = 0; r < R; ++r) std::memcpy(d_in + r * E, &d_in_rows[r], sizeof(V));
 }
 
-INLINE void gates_row(const float* in, const float* weight, const float* d_gates, Index G, Index E,
+// A type without a value, since values of vector types are passed differently by each processor.
+template <class T>
+struct Type {
+    using type = T;
+};
+
+// Calls work(type of the lanes, first) for all numbers, which are a multiple of four.
+template <class Work>
+INLINE void in_lanes(Index numbers, Work work) {
+    constexpr Index MANY = sizeof(ManyLanes) / sizeof(float);
+    const Index most = numbers / MANY * MANY;
+    for (Index i = 0; i < most; i += MANY) work(Type<ManyLanes>(), i);
+    for (Index i = most; i < numbers; i += PLACES) work(Type<FourLanes>(), i);
+}
+
+// Adds to d in and d weight of a block-diagonal map of R rows [R, E], from d out.
+template <Index R>
+INLINE void map_rows(const float* in, const float* weight, const float* d_out, Index E, float* d_in,
+                     float* d_weight) {
+    const Index HJ = E / PLACES;
+    for (Index p = 0; p < PLACES; ++p)
+        in_lanes(HJ, [&](auto lanes, Index j) __attribute__((always_inline)) {
+            using V = typename decltype(lanes)::type;
+            const Index at = p * HJ + j, at_weight = p * E + j;
+            linear_lanes<V, R>(
+                in + at, weight + at_weight, PLACES, HJ, E, d_in + at, d_weight + at_weight,
+                [&](Index q, Index r) __attribute__((always_inline)) {
+                    return load<V>(d_out + r * E + q * HJ + j);
+                });
+        });
+}
+
+// Adds to d in and d weight of the gates of R rows [R, E].
+template <Index R>
+INLINE void gate_rows(const float* in, const float* weight, const float* d_gates, Index G, Index E,
                       float* d_in, float* d_weight) {
-    for (Index g = 0; g < G; ++g) {
-        const float *w = weight + g * E, d_g = d_gates[g];
-        float* d_w = d_weight + g * E;
+    in_lanes(E, [&](auto lanes, Index e) __attribute__((always_inline)) {
+        linear_lanes<typename decltype(lanes)::type, R>(
+            in + e, weight + e, G, E, E, d_in + e, d_weight + e,
+            [&](Index g, Index r) __attribute__((always_inline)) { return d_gates[r * G + g]; });
+    });
+}
+
+// Buffers for ROWS tokens, and for d x of a window.
+struct Scratch {
+    Scratch(Index S, Index E) : rows(6 * ROWS * E), d_x(S * E) {}
+    Buffer<float> rows, d_x;
+};
+
+// As `before_cell`, of R tokens from token s of window b on.
+template <Index R, class T>
+INLINE void before_cell_rows(const T* xz, const Sizes& is, const Weights& weights, Index b, Index s,
+                             const float* d_gates, const float* d_c, const T* d_q, const T* d_k,
+                             const T* d_v, Scratch& scratch, const Gradients& d) {
+    const Index E = is.E(), S = is.S, G = 2 * is.H, token = b * S + s;
+    float *x_rows = scratch.rows.data(), *before = x_rows + R * E, *c_rows = before + R * E,
+          *d_before = c_rows + R * E, *d_key = d_before + R * E, *d_value = d_key + R * E,
+          *d_x = scratch.d_x.data() + s * E;
+    for (Index r = 0; r < R; ++r) {
+        const T* x = xz + (token + r) * 2 * E;
+        const Index row = r * E, at = (b * is.H * S + s + r) * is.K();
+        convolve_row(x, s + r, E, weights, before + row);
         VECTORIZED
         for (Index e = 0; e < E; ++e) {
-            d_in[e] += w[e] * d_g;
-            d_w[e] += in[e] * d_g;
+            c_rows[row + e] = silu(before[row + e]);
+            x_rows[row + e] = get(x[e]);
+        }
+        from_heads(d_c + at, is, d_before + row);  // becomes d c, then d before
+        from_heads(d_q + at, is, d_key + row);
+        VECTORIZED
+        for (Index e = 0; e < E; ++e) d_before[row + e] += d_key[row + e];
+        from_heads(d_k + at, is, d_key + row);
+        from_heads(d_v + at, is, d_value + row);
+    }
+    map_rows<R>(c_rows, weights.key, d_key, E, d_before, d.key);
+    map_rows<R>(x_rows, weights.value, d_value, E, d_x, d.value);
+    const float* d_g = d_gates + token * G;
+    gate_rows<R>(c_rows, weights.gates_c, d_g, G, E, d_before, d.gates_c);
+    gate_rows<R>(x_rows, weights.gates_x, d_g, G, E, d_x, d.gates_x);
+    for (Index r = 0; r < R; ++r) {
+        float *d_row = d_before + r * E, *before_row = before + r * E;
+        for (Index g = 0; g < G; ++g) d.gate_bias[g] += d_g[r * G + g];
+        VECTORIZED
+        for (Index e = 0; e < E; ++e) {
+            const float open = sigmoid(before_row[e]);
+            d_row[e] *= open * (1.0f + before_row[e] * (1.0f - open));
+            d.conv_bias[e] += d_row[e];
+        }
+        for (Index delay = 0; delay < WIDTH && delay <= s + r; ++delay) {
+            const T* earlier = xz + (token + r - delay) * 2 * E;
+            const float* w = weights.conv + (WIDTH - 1 - delay) * E;
+            float *d_w = d.conv + (WIDTH - 1 - delay) * E, *d_earlier = d_x + (r - delay) * E;
+            VECTORIZED
+            for (Index e = 0; e < E; ++e) {
+                d_w[e] += d_row[e] * get(earlier[e]);
+                d_earlier[e] += d_row[e] * w[e];
+            }
         }
     }
 }
@@ -100,54 +201,21 @@ template <class T>
 INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, const float* d_gates,
                         const float* d_c, const T* d_q, const T* d_k, const T* d_v, T* d_xz,
                         const Gradients& d) {
-    const Index E = is.E(), S = is.S, G = 2 * is.H;
-    Buffer<float> rows(7 * E), d_x(S * E);
-    float *x_row = rows.data(), *before = x_row + E, *c_row = before + E, *d_before = c_row + E,
-          *part = d_before + E, *d_key = part + E, *d_value = d_key + E;
+    const Index E = is.E(), S = is.S;
+    Scratch scratch(S, E);
     for (Index b = 0; b < is.B; ++b) {
-        std::fill(d_x.begin(), d_x.end(), 0.0f);
+        std::fill(scratch.d_x.begin(), scratch.d_x.end(), 0.0f);
+        const auto rows = [&](auto R, Index s) __attribute__((always_inline)) {
+            before_cell_rows<R>(xz, is, weights, b, s, d_gates, d_c, d_q, d_k, d_v, scratch, d);
+        };
+        const Index most = S / ROWS * ROWS;
+        for (Index s = 0; s < most; s += ROWS) rows(Rows<ROWS>(), s);
+        for (Index s = most; s < S; ++s) rows(Rows<1>(), s);
         for (Index s = 0; s < S; ++s) {
-            const T* x = xz + (b * S + s) * 2 * E;
-            const float* d_g = d_gates + (b * S + s) * G;
-            float* d_x_row = d_x.data() + s * E;
-            convolve_row(x, s, E, weights, before);
-            VECTORIZED
-            for (Index e = 0; e < E; ++e) c_row[e] = silu(before[e]);
-            VECTORIZED
-            for (Index e = 0; e < E; ++e) x_row[e] = get(x[e]);
-            const Index at = (b * is.H * S + s) * is.K();
-            from_heads(d_c + at, is, d_before);  // becomes d c, then d before
-            from_heads(d_q + at, is, part);
-            VECTORIZED
-            for (Index e = 0; e < E; ++e) d_before[e] += part[e];
-            from_heads(d_k + at, is, d_key);
-            map_row(c_row, weights.key, d_key, is.HJ(), d_before, d.key);
-            from_heads(d_v + at, is, d_value);
-            map_row(x_row, weights.value, d_value, is.HJ(), d_x_row, d.value);
-            gates_row(c_row, weights.gates_c, d_g, G, E, d_before, d.gates_c);
-            gates_row(x_row, weights.gates_x, d_g, G, E, d_x_row, d.gates_x);
-            for (Index g = 0; g < G; ++g) d.gate_bias[g] += d_g[g];
-            VECTORIZED
-            for (Index e = 0; e < E; ++e) {
-                const float open = sigmoid(before[e]);
-                d_before[e] *= open * (1.0f + before[e] * (1.0f - open));
-                d.conv_bias[e] += d_before[e];
-            }
-            for (Index delay = 0; delay < WIDTH && delay <= s; ++delay) {
-                const T* earlier = x - delay * 2 * E;
-                const float* w = weights.conv + (WIDTH - 1 - delay) * E;
-                float *d_w = d.conv + (WIDTH - 1 - delay) * E, *d_earlier = d_x_row - delay * E;
-                VECTORIZED
-                for (Index e = 0; e < E; ++e) {
-                    d_w[e] += d_before[e] * get(earlier[e]);
-                    d_earlier[e] += d_before[e] * w[e];
-                }
-            }
-        }
-        for (Index s = 0; s < S; ++s) {
+            const float* d_x = scratch.d_x.data() + s * E;
             T* to = d_xz + (b * S + s) * 2 * E;
             VECTORIZED
-            for (Index e = 0; e < E; ++e) put(to + e, d_x[s * E + e]);
+            for (Index e = 0; e < E; ++e) put(to + e, d_x[e]);
         }
     }
 }

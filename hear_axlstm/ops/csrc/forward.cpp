@@ -17,7 +17,7 @@ constexpr Index ROWS = 4;     // tokens worked on at once, while the weights for
 template <Index R>
 INLINE void gate_rows(const float* c, const float* x, const Weights& weights, Index E, Index G,
                       float* out) {
-    constexpr Index LANES = 16;
+    constexpr Index LANES = 8;
     const Index whole = E - E % LANES;
     for (Index g = 0; g < G; g += 2) {  // 2 R sums that don't wait for each other
         float sums[2][R][LANES] = {};

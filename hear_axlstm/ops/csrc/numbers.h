@@ -17,6 +17,9 @@
 #else
 #define EACH_CPU
 #endif
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed to inlined functions only
+#endif
 #define INLINE static inline __attribute__((always_inline))
 #define VECTORIZED _Pragma("omp simd")
 
@@ -58,6 +61,13 @@ struct InLines {
 
 template <class T>
 using Buffer = std::vector<T, InLines<T>>;
+
+template <class V, class T>
+INLINE V load(const T* from) {
+    V vector;
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
 
 INLINE float get(float x) { return x; }
 

@@ -17,13 +17,6 @@ INLINE Index whole_groups(Index columns) { return (columns + GROUP - 1) / GROUP 
 // the block fits in the cache.
 INLINE Index row_stride(Index columns) { return (columns + 15) / 16 * 16 | 16; }
 
-template <class V, class T>
-INLINE V load(const T* from) {
-    V vector;
-    std::memcpy(&vector, from, sizeof vector);
-    return vector;
-}
-
 INLINE void store(float* to, Vector from) { std::memcpy(to, &from, sizeof from); }
 
 INLINE void store(BFloat16* to, Vector from) {
