@@ -6,7 +6,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-# The CPU kernels, called by way of ctypes. Without a compiler the installation succeeds all the
+# The CPU kernels, called through ctypes. Without a compiler the installation succeeds all the
 # same, and PyTorch computes the same results, more slowly.
 VECTORS = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
 kernels = Extension(

@@ -1,4 +1,4 @@
-"""Files on disk and in the zips that a browser makes of a folder of Google Drive.
+"""Files on disk, and in the zips as which a browser saves a folder of Google Drive.
 
 Drive splits a large folder into ``NAME-DATE-001.zip``, ``NAME-DATE-002.zip``, ..., each a zip of
 its own with some of the files.
@@ -26,17 +26,17 @@ class Member:
 
     path: Path
     name: str = ""
-    """Name in the zip; empty for the file itself."""
+    """Name in the zip; empty for a file on disk."""
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a zip of files; a checkpoint is a zip, too."""
+    """Whether a file is a zip, but not a checkpoint, which is a zip, too."""
     names = [member.name for member in _members(path)] if path.suffix.lower() == ARCHIVE else [""]
     return "" not in names and not any(name.endswith("/data.pkl") for name in names)
 
 
 def files_in(place: Path) -> dict[str, Member]:
-    """All files of a folder, or of a zip and its other parts, by their paths; zips are opened."""
+    """List the files of a folder, or of a zip and its other parts, by path."""
     is_dir = place.is_dir()
     paths = [p for p in sorted(place.rglob("*")) if p.is_file()] if is_dir else _parts(place)
     return {
@@ -68,7 +68,7 @@ def extract(member: Member, folder: Path) -> Path:
 
 
 def _parts(path: Path) -> list[Path]:
-    """A zip, and the other parts that lie beside it."""
+    """A zip and its other parts in the same folder."""
     match = PART.fullmatch(path.name)
     if match is None:
         return [path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import tyro
@@ -26,5 +27,6 @@ def export(
         random_weights: Use random weights; the model must be a preset.
         kind: "scene" for one embedding per clip, "timestamp" for one every 40 ms with its time.
     """
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing
     embedder = load_model(model, weights="random" if random_weights else None)
     print(f"exported: {write_graph(embedder, out, kind)}")

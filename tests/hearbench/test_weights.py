@@ -51,7 +51,7 @@ def on(web: FileServer, name: str) -> Weights:
 def test_a_file_comes_once_and_is_checked(tmp_path: Path, web: FileServer) -> None:
     beats, folder = on(web, "beats"), tmp_path / "cache"
     web.files[beats.file] = b"<html>quota</html>"
-    with pytest.raises(WeightsError, match=r"what came does not load .*--from PATH"):
+    with pytest.raises(WeightsError, match=r"the file does not load .*--from PATH"):
         get(beats, folder)
     (tmp_path / "w").mkdir()
     web.files[beats.file] = content = write.beats(tmp_path / "w").read_bytes()
@@ -185,9 +185,9 @@ def test_sources_without_the_weights(tmp_path: Path) -> None:
     (tmp_path / "d" / "b.txt").write_text("")
     for name, source, reason in (
         ("beats", "nowhere", "nowhere does not exist"),
-        ("beats", "d", r"holds no BEATs_iter3\.pt, but d/a\.txt, d/b\.txt; you can also"),
+        ("beats", "d", r"contains no BEATs_iter3\.pt, but d/a\.txt, d/b\.txt; you can also"),
         ("ssam-tiny", "d", r"no checkpoint of a run ssam_tiny_200_16x4\* among d/a\.txt"),
-        ("beats", "d/a.txt", "what came does not load"),
+        ("beats", "d/a.txt", "the file does not load"),
     ):
         with pytest.raises(WeightsError, match=reason):
             get(PUBLISHED[name], tmp_path / "cache", tmp_path / source)

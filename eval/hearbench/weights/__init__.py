@@ -1,1 +1,1 @@
-"""Published checkpoints of the other systems: which there are, and getting them."""
+"""Published checkpoints of the other systems: a table of them, and their download."""

@@ -46,7 +46,7 @@ def list_folder(folder_id: str) -> dict[str, str]:
 
 
 def transfer(file_id: str, target: Path) -> None:
-    """Download a file, or the rest of it.
+    """Download a file, or resume its download.
 
     Raises:
         DriveError: if the file does not come.
@@ -77,7 +77,7 @@ def transfer(file_id: str, target: Path) -> None:
 
 
 def _anew_if_changed(fetch: Callable[[], None], target: Path) -> None:
-    """Start from the beginning where the rest of a file can't be had any more."""
+    """Restart a download if the server no longer has the rest of the same file."""
     import gdown
 
     try:

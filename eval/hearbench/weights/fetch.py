@@ -1,8 +1,8 @@
-"""Getting a published checkpoint: from a URL, from Google Drive, or from what a browser downloaded.
+"""Published checkpoints: downloaded from a URL or Google Drive, or taken from files on disk.
 
-FOLDER/<file or run>             a checkpoint that was downloaded whole and loads
+FOLDER/<file or run>             a checkpoint that is complete and loads
 FOLDER/.<name>.sha256            checksum of its first download
-FOLDER/.<name>.part/             one on its way
+FOLDER/.<name>.part/             unfinished download
 """
 
 from __future__ import annotations
@@ -39,34 +39,35 @@ SHOWN = 8  # names of a folder that an error lists
 IN_RUN = re.compile(
     r"(?:config\.json|(?:checkpoints/)?checkpoint[-_](\d+)(?:\.pth|/checkpoint)?)", re.IGNORECASE
 )
-"""What is needed of a run, as a path below its folder."""
+"""Files of a run to use, as paths below its folder."""
 
 
 class WeightsError(ValueError):
-    """Weights that can't be fetched; the message says why and what else to do."""
+    """Raised for weights that can't be fetched; the message names the remedy."""
 
 
 def default_folder() -> Path:
-    """Where checkpoints are kept: HEARBENCH_CACHE, or the platform's cache folder."""
+    """Folder of the checkpoints: HEARBENCH_CACHE, or the platform's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("hearbench"))
 
 
 def get(weights: Weights, folder: Path, source: Path | None = None) -> Path:
-    """Put a checkpoint into `folder`, unless it is there.
+    """Put a checkpoint into `folder`, unless it is there already.
 
-    It is loaded once by its system before it appears under its name: a download that is cut off,
-    or a page in place of a file, never looks like weights. One of several processes fetches, the
-    others wait for it.
+    Its system loads it once before it appears under its name, so that a truncated download or an
+    error page is never taken for weights. If several processes call this, one fetches and the
+    others wait.
 
     Args:
-        weights: which ones.
+        weights: the weights to get.
         folder: destination.
-        source: a file, folder or zip that was downloaded with a browser; it replaces what is there.
+        source: a file, folder or zip that was downloaded with a browser; it replaces the copy in
+            `folder`.
 
     Raises:
-        WeightsError: if it is not for download, the download fails, the file is not what it should
-            be, or the folder can't be written.
+        WeightsError: if there is no download, it fails, the file is not the expected checkpoint,
+            or the folder can't be written.
     """
     if weights.hub:
         raise WeightsError(
@@ -121,7 +122,7 @@ def _fetch(weights: Weights, folder: Path, source: Path | None) -> Path:
     try:
         _check(weights, path, folder)
     except WeightsError:
-        shutil.rmtree(draft, ignore_errors=True)  # or it would be taken for a complete download
+        shutil.rmtree(draft, ignore_errors=True)  # else it seems complete
         raise
     target = folder / path.name
     if target.is_dir():
@@ -209,7 +210,7 @@ def _file_among(files: Mapping[str, Member], weights: Weights, source: Path) -> 
         return files[min(named, key=len)]
     if len(files) == 1:  # a file under another name
         return next(iter(files.values()))
-    raise WeightsError(f"{source} holds no {weights.file}, but {_shown(files)}")
+    raise WeightsError(f"{source} contains no {weights.file}, but {_shown(files)}")
 
 
 def _run_from_disk(weights: Weights, source: Path, draft: Path) -> Path:
@@ -228,14 +229,14 @@ def _run_from_disk(weights: Weights, source: Path, draft: Path) -> Path:
 
 
 def choose(listed: Mapping[str, str], weights: Weights) -> tuple[str, dict[str, str]]:
-    """The run among files, and what is needed of it: its newest checkpoint and settings.
+    """Choose a run among files, and the files of it to use: newest checkpoint and settings.
 
     Args:
         listed: path -> anything, e.g. a file id.
         weights: their `file` begins the run's name.
 
     Raises:
-        WeightsError: naming what there is if no run fits.
+        WeightsError: if no run fits; the message lists the files.
     """
     runs: dict[str, dict[str, tuple[int | None, str]]] = {}
     for path, value in listed.items():
@@ -263,7 +264,7 @@ def _shown(names: Mapping[str, object]) -> str:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts r2 before r10."""
+    """Sort key that puts r2 before r10."""
     return [(int(n or 0), text) for text, n in re.findall(r"(\D*)(\d*)", name)]
 
 
@@ -273,7 +274,7 @@ def _check(weights: Weights, path: Path, folder: Path) -> None:
     try:
         module.load_model(str(path))
     except ValueError as error:
-        raise WeightsError(f"what came does not load ({error})") from error
+        raise WeightsError(f"the file does not load ({error})") from error
     record, digest = folder / f".{weights.name}.sha256", _digest(path)
     if record.exists() and (first := record.read_text(encoding="utf-8").strip()) != digest:
         raise WeightsError(

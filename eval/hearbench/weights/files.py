@@ -1,4 +1,4 @@
-"""Files on disk and in the zips that a browser makes of a folder of Google Drive.
+"""Files on disk, and in the zips as which a browser saves a folder of Google Drive.
 
 Drive splits a large folder into `NAME-DATE-001.zip`, `NAME-DATE-002.zip`, ..., each a zip of its
 own with some of the files.
@@ -20,7 +20,7 @@ PART = re.compile(r"(.*-)\d{3}\.zip", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Member:
-    """A file on disk, or a member of a zip; `name` is empty for the file itself."""
+    """A file on disk, or a member of a zip; `name` is empty for a file on disk."""
 
     path: Path
     name: str = ""
@@ -40,7 +40,7 @@ class Member:
 
 
 def files_in(place: Path) -> dict[str, Member]:
-    """The files of a folder, of a zip and its other parts, or a single file, by their paths."""
+    """List the files of a folder, of a zip and its other parts, or a single file, by path."""
     is_dir = place.is_dir()
     paths = [p for p in sorted(place.rglob("*")) if p.is_file()] if is_dir else _parts(place)
     return {
@@ -51,7 +51,7 @@ def files_in(place: Path) -> dict[str, Member]:
 
 
 def _parts(path: Path) -> list[Path]:
-    """A zip, and the other parts that lie beside it."""
+    """A zip and its other parts in the same folder."""
     match = PART.fullmatch(path.name)
     if match is None:
         return [path]
