@@ -9,6 +9,7 @@ Shapes: n samples, T mel frames, F mel bins, J time steps, D' embedding size.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -21,6 +22,7 @@ from hear_axlstm.embed.fused import FusedEncoder, FusedMLSTM, StreamState
 from hear_axlstm.embed.inputs import check_clip
 from hear_axlstm.embed.windows import step_centers, step_times
 from hear_axlstm.models.encoder import Encoder
+from hear_axlstm.ops.cores import on_one_core
 from hear_axlstm.ops.cpu import Workspace
 from hear_axlstm.ops.precision import Precision, autocast_to, product_dtype
 
@@ -98,7 +100,7 @@ class Stream:
         for part in new.split(round(BLOCK_SECONDS * self._config.mel.sample_rate)):
             self._count += len(part)
             self._samples = torch.cat([self._samples, part])
-            found.append(self._advance(self._new_frames()))
+            found.append(self._on_one_core(lambda: self._advance(self._new_frames())))
         centers = step_centers(first, self._done_steps, self._config).float()
         return self._answer(found, centers)
 
@@ -120,7 +122,8 @@ class Stream:
             left = frame_count(self._count, config.mel) - self._done_frames
             frames_TF = self._new_frames()[:left]
             padding = -(len(self._frames_TF) + len(frames_TF)) % config.patch[0]
-            found.append(self._advance(nnf.pad(frames_TF, (0, 0, 0, padding))))
+            frames_TF = nnf.pad(frames_TF, (0, 0, 0, padding))
+            found.append(self._on_one_core(lambda: self._advance(frames_TF)))
         times = (
             step_times(self._count, config)[first:] if self._count else torch.zeros(0, device="cpu")
         )
@@ -146,6 +149,10 @@ class Stream:
         self._samples = self._samples[len(frames_Tn) * hop :].clone()
         self._done_frames += len(frames_Tn)
         return standardize(log_mel_TF, self._statistics)
+
+    def _on_one_core(self, work: Callable[[], Tensor]) -> Tensor:
+        """Call `work`, whose operations are too small for several threads of a CPU."""
+        return on_one_core(torch.no_grad()(work)) if self._device.type == "cpu" else work()
 
     def _advance(self, frames_TF: Tensor) -> Tensor:
         """Steps ``[J, D']`` completed by these and the waiting frames."""

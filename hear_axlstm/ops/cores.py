@@ -22,9 +22,23 @@ def on_each_core(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     threads = torch.get_num_threads()
     if threads == 1 or len(items) == 1:
         return [work(item) for item in items]
+    return _in_single_threads(work, items, min(threads, len(items)))
+
+
+def on_one_core(work: Callable[[], R]) -> R:
+    """Call `work` with torch limited to one thread, whatever the caller's setting.
+
+    Operations too small to share lose more time to waiting for other threads than they gain.
+    """
+    if torch.get_num_threads() == 1:
+        return work()
+    return _in_single_threads(lambda _: work(), [None], 1)[0]
+
+
+def _in_single_threads(work: Callable[[T], R], items: Sequence[T], workers: int) -> list[R]:
     # The number set in a thread applies to it alone, but later threads inherit it: it is restored
     # once all have started.
-    workers = min(threads, len(items))
+    threads = torch.get_num_threads()
     started = Barrier(workers + 1)
 
     def compute_alone() -> None:

@@ -166,3 +166,20 @@ def test_bad_samples_are_refused_and_change_nothing() -> None:
     steps, _ = run(stream, NOISE[3_000:9_000], [100])
     expected, _ = MODELS[0].embed(NOISE[:9_000], kind="timestamp", statistics=STATISTICS)
     np.testing.assert_allclose(steps, expected[4:], rtol=0, atol=1e-5)
+
+
+def test_a_step_uses_one_thread_and_leaves_the_setting() -> None:
+    seen: list[int] = []
+    model, threads = small(), torch.get_num_threads()
+    stream = model.stream(STATISTICS)
+    encode = stream._encode
+    stream._encode = lambda *given: seen.append(torch.get_num_threads()) or encode(*given)  # type: ignore[method-assign,func-returns-value]
+    torch.set_num_threads(3)
+    try:
+        stream.push(NOISE[:8000])
+        assert seen == [1] and torch.get_num_threads() == 3
+        with pytest.raises(ValueError, match="finite"):
+            stream.push(np.full(800, np.nan, dtype=np.float32))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
