@@ -45,8 +45,7 @@ def locate(spec: str) -> Path:
     if spec in PRESETS:
         raise ValueError(
             f"no weights of {spec} ship with the package: use {spec}.{TAG}, the authors' weights "
-            f"(a download), or random ones, {spec}.{RANDOM} "
-            '(in Python also weights="random"; in `axlstm embed` and `export` --random-weights)'
+            f"(a download), or {spec}.{RANDOM}, random weights"
         )
     if spec.removesuffix(f".{RANDOM}") in PRESETS:
         raise ValueError(f"{spec} names random weights, and they have no file: name saved weights")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import logging
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -86,7 +88,10 @@ def print_completion(shell: str) -> None:
 
 def load(name: str) -> Callable[..., Any]:
     """Import the function of a command."""
-    return getattr(importlib.import_module(f"hear_axlstm.cli.{name}"), name)
+    function = getattr(importlib.import_module(f"hear_axlstm.cli.{name}"), name)
+    # tyro would print the line breaks within the description of an argument
+    function.__doc__ = re.sub(r"\n {8}(?=\S)", " ", inspect.cleandoc(function.__doc__ or ""))
+    return function
 
 
 def parse(name: str, arguments: Sequence[str], console_outputs: bool = True) -> Any:

@@ -12,6 +12,7 @@ import tyro
 from hear_axlstm import load_model
 from hear_axlstm.embed.files import Kind, embed_files
 from hear_axlstm.ops.precision import Precision
+from hear_axlstm.training.config import given
 from hear_axlstm.training.distributed import init_distributed
 from hear_axlstm.training.signals import is_under_torchrun
 
@@ -21,24 +22,27 @@ PATIENCE = timedelta(days=30)  # ranks wait for the slowest one at the end
 
 def embed(
     inputs: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(name="source", metavar="SOURCE...")
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(name="source", metavar="SOURCE...", help_behavior_hint=""),
     ],
     *,
     out: Path,
-    model: str = "",
+    model: Annotated[str, given("WEIGHTS")] = "",
     random_weights: bool = False,
     kind: Kind = "scene",
-    path_column: str | None = None,
+    path_column: Annotated[str | None, given("COLUMN")] = None,
     precision: Precision = "float32",
-    batch_seconds: float | None = None,
+    batch_seconds: Annotated[float | None, given("SECONDS")] = None,
     device: str = "auto",
 ) -> None:
     """Embed audio of any sample rate and number of channels.
 
-    Run the same command again to resume an interrupted run; it does nothing if nothing has changed.
-    Files that are broken, silent, shorter than 25 ms, or longer than an hour (split these with
-    start/end columns in a CSV) are listed in report.csv, and the exit code is 3 (0 under torchrun,
-    which would restart otherwise). To run one process per GPU:
+    Run the same command again to resume an interrupted run, or to include files that were added or
+    fixed; other options need another output. Files that are broken, silent, shorter than 25 ms, or
+    longer than an hour (split these with start/end columns in a CSV) are listed in report.csv, and
+    the exit code is 3 (0 under torchrun, which would restart otherwise). To run one process per
+    GPU:
     `torchrun --nproc-per-node 8 -m -- hear_axlstm.cli embed ...`.
 
     Args:
@@ -47,12 +51,12 @@ def embed(
             one per line.
         out: scenes.npy (with scenes.npy.ids.txt), a .parquet file, or a folder for one .npy per
             clip.
-        model: Preset, file, folder or hf://org/repo; by default the shipped weights.
+        model: Preset, file, folder or hf://org/repo (default: axlstm_tiny).
         random_weights: Use random weights, as a baseline; the model must be a preset.
         kind: One embedding per clip, one every 40 ms, or both.
-        path_column: Column of paths in a CSV; by default a usual name such as path or filename.
+        path_column: Column of paths in a CSV (default: a usual name such as path or filename).
         precision: Precision of large matrix products; "auto" uses bfloat16 where that is fast.
-        batch_seconds: Seconds of audio per batch, by default 300.
+        batch_seconds: Seconds of audio per batch (default: 300).
         device: "auto", or a torch device.
     """
     with init_distributed(device, patience=PATIENCE) as context:

@@ -9,14 +9,15 @@ import tyro
 
 from hear_axlstm.data.estimate import estimate as forecast
 from hear_axlstm.data.pack import pack as pack_audio
+from hear_axlstm.training.config import given
 
 
 def pack(
     audio: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="source", metavar="SOURCE")],
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="out", metavar="OUT")],
     *,
-    path_column: str | None = None,
-    workers: int | None = None,
+    path_column: Annotated[str | None, given("COLUMN")] = None,
+    workers: Annotated[int | None, given("N")] = None,
     dry_run: bool = False,
 ) -> None:
     """Pack audio into log-mel shards for pretraining.
@@ -29,8 +30,8 @@ def pack(
             optionally start and end in seconds; a pattern such as 'a/**/*.flac'; or WebDataset
             tars, as paths or URLs, e.g. 'train-{000..127}.tar'.
         out: Output folder; packing the same audio into it again resumes or does nothing.
-        path_column: Column of paths in a CSV; by default a usual name such as path or filename.
-        workers: Number of processes, by default one per core.
+        path_column: Column of paths in a CSV (default: a usual name such as path or filename).
+        workers: Number of processes (default: one per core).
         dry_run: Only estimate hours, disk space and time from a small sample.
     """
     if dry_run:

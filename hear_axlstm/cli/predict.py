@@ -21,6 +21,7 @@ from hear_axlstm.data.shards import LOUD_SHARE
 from hear_axlstm.embed.files import scenes_of
 from hear_axlstm.files import replacing
 from hear_axlstm.finetune.classifier import Classifier, load_classifier
+from hear_axlstm.training.config import given
 from hear_axlstm.training.device import choose_device
 
 BROKEN = 3  # exit code if some files had no usable audio and the others were classified
@@ -29,12 +30,14 @@ BROKEN = 3  # exit code if some files had no usable audio and the others were cl
 def predict(
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
     inputs: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(name="source", metavar="SOURCE...")
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(name="source", metavar="SOURCE...", help_behavior_hint=""),
     ],
     *,
-    out: Path | None = None,
+    out: Annotated[Path | None, given("CSV")] = None,
     top: int = 3,
-    path_column: str | None = None,
+    path_column: Annotated[str | None, given("COLUMN")] = None,
     device: str = "auto",
 ) -> None:
     """Write the most probable classes of audio files as CSV.
@@ -46,9 +49,9 @@ def predict(
         model: File that `axlstm finetune` wrote, or the folder of its run.
         inputs: Files, folders, patterns, CSV or TSV files, tars, or - for paths on standard input,
             as for `axlstm embed`.
-        out: Output CSV, by default standard output.
+        out: Output CSV (default: standard output).
         top: Number of classes to list for each file.
-        path_column: Column of paths in a CSV; by default a usual name such as path or filename.
+        path_column: Column of paths in a CSV (default: a usual name such as path or filename).
         device: "auto" uses CUDA if available, then Apple's MPS, then the CPU.
     """
     if top < 1:
@@ -89,7 +92,7 @@ def _report(broken: list[Skipped], clips: int) -> None:
     for skip in broken:
         print(f"  {skip.id}: {skip.reason}", file=sys.stderr)
     kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(s.kind for s in broken).most_common())
-    text = f"{len(broken)} of {clips} left out ({kinds}), listed above"
+    text = f"{len(broken):,} of {clips:,} left out ({kinds}), listed above"
     warning = "WARNING: " if len(broken) > LOUD_SHARE * clips else ""
     print(f"axlstm: {warning}{text}", file=sys.stderr)
 

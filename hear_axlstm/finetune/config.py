@@ -25,8 +25,7 @@ class TrainConfig:
     """
 
     mode: Mode = "linear"
-    """What to train: "linear" or "mlp", a head on frozen embeddings; or "full", which starts from
-    the linear head and then trains the encoder too."""
+    """What to train: a "linear" or "mlp" head, or "full", the encoder after a linear head."""
     model: Annotated[str, given("WEIGHTS")] = ""
     """Encoder: preset, file, folder or hf://org/repo (default: axlstm_tiny)."""
     labels: Annotated[str, given("COLUMN")] = "label"
@@ -42,8 +41,7 @@ class TrainConfig:
     valid_fold: Annotated[str | None, given("FOLD")] = None
     """Validation clips from the training CSV: rows with this value in the column fold."""
     valid_fraction: float = 0.2
-    """Share of each class's training clips to hold out for validation, if neither these options
-    nor a column split (train, valid or test) name any."""
+    """Share of each class's training clips to validate on, if there are no other such clips."""
     test: Annotated[Path | None, given("CSV")] = None
     """CSV of the test clips, which are scored at the end."""
     test_fold: Annotated[str | None, given("FOLD")] = None
@@ -51,8 +49,7 @@ class TrainConfig:
     skip_broken: bool = False
     """Leave out missing, damaged or silent files instead of stopping."""
     metric: Annotated[Metric | None, given("{accuracy,balanced_accuracy,mAP,AUC}")] = None
-    """Validation metric that selects the best checkpoint (default: accuracy, or mAP if
-    multilabel)."""
+    """Validation metric that selects the best epoch (default: accuracy; mAP if multilabel)."""
     epochs: Annotated[int | None, given("N")] = None
     """Maximum number of epochs (default: 200 for a head, 30 for "full")."""
     patience: Annotated[int | None, given("N")] = None
