@@ -110,8 +110,7 @@ def _open(out: Path | None) -> Iterator[TextIO]:
 @torch.no_grad()
 def _top(classifier: Classifier, scene_D: Tensor, top: int) -> Iterator[str]:
     """Names and probabilities of the most probable classes, alternating."""
-    logits = classifier.head(scene_D.to(classifier.head.mean.device)[None])
-    best = classifier.to_probabilities(logits)[0].topk(top)
+    best = classifier.to_probabilities(classifier.logits(scene_D[None]))[0].topk(top)
     for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         yield classifier.labels.classes[index]
         yield f"{probability:.4f}"

@@ -92,7 +92,7 @@ def parse(audio: Any, lengths: Iterable[int] | None, sample_rate: int, errors: s
     elif isinstance(audio, Iterable):
         items = list(audio)
     else:
-        raise TypeError(f"audio is a {describe(audio)}: pass a path, an array, or a list of them")
+        raise TypeError(f"audio is {describe(audio)}: pass a path, an array, or a list of them")
     if not items:
         raise ValueError("audio holds no clip: pass at least one")
     return Request(items, False, ndim == 2, isinstance(items[0], Tensor))
@@ -122,7 +122,7 @@ def _in_kind(tensor: Tensor, as_tensor: bool) -> Tensor | NDArray[np.float32]:
 def check_batch(audio: Tensor, device: torch.device) -> None:
     """Raise unless the audio is a batch ``[B, n]`` of finite samples on the device."""
     if not isinstance(audio, Tensor):
-        raise TypeError(f"audio is a {describe(audio)}: pass a torch.Tensor [clips, samples]")
+        raise TypeError(f"audio is {describe(audio)}: pass a torch.Tensor [clips, samples]")
     check_type(audio, "audio")
     if audio.ndim != 2:
         raise ValueError(
@@ -147,7 +147,7 @@ def check_clip(samples: Any, name: str, device: torch.device) -> Tensor:
         dtype = np.float64 if native.itemsize > 8 else native  # torch has no longer floats
         samples = torch.from_numpy(np.array(samples, dtype)).to(device)
     if not isinstance(samples, Tensor):
-        raise TypeError(f"{name} is a {describe(samples)}: pass a NumPy array or a torch.Tensor")
+        raise TypeError(f"{name} is {describe(samples)}: pass a NumPy array or a torch.Tensor")
     if samples.ndim != 1:
         raise ValueError(
             f"{name} has shape {tuple(samples.shape)}: pass mono samples [n]; average channels "
@@ -198,11 +198,14 @@ def _check_values(audio: Tensor, name: str, device: torch.device) -> None:
 
 
 def describe(value: object) -> str:
-    """Describe the type of a wrong argument."""
+    """Describe a wrong argument by its type, with an article."""
+    if value is None:
+        return "None"
+    kind = "array" if isinstance(value, np.ndarray) else type(value).__name__
+    text = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
     if isinstance(value, Mapping):
-        return f"{type(value).__name__} with {', '.join(map(repr, list(value)[:4])) or 'no keys'}"
-    dtype = f" of {value.dtype}" if isinstance(value, np.ndarray) else ""
-    return f"{type(value).__name__}{dtype}"
+        return f"{text} with {', '.join(map(repr, list(value)[:4])) or 'no keys'}"
+    return f"{text} of {value.dtype}" if isinstance(value, np.ndarray) else text
 
 
 def _cut(batch: Any, lengths: Sequence[int]) -> list[Any]:

@@ -169,7 +169,7 @@ def _of_mapping(item: Mapping[str, Any], name: str) -> Any:
     if array is None and item.get("path") is not None:
         return item["path"]
     raise TypeError(
-        f"{name} is a {describe(item)}: pass a dict with 'array' and 'sampling_rate', or the array"
+        f"{name} is {describe(item)}: pass a dict with 'array' and 'sampling_rate', or the array"
     )
 
 

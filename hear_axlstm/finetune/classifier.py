@@ -21,6 +21,7 @@ from hear_axlstm import checkpoints
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.inputs import Audio
+from hear_axlstm.ops.precision import autocast_to
 
 FILE_NAME = "classifier.safetensors"
 HEADER_KEY = "classifier"  # among the facts about training in the header of a weights file
@@ -81,7 +82,8 @@ class Classifier(Embedder):
     ) -> None:
         super().__init__(config)
         self.labels, self.hidden = labels, hidden
-        self.head = Head(config.embedding_size, len(labels.classes), hidden, dropout)
+        head = Head(config.embedding_size, len(labels.classes), hidden, dropout)
+        self.head = head.float()  # whatever the default dtype is
 
     @property
     def classes_(self) -> NDArray[np.str_]:
@@ -103,9 +105,8 @@ class Classifier(Embedder):
             AudioError: for a file without usable audio.
             TypeError, ValueError: for other audio that can't be embedded.
         """
-        scenes = torch.as_tensor(self.embed_scenes(audio)).to(self.device)
-        logits = self.head(torch.atleast_2d(scenes))
-        return self.to_probabilities(logits).cpu().numpy()
+        scenes = torch.as_tensor(self.embed_scenes(audio), device=self.device)
+        return self.to_probabilities(self.logits(torch.atleast_2d(scenes))).cpu().numpy()
 
     def predict(self, audio: Audio) -> NDArray[Any]:
         """Return the most probable class of each clip.
@@ -121,6 +122,11 @@ class Classifier(Embedder):
         if self.labels.multilabel:
             return probabilities > 0.5
         return self.classes_[probabilities.argmax(1)]
+
+    def logits(self, scenes_BD: Tensor) -> Tensor:
+        """Logits ``[B, C]`` of scene embeddings, in float32 even in an autocast region."""
+        with autocast_to(torch.float32, self.device):
+            return self.head(scenes_BD.to(self.device))
 
     def to_probabilities(self, logits_BC: Tensor) -> Tensor:
         """Apply softmax to logits ``[B, C]``, or sigmoid if multilabel."""
@@ -154,6 +160,7 @@ def load_classifier(path: str | Path) -> Classifier:
         raise ValueError(f"{path} is an encoder without a head: train one with `axlstm finetune`")
     facts = training[HEADER_KEY]
     labels = Labels(tuple(facts["classes"]), facts["multilabel"])
-    classifier = Classifier(config, labels, facts["hidden"])
+    with torch.device("cpu"):  # whatever the default device is
+        classifier = Classifier(config, labels, facts["hidden"])
     checkpoints.fill(classifier, tensors, path)
     return classifier.infer()

@@ -199,7 +199,7 @@ def logits_of(classifier: Classifier, clips: Sequence[AudioClip]) -> Tensor:
         if isinstance(scene, Skipped):
             raise AudioError(f"{clip.id}: {scene.reason}")
         with torch.no_grad():
-            logits.append(classifier.head(scene.to(classifier.head.mean.device)).cpu())
+            logits.append(classifier.logits(scene).cpu())
     return torch.stack(logits)
 
 

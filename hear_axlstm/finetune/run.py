@@ -91,7 +91,7 @@ def finetune(train: Path, out: Path, config: FinetuneConfig) -> Scores:
 
 def _head_logits(classifier: Classifier, scenes_nD: Tensor) -> Tensor:
     with torch.no_grad():
-        return classifier.head(scenes_nD.to(classifier.device)).cpu()
+        return classifier.logits(scenes_nD).cpu()
 
 
 def _write(

@@ -34,6 +34,7 @@ from hear_axlstm.pretrain.knn import read_labeled
 from hear_axlstm.training.logging import read_log
 from hear_axlstm.training.signals import Interrupted
 from hear_axlstm.training.step import Batch
+from tests.embed.test_ambient import MODES
 from tests.helpers.runs import curve
 
 SMALL = ModelConfig(dim=32, depth=2)
@@ -373,6 +374,16 @@ def test_a_classifier_of_another_size_is_refused(tmp_path: Path) -> None:
     model.save(tmp_path / "classifier.safetensors", {})
     with pytest.raises(ValueError, match="do not fit its settings"):
         load_classifier(tmp_path)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_of_torch_changes_no_prediction(mode: str, tmp_path: Path) -> None:
+    Classifier(SMALL, Labels(("a", "b"), False)).save(tmp_path / "classifier.safetensors", {})
+    audio = np.random.default_rng(0).normal(0, 0.1, 20_000).astype("f4")
+    expected = load_classifier(tmp_path).predict_proba(audio)
+    with MODES[mode]():
+        found = load_classifier(tmp_path).predict_proba(audio)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_predict_writes_a_row_a_file_and_lists_the_broken(
