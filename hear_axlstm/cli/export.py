@@ -27,6 +27,7 @@ def export(
         random_weights: Use random weights; the model must be a preset.
         kind: "scene" for one embedding per clip, "timestamp" for one every 40 ms with its time.
     """
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing
+    for library in ("torch.onnx", "onnxscript"):  # they warn of what does not concern this model
+        logging.getLogger(library).setLevel(logging.ERROR)
     embedder = load_model(model, weights="random" if random_weights else None)
     print(f"exported: {write_graph(embedder, out, kind)}")
