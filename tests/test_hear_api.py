@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import hear_axlstm
 from hear_axlstm import get_scene_embeddings, get_timestamp_embeddings, load_model
 from hear_axlstm.config import PRESETS
 from hear_axlstm.embed.embedder import Embedder
@@ -141,3 +142,15 @@ def test_official_validator() -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Looks good!" in result.stdout
+
+
+def test_completion_lists_what_is_public() -> None:
+    assert dir(hear_axlstm) == sorted(hear_axlstm.__all__)
+    assert all(getattr(hear_axlstm, name).__doc__ for name in hear_axlstm.__all__)
+
+
+def test_settings_load_without_torch() -> None:
+    code = "import sys, hear_axlstm.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    command = [sys.executable, "-m", "hear_axlstm", "--version"]
+    assert hear_axlstm.__version__ in subprocess.check_output(command, text=True)

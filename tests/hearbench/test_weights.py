@@ -82,6 +82,13 @@ def test_a_transfer_that_breaks_off_is_resumed_by_the_next_call(
     assert web.sent - before < len(content)
 
 
+def test_an_unfinished_download_is_not_found(tmp_path: Path) -> None:
+    for path in (".beats.part/BEATs_iter3.pt", ".ssam-tiny.part/ssam_tiny_200_16x4_r1/a.pth"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes(b"half")
+    assert not find(tmp_path)
+
+
 def test_a_known_checksum_is_compared(tmp_path: Path, web: FileServer) -> None:
     passt = on(web, "passt")
     web.files[passt.file] = content = write.passt(tmp_path).read_bytes()

@@ -201,9 +201,14 @@ def find(folder: Path, wanted: Iterable[Weights] = PUBLISHED.values()) -> dict[W
     """The checkpoints that lie anywhere in a folder, under their official names.
 
     Of several files of one name the one that lies least deep is taken, of several runs the first
-    by name.
+    by name. Hidden folders, such as those of unfinished downloads, are left out.
     """
-    paths = sorted(folder.rglob("*"), key=lambda path: (len(path.parts), path.name))
+    visible = (
+        path
+        for path in folder.rglob("*")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    paths = sorted(visible, key=lambda path: (len(path.parts), path.name))
     found: dict[Weights, Path] = {}
     for weights in wanted:
         if path := next((path for path in paths if _is(weights, path)), None):
