@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,27 @@ AXLSTM = str(Path(sys.executable).with_name("axlstm"))
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([AXLSTM, *arguments], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Exit code, output and errors of a command in this process, which has loaded PyTorch."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["axlstm", *arguments])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as left:
+            code = int(left.code or 0)
+        return code, *capsys.readouterr()
+
+    logger = logging.getLogger("hear_axlstm")
+    level = logger.level
+    yield call
+    logger.setLevel(level)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +87,8 @@ def test_every_command_has_a_function_of_its_name() -> None:
         assert callable(cli.load(name))
 
 
-def test_info_lists_presets_as_json() -> None:
-    rows = {row["name"]: row for row in json.loads(run("info", "--json").stdout)}
+def test_info_lists_presets_as_json(typed: Callable[..., tuple[int, str, str]]) -> None:
+    rows = {row["name"]: row for row in json.loads(typed("info", "--json")[1])}
     assert len(rows) == 6
     assert rows["axlstm_tiny"]["parameters"] == 4_343_584
     assert rows["axlstm_base"]["scene_embedding_size"] == 3840
@@ -75,8 +98,8 @@ def test_info_lists_presets_as_json() -> None:
     assert [w.split()[0] for w in rows["ssast_base"]["weights"]] == ["audioset"]
 
 
-def test_info_takes_names_and_prints_a_table() -> None:
-    lines = run("info", "axlstm_small", "axlstm_tiny.random").stdout.splitlines()
+def test_info_takes_names_and_prints_a_table(typed: Callable[..., tuple[int, str, str]]) -> None:
+    lines = typed("info", "axlstm_small", "axlstm_tiny.random")[1].splitlines()
     assert "16,723,360" in lines[1] and lines[2].endswith("random")
     machine = dict(line.split(": ", 1) for line in lines[3:])
     assert machine.keys() == {"versions", "devices", "threads", "cache", "CPU kernel"}
@@ -143,9 +166,8 @@ def test_info_says_why_the_kernel_is_not_in_use(
     assert re.search(reason, capsys.readouterr().out)
 
 
-def test_mistakes_get_one_line(tmp_path: Path) -> None:
+def test_mistakes_get_one_line(tmp_path: Path, typed: Callable[..., tuple[int, str, str]]) -> None:
     for arguments in (
-        ("info", "axlstm_huge"),
         ("pack", str(tmp_path / "nowhere"), str(tmp_path / "out")),
         ("pretrain", str(tmp_path / "nowhere"), "--run", str(tmp_path / "run")),
         ("pretrain", "--recipe", "axlstm_tiny"),
@@ -154,9 +176,11 @@ def test_mistakes_get_one_line(tmp_path: Path) -> None:
         ("predict", str(tmp_path), str(tmp_path)),
         ("export", str(tmp_path / "model.tflite")),
     ):
-        result = run(*arguments)
-        assert result.returncode == 2, arguments
-        assert result.stderr.startswith("axlstm: error: ") and "Traceback" not in result.stderr
+        code, _, errors = typed(*arguments)
+        assert code == 2, arguments
+        assert errors.startswith("axlstm: error: ") and "Traceback" not in errors
+    result = run("info", "axlstm_huge")
+    assert result.returncode == 2 and result.stderr.startswith("axlstm: error: ")
 
 
 def test_no_memory_is_no_traceback(

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 BATCH_SIZE = 1024  # heareval's, for every task
 SCORES = (
     *("top1_acc", "pitch_acc", "chroma_acc", "mAP", "d_prime", "aucroc"),
@@ -152,6 +150,8 @@ def _is_names(value: Any) -> bool:
 
 
 def _read_vocabulary(file: Path) -> tuple[str, ...]:
+    import pandas as pd  # as heareval reads it; half a second
+
     try:
         read, written = pd.read_csv(file), pd.read_csv(file, dtype=str, keep_default_na=False)
     except FileNotFoundError:
