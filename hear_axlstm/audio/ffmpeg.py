@@ -54,7 +54,7 @@ class FfmpegDecoder:
         stream = self._file.streams.best("audio")
         if not isinstance(stream, av.AudioStream):
             self._file.close()
-            raise Fault(f"{part.kind} file without an audio track: pass a file with audio")
+            raise Fault(f"no audio track in this {part.kind} file: pass a file with audio")
         if stream.codec_context is None:
             self._file.close()
             raise Fault(f"not decodable: {part.kind} file with an unsupported codec: {CONVERT}")

@@ -71,7 +71,7 @@ def load_audio(
         why = error.strerror or error
         raise AudioError(f"{name}: not readable ({why}): check the disk or network") from error
     if not mono.size:
-        raise AudioError(f"{name}: contains no samples at {sample_rate:,} Hz: export it again")
+        raise AudioError(f"{name}: contains no samples (at {sample_rate:,} Hz): export it again")
     if not np.isfinite(mono).all():
         raise AudioError(f"{name}: contains NaN or infinite samples: export it again")
     return mono

@@ -80,7 +80,7 @@ def _why_not_opened(path: str | os.PathLike[str], error: OSError) -> str:
     if isinstance(error, FileNotFoundError) and os.path.islink(path):
         target = os.fsdecode(os.readlink(path))
         remedy = "run `git annex get`" if "annex/objects" in target else "restore that file"
-        return f"a symbolic link to {printable(target)}, which does not exist: {remedy}"
+        return f"a dangling symbolic link (to {printable(target)}): {remedy}"
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return f"no such file: {CHECK_PATH}"
     return f"can't be opened ({error.strerror or error}): check the disk or the network"

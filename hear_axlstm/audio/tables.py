@@ -33,6 +33,7 @@ DELIMITERS = ",\t;|"
 NO_DELIMITER = "\x1f"  # of a table with one column: commas belong to its values
 NUL_MARK = "\u2400"  # stands for NUL, which neither csv nor the file system accepts
 SNIFFED_BYTES = 4096
+ZIP = b"PK\3\4"
 DECLARED = re.compile(r"sep=.\s*$")  # the first line of files for Excel
 BLANKS_AFTER_QUOTE = re.compile(r'" +(?=[,\t;|\r\n])')
 
@@ -50,7 +51,7 @@ class Row:
     values: Mapping[str, str]
     """Values by column in lower case, without blanks around them."""
     fault: str = ""
-    """Why the row can't be used, or None."""
+    """Why the row can't be used; empty if it can."""
 
 
 class Table:
@@ -68,6 +69,9 @@ class Table:
         if not path.is_file():
             raise TableError(f"{path} does not exist or is not a file: check the path")
         self.path = path
+        with open(path, "rb") as file:
+            if file.read(4) == ZIP:
+                raise TableError(f"{path} is an Excel file or a ZIP archive: save it as CSV")
         self._encoding = _encoding(path)
         header, self._header_line = self._read_header()
         wanted = [path_column.lower()] if path_column else list(PATH_COLUMNS)
@@ -139,7 +143,9 @@ class Table:
         return Row(line, named, fault)
 
     def _damaged(self, line: int, reason: str) -> TableError:
-        if "field larger" in reason or "unexpected end" in reason:
+        if "field larger" in reason:
+            reason = "a quote opened here is not closed, or a value is too long"
+        elif "unexpected end" in reason:
             reason = "a quote opened here is not closed on the line"
         return TableError(f"{self.path}, line {line}: {reason}: correct or remove the line")
 

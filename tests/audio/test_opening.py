@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from hear_axlstm.audio import AudioError, load_audio
+from hear_axlstm.audio.clips import AudioClip
+from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.loader import decode
 from tests.helpers.platforms import posix_only
 from tests.helpers.sound_files import encode, noise
 
@@ -91,7 +94,7 @@ def test_what_only_posix_has_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
             "fifo.wav": "a FIFO (named pipe), not a regular file",
             "socket.wav": "a socket, not a regular file",
             "/dev/null": "a device, not a regular file",
-            "link.wav": "a symbolic link to gone/b.wav, which does not",
+            "link.wav": "a dangling symbolic link (to gone/b.wav): restore",
             "loop.wav": "leads back to itself",
         }.items():
             with pytest.raises(AudioError, match=re.escape(message)):
@@ -130,3 +133,12 @@ def test_a_disk_that_fails_while_it_is_read(capfd: pytest.CaptureFixture[str]) -
     with pytest.raises(AudioError, match="not readable"):
         load_audio(Failing(encode(noise(60), "WAV")))
     assert capfd.readouterr().err == ""
+
+
+@posix_only
+def test_reasons_of_one_kind_are_counted_together(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).symlink_to(f"gone-{name}")
+    found = [decode(AudioClip(name, str(tmp_path / name)), 16_000) for name in ("a.wav", "b.wav")]
+    kinds = {item.kind for item in found if isinstance(item, Skipped)}
+    assert kinds == {"a dangling symbolic link"}

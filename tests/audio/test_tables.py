@@ -64,6 +64,7 @@ def test_encodings_are_recognized(encoding: str, tmp_path: Path) -> None:
         (PLAIN.replace("path,label", "path,label,Label"), "line 1: the column 'label' occurs tw"),
         (PLAIN.replace("path", "sound"), "no column 'path': its header has sound, label"),
         ("", "is empty: write a header"),
+        ("PK\3\4" + PLAIN, "an Excel file or a ZIP archive: save it as CSV"),
     ],
 )
 def test_damage_is_refused_with_the_line(text: str, message: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hear_axlstm.audio import tars
 from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import AudioClip, TarSource
+from hear_axlstm.wording import plural
 
 BLOCK = 512
 
@@ -44,7 +45,7 @@ def test_wherever_it_is_cut_off_it_is_said(end: int, tmp_path: Path) -> None:
     path = write(tmp_path / "a.tar")  # a header and two blocks for each clip
     path.write_bytes(path.read_bytes()[: end * BLOCK])
     names, reasons = read(path)
-    assert reasons.startswith(f"breaks off after {end // 3} clips (")
+    assert reasons.startswith(f"breaks off after {plural(end // 3, 'clip')} (")
     assert len(names) == end // 3
 
 

@@ -1,0 +1,32 @@
+"""Numbers with their nouns, and durations."""
+
+import pytest
+
+from hear_axlstm.wording import duration, plural
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [
+        (1, "clip", "1 clip"),
+        (0, "clip", "0 clips"),
+        (2, "class", "2 classes"),
+        (1234, "h", "1,234 hs"),
+    ],
+)
+def test_plural(number: int, noun: str, text: str) -> None:
+    assert plural(number, noun) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (9.0, "9.0 s"),
+        (90, "1.5 min"),
+        (5_400, "1.50 hours"),
+        (4e6, "1,111.11 hours"),
+    ],
+)
+def test_a_duration_has_a_fitting_unit(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
