@@ -131,7 +131,7 @@ def test_quota_folders_and_caches_that_do_not_serve(
     with pytest.raises(WeightsError, match="HEARBENCH_OFFLINE is set"):
         get(PUBLISHED["beats"], tmp_path)
     monkeypatch.delenv("HEARBENCH_OFFLINE")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", "utf-8")
     with pytest.raises(WeightsError, match=r"can't be used .*set HEARBENCH_CACHE or --to"):
         get(PUBLISHED["beats"], tmp_path / "file")
 
@@ -188,8 +188,8 @@ def test_a_run_that_a_browser_downloaded_is_taken(kind: str, tmp_path: Path, dri
 
 def test_sources_without_the_weights(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "a.txt").write_text("")
-    (tmp_path / "d" / "b.txt").write_text("")
+    (tmp_path / "d" / "a.txt").write_text("", "utf-8")
+    (tmp_path / "d" / "b.txt").write_text("", "utf-8")
     for name, source, reason in (
         ("beats", "nowhere", "nowhere does not exist"),
         ("beats", "d", r"contains no BEATs_iter3\.pt, but d/a\.txt, d/b\.txt; you can also"),
