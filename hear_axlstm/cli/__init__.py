@@ -10,6 +10,7 @@ import difflib
 import importlib
 import inspect
 import logging
+import os
 import platform
 import re
 import sys
@@ -131,8 +132,25 @@ def run(name: str, arguments: Sequence[str]) -> None:
         sys.exit(INTERRUPTED)
     except MemoryError as error:
         fail(f"{str(error) or 'out of memory'}: process less audio at once")
+    except BrokenPipeError as error:
+        if is_stdout_open():
+            fail(str(error))
+        sys.exit(LEFT)
     except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
         fail(str(error))
+
+
+def is_stdout_open() -> bool:
+    """Whether standard output still has a reader, unlike a pipe to `head` that has ended.
+
+    Without one, later output is discarded, so that Python does not complain when it exits.
+    """
+    try:
+        print(flush=True)  # what is in the buffer may be lost already
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def fail(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 
 import tyro
@@ -29,5 +30,6 @@ def export(
     """
     for library in ("torch.onnx", "onnxscript"):  # they warn of what does not concern this model
         logging.getLogger(library).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of its own exporter
     embedder = load_model(model, weights="random" if random_weights else None)
     print(f"exported: {write_graph(embedder, out, kind)}")

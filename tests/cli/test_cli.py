@@ -224,3 +224,10 @@ def test_labels_that_the_terminal_can_not_show_cost_nothing(tmp_path: Path) -> N
     result = subprocess.run(command, capture_output=True, text=True, env=environ)
     assert result.returncode == 0, result.stderr
     assert "caf\\udce9.wav" in result.stdout and "\\u732b" in result.stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_a_pipe_that_ends_early_is_no_error() -> None:
+    script = f"set -o pipefail; {shlex.quote(AXLSTM)} info --json | head -c 1"
+    found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "[", "")

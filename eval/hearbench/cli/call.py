@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -51,9 +52,26 @@ def call(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return tyro.extras.subcommand_cli_from_dict(commands, prog=prog, description=description)
+    except BrokenPipeError as error:
+        if not _is_stdout_open():
+            return 0
+        print(f"error: {error}", file=sys.stderr)
     except (*ERRORS, *errors, OSError) as error:  # type: ignore[misc]
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("Interrupted; finished work is kept.", file=sys.stderr)
         return INTERRUPTED
     return 2
+
+
+def _is_stdout_open() -> bool:
+    """Whether standard output still has a reader, unlike a pipe to `head` that has ended.
+
+    Without one, later output is discarded, so that Python does not complain when it exits.
+    """
+    try:
+        print(flush=True)  # what is in the buffer may be lost already
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
