@@ -40,6 +40,14 @@ INLINE void store(T* to, Vector from, Index columns) {
     std::memcpy(to, all, std::size_t(std::clamp(columns, Index(0), GROUP)) * sizeof(T));
 }
 
+// The first columns of a group, and zeros.
+INLINE Vector load_first(const float* from, Index columns) {
+    if (columns >= GROUP) return load<Vector>(from);
+    float all[GROUP] = {};
+    std::memcpy(all, from, std::size_t(std::clamp(columns, Index(0), GROUP)) * sizeof(float));
+    return load<Vector>(all);
+}
+
 INLINE float sum_of(Vector vector) {
     float lanes[GROUP], total = 0.0f;
     store(lanes, vector);
@@ -98,7 +106,7 @@ __attribute__((noinline)) void multiply_tile(Left<T> a, Right b, Index steps, In
         UNROLLED
         for (Index g = 0; g < G; ++g) {
             Out* to = out + r * out_row + g * GROUP;
-            if constexpr (ADDED) sums[r][g] += load<Vector>(to);
+            if constexpr (ADDED) sums[r][g] += load_first(to, columns - g * GROUP);
             store(to, sums[r][g], columns - g * GROUP);
         }
 }
