@@ -150,7 +150,7 @@ def _is_names(value: Any) -> bool:
 
 
 def _read_vocabulary(file: Path) -> tuple[str, ...]:
-    import pandas as pd  # as heareval reads it; half a second
+    import pandas as pd  # as heareval reads it
 
     try:
         read, written = pd.read_csv(file), pd.read_csv(file, dtype=str, keep_default_na=False)
