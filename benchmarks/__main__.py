@@ -18,6 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as nnf
 from tqdm import tqdm
 
+from benchmarks.parts import PARTS, parts
 from benchmarks.shares import shares
 from benchmarks.timing import Work, in_turns, machine, product_rate
 from hear_axlstm import get_scene_embeddings, load_model
@@ -94,6 +95,12 @@ def main(
         exact, low = (shares(name, dtype, rounds) for dtype in PRECISIONS.values())
         pairs = (f"{a} ({b})" for a, b in zip(exact, low, strict=True))
         print(f"| {name} | " + " | ".join(pairs) + " |")
+
+    print("\nWhere the time of a training step goes, 4 clips, one thread, float32, % (backward):\n")
+    print(f"| preset | {' | '.join(PARTS)} |\n|---" + "|---" * len(PARTS) + "|")
+    for name in presets:
+        shares_of = parts(name).values()
+        print(f"| {name} | " + " | ".join(f"{a:.0%} ({b:.0%})" for a, b in shares_of) + " |")
 
     print("\nchunkwise against parallel, one window, one thread, time of forward and backward:\n")
     print("| head size | " + " | ".join(f"{tokens} tokens" for tokens in LENGTHS) + " |")

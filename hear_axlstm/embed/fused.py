@@ -16,8 +16,8 @@ from hear_axlstm.models import layers, mlstm
 from hear_axlstm.models.encoder import Encoder, block_type
 from hear_axlstm.models.mlstm import MLSTMBlock
 from hear_axlstm.ops import cpu, torch_impl
-from hear_axlstm.ops.backends import has_mixer, packed
-from hear_axlstm.ops.contract import CONV_WIDTH, NORM_EPS
+from hear_axlstm.ops.backends import has_mixer, is_compiled, packed
+from hear_axlstm.ops.contract import CONV_WIDTH, NORM_EPS, CellGates, MixerWeights
 from hear_axlstm.ops.cores import on_each_core
 from hear_axlstm.ops.cpu import Workspace
 from hear_axlstm.ops.fuse import fuse_weights
@@ -71,21 +71,54 @@ class StreamState:
     """State of a causal block after earlier tokens, for windows processed in parts."""
 
     def __init__(self) -> None:
-        self._x_BSE: Tensor | None = None
+        self._context: Tensor | None = None  # the last tokens, for the convolution
         self._state: mlstm.State | None = None
 
     def convolve(self, x_BSE: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Convolve like `torch_impl.convolve`, with the preceding tokens as context."""
-        seen = 0 if self._x_BSE is None else self._x_BSE.shape[1]
-        if self._x_BSE is not None:
-            x_BSE = torch.cat([self._x_BSE, x_BSE], dim=1)
-        self._x_BSE = x_BSE[:, 1 - CONV_WIDTH :].clone()
+        self._context, x_BSE, seen = _extend(self._context, x_BSE)
         return torch_impl.convolve(x_BSE, weight, bias)[:, seen:]
 
     def cell(self, q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
         """Compute `mlstm.cell` from the state after the preceding tokens."""
         h, self._state = mlstm.chunkwise(q, k, v, log_i, log_f, self._state)
         return h
+
+    def mixer(
+        self,
+        xz_BSE: Tensor,
+        weights: MixerWeights,
+        heads: int,
+        log_gates: Callable[[Tensor], tuple[Tensor, Tensor]],
+        workspace: Workspace,
+    ) -> Tensor:
+        """Compute `cpu.mixer` from the state after the preceding tokens."""
+        if self._state is None:
+            shape = 1, 1, heads, xz_BSE.shape[-1] // 2 // heads
+            self._state = mlstm.empty_state(xz_BSE.new_empty(shape))
+        state, after = self._state, []
+
+        def gates(raw_BSG: Tensor) -> CellGates:
+            found, m = mlstm.stabilize_after(*log_gates(raw_BSG), state.m)
+            after.append(m)
+            return found
+
+        self._context, xz_BSE, earlier = _extend(self._context, xz_BSE)
+        out = cpu.continued_mixer(xz_BSE, weights, heads, gates, earlier, state, workspace)
+        self._state = state._replace(m=after[0])
+        return out
+
+
+def _extend(context: Tensor | None, x_BSE: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Put the preceding tokens before others.
+
+    Returns:
+        Context of the next tokens, tokens with the context, and the number of tokens in it.
+    """
+    seen = 0 if context is None else context.shape[1]
+    if context is not None:
+        x_BSE = torch.cat([context, x_BSE], dim=1)
+    return x_BSE[:, 1 - CONV_WIDTH :].clone(), x_BSE, seen
 
 
 class FusedMLSTM:
@@ -116,7 +149,9 @@ class FusedMLSTM:
         source = tokens_BSD.flip(1) if self.reverse else tokens_BSD
         normed = nnf.layer_norm(source, source.shape[-1:], self.norm, eps=NORM_EPS)
         xz = self.up(normed, workspace, "xz")
-        if state is None and has_mixer(xz, self.head_size):
+        if state is not None and is_compiled(xz):
+            mixed = state.mixer(xz, self.weights, self.heads, self._log_gates, workspace)
+        elif state is None and has_mixer(xz, self.head_size):
             mixed = cpu.mixer(xz, self.weights, self.heads, self._gates, workspace)
         else:
             mixed = self._by_torch(xz, state)

@@ -77,6 +77,20 @@ def stabilize(log_i: Tensor, log_f: Tensor) -> CellGates:
     return CellGates(a, running_max, least_normalizer(total_f + running_max))
 
 
+def stabilize_after(log_i: Tensor, log_f: Tensor, m_BH: Tensor) -> tuple[CellGates, Tensor]:
+    """`stabilize` for tokens that follow others, and the stabilizer m after the last one.
+
+    Args:
+        log_i: logarithm of the input gate, ``[B, S, H]``.
+        log_f: logarithm of the forget gate, ``[B, S, H]``.
+        m_BH: stabilizer after the earlier tokens.
+    """
+    total_f, a = _sums(log_i, log_f)
+    running_max = torch.maximum(a.cummax(dim=1).values, m_BH[:, None])
+    m = total_f + running_max
+    return CellGates(a, running_max, least_normalizer(m)), m[:, -1]
+
+
 def cell(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
     """Hidden states of windows with an empty initial state, computed by the fastest form.
 
@@ -149,7 +163,7 @@ def empty_state(q: Tensor) -> State:
     batch, _, heads, size = q.shape
     zeros = q.new_zeros(batch, heads, size, size, dtype=torch.float32)
     never = q.new_full((batch, heads), -torch.inf, dtype=_exact(q))
-    return State(zeros, zeros[..., 0], never)
+    return State(zeros, zeros[..., 0].contiguous(), never)
 
 
 def _chunk(
@@ -157,8 +171,7 @@ def _chunk(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Hidden states of one chunk, including the contribution of `state`, and the state after it."""
     memory, normalizer, m = state
-    total_f, a = _sums(log_i, log_f)
-    running_max = torch.maximum(a.cummax(dim=1).values, m[:, None])
+    (a, running_max, floor), next_m = stabilize_after(log_i, log_f, m)
     u, n = torch_impl.weighted_sum(q, k, v, a, running_max)
 
     before_BSH = torch.exp(m[:, None] - running_max).float()
@@ -166,7 +179,7 @@ def _chunk(
     from_before = (q_BHSK @ memory.mT).transpose(1, 2)
     u = (u + before_BSH[..., None] * from_before).to(v.dtype)
     n = n + before_BSH * (q_BHSK @ normalizer[..., None])[..., 0].transpose(1, 2)
-    h = torch_impl.normalize(u, n, least_normalizer(total_f + running_max), q.shape[-1])
+    h = torch_impl.normalize(u, n, floor, q.shape[-1])
 
     last = running_max[:, -1]
     kept = torch.exp(m - last).float()
@@ -175,7 +188,7 @@ def _chunk(
     added = v.float().transpose(1, 2).mT @ keys_BHSK
     memory = kept[..., None, None] * memory + added
     normalizer = kept[..., None] * normalizer + keys_BHSK.sum(2)
-    return h, memory, normalizer, total_f[:, -1] + last
+    return h, memory, normalizer, next_m
 
 
 def _sums(log_i: Tensor, log_f: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,9 +54,12 @@ def mlstm_sum(
 
 def has_mixer(x_BSD: Tensor, head_size: int) -> bool:
     """Whether the backend computes the interior of a block with `cpu.mixer`."""
-    if x_BSD.device.type != "cpu" or not cpu.is_usable(x_BSD) or backend("cpu") != "cpu":
-        return False
-    return is_short(x_BSD.shape[1], head_size)
+    return is_compiled(x_BSD) and is_short(x_BSD.shape[1], head_size)
+
+
+def is_compiled(x: Tensor) -> bool:
+    """Whether the backend for tensors like this one is the compiled one."""
+    return x.device.type == "cpu" and cpu.is_usable(x) and backend("cpu") == "cpu"
 
 
 def packed(weight: Tensor) -> cpu.PackedLinear:

@@ -10,6 +10,7 @@ Shapes: B windows, S tokens, H heads, N = B H, K head size, E = H K.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -156,6 +157,40 @@ def mixer(
     return _after_cell(xz_BSE, at, before_cell(xz_BSE, at)[0])[0]
 
 
+def continued_mixer(
+    xz_BSE: Tensor,
+    weights: MixerWeights,
+    heads: int,
+    gates: GateFunction,
+    earlier: int,
+    state: Sequence[Tensor],
+    workspace: Workspace,
+) -> Tensor:
+    """Compute `mixer` for a part of one window, without gradients.
+
+    Args:
+        xz_BSE: as in `mixer`, with up to three earlier tokens in front, for the convolution.
+        weights: as in `mixer`.
+        heads: as in `mixer`.
+        gates: as in `mixer`, continued from the state.
+        earlier: number of earlier tokens in `xz_BSE`.
+        state: memory ``[1, H, K, K]``, normalizer ``[1, H, K]`` and stabilizer m ``[1, H]`` after
+            the earlier tokens, see `hear_axlstm.models.mlstm.State`; the first two are updated in
+            place.
+        workspace: scratch memory; it also holds the result.
+
+    Returns:
+        ``[1, S, E]`` for the tokens that follow.
+    """
+    xz_BSE = xz_BSE[:, earlier:]
+    _, tokens, double = map(int, xz_BSE.shape)
+    sizes = 1, tokens, heads, double // 2 // heads // MAP_WIDTH
+    _check_shapes(double, weights, heads)
+    at, (memory, normalizer, m) = Call(sizes, tuple(weights), gates, workspace), state
+    given, _ = before_cell(xz_BSE, at, earlier)
+    return _after_cell(xz_BSE, at, given, (m.flatten(), memory, normalizer))[0]
+
+
 def _check_shapes(double: int, weights: tuple[Tensor, ...], heads: int) -> None:
     inner = double // 2
     maps, gate, norm = (MAP_WIDTH, MAP_WIDTH, inner // MAP_WIDTH), (2 * heads, inner), (heads, -1)
@@ -166,9 +201,13 @@ def _check_shapes(double: int, weights: tuple[Tensor, ...], heads: int) -> None:
             raise ValueError(f"{name} has shape {tuple(weight.shape)} instead of {shape}")
 
 
-def _after_cell(xz_BSE: Tensor, at: Call, given: CellInput) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the result and the cell's sums."""
+def _after_cell(
+    xz_BSE: Tensor, at: Call, given: CellInput, state: tuple[Tensor, ...] = ()
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the result and the cell's sums, which may continue from a state."""
     u_NSK, n_NS = cell_sums(at.sizes, given, at.workspace)
+    if state:
+        call("cell_carry", at.sizes, *given[:5], *state, u_NSK, n_NS)
     batch, tokens, double = xz_BSE.shape
     out_BSE = at.workspace.empty("out", xz_BSE, batch, tokens, double // 2)
     after = u_NSK, n_NS, given.floor, given.c, xz_BSE, EPS * math.sqrt(at.head_size), NORM_EPS
@@ -217,13 +256,16 @@ class _Mixer(torch.autograd.Function):
         return d_xz_BSE, None, None, *d_weights
 
 
-def before_cell(xz_BSE: Tensor, at: Call) -> tuple[CellInput, Tensor]:
-    """Compute the cell's inputs and the gates' pre-activations ``[B, S, 2 H]``."""
+def before_cell(xz_BSE: Tensor, at: Call, earlier: int = 0) -> tuple[CellInput, Tensor]:
+    """Compute the cell's inputs and the gates' pre-activations ``[B, S, 2 H]``.
+
+    `earlier` tokens of a single window lie in memory before `xz_BSE`.
+    """
     batch, tokens, heads, _ = at.sizes
     empty, shape = at.workspace.empty, (batch * heads, tokens, at.head_size)
     c, k, v = (empty(name, xz_BSE, *shape) for name in "ckv")
     raw_BSG = empty("gates", xz_BSE, batch, tokens, 2 * heads, dtype=torch.float32)
-    call("before_cell", at.sizes, at.weights, xz_BSE, c, k, v, raw_BSG)
+    call("before_cell", at.sizes, at.weights, xz_BSE, earlier, c, k, v, raw_BSG)
     return CellInput(c, k, v, *_by_heads(at.gates(raw_BSG), at.head_size)), raw_BSG
 
 

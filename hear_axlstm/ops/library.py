@@ -16,7 +16,7 @@ from hear_axlstm.ops.contract import CONV_WIDTH, MAP_WIDTH, MixerWeights
 
 log = logging.getLogger(__name__)
 
-INTERFACE = 6  # version of the functions below, incremented with every change
+INTERFACE = 7  # version of the functions below, incremented with every change
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -31,12 +31,13 @@ class _Weights(ctypes.Structure):
 # The parameters of each function: T, f and d are tensors of the function's dtype, float32 and
 # float64; i and x numbers, integer and float; S are Sizes, W Weights or their gradients.
 SIGNATURES = {
-    "before_cell": "SWTTTTf",
+    "before_cell": "SWTiTTTf",
     "after_cell": "SWTffTTxxT",
     "after_cell_backward": "SWTffTTxxTTfffTW",
     "before_cell_backward": "SWTffTTTTW",
     "gemm": "TTiiiiT",
     "cell_sums": "STTTddiTf",
+    "cell_carry": "STTTdddffTf",
     "cell_sums_backward": "STTTddTfiTTTff",
 }
 _STRUCTS: dict[str, type[ctypes.Structure]] = {"S": _Sizes, "W": _Weights}

@@ -86,8 +86,8 @@ def test_memory_does_not_grow() -> None:
     def held() -> int:
         tensors = [stream._samples, stream._frames_TF]
         for state in stream._states:
-            assert state._state is not None and state._x_BSE is not None
-            tensors += [state._x_BSE, *state._state]
+            assert state._state is not None and state._context is not None
+            tensors += [state._context, *state._state]
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
     sizes = []

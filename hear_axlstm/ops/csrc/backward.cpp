@@ -1,12 +1,12 @@
-// The gradients of forward.cpp. Gradients of weights are added to what they point to.
+// Gradients of the functions in forward.cpp. Those of weights are added to the given tensors.
 
 #include "numbers.h"
 
 namespace {
 
-constexpr Index ROWS = 4;  // tokens at once: gradients of the weights are read and written once for them
+constexpr Index ROWS = 4;  // tokens at once, so that gradients of weights are updated once for all
 
-// Numbers that are computed together; each processor splits or fills its own vectors with them.
+// Numbers that are processed together, whatever the size of the processor's vectors.
 using ManyLanes = float __attribute__((vector_size(32)));
 using FourLanes = float __attribute__((vector_size(16)));
 

@@ -202,3 +202,50 @@ void gradients(const T* q, const T* k, const T* v, Index heads, Index S, Index K
         a += S, top += S, d_n += S, d_a += S, d_top += S;
     }
 }
+
+// Continues from the state before the first token: adds its part to u and n, and makes it that after
+// the last token. Of some heads; memory [K, K], value by key, and normalizer [K] lack exp(m).
+template <class T>
+void carry(const T* q, const T* k, const T* v, Index heads, Index S, Index K, const double* a,
+           const double* top, const double* m, float* memory, float* normalizer, T* u, float* n) {
+    const Index wide_S = whole_groups(S);
+    Buffer<float> queries(S * K), keys(S * K), values(S * K), before(K * wide_S);
+    Buffer<Word> queries_t(K * wide_S), packed_keys(S * whole_groups(K));
+    const auto decay = [](double exponent) { return exp_of(float(std::max(exponent, -87.0))); };
+    for (; heads > 0; --heads) {
+        const double last = top[S - 1];
+        for (Index t = 0; t < S; ++t) {
+            const float since = decay(*m - top[t]), until = decay(a[t] - last);
+            const Index row = t * K;
+            VECTORIZED
+            for (Index i = row; i < row + K; ++i) {
+                queries[i] = get(q[i]) * since;
+                keys[i] = get(k[i]) * until;
+                values[i] = get(v[i]);
+            }
+        }
+        multiply<false>(Shape::WHOLE, 0, K, K, S, Left<float>{memory, K, 1},
+                        pack_transposed(queries.data(), S, K, queries_t.data()), before.data(),
+                        wide_S);
+        for (Index t = 0; t < S; ++t) {
+            float sum = 0.0f;
+            for (Index i = 0; i < K; ++i) {
+                sum += queries[t * K + i] * normalizer[i];
+                put(u + t * K + i, get(u[t * K + i]) + before[i * wide_S + t]);
+            }
+            n[t] += sum;
+        }
+        const float kept = decay(*m - last);
+        for (Index i = 0; i < K; ++i) {
+            normalizer[i] *= kept;
+            for (Index t = 0; t < S; ++t) normalizer[i] += keys[t * K + i];
+        }
+        VECTORIZED
+        for (Index i = 0; i < K * K; ++i) memory[i] *= kept;
+        multiply<true>(Shape::WHOLE, 0, K, S, K, Left<float>{values.data(), 1, K},
+                       pack(keys.data(), S, K, packed_keys.data()), memory, K);
+        q += S * K, k += S * K, v += S * K, u += S * K;
+        a += S, top += S, n += S;
+        m += 1, memory += K * K, normalizer += K;
+    }
+}

@@ -1,17 +1,19 @@
-// What an mLSTM block computes between its matrix products, in as few passes over memory as can be.
+// The operations of an mLSTM block between its matrix products, in few passes over memory.
 //
-// Optional: setup.py builds it where there is a compiler, library.py calls it. Gate activations are
-// not here: gates leave as pre-activations, and the cell gets what follows from them. Numbers are float
-// inside; large tensors are float or bfloat16. The compiler makes the loops into vector instructions.
+// Optional: setup.py compiles them if there is a compiler, and library.py calls them. Gate
+// activations are computed elsewhere: the functions here return pre-activations and take the
+// quantities derived from them. Arithmetic is in float; large tensors are float or bfloat16. The
+// compiler vectorizes the loops.
 //
 // Shapes: B windows, S tokens, H heads, N = B H, J 4 x 4 blocks of the maps in a head, K = 4 J head
-// size, E = H K. Channels of x lie by place in their 4 x 4 block, [4, H, J]; those of a head, [4, J].
+// size, E = H K. Channels of x are ordered by their place in the 4 x 4 block, [4, H, J]; those of a
+// head, [4, J].
 
 #include "numbers.h"
 
 namespace {
 
-constexpr Index ROWS = 4;     // tokens worked on at once, while the weights for them are in the cache
+constexpr Index ROWS = 4;  // tokens at once, so that weights are read once for all of them
 
 // out [R, G] = c [R, E] times gates_c [G, E] transposed, plus the same of x, plus the bias.
 template <Index R>
@@ -19,7 +21,7 @@ INLINE void gate_rows(const float* c, const float* x, const Weights& weights, In
                       float* out) {
     constexpr Index LANES = 8;
     const Index whole = E - E % LANES;
-    for (Index g = 0; g < G; g += 2) {  // 2 R sums that don't wait for each other
+    for (Index g = 0; g < G; g += 2) {  // 2 R independent sums
         float sums[2][R][LANES] = {};
         const float *inputs[] = {c, x}, *matrices[] = {weights.gates_c, weights.gates_x};
         for (Index of = 0; of < 2; ++of) {
@@ -68,10 +70,10 @@ INLINE void map_rows(const float* in, const float* weight, const Sizes& is, T* h
 }
 
 // Convolution, maps and gates of all rows. c, which is also the query, k and v are [N, S, K], gates
-// [B, S, 2 H] pre-activations.
+// [B, S, 2 H] pre-activations. A single window may continue one of which `earlier` rows lie before xz.
 template <class T>
-INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, T* c, T* k, T* v,
-                        float* gates) {
+INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, Index earlier, T* c,
+                        T* k, T* v, float* gates) {
     const Index E = is.E(), G = 2 * is.H;
     Buffer<float> buffers(2 * ROWS * E);
     float *x_rows = buffers.data(), *c_rows = x_rows + ROWS * E;
@@ -82,7 +84,7 @@ INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, T*
             for (Index r = 0; r < R; ++r) {
                 const T* x = xz + (token + r) * 2 * E;
                 float *x_row = x_rows + r * E, *c_row = c_rows + r * E;
-                convolve_row(x, first + r, E, weights, c_row);
+                convolve_row(x, earlier + first + r, E, weights, c_row);
                 VECTORIZED
                 for (Index e = 0; e < E; ++e) {
                     c_row[e] = silu(c_row[e]);
@@ -125,12 +127,13 @@ INLINE void after_cell(const T* u, const float* sums, const float* floor, const 
 }  // namespace
 
 // Checked by library.py: the version of the functions below, and what the weights are shaped by.
-extern "C" const Index constants[] = {6, WIDTH, PLACES};
+extern "C" const Index constants[] = {7, WIDTH, PLACES};
 
 #define ENTRY_POINTS(T, NAME)                                                                      \
     extern "C" EACH_CPU void before_cell_##NAME(                                                   \
-        const Sizes* is, const Weights* weights, const T* xz, T* c, T* k, T* v, float* gates) {    \
-        before_cell(xz, *is, *weights, c, k, v, gates);                                            \
+        const Sizes* is, const Weights* weights, const T* xz, Index earlier, T* c, T* k, T* v,     \
+        float* gates) {                                                                            \
+        before_cell(xz, *is, *weights, earlier, c, k, v, gates);                                   \
     }                                                                                              \
     extern "C" EACH_CPU void after_cell_##NAME(                                                    \
         const Sizes* is, const Weights* weights, const T* u, const float* sums,                    \

@@ -11,21 +11,21 @@
 #include <utility>
 #include <vector>
 
-#if defined(EACH_CPU)  // from outside, e.g. empty for the sanitizers
+#if defined(EACH_CPU)  // set by the compiler's options, e.g. empty for the sanitizers
 #elif defined(__x86_64__) && defined(__GNUC__)
 #define EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define EACH_CPU
 #endif
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed to inlined functions only
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are only passed to inlined functions
 #endif
 #define INLINE static inline __attribute__((always_inline))
 #define VECTORIZED _Pragma("omp simd")
 
 using Index = std::int64_t;
 constexpr Index PLACES = 4;  // channels of one block of a map
-constexpr Index WIDTH = 4;   // tokens that the convolution sees
+constexpr Index WIDTH = 4;   // tokens in the convolution's kernel
 
 // B windows, S tokens, H heads, J blocks of a head in the maps.
 struct Sizes {
@@ -35,7 +35,7 @@ struct Sizes {
     Index HJ() const { return H * J; }
 };
 
-// Weights that fuse.py makes, all float: contract.MixerWeights.
+// Fused weights, all float, as in contract.MixerWeights.
 struct Weights {
     const float *conv, *conv_bias;    // [4, E], [E]
     const float *key, *value;         // [in 4, out 4, H J]
@@ -48,7 +48,7 @@ struct BFloat16 {
     std::uint16_t bits;
 };
 
-// Memory where no vector of numbers lies in two lines of the cache.
+// Allocator aligned to cache lines, so that no vector crosses one.
 template <class T>
 struct InLines {
     using value_type = T;
@@ -86,9 +86,9 @@ INLINE void put(BFloat16* to, float x) {  // rounds to nearest, ties to even
     to->bits = std::uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// exp to 2e-7 relative; beyond +-87 that of +-87. NaN of NaN and infinities.
+// exp with a relative error of 2e-7, of x clamped to +-87; NaN for NaN and infinities.
 INLINE float exp_of(float given) {
-    // Compared as integers, which vectorizes better: floats that differ from NaN are in their order.
+    // Clamped as an integer, which vectorizes better; positive floats are ordered like integers.
     std::uint32_t bits;
     std::memcpy(&bits, &given, sizeof bits);
     bits = (bits & 0x80000000u) | std::min(bits & 0x7fffffffu, 0x42ae0000u);
@@ -128,8 +128,8 @@ INLINE void in_rows(Index rows, Work work) {
     for (Index row = 0; rows < MOST && row < rows; ++row) work(Rows<1>(), row);
 }
 
-// A row whose channels lie by place, [4, H, J], to or from the rows of H heads, each [4, J] of a
-// matrix [S, K].
+// Copies a row whose channels are ordered by place, [4, H, J], to or from rows of H heads, each a row
+// [4, J] of a matrix [S, K].
 template <class T>
 INLINE void to_heads(const float* row, const Sizes& is, T* heads) {
     for (Index h = 0; h < is.H; ++h)
@@ -155,15 +155,19 @@ INLINE void from_heads(const T* heads, const Sizes& is, float* row) {
 // The causal convolution of row s of x, before its SiLU; rows before the first one are zero.
 template <class T>
 INLINE void convolve_row(const T* xz, Index s, Index E, const Weights& weights, float* out) {
-    const float* now = weights.conv + (WIDTH - 1) * E;
-    VECTORIZED
-    for (Index e = 0; e < E; ++e) out[e] = weights.conv_bias[e] + now[e] * get(xz[e]);
-    for (Index delay = 1; delay < WIDTH && delay <= s; ++delay) {
-        const T* before = xz - delay * 2 * E;
-        const float* w = now - delay * E;
+    static_assert(WIDTH == 4);
+    const float *w = weights.conv, *bias = weights.conv_bias;
+    if (s >= WIDTH - 1) {
+        const T *x1 = xz - 2 * E, *x2 = x1 - 2 * E, *x3 = x2 - 2 * E;
         VECTORIZED
-        for (Index e = 0; e < E; ++e) out[e] += w[e] * get(before[e]);
+        for (Index e = 0; e < E; ++e)
+            out[e] = bias[e] + w[3 * E + e] * get(xz[e]) + w[2 * E + e] * get(x1[e]) +
+                     w[E + e] * get(x2[e]) + w[e] * get(x3[e]);
+        return;
     }
+    std::copy(bias, bias + E, out);
+    for (Index delay = 0; delay <= s; ++delay)
+        for (Index e = 0; e < E; ++e) out[e] += w[(3 - delay) * E + e] * get(xz[e - delay * 2 * E]);
 }
 
 // hidden = u times factor minus its mean; gives 1 / sqrt(variance + eps).

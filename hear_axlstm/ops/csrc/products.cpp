@@ -192,6 +192,11 @@ extern "C" Index gemm_is_fastest() {
             BY_ISA(gradients(q + at, k + at, v + at, end - head, S, K, a + s, top + s, d_u + at,   \
                              d_n + s, d_q + at, d_k + at, d_v + at, d_a + s, d_top + s))           \
         });                                                                                        \
+    }                                                                                              \
+    extern "C" void cell_carry_##NAME(const Sizes* is, const T* q, const T* k, const T* v,         \
+                                      const double* a, const double* top, const double* m,         \
+                                      float* memory, float* normalizer, T* u, float* n) {          \
+        BY_ISA(carry(q, k, v, is->B * is->H, is->S, is->K(), a, top, m, memory, normalizer, u, n)) \
     }
 
 ENTRY_POINTS(float, float32)
