@@ -121,7 +121,7 @@ def test_python_runs(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    for module in re.findall(r"^import (mteb|datasets)$", code, flags=re.MULTILINE):
+    for module in re.findall(r"^import (mteb|datasets|ray)$", code, flags=re.MULTILINE):
         pytest.importorskip(module)
     audio = torch.randn(2, RATE)
     names: dict[str, Any] = {"audio": audio.numpy() if "onnx" in code else audio}
