@@ -71,8 +71,8 @@ INLINE void after_cell(const T* u, const float* sums, const float* floor, const 
             }
 }
 
-// The gradients of out_n = sum_e in_e weight_ne, for some lanes e of R rows. Rows of `in` and d in are E
-// numbers apart, weights of one output and the next `step`; d_of(n, r) is d out.
+// Gradients of out_n = sum_e in_e weight_ne, for some lanes e of R rows. Rows of `in` and d in are E
+// numbers apart, weights of consecutive outputs `step`; d_of(n, r) is d out.
 template <class V, Index R, class GradientOf>
 INLINE void linear_lanes(const float* in, const float* weight, Index outputs, Index step, Index E,
                          float* d_in, float* d_weight, GradientOf d_of) {

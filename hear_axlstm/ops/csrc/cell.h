@@ -1,20 +1,20 @@
-// The sums of the mLSTM cell and their gradients, for the instruction set that products.cpp selects.
+// The sums of the mLSTM cell and their gradients, for the instruction set chosen by products.cpp.
 //
-// No include guard, as in products.h. A block of query rows at a time, so that their scores stay in
-// the cache, and only the tiles that causality leaves.
+// No include guard, as in products.h. Query rows are processed in blocks, so that their scores stay
+// in the cache; tiles above the diagonal are skipped.
 //
 // Shapes: S tokens, K head size; a block has R query rows and sees C keys.
 
-// exp(a_s - M_t) as exp(a_s - reference) exp(reference - M_t), for the rows of a block from the last
-// one to the first.
+// exp(a_s - M_t) as exp(a_s - reference) exp(reference - M_t), for the rows of a block in reverse
+// order.
 class Decay {
 public:
     Decay(Index S) : a_(whole_groups(S)), columns_(whole_groups(S)) {}
 
-    // a [S] of another head.
+    // Starts another head, with a [S].
     void start(const double* a, Index S) { std::copy(a, a + S, a_.begin()); }
 
-    // A block that sees this many keys.
+    // Starts a block whose rows see up to this many keys.
     void start_block(Index seen) { seen_ = whole_groups(seen), reference_ = INFINITY; }
 
     // The row's own factor.
@@ -39,7 +39,7 @@ private:
     double reference_ = INFINITY;
 };
 
-// What row t may see of the group of keys from s on.
+// A group of scores from key s on, with zeros for keys after row t.
 INLINE Vector seen_of(Vector group, Index s, Index t) {
     if (t >= s + GROUP - 1) return group;
     Integers position;
@@ -59,8 +59,8 @@ INLINE float weigh(const float* decay, float factor, Index t, Index columns, flo
     return sum_of(sum);
 }
 
-// As `weigh`; d_scores, gradients of the weighted scores, become those of the scores. Adds to the
-// gradients of a, and returns that of M_t, negated.
+// As `weigh`; d_scores, the gradients of the weighted scores, become those of the scores. Adds to the
+// gradients of a and returns that of M_t, negated.
 INLINE float weigh_backward(const float* decay, float factor, float d_sum, Index t, Index columns,
                             float* scores, float* d_scores, float* d_a) {
     Vector sum = {};
@@ -109,8 +109,8 @@ INLINE Left<BFloat16> left_transposed(const float* block, Index rows, Index seen
     return {packed, 2, 2 * columns};
 }
 
-// u_t = sum_s w_ts v_s and n_t = sum_s w_ts with w_ts = q_t . k_s exp(a_s - M_t) for s <= t, of some
-// heads.
+// u_t = sum_s w_ts v_s and n_t = sum_s w_ts with w_ts = q_t . k_s exp(a_s - M_t) for s <= t, for
+// some heads.
 template <class T>
 void sums(const T* q, const T* k, const T* v, Index heads, Index S, Index K, const double* a,
                  const double* top, T* u, float* n) {
@@ -142,7 +142,7 @@ void sums(const T* q, const T* k, const T* v, Index heads, Index S, Index K, con
     }
 }
 
-// Gradients of q, k, v, a and M from those of u and n, of some heads.
+// Gradients of q, k, v, a and M from those of u and n, for some heads.
 template <class T>
 void gradients(const T* q, const T* k, const T* v, Index heads, Index S, Index K,
                       const double* a, const double* top, const T* d_u, const float* d_n, T* d_q,
@@ -160,7 +160,8 @@ void gradients(const T* q, const T* k, const T* v, Index heads, Index S, Index K
         decay.start(a, S);
         const Right keys_KS = pack_transposed(k, S, K, keys_t.data());
         const Right values_KS = pack_transposed(v, S, K, values_t.data());
-        const Right keys_SK = pack(k, S, K, keys.data()), queries_SK = pack(q, S, K, queries.data());
+        const Right keys_SK = pack(k, S, K, keys.data());
+        const Right queries_SK = pack(q, S, K, queries.data());
         const Right d_u_SK = pack(d_u, S, K, d_sums.data());
         for (Buffer<float>* sum : {&d_k_sum, &d_v_sum, &d_a_sum})
             std::fill(sum->begin(), sum->end(), 0.0f);
@@ -203,8 +204,9 @@ void gradients(const T* q, const T* k, const T* v, Index heads, Index S, Index K
     }
 }
 
-// Continues from the state before the first token: adds its part to u and n, and makes it that after
-// the last token. Of some heads; memory [K, K], value by key, and normalizer [K] lack exp(m).
+// Adds the contribution of the state before the first token to u and n, and updates the state to
+// that after the last token, for some heads. memory [K, K], value by key, and normalizer [K] are
+// divided by exp(m).
 template <class T>
 void carry(const T* q, const T* k, const T* v, Index heads, Index S, Index K, const double* a,
            const double* top, const double* m, float* memory, float* normalizer, T* u, float* n) {

@@ -50,7 +50,7 @@ INLINE void gate_rows(const float* c, const float* x, const Weights& weights, In
     }
 }
 
-// A block-diagonal map of rows [R, E], weights [in 4, out 4, H J], to the matrices [S, K] of H heads.
+// A block-diagonal map of rows [R, E], weights [in 4, out 4, H J], to matrices [S, K] of H heads.
 template <Index R, class T>
 INLINE void map_rows(const float* in, const float* weight, const Sizes& is, T* heads) {
     const Index E = is.E(), HJ = is.HJ(), step = PLACES * HJ;
@@ -70,7 +70,7 @@ INLINE void map_rows(const float* in, const float* weight, const Sizes& is, T* h
 }
 
 // Convolution, maps and gates of all rows. c, which is also the query, k and v are [N, S, K], gates
-// [B, S, 2 H] pre-activations. A single window may continue one of which `earlier` rows lie before xz.
+// [B, S, 2 H] pre-activations. If B is 1, `earlier` rows of the same window may precede xz in memory.
 template <class T>
 INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, Index earlier, T* c,
                         T* k, T* v, float* gates) {

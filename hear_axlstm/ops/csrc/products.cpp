@@ -22,7 +22,7 @@ template <class T>
 constexpr Index PIECE = IN_WORD<T> == 1 ? 128 : 1 << 30;
 
 // Which tiles of a product count: all of them; those with a column at or before the row; with the
-// row's own step or earlier ones; with it or later ones. The others are not needed, or zero.
+// row's own step or earlier ones; with it or later ones. The others are not needed or are zero.
 enum class Shape { WHOLE, COLUMNS_TO_ROW, STEPS_TO_ROW, STEPS_FROM_ROW };
 
 constexpr Index BLOCK = 96;            // query rows at once; even and whole tiles
@@ -152,8 +152,8 @@ Index group() {
 // Columns of a packed group.
 extern "C" Index gemm_columns() { return group(); }
 
-// Whether torch has no faster products: elsewhere its MKL uses the same instructions, and its oneDNN
-// those for larger tiles (AMX).
+// Whether these products are faster than torch's: without bfloat16 instructions its MKL or oneDNN is
+// as fast, and with AMX its oneDNN has larger tiles.
 extern "C" Index gemm_is_fastest() {
 #ifdef HAS_X86
     unsigned a, b, c, d = 0;

@@ -1,4 +1,4 @@
-// Matrix products whose sums stay in registers, for the instruction set that products.cpp selects.
+// Matrix products whose sums stay in registers, for the instruction set chosen by products.cpp.
 //
 // No include guard: products.cpp includes this file once for each instruction set. The right factor
 // is stored in words, a float or two bfloat16 that follow each other down a column; GROUP columns
@@ -87,8 +87,8 @@ struct Right {
     }
 };
 
-// R rows of G groups, the last one cut to the columns; added to what is there if ADDED. Not inlined,
-// so that the sums get all registers.
+// R rows of G groups, cut to the given columns; added to the output if ADDED. Not inlined, so that
+// the sums get all registers.
 template <Index R, Index G, bool ADDED, class T, class Out>
 __attribute__((noinline)) void multiply_tile(Left<T> a, Right b, Index steps, Index columns,
                                              Out* out, Index out_row) {
@@ -131,8 +131,8 @@ struct Part {
     Index first, end, columns;
 };
 
-// out [rows, columns] = a b, or added to it if ADDED. Only the tiles that the shape leaves are
-// computed; `position` is that of the first row, or with STEPS_FROM_ROW of the first step.
+// out [rows, columns] = a b, or added to out if ADDED. Only tiles within the shape are computed;
+// `position` is that of the first row or, for STEPS_FROM_ROW, of the first step.
 template <bool ADDED, class T, class Out>
 void multiply(Shape shape, Index position, Index rows, Index steps, Index columns, Left<T> a,
               Right b, Out* out, Index out_row) {
@@ -196,7 +196,7 @@ INLINE Right pack_transposed(const T* matrix, Index columns, Index K, Word* pack
         for (Index step = 0; step < steps; step += GROUP) {
             const Index some = std::min(GROUP, steps - step);
             Words rows[GROUP] = {};
-            for (Index i = 0; i < GROUP; ++i) {  // columns that are not there repeat the last one
+            for (Index i = 0; i < GROUP; ++i) {  // beyond the end, the last column is repeated
                 const T* from = matrix + std::min(column + i, columns - 1) * K + step * IN_WORD<T>;
                 if (some == GROUP)
                     rows[i] = load<Words>(from);
