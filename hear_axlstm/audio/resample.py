@@ -1,4 +1,4 @@
-"""Blocks of any sample rate to one rate, without holding all of them."""
+"""Resampling of blocks, without holding all of them in memory."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 
 from hear_axlstm.audio.errors import Fault
 
-RATES = range(1_000, 10_000_001)  # Hz; a header that says less or more is wrong
+RATES = range(1_000, 10_000_001)  # Hz; a header with another rate is wrong
 BATCH_SAMPLES = 1 << 18
 Mono = NDArray[np.float32]
 
 
 def resampled(blocks: Iterable[tuple[int, Mono]], sample_rate: int) -> Iterator[Mono]:
-    """Blocks at `sample_rate`, by soxr's high-quality resampler.
+    """Resample blocks to `sample_rate` with soxr's high-quality resampler.
 
     Args:
-        blocks: sample rate and samples [n] of each; those of one rate in a row are one signal.
-        sample_rate: of the result, in Hz.
+        blocks: sample rate and samples [n] of each; consecutive ones of one rate are one signal.
+        sample_rate: sample rate of the result in Hz.
 
     Raises:
-        Fault: if a rate is none that sound is recorded at.
+        Fault: for an implausible sample rate.
     """
     for rate, group in groupby(blocks, key=itemgetter(0)):
         check_rate(rate)
@@ -40,15 +40,15 @@ def resampled(blocks: Iterable[tuple[int, Mono]], sample_rate: int) -> Iterator[
 
 
 def check_rate(rate: int) -> None:
-    """Refuse a rate by which a short file would become hours of sound, or none.
+    """Reject a rate with which a short file would become hours of audio, or none.
 
     Raises:
-        Fault: if a rate is none that sound is recorded at.
+        Fault: for an implausible sample rate.
     """
     if rate not in RATES:
         raise Fault(
             f"wrong sample rate, its header says {rate:,} Hz; {RATES[0]:,} to {RATES[-1]:,} Hz are "
-            "supported: write the right rate into it"
+            "supported: correct the header"
         )
 
 

@@ -155,7 +155,7 @@ def _is_chunk_chain(file: RandomAccess, layout: _Layout, at: int, stop: int) -> 
 def _end(
     file: RandomAccess, layout: _Layout, data: _Chunk, start: int, stop: int, rate: float
 ) -> int:
-    """Where the file that begins at `start` ends, including chunks after the audio."""
+    """End of the file that begins at `start`, including chunks after the audio."""
     end = data.start + data.size
     padded = end + (-data.size % (8 if layout.wide else 2))
     for chunk in _chunks(file, layout, padded, stop):

@@ -20,7 +20,7 @@ def mp4_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
     """The MP4 (M4A, MOV, 3GP) file that begins at `start`, up to the next one.
 
     Raises:
-        Fault: if a box is cut off, or the one that describes the sound is missing.
+        Fault: if a box is truncated, or the one that describes the audio is missing.
     """
     at, names = start, set()
     while at + 8 <= stop:
@@ -67,7 +67,7 @@ def matroska_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
 
 
 def _end_of_elements(file: RandomAccess, at: int, stop: int) -> int:
-    """Where the elements of a segment of unknown size end."""
+    """End of the elements of a segment of unknown size."""
     while at < stop and file.at(at, 4) != EBML:
         size, content = _element(file, at)
         if content + (size or 0) > stop:
