@@ -103,7 +103,7 @@ def test_a_folder_without_usable_audio_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="contains no audio"):
         pack(tmp_path / "audio", tmp_path / "pack")
     (tmp_path / "audio" / "a.wav").touch()
-    with pytest.raises(PackError, match="no usable audio in .*, 1 file left out, e.g."):
+    with pytest.raises(PackError, match=r"no usable audio in .*, 1 file left out, e\.g\."):
         pack(tmp_path / "audio", tmp_path / "pack")
 
 
