@@ -27,7 +27,7 @@ from hear_axlstm.ops.contract import (
     MixerWeights,
 )
 from hear_axlstm.ops.library import call
-from hear_axlstm.ops.onednn import is_traced, linear
+from hear_axlstm.ops.onednn import fixed_weight, is_traced, linear
 
 
 class Workspace:
@@ -69,7 +69,9 @@ class PackedLinear:
         )
         if self.is_packed:  # as [groups, steps, group, in_word]
             weight = weight.unflatten(0, (-1, group)).unflatten(2, (-1, in_word)).transpose(1, 2)
-        self._weight = weight.contiguous()
+            self._weight = weight.contiguous()
+        else:
+            self._weight = fixed_weight(weight)
 
     def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
         """``[..., K]`` -> ``[..., S]`` in the weight's dtype, possibly in the named workspace."""
