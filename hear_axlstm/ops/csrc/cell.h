@@ -51,8 +51,8 @@ INLINE Vector seen_of(Vector group, Index s, Index t) {
 INLINE float weigh(const float* decay, float factor, Index t, Index columns, float* scores) {
     Vector sum = {};
     for (Index s = 0; s < columns; s += GROUP) {
-        const Vector weights = load<Vector>(decay + s) * factor;
-        const Vector group = seen_of(load<Vector>(scores + s) * weights, s, t);
+        const Vector weights = read<Vector>(decay + s) * factor;
+        const Vector group = seen_of(read<Vector>(scores + s) * weights, s, t);
         sum += group;
         store(scores + s, group);
     }
@@ -65,11 +65,11 @@ INLINE float weigh_backward(const float* decay, float factor, float d_sum, Index
                             float* scores, float* d_scores, float* d_a) {
     Vector sum = {};
     for (Index s = 0; s < columns; s += GROUP) {
-        const Vector weights = load<Vector>(decay + s) * factor;
-        const Vector group = seen_of(load<Vector>(scores + s) * weights, s, t);
-        const Vector d_group = seen_of(load<Vector>(d_scores + s) + d_sum, s, t);
+        const Vector weights = read<Vector>(decay + s) * factor;
+        const Vector group = seen_of(read<Vector>(scores + s) * weights, s, t);
+        const Vector d_group = seen_of(read<Vector>(d_scores + s) + d_sum, s, t);
         sum += group * d_group;
-        store(d_a + s, load<Vector>(d_a + s) + group * d_group);
+        store(d_a + s, read<Vector>(d_a + s) + group * d_group);
         store(scores + s, group);
         store(d_scores + s, seen_of(d_group * weights, s, t));
     }
@@ -85,7 +85,7 @@ INLINE Left<BFloat16> left(const float* block, Index rows, Index seen, Index col
                            BFloat16* packed) {
     for (Index row = 0; row < rows; ++row)
         for (Index s = 0; s < seen; s += GROUP)
-            store(packed + row * columns + s, load<Vector>(block + row * columns + s));
+            store(packed + row * columns + s, read<Vector>(block + row * columns + s));
     return {packed, columns, 2};
 }
 

@@ -17,7 +17,7 @@
 #else
 #define EACH_CPU
 #endif
-#if defined(__GNUC__) && !defined(__clang__)
+#ifdef __GNUC__
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are only passed to inlined functions
 #endif
 #define INLINE static inline __attribute__((always_inline))
