@@ -45,7 +45,8 @@ def locate(spec: str) -> Path:
     if spec in PRESETS:
         raise ValueError(
             f"no weights of {spec} ship with the package: use {spec}.{TAG}, the authors' weights "
-            f"(a download), or {spec}.{RANDOM}, random weights"
+            f'(a download), or random ones: {spec}.{RANDOM}, or weights="random" '
+            "(on the command line --random-weights)"
         )
     if spec.removesuffix(f".{RANDOM}") in PRESETS:
         raise ValueError(f"{spec} names random weights, and they have no file: name saved weights")
