@@ -19,7 +19,11 @@ from torch import Tensor, nn
 
 from hear_axlstm.checkpoints.reference_release import is_release, read_release
 from hear_axlstm.checkpoints.shapes import Shape, expected_shapes
-from hear_axlstm.checkpoints.unfinished import is_training_checkpoint, read_training_checkpoint
+from hear_axlstm.checkpoints.unfinished import (
+    is_training_checkpoint,
+    training_settings,
+    training_weights,
+)
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.files import DISK_FULL, replacing
@@ -103,7 +107,7 @@ def read(path: Path) -> Contents:
     with _opened(path) as file:
         header = file.metadata() or {}
         if is_training_checkpoint(header):
-            return read_training_checkpoint(path)
+            return *training_settings(header, path), training_weights(path)
         config, training = _parse(header.get(HEADER_KEY), path)
         _check_header(file, config, path)
         return config, training, {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
@@ -120,7 +124,7 @@ def read_settings(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
     with _opened(path) as file:
         header = file.metadata() or {}
         if is_training_checkpoint(header):
-            return read_training_checkpoint(path)[:2]
+            return training_settings(header, path)
         return _parse(header.get(HEADER_KEY), path)
 
 

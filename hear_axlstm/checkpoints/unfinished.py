@@ -5,6 +5,7 @@ Lets a run be evaluated while it trains, and its milestones compared.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,21 +23,32 @@ def is_training_checkpoint(header: Mapping[str, str]) -> bool:
     return {"step", "config", "crc32"} <= header.keys()
 
 
-def read_training_checkpoint(path: Path) -> tuple[ModelConfig, dict[str, Any], dict[str, Tensor]]:
-    """Read settings, facts and weights: the average of the weights if the run has one.
+def training_settings(header: Mapping[str, str], path: Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """The model's settings and facts about the training, from the header of a checkpoint.
 
     Raises:
-        ValueError: if it is damaged, or of a fine-tuning.
+        ValueError: if the header is damaged, or of a fine-tuning.
+    """
+    try:
+        model = json.loads(header["config"]).get("model")
+        if isinstance(model, Mapping):
+            return ModelConfig.from_dict(dict(model)), {"steps": int(header["step"])}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): use another checkpoint") from error
+    raise ValueError(f"{path} is not the checkpoint of a pretraining: use the finished model")
+
+
+def training_weights(path: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint: their average if the run has one.
+
+    Raises:
+        ValueError: if it is damaged.
     """
     try:
         checkpoint = load(path)
     except CheckpointError as error:
         raise ValueError(f"{error}: use another checkpoint of the run") from error
-    model = checkpoint.settings.get("model")
-    if not isinstance(model, Mapping):
-        raise ValueError(f"{path} is not the checkpoint of a pretraining: use the finished model")
-    tensors = checkpoint.part("model") | checkpoint.part("average")
-    return ModelConfig.from_dict(dict(model)), {"steps": checkpoint.step}, tensors
+    return checkpoint.part("model") | checkpoint.part("average")
 
 
 def newest_of_run(run: Path) -> Path | None:
