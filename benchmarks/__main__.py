@@ -116,7 +116,7 @@ def _embedding(
     twin = plain(model)
     audio = 0.1 * torch.randn(clips, CLIP_SECONDS * model.sample_rate, device=device)
 
-    models = {p: load_model(name, precision=p).to(device) for p in PRECISIONS}
+    models = {p: load_model(name, weights="random", precision=p).to(device) for p in PRECISIONS}
     for fused in models.values() if device.type == "cpu" else ():
         fused.fuse()
 

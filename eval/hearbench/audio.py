@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -103,12 +104,13 @@ def decode_ahead(make: Callable[[int], Batch], count: int) -> Iterator[Batch]:
     An error in `make` is raised in place of its batch.
     """
     with ThreadPoolExecutor(1) as pool:
-        upcoming = pool.submit(make, 0)
-        for step in range(1, count):
-            batch, upcoming = upcoming.result(), pool.submit(make, step)
-            yield batch
-        if count:
-            yield upcoming.result()
+        upcoming: deque[Future[Batch]] = deque()
+        for step in range(count):
+            upcoming.append(pool.submit(make, step))
+            if step:
+                yield upcoming.popleft().result()
+        for batch in upcoming:
+            yield batch.result()
 
 
 def _open(source: str | Path | bytes) -> BinaryIO:

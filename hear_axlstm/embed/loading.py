@@ -149,8 +149,6 @@ def _load(item: Any, name: str, sample_rate: int, device: torch.device) -> Loade
         item = load_audio(item, sample_rate)
     elif (pair := as_pair(item)) is not None:
         item = _resampled(*pair, name, sample_rate)
-    if isinstance(item, Tensor) and not isinstance(item, np.ndarray):
-        check_type(item, name)
     samples = check_clip(item, name, device)
     if not len(samples):
         raise ValueError(f"{name} holds no sample: pass at least one")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hearbench.audio import AudioError, load_audio
+from hearbench.audio import AudioError, decode_ahead, load_audio
 from tests.helpers.sound_files import encode, noise, without_xing
 
 WAV = encode(noise(2), "WAV")
@@ -59,3 +59,8 @@ def test_missing_files_and_odd_names(tmp_path: Path) -> None:
     assert load_audio(tmp_path / "a\nb ü.wav", 16_000).size == 32_000
     with pytest.raises(AudioError, match=r"gone\.wav: not decodable \(.*No such file"):
         load_audio(tmp_path / "gone.wav", 16_000)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_batches_are_decoded_in_order(count: int) -> None:
+    assert list(decode_ahead(range(10).__getitem__, count)) == list(range(count))

@@ -232,6 +232,7 @@ def test_copies_are_found_through_cutting_coding_and_another_level(tmp_path: Pat
         return (0.2 * wave + rng.normal(0, 0.002, len(wave))).astype(np.float32)
 
     evaluation = {name: melody(25) for name in ("first", "second", "third")}
+    evaluation["long"] = melody(600)  # two minutes
     index = Index(evaluation.items())
     copy = 0.3 * evaluation["second"][RATE + 123 : 4 * RATE]
     soundfile.write(tmp_path / "copy.ogg", copy, RATE, format="OGG", subtype="VORBIS")
@@ -240,5 +241,7 @@ def test_copies_are_found_through_cutting_coding_and_another_level(tmp_path: Pat
     assert found is not None and found.name == "second"
     assert correlation(evaluation["second"], copied) > 0.9
     assert correlation(evaluation["second"], melody(25)) < 0.6
+    excerpt = index.best(evaluation["long"][-5 * RATE :])
+    assert excerpt is not None and excerpt.name == "long"
     other = index.best(melody(25))
     assert found.agreeing > 12 > (other.agreeing if other else 0)
