@@ -14,6 +14,8 @@ from statistics import fmean, stdev
 
 from scipy.stats import t as student_t
 
+from hearbench.errors import HearbenchError
+
 LOWER_IS_BETTER = ("segment_1s_er",)
 NO_FRACTION = ("d_prime",)  # all other metrics are printed in percent
 
@@ -35,7 +37,7 @@ PAPER_CONSTANT = -40.154
 FEW_SEEDS = 5  # fewer are shown with their range instead of an interval
 
 
-class AggregateError(ValueError):
+class AggregateError(HearbenchError, ValueError):
     """Raised if s(m) can't be computed from these scores; the message says why."""
 
 

@@ -9,26 +9,8 @@ from collections.abc import Callable
 
 import tyro
 
+from hearbench.errors import HearbenchError
 from hearbench.exit_codes import INTERRUPTED
-from hearbench.probes.heareval_adapter import HearevalError
-from hearbench.run.plan import PlanError
-from hearbench.run.workers import SweepError
-from hearbench.stats import AggregateError
-from hearbench.systems.registry import SystemSpecError
-from hearbench.tasks.description import TaskError
-from hearbench.tasks.fetch.download import FetchError
-from hearbench.weights.fetch import WeightsError
-
-ERRORS = (
-    AggregateError,
-    FetchError,
-    HearevalError,
-    PlanError,
-    SweepError,
-    SystemSpecError,
-    TaskError,
-    WeightsError,
-)
 
 
 def call(
@@ -56,7 +38,7 @@ def call(
         if not _is_stdout_open():
             return 0
         print(f"error: {error}", file=sys.stderr)
-    except (*ERRORS, *errors, OSError) as error:  # type: ignore[misc]
+    except (HearbenchError, *errors, OSError) as error:  # type: ignore[misc]
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("Interrupted; finished work is kept.", file=sys.stderr)

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hearbench.errors import HearbenchError
 from hearbench.logs import output_to
 from hearbench.probes.grid import GRID_POINTS, Grid, paper_grid
 from hearbench.probes.runs import finished, make_fresh
@@ -33,7 +34,7 @@ WITHOUT_CODE = frozenset(
 """The operations of a pickle of lists of labels: none of them calls anything."""
 
 
-class HearevalError(RuntimeError):
+class HearevalError(HearbenchError, RuntimeError):
     """Raised if heareval can't be used; the message names the remedy."""
 
 

@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
+from hearbench.errors import HearbenchError
 from hearbench.probes.grid import Grid
 from hearbench.probes.runs import finished, test_score
 from hearbench.stats import Run
@@ -30,7 +31,7 @@ Engine = Literal["heareval", "fast"]
 LOCK = ".lock"
 
 
-class PlanError(ValueError):
+class PlanError(HearbenchError, ValueError):
     """Raised for an evaluation that can't be run or read; the message names the remedy."""
 
 

@@ -23,6 +23,7 @@ from joblib import Parallel, delayed, parallel_config, register_parallel_backend
 from joblib.executor import get_memmapping_executor
 from joblib.parallel import LokyBackend
 
+from hearbench.errors import HearbenchError
 from hearbench.progress import Progress
 
 Backend = Literal["loky", "dask", "ray"]
@@ -33,7 +34,7 @@ POLL_EVERY = 1.0  # seconds, the progress and whether the parent lives
 IDLE_TIMEOUT = 300  # seconds after which an idle worker ends
 
 
-class SweepError(RuntimeError):
+class SweepError(HearbenchError, RuntimeError):
     """Raised if the workers themselves broke down."""
 
 

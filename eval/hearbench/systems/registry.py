@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 
+from hearbench.errors import HearbenchError
 from hearbench.systems.catalog import CATALOG
 from hearbench.systems.catalog import __name__ as CATALOG_MODULE
 
 HEAR_API = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
 
 
-class SystemSpecError(ValueError):
+class SystemSpecError(HearbenchError, ValueError):
     """Raised for a system that can't be found or loaded; the message names the remedy."""
 
 

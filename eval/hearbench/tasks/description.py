@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hearbench.errors import HearbenchError
+
 BATCH_SIZE = 1024  # heareval's, for every task
 SCORES = (
     *("top1_acc", "pitch_acc", "chroma_acc", "mAP", "d_prime", "aucroc"),
@@ -35,7 +37,7 @@ _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 100
 
 
-class TaskError(ValueError):
+class TaskError(HearbenchError, ValueError):
     """Raised for a task folder that heareval can't use; the message names the remedy."""
 
 

@@ -25,6 +25,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 from requests import RequestException
 
+from hearbench.errors import HearbenchError
 from hearbench.tasks.fetch.download import FetchError, download, verify
 from hearbench.weights import drive
 from hearbench.weights.files import ARCHIVE, Member, files_in
@@ -42,7 +43,7 @@ IN_RUN = re.compile(
 """Files of a run to use, as paths below its folder."""
 
 
-class WeightsError(ValueError):
+class WeightsError(HearbenchError, ValueError):
     """Raised for weights that can't be fetched; the message names the remedy."""
 
 

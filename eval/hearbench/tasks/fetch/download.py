@@ -12,6 +12,7 @@ from pathlib import Path
 import requests
 import urllib3
 
+from hearbench.errors import HearbenchError
 from hearbench.progress import Progress
 
 TIMEOUT = (15.0, 60.0)  # seconds to connect, and without a byte
@@ -27,7 +28,7 @@ DROPPED = (
 )
 
 
-class FetchError(RuntimeError):
+class FetchError(HearbenchError, RuntimeError):
     """Raised for something that can't be fetched; the message names the remedy."""
 
 
