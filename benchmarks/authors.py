@@ -10,11 +10,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import statistics
 import sys
-import time
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +20,7 @@ import tyro
 from torch import Tensor
 
 import hear_axlstm
+from benchmarks.timing import Work, in_turns
 from hear_axlstm.config import preset
 from hear_axlstm.models.patch_embed import random_mask
 from hear_axlstm.models.pretraining import MaskedPatchModel
@@ -33,7 +31,6 @@ from hear_axlstm.training.distributed import DistContext
 
 RATE = 16_000
 Precision = Literal["float32", "bfloat16"]
-Work = Callable[[], object]
 
 
 def main(
@@ -69,19 +66,9 @@ def main(
             pair = _embedding(name, audio.split(1) if one_by_one else (audio,), precision)
         else:
             pair = _training(name, clips, precision)
-        theirs, ours = (amount / seconds for seconds in _in_turns(pair, rounds))
+        works = dict(zip(("authors", "here"), pair, strict=True))
+        theirs, ours = (amount / s for s in in_turns(works, rounds, torch.device("cpu")).values())
         print(f"| {name} | {theirs:.1f} | {ours:.1f} | {ours / theirs:.2f} |", flush=True)
-
-
-def _in_turns(pair: tuple[Work, Work], rounds: int) -> list[float]:
-    """Median seconds of each after a first call."""
-    times: tuple[list[float], ...] = ([], [])
-    for _ in range(rounds + 1):
-        for work, own in zip(pair, times, strict=True):
-            start = time.perf_counter()
-            work()
-            own.append(time.perf_counter() - start)
-    return [statistics.median(own[1:]) for own in times]
 
 
 def _embedding(name: str, parts: tuple[Tensor, ...], precision: Precision) -> tuple[Work, Work]:

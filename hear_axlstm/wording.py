@@ -11,6 +11,8 @@ def plural(number: int, noun: str) -> str:
 
 def duration(seconds: float) -> str:
     """Format a duration in seconds, minutes or hours."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.2f} hours"
+    if round(seconds / 60, 1) < 60:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:,.2f} hours"

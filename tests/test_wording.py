@@ -11,7 +11,7 @@ from hear_axlstm.wording import duration, plural
         (1, "clip", "1 clip"),
         (0, "clip", "0 clips"),
         (2, "class", "2 classes"),
-        (1234, "h", "1,234 hs"),
+        (1234, "clip", "1,234 clips"),
     ],
 )
 def test_plural(number: int, noun: str, text: str) -> None:
@@ -23,7 +23,9 @@ def test_plural(number: int, noun: str, text: str) -> None:
     [
         (0.04, "0.0 s"),
         (9.0, "9.0 s"),
+        (59.97, "1.0 min"),
         (90, "1.5 min"),
+        (3599.9, "1.00 hours"),
         (5_400, "1.50 hours"),
         (4e6, "1,111.11 hours"),
     ],

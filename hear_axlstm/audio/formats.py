@@ -118,10 +118,10 @@ OTHER_TEXT = (
     (b"<html", f"a web page (HTML), not audio: {SAVE_AGAIN}"),
     (b"<head", f"a web page (HTML), not audio: {SAVE_AGAIN}"),
     (b"<?xml", f"XML text, not audio, perhaps a server's answer: {SAVE_AGAIN}"),
+    (b"{\\rtf", f"a text document (RTF), {NOT_AUDIO}"),
     (b"{", f"JSON text, not audio, perhaps a server's answer: {SAVE_AGAIN}"),
     (b"[{", f"JSON text, not audio, perhaps a server's answer: {SAVE_AGAIN}"),
     (b"<svg", f"a picture (SVG), {NOT_AUDIO}"),
-    (b"{\\rtf", f"a text document (RTF), {NOT_AUDIO}"),
     (b"#extm3u", "a playlist (M3U), not audio: pass the files that it lists"),
     (b"[playlist]", "a playlist (PLS), not audio: pass the files that it lists"),
 )
@@ -202,8 +202,8 @@ def describe_other(head: bytes) -> str | None:
     if not _is_text(head):
         return None
     text = head.lstrip().lower()
-    found = [description for magic, description in OTHER_TEXT if text.startswith(magic)]
-    return found[-1] if found else f"text, {NOT_AUDIO}"
+    found = (description for magic, description in OTHER_TEXT if text.startswith(magic))
+    return next(found, f"text, {NOT_AUDIO}")
 
 
 def fault_of_unknown(file: RandomAccess) -> Fault:

@@ -118,7 +118,7 @@ def _from_disk(source: str, weights: Published) -> tuple[Path, dict[str, Any]]:
     path = Path(source).expanduser().resolve()
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    if path.is_file() and not archives.is_archive(path):
+    if path.is_file():
         return path, {"file": path.name}
     return _chosen(archives.files_in(path), path, weights)
 
@@ -141,10 +141,10 @@ def _chosen(
 
 def _unpack(file: Path, found: dict[str, Any], weights: Published) -> tuple[Path, dict[str, Any]]:
     """The checkpoint itself, extracted from the zip of a run if necessary."""
-    if not archives.is_archive(file):
-        return file, found
-    target, inner = _chosen(archives.files_in(file), file, weights)
-    return target, found | {"file": f"{PurePosixPath(found['file']).parent}/{inner['file']}"}
+    while archives.is_archive(file):
+        file, inner = _chosen(archives.files_in(file), file, weights)
+        found |= {"file": (PurePosixPath(found["file"]).parent / inner["file"]).as_posix()}
+    return file, found
 
 
 def _convert(checkpoint: Path, found: dict[str, Any], weights: Published) -> None:

@@ -31,7 +31,7 @@ def pack(
             tars, as paths or URLs, e.g. 'train-{000..127}.tar'.
         out: Output folder; packing the same audio into it again resumes or does nothing.
         path_column: Column of paths in a CSV (default: a usual name such as path or filename).
-        workers: Number of processes (default: one per core).
+        workers: Number of processes (default: one per CPU).
         dry_run: Only estimate hours, disk space and time from a small sample.
     """
     if dry_run:

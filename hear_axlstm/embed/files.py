@@ -189,6 +189,7 @@ def _write_share(
     own = [shard for shard in planned.shards if shard.number % context.size == context.rank]
     todo = {shard.number: shard for shard in own if not shard.is_done()}
     known = [size for number in todo if (size := planned.sizes[number]) is not None]
+    fields = planned.shards[0].fields if planned.shards else ()
     total = sum(known) if len(known) == len(todo) else None
     most = round(batch_seconds * embedder.sample_rate)
     work = partial(decode_usable, sample_rate=embedder.sample_rate)
@@ -199,7 +200,7 @@ def _write_share(
 
         def records(decoded: Iterator[Decoded | Skipped]) -> Iterator[Record | Skipped]:
             nonlocal samples
-            for item in _embedded(decoded, embedder, most, todo_fields):
+            for item in _embedded(decoded, embedder, most, fields):
                 bar.update()
                 if isinstance(item, Record):
                     samples += int(item.facts["samples"])
@@ -207,7 +208,6 @@ def _write_share(
                     bar.set_postfix_str(f"{speed:.1f} x real time", refresh=False)
                 yield item
 
-        todo_fields = planned.shards[0].fields if planned.shards else ()
         write_shards(todo, found, records)
     context.barrier()
 

@@ -39,7 +39,7 @@ class AxLSTMEncoder(AbsEncoder):
 
     Args:
         model_name: name, file, folder or hub address, as `hear_axlstm.load_model` takes it.
-        revision: ignored; weights are named by their checksum.
+        revision: ignored; `model_meta` has the package's version.
         device: torch device, by default the CPU.
     """
 
@@ -86,12 +86,14 @@ def model_meta(name: str, config: ModelConfig) -> ModelMeta:
         name: as `hear_axlstm.load_model` takes it.
         config: settings of the model.
     """
+    name = name or manifest()["default"]
+    shipped = {*manifest()["weights"], *map(shipped_name, manifest()["weights"])}
     with torch.device("meta"):
         model = Embedder(config)
     parameters = sum(p.numel() for p in model.parameters())
     return ModelMeta(
         loader=AxLSTMEncoder,
-        name=f"hear_axlstm/{(name or 'axlstm_tiny').replace('/', '_')}",
+        name=f"hear_axlstm/{name.replace('/', '_')}",
         revision=hear_axlstm.__version__,
         release_date=None,
         languages=None,
@@ -107,7 +109,7 @@ def model_meta(name: str, config: ModelConfig) -> ModelMeta:
         framework=["PyTorch"],
         similarity_fn_name="cosine",
         use_instructions=False,
-        training_datasets=AUDIOSET if name in PUBLISHED else set(),
+        training_datasets=AUDIOSET if name in PUBLISHED else set() if name in shipped else None,
         modalities=["audio"],
         citation=CITATION,
     )
@@ -119,6 +121,5 @@ def _license(name: str) -> str | None:
     by_name = {weights.name: weights.license for weights in PUBLISHED.values()}
     for preset, entry in shipped.items():
         by_name |= dict.fromkeys((preset, shipped_name(preset)), entry["license"])
-    by_name[""] = by_name[manifest()["default"]]
     found = by_name.get(name)
     return found and found.lower()

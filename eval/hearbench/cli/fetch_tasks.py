@@ -40,7 +40,7 @@ def fetch_tasks(
         url: source of the archives instead of Zenodo: URL/<archive>.
         checksums: file of lines as `sha256sum` or `md5sum` writes them, instead of Zenodo's MD5.
         keep_archives: keep the archives in .fetch.
-        workers: number of clips resampled at the same time; by default one per core.
+        workers: number of clips resampled at the same time; by default one per CPU.
         dry_run: only report sizes and disk space.
     """
     if not rates or min(rates) < 1:

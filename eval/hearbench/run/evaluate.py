@@ -35,7 +35,7 @@ class Options:
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 10
     """Number of seeds of the probes, from 0 on."""
     jobs: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
-    """Number of parallel steps, with one thread each. (default: one per core)"""
+    """Number of parallel steps, with one thread each. (default: one per CPU)"""
     grid: Grid = "paper"
     """Search space of the probes: the paper's 2 points or 8 of heareval's own 16."""
     engine: Engine = "heareval"

@@ -149,6 +149,9 @@ def _remedy(weights: Weights) -> str:
 def _disk_reason(error: OSError, folder: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space is left in {folder}: free some, or set {CACHE_VARIABLE} or --to"
+    file = Path(error.filename or folder)
+    if file not in (folder, *folder.parents) and folder not in file.parents:
+        return f"{file} can't be read ({error.strerror})"
     return f"{folder} can't be used ({error}): set {CACHE_VARIABLE} or --to to another folder"
 
 
