@@ -10,8 +10,9 @@ import json
 import os
 import pickle
 import zipfile
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from datetime import date
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +224,43 @@ def test_a_hostile_pickle_does_not_run(kind: str, state: State, tmp_path: Path) 
     assert marker.exists()  # or else this test would prove nothing
 
 
+class Settings(dict):
+    """Like EasyDict: keys are attributes, too."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        self[name] = value
+
+    class Nested:
+        """A class in a class."""
+
+
+class Values(list):
+    """A list of another class, with attributes."""
+
+
+class Listed:
+    """Pickles with a list as its state."""
+
+    def __getstate__(self) -> list[int]:
+        return [1]
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def configuration() -> list[Any]:
+    """Configuration objects as trainings save them."""
+    settings, values = Settings(lr=1e-3), Values([1, 2])
+    settings.depth, values.flags = Settings(blocks=12), Settings()
+    steps = defaultdict(list, {"loss": [1.0]})
+    keys = {Path("a"): 1, np.int64(1): 2, b"c": 3, frozenset("d"): 4, Color.RED: 5}
+    return [settings, values, steps, deque([1.0], 20), keys, Settings.Nested(), Listed(), Color.RED]
+
+
+Color = Enum("Color", ["RED"])
 PLAIN = {
+    "configuration": configuration(),
+    "a long tuple": tuple(range(1_500)),
     "numpy": (np.float64(1.5), np.int64(2), np.arange(3), np.dtype("float32")),
     "torch": (torch.Size([2]), torch.float16, torch.device("cpu"), torch.get_rng_state()),
     "collections": ({1, 2}, Counter("aab"), OrderedDict(a=1), 1j, b"x"),

@@ -11,6 +11,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -76,9 +77,11 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
             # mapped, because a checkpoint may hold an optimizer that is twice as large
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged or hostile file may fail in any way
-        reason = " ".join(str(error).split())[:200]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if isinstance(error, UnpicklingError):  # its text recommends to run what is in the file
+            reason = "it is damaged, or could be read only by running code that is in it"
         raise CheckpointError(
-            f"{path} is not a complete PyTorch checkpoint ({type(error).__name__}: {reason}): "
+            f"{path} is not a complete PyTorch checkpoint ({reason}): "
             "download it again"
         ) from None
     if not isinstance(content, dict):
