@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from benchmarks.parts import PARTS, parts
 from benchmarks.shares import shares
+from benchmarks.tables import show
 from benchmarks.timing import Work, in_turns, machine, product_rate
 from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.config import PRESETS, preset
@@ -36,6 +37,7 @@ from tests.reference.mlstm import plain, plain_parallel, plain_timestamps
 
 CLIP_SECONDS = 10
 LENGTHS = (251, 1001, 4001)  # tokens
+HEAD_SIZES = (144, 288, 576)
 Form = Callable[..., Tensor]
 PRECISIONS: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
@@ -69,49 +71,47 @@ def main(
         f"{machine(where)}\nproducts, GFLOP/s: {rates} (torch's own float32: {by_torch / 1e9:.0f})"
     )
 
-    print(f"\nEmbedding {clips} clips of 10 s, x real time (x the plain way; share of the peak):\n")
-    print("| preset | plain | float32 | bfloat16 | cosine per step | per scene |")
-    print("|---|---|---|---|---|---|")
-    for name in tqdm(presets, leave=False):
-        tqdm.write(_embedding(name, clips, rounds, where, peaks))
+    show(
+        f"Embedding {clips} clips of 10 s, x real time (x the plain way; share of the peak):",
+        ("preset", "plain", *PRECISIONS, "cosine per step", "per scene"),
+        (_embedding(name, clips, rounds, where, peaks) for name in tqdm(presets, leave=False)),
+    )
+    show(
+        f"Training steps of {batch} clips, clips/s (x the plain way; share of the peak):",
+        ("preset", "plain", *PRECISIONS, "kept for backward, MB a clip (plain)"),
+        (_training(name, batch, rounds, where, peaks) for name in tqdm(presets, leave=False)),
+    )
+    torch.set_num_threads(1)  # as the cell runs in both, with one window per core
+    _on_one_thread(presets, rounds, where)
 
-    print(f"\nTraining steps of {batch} clips, clips/s (x the plain way; share of the peak):\n")
-    print("| preset | plain | float32 | bfloat16 | kept for backward, MB a clip (plain) |")
-    print("|---|---|---|---|---|")
-    for name in tqdm(presets, leave=False):
-        tqdm.write(_training(name, batch, rounds, where, peaks))
 
-    torch.set_num_threads(1)  # as the cell runs inside of both: each core on windows of its own
-    print("\nThe cell alone, 4 windows of 251 tokens, one thread, x the plain form:\n")
-    print("| head size | forward | forward and backward |")
-    print("|---|---|---|")
-    for size in (144, 288, 576):
-        print(_cell(size, rounds, where))
-
-    print("\nShares of an mLSTM block's time, 4 windows, one thread, float32 (bfloat16):\n")
-    print("| preset | projections | cell | rest |")
-    print("|---|---|---|---|")
-    for name in (n for n in presets if n.startswith("axlstm")):
-        exact, low = (shares(name, dtype, rounds) for dtype in PRECISIONS.values())
-        pairs = (f"{a} ({b})" for a, b in zip(exact, low, strict=True))
-        print(f"| {name} | " + " | ".join(pairs) + " |")
-
-    print("\nWhere the time of a training step goes, 4 clips, one thread, float32, % (backward):\n")
-    print(f"| preset | {' | '.join(PARTS)} |\n|---" + "|---" * len(PARTS) + "|")
-    for name in presets:
-        shares_of = parts(name).values()
-        print(f"| {name} | " + " | ".join(f"{a:.0%} ({b:.0%})" for a, b in shares_of) + " |")
-
-    print("\nchunkwise against parallel, one window, one thread, time of forward and backward:\n")
-    print("| head size | " + " | ".join(f"{tokens} tokens" for tokens in LENGTHS) + " |")
-    print("|---" * (1 + len(LENGTHS)) + "|")
-    for size in (144, 288, 576):
-        print(_lengths(size, rounds, where))
+def _on_one_thread(presets: tuple[str, ...], rounds: int, device: torch.device) -> None:
+    """Measure the cell alone, and where the time goes."""
+    show(
+        "The cell alone, 4 windows of 251 tokens, one thread, x the plain form:",
+        ("head size", "forward", "forward and backward"),
+        (_cell(size, rounds, device) for size in HEAD_SIZES),
+    )
+    show(
+        "Shares of an mLSTM block's time, 4 windows, one thread, float32 (bfloat16):",
+        ("preset", "projections", "cell", "rest"),
+        (_shares(name, rounds) for name in presets if name.startswith("axlstm")),
+    )
+    show(
+        "Where the time of a training step goes, 4 clips, one thread, float32, % (backward):",
+        ("preset", *PARTS),
+        ([name, *(f"{a:.0%} ({b:.0%})" for a, b in parts(name).values())] for name in presets),
+    )
+    show(
+        "chunkwise against parallel, one window, one thread, time of forward and backward:",
+        ("head size", *(f"{tokens} tokens" for tokens in LENGTHS)),
+        (_lengths(size, rounds, device) for size in HEAD_SIZES),
+    )
 
 
 def _embedding(
     name: str, clips: int, rounds: int, device: torch.device, peaks: dict[Precision, float]
-) -> str:
+) -> list[str]:
     model = load_model(name, weights="random").to(device)
     twin = plain(model)
     audio = 0.1 * torch.randn(clips, CLIP_SECONDS * model.sample_rate, device=device)
@@ -130,16 +130,15 @@ def _embedding(
         exact = plain_timestamps(twin, audio)
         low = torch.stack(models["bfloat16"].steps(audio))
     flops = training_flops(model.config) / 3 * clips * CLIP_SECONDS / 2  # a third is forward
-    cells = [f"{clips * CLIP_SECONDS / seconds['plain']:.1f}"]
-    cells += _compared(seconds, clips * CLIP_SECONDS, flops, peaks)
+    cells = _compared(seconds, clips * CLIP_SECONDS, flops, peaks)
     steps = nnf.cosine_similarity(low, exact, dim=-1).mean()
     scenes = nnf.cosine_similarity(low.mean(1), exact.mean(1), dim=-1).mean()
-    return f"| {name} | " + " | ".join(cells) + f" | {steps:.5f} | {scenes:.5f} |"
+    return [name, *cells, f"{steps:.5f}", f"{scenes:.5f}"]
 
 
 def _training(
     name: str, batch: int, rounds: int, device: torch.device, peaks: dict[Precision, float]
-) -> str:
+) -> list[str]:
     model = MaskedPatchModel(preset(name)).to(device)
     twin = plain(model)
     config = PretrainConfig(model=model.config, batch_size=batch, device=str(device))
@@ -163,12 +162,12 @@ def _training(
     works: dict[str, Work] = {"plain": plain_step}
     seconds = in_turns(works | {p: step(p) for p in PRECISIONS}, rounds, device)
     flops = training_flops(model.config) * batch
-    cells = [f"{batch / seconds['plain']:.1f}", *_compared(seconds, batch, flops, peaks)]
+    cells = _compared(seconds, batch, flops, peaks)
     ours, plains = (_kept(net, mel[:4], mask[:4]) / 4e6 for net in (model, twin))
-    return f"| {name} | " + " | ".join(cells) + f" | {ours:.0f} ({plains:.0f}) |"
+    return [name, *cells, f"{ours:.0f} ({plains:.0f})"]
 
 
-def _cell(size: int, rounds: int, device: torch.device) -> str:
+def _cell(size: int, rounds: int, device: torch.device) -> list[str]:
     inputs = _cell_inputs(4, 251, size, device)
 
     @torch.no_grad()
@@ -182,10 +181,15 @@ def _cell(size: int, rounds: int, device: torch.device) -> str:
         "ours": lambda: _backward(mlstm.parallel, inputs),
     }
     s = in_turns(works, rounds, device)
-    return f"| {size} | {s['plain 1'] / s['ours 1']:.1f}x | {s['plain'] / s['ours']:.1f}x |"
+    return [str(size), f"{s['plain 1'] / s['ours 1']:.1f}x", f"{s['plain'] / s['ours']:.1f}x"]
 
 
-def _lengths(size: int, rounds: int, device: torch.device) -> str:
+def _shares(name: str, rounds: int) -> list[str]:
+    exact, low = (shares(name, dtype, rounds) for dtype in PRECISIONS.values())
+    return [name, *(f"{a} ({b})" for a, b in zip(exact, low, strict=True))]
+
+
+def _lengths(size: int, rounds: int, device: torch.device) -> list[str]:
     ratios = []
     for tokens in LENGTHS:
         inputs = _cell_inputs(1, tokens, size, device)
@@ -195,7 +199,7 @@ def _lengths(size: int, rounds: int, device: torch.device) -> str:
         }
         seconds = in_turns(works, rounds, device)
         ratios.append(seconds["chunkwise"] / seconds["parallel"])
-    return f"| {size} | " + " | ".join(f"{ratio:.1f}x" for ratio in ratios) + " |"
+    return [str(size), *(f"{ratio:.1f}x" for ratio in ratios)]
 
 
 def _cell_inputs(windows: int, tokens: int, size: int, device: torch.device) -> list[Tensor]:
@@ -215,11 +219,14 @@ def _backward(form: Form, inputs: list[Tensor]) -> None:
 def _compared(
     seconds: dict[str, float], amount: float, flops: float, peaks: dict[Precision, float]
 ) -> list[str]:
-    """Rate, its ratio to the plain implementation and the share of the peak, by precision."""
+    """The plain rate; by precision, the rate, its ratio to the plain one and the peak's share."""
     return [
-        f"{amount / seconds[p]:.1f} ({seconds['plain'] / seconds[p]:.1f}x; "
-        f"{flops / seconds[p] / peaks[p]:.0%})"
-        for p in PRECISIONS
+        f"{amount / seconds['plain']:.1f}",
+        *(
+            f"{amount / seconds[p]:.1f} ({seconds['plain'] / seconds[p]:.1f}x; "
+            f"{flops / seconds[p] / peaks[p]:.0%})"
+            for p in PRECISIONS
+        ),
     ]
 
 

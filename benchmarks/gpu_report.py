@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks import tables
+
 Results = Mapping[str, Mapping[str, Any]]
 """Part -> its record, with "result" or "error"; parts that did not run are missing."""
 
@@ -29,8 +31,7 @@ def markdown(about: Mapping[str, Any], names: list[str], records: Results) -> st
 def _table(title: str, header: tuple[str, ...], rows: list[list[str]]) -> str:
     if not rows:
         return ""
-    lines = [f"| {' | '.join(row)} |" for row in (list(header), ["---"] * len(header), *rows)]
-    return f"## {title}\n\n" + "\n".join(lines)
+    return f"## {title}\n\n" + "\n".join(tables.markdown(header, rows))
 
 
 def _checks(names: list[str], good: Results) -> str:

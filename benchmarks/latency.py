@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 import tyro
 from tqdm import tqdm
 
+from benchmarks.tables import show
 from benchmarks.timing import machine
 from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.embed.embedder import Embedder
@@ -32,16 +33,18 @@ def main(
     """
     print(machine(torch.device("cpu")).replace(f"{torch.get_num_threads()} threads, ", ""))
     titles = [f"{seconds} s" for seconds in SECONDS]
-    print(
-        f"\n| ms, median (90th percentile) | threads | {' | '.join(titles)} | 40 ms of a stream |"
+    show(
+        "Median (90th percentile) in ms:",
+        ("preset", "threads", *titles, "40 ms of a stream"),
+        (row for name in tqdm(presets, leave=False) for row in _rows(name, threads, rounds)),
     )
-    print("|---|---|" + "---|" * (len(SECONDS) + 1))
-    for name in tqdm(presets, leave=False):
-        model = load_model(name, weights="random")
-        for count in threads:
-            torch.set_num_threads(count)
-            cells = [*_scenes(model, rounds), _stream(model)]
-            tqdm.write(f"| {name} | {count} | {' | '.join(cells)} |")
+
+
+def _rows(name: str, threads: tuple[int, ...], rounds: int) -> Iterator[list[str]]:
+    model = load_model(name, weights="random")
+    for count in threads:
+        torch.set_num_threads(count)
+        yield [name, str(count), *_scenes(model, rounds), _stream(model)]
 
 
 def _scenes(model: Embedder, rounds: int) -> list[str]:

@@ -21,6 +21,7 @@ import tyro
 from torch import Tensor, nn
 
 import hear_axlstm
+from benchmarks.tables import show
 from benchmarks.timing import machine
 from hearbench.systems import huggingface
 from tests.helpers import system_checkpoints as write
@@ -99,21 +100,21 @@ def main(
     """
     if unknown := sorted(set(systems) - set(SYSTEMS)):
         raise SystemExit(f"unknown system {unknown[0]!r}: choose from {', '.join(SYSTEMS)}")
-    print(f"{machine(torch.device('cpu'))}; {clips} clips of {seconds:g} s a call\n")
-    print("| system | parameters | embedding | x real time | processor seconds a minute of audio |")
-    print("|---|---|---|---|---|")
-    for name in systems or SYSTEMS:
-        with SYSTEMS[name]() as (model, scenes), torch.no_grad():
-            audio = 0.1 * torch.randn(clips, int(seconds * model.sample_rate))
-            scenes(audio)
-            times = [_timed(partial(scenes, audio)) for _ in range(rounds)]
-            wall, busy = (statistics.median(column) for column in zip(*times, strict=True))
-            size, total = model.scene_embedding_size, clips * seconds
-            print(
-                f"| {name} | {_millions(model)} | {size:,} | {total / wall:.1f} | "
-                f"{60 * busy / total:.2f} |",
-                flush=True,
-            )
+    show(
+        f"{machine(torch.device('cpu'))}; {clips} clips of {seconds:g} s a call:",
+        ("system", "parameters", "embedding", "x real time", "processor seconds a minute of audio"),
+        (_row(name, seconds, clips, rounds) for name in systems or SYSTEMS),
+    )
+
+
+def _row(name: str, seconds: float, clips: int, rounds: int) -> list[str]:
+    with SYSTEMS[name]() as (model, scenes), torch.no_grad():
+        audio = 0.1 * torch.randn(clips, int(seconds * model.sample_rate))
+        scenes(audio)
+        times = [_timed(partial(scenes, audio)) for _ in range(rounds)]
+    wall, busy = (statistics.median(column) for column in zip(*times, strict=True))
+    size, total = f"{model.scene_embedding_size:,}", clips * seconds
+    return [name, _millions(model), size, f"{total / wall:.1f}", f"{60 * busy / total:.2f}"]
 
 
 def _timed(work: Callable[[], object]) -> tuple[float, float]:

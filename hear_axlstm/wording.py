@@ -15,4 +15,4 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     if round(seconds / 60, 1) < 60:
         return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:,.2f} hours"
+    return f"{seconds / 3600:,.1f} h"

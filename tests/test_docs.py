@@ -299,7 +299,7 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
     if "hear_axlstm.cli" in words:  # under torchrun
         words = ["axlstm", *words[words.index("hear_axlstm.cli") + 1 :]]
     match [word.removeprefix(".venv/bin/") for word in words]:
-        case ["axlstm", "--version" | "--help" | "--tyro-print-completion", *_]:
+        case ["axlstm", "--version" | "--help" | "--completion", *_]:
             pass
         case ["axlstm", name, *arguments]:
             command = inert(cli.load(name))

@@ -25,9 +25,9 @@ def test_plural(number: int, noun: str, text: str) -> None:
         (9.0, "9.0 s"),
         (59.97, "1.0 min"),
         (90, "1.5 min"),
-        (3599.9, "1.00 hours"),
-        (5_400, "1.50 hours"),
-        (4e6, "1,111.11 hours"),
+        (3599.9, "1.0 h"),
+        (5_400, "1.5 h"),
+        (4e6, "1,111.1 h"),
     ],
 )
 def test_a_duration_has_a_fitting_unit(seconds: float, text: str) -> None:

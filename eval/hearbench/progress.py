@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 SECONDS_A_LINE = 60.0
-LINE = "{desc}: {n_fmt}/{total_fmt} {unit}s [{elapsed}<{remaining}]"
+LINE = "{desc}: {n_fmt}/{total_fmt} {unit}s [{elapsed}<{remaining}{postfix}]"
 
 
 class Progress(tqdm):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from hear_axlstm.checkpoints.published import CACHE_VARIABLE, Published, cache
 from hear_axlstm.checkpoints.runs import choose
 from hear_axlstm.files import DISK_FULL
-from hear_axlstm.progress import progress
+from hear_axlstm.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def _retrying(ask: Callable[[], Found]) -> Found:
 def _transfer(file_id: str, target: Path, label: str) -> None:
     import gdown
 
-    with progress(desc=label, unit="megabyte") as bar:
+    with Progress(desc=label, unit="megabyte") as bar:
 
         def show(done: int, total: int | None) -> None:
             bar.total = None if total is None else round(total / 1e6)

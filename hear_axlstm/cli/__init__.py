@@ -12,7 +12,6 @@ import inspect
 import logging
 import os
 import platform
-import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -35,7 +34,6 @@ COMMANDS = {
 }
 """Names and one-line descriptions, in the order of use; NAME.NAME in this folder is the command."""
 
-COMPLETION = "--tyro-print-completion"
 LEFT, FAILED, INTERRUPTED = 0, 2, 130  # exit codes
 
 
@@ -49,10 +47,10 @@ def main() -> None:
     if name in ("-V", "--version"):
         python, system = platform.python_version(), platform.platform(terse=True)
         print(f"axlstm {__version__} (Python {python}, torch {version('torch')}, {system})")
-    elif name == COMPLETION:
-        print_completion(arguments[1] if len(arguments) > 1 else "")
     elif name in COMMANDS:
         run(name, arguments)
+    elif name == "--completion":
+        print_completion(arguments[1] if len(arguments) > 1 else "")
     else:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
@@ -72,26 +70,31 @@ def overview() -> str:
             *lines,
             "",
             "axlstm COMMAND --help lists the options of a command; axlstm --version prints the",
-            "version; axlstm --tyro-print-completion bash|zsh prints a completion script.",
+            "version; axlstm --completion bash|zsh prints a completion script.",
         ]
     )
 
 
 def print_completion(shell: str) -> None:
     """Print the completion script for a shell."""
-    from hear_axlstm.cli.completion import script
+    from hear_axlstm.cli.completion import SHELLS, script
 
-    try:
-        print(script(shell, COMMANDS), end="")
-    except ValueError as error:
-        fail(str(error))
+    if shell not in SHELLS:
+        fail(f"no completion for {shell!r}: choose one of {', '.join(SHELLS)}")
+    import tyro
+
+    parsers = {
+        name: tyro.extras.get_parser(load(name), config=(tyro.conf.OmitArgPrefixes,))
+        for name in COMMANDS
+    }
+    print(script(shell, parsers), end="")
 
 
 def load(name: str) -> Callable[..., Any]:
     """Import the function of a command."""
     function = getattr(importlib.import_module(f"hear_axlstm.cli.{name}"), name)
-    # tyro would print the line breaks within the description of an argument
-    function.__doc__ = re.sub(r"\n {8}(?=\S)", " ", inspect.cleandoc(function.__doc__ or ""))
+    # tyro would print the line breaks inside an argument's description
+    function.__doc__ = (inspect.getdoc(function) or "").replace("\n" + 8 * " ", " ")
     return function
 
 

@@ -1,56 +1,30 @@
-"""The shell completion of `axlstm`: names of commands, options and weights, without PyTorch.
+"""The shell completion of `axlstm`: names of commands, options and weights, or else of files.
 
-`axlstm --tyro-print-completion bash` prints a script. It answers from the tables below, because
-asking the commands themselves for their options would load PyTorch each time; a test compares
-the tables with the commands.
+`axlstm --completion bash` prints a script that holds all names, so that completing runs no Python.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
 from hear_axlstm.config import PRESETS
 
 SHELLS = ("bash", "zsh")
 TAG = "audioset"
 
-TRAINING = """--batch-size --weight-decay --epochs --lr --seed --device --precision --threads
-    --log-every --checkpoint-every --checkpoint-minutes --keep-checkpoints --stop-after-bad-steps"""
-OPTIONS = {
-    "embed": """--out --model --random-weights --kind --path-column --precision --batch-seconds
-        --device""",
-    "info": "--json",
-    "weights": "--from",
-    "finetune": f"""{TRAINING} --out --mode --model --labels --path-column --multilabel --separator
-        --valid --valid-fold --valid-fraction --test --test-fold --skip-broken --metric --patience
-        --encoder-lr --dropout --crop-seconds""",
-    "predict": "--out --top --path-column --device",
-    "export": "--model --random-weights --kind",
-    "pack": "--path-column --workers --dry-run",
-    "pretrain": f"""{TRAINING} --run --recipe --estimate --resume --model --expansion --patch --flip
-        --input-gate --mask-keeps-position --loss-on --init --base-lr --warmup-epochs --schedule
-        --cooldown --optimizer --betas --clip-norm --ema --balance --mix --micro-batch
-        --checkpoint-blocks --compile --milestone-epochs --look-every --eval-every --probe""",
-    "plot": "--out",
-    "convert": "--no-flip --layout",
-    "push": "--license --scores --system --card --private --dry-run",
-}
-"""Options of each command, without --help and the negations of flags that are off by default."""
-
 BASH = """_axlstm() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}
     local command=${{COMP_WORDS[1]}} words=
     if [[ $COMP_CWORD == 1 ]]; then
         words="{commands} --help --version"
-    elif [[ $command == weights && $COMP_CWORD == 2 ]]; then
-        words="list get path remove"
-    elif [[ $before == --model || $before == --init || $before == info ||
-            $command == weights && $word != -* ]]; then
-        words="{models}"
-    elif [[ $word == -* ]]; then
+    elif [[ $word == -* || $command == weights && $COMP_CWORD == 2 ]]; then
         case $command in
 {options}
         esac
+    elif [[ $before == --model || $before == --init || $command == info || $command == weights ]]
+    then
+        words="{models}"
     fi
     COMPREPLY=($(compgen -W "$words" -- "$word"))
 }}
@@ -59,22 +33,28 @@ complete -o default -F _axlstm axlstm
 ZSH = "autoload -U +X compinit bashcompinit && compinit -u && bashcompinit\n"
 
 
-def script(shell: str, commands: Iterable[str]) -> str:
+def script(shell: str, parsers: Mapping[str, Any]) -> str:
     """The completion script for a shell.
 
     Args:
-        shell: "bash" or "zsh".
-        commands: names of the commands.
-
-    Raises:
-        ValueError: for another shell.
+        shell: one of `SHELLS`.
+        parsers: the `argparse.ArgumentParser`, or tyro's copy of it, of each command.
     """
-    if shell not in SHELLS:
-        raise ValueError(f"no completion for {shell!r}: choose one of {', '.join(SHELLS)}")
     options = "\n".join(
-        f'            {name}) words="{" ".join(text.split())} --help" ;;'
-        for name, text in OPTIONS.items()
+        f'            {name}) words="{" ".join(_words(parser))}" ;;'
+        for name, parser in parsers.items()
     )
     models = " ".join((*PRESETS, *(f"{name}.{TAG}" for name in PRESETS)))
-    bash = BASH.format(commands=" ".join(commands), models=models, options=options)
+    bash = BASH.format(commands=" ".join(parsers), models=models, options=options)
     return ZSH + bash if shell == "zsh" else bash
+
+
+def _words(parser: Any) -> list[str]:
+    """Subcommands and long options."""
+    words = []
+    for action in parser._actions:
+        words += [word for word in action.option_strings if word.startswith("--")]
+        if isinstance(action.choices, dict):
+            for name, subparser in action.choices.items():
+                words += [name, *_words(subparser)]
+    return list(dict.fromkeys(words))

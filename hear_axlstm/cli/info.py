@@ -89,7 +89,6 @@ def _describe(name: str) -> dict[str, Any]:
         **config.to_dict(),
         **({"training": training} if training else {}),
         "weights": _weights(name),
-        "cpu_kernel": backend("cpu") == "cpu",
     }
 
 

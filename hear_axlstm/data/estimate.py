@@ -14,7 +14,7 @@ from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import PackError
 from hear_axlstm.data.extract import extract_all
 from hear_axlstm.data.pack import check_workers, choose_device, choose_workers
-from hear_axlstm.progress import progress
+from hear_axlstm.progress import Progress
 from hear_axlstm.wording import duration, plural
 
 SAMPLE_PER_WORKER = 64
@@ -71,7 +71,7 @@ def estimate(
     workers = max(1, choose_workers(total) if workers is None else workers)
     found, ends = [], [time.monotonic()]
     results = extract_all(((0, clip) for clip in clips), mel, workers, choose_device(device))
-    for _, item in progress(results, "measuring", total=len(clips), unit="clip", leave=False):
+    for _, item in Progress(results, "measuring", total=len(clips), unit="clip", leave=False):
         found.append(item if isinstance(item, Skipped) else (len(item.frames), item.frames.nbytes))
         ends.append(time.monotonic())
     features = [item for item in found if not isinstance(item, Skipped)]

@@ -40,7 +40,7 @@ from hear_axlstm.data.shards import (
     write_shards,
 )
 from hear_axlstm.files import naming_full_disk, sole_writer, write_text
-from hear_axlstm.progress import progress
+from hear_axlstm.progress import Progress
 from hear_axlstm.wording import duration, plural
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ def _write(planned: Plan, mel: MelConfig, workers: int | None, device: str | Non
         workers = choose_workers(total)
     with (
         closing(extract_all(jobs(planned, todo), mel, workers, choose_device(device))) as results,
-        progress(total=total, unit="clip", desc="packing") as bar,
+        Progress(total=total, unit="clip", desc="packing") as bar,
     ):
 
         def extrapolate(done: int) -> None:

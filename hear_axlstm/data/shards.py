@@ -24,7 +24,7 @@ from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import AudioClip, ShardSpec, Source
 from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.files import digest, naming_full_disk, replacing, write_text
-from hear_axlstm.progress import progress
+from hear_axlstm.progress import Progress
 
 LOUD_SHARE = 0.1  # share of clips left out above which there is a warning
 SKIPPED_HEADER = ("id", "reason")
@@ -151,7 +151,7 @@ def plan(
         size: clips per shard; None leaves it to the source.
     """
     shards, sizes = [], []
-    specs = progress(source.shards(size), "listing", unit="shard", leave=False)
+    specs = Progress(source.shards(size), "listing", unit="shard", leave=False)
     for number, spec in enumerate(specs):
         made_from = digest([*settings, *spec.inputs()])
         shards.append(Shard(folder, number, made_from, fields))

@@ -38,7 +38,7 @@ from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.windows import Budget, groups, step_times
 from hear_axlstm.embed.writers import Output, OutputError
 from hear_axlstm.files import naming_full_disk, sole_writer, write_text
-from hear_axlstm.progress import progress
+from hear_axlstm.progress import Progress
 from hear_axlstm.training.distributed import DistContext
 from hear_axlstm.wording import duration, plural
 
@@ -78,7 +78,7 @@ def scenes_of(
     held = round(budget.held_seconds * rate)
     work = partial(decode_usable, sample_rate=rate, longest=None)
     found = decode_ahead(((clip, clip) for clip in clips), work, _threads(), held)
-    with closing(found), progress(total=total, desc="embedding", unit="clip") as bar:
+    with closing(found), Progress(total=total, desc="embedding", unit="clip") as bar:
         for group in groups(found, lambda pair: _samples(pair[1]), held):
             decoded = [item for _, item in group if isinstance(item, Decoded)]
             scenes = iter(embedder.scenes(_tensors(decoded, embedder)).cpu() if decoded else ())
@@ -194,7 +194,7 @@ def _write_share(
     most = round(batch_seconds * embedder.sample_rate)
     work = partial(decode_usable, sample_rate=embedder.sample_rate)
     found = decode_ahead(jobs(planned, todo), work, _threads(), most)
-    bar = progress(total=total, unit="clip", desc="embedding", disable=not context.is_first)
+    bar = Progress(total=total, unit="clip", desc="embedding", disable=not context.is_first)
     with closing(found), bar:
         start, samples = time.monotonic(), 0
 

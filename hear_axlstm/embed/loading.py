@@ -34,11 +34,12 @@ from hear_axlstm.embed.inputs import (
     describe,
 )
 from hear_axlstm.embed.windows import Budget, groups
-from hear_axlstm.progress import DELAY, progress
+from hear_axlstm.progress import Progress
 
 MOST_CHANNELS = 32  # of a recording; a longer axis of an array is time
 SHOWN = 3  # clips named in a warning
 THREADS = 2  # threads that decode files
+DELAY = 3.0  # seconds before a progress bar appears
 INSIDE = tuple(f"{module.__path__[0]}{os.sep}" for module in (hear_axlstm, torch))
 
 
@@ -97,7 +98,8 @@ class Loader:
 
     def _items(self) -> Iterator[Loaded | Failed]:
         items, indices = self.request.items, range(len(self.request.items))
-        bar = partial(progress, desc="embedding", total=len(items), unit="clip", delay=DELAY)
+        shown = {"unit": "clip", "delay": DELAY, "leave": False}
+        bar = partial(Progress, desc="embedding", total=len(items), **shown)
         if all(isinstance(item, (np.ndarray, Tensor)) for item in items) or self.request.is_single:
             yield from bar(map(self._item, indices))
             return

@@ -33,7 +33,7 @@ from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.config import MelConfig
 from hear_axlstm.finetune.classifier import Labels
 from hear_axlstm.finetune.config import FinetuneConfig
-from hear_axlstm.progress import progress
+from hear_axlstm.progress import Progress
 from hear_axlstm.wording import plural
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ def _unusable(clips: Sequence[SplitClip]) -> list[Skipped]:
     """Clips that can't be decoded or are silent or too short, found without embedding them."""
     work = partial(decode_usable, sample_rate=MelConfig().sample_rate, longest=None)
     found = decode_ahead(((clip, clip) for clip, _ in clips), work, THREADS)
-    with closing(found), progress(total=len(clips), desc="checking", unit="clip") as bar:
+    with closing(found), Progress(total=len(clips), desc="checking", unit="clip") as bar:
         unusable = []
         for clip, decoded in found:
             bar.update()

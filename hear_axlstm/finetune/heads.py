@@ -16,7 +16,7 @@ from torch import Tensor
 from hear_axlstm.finetune.classifier import Classifier, Head
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.metrics import loss, scores
-from hear_axlstm.progress import progress
+from hear_axlstm.progress import Progress
 from hear_axlstm.training.logging import JsonLines
 
 EPOCHS, PATIENCE, BATCH_SIZE = 200, 20, 64
@@ -79,7 +79,7 @@ def train_head(
     size = config.batch_size or BATCH_SIZE
     epochs = config.epochs or EPOCHS
     lines = JsonLines(log, step=0)
-    bar = progress(range(1, epochs + 1), "head", unit="epoch")
+    bar = Progress(range(1, epochs + 1), "head", unit="epoch")
     for epoch in bar:
         total = torch.zeros((), device=device)
         head.train()
@@ -97,7 +97,7 @@ def train_head(
         lines.write(step=epoch, loss=total.item() / len(targets), **named("valid", found))
         if best.take(found):
             kept = copy.deepcopy(head.state_dict())
-        bar.set_postfix_str(f"best {best.metric} {best.score:.3f}")
+        bar.set_postfix_str(f"best {best.metric} {best.score:.3f}", refresh=False)
         if best.waited >= (config.patience or PATIENCE):
             bar.close()
             break

@@ -21,7 +21,7 @@ from hear_axlstm.checkpoints.published import PUBLISHED
 from hear_axlstm.checkpoints.resolve import shipped_name
 from hear_axlstm.config import PRESETS, ModelConfig
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.progress import progress
+from hear_axlstm.progress import Progress
 
 AUDIOSET = {"AudioSet", "AudioSetMini"}  # mteb's names
 CITATION = """@inproceedings{yadav2025axlstms,
@@ -63,7 +63,7 @@ class AxLSTMEncoder(AbsEncoder):
         inputs.collate_fn = lambda rows: {"audio": [row["audio"] for row in rows]}
         quiet = not options.get("show_progress_bar", True)
         scenes = []
-        for batch in progress(inputs, "embedding", disable=quiet):
+        for batch in Progress(inputs, "embedding", disable=quiet):
             scenes.append(self.model.embed(batch["audio"]))
         return np.concatenate(scenes)
 

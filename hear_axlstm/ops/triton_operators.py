@@ -1,6 +1,6 @@
 """The fused cell as PyTorch operators that support autograd and torch.compile.
 
-They launch the programs of `hear_axlstm.ops.triton_kernels`; shapes as described there.
+They launch the kernels in `hear_axlstm.ops.triton_kernels`, which describes the shapes.
 """
 
 from __future__ import annotations
@@ -13,58 +13,58 @@ import torch
 import triton
 from torch import Tensor
 
-from hear_axlstm.ops import triton_kernels as programs
+from hear_axlstm.ops import triton_kernels as kernels
 
-VECTOR_ROWS = 64  # rows of a program that makes no matrix products
-# Rows, columns, warps and stages of software pipelining. The first ones are for large heads in
-# float32 and for GPUs with little shared memory; the last ones need Hopper's.
+VECTOR_ROWS = 64  # rows per program in kernels without matrix products
+# Rows, columns, warps and stages of software pipelining. The first tilings suit large heads in
+# float32 and GPUs with little shared memory; the last ones need the shared memory of Hopper.
 TILINGS = (
     (16, 16, 4, 1), (32, 16, 8, 1), (64, 16, 8, 2), (64, 32, 4, 2), (64, 32, 8, 2), (64, 64, 4, 2),
     (128, 64, 8, 2),
 )  # fmt: skip
 INTERPRETED_TILING = (64, 32, 4, 1)
-REGISTERS = 160  # of a thread's 255, available to the running sum
+REGISTERS = 160  # of the 255 per thread, for the running sum
 
 
 def head_tiles(size: int) -> tuple[int, int]:
-    """HEAD and REST, the powers of two that cover a head size; REST is 0 if HEAD suffices."""
+    """Widths HEAD and REST, powers of two that cover a head size; REST is 0 if HEAD suffices."""
     head = max(16, 1 << size.bit_length() - 1)
     return head, max(16, triton.next_power_of_2(size - head)) if size > head else 0
 
 
 def _fitting(configs: list[Any], _: dict[str, Any], **constants: Any) -> list[Any]:
-    """Tilings whose running sum fits in registers; those that exceed memory are dropped later."""
+    """Tilings whose running sum fits in registers; Triton drops those that exceed shared memory."""
     size = constants["HEAD"] + constants["REST"]
     return [c for c in configs if c.kwargs["ROWS"] * size <= REGISTERS * 32 * c.num_warps]
 
 
-def _tuned(program: Any) -> Any:
-    """A program that is autotuned on the first call with a head size and dtype."""
-    tilings = (INTERPRETED_TILING,) if programs.INTERPRETED.value else TILINGS
+def _tuned(kernel: Any) -> Any:
+    """A kernel that is autotuned on the first call with a head size and dtype."""
+    tilings = (INTERPRETED_TILING,) if kernels.INTERPRETED.value else TILINGS
     configs = [
         triton.Config({"ROWS": rows, "COLS": cols}, num_warps=warps, num_stages=stages)
         for rows, cols, warps, stages in tilings
     ]
     prune = {"early_config_prune": _fitting}
-    return triton.autotune(configs, key=["K", "PRECISION", "OF"], prune_configs_by=prune)(program)
+    return triton.autotune(configs, key=["K", "PRECISION", "WRT"], prune_configs_by=prune)(kernel)
 
 
-_hidden_states = _tuned(programs.hidden_states)
-_gradient = _tuned(programs.gradient)
+_hidden_states = _tuned(kernels.hidden_states)
+_gradient = _tuned(kernels.gradient)
 
 
 @torch.library.custom_op("hear_axlstm::mlstm_sum", mutates_args=())
 def forward(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states h, and for the backward pass the normalizer sum n and the split gates."""
+    """Hidden states h, and the sums n and split gates for the backward pass."""
     q, k, v = (_with_contiguous_rows(x) for x in (q, k, v))
     batch, tokens, heads, size = q.shape
     h = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     n = torch.empty((batch, heads, tokens), dtype=torch.float32, device=q.device)
     gates = torch.empty((batch, heads, 4, tokens), dtype=torch.float32, device=q.device)
     with _on(q.device):
-        programs.split_gates[_grid(q)](
+        kernels.split_gates[_grid(q)](
             a, running_max, gates, a.stride(), running_max.stride(), math.log2(size) / 2,
             tokens, heads, ROWS=VECTOR_ROWS,
         )  # fmt: skip
@@ -91,18 +91,18 @@ def backward(
         torch.empty(n.shape, dtype=torch.float32, device=q.device) for _ in range(3)
     )
     with _on(q.device):
-        programs.normalizer_gradients[_grid(q)](
+        kernels.normalizer_gradients[_grid(q)](
             g, h, n, floor, terms, grad_floor, *_strides(g, h), floor.stride(),
             tokens, heads, **_constants(q), ROWS=VECTOR_ROWS,
         )  # fmt: skip
-        for of, x, y, z, tensor, grad, grad_gate in (
+        for wrt, x, y, z, tensor, grad, grad_gate in (
             ("q", g, v, k, q, grad_q, grad_max),
             ("k", v, g, q, k, grad_k, grad_a),
             ("v", k, q, g, v, grad_v, grad_a),
         ):
             _gradient[lambda tiling: _grid(q, tiling["ROWS"])](
                 x, y, z, gates, terms, tensor, grad, grad_gate, *_strides(x, y, z, tensor, grad),
-                tokens, heads, **_constants(q), PRECISION=_precision(q.dtype), OF=of,
+                tokens, heads, **_constants(q), PRECISION=_precision(q.dtype), WRT=wrt,
             )  # fmt: skip
     gate_grads = grad_a.transpose(1, 2), grad_max.transpose(1, 2), grad_floor.transpose(1, 2)
     return grad_q, grad_k, grad_v, *gate_grads
@@ -156,7 +156,7 @@ def _constants(q: Tensor) -> dict[str, int]:
 
 
 def _precision(dtype: torch.dtype) -> str:
-    """Triton's precision of float32 products with TF32; ignored for half-precision types."""
+    """How Triton uses TF32 for products in float32; ignored for half-precision types."""
     exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
     return "tf32x3" if exact else "tf32"
 

@@ -15,11 +15,12 @@ from hear_axlstm.models.patch_embed import random_mask
 from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
 from hear_axlstm.pretrain.config import PAPER_BATCH, PretrainConfig
 from hear_axlstm.pretrain.step import make_train_step
-from hear_axlstm.progress import progress
+from hear_axlstm.progress import Progress
 from hear_axlstm.training.device import choose_device, keep_freed_memory
 from hear_axlstm.training.distributed import DistContext
 from hear_axlstm.training.meter import peak_memory
 from hear_axlstm.training.step import TrainStep
+from hear_axlstm.wording import duration
 
 AUDIOSET_CLIPS = 2_000_000  # approximately (paper section 3.1)
 AUDIOSET_SECONDS = 10
@@ -77,7 +78,7 @@ class CostCard:
             "measured": f"{self.clips_per_second:.1f} clips/s, {per_second / 1e12:.3g} TFLOP/s "
             f"({self.where}; steps of {self.measured_clips} clips, random data)",
             "disk": f"{self.disk_bytes / 1e9:,.1f} GB of packed log-mel",
-            "time": f"{self.hours:,.1f} hours on this machine, one process",
+            "time": f"{duration(3600 * self.hours)} on this machine, one process",
         }
         return "\n".join(f"{name:<13}{text}" for name, text in lines.items())
 
@@ -139,7 +140,7 @@ def _measure(train_step: TrainStep, model: ModelConfig, seconds: float) -> tuple
     parts = max(1, int(seconds / 3 / once))  # three steps or more
     size = min(parts * train_step.micro_batch, train_step.batch_size)
     spent: list[float] = []
-    with progress(total=round(seconds), desc="measuring", unit="s", leave=False) as bar:
+    with Progress(total=round(seconds), desc="measuring", unit="s", leave=False) as bar:
         while not spent or sum(spent) + spent[-1] < seconds:
             spent.append(_step(train_step, model, size))
             bar.update(round(sum(spent)) - bar.n)

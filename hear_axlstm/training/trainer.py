@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
-from hear_axlstm.progress import progress
+from hear_axlstm.progress import Progress
 from hear_axlstm.training.checkpoint_manager import CheckpointManager
 from hear_axlstm.training.checkpoints import Checkpoint, collect, restore
 from hear_axlstm.training.config import RunConfig
@@ -199,10 +199,10 @@ class Trainer:
             self.bar.update(rows)
         return not self.stop or self.context.size > 1  # several ranks stop after the same step
 
-    def _bar(self, title: str) -> Any:
+    def _bar(self, title: str) -> Progress:
         size = self.train_step.batch_size
         total, done = self.schedule.steps * size, self.step * size
-        return progress(total=total, initial=done, unit="clip", desc=title)
+        return Progress(total=total, initial=done, unit="clip", desc=title)
 
     def _write_log(self, meter: Meter, steps: int) -> None:
         means = self.train_step.take_metrics()
@@ -212,7 +212,8 @@ class Trainer:
             rate = self.train_step.optimizers[0].param_groups[0]["lr"]
             self.log.write(step=self.step, epoch=self.epoch, **means, lr=rate, **speed)
         if self.bar is not None:
-            self.bar.set_postfix_str(f"epoch {self.epoch:.1f}, loss {means['loss']:.4f}")
+            state = f"epoch {self.epoch:.1f}, loss {means['loss']:.4f}"
+            self.bar.set_postfix_str(state, refresh=False)
             self.bar.update(self.step * self.train_step.batch_size - self.bar.n)
         if in_a_row >= self.config.stop_after_bad_steps:
             groups = [g for o in self.train_step.optimizers for g in o.param_groups]

@@ -78,7 +78,7 @@ def collect(
     collector = Collector(out, read_reserved(), license_classes)
     missing = collect_sources(rows, repositories, collector)
     hours = sum(float(str(clip["seconds"])) for clip in collector.clips) / 3600
-    print(f"{out}: {len(collector.clips):,} clips, {hours:.2f} hours; "
+    print(f"{out}: {len(collector.clips):,} clips, {hours:.1f} h; "
           f"{len(collector.skipped):,} files or pieces left out, see skipped.csv")  # fmt: skip
     if missing:
         raise SystemExit(f"not fetched, and missing from the corpus: {', '.join(missing)}")

@@ -11,30 +11,30 @@ import os
 import sys
 from typing import Any
 
-MATRICES = {"q", "k", "v", "h", "g", "x", "y", "z", "of", "out"}
+MATRICES = {"q", "k", "v", "h", "g", "x", "y", "z", "wrt", "out"}
 LEAST_SHARED_MEMORY = 99 * 1024  # a program's on the smaller GPUs of capability 8 and newer
 
 
 def main(size: int, cache: str) -> None:
     os.environ["TRITON_CACHE_DIR"] = cache
     os.environ.pop("TRITON_INTERPRET", None)
-    from hear_axlstm.ops import triton_kernels as programs
+    from hear_axlstm.ops import triton_kernels as kernels
     from hear_axlstm.ops import triton_operators as operators
 
-    compile_for_hopper(programs.split_gates, "fp32", {"ROWS": operators.VECTOR_ROWS})
+    compile_for_hopper(kernels.split_gates, "fp32", {"ROWS": operators.VECTOR_ROWS})
     head, rest = operators.head_tiles(size)
     tiles = {"K": size, "HEAD": head, "REST": rest}
     for dtype, precision in ("bf16", "tf32"), ("fp32", "tf32x3"):
         rows = {"ROWS": operators.VECTOR_ROWS}
-        compile_for_hopper(programs.normalizer_gradients, dtype, tiles | rows)
+        compile_for_hopper(kernels.normalizer_gradients, dtype, tiles | rows)
         constants: dict[str, Any] = tiles | {"PRECISION": precision}
         for rows, cols, warps, stages in operators.TILINGS[0], operators.TILINGS[2]:
             constants |= {"ROWS": rows, "COLS": cols}
             launch = {"num_warps": warps, "num_stages": stages}
-            used = [compile_for_hopper(programs.hidden_states, dtype, constants, **launch)]
-            for of in "qkv":
-                gradient_of = constants | {"OF": of}
-                used += [compile_for_hopper(programs.gradient, dtype, gradient_of, **launch)]
+            used = [compile_for_hopper(kernels.hidden_states, dtype, constants, **launch)]
+            for wrt in "qkv":
+                gradient_of = constants | {"WRT": wrt}
+                used += [compile_for_hopper(kernels.gradient, dtype, gradient_of, **launch)]
             print(size, dtype, (rows, cols, warps, stages), "shared memory", max(used))
             if (rows, cols, warps, stages) == operators.TILINGS[0]:
                 assert max(used) <= LEAST_SHARED_MEMORY

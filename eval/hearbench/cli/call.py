@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
@@ -30,6 +31,8 @@ def call(
     Returns:
         The exit code.
     """
+    for command in commands.values():  # tyro would print line breaks inside descriptions
+        command.__doc__ = (inspect.getdoc(command) or "").replace("\n" + 8 * " ", " ")
     # A scheduler's stop signal is treated like Ctrl-C: exit cleanly, keep finished work.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

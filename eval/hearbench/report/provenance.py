@@ -40,7 +40,7 @@ def provenance(results: Results) -> Provenance:
         "Command": command(plan),
         "Runs": _dates(plan),
         "Protocol": f"engine {plan.engine}, grid {plan.grid}, seeds 0 to {plan.seeds - 1}",
-        "Probes": f"{len(results.runs)} runs, {probe_hours:.2f} hours one after another"
+        "Probes": f"{len(results.runs)} runs, {probe_hours:.1f} h one after another"
         f"{_devices(plan)}",
         "Report": f"written {_day(datetime.now(timezone.utc).timestamp())} on {_machine()}",
         "Versions at the report": ", ".join(f"{name} {v}" for name, v in versions().items()),

@@ -81,8 +81,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
         if isinstance(error, UnpicklingError):  # its text recommends to run what is in the file
             reason = "it is damaged, or could be read only by running code that is in it"
         raise CheckpointError(
-            f"{path} is not a complete PyTorch checkpoint ({reason}): "
-            "download it again"
+            f"{path} is not a complete PyTorch checkpoint ({reason}): download it again"
         ) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")

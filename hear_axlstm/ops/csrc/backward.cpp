@@ -71,8 +71,8 @@ INLINE void after_cell(const T* u, const float* sums, const float* floor, const 
             }
 }
 
-// Gradients of out_n = sum_e in_e weight_ne, for some lanes e of R rows. Rows of `in` and d in are E
-// numbers apart, weights of consecutive outputs `step`; d_of(n, r) is d out.
+// Gradients of out_n = sum_e in_e weight_ne, for some lanes e of R rows. Rows of `in` and d in are
+// E numbers apart, weights of consecutive outputs `step`; d_of(n, r) is d out.
 template <class V, Index R, class GradientOf>
 INLINE void linear_lanes(const float* in, const float* weight, Index outputs, Index step, Index E,
                          float* d_in, float* d_weight, GradientOf d_of) {
@@ -229,7 +229,7 @@ INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, co
         const T* d_out, T* d_u, float* d_sums, float* d_floor, float* d_c, T* d_xz,                \
         const Gradients* d) {                                                                      \
         after_cell(u, sums, floor, c, xz, *is, *weights, cell_eps, norm_eps, d_out, d_u, d_sums,   \
-                   d_floor, d_c, d_xz, *d);                                                         \
+                   d_floor, d_c, d_xz, *d);                                                        \
     }                                                                                              \
     extern "C" EACH_CPU void before_cell_backward_##NAME(                                          \
         const Sizes* is, const Weights* weights, const T* xz, const float* d_gates,                \

@@ -59,8 +59,8 @@ INLINE float weigh(const float* decay, float factor, Index t, Index columns, flo
     return sum_of(sum);
 }
 
-// As `weigh`; d_scores, the gradients of the weighted scores, become those of the scores. Adds to the
-// gradients of a and returns that of M_t, negated.
+// As `weigh`; d_scores, the gradients of the weighted scores, become those of the scores. Adds to
+// the gradients of a and returns that of M_t, negated.
 INLINE float weigh_backward(const float* decay, float factor, float d_sum, Index t, Index columns,
                             float* scores, float* d_scores, float* d_a) {
     Vector sum = {};
@@ -113,7 +113,7 @@ INLINE Left<BFloat16> left_transposed(const float* block, Index rows, Index seen
 // some heads.
 template <class T>
 void sums(const T* q, const T* k, const T* v, Index heads, Index S, Index K, const double* a,
-                 const double* top, T* u, float* n) {
+          const double* top, T* u, float* n) {
     const Index steps = K / IN_WORD<T>, columns = whole_groups(S), stride = row_stride(S);
     Buffer<Word> keys(columns * steps), values(words_of<T>(S) * whole_groups(K));
     Buffer<float> scores(BLOCK * stride);
@@ -144,9 +144,9 @@ void sums(const T* q, const T* k, const T* v, Index heads, Index S, Index K, con
 
 // Gradients of q, k, v, a and M from those of u and n, for some heads.
 template <class T>
-void gradients(const T* q, const T* k, const T* v, Index heads, Index S, Index K,
-                      const double* a, const double* top, const T* d_u, const float* d_n, T* d_q,
-                      T* d_k, T* d_v, float* d_a, float* d_top) {
+void gradients(const T* q, const T* k, const T* v, Index heads, Index S, Index K, const double* a,
+               const double* top, const T* d_u, const float* d_n, T* d_q, T* d_k, T* d_v,
+               float* d_a, float* d_top) {
     const Index steps = K / IN_WORD<T>, columns = whole_groups(S), stride = row_stride(S);
     const Index wide_K = whole_groups(K);
     const Index words = words_of<T>(S) * wide_K;

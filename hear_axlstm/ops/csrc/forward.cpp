@@ -70,7 +70,7 @@ INLINE void map_rows(const float* in, const float* weight, const Sizes& is, T* h
 }
 
 // Convolution, maps and gates of all rows. c, which is also the query, k and v are [N, S, K], gates
-// [B, S, 2 H] pre-activations. If B is 1, `earlier` rows of the same window may precede xz in memory.
+// [B, S, 2 H] pre-activations. If B is 1, `earlier` rows of the same window may precede xz.
 template <class T>
 INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, Index earlier, T* c,
                         T* k, T* v, float* gates) {

@@ -128,8 +128,8 @@ INLINE void in_rows(Index rows, Work work) {
     for (Index row = 0; rows < MOST && row < rows; ++row) work(Rows<1>(), row);
 }
 
-// Copies a row whose channels are ordered by place, [4, H, J], to or from H heads, each a row [4, J]
-// of a matrix [S, K].
+// Copies a row whose channels are ordered by place, [4, H, J], to or from H heads, each a row
+// [4, J] of a matrix [S, K].
 template <class T>
 INLINE void to_heads(const float* row, const Sizes& is, T* heads) {
     for (Index h = 0; h < is.H; ++h)

@@ -56,7 +56,8 @@ constexpr Index VECTOR_BYTES = 16, ROWS = 4, AT_ONCE = 2;
 
 #define PRAGMA(X) _Pragma(#X)
 #ifdef __clang__
-#define BEGIN_TARGET(F) PRAGMA(clang attribute push(__attribute__((target(F))), apply_to = function))
+#define BEGIN_TARGET(F) \
+    PRAGMA(clang attribute push(__attribute__((target(F))), apply_to = function))
 #define END_TARGET PRAGMA(clang attribute pop)
 #else
 #define BEGIN_TARGET(F) PRAGMA(GCC push_options) PRAGMA(GCC target(F))
@@ -152,8 +153,8 @@ Index group() {
 // Columns of a packed group.
 extern "C" Index gemm_columns() { return group(); }
 
-// Whether these products are faster than torch's: without bfloat16 instructions its MKL or oneDNN is
-// as fast, and with AMX its oneDNN has larger tiles.
+// Whether these products are faster than torch's: without bfloat16 instructions its MKL or oneDNN
+// is as fast, and with AMX its oneDNN has larger tiles.
 extern "C" Index gemm_is_fastest() {
 #ifdef HAS_X86
     unsigned a, b, c, d = 0;
