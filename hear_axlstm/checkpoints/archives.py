@@ -6,11 +6,12 @@ its own with some of the files.
 
 from __future__ import annotations
 
+import lzma
 import re
 import shutil
+import struct
 import zipfile
-from collections.abc import Iterator
-from contextlib import suppress
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,6 +19,11 @@ from hear_axlstm.checkpoints.runs import ARCHIVE
 
 LARGEST_CHECKPOINT = 8 << 30  # bytes: four times what optimizer and weights of AxLSTM-B take
 PART = re.compile(r"(.*-)\d{3}\.zip", re.IGNORECASE)
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, ValueError, RuntimeError),
+)
+"""What reading a damaged zip, or one with a password, raises."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +36,22 @@ class Member:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a zip, but not a checkpoint, which is a zip, too."""
-    names = [member.name for member in _members(path)] if path.suffix.lower() == ARCHIVE else [""]
-    return "" not in names and not any(name.endswith("/data.pkl") for name in names)
+    """Whether a file is a zip, even a damaged one, but not a checkpoint, which is a zip, too."""
+    is_zip = path.suffix.lower() == ARCHIVE
+    return is_zip and not any(name.endswith("/data.pkl") for name in _names(path))
 
 
 def files_in(place: Path) -> dict[str, Member]:
-    """List the files of a folder, or of a zip and its other parts, by path."""
+    """List the files of a folder, or of a zip and its other parts, by path.
+
+    Paths start with the name of `place`. A zip that can't be read is listed as a file.
+    """
     is_dir = place.is_dir()
     paths = [p for p in sorted(place.rglob("*")) if p.is_file()] if is_dir else _parts(place)
     return {
-        (path.relative_to(place.parent) / member.name).as_posix(): member
+        (path.relative_to(place.parent) / name).as_posix(): Member(path, name)
         for path in paths
-        for member in _members(path)
+        for name in (_names(path) if is_archive(path) else []) or [""]
     }
 
 
@@ -56,15 +65,20 @@ def extract(member: Member, folder: Path) -> Path:
     target = folder / PurePosixPath(member.name).name
     try:
         with zipfile.ZipFile(member.path) as archive:
-            if archive.getinfo(member.name).file_size > LARGEST_CHECKPOINT:
-                raise ValueError(
-                    f"{member.name} in {member.path} is larger than any checkpoint of the release"
-                )
+            size = archive.getinfo(member.name).file_size
             with archive.open(member.name) as packed, target.open("wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise ValueError(f"{member.path} is damaged ({error}): download it again") from error
+                if size <= LARGEST_CHECKPOINT:
+                    shutil.copyfileobj(packed, unpacked)
+    except DAMAGED as error:
+        raise damaged(member.path, str(error)) from None
+    if size > LARGEST_CHECKPOINT:
+        raise ValueError(f"{member.path}/{member.name} is larger than any checkpoint")
     return target
+
+
+def damaged(path: Path, reason: str = "not a complete zip") -> ValueError:
+    """The error for a zip that can't be read."""
+    return ValueError(f"{path} is damaged or cut off ({reason}): download it again")
 
 
 def _parts(path: Path) -> list[Path]:
@@ -76,10 +90,10 @@ def _parts(path: Path) -> list[Path]:
     return sorted(p for p in others if PART.fullmatch(p.name))
 
 
-def _members(path: Path) -> Iterator[Member]:
-    if path.suffix.lower() == ARCHIVE and zipfile.is_zipfile(path):
-        with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            yield from (Member(path, name) for name in names if not name.endswith("/"))
-            return
-    yield Member(path)
+def _names(path: Path) -> list[str]:
+    """Names of the files in a zip; none if it can't be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name for name in archive.namelist() if not name.endswith("/")]
+    except DAMAGED:
+        return []

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from hear_axlstm.checkpoints.published import CACHE_VARIABLE, Published, cache
-from hear_axlstm.checkpoints.runs import choose
+from hear_axlstm.checkpoints.runs import choose, not_found
 from hear_axlstm.files import DISK_FULL
 from hear_axlstm.progress import Progress
 
@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two blocks of an answer
 RETRIES = 3
-NAMED_FILES = 8  # files that an error lists
 HOST = "drive.google.com"
 
 Found = TypeVar("Found")
@@ -44,11 +43,7 @@ def download(weights: Published) -> tuple[Path, dict[str, Any]]:
     files = _list(weights)
     chosen = choose(files, weights)
     if chosen is None:
-        shown = ", ".join(sorted(files)[:NAMED_FILES]) or "no files"
-        raise FileNotFoundError(
-            f"the authors' folder contains no checkpoint of a run {weights.prefix}*; it lists "
-            f"{shown}{' ...' if len(files) > NAMED_FILES else ''}"
-        )
+        raise not_found(files, weights, "the authors' folder")
     folder = weights.downloads / files[chosen]
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / PurePosixPath(chosen).name
@@ -159,10 +154,10 @@ def _reason(error: Exception) -> str:
 def disk_reason(error: OSError) -> str:
     """Reason and remedy for an error of the cache's disk."""
     if error.errno in DISK_FULL or "no space" in str(error).lower():
-        return (
-            f"no space is left in {cache()}: free some, or set {CACHE_VARIABLE} to another folder"
-        )
+        return f"no space is left in {cache()}: set {CACHE_VARIABLE} to a folder on another disk"
+    cause = error.__cause__ or error
+    reason = getattr(cause, "strerror", None) or cause
     file = Path(error.filename or cache())
     if file not in (cache(), *cache().parents) and cache() not in file.parents:
-        return f"{file} can't be read ({error.strerror})"
-    return f"{cache()} can't be used ({error}): set {CACHE_VARIABLE} to a folder you can write to"
+        return f"{file} can't be read ({reason})"
+    return f"{cache()} can't be used ({reason}): set {CACHE_VARIABLE} to a folder you can write to"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,10 +15,10 @@ from filelock import FileLock, Timeout
 
 from hear_axlstm.checkpoints import archives, drive
 from hear_axlstm.checkpoints.checksum import sha256
-from hear_axlstm.checkpoints.format import save_tensors
+from hear_axlstm.checkpoints.format import Contents, save_tensors
 from hear_axlstm.checkpoints.published import OFFLINE_VARIABLE, Published, cache, is_offline
 from hear_axlstm.checkpoints.reference_release import is_release, read_release
-from hear_axlstm.checkpoints.runs import choose, newest
+from hear_axlstm.checkpoints.runs import choose, newest, not_found, run_in
 from hear_axlstm.config import ModelConfig, preset
 from hear_axlstm.files import replacing
 
@@ -47,25 +48,29 @@ def get(weights: Published, source: str = "") -> Path:
         ConnectionError: if the download fails.
         OSError: if the cache can't be written.
     """
-    if weights.path.is_file() and not source:
-        return weights.path
+    is_local = bool(source) and not source.startswith(("https://", "http://"))
     try:
-        if is_offline() and (not source or _is_url(source)):
+        if weights.path.is_file() and not source:
+            return weights.path
+        if is_offline() and not is_local:
             raise FileNotFoundError(f"{OFFLINE_VARIABLE} is set; unset it to download them")
         with _lock(weights):
             if source or not weights.path.is_file():  # another process may have fetched it
-                _fetch(weights, source)
-    except ValueError as error:
-        raise ValueError(_message(weights, error)) from error
-    except (ConnectionError, FileNotFoundError) as error:
-        raise type(error)(_message(weights, error)) from error
-    except OSError as error:
-        raise OSError(_message(weights, drive.disk_reason(error))) from error
+                _fetch(weights, source, is_local)
+    except (ValueError, OSError) as error:
+        kind, reason = _explain(error)
+        remedy = "" if is_local else f"; you can also {weights.remedy}"
+        raise kind(f"can't get {weights.name}: {reason}{remedy}") from None
     return weights.path
 
 
-def _message(weights: Published, reason: object) -> str:
-    return f"can't get {weights.name}: {reason}; you can also {weights.remedy}"
+def _explain(error: ValueError | OSError) -> tuple[type[Exception], str]:
+    """The kind and text of an error; those of the system get a remedy."""
+    if isinstance(error, ValueError):
+        return ValueError, str(error)
+    if error.errno is None and isinstance(error, (ConnectionError, FileNotFoundError)):
+        return type(error), str(error)
+    return OSError, drive.disk_reason(error)
 
 
 @contextmanager
@@ -80,29 +85,48 @@ def _lock(weights: Published) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):  # not possible on Windows, and not necessary
+            Path(lock.lock_file).unlink()
         lock.release()
 
 
-def _fetch(weights: Published, source: str) -> None:
-    found: dict[str, Any]
-    if source:
-        file, found = (_from_url if _is_url(source) else _from_disk)(source, weights)
-    else:
-        log.warning("%s is not in the cache: downloading it to %s", weights.name, cache())
-        file, found = drive.download(weights)
+@dataclass
+class _Found:
+    """A checkpoint, or a folder or zip with one."""
+
+    path: Path
+    """The file or folder on this machine."""
+    name: str
+    """Its path at the source."""
+    place: str = ""
+    """What the name is relative to, for messages."""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.place + self.name
+
+
+def _fetch(weights: Published, source: str, is_local: bool) -> None:
     try:
-        _convert(*_unpack(file, found, weights), weights)
+        if is_local:
+            found = _from_disk(Path(source).expanduser().resolve())
+        elif source:
+            found = _from_url(source, weights)
+        else:
+            path, facts = drive.download(weights)
+            found = _Found(path, facts["file"], facts=facts)
+        while found.path.is_dir() or archives.is_archive(found.path):
+            _enter(found, weights)
+        if run_in(str(found), weights) is None:
+            log.warning("using %s, although its path names no run %s*", found, weights.prefix)
+        _convert(found, weights)
     except (ValueError, FileNotFoundError):
         shutil.rmtree(weights.downloads, ignore_errors=True)  # else it seems complete
         raise
     shutil.rmtree(weights.downloads, ignore_errors=True)
 
 
-def _is_url(source: str) -> bool:
-    return source.startswith(("https://", "http://"))
-
-
-def _from_url(url: str, weights: Published) -> tuple[Path, dict[str, Any]]:
+def _from_url(url: str, weights: Published) -> _Found:
     import pooch
     from requests import RequestException
 
@@ -111,60 +135,51 @@ def _from_url(url: str, weights: Published) -> tuple[Path, dict[str, Any]]:
         file = pooch.retrieve(url, None, path=weights.downloads, downloader=downloader)
     except RequestException as error:
         raise ConnectionError(f"{url} can't be downloaded ({error})") from error
-    return Path(file), {"file": PurePosixPath(url).name, "url": url}
+    place, _, name = url.rpartition("/")
+    return _Found(Path(file), name, f"{place}/", {"url": url})
 
 
-def _from_disk(source: str, weights: Published) -> tuple[Path, dict[str, Any]]:
-    path = Path(source).expanduser().resolve()
+def _from_disk(path: Path) -> _Found:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    if path.is_file():
-        return path, {"file": path.name}
-    return _chosen(archives.files_in(path), path, weights)
+    return _Found(path, path.name, f"{path.parent.as_posix().rstrip('/')}/")
 
 
-def _chosen(
-    files: dict[str, archives.Member], place: Path, weights: Published
-) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint among files on disk and in zips, on disk."""
-    found = choose(files, weights) or newest(files)
-    if found is None:
-        shown = ", ".join(sorted(files)[: drive.NAMED_FILES]) or "no files"
-        raise FileNotFoundError(
-            f"{place} contains no checkpoint-EPOCH.pth and no zip with one; it lists {shown}"
-        )
-    member = files[found]
-    if not member.name:
-        return member.path, {"file": found}
-    return archives.extract(member, weights.downloads), {"file": found}
+def _enter(found: _Found, weights: Published) -> None:
+    """Replace a folder or zip by the checkpoint in it, or by a zip."""
+    above = PurePosixPath(found.name).parent
+    files = archives.files_in(found.path)
+    if archives.Member(found.path) in files.values():
+        raise ValueError(f"{found} is damaged or cut off: download it again")
+    full = {f"{found.place}{above / path}": path for path in files}
+    chosen = choose(full, weights) or newest(p for p in full if _is_in_run(full[p]))
+    if chosen is None:
+        raise not_found(files, weights, str(found))
+    member = files[full[chosen]]
+    found.name = chosen.removeprefix(found.place)
+    found.path = archives.extract(member, weights.downloads) if member.name else member.path
 
 
-def _unpack(file: Path, found: dict[str, Any], weights: Published) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint itself, extracted from the zip of a run if necessary."""
-    while archives.is_archive(file):
-        file, inner = _chosen(archives.files_in(file), file, weights)
-        found |= {"file": (PurePosixPath(found["file"]).parent / inner["file"]).as_posix()}
-    return file, found
+def _is_in_run(path: str) -> bool:
+    """Whether the first part of a path is the folder of a run, under whatever name."""
+    return PurePosixPath(path).parts[1:-1] in ((), ("checkpoints",))
 
 
-def _convert(checkpoint: Path, found: dict[str, Any], weights: Published) -> None:
+def _convert(found: _Found, weights: Published) -> None:
     """Check a checkpoint and write its tensors into the cache."""
-    if not is_release(checkpoint):
-        with checkpoint.open("rb") as file:
-            start = file.read(16)
-        raise ValueError(f"{checkpoint.name} is not a checkpoint (it begins with {start!r})")
-    digest = sha256(checkpoint)
-    name = PurePosixPath(found["file"]).name
+    config, training, tensors = _read(found)
+    _check_preset(config, found, weights)
+    run = run_in(str(found), weights) or weights.run
+    digest, name = sha256(found.path), f"{run}/{PurePosixPath(found.name).name}"
     _compare(digest, name, weights)
-    config, training, tensors = read_release(checkpoint, flip=True)
-    _check_preset(config, weights)
     facts = {
         "weights": weights.name,
         "trained_on": weights.trained_on,
         "license": weights.license,
         "source": weights.page,
-        **found,
-        "size": checkpoint.stat().st_size,
+        "file": found.name,
+        **found.facts,
+        "size": found.path.stat().st_size,
         "sha256": digest,
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
@@ -173,8 +188,21 @@ def _convert(checkpoint: Path, found: dict[str, Any], weights: Published) -> Non
         record.write_text(f"{digest}  {name}\n", encoding="utf-8")
 
 
+def _read(found: _Found) -> Contents:
+    """Read a checkpoint; errors name its source instead of a download that is deleted."""
+    try:
+        if is_release(found.path):
+            return read_release(found.path, flip=True)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(found.path), str(found))) from None
+    with found.path.open("rb") as file:
+        start = file.read(16).lstrip()
+    kind = "a web page" if start.startswith(b"<") else "another file" if start else "an empty file"
+    raise ValueError(f"{found} is not a PyTorch checkpoint but {kind}: download it again")
+
+
 def _compare(digest: str, name: str, weights: Published) -> None:
-    """Compare a checkpoint with the first download of the same name."""
+    """Compare a checkpoint with the first download of the same run and name."""
     try:
         first, first_name = weights.record.read_text(encoding="utf-8").split(maxsplit=1)
     except (OSError, ValueError):
@@ -186,7 +214,7 @@ def _compare(digest: str, name: str, weights: Published) -> None:
         )
 
 
-def _check_preset(config: ModelConfig, weights: Published) -> None:
+def _check_preset(config: ModelConfig, found: _Found, weights: Published) -> None:
     wanted = preset(weights.preset)
     differing = [
         f"{name} is {getattr(config, name)} instead of {getattr(wanted, name)}"
@@ -194,4 +222,4 @@ def _check_preset(config: ModelConfig, weights: Published) -> None:
         if getattr(config, name) != getattr(wanted, name)
     ]
     if differing:
-        raise ValueError(f"the checkpoint is not of {weights.preset}: {', '.join(differing)}")
+        raise ValueError(f"{found} is not of {weights.preset}: {', '.join(differing)}")

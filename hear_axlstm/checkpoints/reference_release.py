@@ -105,8 +105,8 @@ def read_release(
     theirs = _without_wrappers(_items(contents.get("model")))
     if not theirs:
         raise ValueError(
-            f"{path} contains no tensors under 'model': pass a checkpoint of the release's "
-            "pretraining"
+            f"{path} contains no tensors under 'model': pass a checkpoint as the release's "
+            "pretraining writes it, a dictionary whose 'model' is the state dict"
         )
     _check_tensors(theirs, path)
     try:
@@ -141,7 +141,7 @@ def _without_wrappers(tensors: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _check_tensors(theirs: Mapping[Any, Any], path: Path) -> None:
-    """Reject anything but floating-point tensors that fit in the file.
+    """Reject anything but finite floating-point tensors that fit in the file.
 
     Views can share values, so a tensor's size alone may exceed the file's.
     """
@@ -156,6 +156,8 @@ def _check_tensors(theirs: Mapping[Any, Any], path: Path) -> None:
         total += tensor.numel() * tensor.element_size()
     if total > path.stat().st_size:
         raise ValueError(f"{path}: its tensors take more than the file: download it again")
+    if broken := [name for name, tensor in theirs.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{path}: {broken[0]} contains NaN or infinite values: download it again")
 
 
 def _settings(theirs: Mapping[str, Tensor], flip: bool) -> ModelConfig:

@@ -6,6 +6,7 @@ A name is ``PRESET.TAG``, as ``axlstm_base.audioset``; a preset alone means its 
 from __future__ import annotations
 
 import json
+import logging
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 from hear_axlstm.checkpoints import fetch, hub
 from hear_axlstm.checkpoints.checksum import MANIFEST, verify
 from hear_axlstm.checkpoints.format import FILE_NAME
-from hear_axlstm.checkpoints.published import PUBLISHED, TAG
+from hear_axlstm.checkpoints.published import PUBLISHED, TAG, cache, is_offline
 from hear_axlstm.checkpoints.runs import newest_in_folder
 from hear_axlstm.checkpoints.unfinished import newest_of_run
 from hear_axlstm.config import PRESETS
+
+log = logging.getLogger(__name__)
 
 RANDOM = "random"  # the tag of random weights, which no file contains
 
@@ -36,6 +39,8 @@ def locate(spec: str) -> Path:
     if hub.is_address(spec):
         return hub.download(spec, FILE_NAME)
     if spec in PUBLISHED:
+        if not (PUBLISHED[spec].path.is_file() or is_offline()):
+            log.warning("%s is not in the cache: downloading it to %s", spec, cache())
         return fetch.get(PUBLISHED[spec])
     for preset, entry in manifest()["weights"].items():
         if spec in (preset, shipped_name(preset)):

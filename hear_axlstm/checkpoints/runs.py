@@ -20,6 +20,7 @@ OTHER = re.compile(r"(?:checkpoint|ckpt|model|weights|epoch)", re.IGNORECASE)
 NUMBER = re.compile(r"epoch\D{0,2}(\d+)|(\d+)")
 REPETITION = re.compile(r"_r(\d+)$")
 ARCHIVE = ".zip"
+NAMED_FILES = 8  # files that an error lists
 
 
 def choose(paths: Iterable[str], weights: Published) -> str | None:
@@ -34,6 +35,24 @@ def choose(paths: Iterable[str], weights: Published) -> str | None:
     """
     ranked = [(rank, path) for path in paths if (rank := _rank(path, weights)) is not None]
     return min(ranked)[1] if ranked else None
+
+
+def run_in(path: str, weights: Published) -> str | None:
+    """The part of a path that names a run of these weights, or None."""
+    prefix = weights.prefix.lower()
+    parts = PurePosixPath(path).parts[::-1]
+    return next((part for part in parts if part.lower().startswith(prefix)), None)
+
+
+def not_found(paths: Iterable[str], weights: Published, place: str) -> FileNotFoundError:
+    """The error for files without a run of these weights; it lists them, checkpoints first."""
+    kinds = (*SUFFIXES, ARCHIVE)
+    found = sorted(paths, key=lambda path: (not path.lower().endswith(kinds), path))
+    listed = ", ".join(sorted(found[:NAMED_FILES])) or "no files"
+    return FileNotFoundError(
+        f"{place} contains no checkpoint of a run {weights.prefix}*; it lists "
+        f"{listed}{' ...' if len(found) > NAMED_FILES else ''}"
+    )
 
 
 def newest(paths: Iterable[str]) -> str | None:
@@ -64,9 +83,7 @@ def _age(path: str) -> tuple[int, int] | None:
 
 def _rank(path: str, weights: Published) -> tuple | None:
     """Sort key of a file that may contain the weights, the best one first; None for others."""
-    prefix = weights.prefix.lower()
-    run = next((p for p in PurePosixPath(path).parts if p.lower().startswith(prefix)), None)
-    if run is None:
+    if (run := run_in(path, weights)) is None:
         return None
     age = (2, 0) if path.lower().endswith(ARCHIVE) else _age(path)
     if age is None and path.endswith(run) and path.lower().endswith(SUFFIXES):

@@ -72,6 +72,8 @@ def load(path: Path) -> Any:
             f"{path} can't be read as a PyTorch checkpoint without running code that is in it: "
             "pass the weights in another format"
         ) from None
+    except zipfile.BadZipFile:
+        raise ValueError(f"{path} is damaged or cut off: download it again") from None
     except Exception as error:  # a pickle can fail in any way
         reason = " ".join(str(error).split())[:200]
         raise ValueError(

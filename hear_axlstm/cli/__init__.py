@@ -13,7 +13,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -52,9 +52,15 @@ def main() -> None:
     elif name == "--completion":
         print_completion(arguments[1] if len(arguments) > 1 else "")
     else:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
-        fail(f"unknown command {name!r}: {hint}")
+        fail(unknown("command", name, COMMANDS))
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """The error for a name that is not known, with the nearest one or else all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(name.lower(), names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(names)}"
+    return f"unknown {what} {name!r}: {hint}"
 
 
 def overview() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,11 +15,16 @@ from hear_axlstm.checkpoints.format import read_settings
 from hear_axlstm.checkpoints.published import PUBLISHED, Published
 from hear_axlstm.checkpoints.resolve import shipped_name
 from hear_axlstm.checkpoints.shapes import parameters
+from hear_axlstm.cli import unknown
 from hear_axlstm.config import PRESETS
 
 COLUMNS = ("name", "parameters", "width", "trained on", "from", "license", "size", "here")
 DRIVE = "Google Drive"
 Names = tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")]]
+From = Annotated[
+    str,
+    tyro.conf.arg(name="from", metavar="FOLDER|FILE|ZIP|URL", help_behavior_hint=""),
+]
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Get:
 
     names: Names
     """Names from `axlstm weights list`."""
-    source: Annotated[str, tyro.conf.arg(name="from", metavar="FOLDER|FILE|ZIP|URL")] = ""
+    source: From = ""
     """Source instead of the authors' folder: a run folder, checkpoint or zip that you downloaded
     with a browser, or the URL of a checkpoint or zip. It replaces the file in the cache."""
 
@@ -50,6 +55,7 @@ class Get:
         """Download the weights and print the path of each file."""
         if not self.names:
             raise ValueError(f"name the weights to get: {', '.join(PUBLISHED)}")
+        _check_names(self.names)
         for name in self.names:
             path = fetch.get(PUBLISHED[name], self.source) if name in PUBLISHED else locate(name)
             print(f"{name}: {path} ({_size(path)})\nnext: load_model({name!r}) in Python")
@@ -64,6 +70,7 @@ class Locate:
 
     def __call__(self) -> None:
         """Print the path."""
+        _check_names((self.name,))
         print(locate(self.name))
 
 
@@ -76,11 +83,13 @@ class Remove:
 
     def __call__(self) -> None:
         """Delete the weights and print their names."""
+        _check_names(self.names)
+        if shipped := [name for name in self.names if name not in PUBLISHED]:
+            raise ValueError(
+                f"{shipped[0]} ships with this package; what can be removed is "
+                f"{', '.join(PUBLISHED)}"
+            )
         for name in self.names:
-            if name not in PUBLISHED:
-                raise ValueError(
-                    f"{name!r} was not downloaded: choose one of {', '.join(PUBLISHED)}"
-                )
             there = published.remove(PUBLISHED[name])
             print(f"{name}: {'removed' if there else 'nothing to remove'}")
 
@@ -107,8 +116,19 @@ def locate(name: str) -> Path:
         FileNotFoundError: if it is not on this machine.
     """
     if name in PUBLISHED and not PUBLISHED[name].path.is_file():
-        raise FileNotFoundError(f"{name} is not in the cache: run `axlstm weights get {name}`")
+        raise FileNotFoundError(
+            f"{name} is not in the cache: run `axlstm weights get {name}`, or "
+            f"{PUBLISHED[name].remedy}"
+        )
     return checkpoints.locate(name)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    shipped = checkpoints.manifest()["weights"]
+    known = [*map(shipped_name, shipped), *PUBLISHED]
+    for name in names:
+        if name not in known and name not in shipped:
+            raise ValueError(unknown("weights", name, known))
 
 
 def _shipped() -> Iterator[tuple[str, ...]]:

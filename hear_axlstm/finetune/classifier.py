@@ -155,9 +155,11 @@ def load_classifier(path: str | Path) -> Classifier:
     """
     path = Path(path).expanduser()
     path = path / FILE_NAME if path.is_dir() else path
+    if str(path).partition(".")[0] in PRESETS and not path.exists():
+        raise ValueError(f"{path} names an encoder without a head: {TRAIN}")
     config, training, tensors = checkpoints.read(path)
     if HEADER_KEY not in training:
-        raise ValueError(f"{path} is an encoder without a head: train one with `axlstm finetune`")
+        raise ValueError(f"{path} is an encoder without a head: {TRAIN}")
     facts = training[HEADER_KEY]
     labels = Labels(tuple(facts["classes"]), facts["multilabel"])
     with torch.device("cpu"):  # whatever the default device is

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 import requests
 import torch
+from safetensors import SafetensorError
 
 from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.checkpoints import checksum, fetch, format, locate
@@ -79,7 +80,7 @@ def left(cache: Path) -> set[str]:
     return {path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()}
 
 
-WHOLE = {f"{NAME}.safetensors", f"{NAME}.sha256", f".{NAME}.lock"}
+WHOLE = {f"{NAME}.safetensors", f"{NAME}.sha256"}
 
 LAYOUTS = {
     "the newest epoch of the first repetition": (
@@ -205,15 +206,19 @@ REFUSALS = {
     ),
     "something else in place of a checkpoint": (
         {"files": {f"{RUN}/checkpoint-1.pth": b"<!doctype html><p>"}},
-        r"checkpoint-1.pth is not a checkpoint \(it begins with b'<!doctype",
+        rf" {RUN}/checkpoint-1.pth is not a PyTorch checkpoint but a web page",
     ),
     "a damaged checkpoint": (
         {"files": {f"{RUN}/checkpoint-1.pth": b"PK\x03\x04" + bytes(99)}},
-        "can't be read as a PyTorch checkpoint",
+        rf" {RUN}/checkpoint-1.pth is damaged or cut off",
     ),
     "a zip of other things": (
         {"files": {f"{RUN}.zip": zipped({"a.txt": b"a"})}},
-        r"zip contains no checkpoint-EPOCH\.pth",
+        rf" {RUN}.zip contains no checkpoint of a run .*; it lists {RUN}.zip/a.txt",
+    ),
+    "a damaged zip": (
+        {"files": {f"{RUN}.zip": zipped({f"{RUN}/checkpoint-1.pth": bytes(999)})[:-40]}},
+        rf" {RUN}.zip is damaged or cut off",
     ),
 }
 
@@ -238,7 +243,9 @@ def test_a_checkpoint_of_another_size_is_refused(drive: Drive, tmp_path: Path) -
     wider = random_state(dim=64, depth=2, patch=(4, 16), expansion=2)
     path = save_checkpoint(tmp_path / "wide.pth", wider, 1)
     drive.files = {f"{RUN}/checkpoint-1.pth": path.read_bytes()}
-    with pytest.raises(ValueError, match="not of axlstm_tiny: dim is 64 instead of 32;") as caught:
+    with pytest.raises(
+        ValueError, match=r"1\.pth is not of axlstm_tiny: dim is 64 instead of 32;"
+    ) as caught:
         load_model(NAME)
     assert re.search(REMEDY, str(caught.value)) and not WEIGHTS.path.exists()
 
@@ -272,23 +279,29 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(drive: Drive, content: by
 @pytest.mark.parametrize("where", ["download", "conversion"])
 def test_a_full_disk(where: str, drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
     full = raising(OSError(errno.ENOSPC, "No space left on device"))
+    if where == "conversion":
+        full = raising(SafetensorError("I/O error: No space left on device (os error 28)"))
     with monkeypatch.context() as patch:
         if where == "download":
             patch.setattr("gdown.download", full)
         else:
             patch.setattr(format, "save_file", full)
-        with pytest.raises(OSError, match=r"no space is left in .*HEAR_AXLSTM_CACHE") as caught:
+        with pytest.raises(
+            OSError, match=r"no space is left in [^()]*: set HEAR_AXLSTM_CACHE"
+        ) as caught:
             load_model(NAME)
     assert re.search(REMEDY, str(caught.value)) and not WEIGHTS.path.exists()
     drive.ranges.clear()
     assert load_model(NAME).config.dim == 32
 
 
-def test_a_cache_that_can_not_be_written(drive: Drive, cache: Path) -> None:
-    cache.parent.write_text("a file", "utf-8")
-    with pytest.raises(
-        OSError, match=r"cache/weights can't be used .*set HEAR_AXLSTM_CACHE"
-    ) as caught:
+@pytest.mark.parametrize("place", ["a file", "/proc/cache"])
+def test_a_cache_that_can_not_be_written(
+    place: str, drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a file").write_text("", "utf-8")
+    monkeypatch.setenv("HEAR_AXLSTM_CACHE", str(tmp_path / place))
+    with pytest.raises(OSError, match=r"/weights can't be used \([^()]*\): set HEAR_") as caught:
         load_model(NAME)
     assert re.search(REMEDY, str(caught.value)) and not drive.requests
 
@@ -360,17 +373,69 @@ def test_a_url_is_taken(content: bytes, cache: Path) -> None:
             fetch.get(WEIGHTS, f"{server.url}/other.pth")
 
 
-def test_sources_without_a_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "cut.zip").write_bytes(zipped({"checkpoint-1.pth": bytes(999)})[:-40])
-    for name, reason in {
-        "empty": r"empty contains no checkpoint-EPOCH\.pth and no zip",
-        "nowhere": "nowhere does not exist",
-        "cut.zip": "cut.zip",
-    }.items():
-        with pytest.raises((FileNotFoundError, ValueError), match=reason) as caught:
-            fetch.get(WEIGHTS, str(tmp_path / name))
-        assert re.search(REMEDY, str(caught.value))
+OTHER_RUN = PUBLISHED["ssast_tiny.audioset"].run
+BAD_SOURCES = {
+    "nowhere": ("", b"", "nowhere does not exist"),
+    "empty": ("log.txt", b"", rf"empty contains no .* run {WEIGHTS.prefix}\*; it lists empty/log"),
+    "cut.zip": ("", zipped({"checkpoint-1.pth": bytes(999)})[:-40], "cut.zip is damaged or cut"),
+    "changed.zip": ("", zipped({f"{RUN}/checkpoint-1.pth": bytes(9999)}).replace(b"\xed", b"\x07"),
+        "changed.zip is damaged"),
+    "other": (f"{OTHER_RUN}/checkpoints/checkpoint-9.pth", b"", rf"lists other/{OTHER_RUN}/check"),
+    "mine": ("run/checkpoints/checkpoint-9.pth", b"", "it lists mine/run/checkpoints/checkpoint-9"),
+    RUN: ("checkpoint-9.pth", b"", f"{RUN}/checkpoint-9.pth is not .* but an empty file"),
+    "a.pth": ("", b"RIFF", r"a\.pth is not a PyTorch checkpoint but another file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_SOURCES)
+def test_a_source_without_the_weights_is_named(name: str, tmp_path: Path, cache: Path) -> None:
+    inside, content, reason = BAD_SOURCES[name]
+    if name != "nowhere":
+        path = tmp_path / name / inside
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    with pytest.raises((FileNotFoundError, ValueError), match=reason) as caught:
+        fetch.get(WEIGHTS, str(tmp_path / name))
+    assert "browser" not in str(caught.value) and str(tmp_path / name) in str(caught.value)
+    assert not left(cache)
+
+
+def test_values_that_are_not_finite_are_of_the_source(tmp_path: Path, cache: Path) -> None:
+    state = STATE | {"cls_token": torch.full((1, 1, 32), torch.nan)}
+    archive = tmp_path / "checkpoints.zip"
+    path = save_checkpoint(tmp_path / "checkpoint-1.pth", state, 1)
+    archive.write_bytes(zipped({"checkpoints/checkpoint-1.pth": path.read_bytes()}))
+    for source, named in ((path, path), (archive, f"{archive}/checkpoints/{path.name}")):
+        with pytest.raises(ValueError, match=f": {named}: cls_token contains NaN"):
+            fetch.get(WEIGHTS, str(source))
+    assert not left(cache)
+
+
+def test_a_checkpoint_of_an_unnamed_run_is_used_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "renamed" / "checkpoints" / "checkpoint-7.pth"
+    path.parent.mkdir(parents=True)
+    save_checkpoint(path, STATE, 7)
+    for source in (path, path.parent, path.parents[1]):
+        caplog.clear()
+        fetch.get(WEIGHTS, str(source))
+        assert f"using {path}, although its path names no run {WEIGHTS.prefix}*" in caplog.text
+    named = path.parents[1].rename(tmp_path / RUN)
+    caplog.clear()
+    fetch.get(WEIGHTS, str(named / "checkpoints"))
+    assert "names no run" not in caplog.text
+
+
+def test_a_damaged_file_is_damaged_and_not_another(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "checkpoint-1.pth"
+    path.write_bytes(content)
+    fetch.get(WEIGHTS, str(path))
+    for damaged in (content[: len(content) // 2], content[:2000] + b"x" + content[2001:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{path} (is damaged|can't be read)"):
+            fetch.get(WEIGHTS, str(path))
+    assert load_model(NAME).config.dim == 32
 
 
 def run_axlstm(*arguments: str) -> None:
@@ -394,10 +459,17 @@ def test_the_command_line(drive: Drive, cache: Path, capsys: pytest.CaptureFixtu
     run_axlstm("weights", "list")
     assert re.search(rf"{re.escape(NAME)} .* yes\n", capsys.readouterr().out)
     run_axlstm("weights", "remove", NAME)
-    assert left(cache) == {f"{NAME}.sha256", f".{NAME}.lock"}
-    with pytest.raises(SystemExit):
-        run_axlstm("weights", "remove", "axlstm_tiny")
-    assert "was not downloaded" in capsys.readouterr().err
+    assert left(cache) == {f"{NAME}.sha256"}
+    for arguments, reason in {
+        ("remove", "axlstm_tiny"): "axlstm_tiny ships with this package",
+        ("get", "axlstm_base"): r"weights 'axlstm_base': did you mean axlstm_base\.audioset\?",
+        ("get", NAME, "nope"): r"unknown weights 'nope': choose one of axlstm_tiny\.open7h",
+        ("path", "AxLSTM_tiny.audioset"): rf"did you mean {NAME}\?",
+    }.items():
+        drive.requests.clear()
+        with pytest.raises(SystemExit):
+            run_axlstm("weights", *arguments)
+        assert re.search(reason, capsys.readouterr().err) and not drive.requests
 
 
 PROCESS = """if True:
@@ -488,5 +560,6 @@ def test_the_record_is_of_the_checkpoint(drive: Drive, content: bytes, tmp_path:
     load_model(NAME)
     (tmp_path / "checkpoint-100.pth").write_bytes(content)
     digest, name = WEIGHTS.record.read_text("utf-8").split()
-    assert digest == checksum.sha256(tmp_path / name)
+    assert name == f"{RUN}/checkpoint-100.pth"
+    assert digest == checksum.sha256(tmp_path / "checkpoint-100.pth")
     assert json.loads(json.dumps(read_settings(WEIGHTS.path)[1]))["sha256"] == digest
