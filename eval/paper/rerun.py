@@ -7,16 +7,21 @@ OUT/table2-rerun.md  the table
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from scipy import stats
 
+from hear_axlstm.checkpoints import fetch, hub
+from hear_axlstm.checkpoints.drive import UnreachableError
 from hear_axlstm.checkpoints.published import PUBLISHED as AUTHORS
 from hearbench import published
 from hearbench.results import PAPER, SCALES, THESE, Results
+from hearbench.run.evaluate import Options
 from hearbench.stats import Score
-from hearbench.weights.fetch import WeightsError, default_folder, get
+from hearbench.tasks.folders import find_tasks
+from hearbench.weights.fetch import WeightsError, default_folder, get_all
 from hearbench.weights.table import PUBLISHED, find
 from paper.ablations import AblationError
 
@@ -40,6 +45,11 @@ def specs(weights: str) -> dict[str, str]:
         AblationError: if no checkpoint is found.
     """
     found = _published() if weights == FETCH_ALL else _in_folder(Path(weights).expanduser())
+    if not found and weights == FETCH_ALL:
+        raise AblationError(
+            "nothing could be downloaded: download checkpoints with a browser, and name their "
+            "folder instead of 'published' (make: WEIGHTS=FOLDER)"
+        )
     if not found:
         names = ", ".join(w.file for w in PUBLISHED.values() if w.row and w.file)
         runs = ", ".join(w.run for w in AUTHORS.values())
@@ -48,6 +58,22 @@ def specs(weights: str) -> dict[str, str]:
             "`hearbench weights list` says where they are published"
         )
     return {NAIVE: f"{NAIVE}=hearbench.systems.naive", **found}
+
+
+def check_tasks(weights: str, options: Options) -> None:
+    """Check the folder of tasks, before anything is downloaded.
+
+    Raises:
+        AblationError: if none is named although "published" weights are to be downloaded.
+        TaskError: if it is not a folder of tasks, or one is broken.
+    """
+    if options.tasks_dir is not None:
+        find_tasks(options.tasks_dir, options.tasks)
+    elif weights == FETCH_ALL:
+        raise AblationError(
+            "the printed scores are of the official tasks: name their folder with --tasks-dir "
+            "(make: TASKS_DIR=FOLDER); `hearbench fetch-tasks FOLDER` downloads them"
+        )
 
 
 def _in_folder(folder: Path) -> dict[str, str]:
@@ -69,24 +95,57 @@ def _in_folder(folder: Path) -> dict[str, str]:
 
 
 def _published() -> dict[str, str]:
-    found = {}
-    for weights in PUBLISHED.values():
-        if not weights.row:
-            continue
-        if weights.hub:
-            found[weights.row] = f"{weights.row}=huggingface@{weights.hub}"
-            continue
-        log.warning("%s: license %s, from %s", weights.name, weights.license, weights.page)
-        try:
-            path = get(weights, default_folder())
-        except WeightsError as error:
-            log.warning("left out: %s", error)
+    found: dict[str, str] = {}
+    left_out: dict[str, list[str]] = defaultdict(list)
+    for row, result in (*_authors(), *_others(), *_on_the_hub()):
+        if isinstance(result, str):
+            found[row] = f"{row}={result}"
         else:
-            found[weights.row] = f"{weights.row}={weights.system}@{path}"
-    rows = _rows_by_recipe()
-    for authors in AUTHORS.values():  # load_model downloads them
-        found[rows[authors.preset]] = f"{rows[authors.preset]}=hear_axlstm@{authors.name}"
+            left_out[str(result)].append(row)
+    for reason, names in left_out.items():
+        log.warning("left out %s: %s", ", ".join(names), reason)
     return found
+
+
+def _authors() -> Iterator[tuple[str, str | Exception]]:
+    """The authors' weights as specs, or errors; without a connection only the first is tried."""
+    unreachable: UnreachableError | None = None
+    rows = _rows_by_recipe()
+    for weights in AUTHORS.values():
+        try:
+            if unreachable and not weights.path.is_file():
+                raise unreachable
+            fetch.get(weights)
+        except (ValueError, OSError) as error:
+            unreachable = error if isinstance(error, UnreachableError) else unreachable
+            yield rows[weights.preset], error
+        else:
+            yield rows[weights.preset], f"hear_axlstm@{weights.name}"
+
+
+def _others() -> Iterator[tuple[str, str | Exception]]:
+    wanted = [weights for weights in PUBLISHED.values() if weights.row and not weights.hub]
+    for weights in wanted:
+        if weights.can_be_fetched:
+            log.warning("%s: license %s, from %s", weights.name, weights.license, weights.page)
+    for weights, result in get_all(wanted, default_folder()):
+        if isinstance(result, WeightsError):
+            yield weights.row, WeightsError(str(result).removeprefix(f"{weights.name}: "))
+        else:
+            yield weights.row, f"{weights.system}@{result}"
+
+
+def _on_the_hub() -> Iterator[tuple[str, str | Exception]]:
+    """Models that transformers downloads, if the hub or its cache has their settings."""
+    for weights in PUBLISHED.values():
+        if not (weights.row and weights.hub):
+            continue
+        try:
+            hub.download(f"hf://{weights.hub}", "config.json")
+        except OSError as error:
+            yield weights.row, error
+        else:
+            yield weights.row, f"{weights.system}@{weights.hub}"
 
 
 def _rows_by_recipe() -> dict[str, str]:

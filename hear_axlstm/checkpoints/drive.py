@@ -24,7 +24,11 @@ Found = TypeVar("Found")
 
 
 class DriveError(ConnectionError):
-    """Google Drive can't be reached, or refuses; the message is a reason without a remedy."""
+    """Google Drive refuses, or a transfer fails; the message is a reason without a remedy."""
+
+
+class UnreachableError(DriveError):
+    """Google Drive can't be reached; other downloads would fail, too."""
 
 
 def download(weights: Published) -> tuple[Path, dict[str, Any]]:
@@ -119,36 +123,40 @@ def _explaining() -> Iterator[None]:
     try:
         yield
     except RequestException as error:
-        raise DriveError(_reason(error)) from error
+        raise _explained(error) from error
     except OSError:
         raise
     except Exception as error:  # gdown reads pages that may look like anything
-        raise DriveError(_reason(error)) from error
+        raise _explained(error) from error
 
 
-def _reason(error: Exception) -> str:
+def _explained(error: Exception) -> DriveError:
     from gdown.exceptions import DownloadError
     from requests import ConnectionError, Timeout, exceptions
 
     cause = error if isinstance(error, OSError) else error.__cause__ or error
     text = " ".join(str(error).split())
     if isinstance(cause, exceptions.ProxyError):
-        return f"the proxy refused the connection to {HOST} (check HTTPS_PROXY)"
+        return UnreachableError(f"the proxy refused the connection to {HOST} (check HTTPS_PROXY)")
     if isinstance(cause, exceptions.SSLError):
-        return f"the secure connection to {HOST} failed ({text[:120]})"
+        return UnreachableError(f"the secure connection to {HOST} failed ({text[:120]})")
     if "Download is incomplete" in text or isinstance(cause, exceptions.ChunkedEncodingError):
-        return "the transfer was interrupted; run the same command again to resume it"
+        return DriveError("the transfer was interrupted; run the same command again to resume it")
     if isinstance(cause, Timeout):
-        return f"{HOST} did not answer in time; run the same command again to resume"
+        return UnreachableError(
+            f"{HOST} did not answer in time; run the same command again to resume"
+        )
     if isinstance(cause, ConnectionError):
-        return f"there is no connection to {HOST}"
+        return UnreachableError(f"there is no connection to {HOST}")
     if "many" in text and ("users" in text or "accesses" in text) and "status code" not in text:
-        return (
+        return DriveError(
             "Google Drive's daily quota of downloads for the file is used up, or it is not public"
         )
     if isinstance(error, (DownloadError, OSError)):
-        return f"Google Drive refused ({text[:160]})"
-    return f"Google Drive's answer was not understood ({type(error).__name__}: {text[:120]})"
+        return DriveError(f"Google Drive refused ({text[:160]})")
+    return DriveError(
+        f"Google Drive's answer was not understood ({type(error).__name__}: {text[:120]})"
+    )
 
 
 def disk_reason(error: OSError) -> str:

@@ -21,13 +21,14 @@ from hear_axlstm.cli.weights import locate
 from hear_axlstm.config import PRESETS
 from hear_axlstm.ops import library
 from hear_axlstm.ops.backends import SWITCH, backend
+from hear_axlstm.training.config import given
 
 SIZES = ("parameters", "dim", "depth", "heads", "patch")
 COLUMNS = ("name", *SIZES, "layout", "scene_embedding_size", "weights")
 
 
 def info(
-    models: tyro.conf.Positional[tuple[str, ...]] = (),
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, given("MODEL ...")] = (),
     *,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
@@ -102,7 +103,7 @@ def _weights(name: str) -> list[str]:
     here = PUBLISHED[f"{name}.{TAG}"].path.is_file()
     return [
         *([f"{shipped['tag']} (ships)"] if shipped else []),
-        f"{TAG} ({'downloaded' if here else 'to download'})",
+        f"{TAG} ({'downloaded' if here else 'to download'}{'' if shipped else '; none ship'})",
     ]
 
 

@@ -8,10 +8,11 @@ from typing import Annotated
 import tyro
 
 from hear_axlstm.pretrain.plot import plot as draw_curves
+from hear_axlstm.training.config import given
 
 
 def plot(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, given("RUN ...")],
     *,
     out: Annotated[Path, tyro.conf.arg(metavar="OUT")] = Path("curves.png"),
 ) -> None:

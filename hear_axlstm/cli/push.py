@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -11,16 +12,17 @@ from hear_axlstm import checkpoints
 from hear_axlstm.checkpoints import hub
 from hear_axlstm.checkpoints.model_card import read_scores, write_card
 from hear_axlstm.checkpoints.reference_release import is_release
+from hear_axlstm.training.config import given
 
 
 def push(
     weights: tyro.conf.Positional[str],
     repo: tyro.conf.Positional[str],
     *,
-    license: str | None = None,
-    scores: Path | None = None,
-    system: str | None = None,
-    card: Path | None = None,
+    license: Annotated[str | None, given("LICENSE")] = None,
+    scores: Annotated[Path | None, given("CSV")] = None,
+    system: Annotated[str | None, given("LABEL")] = None,
+    card: Annotated[Path | None, given("FILE")] = None,
     private: bool = False,
     dry_run: bool = False,
 ) -> None:

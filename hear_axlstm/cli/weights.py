@@ -20,10 +20,13 @@ from hear_axlstm.config import PRESETS
 
 COLUMNS = ("name", "parameters", "width", "trained on", "from", "license", "size", "here")
 DRIVE = "Google Drive"
-Names = tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")]]
+Names = Annotated[
+    tuple[str, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint=""),
+]
 From = Annotated[
-    str,
-    tyro.conf.arg(name="from", metavar="FOLDER|FILE|ZIP|URL", help_behavior_hint=""),
+    str, tyro.conf.arg(name="from", metavar="FOLDER|FILE|ZIP|URL", help_behavior_hint="")
 ]
 
 

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hear_axlstm import checkpoints
-from hear_axlstm.config import ModelConfig
+from hear_axlstm.config import PRESETS, ModelConfig
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.inputs import Audio
 from hear_axlstm.ops.precision import autocast_to
 
 FILE_NAME = "classifier.safetensors"
 HEADER_KEY = "classifier"  # among the facts about training in the header of a weights file
+TRAIN = "train one with `axlstm finetune`"
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ class PretrainConfig(RunConfig, TrainConfig):
     """Recompute the activations of blocks in the backward pass: less memory, more time."""
     compile: bool = False
     """Compile the model with torch.compile; meant for GPUs."""
-    milestone_epochs: float | None = 10.0
+    milestone_epochs: Annotated[float | None, tyro.conf.arg(metavar="FLOAT|None")] = 10.0
     """Epochs between two checkpoints that are kept permanently."""
     eval_every: Annotated[int, tyro.conf.arg(aliases=("--look-every",))] = 5
     """Epochs between two pictures of reconstructions, and two scores of the labeled clips."""

@@ -107,6 +107,13 @@ def test_info_takes_names_and_prints_a_table(typed: Callable[..., tuple[int, str
     assert (machine["CPU kernel"] == "in use") == (backend("cpu") == "cpu")
 
 
+@pytest.mark.parametrize("name", [*cli.COMMANDS, "weights get", "weights remove"])
+def test_help_shows_no_empty_defaults(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parse(name.split()[0], [*name.split(), "--help"])
+    assert not re.search(r"\{None\}|\(default: (None)?\)", capsys.readouterr().out)
+
+
 @pytest.fixture(scope="module")
 def bash_script() -> str:
     return run("--completion", "bash").stdout

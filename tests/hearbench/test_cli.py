@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
 from hearbench import cli, progress
 from hearbench.progress import Progress
@@ -45,6 +47,13 @@ def test_every_command_has_a_function_of_its_name() -> None:
     assert files - {"--init--", "call"} == set(cli.COMMANDS)
     for name in cli.COMMANDS:
         assert callable(cli.load(name))
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_shows_no_empty_defaults(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tyro.cli(cli.load(name), args=["--help"])
+    assert not re.search(r"\{None\}|\(default: (None)?\)", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("leave", [True, False])

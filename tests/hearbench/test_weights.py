@@ -51,7 +51,7 @@ def on(web: FileServer, name: str) -> Weights:
 def test_a_file_comes_once_and_is_checked(tmp_path: Path, web: FileServer) -> None:
     beats, folder = on(web, "beats"), tmp_path / "cache"
     web.files[beats.file] = b"<html>quota</html>"
-    with pytest.raises(WeightsError, match=r"the file does not load .*--from PATH"):
+    with pytest.raises(WeightsError, match=r"load: BEATs_iter3\.pt is .* a web page.*--from PATH"):
         get(beats, folder)
     (tmp_path / "w").mkdir()
     web.files[beats.file] = content = write.beats(tmp_path / "w").read_bytes()
@@ -92,8 +92,16 @@ def test_an_unfinished_download_is_not_found(tmp_path: Path) -> None:
 def test_a_known_checksum_is_compared(tmp_path: Path, web: FileServer) -> None:
     passt = on(web, "passt")
     web.files[passt.file] = content = write.passt(tmp_path).read_bytes()
-    with pytest.raises(WeightsError, match=r"its sha256 is .* instead of"):
-        get(replace(passt, sha256=PUBLISHED["passt"].sha256), tmp_path / "cache")
+    published = replace(passt, sha256=PUBLISHED["passt"].sha256)
+    for source in (None, tmp_path / passt.file):
+        with pytest.raises(
+            WeightsError, match=rf"{passt.file} is not .* its sha256 is .* instead of"
+        ):
+            get(published, tmp_path / "cache", source)
+    web.files[passt.file] = content[:-100]
+    with pytest.raises(WeightsError, match=r"does not load: .* \(it is cut off\)"):
+        get(published, tmp_path / "cache")
+    web.files[passt.file] = content
     right = replace(passt, sha256=hashlib.sha256(content).hexdigest())
     assert get(right, tmp_path / "cache").is_file()
 
@@ -102,7 +110,10 @@ REFUSALS = {
     "no connection": (requests.ConnectionError("no route"), "there is no connection to"),
     "a proxy": (requests.exceptions.ProxyError("407"), "the proxy refused"),
     "no answer": (requests.Timeout(), "did not answer in time"),
-    "a full disk": (OSError(errno.ENOSPC, "No space left"), "no space is left in .*--to"),
+    "a full disk": (
+        OSError(errno.ENOSPC, "No space left"),
+        "no space is left in .*: set HEARBENCH",
+    ),
 }
 
 
@@ -132,8 +143,9 @@ def test_quota_folders_and_caches_that_do_not_serve(
         get(PUBLISHED["beats"], tmp_path)
     monkeypatch.delenv("HEARBENCH_OFFLINE")
     (tmp_path / "file").write_text("", "utf-8")
-    with pytest.raises(WeightsError, match=r"can't be used .*set HEARBENCH_CACHE or --to"):
-        get(PUBLISHED["beats"], tmp_path / "file")
+    for folder in (tmp_path / "file", Path("/proc/cache")):
+        with pytest.raises(WeightsError, match=r"can't be used \([^()]*\): set HEARBENCH_CACHE"):
+            get(PUBLISHED["beats"], folder)
 
     def quota(**_: object) -> None:
         raise RuntimeError("Too many users have viewed or downloaded this file recently")
@@ -188,16 +200,56 @@ def test_a_run_that_a_browser_downloaded_is_taken(kind: str, tmp_path: Path, dri
 
 def test_sources_without_the_weights(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "a.txt").write_text("", "utf-8")
-    (tmp_path / "d" / "b.txt").write_text("", "utf-8")
+    (tmp_path / "d" / "a.txt").write_text("text", "utf-8")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.wav").write_bytes(b"RIFF")
+    with zipfile.ZipFile(tmp_path / "cut.zip", "w") as packed:
+        packed.writestr("BEATs_iter3.pt", bytes(999))
+    content = (tmp_path / "cut.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(content[:-40])
+    (tmp_path / "changed.zip").write_bytes(content.replace(bytes(9), b"123456789"))
+    (tmp_path / "cut.pt").write_bytes(write.beats(tmp_path).read_bytes()[:-99])
+    folder = tmp_path / "cache"
     for name, source, reason in (
         ("beats", "nowhere", "nowhere does not exist"),
-        ("beats", "d", r"contains no BEATs_iter3\.pt, but d/a\.txt, d/b\.txt; you can also"),
+        ("beats", "one", r"one contains no BEATs_iter3\.pt, but one/a\.wav"),
         ("ssam-tiny", "d", r"no checkpoint of a run ssam_tiny_200_16x4\* among d/a\.txt"),
-        ("beats", "d/a.txt", "the file does not load"),
+        (
+            "beats",
+            "one/a.wav",
+            r"one/a\.wav is not a complete PyTorch checkpoint \(it is damaged, of",
+        ),
+        ("beats", "cut.pt", r"cut\.pt is not a complete PyTorch checkpoint \(it is cut off"),
+        ("beats", "cut.zip", r"cut\.zip is damaged or cut off"),
+        ("beats", "changed.zip", r"changed\.zip is damaged \(Bad CRC"),
     ):
-        with pytest.raises(WeightsError, match=reason):
-            get(PUBLISHED[name], tmp_path / "cache", tmp_path / source)
+        with pytest.raises(WeightsError, match=reason) as caught:
+            get(PUBLISHED[name], folder, tmp_path / source)
+        assert "browser" not in str(caught.value) and str(folder) not in str(caught.value)
+        assert not list(folder.iterdir())
+
+
+def test_a_server_that_can_not_be_reached_is_asked_once(
+    tmp_path: Path, web: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def listed(**_: object) -> None:
+        asked.append(_)
+        raise requests.exceptions.ProxyError("407")
+
+    monkeypatch.setattr("gdown.download_folder", listed)
+    monkeypatch.setattr("hearbench.weights.drive.RETRIES", 0)
+    web.files["BEATs_iter3.pt"] = write.beats(tmp_path).read_bytes()
+    names = ("ssam-tiny", "audiomae", "wavlm-large", "ssam-base")
+    wanted = [*(PUBLISHED[name] for name in names), on(web, "beats")]
+    (tmp_path / "cache").mkdir()
+    write.audiomae(tmp_path / "cache")  # is there
+    found = [result for _, result in fetch.get_all(wanted, tmp_path / "cache")]
+    assert len(asked) == 1 and "the proxy refused" in str(found[0])
+    assert found[1] == tmp_path / "cache" / "pretrained.pth" and "hub" in str(found[2])
+    assert str(found[3]) == "ssam-base: skipped, as drive.google.com can't be reached"
+    assert found[4] == tmp_path / "cache" / "BEATs_iter3.pt"
 
 
 @pytest.fixture
@@ -246,8 +298,10 @@ def test_what_is_not_downloaded(tmp_path: Path, capsys: pytest.CaptureFixture[st
         command("get", ("msm-mae",), to=tmp_path)
     with pytest.raises(WeightsError, match="huggingface@microsoft/wavlm-large"):
         command("get", ("wavlm-large",), to=tmp_path)
-    with pytest.raises(WeightsError, match="unknown weights 'x'"):
+    with pytest.raises(WeightsError, match="unknown weights 'x': choose one of passt, "):
         command("get", ("x",), to=tmp_path)
+    with pytest.raises(WeightsError, match=r"unknown weights 'MSM_MAE': did you mean msm-mae\?"):
+        command("get", ("MSM_MAE",), to=tmp_path)
 
 
 def test_licences_are_shown_before_a_download(

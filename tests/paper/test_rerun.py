@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import requests
 
 from hearbench.results import PAPER, THESE, Results
+from hearbench.run.evaluate import Options
 from hearbench.run.plan import Model, Plan
 from hearbench.stats import Score
 from hearbench.systems.registry import Fingerprint, parse_systems
+from hearbench.tasks.description import TaskError
 from paper.ablations import AblationError
+from paper.cli.rerun import rerun
 from paper.rerun import markdown, specs
 from tests.helpers import system_checkpoints as write
 from tests.helpers.evaluation import task
@@ -38,6 +44,44 @@ def test_checkpoints_are_found_by_their_official_names(tmp_path: Path) -> None:
         specs(str(tmp_path / "empty"))
     with pytest.raises(AblationError, match="is not a directory"):
         specs(str(tmp_path / "absent"))
+
+
+def test_without_a_connection_each_server_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = []
+
+    def refuse(_: object, request: requests.PreparedRequest, **__: object) -> None:
+        asked.append(urlsplit(str(request.url)).hostname)
+        raise requests.exceptions.SSLError("expired")
+
+    def missing(*_: object) -> None:
+        raise ConnectionError("the hub can't be reached")
+
+    monkeypatch.setattr("requests.adapters.HTTPAdapter.send", refuse)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr("hear_axlstm.checkpoints.drive.RETRIES", 0)
+    monkeypatch.setattr("hearbench.weights.drive.RETRIES", 1)
+    monkeypatch.setattr("hear_axlstm.checkpoints.hub.download", missing)
+    monkeypatch.setenv("HEAR_AXLSTM_CACHE", str(tmp_path))
+    monkeypatch.setenv("HEARBENCH_CACHE", str(tmp_path))
+    with pytest.raises(AblationError, match="nothing could be downloaded"):
+        specs("published")
+    hosts = Counter(asked)
+    assert hosts.pop("drive.google.com") == 2  # once for each package
+    assert len(hosts) == 3 and set(hosts.values()) == {1}
+    assert "left out AxLSTM-T, AxLSTM-S, AxLSTM-B, SSAST-T, SSAST-S, SSAST-B: can't" in caplog.text
+    assert "left out MWMAE-Tiny, MWMAE-Base, SSAM-Tiny, SSAM-Small, SSAM-Base: skip" in caplog.text
+    assert "left out W2V2-large, WavLM-large, HuBERT-large: the hub can't" in caplog.text
+    write.beats(tmp_path)
+    assert set(specs("published")) == {"HEAR-Naive", "BEATs-iter3"}
+
+
+def test_tasks_are_checked_before_a_download(tmp_path: Path) -> None:
+    with pytest.raises(AblationError, match="TASKS_DIR"):
+        rerun(Options(), weights="published", out=tmp_path)
+    with pytest.raises(TaskError, match="nowhere is not a directory"):
+        rerun(Options(tasks_dir=tmp_path / "nowhere"), weights="published", out=tmp_path)
 
 
 def test_our_scores_stand_below_the_printed_ones(tmp_path: Path) -> None:

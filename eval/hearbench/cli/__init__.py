@@ -10,7 +10,7 @@ import difflib
 import importlib
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 
 COMMANDS = {
@@ -37,14 +37,20 @@ def main() -> int:
         print(f"hearbench {version('hearbench')} ({around})")
         return 0
     if name not in COMMANDS and not name.startswith("--tyro"):
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
-        print(f"error: unknown command {name!r}: {hint}", file=sys.stderr)
+        print(f"error: {unknown('command', name, COMMANDS)}", file=sys.stderr)
         return 2
     from hearbench.cli.call import call
 
     commands = {command: load(command) for command in ([name] if name in COMMANDS else COMMANDS)}
     return call(commands, "hearbench", __doc__)
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """The error for a name that is not known, with the nearest one or else all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(name.lower(), names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(names)}"
+    return f"unknown {what} {name!r}: {hint}"
 
 
 def overview() -> str:

@@ -7,11 +7,21 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import tyro
 
 from hearbench.errors import HearbenchError
 from hearbench.exit_codes import INTERRUPTED
+
+
+def given(metavar: str) -> Any:
+    """Mark an option without a default, or one whose help text describes it.
+
+    Args:
+        metavar: name of the value in the help.
+    """
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
 def call(

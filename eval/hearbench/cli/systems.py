@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from hearbench.cli import unknown
+from hearbench.cli.call import given
 from hearbench.systems.catalog import CATALOG, Card
 from hearbench.systems.registry import NAMED, SystemSpecError
 
@@ -14,7 +16,7 @@ HEADS = ("system", "table 2", "kHz", "embedding", "M", "code", "weights")
 WIDTHS = (12, 37, 4, 16, 16, 23, 23)
 
 
-def systems(name: Annotated[str | None, tyro.conf.Positional] = None) -> int:
+def systems(name: Annotated[str | None, tyro.conf.Positional, given("[NAME]")] = None) -> int:
     """List the systems that come with hearbench, or describe one of them.
 
     The list has license, sample rate, embedding size, millions of parameters, where the weights
@@ -39,7 +41,7 @@ def systems(name: Annotated[str | None, tyro.conf.Positional] = None) -> int:
         )
         return 0
     if name not in CATALOG:
-        raise SystemSpecError(f"unknown system {name!r}: choose one of {', '.join(CATALOG)}")
+        raise SystemSpecError(unknown("system", name, CATALOG))
     for part in fields(Card):
         value = getattr(CATALOG[name], part.name)
         text = ", ".join(value) if isinstance(value, tuple) else str(value)

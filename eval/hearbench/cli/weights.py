@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from hearbench.weights.fetch import WeightsError, default_folder, get
+from hearbench.cli import unknown
+from hearbench.cli.call import given
+from hearbench.weights.fetch import WeightsError, default_folder, get_all
 from hearbench.weights.table import PUBLISHED, Weights, find
 
 WIDTHS = (20, 13, 13, 23, 8)
@@ -15,12 +17,12 @@ WIDTHS = (20, 13, 13, 23, 8)
 
 def weights(
     action: Annotated[Literal["list", "get"], tyro.conf.Positional] = "list",
-    names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, given("NAME ...")] = (),
     *,
     source: Annotated[
         Path | None, tyro.conf.arg(name="from", metavar="FOLDER|FILE|ZIP", help_behavior_hint="")
     ] = None,
-    to: Path | None = None,
+    to: Annotated[Path | None, given("FOLDER")] = None,
 ) -> int:
     """List the published checkpoints of other systems, or download some.
 
@@ -36,20 +38,19 @@ def weights(
         return _list(folder)
     if not names:
         raise WeightsError("name the weights to get; `hearbench weights list` lists them")
-    if unknown := [name for name in names if name not in PUBLISHED]:
-        raise WeightsError(f"unknown weights {unknown[0]!r}: choose from {', '.join(PUBLISHED)}")
-    failed = []
-    for name in names:
-        chosen = PUBLISHED[name]
-        print(f"{name}: license {chosen.license}, from {chosen.page}")
+    if missing := [name for name in names if name not in PUBLISHED]:
+        raise WeightsError(unknown("weights", missing[0], PUBLISHED))
+    wanted = [PUBLISHED[name] for name in names]
+    for chosen in wanted:
+        print(f"{chosen.name}: license {chosen.license}, from {chosen.page}")
         if chosen.is_non_commercial:
-            print(f"{name}: these weights are for NON-COMMERCIAL use only")
-        try:
-            path = get(chosen, folder, source)
-        except WeightsError as error:  # continue with the others
-            failed.append(str(error))
-            continue
-        print(f"{name}: {path}\n  hearbench run --systems {chosen.system}@{path}")
+            print(f"{chosen.name}: these weights are for NON-COMMERCIAL use only")
+    failed = []
+    for chosen, result in get_all(wanted, folder, source):
+        if isinstance(result, WeightsError):
+            failed.append(str(result))
+        else:
+            print(f"{chosen.name}: {result}\n  hearbench run --systems {chosen.system}@{result}")
     if failed:
         raise WeightsError("\n".join(failed))
     return 0

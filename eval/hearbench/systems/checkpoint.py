@@ -11,7 +11,6 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -70,22 +69,35 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a directory: give the checkpoint file")
+    if reason := _not_a_checkpoint(path):
+        raise CheckpointError(
+            f"{path} is not a complete PyTorch checkpoint ({reason}): download it again"
+        )
     zipped = zipfile.is_zipfile(path)
     try:
         unknown = get_unsafe_globals_in_checkpoint(str(path)) if zipped else []
         with safe_globals([(_stand_in(name), name) for name in unknown]):
             # mapped, because a checkpoint may hold an optimizer that is twice as large
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # a damaged or hostile file may fail in any way
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if isinstance(error, UnpicklingError):  # its text recommends to run what is in the file
-            reason = "it is damaged, or could be read only by running code that is in it"
+    except Exception:  # in any way, and with texts that recommend to run what is in the file
         raise CheckpointError(
-            f"{path} is not a complete PyTorch checkpoint ({reason}): download it again"
+            f"{path} is not a complete PyTorch checkpoint (it is damaged, of another kind, or "
+            "could be read only by running code that is in it): download it again"
         ) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
     return content
+
+
+def _not_a_checkpoint(path: Path) -> str:
+    """What a file is instead of a checkpoint, as far as its first bytes show."""
+    with path.open("rb") as file:
+        start = file.read(16).lstrip()
+    if start.startswith(b"<"):
+        return "it is a web page"
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        return "it is cut off"
+    return "" if start else "it is empty"
 
 
 def tensors_in(content: Any, path: Path) -> dict[str, Tensor]:

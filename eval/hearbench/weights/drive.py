@@ -15,15 +15,19 @@ RETRIES = 3
 HOST = "drive.google.com"
 
 
-class DriveError(RuntimeError):
-    """Google Drive can't be reached, or refuses; the message is a reason without a remedy."""
+class DownloadError(RuntimeError):
+    """A server refuses, or the transfer fails; the message is a reason without a remedy."""
+
+
+class UnreachableError(DownloadError):
+    """The server can't be reached; other downloads from it would fail, too."""
 
 
 def list_folder(folder_id: str) -> dict[str, str]:
     """The ids of all files of a folder, by their paths in it.
 
     Raises:
-        DriveError: if the folder can't be listed.
+        DownloadError: if the folder can't be listed.
     """
     import gdown
     from requests import ConnectionError, Timeout
@@ -49,7 +53,7 @@ def transfer(file_id: str, target: Path) -> None:
     """Download a file, or resume its download.
 
     Raises:
-        DriveError: if the file does not come.
+        DownloadError: if the file does not come.
         OSError: if it can't be written.
     """
     import gdown
@@ -98,31 +102,33 @@ def _explaining() -> Iterator[None]:
     try:
         yield
     except RequestException as error:
-        raise DriveError(reason(error)) from error
+        raise explained(error) from error
     except OSError:
         raise
     except Exception as error:  # gdown reads pages that may look like anything
-        raise DriveError(reason(error)) from error
+        raise explained(error) from error
 
 
-def reason(error: Exception, host: str = HOST) -> str:
-    """Why a transfer failed, in one sentence."""
+def explained(error: Exception, host: str = HOST) -> DownloadError:
+    """The error to raise for a failed transfer, in one sentence."""
     from requests import ConnectionError, Timeout, exceptions
 
     cause = error if isinstance(error, OSError) else error.__cause__ or error
     text = " ".join(str(error).split())
     if isinstance(cause, exceptions.ProxyError):
-        return f"the proxy refused the connection to {host} (check HTTPS_PROXY)"
+        return UnreachableError(f"the proxy refused the connection to {host} (check HTTPS_PROXY)")
     if isinstance(cause, exceptions.SSLError):
-        return f"the secure connection to {host} failed ({text[:120]})"
+        return UnreachableError(f"the secure connection to {host} failed ({text[:120]})")
     if "Download is incomplete" in text or isinstance(cause, exceptions.ChunkedEncodingError):
-        return "the transfer broke off; run the same command again to resume it"
+        return DownloadError("the transfer broke off; run the same command again to resume it")
     if isinstance(cause, Timeout):
-        return f"{host} did not answer in time; run the same command again to resume"
+        return UnreachableError(
+            f"{host} did not answer in time; run the same command again to resume"
+        )
     if isinstance(cause, ConnectionError):
-        return f"there is no connection to {host}"
+        return UnreachableError(f"there is no connection to {host}")
     if "many" in text and ("users" in text or "accesses" in text) and "status code" not in text:
-        return (
+        return DownloadError(
             "Google Drive's daily quota of downloads for the file is used up, or it is not public"
         )
-    return f"the download failed ({type(error).__name__}: {text[:160]})"
+    return DownloadError(f"the download failed ({type(error).__name__}: {text[:160]})")

@@ -13,22 +13,20 @@ import logging
 import os
 import re
 import shutil
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import platformdirs
 from filelock import FileLock, Timeout
 from requests import RequestException
 
 from hearbench.errors import HearbenchError
-from hearbench.tasks.fetch.download import FetchError, download, verify
+from hearbench.tasks.fetch.download import FetchError, download
 from hearbench.weights import drive
-from hearbench.weights.files import ARCHIVE, Member, files_in
+from hearbench.weights.files import ARCHIVE, ZipError, files_in
 from hearbench.weights.table import Weights
 
 log = logging.getLogger(__name__)
@@ -37,6 +35,7 @@ CACHE_VARIABLE = "HEARBENCH_CACHE"
 OFFLINE_VARIABLE = "HEARBENCH_OFFLINE"
 OFF = ("", "0", "false", "no", "off")
 SHOWN = 8  # names of a folder that an error lists
+CHECKPOINTS = (".pth", ".pt")
 IN_RUN = re.compile(
     r"(?:config\.json|(?:checkpoints/)?checkpoint[-_](\d+)(?:\.pth|/checkpoint)?)", re.IGNORECASE
 )
@@ -80,18 +79,40 @@ def get(weights: Weights, folder: Path, source: Path | None = None) -> Path:
             f"{weights.name} is not downloaded here ({weights.license}): read the license and get "
             f"{weights.file} from {weights.page}"
         )
-    if not source and (found := _kept(weights, folder)):
-        return found
     try:
+        if not source and (found := _kept(weights, folder)):
+            return found
+        if not source and os.environ.get(OFFLINE_VARIABLE, "").strip().lower() not in OFF:
+            raise WeightsError(f"{OFFLINE_VARIABLE} is set; unset it to download them")
         with _lock(weights, folder):
             if not source and (found := _kept(weights, folder)):  # by another process
                 return found
             return _fetch(weights, folder, source)
-    except (WeightsError, FetchError, drive.DriveError) as error:
-        raise WeightsError(f"{weights.name}: {error}; {_remedy(weights)}") from error
-    except OSError as error:
-        reason = _disk_reason(error, folder)
-        raise WeightsError(f"{weights.name}: {reason}; {_remedy(weights)}") from error
+    except (HearbenchError, drive.DownloadError, OSError) as error:
+        reason = _disk_reason(error, folder) if isinstance(error, OSError) else error
+        remedy = "" if source else f"; {_remedy(weights)}"
+        raise WeightsError(f"{weights.name}: {reason}{remedy}") from error
+
+
+def get_all(
+    wanted: Iterable[Weights], folder: Path, source: Path | None = None
+) -> Iterator[tuple[Weights, Path | WeightsError]]:
+    """Get several weights in turn, see `get`; yields each with its path or error.
+
+    If a server can't be reached, the other downloads from it are skipped.
+    """
+    unreachable: set[str] = set()
+    for weights in wanted:
+        try:
+            is_skipped = weights.can_be_fetched and weights.host in unreachable
+            if is_skipped and not (source or _kept(weights, folder)):
+                raise WeightsError(f"{weights.name}: skipped, as {weights.host} can't be reached")
+            result: Path | WeightsError = get(weights, folder, source)
+        except WeightsError as error:
+            if isinstance(error.__cause__, drive.UnreachableError):
+                unreachable.add(weights.host)
+            result = error
+        yield weights, result
 
 
 @contextmanager
@@ -106,23 +127,26 @@ def _lock(weights: Weights, folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):  # not possible on Windows, and not necessary
+            Path(lock.lock_file).unlink()
         lock.release()
 
 
 def _fetch(weights: Weights, folder: Path, source: Path | None) -> Path:
     draft = folder / f".{weights.name}.part"
     if source:
+        source = source.expanduser().resolve()
+        if not source.exists():
+            raise WeightsError(f"{source} does not exist")
         shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(exist_ok=True)
-    if source:
-        path = _from_disk(weights, source.expanduser().resolve(), draft)
-    elif os.environ.get(OFFLINE_VARIABLE, "").strip().lower() not in OFF:
-        raise WeightsError(f"{OFFLINE_VARIABLE} is set; unset it to download them")
-    else:
-        path = _from_url(weights, draft) if weights.url else _from_drive(weights, draft)
     try:
-        _check(weights, path, folder)
-    except WeightsError:
+        if source:
+            path, origin = _from_disk(weights, source, draft)
+        else:
+            path, origin = (_from_url if weights.url else _from_drive)(weights, draft)
+        _check(weights, path, origin, folder)
+    except (WeightsError, ZipError):
         shutil.rmtree(draft, ignore_errors=True)  # else it seems complete
         raise
     target = folder / path.name
@@ -148,14 +172,14 @@ def _remedy(weights: Weights) -> str:
 
 def _disk_reason(error: OSError, folder: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space is left in {folder}: free some, or set {CACHE_VARIABLE} or --to"
-    file = Path(error.filename or folder)
+        return f"no space is left in {folder}: set {CACHE_VARIABLE} to a folder on another disk"
+    file, reason = Path(error.filename or folder), error.strerror or error
     if file not in (folder, *folder.parents) and folder not in file.parents:
-        return f"{file} can't be read ({error.strerror})"
-    return f"{folder} can't be used ({error}): set {CACHE_VARIABLE} or --to to another folder"
+        return f"{file} can't be read ({reason})"
+    return f"{folder} can't be used ({reason}): set {CACHE_VARIABLE} or --to to another folder"
 
 
-def _from_url(weights: Weights, draft: Path) -> Path:
+def _from_url(weights: Weights, draft: Path) -> tuple[Path, str]:
     path = draft / weights.file
     try:
         if not path.exists():
@@ -163,17 +187,14 @@ def _from_url(weights: Weights, draft: Path) -> Path:
     except FetchError as error:
         if not isinstance(error.__cause__, RequestException):
             raise
-        host = urlsplit(weights.url).hostname or weights.url
-        raise WeightsError(drive.reason(error.__cause__, host)) from error
-    if weights.sha256:
-        verify(path, f"sha256:{weights.sha256}")
-    return path
+        raise drive.explained(error.__cause__, weights.host) from error
+    return path, weights.file
 
 
-def _from_drive(weights: Weights, draft: Path) -> Path:
+def _from_drive(weights: Weights, draft: Path) -> tuple[Path, str]:
     if weights.drive_file:
         drive.transfer(weights.drive_file, draft / weights.file)
-        return draft / weights.file
+        return draft / weights.file, weights.file
     listed = drive.list_folder(weights.drive_folder)
     try:
         run, files = choose(listed, weights)
@@ -181,47 +202,46 @@ def _from_drive(weights: Weights, draft: Path) -> Path:
         archive = next((p for p in sorted(listed) if _is_zip_of(weights, p)), None)
         if archive is None:
             raise
-        drive.transfer(listed[archive], draft / PurePosixPath(archive).name)
-        return _from_disk(weights, draft / PurePosixPath(archive).name, draft)
+        packed = draft / PurePosixPath(archive).name
+        drive.transfer(listed[archive], packed)
+        path, origin = _run_from_disk(weights, packed, draft)
+        return path, origin.removeprefix(f"{draft}/")
     for name, file_id in files.items():
         target = draft / run / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             drive.transfer(file_id, target)
-    return draft / run
+    return draft / run, run
 
 
 def _is_zip_of(weights: Weights, path: str) -> bool:
     return weights.is_called(PurePosixPath(path).name) and path.lower().endswith(ARCHIVE)
 
 
-def _from_disk(weights: Weights, source: Path, draft: Path) -> Path:
-    if not source.exists():
-        raise WeightsError(f"{source} does not exist")
-    try:
-        if weights.is_run:
-            return _run_from_disk(weights, source, draft)
-        found = _file_among(files_in(source), weights, source)
-        found.copy_to(draft / weights.file)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise WeightsError(f"{source} is damaged ({error}): download it again") from error
-    return draft / weights.file
+def _from_disk(weights: Weights, source: Path, draft: Path) -> tuple[Path, str]:
+    """Copy a checkpoint or run into the draft; returns the copy, and where it comes from."""
+    from_disk = _run_from_disk if weights.is_run else _file_from_disk
+    path, origin = from_disk(weights, source, draft)
+    if not any(map(weights.is_called, PurePosixPath(origin).parts)):
+        log.warning("%s: using %s, which is not called %s", weights.name, origin, weights.file)
+    return path, origin
 
 
-def _file_among(files: Mapping[str, Member], weights: Weights, source: Path) -> Member:
-    named = [path for path in files if PurePosixPath(path).name == weights.file]
-    if named:
-        return files[min(named, key=len)]
-    if len(files) == 1:  # a file under another name
-        return next(iter(files.values()))
-    raise WeightsError(f"{source} contains no {weights.file}, but {_shown(files)}")
-
-
-def _run_from_disk(weights: Weights, source: Path, draft: Path) -> Path:
+def _file_from_disk(weights: Weights, source: Path, draft: Path) -> tuple[Path, str]:
     files = files_in(source)
-    listed = {path: path for path in files}
+    named = [path for path in files if PurePosixPath(path).name == weights.file]
+    renamed = [path for path in files if source.is_file() or path.endswith(CHECKPOINTS)]
+    if not named and len(renamed) != 1:
+        raise WeightsError(f"{source} contains no {weights.file}, but {_shown(files)}")
+    chosen = min(named or renamed, key=len)
+    files[chosen].copy_to(draft / weights.file)
+    return draft / weights.file, f"{source.parent}/{chosen}"
+
+
+def _run_from_disk(weights: Weights, source: Path, draft: Path) -> tuple[Path, str]:
+    files = files_in(source)
     try:
-        run, chosen = choose(listed, weights)
+        run, chosen = choose({path: path for path in files}, weights)
     except WeightsError:  # perhaps the run's folder under another name
         inside = {f"{weights.file}/{path.partition('/')[2]}": path for path in files}
         if source.is_file() or not any(IN_RUN.fullmatch(p.partition("/")[2]) for p in inside):
@@ -229,7 +249,8 @@ def _run_from_disk(weights: Weights, source: Path, draft: Path) -> Path:
         run, chosen = choose(inside, weights)
     for name, path in chosen.items():
         files[path].copy_to(draft / run / name)
-    return draft / run
+        origin = f"{source.parent}/{path}".removesuffix(f"/{name}")
+    return draft / run, origin
 
 
 def choose(listed: Mapping[str, str], weights: Weights) -> tuple[str, dict[str, str]]:
@@ -272,18 +293,24 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(n or 0), text) for text, n in re.findall(r"(\D*)(\d*)", name)]
 
 
-def _check(weights: Weights, path: Path, folder: Path) -> None:
-    """Load the checkpoint, and compare it with the first download."""
+def _check(weights: Weights, path: Path, origin: str, folder: Path) -> None:
+    """Load the checkpoint, and compare it with the published one, or the first download."""
     module: Any = import_module(f"hearbench.systems.{weights.system}")
     try:
         module.load_model(str(path))
     except ValueError as error:
-        raise WeightsError(f"the file does not load ({error})") from error
+        reason = str(error).replace(str(path), origin)
+        raise WeightsError(f"the file does not load: {reason}") from error
     record, digest = folder / f".{weights.name}.sha256", _digest(path)
+    if weights.sha256 not in ("", digest):
+        raise WeightsError(
+            f"{origin} is not the published file: its sha256 is {digest} instead of "
+            f"{weights.sha256}"
+        )
     if record.exists() and (first := record.read_text(encoding="utf-8").strip()) != digest:
         raise WeightsError(
-            f"it differs from the first download (sha256 {digest[:12]}..., then {first[:12]}...); "
-            f"if its authors replaced it, delete {record}"
+            f"{origin} differs from the first download (sha256 {digest[:12]}..., then "
+            f"{first[:12]}...); if its authors replaced it, delete {record}"
         )
     record.write_text(digest + "\n", encoding="utf-8")
 

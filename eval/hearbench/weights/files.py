@@ -6,16 +6,28 @@ own with some of the files.
 
 from __future__ import annotations
 
+import lzma
 import re
 import shutil
+import struct
 import zipfile
-from collections.abc import Iterator
-from contextlib import suppress
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from hearbench.errors import HearbenchError
+
 ARCHIVE = ".zip"
 PART = re.compile(r"(.*-)\d{3}\.zip", re.IGNORECASE)
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, ValueError, RuntimeError),
+)
+"""What reading a damaged zip, or one with a password, raises."""
+
+
+class ZipError(HearbenchError, ValueError):
+    """Raised for a zip that can't be read; the message names it and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -26,27 +38,40 @@ class Member:
     name: str = ""
 
     def copy_to(self, target: Path) -> None:
-        """Copy or unpack it; raises zipfile.BadZipFile if the zip is damaged."""
+        """Copy or unpack it.
+
+        Raises:
+            ZipError: if the zip is damaged.
+        """
         target.parent.mkdir(parents=True, exist_ok=True)
         if not self.name:
             shutil.copyfile(self.path, target)
             return
-        with (
-            zipfile.ZipFile(self.path) as archive,
-            archive.open(self.name) as packed,
-            target.open("wb") as unpacked,
-        ):
-            shutil.copyfileobj(packed, unpacked)
+        try:
+            with (
+                zipfile.ZipFile(self.path) as archive,
+                archive.open(self.name) as packed,
+                target.open("wb") as unpacked,
+            ):
+                shutil.copyfileobj(packed, unpacked)
+        except DAMAGED as error:
+            raise ZipError(f"{self.path} is damaged ({error}): download it again") from None
 
 
 def files_in(place: Path) -> dict[str, Member]:
-    """List the files of a folder, of a zip and its other parts, or a single file, by path."""
+    """List the files of a folder, of a zip and its other parts, or a single file, by path.
+
+    Raises:
+        ZipError: if `place` is a zip that can't be read; in a folder it is listed as a file.
+    """
+    if place.suffix.lower() == ARCHIVE and place.is_file() and not _names(place):
+        raise ZipError(f"{place} is damaged or cut off: download it again")
     is_dir = place.is_dir()
     paths = [p for p in sorted(place.rglob("*")) if p.is_file()] if is_dir else _parts(place)
     return {
-        (path.relative_to(place.parent) / member.name).as_posix(): member
+        (path.relative_to(place.parent) / name).as_posix(): Member(path, name)
         for path in paths
-        for member in _members(path)
+        for name in _names(path) or [""]
     }
 
 
@@ -59,10 +84,12 @@ def _parts(path: Path) -> list[Path]:
     return sorted(p for p in others if PART.fullmatch(p.name))
 
 
-def _members(path: Path) -> Iterator[Member]:
-    if path.suffix.lower() == ARCHIVE and zipfile.is_zipfile(path):
-        with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            yield from (Member(path, name) for name in names if not name.endswith("/"))
-            return
-    yield Member(path)
+def _names(path: Path) -> list[str]:
+    """Names of the files in a zip; none for another file, or if it can't be read."""
+    if path.suffix.lower() != ARCHIVE:
+        return []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name for name in archive.namelist() if not name.endswith("/")]
+    except DAMAGED:
+        return []

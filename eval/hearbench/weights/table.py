@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 DRIVE_FOLDERS = "https://drive.google.com/drive/folders/"
 DRIVE_FILES = "https://drive.google.com/file/d/"
@@ -55,6 +56,11 @@ class Weights:
     def is_run(self) -> bool:
         """Whether it is a folder."""
         return bool(self.drive_folder)
+
+    @property
+    def host(self) -> str:
+        """Server of the download."""
+        return urlsplit(self.url).hostname or "drive.google.com"
 
     @property
     def is_non_commercial(self) -> bool:

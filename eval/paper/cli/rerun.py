@@ -10,7 +10,7 @@ import tyro
 from hearbench.results import Results
 from hearbench.run.evaluate import Options
 from paper.cli.tables import evaluate_rows
-from paper.rerun import FILE, OWN, markdown, specs
+from paper.rerun import FILE, OWN, check_tasks, markdown, specs
 
 
 def rerun(
@@ -27,6 +27,7 @@ def rerun(
             to download all that can be downloaded.
         out: folder of the evaluation and the table; finished work in it is never repeated.
     """
+    check_tasks(weights, options)
     found = specs(weights)
     print("Found: " + ", ".join(found))
 
