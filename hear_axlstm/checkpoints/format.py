@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hear_axlstm.checkpoints.reference_release import is_release, read_release
 from hear_axlstm.checkpoints.shapes import Shape, expected_shapes
 from hear_axlstm.checkpoints.unfinished import (
+    WEIGHTS,
     is_training_checkpoint,
     training_settings,
     training_weights,
@@ -105,11 +106,10 @@ def read(path: Path) -> Contents:
     if is_release(_existing(path)):
         return read_release(path)
     with _opened(path) as file:
-        header = file.metadata() or {}
-        if is_training_checkpoint(header):
-            return *training_settings(header, path), training_weights(path)
-        config, training = _parse(header.get(HEADER_KEY), path)
-        _check_header(file, config, path)
+        config, training, prefix = _settings(file, path)
+        _check_header(file, prefix, config, path)
+        if prefix:
+            return config, training, training_weights(path)
         return config, training, {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
 
 
@@ -122,10 +122,7 @@ def read_settings(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
     if is_release(_existing(path)):
         return read_release(path)[:2]
     with _opened(path) as file:
-        header = file.metadata() or {}
-        if is_training_checkpoint(header):
-            return training_settings(header, path)
-        return _parse(header.get(HEADER_KEY), path)
+        return _settings(file, path)[:2]
 
 
 def _existing(path: Path) -> Path:
@@ -147,6 +144,14 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from None
 
 
+def _settings(file: Any, path: Path) -> tuple[ModelConfig, dict[str, Any], str]:
+    """The model's settings, facts about its training, and the prefix of its tensors' names."""
+    header = file.metadata() or {}
+    if is_training_checkpoint(header):
+        return *training_settings(header, path), WEIGHTS
+    return *_parse(header.get(HEADER_KEY), path), ""
+
+
 def _parse(header: str | None, path: Path) -> tuple[ModelConfig, dict[str, Any]]:
     if header is None:
         raise ValueError(f"{path} has no {HEADER_KEY!r} header: this package did not write it")
@@ -164,9 +169,10 @@ def _parse(header: str | None, path: Path) -> tuple[ModelConfig, dict[str, Any]]
         ) from None
 
 
-def _check_header(file: Any, config: ModelConfig, path: Path) -> None:
+def _check_header(file: Any, prefix: str, config: ModelConfig, path: Path) -> None:
     """Compare the encoder of the settings with the tensors in the file."""
-    listed = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+    listed = {name.removeprefix(prefix): file.get_slice(name) for name in names}
     for name, tensor in listed.items():
         if tensor.get_dtype() not in FLOATS:
             raise ValueError(

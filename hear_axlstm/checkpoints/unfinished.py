@@ -17,6 +17,8 @@ from hear_axlstm.training.checkpoint_manager import list_checkpoints
 from hear_axlstm.training.checkpoints import CheckpointError, load
 from hear_axlstm.training.resume import CHECKPOINTS
 
+WEIGHTS = "model."  # prefix of the names of the weights
+
 
 def is_training_checkpoint(header: Mapping[str, str]) -> bool:
     """Whether a safetensors file with this header contains the state of a training."""

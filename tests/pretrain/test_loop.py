@@ -66,6 +66,11 @@ def test_a_run_can_be_used_before_it_ends(whole_run: Path, tmp_path: Path) -> No
     averaged = checkpoints.read(newest)[2]
     assert averaged.keys() == final.keys()
     assert all((tensor == 1).all() for tensor in averaged.values())
+    deeper = {**state.settings, "model": replace(MODEL, depth=MODEL.depth + 1).to_dict()}
+    save(newest, replace(state, settings=deeper))
+    with pytest.raises(ValueError, match=r"do not fit its settings.*is missing"):
+        checkpoints.read(newest)
+    save(newest, state)
     newest.write_bytes(newest.read_bytes()[:-8] + bytes(8))
     with pytest.raises(ValueError, match=r"checksum does not match.*another checkpoint"):
         checkpoints.read(newest)
