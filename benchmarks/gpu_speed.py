@@ -21,7 +21,6 @@ from hear_axlstm.training.device import peak_flops
 from hear_axlstm.training.distributed import DistContext
 from hear_axlstm.training.meter import peak_memory
 
-EAGER = ("eager", "Triton")
 COMPILED = ("compiled", "Triton, compiled")
 
 

@@ -19,7 +19,6 @@ from hearbench.synthetic.sounds import Rng, Sound, Wave, place, record, render, 
 Split = Literal["train", "valid", "test"]
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-PITCH_METRICS = ("pitch_acc", "chroma_acc")
 
 PERCUSSION = {
     "clapper": Sound(noise=0.9, band=(1500, 6000), decay=0.02),
