@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ FEWEST_TO_SPLIT = 40
 VALUES_PER_PASS = 32_000  # few enough for torch to use one thread and leave the others free
 RESIDENT_SHARE = 0.25  # of a device's free memory
 
+CPU = torch.device("cpu")
+
 _ORDER, _CROP, _MASK, _DRAW, _MIX = range(5)  # independent random streams of one seed
 
 
@@ -44,7 +47,7 @@ class CropDataset:
         window_frames: frames per crop, W; a shorter clip is repeated in time.
         batch_size: clips per batch over all ranks, B.
         seed: seed of order, crops and masks.
-        pin_memory: make batches in page-locked memory, for transfers to a GPU.
+        device: device of the training; for a GPU, batches are made in page-locked memory.
         draws: expected draws of each clip in an epoch, which sum to the number of clips; by default
             one each.
         mix: maximum share of a second crop mixed into each.
@@ -60,7 +63,7 @@ class CropDataset:
         window_frames: int,
         batch_size: int,
         seed: int,
-        pin_memory: bool = False,
+        device: torch.device = CPU,
         draws: NDArray[np.float64] | None = None,
         mix: float = 0.0,
     ) -> None:
@@ -71,7 +74,7 @@ class CropDataset:
         self.window_frames = window_frames
         self.batch_size = batch_size
         self.seed = seed
-        self.pin_memory = pin_memory
+        self.device = device
         self.draws, self.mix = draws, mix
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)  # a batch can touch two
 
@@ -153,7 +156,8 @@ class CropDataset:
         mean, scale = _statistics(self.corpus, clips)
         size = max(1, VALUES_PER_PASS // (width * bins))
         crops = np.empty((size, width, bins), FRAME_DTYPE)
-        batch = torch.empty(len(clips), width, bins, pin_memory=self.pin_memory)
+        pin_memory = self.device.type == "cuda"
+        batch = torch.empty(len(clips), width, bins, pin_memory=pin_memory)
         stored = self._stored(clips, starts)
         for first in range(0, len(clips), size):
             part = slice(first, min(first + size, len(clips)))
@@ -188,31 +192,20 @@ class ResidentCropDataset(CropDataset):
     Uses as much device memory as the pack uses disk space. Arguments as for `CropDataset`.
     """
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        clips: NDArray[np.int64],
-        window_frames: int,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        draws: NDArray[np.float64] | None = None,
-        mix: float = 0.0,
-    ) -> None:
-        super().__init__(corpus, clips, window_frames, batch_size, seed, draws=draws, mix=mix)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        corpus, bins = self.corpus, self.corpus.mel.n_mels
         sizes = corpus.shard_sizes()
         self._first = sizes.cumsum() - sizes  # frames before each shard
-        self._frames = torch.empty(
-            int(sizes.sum()), corpus.mel.n_mels, dtype=torch.float16, device=device
-        )
+        self._frames = torch.empty(int(sizes.sum()), bins, dtype=torch.float16, device=self.device)
         for shard in np.flatnonzero(sizes).tolist():
             values = np.fromfile(shard_path(corpus.folder, shard), FRAME_DTYPE)
-            frames = torch.from_numpy(values).view(-1, corpus.mel.n_mels)
-            self._frames[self._first[shard] :][: len(frames)] = frames.to(device)
+            frames = torch.from_numpy(values).view(-1, bins)
+            self._frames[self._first[shard] :][: len(frames)] = frames.to(self.device)
 
     def _read(self, clips: NDArray[np.int64], starts: NDArray[np.int64]) -> Tensor:
         """Standardized crops on the device, [B, W, F]."""
-        index, device = self.corpus.index, self._frames.device
+        index, device = self.corpus.index, self.device
         first = torch.from_numpy(self._first[index.shard[clips]] + index.offset[clips])
         columns = (first, torch.from_numpy(starts), torch.from_numpy(index.frames[clips]))
         first, start, frames = (column.to(device)[:, None] for column in columns)
@@ -222,29 +215,17 @@ class ResidentCropDataset(CropDataset):
         return crops.float().sub_(mean.to(device)).div_(scale.to(device))
 
 
-def crop_dataset(
-    corpus: Corpus,
-    clips: NDArray[np.int64],
-    window_frames: int,
-    batch_size: int,
-    seed: int,
-    device: torch.device,
-    draws: NDArray[np.float64] | None = None,
-    mix: float = 0.0,
-) -> CropDataset:
-    """Make the dataset for `device`: resident there if a quarter of its memory is enough.
+def dataset_class(corpus: Corpus, device: torch.device) -> type[CropDataset]:
+    """The kind of dataset for `device`: resident there if a quarter of its memory is enough.
 
-    Only on CUDA; on a CPU the page cache has the same effect. Arguments as for `CropDataset`.
+    Only on CUDA; on a CPU the page cache has the same effect.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         size = int(corpus.index.frames.sum()) * corpus.mel.n_mels * FRAME_DTYPE.itemsize
         if size <= RESIDENT_SHARE * free:
-            return ResidentCropDataset(
-                corpus, clips, window_frames, batch_size, seed, device, draws, mix
-            )
-    pin_memory = device.type == "cuda"
-    return CropDataset(corpus, clips, window_frames, batch_size, seed, pin_memory, draws, mix)
+            return ResidentCropDataset
+    return CropDataset
 
 
 def share(rows: int, rank: int, world_size: int) -> slice:

@@ -15,7 +15,7 @@ import torch
 from hear_axlstm import checkpoints
 from hear_axlstm.data.balance import balanced_draws
 from hear_axlstm.data.corpus import Corpus
-from hear_axlstm.data.dataset import CropDataset, crop_dataset, split_validation
+from hear_axlstm.data.dataset import CropDataset, dataset_class, split_validation
 from hear_axlstm.files import write_text
 from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
 from hear_axlstm.pretrain.batches import CropBatch, MaskedCrops
@@ -155,7 +155,8 @@ def _datasets(
     assert config.batch_size is not None
     size, seed, device = config.batch_size, config.seed, context.device
     draws = balanced_draws(corpus, train, config.balance)
-    dataset = crop_dataset(corpus, train, window, size, seed, device, draws, config.mix)
+    kind = dataset_class(corpus, device)
+    dataset = kind(corpus, train, window, size, seed, device, draws, config.mix)
     data = MaskedCrops(dataset, config.model, context)
     if not len(validation):
         return data, None

@@ -15,7 +15,7 @@ from hear_axlstm.data.corpus import FIELD, Corpus
 from hear_axlstm.data.dataset import (
     CropDataset,
     ResidentCropDataset,
-    crop_dataset,
+    dataset_class,
     split_validation,
 )
 from hear_axlstm.data.extract import Features
@@ -158,15 +158,13 @@ def test_small_corpora_are_resident_on_cuda_only(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = int(corpus.index.frames.sum()) * 160
-    monkeypatch.setattr("hear_axlstm.data.dataset.ResidentCropDataset", lambda *_: "resident")
     for device, free, kind in (
-        ("cuda", 4 * size, str),
+        ("cuda", 4 * size, ResidentCropDataset),
         ("cuda", 4 * size - 4, CropDataset),
         ("cpu", 4 * size, CropDataset),
     ):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 80e9))
-        chosen = crop_dataset(corpus, np.arange(CLIPS), 200, 16, 0, torch.device(device))
-        assert isinstance(chosen, kind)
+        assert dataset_class(corpus, torch.device(device)) is kind
 
 
 def test_the_split_orders_ids_by_their_hash(corpus: Corpus) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -31,23 +32,30 @@ def run(
             naive, spectrum, logmel, random, ssast_tiny and axlstm_tiny)
         out: output folder.
     """
+    return evaluate_systems(systems, out, options, reports.write)
+
+
+def evaluate_systems(
+    systems: tuple[str, ...], out: Path, options: Options, write: Callable[[Results], object]
+) -> int:
+    """Evaluate systems in a folder and write the results; returns the exit status."""
     with lock_dir(out):
         plan = make_plan(systems, out, options, print)
         try:
-            failures = evaluate(plan, options, print_table)
+            failures = evaluate(plan, options, _print_table)
         except KeyboardInterrupt:
             print("Interrupted. Finished work is kept; run the same command again to resume.")
             return INTERRUPTED
-        reports.write(collect(plan))
-        return conclude(out, failures)
+        write(collect(plan))
+        return _conclude(out, failures)
 
 
-def print_table(results: Results) -> None:
+def _print_table(results: Results) -> None:
     """Print the scores and write table.md."""
     print("\n" + reports.write_table(results))
 
 
-def conclude(out: Path, failures: list[Failure]) -> int:
+def _conclude(out: Path, failures: list[Failure]) -> int:
     """Print failures, the location of the results and the next step; returns the exit status."""
     for failure in failures:
         print(f"Failed: {failure.name}: {failure.error}\n  log: {failure.log}")

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import tyro
 
+from hearbench.cli.run import evaluate_systems
 from hearbench.results import Results
 from hearbench.run.evaluate import Options
-from paper.cli.tables import evaluate_rows
+from paper.cli.tables import show
 from paper.rerun import FILE, OWN, check_tasks, markdown, specs
 
 
@@ -31,9 +32,9 @@ def rerun(
     found = specs(weights)
     print("Found: " + ", ".join(found))
 
-    def write(results: Results) -> Path:
+    def write(results: Results) -> None:
         file = out / FILE
         file.write_text(markdown(results, found), encoding="utf-8")
-        return file
+        show(file)
 
-    return evaluate_rows((*found.values(), *OWN), out / "rerun", options, write)
+    return evaluate_systems((*found.values(), *OWN), out / "rerun", options, write)
