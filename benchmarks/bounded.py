@@ -34,7 +34,7 @@ class Worker:
         there.close()
 
     def run(self, work: Callable[[], Any], seconds: float) -> Any:
-        """What `work`, which must be picklable, returns.
+        """Run `work`, which must be picklable, in the worker and return its result.
 
         After an error the worker is closed: a failed kernel leaves a GPU's context unusable.
 

@@ -96,7 +96,7 @@ def _checks_of_kernels(sizes: Sizes) -> list[Part]:
 
 
 def _parts(sizes: Sizes) -> Iterator[Part]:
-    """What matters most comes first, and parts of one backend after each other."""
+    """Yield the parts, the most important ones first, grouped by backend."""
     yield Part("self-check", partial(gpu_checks.self_check, sizes), 60, "auto")
     for backend in ("triton", "torch"):
         for precision in ("bfloat16", "float32"):
@@ -157,7 +157,7 @@ def _do(part: Part, worker: Worker, end: float, out: Path) -> Worker | None:
 
 
 def _about(out: Path, sizes: Sizes) -> dict[str, Any]:
-    """What is measured; refuses a folder with results of something else."""
+    """Describe the machine and the sizes; refuse a folder with results of others."""
     about = {"machine": machine(torch.device(sizes.device)), "sizes": repr(sizes)}
     file = out / "about.json"
     if file.exists():

@@ -92,5 +92,5 @@ def _peak(device: torch.device) -> float:
 
 
 def _peak_bytes(device: torch.device) -> int:
-    """Of the tensors on a GPU, or of the process on a CPU."""
+    """Peak memory of the tensors on a GPU, or of the process on a CPU."""
     return peak_memory(device) or 0

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, by part, forward and backward.
+"""Share of each part in the time of a training step, forward and backward.
 
 `python -m benchmarks` prints it: shares of the processor's time as PyTorch's profiler counts them,
 in one thread, of one micro-batch in float32. Needs the compiled library.

@@ -99,7 +99,7 @@ def _times(cut: Path, rounds: int, cores: int, precision: Precision) -> list[str
 
 
 def _seconds(works: dict[str, Work], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """As `timing.in_turns`, by any clock."""
+    """Median seconds as from `timing.in_turns`, measured with any clock."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():

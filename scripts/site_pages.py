@@ -50,12 +50,12 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def uri(path: str) -> str:
-    """Where a file of the repository is on the site."""
+    """Path on the site of a file of the repository."""
     return "index.md" if path == "README.md" else path.removeprefix("docs/")
 
 
 def source(uri: str) -> str:
-    """Where a file of the site is in the repository."""
+    """Path in the repository of a file of the site."""
     if uri == "index.md":
         return "README.md"
     return uri if (ROOT / uri).is_file() else f"docs/{uri}"

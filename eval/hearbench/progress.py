@@ -26,7 +26,7 @@ class Progress(tqdm):
 
     @staticmethod
     def status_printer(file: TextIO) -> Callable[[str], None]:
-        """What prints the state of a bar."""
+        """Return the function that prints the state of a bar."""
         if file.isatty():
             return tqdm.status_printer(file)
 

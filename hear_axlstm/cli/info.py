@@ -55,7 +55,7 @@ def info(
 
 
 def _machine() -> dict[str, str]:
-    """What a report of a problem needs to say of this machine."""
+    """Facts about this machine that a problem report needs."""
     here = [weights for weights in PUBLISHED.values() if weights.path.is_file()]
     size = sum(weights.path.stat().st_size for weights in here) / 1e6
     return {

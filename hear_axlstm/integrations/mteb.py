@@ -80,7 +80,7 @@ def model_metas() -> list[ModelMeta]:
 
 
 def model_meta(name: str, config: ModelConfig) -> ModelMeta:
-    """What mteb records about a model.
+    """Metadata that mteb records about a model.
 
     Args:
         name: as `hear_axlstm.load_model` takes it.

@@ -200,7 +200,7 @@ class PretrainConfig(RunConfig, TrainConfig):
         ]
 
     def for_corpus(self, clips: int) -> PretrainConfig:
-        """The same settings with a batch size that suits the corpus, if none was given.
+        """Return these settings with a batch size that suits the corpus, if none was given.
 
         A corpus of at least 32 times 1,024 clips gets the paper's batch of 1,024. A smaller one
         gets about 32 steps per epoch. The peak learning rate stays that of the paper.

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 log = logging.getLogger(__name__)
 
 TENSORBOARD_FOLDER = "tensorboard"
-RENAMED = {"held_out_loss": "validation_loss"}  # names in earlier logs
 
 
 class JsonLines:
@@ -174,8 +173,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
-            values = json.loads(line)
-            lines.append({RENAMED.get(name, name): value for name, value in values.items()})
+            lines.append(json.loads(line))
         except json.JSONDecodeError:
             continue
     return lines

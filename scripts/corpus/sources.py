@@ -36,7 +36,7 @@ class License:
 
 @dataclass(frozen=True)
 class FileRule:
-    """What holds for single files of a repository: a row of files.csv."""
+    """Rule for single files of a repository: a row of files.csv."""
 
     glob: str
     license: License | None

@@ -87,7 +87,7 @@ def load_encoder(spec: str, device: str | None = None) -> HearEncoder:
 
 
 def model_meta(label: str, model: Any) -> ModelMeta:
-    """What mteb records about a system."""
+    """Metadata that mteb records about a system."""
     is_module = isinstance(model, torch.nn.Module)
     parameters = sum(p.numel() for p in model.parameters()) if is_module else None
     return ModelMeta(

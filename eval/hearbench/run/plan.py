@@ -44,12 +44,12 @@ class Model:
 
     @property
     def label(self) -> str:
-        """Its row in the table."""
+        """Name of the system's row in the table."""
         return self.system.label
 
     @property
     def slug(self) -> str:
-        """Its name in file paths, with the digest of its weights and code."""
+        """Name of the system in file paths, with the digest of its weights and code."""
         return f"{self.label}-{self.fingerprint.digest}"
 
 

@@ -100,7 +100,7 @@ def word(label: str, seconds: float, rng: Rng) -> Wave:
 
 
 def voices(label: str, seconds: float, rng: Rng) -> Wave:
-    """As many voices at the same time as the label says, at most ten."""
+    """Simultaneous voices, whose number is the label, at most ten."""
     silence = np.zeros(round(seconds * 16_000))
     return sum((render(VOICE, seconds, rng) for _ in range(int(label))), start=silence)
 

@@ -90,7 +90,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
 
 
 def _not_a_checkpoint(path: Path) -> str:
-    """What a file is instead of a checkpoint, as far as its first bytes show."""
+    """Describe a file that is not a checkpoint by its first bytes; empty if they show nothing."""
     with path.open("rb") as file:
         start = file.read(16).lstrip()
     if start.startswith(b"<"):

@@ -57,14 +57,14 @@ INLINE void after_cell(const T* u, const float* sums, const float* floor, const 
                 }
                 mean /= float(K);
                 along /= float(K);
-                float through = 0.0f;  // d hidden . hidden
-#pragma omp simd reduction(+ : through)
+                float projection = 0.0f;  // d hidden . hidden
+#pragma omp simd reduction(+ : projection)
                 for (Index i = 0; i < K; ++i) {
                     const float d_i = scale * (d_hidden[i] - mean - normed[i] * along);
-                    through += d_i * get(u_row[i]);
+                    projection += d_i * get(u_row[i]);
                     put(d_u_row + i, d_i * factor);
                 }
-                const float d_size = -through * factor * factor;
+                const float d_size = -projection * factor * factor;
                 const bool by_sum = std::abs(sum) >= least;
                 d_sums[token] = by_sum ? std::copysign(d_size, d_size * sum) : 0.0f;
                 d_floor[token] = by_sum ? 0.0f : d_size;
@@ -94,7 +94,7 @@ INLINE void linear_lanes(const float* in, const float* weight, Index outputs, In
     for (Index r = 0; r < R; ++r) std::memcpy(d_in + r * E, &d_in_rows[r], sizeof(V));
 }
 
-// A type without a value, since values of vector types are passed differently by each processor.
+// Passes a type without a value, since each processor passes vectors in its own way.
 template <class T>
 struct Type {
     using type = T;

@@ -96,7 +96,7 @@ INLINE Left<float> left_transposed(const float* block, Index, Index, Index colum
 
 INLINE Left<BFloat16> left_transposed(const float* block, Index rows, Index seen, Index columns,
                                       BFloat16* packed) {
-    for (Index row = 0; row < rows; row += 2) {  // in pairs, the last one perhaps with zeros
+    for (Index row = 0; row < rows; row += 2) {  // in pairs; an odd last row is paired with zeros
         const float *upper = block + row * columns, *lower = upper + columns;
         const float present = row + 1 < rows ? 1.0f : 0.0f;
         BFloat16* to = packed + row * columns;

@@ -17,7 +17,7 @@ constexpr Index IN_WORD = sizeof(Word) / sizeof(T);
 template <class T>
 INLINE Index words_of(Index numbers) { return (numbers + IN_WORD<T> - 1) / IN_WORD<T>; }
 
-// Steps summed up by themselves: long sums round worse, as the factors in bfloat16 already do.
+// Steps per partial sum: longer sums of floats lose precision; bfloat16 factors lose more anyway.
 template <class T>
 constexpr Index PIECE = IN_WORD<T> == 1 ? 128 : 1 << 30;
 
@@ -27,7 +27,7 @@ enum class Shape { WHOLE, COLUMNS_TO_ROW, STEPS_TO_ROW, STEPS_FROM_ROW };
 
 constexpr Index BLOCK = 96;            // query rows at once; even and whole tiles
 constexpr Index CACHED = 1 << 17;      // bytes of the left factor that stay in the cache
-constexpr double MODERATE = 40.0;      // exp of it times a weight that vanishes still vanishes
+constexpr double MODERATE = 40.0;      // exp(MODERATE) times a negligible weight is negligible
 constexpr Index WORTH_A_THREAD = 1 << 27;  // FLOPs, about a millisecond
 
 }  // namespace
@@ -119,7 +119,7 @@ const Isa isa = best_isa();
 #define BY_ISA(CALL) return plain::CALL;
 #endif
 
-// Calls work(first, end) for parts of the items on up to that many threads, this one among them.
+// Calls work(first, end) for parts of the items on up to `threads` threads, including this one.
 template <class Work>
 void in_parts(Index items, Index flops, Index threads, Work work) {
     threads = std::max(Index(1), std::min({items, threads, flops / WORTH_A_THREAD}));
@@ -128,7 +128,7 @@ void in_parts(Index items, Index flops, Index threads, Work work) {
         const Index first = items * i / threads, end = items * (i + 1) / threads;
         try {
             others.emplace_back(work, first, end);
-        } catch (const std::system_error&) {  // the system gives no more threads
+        } catch (const std::system_error&) {  // the system can't start another thread
             work(first, end);
         }
     }

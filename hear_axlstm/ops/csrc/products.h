@@ -1,8 +1,8 @@
-// Matrix products whose sums stay in registers, for the instruction set chosen by products.cpp.
+// Matrix products with accumulators in registers, for the instruction set chosen by products.cpp.
 //
 // No include guard: products.cpp includes this file once for each instruction set. The right factor
-// is stored in words, a float or two bfloat16 that follow each other down a column; GROUP columns
-// form a group, one word of each of them a step. Rows and columns are those of the product.
+// is packed into words: one float, or two consecutive bfloat16 of a column. A step reads one word
+// of each column in a group of GROUP columns. Rows and columns are those of the product.
 
 constexpr Index GROUP = VECTOR_BYTES / sizeof(Word);  // columns in a vector
 
@@ -13,11 +13,11 @@ using Integers = std::int32_t __attribute__((vector_size(VECTOR_BYTES)));
 
 INLINE Index whole_groups(Index columns) { return (columns + GROUP - 1) / GROUP * GROUP; }
 
-// Numbers from one row of a block to the next: an odd number of cache lines, so that a column of
-// the block fits in the cache.
+// Row stride of a block: an odd number of cache lines, so that the rows of a column map to
+// different cache sets.
 INLINE Index row_stride(Index columns) { return (columns + 15) / 16 * 16 | 16; }
 
-// As `load`, but for this instruction set: clang returns a vector from no function of another.
+// `load` for this instruction set: clang rejects functions that return vectors of another one.
 template <class V, class T>
 INLINE V read(const T* from) {
     V vector;
@@ -39,7 +39,7 @@ INLINE void store(BFloat16* to, Vector from) {
 #endif
 }
 
-// The first columns of a group.
+// Stores the first columns of a group.
 template <class T>
 INLINE void store(T* to, Vector from, Index columns) {
     if (columns >= GROUP) return store(to, from);
@@ -48,7 +48,7 @@ INLINE void store(T* to, Vector from, Index columns) {
     std::memcpy(to, all, std::size_t(std::clamp(columns, Index(0), GROUP)) * sizeof(T));
 }
 
-// The first columns of a group, and zeros.
+// Reads the first columns of a group; the others are zero.
 INLINE Vector read_first(const float* from, Index columns) {
     if (columns >= GROUP) return read<Vector>(from);
     float all[GROUP] = {};
@@ -76,7 +76,7 @@ INLINE Vector multiply_add(const BFloat16* a, Words b, Vector sum) {
 #endif
 }
 
-// The left factor; how many numbers lie between two of its rows, and between two of its steps.
+// The left factor, with the strides of its rows and steps in numbers.
 template <class T>
 struct Left {
     const T* numbers;
@@ -86,7 +86,7 @@ struct Left {
     }
 };
 
-// The right factor; how many words lie between two of its steps, and between two of its groups.
+// The right factor, with the strides of its steps and groups in words.
 struct Right {
     const Word* words;
     Index step, group;
@@ -95,8 +95,8 @@ struct Right {
     }
 };
 
-// R rows of G groups, cut to the given columns; added to the output if ADDED. Not inlined, so that
-// the sums get all registers.
+// Computes R rows of G groups, cut to the given columns; adds to the output if ADDED. Not inlined,
+// so that all registers are available for the sums.
 template <Index R, Index G, bool ADDED, class T, class Out>
 __attribute__((noinline)) void multiply_tile(Left<T> a, Right b, Index steps, Index columns,
                                              Out* out, Index out_row) {
@@ -184,7 +184,7 @@ INLINE void interleave(Words a, Words b, Words& low, Words& high, std::index_seq
 #endif
 }
 
-// GROUP rows of GROUP words; each pass moves one bit of the row's number into the column's.
+// Transposes GROUP rows of GROUP words; each pass moves a bit of the row index to the column.
 INLINE void transpose(Words (&rows)[GROUP]) {
     for (Index pass = 1; pass < GROUP; pass *= 2) {
         Words next[GROUP];
