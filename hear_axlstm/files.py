@@ -62,12 +62,14 @@ def sole_writer(folder: Path, name: str = "lock") -> Iterator[None]:
         BlockingIOError: if another process has locked it.
     """
     try:
-        with FileLock(folder / name, timeout=0):
-            yield
+        lock = FileLock(folder / name).acquire(timeout=0)
     except Timeout as error:
         raise BlockingIOError(
-            f"{folder} is being written by another process: wait for it"
+            f"{folder} is being written by another process: wait for it, stop it, or choose "
+            "another folder"
         ) from error
+    with lock:
+        yield
 
 
 def digest(parts: Iterable[str]) -> str:

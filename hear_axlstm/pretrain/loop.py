@@ -51,8 +51,8 @@ def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "au
         Path of the final weights, float32.
 
     Raises:
-        ValueError: if data, settings or an earlier run in `run` don't fit together, or another
-            training is running there.
+        ValueError: if data, settings or an earlier run in `run` don't fit together.
+        BlockingIOError: if another training is running there.
         Interrupted: after SIGINT, SIGTERM or SIGUSR1, with everything saved.
         DivergedError: if too many steps in a row had no finite loss.
         CheckpointError: if a checkpoint can't be written, or none can be read.

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
+from hear_axlstm.files import sole_writer
 from hear_axlstm.training.checkpoint_manager import load_latest
 from hear_axlstm.training.checkpoints import Checkpoint
 from hear_axlstm.training.distributed import DistContext
@@ -24,19 +23,13 @@ def lock_dir(run: Path, context: DistContext) -> Iterator[None]:
     """Create and lock a run's folder; the system releases the lock when the process ends.
 
     Raises:
-        ValueError: if another training has locked it.
+        BlockingIOError: if another process has locked it.
     """
     if not context.is_first:
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(run / LOCK).acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"another training is running in {run}: wait for it, stop it, or choose a new folder"
-        ) from None
-    with lock:
+    with sole_writer(run, LOCK):
         yield
 
 

@@ -152,5 +152,5 @@ def test_a_full_disk_is_said_and_costs_nothing(
 
 
 def test_two_trainings_in_one_folder_are_refused(tones: Path, tmp_path: Path) -> None:
-    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another training"):
+    with FileLock(tmp_path / ".lock"), pytest.raises(BlockingIOError, match="another process"):
         pretrain(CONFIG, tones, tmp_path)
