@@ -30,9 +30,9 @@ SECOND_CHOICE = {
     "CAF": "caf",
     "VOC": "voc",
 }
-SECOND_CHOICE |= {"BW64": "wav", "AU": "au"}
+SECOND_CHOICE |= {"BW64": "wav", "AU": "au", "FLAC": "flac"}
 SECOND_CHOICE |= {"Ogg Vorbis": "ogg", "Ogg Opus": "ogg", "Ogg FLAC": "ogg"}
-"""FFmpeg demuxers for codecs that libsndfile does not have."""
+"""FFmpeg demuxers for codecs and variants that libsndfile does not have."""
 
 
 class Decoder(Protocol):
@@ -62,17 +62,21 @@ def open_part(file: RandomAccess, part: Part) -> Decoder:
         except soundfile.LibsndfileError as error:
             if part.kind not in SECOND_CHOICE:
                 raise not_decodable(part.kind, error.error_string) from error
-            part = replace(part, decoder=SECOND_CHOICE[part.kind])
+            return _second_choice(file, part)
     from hear_axlstm.audio.ffmpeg import FfmpegDecoder, MpegDecoder
 
     return FfmpegDecoder(file, part) if part.mpeg is None else MpegDecoder(file, part, part.mpeg)
+
+
+def _second_choice(file: RandomAccess, part: Part) -> Decoder:
+    return open_part(file, replace(part, decoder=SECOND_CHOICE[part.kind]))
 
 
 class SndfileDecoder:
     """Decoder for parts that libsndfile reads."""
 
     def __init__(self, file: RandomAccess, part: Part) -> None:
-        self.kind, self._slack = part.kind, part.slack
+        self._access, self._part = file, part
         self._file = soundfile.SoundFile(file.window(part.start, part.stop, part.patches))
         self.rate: int = self._file.samplerate
         self.position = 0
@@ -84,18 +88,21 @@ class SndfileDecoder:
         last = self.frames if last is None else min(last, self.frames)
         try:
             with self._file as file:
+                self.position = first
                 if first:
                     file.seek(first)
-                self.position = first
                 step = max(1, BLOCK_SAMPLES // file.channels)
                 while self.position < last:
                     count = min(step, last - self.position)
                     samples = file.read(count, dtype="float32", always_2d=True)
                     if not len(samples):
-                        if self._slack >= last - self.position:
+                        if self._part.slack >= last - self.position:
                             break
-                        raise fewer_samples(self.kind, self.frames, self.position)
+                        raise fewer_samples(self._part.kind, self.frames, self.position)
                     self.position += len(samples)
                     yield self.rate, samples.mean(axis=1)
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise not_decodable(self.kind, getattr(error, "error_string", "")) from error
+            if self._part.kind not in SECOND_CHOICE:
+                detail = getattr(error, "error_string", "")
+                raise not_decodable(self._part.kind, detail) from error
+            yield from _second_choice(self._access, self._part).blocks(self.position, last)

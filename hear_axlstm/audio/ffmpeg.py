@@ -30,7 +30,7 @@ from hear_axlstm.audio.random_access import RandomAccess
 PREROLL_FRAMES = 32  # MPEG frames decoded before the first, which may refer to them
 MUTE_SHARE = 0.01  # share of MPEG frames that may be undecodable and become silence, as in players
 INTEGERS = {"u1": (128, 128.0), "i2": (0, 2.0**15), "i4": (0, 2.0**31)}
-DECLARING = {"mov", "ape", "wv", "tta"}
+DECLARING = {"mov", "ape", "wv", "tta", "flac"}
 """Demuxers whose duration comes from the header, not from a guess."""
 
 
@@ -48,6 +48,7 @@ class FfmpegDecoder:
                 mode="r",
                 format=part.decoder,
                 options=options,
+                metadata_errors="replace",  # names of artists in any encoding
             )
         except (av.FFmpegError, ValueError) as error:
             raise not_decodable(part.kind, _detail(error)) from error

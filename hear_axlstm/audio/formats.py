@@ -110,6 +110,11 @@ OTHER_BINARY = (
     (b"DSD ", f"DSD, which is not supported: {CONVERT}"),
     (b"MPCK", f"Musepack, which is not supported: {CONVERT}"),
     (b"MP+", f"Musepack, which is not supported: {CONVERT}"),
+    (b"FRM8", f"DSD, which is not supported: {CONVERT}"),
+    (b"tBaK", f"TAK, which is not supported: {CONVERT}"),
+    (b"OFR ", f"OptimFROG, which is not supported: {CONVERT}"),
+    (b"ajkg", f"Shorten, which is not supported: {CONVERT}"),
+    (b"Extended Module:", "a module (XM), which has notes, not audio: render it to WAV"),
 )
 OTHER_TEXT = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file: run `git lfs pull`"),
@@ -213,6 +218,10 @@ def fault_of_unknown(file: RandomAccess) -> Fault:
         return Fault(
             "not decodable: only zero bytes, left by an interrupted transfer: copy it again"
         )
+    after_tags = skip_tags(file, 0, file.size)
+    if after_tags == file.size:
+        raise Fault("not decodable: a tag without audio: copy the file again")
+    head = file.at(after_tags, 1 << 12)
     description = describe_other(head) or f"unknown audio format: {CONVERT}"
     return Fault(f"not decodable: {description}")
 

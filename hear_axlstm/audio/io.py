@@ -97,7 +97,7 @@ def _blocks(file: RandomAccess, start: float, end: float | None, longest: float)
         rate = decoder.rate
         check_rate(rate)
         first = max(0, round((start - before) * rate))
-        last = None if end is None else round((end - before) * rate)
+        last = None if end in (None, math.inf) else round((end - before) * rate)
         if last is not None and last <= 0:
             return
         if decoder.frames is not None:

@@ -40,7 +40,7 @@ def open_source(source: AudioSource) -> Iterator[BinaryIO]:
         with _open_path(source) as file:
             yield _not_empty(file)
     elif callable(getattr(source, "read", None)):
-        yield _not_empty(_seekable(source))
+        yield _seekable(source)
     else:
         raise TypeError(
             f"an audio source is a path, bytes or an open binary file, not {type(source).__name__}"
@@ -82,8 +82,16 @@ def _why_not_opened(path: str | os.PathLike[str], error: OSError) -> str:
         remedy = "run `git annex get`" if "annex/objects" in target else "restore that file"
         return f"a dangling symbolic link (to {printable(target)}): {remedy}"
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return f"no such file: {CHECK_PATH}"
+        return f"no such file: {_hint(os.fsdecode(path))}"
     return f"can't be opened ({error.strerror or error}): check the disk or the network"
+
+
+def _hint(path: str) -> str:
+    if "://" in path:
+        return "download it first, URLs are not read"
+    if path.startswith("~"):
+        return "write out ~, e.g. with os.path.expanduser"
+    return CHECK_PATH
 
 
 def _seekable(file: Any) -> BinaryIO:
@@ -93,15 +101,20 @@ def _seekable(file: Any) -> BinaryIO:
             raise Fault('opened as text: open it with mode "rb"')
         if callable(getattr(file, "seekable", None)) and file.seekable():
             file.seek(0)
-            if not isinstance(file.read(0), bytes):
-                raise Fault('reads text: open it with mode "rb"')
-            return file
+            _check_content(file.read(0))
+            return _not_empty(file)
         data = file.read()
-    except (OSError, ValueError) as error:  # closed, or opened for writing
+    except Fault:
+        raise
+    except Exception as error:  # closed, opened for writing, or an error of some library
         raise Fault(f"not readable ({error}): open the file for reading") from error
+    _check_content(data)
+    return _not_empty(io.BytesIO(data))
+
+
+def _check_content(data: object) -> None:
     if not isinstance(data, bytes):
-        raise Fault(f'read() returns {type(data).__name__}: open it with mode "rb"')
-    return io.BytesIO(data)
+        raise Fault(f'read() returns {type(data).__name__}, not bytes: open it with mode "rb"')
 
 
 def _not_empty(file: BinaryIO) -> BinaryIO:

@@ -24,8 +24,7 @@ class RandomAccess:
         """Read `count` bytes from `position`; fewer at the end of the file."""
         offset = position - self._first
         if offset < 0 or offset + count > len(self._block):
-            self.file.seek(position)
-            self._first, self._block = position, self._read(max(count, BLOCK_BYTES))
+            self._first, self._block = position, self._read(position, max(count, BLOCK_BYTES))
             offset = 0
         return self._block[offset : offset + count]
 
@@ -66,9 +65,24 @@ class RandomAccess:
         if self.error is not None:
             raise self.error
 
-    def _read(self, count: int) -> bytes:
+    def read_once(self, position: int, count: int) -> bytes:
+        """Read up to `count` bytes from `position`, once.
+
+        Raises:
+            OSError: if that fails, for whatever reason: file objects of libraries raise others.
+        """
+        try:
+            self.file.seek(position)
+            return self.file.read(count)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+    def _read(self, position: int, count: int) -> bytes:
         blocks = []
-        while count > 0 and (block := self.file.read(count)):
+        while count > 0 and (block := self.read_once(position, count)):
+            position += len(block)
             blocks.append(block)
             count -= len(block)
         return b"".join(blocks)
@@ -103,8 +117,7 @@ class _Window(io.RawIOBase):
         first = self._position
         count = max(0, min(len(buffer), self._stop - first))
         try:
-            self._access.file.seek(first)
-            data = bytearray(self._access.file.read(count))
+            data = bytearray(self._access.read_once(first, count))
         except OSError as error:
             self._access.error = error
             return 0

@@ -31,10 +31,12 @@ PATH_COLUMNS = ("path", "filename", "file_name", "fname", "slice_file_name", "fi
 
 DELIMITERS = ",\t;|"
 NO_DELIMITER = "\x1f"  # of a table with one column: commas belong to its values
+BYTE_ORDER_MARK = "\ufeff"  # within a file that was joined from several
 NUL_MARK = "\u2400"  # stands for NUL, which neither csv nor the file system accepts
 SNIFFED_BYTES = 4096
 ZIP = b"PK\3\4"
-DECLARED = re.compile(r"sep=.\s*$")  # the first line of files for Excel
+DECLARED = re.compile(r'"?sep=.?"?\s*$', re.IGNORECASE)  # the first line of files for Excel
+CONTROL = re.compile(r"[\0-\x08\x0e-\x1f]")  # characters that text doesn't have
 BLANKS_AFTER_QUOTE = re.compile(r'" +(?=[,\t;|\r\n])')
 
 
@@ -74,6 +76,8 @@ class Table:
                 raise TableError(f"{path} is an Excel file or a ZIP archive: save it as CSV")
         self._encoding = _encoding(path)
         header, self._header_line = self._read_header()
+        if CONTROL.search(header):
+            raise TableError(f"{path} is not text in UTF-8 or UTF-16: save it as CSV")
         wanted = [path_column.lower()] if path_column else list(PATH_COLUMNS)
         self.delimiter = _delimiter(header, wanted)
         try:
@@ -138,8 +142,8 @@ class Table:
                 f"{self.delimiter!r} in quotes"
             )
         named = dict(zip(self._names, values, strict=False))
-        if NUL_MARK in named.get(self.path_column, ""):
-            fault = "its path contains a NUL byte: export the file again"
+        if any(NUL_MARK in value for value in named.values()):
+            fault = "it contains a NUL byte: export the file again"
         return Row(line, named, fault)
 
     def _damaged(self, line: int, reason: str) -> TableError:
@@ -162,7 +166,8 @@ class Table:
         raise TableError(f"{self.path} is empty: write a header, e.g. path,start,end")
 
     def _open(self) -> IO[str]:
-        return open(self.path, newline="", encoding=self._encoding, errors="surrogateescape")
+        errors = "surrogateescape" if self._encoding == "utf-8-sig" else "replace"
+        return open(self.path, newline="", encoding=self._encoding, errors=errors)
 
 
 class _Lines:
@@ -176,7 +181,8 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = BLANKS_AFTER_QUOTE.sub('"', next(self._file)).replace("\0", NUL_MARK)
+        line = BLANKS_AFTER_QUOTE.sub('"', next(self._file))
+        line = line.replace("\0", NUL_MARK).replace(BYTE_ORDER_MARK, "")
         self.number += 1
         if len(self.taken) < 100:
             self.taken.append(line)
@@ -188,8 +194,9 @@ def _encoding(path: Path) -> str:
         start = file.read(SNIFFED_BYTES)
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    even, odd = start[::2].count(0), start[1::2].count(0)
-    if max(even, odd) > 0.3 * len(start):  # UTF-16 without a mark: every other byte is 0
+    header = start.partition(b"\n")[0]
+    even, odd = header[::2].count(0), header[1::2].count(0)
+    if max(even, odd) > 0.3 * len(header):  # UTF-16 without a mark: every other byte is 0
         return "utf-16-le" if odd > even else "utf-16-be"
     return "utf-8-sig"
 

@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import soundfile
 
+from hear_axlstm.audio.containers.flac import CRC_8, _crc
 from hear_axlstm.audio.io import AudioError, load_audio
 from tests.helpers.sound_files import encode, encode_by_ffmpeg, noise, ogg_pages
 
@@ -102,6 +104,33 @@ def test_flac_of_unknown_length() -> None:
         flipped[at] ^= 8
         with pytest.raises(AudioError):
             load_audio(bytes(flipped))
+
+
+def test_flac_that_libsndfile_gives_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(noise(SECONDS), "FLAC")
+    expected, read = load_audio(data), soundfile.SoundFile.read
+
+    def fail_later(file: soundfile.SoundFile, *args: object, **how: object) -> np.ndarray:
+        if file.tell() >= 8_000:
+            raise soundfile.LibsndfileError(0, "no luck: ")
+        return read(file, *args, **how)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", fail_later)
+    monkeypatch.setattr("hear_axlstm.audio.decoders.BLOCK_SAMPLES", 4_000)
+    np.testing.assert_array_equal(load_audio(data), expected)
+    np.testing.assert_array_equal(load_audio(data, start=1, end=2), expected[16_000:32_000])
+    for stop in (len(data) // 2, len(data) - 1):
+        with pytest.raises(AudioError):
+            load_audio(data[:stop])
+
+
+def test_cut_off_flac_of_tiny_frames_takes_no_time() -> None:
+    data = encode(noise(), "FLAC")
+    head = bytes([0xFF, 0xF9, 0x65, 0x08, 0, 0])  # one sample, of 16 bits in one channel
+    crc = next(bytes([n]) for n in range(256) if _crc(head + bytes([n]), *CRC_8) == 0)
+    frames = (head + crc + b"\1") * 100_000
+    with pytest.raises(AudioError):
+        load_audio(data[: data.index(b"\xff\xf8")] + frames)
 
 
 def test_webm_of_unknown_length() -> None:

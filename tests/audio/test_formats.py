@@ -1,7 +1,10 @@
 """What is found where sound was expected."""
 
+import io
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from hear_axlstm.audio.formats import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
@@ -58,6 +61,26 @@ def test_a_damaged_mp4_is_named(tmp_path: Path) -> None:
     (tmp_path / "aac.mp3").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(20) + bytes(range(256)) * 40)
     with pytest.raises(AudioError, match=r"MP4 file \(M4A: AAC"):
         load_audio(tmp_path / "aac.mp3")
+
+
+def test_names_of_artists_in_any_encoding() -> None:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as output:
+        output.metadata["title"] = "Caf\u00e9 noir"
+        stream = output.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), "f4"), "fltp", "mono")
+        frame.sample_rate = 16_000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            output.mux(packet)
+    name = "Caf\u00e9".encode()
+    assert name in file.getvalue()
+    assert load_audio(file.getvalue().replace(name, b"Caf\xe9 ")).size >= 16_000
+
+
+def test_a_tag_alone_is_named() -> None:
+    for tag in (b"ID3\3\0\0\0\0\0\x14" + b"TALB" + bytes(16), b"TAG" + bytes(125)):
+        with pytest.raises(AudioError, match="a tag without audio"):
+            load_audio(tag)
 
 
 def test_endings_are_in_one_list_only() -> None:

@@ -107,6 +107,10 @@ def test_what_is_no_file_is_named_in_one_line(tmp_path: Path) -> None:
             load_audio(source)  # type: ignore[arg-type]
         assert message in str(raised.value), name
         assert "\n" not in str(raised.value) and len(str(raised.value)) < 600, name
+    with pytest.raises(AudioError, match="URLs are not read"):
+        load_audio("https://example.org/a.wav")
+    with pytest.raises(AudioError, match="expanduser"):
+        load_audio("~/no such file.wav")
     with pytest.raises(TypeError, match="not int"):
         load_audio(3)  # type: ignore[arg-type]
 

@@ -65,6 +65,8 @@ def test_encodings_are_recognized(encoding: str, tmp_path: Path) -> None:
         (PLAIN.replace("path", "sound"), "no column 'path': its header has sound, label"),
         ("", "is empty: write a header"),
         ("PK\3\4" + PLAIN, "an Excel file or a ZIP archive: save it as CSV"),
+        ("PAR1\x15\4\x15\n" + PLAIN, "is not text in UTF-8 or UTF-16"),
+        ("p\0\0\0a\0\0\0t\0\0\0h\0\0\0\n\0\0\0", "is not text in UTF-8 or UTF-16"),
     ],
 )
 def test_damage_is_refused_with_the_line(text: str, message: str, tmp_path: Path) -> None:
@@ -76,10 +78,25 @@ def test_one_row_never_costs_the_others(tmp_path: Path) -> None:
     text = PLAIN + "a\0b.wav,a\nrain, heavy.wav,a\n"
     clips = list(TableSource(write(tmp_path, text)).clips())
     assert [clip.reason.split(":")[0] for clip in clips if isinstance(clip, Skipped)] == [
-        "its path contains a NUL byte",
+        "it contains a NUL byte",
         "3 values for 2 columns",
     ]
     assert len(clips) == 6
+
+
+def test_zeros_of_an_interrupted_copy_are_one_bad_row(tmp_path: Path) -> None:
+    clips = list(TableSource(write(tmp_path, PLAIN + 5_000 * "\0")).clips())
+    assert isinstance(clips[-1], Skipped) and "NUL" in clips[-1].reason
+    assert [isinstance(clip, AudioClip) for clip in clips[:-1]] == [True] * 4
+
+
+def test_joined_files_with_marks_and_lines_for_excel(tmp_path: Path) -> None:
+    plain = list(Table(write(tmp_path, PLAIN)).rows())
+    for first in ('"sep=,"\n', "SEP=,\n", "\ufeffsep=,\n"):
+        rows = list(Table(write(tmp_path, first + PLAIN)).rows())
+        assert [row.values for row in rows] == [row.values for row in plain]
+    rows = list(Table(write(tmp_path, PLAIN + "\ufeff" + PLAIN.partition("\n")[2])).rows())
+    assert [row.values for row in rows] == 2 * [row.values for row in plain]
 
 
 def test_a_single_column_may_hold_commas(tmp_path: Path) -> None:

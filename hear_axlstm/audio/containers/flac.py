@@ -14,6 +14,7 @@ from hear_axlstm.audio.random_access import RandomAccess
 STREAMINFO_BYTES = 34
 MOST_SAMPLES = (1 << 36) - 1
 SEARCHED_BYTES = 1 << 20  # from the end, for the last frame
+MOST_HEADERS = 4  # tried from the end; random bytes look like one once in 8 MB
 BLOCK_SIZES = {1: 192, **{code: 144 << code for code in range(2, 6)}}
 BLOCK_SIZES |= {code: 1 << code for code in range(8, 16)}  # 256 is 1 << 8
 CRC_8, CRC_16 = (8, 0x07), (16, 0x8005)  # bits and polynomial
@@ -36,7 +37,11 @@ def flac_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
     # STREAMINFO: 20 bits of sample rate, 3 of channels, 5 of depth, 36 of the number of samples
     word = int.from_bytes(file.at(start + 18, 8), "big")
     declared = word & MOST_SAMPLES
-    there = _samples_there(file, at, end, file.at(start + 8, 2), declared)
+    smallest, largest = file.at(start + 8, 2), file.at(start + 10, 2)
+    # Frames count blocks of one size or, with several sizes, samples, also in older files that
+    # don't say so in the frame header
+    unit = int.from_bytes(smallest, "big") if smallest == largest else 1
+    there = _samples_there(file, at, end, unit, declared)
     if there is None and not declared:
         raise Fault(f"truncated within a frame of its FLAC stream: {COPY_AGAIN}")
     if there is None or there <= declared:
@@ -55,20 +60,21 @@ def _next_stream(file: RandomAccess, at: int, stop: int) -> int:
 
 
 def _samples_there(
-    file: RandomAccess, start: int, stop: int, smallest_block: bytes, declared: int
+    file: RandomAccess, start: int, stop: int, unit: int, declared: int
 ) -> int | None:
     """Samples up to the end of the last frame; None if no frame ends where the stream does."""
     first = max(start, stop - SEARCHED_BYTES)
     tail = file.at(first, stop - first)
-    at = len(tail)
-    while (at := tail.rfind(b"\xff", 0, at)) >= 0:
-        end = _end_of_frame(tail[at : at + 16], int.from_bytes(smallest_block, "big"))
+    at, headers = len(tail), 0
+    while headers < MOST_HEADERS and (at := tail.rfind(b"\xff", 0, at)) >= 0:
+        end = _end_of_frame(tail[at : at + 16], unit)
         if end is not None and (end == declared or not _crc(tail[at:], *CRC_16)):
             return end
+        headers += end is not None
     return None
 
 
-def _end_of_frame(head: bytes, fixed_size: int) -> int | None:
+def _end_of_frame(head: bytes, unit: int) -> int | None:
     """Samples up to the end of the frame with this header; None if it is not one."""
     if head[1:2] not in (b"\xf8", b"\xf9") or len(head) < 6 or head[3] & 1:
         return None
@@ -87,7 +93,7 @@ def _end_of_frame(head: bytes, fixed_size: int) -> int | None:
     if not size or len(head) <= at or _crc(head[: at + 1], *CRC_8):
         return None
     is_fixed = head[1] == 0xF8
-    return number * (fixed_size if is_fixed else 1) + size
+    return number * (unit if is_fixed else 1) + size
 
 
 def _crc(data: bytes, bits: int, polynomial: int) -> int:
