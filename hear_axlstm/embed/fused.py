@@ -34,11 +34,13 @@ class FusedEncoder:
         dtype: type of the matrix products inside the blocks, float32 or bfloat16.
 
     Raises:
-        ValueError: for mLSTM blocks with hooks or replaced submodules.
+        ValueError: for an encoder with hooks, or mLSTM blocks with replaced submodules.
     """
 
     @torch.no_grad()
     def __init__(self, encoder: Encoder, dtype: torch.dtype) -> None:
+        self._modules = tuple(encoder.named_modules())
+        self.check_hooks()
         self.patches, self.norm = copy.deepcopy((encoder.patches, encoder.norm))
         self.cls_token = encoder.cls_token.detach().clone()
         self.blocks = [_fuse_block(block, n, dtype) for n, block in enumerate(encoder.blocks)]
@@ -46,12 +48,22 @@ class FusedEncoder:
         inner = block_type(encoder.config).inner_dim(encoder.config)
         self._at_once = max(1, CHANNELS_AT_ONCE // inner)
 
+    def check_hooks(self) -> None:
+        """Raise ValueError if a module of the encoder has hooks: they would not be called."""
+        for name, module in self._modules:
+            if module._forward_hooks or module._forward_pre_hooks:
+                raise _bypassed(f"{name or 'the encoder'} has hooks")
+
     @torch.no_grad()
     def __call__(self, mel_WTF: Tensor) -> Tensor:
         """Embed the patches of standardized log-mel ``[W, T, F]``, float32 ``[W, N, D]``.
 
         The result is that of `Encoder.forward` without the class token.
+
+        Raises:
+            ValueError: if hooks were added to the encoder.
         """
+        self.check_hooks()
 
         @torch.no_grad()  # applies to the current thread only
         def encode(patches_BND: Tensor) -> Tensor:
@@ -177,14 +189,16 @@ class FusedMLSTM:
 
 def _fuse_block(block: nn.Module, index: int, dtype: torch.dtype) -> Block:
     if type(block) is MLSTMBlock:
-        for name, part in (("", block), *block.named_children()):
-            hooks = part._forward_hooks or part._forward_pre_hooks
-            if hooks or (name and type(part).__module__ != layers.__name__):
-                what = f"block {index}{name and '.' + name}"
-                raise ValueError(
-                    f"{what} has hooks or was replaced ({type(part).__name__}), and fused weights "
-                    "would bypass it: remove it, or use the model unfused (model.unfuse())"
-                )
+        for name, part in block.named_children():
+            if type(part).__module__ != layers.__name__:
+                raise _bypassed(f"blocks.{index}.{name} was replaced ({type(part).__name__})")
         return FusedMLSTM(block, dtype)
     lower = copy.deepcopy(block).to(dtype)
     return lambda tokens_BSD, _: lower(tokens_BSD.to(dtype)).float()
+
+
+def _bypassed(what: str) -> ValueError:
+    return ValueError(
+        f"{what}, which fused weights would bypass: undo that, or use the model unfused "
+        "(model.unfuse())"
+    )

@@ -7,6 +7,7 @@ size.
 from __future__ import annotations
 
 import numbers
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class Request:
         """Name of a clip in messages."""
         item = self.items[index]
         if isinstance(item, (str, os.PathLike)):
-            return os.fspath(item)
+            return os.fsdecode(item)
         return "audio" if self.is_single else f"clip {index}"
 
 
@@ -79,12 +80,14 @@ def parse(audio: Any, lengths: Iterable[int] | None, sample_rate: int, errors: s
     if errors not in get_args(Errors):
         raise ValueError(f"errors={errors!r}: choose one of {', '.join(get_args(Errors))}")
     check_type(audio, "audio")
+    if isinstance(audio, np.ndarray) and audio.dtype.kind in "OTU" and audio.ndim == 1:
+        audio = audio.tolist()  # of paths, or of clips of several lengths
     ndim = audio.ndim if isinstance(audio, (np.ndarray, Tensor)) else None
     if lengths is not None and ndim != 2:
         raise ValueError("lengths belong to a padded batch [clips, samples]: leave them out")
     if ndim == 2:
         _check_channels(audio.shape, round(WINDOW_SECONDS * sample_rate))
-        items = list(audio) if lengths is None else _cut(audio, [int(n) for n in lengths])
+        items = list(audio) if lengths is None else _cut(audio, _integers(lengths))
     elif ndim is not None or _is_one_clip(audio):
         if errors == "skip":
             raise ValueError("errors='skip' is for lists of clips: leave it out for one clip")
@@ -142,7 +145,9 @@ def check_clip(samples: Any, name: str, device: torch.device) -> Tensor:
         TypeError, ValueError: for another type or shape, or non-finite samples.
     """
     check_type(samples, name)
-    if isinstance(samples, np.ndarray) and samples.dtype.kind in "fiub":
+    if isinstance(samples, np.ndarray):
+        if samples.dtype.kind not in "fiub":
+            raise TypeError(f"{name} is {describe(samples)}: pass real samples in -1..1")
         native = samples.dtype.newbyteorder("=")
         dtype = np.float64 if native.itemsize > 8 else native  # torch has no longer floats
         samples = torch.from_numpy(np.array(samples, dtype)).to(device)
@@ -206,6 +211,15 @@ def describe(value: object) -> str:
     if isinstance(value, Mapping):
         return f"{text} with {', '.join(map(repr, list(value)[:4])) or 'no keys'}"
     return f"{text} of {value.dtype}" if isinstance(value, np.ndarray) else text
+
+
+def _integers(lengths: Iterable[int]) -> list[int]:
+    try:
+        return [operator.index(length) for length in lengths]
+    except TypeError as error:
+        raise TypeError(
+            f"lengths={lengths!r}: pass one whole number of samples for each clip"
+        ) from error
 
 
 def _cut(batch: Any, lengths: Sequence[int]) -> list[Any]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import hear_axlstm
-from hear_axlstm.audio.io import load_audio
+from hear_axlstm.audio.io import AudioError, load_audio
 from hear_axlstm.audio.loader import SILENCE, WINDOW_SECONDS, map_ahead
 from hear_axlstm.audio.resample import RATES, resampled
 from hear_axlstm.audio.sources import AudioClip
@@ -137,13 +137,16 @@ def _load(item: Any, name: str, sample_rate: int, device: torch.device) -> Loade
     if isinstance(item, Mapping):  # of Hugging Face datasets, decoded or not
         item = _of_mapping(item, name)
     if isinstance(item, (str, os.PathLike)):
-        item = load_audio(os.fspath(item), sample_rate)
+        item = load_audio(os.fsdecode(item), sample_rate)
     elif isinstance(item, AudioClip):
         item = item.decode(sample_rate)
     elif isinstance(item, (bytes, bytearray, memoryview)):
         item = load_audio(bytes(item), sample_rate)
     elif hasattr(item, "get_all_samples"):  # an AudioDecoder of datasets or torchcodec
-        decoded = item.get_all_samples()
+        try:
+            decoded = item.get_all_samples()
+        except Exception as error:  # of any library
+            raise AudioError(f"{name}: its decoder failed ({error}): copy it again") from error
         item = _resampled(decoded.data, decoded.sample_rate, name, sample_rate)
     elif hasattr(item, "read"):
         if isinstance(item, io.TextIOBase):
@@ -180,7 +183,13 @@ def _resampled(samples: Any, rate: float, name: str, sample_rate: int) -> NDArra
             f"{name} has the sample rate {rate:g}: pass {RATES[0]:,} to {RATES[-1]:,} Hz"
         )
     check_type(samples, name)
-    array = samples.cpu().numpy() if isinstance(samples, Tensor) else samples
+    if isinstance(samples, Tensor) and samples.is_meta:
+        raise ValueError(f"{name} is on meta, without data: pass samples on a device")
+    if isinstance(samples, Tensor):
+        is_float = samples.is_floating_point()
+        array = (samples.detach().float() if is_float else samples).cpu().numpy()
+    else:
+        array = samples
     if array.dtype.kind != "f":
         raise TypeError(
             f"{name} is {array.dtype}: pass real floating-point samples in -1..1 "

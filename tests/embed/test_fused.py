@@ -145,8 +145,18 @@ def test_hooks_of_an_unfused_model_are_called() -> None:
     block.register_forward_pre_hook(lambda *_: calls.append("block"))
     assert torch.equal(embedded(model), before)
     assert sorted(calls) == sorted((*PARTS, "block"))
-    with pytest.raises(ValueError, match=r"block 1 has hooks.*use the model unfused"):
+    with pytest.raises(ValueError, match=r"blocks\.1 has hooks.*use the model unfused"):
         model.fuse()
+
+
+@pytest.mark.parametrize("name", ["", "patches", "norm", "blocks.1", "blocks.0.proj_down"])
+def test_hooks_of_a_fused_model_are_not_passed_over(name: str) -> None:
+    model = tiny().fuse()
+    handle = model.encoder.get_submodule(name).register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"has hooks.*use the model unfused"):
+        embedded(model)
+    handle.remove()
+    embedded(model)
 
 
 class Doubled(nn.Module):
@@ -166,7 +176,7 @@ def test_replaced_parts_of_an_unfused_model_are_called(name: str) -> None:
     before, block = embedded(model), model.encoder.blocks[1]
     setattr(block, name, Doubled(getattr(block, name)))
     assert (embedded(model) - before).norm() > 1e-4 * before.norm()
-    with pytest.raises(ValueError, match=rf"block 1\.{name} has hooks or was replaced \(Doubled\)"):
+    with pytest.raises(ValueError, match=rf"blocks\.1\.{name} was replaced \(Doubled\)"):
         model.fuse()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import warnings
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,7 @@ import soundfile
 import soxr
 import torch
 
+from hear_axlstm.audio import AudioError
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.inputs import AudioWarning, Failed
@@ -77,8 +80,9 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     "sparse": (torch.from_numpy(SOUND).to_sparse(), TypeError, "sparse"),
     "float8": (torch.zeros(800).to(torch.float8_e4m3fn), TypeError, "float8_e4m3fn: pass float32"),
     "nested": (torch.nested.nested_tensor([torch.zeros(800)]), TypeError, "nested"),
-    "complex": (SOUND.astype("c8"), TypeError, "NumPy array or a torch.Tensor"),
+    "complex": (SOUND.astype("c8"), TypeError, "real samples"),
     "dict": ({"audio": SOUND}, TypeError, "dict with 'audio': pass a dict with 'array' and"),
+    "samples without data": ((torch.zeros(800, device="meta"), RATE), ValueError, "without data"),
     "rate in words": ({"array": SOUND, "sampling_rate": "16k"}, TypeError, "rate '16k': pass one"),
     "rate 0": ((SOUND, 0), ValueError, "sample rate 0: pass 1,000 to"),
     "integers": ((np.zeros(800, "i2"), RATE), TypeError, "32768"),
@@ -115,6 +119,56 @@ def test_one_clip_never_costs_the_list(model: Embedder, tmp_path: Path) -> None:
     assert scenes.shape == (0, model.scene_embedding_size) and isinstance(failed[0], Failed)
     with pytest.raises(ValueError, match="for lists of clips"):
         model.embed_scenes("gone.wav", errors="skip")  # type: ignore[call-overload]
+
+
+class FailingDecoder:
+    """A decoder as of torchcodec."""
+
+    def get_all_samples(self) -> None:
+        raise RuntimeError("Invalid data")
+
+
+class FailingFile(io.BytesIO):
+    """A file object of a library with errors of its own."""
+
+    def read(self, count: int | None = -1) -> bytes:
+        raise zlib.error("invalid block")
+
+
+def test_errors_of_other_libraries_cost_one_clip(
+    model: Embedder, content: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cut = gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(content)[:-2_000]))
+    clips: list[Any] = [SOUND, FailingDecoder(), FailingFile(content), cut]
+    scenes, failed = model.embed_scenes(clips, errors="skip")
+    assert len(scenes) == 1 and [clip.index for clip in failed] == [1, 2, 3]
+    for clip, reason in zip(failed, ("Invalid data", "invalid block", "ended before"), strict=True):
+        assert reason in clip.reason
+    with pytest.raises(AudioError, match="Invalid data"):
+        model.embed_scenes(FailingDecoder())  # type: ignore[call-overload]
+    assert capfd.readouterr().err == ""
+
+
+def test_arrays_of_paths_and_ragged_arrays_are_lists(
+    model: Embedder, content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "a.wav").write_bytes(content)
+    expected = model.embed_scenes([tmp_path / "a.wav"] * 2)
+    paths = np.array([str(tmp_path / "a.wav")] * 2)
+    for form in (paths, paths.astype(object)):
+        np.testing.assert_array_equal(model.embed_scenes(form), expected)
+    ragged = np.empty(2, object)
+    ragged[:] = [SOUND, SOUND[:8_000]]
+    assert model.embed_scenes(ragged).shape == expected.shape
+
+
+def test_bfloat16_with_a_rate_and_lengths_that_are_shares(model: Embedder) -> None:
+    rounded = torch.from_numpy(SOUND).bfloat16()
+    found = model.embed_scenes((rounded, RATE))
+    np.testing.assert_array_equal(found, model.embed_scenes(rounded.float().numpy()))
+    for lengths in ([1.0, 0.5], torch.tensor([1.0, 0.5]), 800):
+        with pytest.raises(TypeError, match="one whole number of samples for each clip"):
+            model.embed_scenes(np.stack([SOUND, SOUND]), lengths)  # type: ignore[arg-type]
 
 
 def test_silence_and_short_clips_are_warned_of(model: Embedder) -> None:

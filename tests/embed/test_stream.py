@@ -124,7 +124,7 @@ def test_later_changes_of_the_weights_do_not_count() -> None:
 def test_blocks_that_were_changed_are_refused() -> None:
     model = small()
     model.encoder.blocks[1].proj_up.register_forward_hook(lambda *_: None)
-    with pytest.raises(ValueError, match=r"block 1\.proj_up has hooks"):
+    with pytest.raises(ValueError, match=r"blocks\.1\.proj_up has hooks"):
         model.stream(STATISTICS)
 
 
