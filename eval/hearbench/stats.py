@@ -76,16 +76,29 @@ class Score:
     """The highest score of a seed."""
 
     @property
-    def spread(self) -> str:
-        """The interval, or the range of fewer than `FEW_SEEDS` seeds; empty for a single seed.
+    def range(self) -> tuple[float, float] | None:
+        """Lowest and highest score, if there are too few seeds for a useful interval.
 
         With two seeds Student's t multiplies their standard deviation by 9: such an interval
         reflects the number of seeds more than the scores.
         """
+        if self.half_width is None or self.lowest is None or self.highest is None:
+            return None
+        return (self.lowest, self.highest) if self.seeds < FEW_SEEDS else None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Ends of the range or else of the interval; the mean itself for a single seed."""
+        half_width = self.half_width or 0.0
+        return self.range or (self.mean - half_width, self.mean + half_width)
+
+    @property
+    def spread(self) -> str:
+        """The range or else the interval in text; empty for a single seed."""
         if self.half_width is None:
             return ""
-        if self.seeds < FEW_SEEDS and self.lowest is not None:
-            return f"({self.lowest:.1f} to {self.highest:.1f})"
+        if self.range is not None:
+            return "({:.1f} to {:.1f})".format(*self.range)
         return f"± {self.half_width:.1f}"
 
     def __str__(self) -> str:

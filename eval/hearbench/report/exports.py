@@ -7,7 +7,7 @@ from io import StringIO
 
 from hearbench.report.content import Content
 from hearbench.report.paired_differences import certain
-from hearbench.report.score_tables import Row, ScoreTable, measured
+from hearbench.report.score_tables import Row, ScoreTable, measured, spread
 from hearbench.results import PAPER, THESE, Results
 from hearbench.stats import Score
 
@@ -30,9 +30,9 @@ def markdown(content: Content) -> str:
     if content.comparisons:
         parts += ["## Two systems, seed by seed", _differences(content)]
         parts.append(
-            "Mean difference of the same seeds ± half of the paired 95 % interval (Student t), "
-            "over the probe's seeds only, not corrected for the number of comparisons; * where the "
-            "interval excludes zero."
+            f"Difference of the scores of the same seed. {spread(content.results.plan)} * marks "
+            "paired 95 % intervals (Student t) that exclude zero. They reflect the probe's seeds "
+            "only, and are not corrected for the number of comparisons."
         )
     if content.mistakes:
         parts += ["## Worst classes", _worst(content)]
@@ -99,7 +99,7 @@ def _tex_cell(cell: Score | None, best: bool) -> str:
     if cell is None:
         return "--"
     mean = rf"\mathbf{{{cell.mean:.1f}}}" if best else f"{cell.mean:.1f}"
-    return f"${mean}$" if cell.half_width is None else rf"${mean} \pm {cell.half_width:.1f}$"
+    return f"${mean}$ {_escaped(cell.spread)}".rstrip()
 
 
 def _escaped(text: str) -> str:

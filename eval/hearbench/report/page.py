@@ -17,7 +17,7 @@ from hearbench.report.confusion import Mistakes
 from hearbench.report.content import Content
 from hearbench.report.paired_differences import certain
 from hearbench.report.pictures import Mark
-from hearbench.report.score_tables import Head, ScoreTable
+from hearbench.report.score_tables import Head, ScoreTable, spread, whiskers
 from hearbench.results import THESE, Results
 from hearbench.stats import by_seed
 
@@ -60,6 +60,8 @@ def _values(content: Content) -> dict[str, Any]:
             for task, group in groupby(content.mistakes, key=lambda found: found.task)
         ],
         "pictures": _pictures(content),
+        "spread": spread(plan),
+        "whiskers": whiskers(plan),
         "provenance": content.provenance,
     }
 

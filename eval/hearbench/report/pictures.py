@@ -11,14 +11,16 @@ from statistics import median
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
+from numpy.typing import NDArray
 
 from hearbench.report.confusion import Mistakes
 from hearbench.stats import Score
 
-WIDTH = 5.0  # inches: text of 10 points is readable on a phone
+WIDTH = 4.2  # inches: a phone shows text of 10 points at its full size
 LABELED = 24  # classes up to which a confusion matrix names them
 LONGEST_NAME = 22  # letters
 # Colors that the page replaces, so that light and dark follow its style sheet.
@@ -65,12 +67,12 @@ def bars(marks: Sequence[Mark], title: str) -> str:
     axes.barh(
         [_short(mark.name) for mark in ordered],
         [mark.value.mean for mark in ordered],
-        xerr=[mark.value.half_width or 0.0 for mark in ordered],
+        xerr=_whiskers(*ordered),
         color=[mark.color for mark in ordered],
         ecolor=TEXT,
         height=0.6,
     )
-    axes.set_xlim(right=max(100.0, *(m.value.mean + (m.value.half_width or 0) for m in marks)))
+    axes.set_xlim(right=max(100.0, *(mark.value.bounds[1] for mark in marks)))
     axes.grid(axis="x")
     right = axes.secondary_yaxis("right")
     right.set_yticks(range(len(ordered)), [str(mark.value) for mark in ordered])
@@ -84,9 +86,9 @@ def scatter(marks: Sequence[Mark], title: str) -> str:
     figure, axes = _axes(3.2)
     for mark in marks:
         if mark.parameters:
-            place, width = (mark.parameters, mark.value.mean), mark.value.half_width or 0.0
-            axes.errorbar(*place, yerr=width, fmt="o", color=mark.color, ecolor=TEXT)
-            axes.annotate(_short(mark.name), place, (6, 4), textcoords="offset points", fontsize=8)
+            place = mark.parameters, mark.value.mean
+            axes.errorbar(*place, yerr=_whiskers(mark), fmt="o", color=mark.color, ecolor=TEXT)
+            axes.annotate(_short(mark.name), place, (6, 4), textcoords="offset points", fontsize=9)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set(xlabel="million parameters", ylabel="s(m)")
@@ -104,12 +106,18 @@ def dots(marks: Sequence[Mark], title: str) -> str:
             axes.text(0.02, row, f"{mark.value} (outside)", transform=axes.get_yaxis_transform())
             continue
         axes.plot(mark.seeds, [row] * len(mark.seeds), "o", color=OURS, alpha=0.5)
-        width = mark.value.half_width or 0.0
-        axes.errorbar(mark.value.mean, row, xerr=width, fmt="|", color=TEXT, markersize=14)
+        mean, whiskers = mark.value.mean, _whiskers(mark)
+        axes.errorbar(mean, row, xerr=whiskers, fmt="|", color=TEXT, markersize=14)
     axes.set_yticks(range(len(marks)), [_short(mark.name) for mark in reversed(marks)])
     axes.set_ylim(-0.6, len(marks) - 0.4)
     axes.grid(axis="x")
     return _svg(figure, title)
+
+
+def _whiskers(*marks: Mark) -> NDArray[np.float64]:
+    """Lengths of the whiskers below and above the means, [2, marks]."""
+    bounds = np.transpose([mark.value.bounds for mark in marks])
+    return np.abs(bounds - [mark.value.mean for mark in marks])
 
 
 def _near(marks: Sequence[Mark]) -> list[Mark]:

@@ -94,9 +94,10 @@ def measured(results: Results, scales: Sequence[str] = (THESE,)) -> ScoreTable:
         cells = [results.cells.get((label, task.path.name)) for task in plan.tasks]
         rows.append(_row(model, cells + [results.aggregates[f].get(label) for f in scales]))
     caption = (
-        f"Test scores by {_probes(plan)}: {_metrics(plan)}. {_spread(plan)} "
+        f"Test scores by {_probes(plan)}: {_metrics(plan)}. {spread(plan)} "
         "Best in bold. s(m) is relative to the worst and best single runs of the systems in this "
-        f"table, over {plural(len(plan.tasks), 'task')}: it does not compare with any other table."
+        f"table, over {plural(len(plan.tasks), 'task')}: it does not compare with any other table. "
+        "Parameters are those of the module as loaded."
     )
     if PAPER in scales:
         caption += f" {SCALES[PAPER]} is on the scale of the paper's Table 2."
@@ -145,13 +146,20 @@ def _probes(plan: Plan) -> str:
     return f"hearbench's training of heareval's probes (engine fast, grid {plan.grid}){also}"
 
 
-def _spread(plan: Plan) -> str:
-    """Describe the mean and its interval."""
+def spread(plan: Plan) -> str:
+    """Describe the mean and its interval or range."""
     if plan.seeds == 1:
         return "One seed of the probe."
     if plan.seeds < FEW_SEEDS:
         return f"Mean over {plan.seeds} seeds of the probe and, in brackets, their range."
     return f"Mean over {plan.seeds} seeds of the probe ± half of the 95 % interval (Student t)."
+
+
+def whiskers(plan: Plan) -> str:
+    """Describe the whiskers in pictures; empty if there are none."""
+    if plan.seeds == 1:
+        return ""
+    return "range of the seeds" if plan.seeds < FEW_SEEDS else "95 % interval over the seeds"
 
 
 def _metrics(plan: Plan) -> str:
