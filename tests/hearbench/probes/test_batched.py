@@ -26,7 +26,7 @@ from hearbench.probes import batched, heareval_adapter
 from hearbench.probes.batched import probes, results, train
 from hearbench.probes.batched.data import ProbeData
 from hearbench.probes.batched.randomness import Dropout, derived_seeds, initial
-from hearbench.probes.batched.train import Fit, Progress, Trainer
+from hearbench.probes.batched.train import Fit, ProbeState, Trainer
 from hearbench.probes.grid import GRID_POINTS, Grid, draw, paper_grid
 from hearbench.probes.heareval_adapter import HearevalError
 from hearbench.probes.runs import DONE, SCORES, finished
@@ -129,7 +129,7 @@ def test_stopping_is_lightning_s(values: list[float], upward: bool) -> None:
     from pytorch_lightning.callbacks import EarlyStopping
 
     theirs = EarlyStopping("score", patience=3, mode="max" if upward else "min")
-    ours = Progress(fit(patience=3))
+    ours = ProbeState(fit(patience=3))
     for epoch, value in enumerate(values):
         ours.update(value, epoch, upward)
         stop, _ = theirs._evaluate_stopping_criteria(torch.tensor(value))

@@ -53,7 +53,7 @@ class Outcome:
 
 
 @dataclass
-class Progress:
+class ProbeState:
     """Early-stopping state of one probe."""
 
     fit: Fit
@@ -137,7 +137,7 @@ class Trainer:
         sizes = self.data.features, self.data.classes, self.device, self.product_dtype
         entropies = [(fit.seed, fit.fold, fit.number) for fit in fits]
         stack = BatchedProbes([fit.point for fit in fits], entropies, *sizes)
-        probes = [Progress(fit) for fit in fits]
+        probes = [ProbeState(fit) for fit in fits]
         outcomes: list[Outcome] = []
         batches = stack.batches(x_ND, y_NC)
         every = shape.check_val_every_n_epoch
@@ -192,5 +192,5 @@ def _check_batches(clips: int, shape: Shape) -> None:
         )
 
 
-def _outcome(probe: Progress, logits_NC: Tensor) -> Outcome:
+def _outcome(probe: ProbeState, logits_NC: Tensor) -> Outcome:
     return Outcome(probe.fit, probe.best, probe.epoch, logits_NC, probe.seconds)
