@@ -14,6 +14,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from hear_axlstm.audio.clips import Source
 from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import AudioClip, open_source
 from hear_axlstm.audio.tables import OPEN_CSV
@@ -60,25 +61,29 @@ def predict(
         raise ValueError(f"--out {out} is not a CSV: choose a name that ends in .csv")
     source = open_source(inputs, path_column)
     classifier = load_classifier(model).to(choose_device(device))
-    top = min(top, len(classifier.labels.classes))
-    broken: list[Skipped] = []
-    clips = (clip for spec in source.shards() for clip in spec.clips)
-    number = 0
     with _open(out) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        names = [
-            f"{name}_{rank}" for rank in range(1, top + 1) for name in ("label", "probability")
-        ]
-        writer.writerow(["path", *names])
-        for clip, scene in scenes_of(classifier, clips):
-            number += 1
-            if isinstance(scene, Tensor):
-                writer.writerow([_name(clip), *_top(classifier, scene, top)])
-            else:
-                broken.append(Skipped(_name(clip), scene.reason))
+        broken, number = _write(file, classifier, source, min(top, len(classifier.labels.classes)))
     if broken:
         _report(broken, number)
         sys.exit(BROKEN)
+
+
+def _write(
+    file: TextIO, classifier: Classifier, source: Source, top: int
+) -> tuple[list[Skipped], int]:
+    """Write a row per clip; returns the clips without one, and the number of all clips."""
+    writer = csv.writer(file, lineterminator="\n")
+    ranks = range(1, top + 1)
+    writer.writerow(["path", *(f"{name}_{n}" for n in ranks for name in ("label", "probability"))])
+    broken, number = [], 0
+    clips = (clip for spec in source.shards() for clip in spec.clips)
+    for clip, scene in scenes_of(classifier, clips):
+        number += 1
+        if isinstance(scene, Tensor):
+            writer.writerow([_name(clip), *_top(classifier, scene, top)])
+        else:
+            broken.append(Skipped(_name(clip), scene.reason))
+    return broken, number
 
 
 def _name(clip: AudioClip | Skipped) -> str:

@@ -52,12 +52,10 @@ class PackEstimate:
 def estimate(
     audio: str | Path | Sequence[str | Path],
     out: str | Path,
-    mel: MelConfig | None = None,
     workers: int | None = None,
-    device: str | None = None,
     path_column: str | None = None,
 ) -> PackEstimate:
-    """Estimate what `pack` would do with the same arguments, without writing anything.
+    """Estimate what `pack` would do with these arguments, without writing anything.
 
     Only the first of several tars is read; the others are assumed to be similar.
 
@@ -66,11 +64,11 @@ def estimate(
         PackError: if none of it is usable, or there are no workers.
     """
     check_workers(workers)
-    source, mel = open_source(audio, path_column), mel or MelConfig()
+    source, mel = open_source(audio, path_column), MelConfig()
     clips, total = source.sample(SAMPLE_PER_WORKER * (workers or choose_workers(None)))
     workers = max(1, choose_workers(total) if workers is None else workers)
     found, ends = [], [time.monotonic()]
-    results = extract_all(((0, clip) for clip in clips), mel, workers, choose_device(device))
+    results = extract_all(((0, clip) for clip in clips), mel, workers, choose_device(None))
     for _, item in Progress(results, "measuring", total=len(clips), unit="clip", leave=False):
         found.append(item if isinstance(item, Skipped) else (len(item.frames), item.frames.nbytes))
         ends.append(time.monotonic())

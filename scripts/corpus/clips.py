@@ -83,10 +83,10 @@ def decode(data: bytes) -> Wave:
     return (wave - np.float32(wave.mean())).astype(np.float32)
 
 
-def trim(wave: Wave, keep: float = 0.15) -> tuple[int, int]:
+def trim(wave: Wave) -> tuple[int, int]:
     """First and last sample of the sound between silences.
 
-    Silence is 50 dB below the loudest 20 ms; `keep` seconds of it are kept.
+    Silence is 50 dB below the loudest 20 ms; 0.15 s of it are kept.
     """
     hop = RATE // 50
     frames = len(wave) // hop
@@ -97,7 +97,7 @@ def trim(wave: Wave, keep: float = 0.15) -> tuple[int, int]:
     loud = np.flatnonzero(rms > max(rms.max() * 10 ** (-50 / 20), 1e-4))
     if not len(loud):
         return 0, 0
-    pad = int(keep * RATE)
+    pad = int(0.15 * RATE)
     return max(0, loud[0] * hop - pad), min(len(wave), (loud[-1] + 1) * hop + pad)
 
 

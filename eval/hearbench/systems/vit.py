@@ -64,11 +64,9 @@ class Block(nn.Module):
 class PatchEmbedding(nn.Module):
     """Spectrogram [B, 1, height, width] -> patches [B, D, rows, columns]."""
 
-    def __init__(
-        self, dim: int, kernel: tuple[int, int], stride: tuple[int, int], bias: bool = True
-    ) -> None:
+    def __init__(self, dim: int, kernel: tuple[int, int], stride: tuple[int, int]) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(1, dim, kernel, stride, bias=bias)
+        self.proj = nn.Conv2d(1, dim, kernel, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Spectrogram [B, 1, height, width] -> patches [B, D, rows, columns]."""
