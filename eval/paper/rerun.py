@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
 from scipy import stats
 
 from hear_axlstm.checkpoints import fetch, hub
@@ -137,12 +138,17 @@ def _others() -> Iterator[tuple[str, str | Exception]]:
 
 def _on_the_hub() -> Iterator[tuple[str, str | Exception]]:
     """Models that transformers downloads, if the hub or its cache has their settings."""
+    unreachable: ConnectionError | None = None
     for weights in PUBLISHED.values():
         if not (weights.row and weights.hub):
             continue
         try:
-            hub.download(f"hf://{weights.hub}", "config.json")
+            if not isinstance(try_to_load_from_cache(weights.hub, "config.json"), str):
+                if unreachable:
+                    raise unreachable
+                hub.download(f"hf://{weights.hub}", "config.json")
         except OSError as error:
+            unreachable = error if isinstance(error, ConnectionError) else unreachable
             yield weights.row, error
         else:
             yield weights.row, f"{weights.system}@{weights.hub}"

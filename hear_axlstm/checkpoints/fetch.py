@@ -85,7 +85,7 @@ def _lock(weights: Published) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # not possible on Windows, and not necessary
+        with suppress(OSError):  # on Windows it stays until it is released
             Path(lock.lock_file).unlink()
         lock.release()
 
@@ -117,8 +117,6 @@ def _fetch(weights: Published, source: str, is_local: bool) -> None:
             found = _Found(path, facts["file"], facts=facts)
         while found.path.is_dir() or archives.is_archive(found.path):
             _enter(found, weights)
-        if run_in(str(found), weights) is None:
-            log.warning("using %s, although its path names no run %s*", found, weights.prefix)
         _convert(found, weights)
     except (ValueError, FileNotFoundError):
         shutil.rmtree(weights.downloads, ignore_errors=True)  # else it seems complete
@@ -169,8 +167,10 @@ def _convert(found: _Found, weights: Published) -> None:
     """Check a checkpoint and write its tensors into the cache."""
     config, training, tensors = _read(found)
     _check_preset(config, found, weights)
-    run = run_in(str(found), weights) or weights.run
-    digest, name = sha256(found.path), f"{run}/{PurePosixPath(found.name).name}"
+    run = run_in(str(found), weights)
+    if run is None:
+        log.warning("using %s, although its path names no run %s*", found, weights.prefix)
+    digest, name = sha256(found.path), f"{run or weights.run}/{PurePosixPath(found.name).name}"
     _compare(digest, name, weights)
     facts = {
         "weights": weights.name,
@@ -183,6 +183,8 @@ def _convert(found: _Found, weights: Published) -> None:
         "sha256": digest,
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
+    if weights.downloads not in found.path.parents:
+        shutil.rmtree(weights.downloads, ignore_errors=True)  # it may fill the disk
     save_tensors(weights.path, config, training | facts, tensors)
     with replacing(weights.record) as record:
         record.write_text(f"{digest}  {name}\n", encoding="utf-8")

@@ -7,6 +7,8 @@ and shapes in the file before memory is allocated for any tensor.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,14 +84,27 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) 
         with replacing(path) as partial:
             partial.touch()
             mode = partial.stat().st_mode  # as the user's umask has it; safetensors uses another
-            save_file(dict(tensors), partial, metadata=dict(header))
+            with _system_errors():
+                save_file(dict(tensors), partial, metadata=dict(header))
             partial.chmod(mode)
     except (SafetensorError, OSError) as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
+        reason = getattr(error, "strerror", None) or error
         raise OSError(
-            f"can't write {path} ({error}): make room, or choose another folder"
+            f"can't write {path} ({reason}): make room, or choose another folder"
         ) from error
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Convert errors of safetensors that name an error of the system to that error."""
+    try:
+        yield
+    except SafetensorError as error:
+        if code := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+        raise
 
 
 def read(path: Path) -> Contents:

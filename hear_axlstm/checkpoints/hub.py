@@ -133,4 +133,4 @@ def _reporting(spec: str) -> Iterator[None]:
         elif status in REFUSED:
             kind = PermissionError
         hint = f" ({LOG_IN})" if status in REFUSED else ""
-        raise kind(f"{spec}: {' '.join(str(error).split())}{hint}") from error
+        raise kind(f"{spec}: {' '.join(str(error).split())}{hint}") from None

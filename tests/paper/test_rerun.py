@@ -56,6 +56,7 @@ def test_without_a_connection_each_server_is_asked_once(
         raise requests.exceptions.SSLError("expired")
 
     def missing(*_: object) -> None:
+        asked.append("hub")
         raise ConnectionError("the hub can't be reached")
 
     monkeypatch.setattr("requests.adapters.HTTPAdapter.send", refuse)
@@ -69,7 +70,7 @@ def test_without_a_connection_each_server_is_asked_once(
         specs("published")
     hosts = Counter(asked)
     assert hosts.pop("drive.google.com") == 2  # once for each package
-    assert len(hosts) == 3 and set(hosts.values()) == {1}
+    assert len(hosts) == 4 and set(hosts.values()) == {1}
     assert "left out AxLSTM-T, AxLSTM-S, AxLSTM-B, SSAST-T, SSAST-S, SSAST-B: can't" in caplog.text
     assert "left out MWMAE-Tiny, MWMAE-Base, SSAM-Tiny, SSAM-Small, SSAM-Base: skip" in caplog.text
     assert "left out W2V2-large, WavLM-large, HuBERT-large: the hub can't" in caplog.text

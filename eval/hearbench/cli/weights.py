@@ -17,7 +17,7 @@ WIDTHS = (20, 13, 13, 23, 8)
 
 def weights(
     action: Annotated[Literal["list", "get"], tyro.conf.Positional] = "list",
-    names: Annotated[tuple[str, ...], tyro.conf.Positional, given("NAME ...")] = (),
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, given("[NAME ...]")] = (),
     *,
     source: Annotated[
         Path | None, tyro.conf.arg(name="from", metavar="FOLDER|FILE|ZIP", help_behavior_hint="")

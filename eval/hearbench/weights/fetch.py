@@ -127,7 +127,7 @@ def _lock(weights: Weights, folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # not possible on Windows, and not necessary
+        with suppress(OSError):  # on Windows it stays until it is released
             Path(lock.lock_file).unlink()
         lock.release()
 
@@ -142,13 +142,19 @@ def _fetch(weights: Weights, folder: Path, source: Path | None) -> Path:
     draft.mkdir(exist_ok=True)
     try:
         if source:
-            path, origin = _from_disk(weights, source, draft)
+            from_disk = _run_from_disk if weights.is_run else _file_from_disk
+            path, origin = from_disk(weights, source, draft)
         else:
             path, origin = (_from_url if weights.url else _from_drive)(weights, draft)
         _check(weights, path, origin, folder)
     except (WeightsError, ZipError):
         shutil.rmtree(draft, ignore_errors=True)  # else it seems complete
         raise
+    finally:
+        with suppress(OSError):  # unless something was downloaded
+            draft.rmdir()
+    if not any(map(weights.is_called, PurePosixPath(origin).parts)):
+        log.warning("%s: using %s, which is not called %s", weights.name, origin, weights.file)
     target = folder / path.name
     if target.is_dir():
         shutil.rmtree(target)
@@ -216,15 +222,6 @@ def _from_drive(weights: Weights, draft: Path) -> tuple[Path, str]:
 
 def _is_zip_of(weights: Weights, path: str) -> bool:
     return weights.is_called(PurePosixPath(path).name) and path.lower().endswith(ARCHIVE)
-
-
-def _from_disk(weights: Weights, source: Path, draft: Path) -> tuple[Path, str]:
-    """Copy a checkpoint or run into the draft; returns the copy, and where it comes from."""
-    from_disk = _run_from_disk if weights.is_run else _file_from_disk
-    path, origin = from_disk(weights, source, draft)
-    if not any(map(weights.is_called, PurePosixPath(origin).parts)):
-        log.warning("%s: using %s, which is not called %s", weights.name, origin, weights.file)
-    return path, origin
 
 
 def _file_from_disk(weights: Weights, source: Path, draft: Path) -> tuple[Path, str]:
