@@ -20,7 +20,6 @@ OptimizerName = Literal["adamw", "muon"]
 
 DEFAULT_MODEL = "axlstm_tiny"
 MLSTM_ONLY = ("expansion", "flip", "input_gate")
-RENAMED = {"look_every": "eval_every"}  # settings renamed since earlier runs
 REFERENCE_BATCH = 256  # the batch size that `base_lr` refers to
 PAPER_BATCH = 1024
 STEPS_PER_EPOCH = 32  # of a small corpus, with the default batch
@@ -169,7 +168,7 @@ class PretrainConfig(RunConfig, TrainConfig):
     """Compile the model with torch.compile; meant for GPUs."""
     milestone_epochs: Annotated[float | None, tyro.conf.arg(metavar="FLOAT|None")] = 10.0
     """Epochs between two checkpoints that are kept permanently."""
-    eval_every: Annotated[int, tyro.conf.arg(aliases=("--look-every",))] = 5
+    eval_every: int = 5
     """Epochs between two pictures of reconstructions, and two scores of the labeled clips."""
     probe: Annotated[str | None, given("LABELED")] = None
     """Labeled clips for scoring the embeddings by nearest neighbors: a CSV with the columns path
@@ -187,10 +186,8 @@ class PretrainConfig(RunConfig, TrainConfig):
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> PretrainConfig:
         """Rebuild a config from the data of `to_dict`."""
-        values = {RENAMED.get(name, name): value for name, value in settings.items()}
-        values["model"] = ModelConfig.from_dict(values["model"])
-        values["betas"] = tuple(values["betas"])
-        return cls(**values)
+        model, betas = ModelConfig.from_dict(settings["model"]), tuple(settings["betas"])
+        return cls(**{**settings, "model": model, "betas": betas})
 
     def conflicts(self, settings: Mapping[str, Any]) -> list[str]:
         """Names of settings that conflict with those of a run to resume, given by `to_dict`."""
