@@ -163,11 +163,11 @@ class ModelConfig:
             ValueError: for an unknown setting.
         """
         values = dict(settings)
-        _check_keys(cls, values)
+        check_keys(cls, values)
         if "patch" in values:
             values["patch"] = tuple(values["patch"])
         if "mel" in values:
-            _check_keys(MelConfig, values["mel"])
+            check_keys(MelConfig, values["mel"])
             values["mel"] = MelConfig(**values["mel"])
         return cls(**values)
 
@@ -179,10 +179,18 @@ def _check_sizes(config: MelConfig | ModelConfig, names: tuple[str, ...]) -> Non
             raise ValueError(f"{name}={value!r} must be a whole number from 1 to {LARGEST[name]:,}")
 
 
-def _check_keys(cls: type, values: Mapping[str, Any]) -> None:
+def check_keys(cls: type, values: Mapping[str, Any]) -> None:
+    """Check that a dataclass has all of these settings.
+
+    Raises:
+        ValueError: naming those that it lacks, which another version may have written.
+    """
     known = {f.name for f in fields(cls)}
     if unknown := sorted(set(values) - known):
-        raise ValueError(f"unknown {cls.__name__} setting(s) {unknown}: known are {sorted(known)}")
+        raise ValueError(
+            f"unknown {cls.__name__} setting(s) {unknown}, perhaps of another version: known are "
+            f"{sorted(known)}"
+        )
 
 
 def _ssast(dim: int, heads: int) -> ModelConfig:

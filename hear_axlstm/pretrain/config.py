@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from hear_axlstm.config import InputGate, LossOn, ModelConfig, preset
+from hear_axlstm.config import InputGate, LossOn, ModelConfig, check_keys, preset
 from hear_axlstm.training.config import RunConfig, check_positive, given
 
 log = logging.getLogger(__name__)
@@ -185,7 +185,12 @@ class PretrainConfig(RunConfig, TrainConfig):
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> PretrainConfig:
-        """Rebuild a config from the data of `to_dict`."""
+        """Rebuild a config from the data of `to_dict`.
+
+        Raises:
+            ValueError: for settings that this version does not have.
+        """
+        check_keys(cls, settings)
         model, betas = ModelConfig.from_dict(settings["model"]), tuple(settings["betas"])
         return cls(**{**settings, "model": model, "betas": betas})
 

@@ -128,16 +128,11 @@ class Plan:
         """Read the plan of the last evaluation in `out`.
 
         Raises:
-            PlanError: if there is none, or it is from an earlier version.
+            PlanError: if there is none, or it can't be used.
         """
         file = out / "plan.json"
         try:
             content = json.loads(file.read_text("utf-8"))
-            if "engine" not in content:
-                raise PlanError(
-                    f"{file} is from an earlier version, which named no engine: evaluate again; "
-                    "its embeddings are used, its probes are not"
-                )
             models = tuple(
                 Model(System(**e["system"]), Fingerprint(**e["fingerprint"]))
                 for e in content["models"]
