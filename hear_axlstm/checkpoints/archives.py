@@ -65,20 +65,13 @@ def extract(member: Member, folder: Path) -> Path:
     target = folder / PurePosixPath(member.name).name
     try:
         with zipfile.ZipFile(member.path) as archive:
-            size = archive.getinfo(member.name).file_size
+            if archive.getinfo(member.name).file_size > LARGEST_CHECKPOINT:
+                raise ValueError(f"{member.name} is larger than any checkpoint")
             with archive.open(member.name) as packed, target.open("wb") as unpacked:
-                if size <= LARGEST_CHECKPOINT:
-                    shutil.copyfileobj(packed, unpacked)
+                shutil.copyfileobj(packed, unpacked)
     except DAMAGED as error:
-        raise damaged(member.path, str(error)) from None
-    if size > LARGEST_CHECKPOINT:
-        raise ValueError(f"{member.path}/{member.name} is larger than any checkpoint")
+        raise ValueError(f"{member.path} can't be unpacked ({error}): download it again") from None
     return target
-
-
-def damaged(path: Path, reason: str = "not a complete zip") -> ValueError:
-    """The error for a zip that can't be read."""
-    return ValueError(f"{path} is damaged or cut off ({reason}): download it again")
 
 
 def _parts(path: Path) -> list[Path]:

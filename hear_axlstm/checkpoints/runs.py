@@ -90,7 +90,10 @@ def _rank(path: str, weights: Published) -> tuple | None:
         age = (1, 0)  # a file with the name of the run
     if age is None:
         return None
+    parts = PurePosixPath(path).parts
+    inner = parts[len(parts) - parts[::-1].index(run) : -1]
+    is_deeper = [part.lower() for part in inner] not in ([], ["checkpoints"])
     run = re.split(r"[-.]", run.lower())[0]  # without what a browser adds to the name of a zip
     repetition = REPETITION.search(run)
     number = int(repetition[1]) if repetition else math.inf
-    return number, run != weights.run.lower(), *age, len(path)
+    return number, run != weights.run.lower(), is_deeper, *age, len(path)

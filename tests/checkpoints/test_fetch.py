@@ -94,6 +94,10 @@ LAYOUTS = {
            for n in (9, 99)] + ["README.md", "checkpoints/checkpoint-999.pth"],
         f"a/AudioSet/{RUN}/checkpoints/checkpoint-9.pth",
     ),
+    "the run's own before those of folders in it": (
+        [f"{RUN}/finetuned/checkpoint-200.pth", f"{RUN}/checkpoints/checkpoint-100.pth"],
+        f"{RUN}/checkpoints/checkpoint-100.pth",
+    ),
     "only a later repetition": (
         [f"{RUN[:-1]}10/checkpoints/checkpoint-5.pth", f"{RUN[:-1]}2/checkpoints/checkpoint-5.pth"],
         f"{RUN[:-1]}2/checkpoints/checkpoint-5.pth",
@@ -379,7 +383,7 @@ BAD_SOURCES = {
     "empty": ("log.txt", b"", rf"empty contains no .* run {WEIGHTS.prefix}\*; it lists empty/log"),
     "cut.zip": ("", zipped({"checkpoint-1.pth": bytes(999)})[:-40], "cut.zip is damaged or cut"),
     "changed.zip": ("", zipped({f"{RUN}/checkpoint-1.pth": bytes(9999)}).replace(b"\xed", b"\x07"),
-        "changed.zip is damaged"),
+        "changed.zip can't be unpacked"),
     "other": (f"{OTHER_RUN}/checkpoints/checkpoint-9.pth", b"", rf"lists other/{OTHER_RUN}/check"),
     "mine": ("run/checkpoints/checkpoint-9.pth", b"", "it lists mine/run/checkpoints/checkpoint-9"),
     RUN: ("checkpoint-9.pth", b"", f"{RUN}/checkpoint-9.pth is not .* but an empty file"),

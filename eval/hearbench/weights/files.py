@@ -55,7 +55,7 @@ class Member:
             ):
                 shutil.copyfileobj(packed, unpacked)
         except DAMAGED as error:
-            raise ZipError(f"{self.path} is damaged ({error}): download it again") from None
+            raise ZipError(f"{self.path} can't be unpacked ({error}): download it again") from None
 
 
 def files_in(place: Path) -> dict[str, Member]:
