@@ -12,6 +12,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LAYOUT = "2"  # version of the files made from the texts; changing it rebuilds them
+REMEDIES = {
+    errno.EEXIST: "a file is in its place, choose another name",
+    errno.ENOTDIR: "a file is in a folder's place, choose another name",
+    errno.EISDIR: "choose another name, or delete the folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EROFS: "choose another folder",
+    errno.EACCES: "change its permissions, or choose another folder",
+    errno.EPERM: "change its permissions, or choose another folder",
+}
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -20,8 +29,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file next to `path` that replaces it if nothing fails.
 
     Raises:
+        IsADirectoryError: at once, if `path` is a folder.
         OSError: if the disk is full; the message names the file and the remedy.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(path.name + ".partial")
     try:
         with naming_full_disk(path):
@@ -46,6 +58,16 @@ def naming_full_disk(path: Path) -> Iterator[None]:
                 "resume",
             ) from error
         raise
+
+
+def explain(error: OSError) -> str:
+    """An error of the operating system in words, with the path and a remedy."""
+    if error.strerror is None:
+        return str(error)
+    if error.filename is None:
+        return error.strerror
+    remedy = REMEDIES.get(error.errno or 0, "check the path")
+    return f"{os.fsdecode(error.filename)}: {error.strerror.lower()}: {remedy}"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -145,7 +145,11 @@ def run(name: str, arguments: Sequence[str]) -> None:
         if is_stdout_open():
             fail(str(error))
         sys.exit(LEFT)
-    except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
+    except OSError as error:
+        from hear_axlstm.files import explain
+
+        fail(explain(error))
+    except (ValueError, RuntimeError, ModuleNotFoundError) as error:
         fail(str(error))
 
 

@@ -163,7 +163,7 @@ def check_clip(samples: Any, name: str, device: torch.device) -> Tensor:
 
 
 def check_type(audio: object, name: str) -> None:
-    """Raise for arrays that are masked, sparse, nested, quantized, or of 8-bit floats."""
+    """Raise for arrays that are masked, sparse, nested, quantized, fake, or of 8-bit floats."""
     if isinstance(audio, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array: fill it, e.g. with audio.filled(0)")
     if not isinstance(audio, Tensor):
@@ -171,6 +171,8 @@ def check_type(audio: object, name: str) -> None:
     if audio.is_nested or audio.layout != torch.strided or audio.is_quantized:
         kind = "nested" if audio.is_nested else "sparse or quantized"
         raise TypeError(f"{name} is a {kind} tensor: pass a plain one, or a list of tensors")
+    if type(audio).__name__ == "FakeTensor":
+        raise TypeError(f"{name} is a FakeTensor, without data: leave FakeTensorMode to embed")
     if audio.is_floating_point() and audio.dtype not in FLOATS:
         raise TypeError(f"{name} is {audio.dtype}: pass float32 samples in -1..1")
 

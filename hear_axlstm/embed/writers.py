@@ -63,6 +63,8 @@ class Output:
             raise OutputError(f"{self.path}: choose {', '.join(WRITERS)}, or a folder's name")
         if suffix == ".npy" and self.fields != ("scene",):
             raise OutputError(f"{self.path} can hold scenes only: choose .parquet or a folder")
+        if suffix and self.path.is_dir():
+            raise OutputError(f"{self.path} is a folder: choose another name, or delete it")
         if suffix == ".parquet":
             parquet_library()
 

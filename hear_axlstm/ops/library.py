@@ -96,7 +96,13 @@ def _address(tensor: Any, dtype: torch.dtype, name: str) -> int:
             f"{name}: a tensor of {tensor.dtype} on {tensor.device} with strides {tensor.stride()} "
             f"instead of a dense one of {dtype} on the CPU"
         )
-    return tensor.data_ptr()
+    try:
+        return tensor.data_ptr()
+    except RuntimeError as error:  # of torch.func, as in a gradient or vmap
+        raise TypeError(
+            f"{name}: a tensor without memory of its own, as torch.func passes them: use the "
+            "model unfused (model.unfuse())"
+        ) from error
 
 
 @cache

@@ -228,3 +228,22 @@ def test_a_pipe_that_ends_early_is_no_error() -> None:
     script = f"set -o pipefail; {shlex.quote(AXLSTM)} info --json | head -c 1"
     found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120)
     assert (found.returncode, found.stdout, found.stderr) == (0, "[", "")
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("file/a.npy", "not a directory: a file is in a folder's place, choose another name"),
+        ("x" * 300 + ".npy", "file name too long: choose a shorter name"),
+        ("folder.npy", "folder.npy is a folder: choose another name, or delete it"),
+    ],
+)
+def test_outputs_that_can_t_be_written(
+    out: str, message: str, typed: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.npy").mkdir()
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).standard_normal(800) / 9, 16_000)
+    code, printed, error = typed("embed", str(tmp_path / "a.wav"), "--out", str(tmp_path / out))
+    assert (code, printed) == (2, "") and message in error
+    assert "Errno" not in error and "embedding" not in error  # nothing was computed in vain

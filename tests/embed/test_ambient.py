@@ -8,9 +8,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from hear_axlstm import get_scene_embeddings, get_timestamp_embeddings, load_model
 from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.ops.backends import backend
 
 AUDIO = 0.5 * torch.randn(2, 20_000, generator=torch.Generator().manual_seed(0))
 
@@ -87,6 +89,19 @@ def test_a_trace_leaves_the_model_as_it_was(options: dict, expected: Tensor) -> 
     model = load_model()
     torch.jit.trace(model, AUDIO[:1, :4_000], **options)
     torch.testing.assert_close(get_scene_embeddings(AUDIO, model), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(backend("cpu") != "cpu", reason="the library is not compiled")
+def test_torch_func_gets_one_clear_error() -> None:
+    model = load_model()
+    with pytest.raises(TypeError, match=r"as torch.func passes them: use the model unfused"):
+        torch.func.jvp(lambda x: get_scene_embeddings(x, model), (AUDIO,), (AUDIO,))
+
+
+def test_a_fake_tensor_gets_one_clear_error() -> None:
+    model = load_model()
+    with FakeTensorMode() as mode, pytest.raises(TypeError, match="FakeTensor, without data"):
+        get_scene_embeddings(mode.from_tensor(AUDIO), model)
 
 
 def test_torch_compile_leaves_fused_weights_alone(expected: Tensor) -> None:
