@@ -30,7 +30,7 @@ from hear_axlstm.audio.random_access import RandomAccess
 PREROLL_FRAMES = 32  # MPEG frames decoded before the first, which may refer to them
 MUTE_SHARE = 0.01  # share of MPEG frames that may be undecodable and become silence, as in players
 INTEGERS = {"u1": (128, 128.0), "i2": (0, 2.0**15), "i4": (0, 2.0**31)}
-DECLARING = {"mov", "ape", "wv", "tta", "flac"}
+DECLARING = {"mov", "ape", "wv", "tta"}
 """Demuxers whose duration comes from the header, not from a guess."""
 
 
@@ -62,7 +62,10 @@ class FfmpegDecoder:
         self._stream = stream
         stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
         self.rate = stream.codec_context.sample_rate or 0
-        self._declared = _duration(stream) if part.decoder in DECLARING else None
+        self._declared, self._slack = part.frames, 0
+        if part.decoder in DECLARING and (duration := _duration(stream)) is not None:
+            self._declared = round(duration * self.rate)
+            self._slack = max(2048, self.rate // 10)
 
     def blocks(self, first: int, last: int | None) -> Iterator[Block]:
         """Samples [first, last) of the mean of all channels."""
@@ -82,10 +85,9 @@ class FfmpegDecoder:
                         break
         except (av.FFmpegError, ValueError) as error:
             raise not_decodable(self.kind, _detail(error)) from error
-        if is_whole and self._declared is not None:
-            declared = round(self._declared * self.rate)
-            if self.position < declared - max(2048, self.rate // 10):
-                raise fewer_samples(self.kind, declared, self.position)
+        declared = self._declared
+        if is_whole and declared is not None and self.position < declared - self._slack:
+            raise fewer_samples(self.kind, declared, self.position)
 
     def _frames(self, file: av.container.InputContainer) -> Iterator[av.AudioFrame]:
         """All frames; raises if the last packet is incomplete."""

@@ -19,6 +19,7 @@ from typing_extensions import Self
 from hear_axlstm.audio.mel import LogMel, Statistics, standardize
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed import inputs
+from hear_axlstm.embed.eager import eager
 from hear_axlstm.embed.fused import FusedEncoder
 from hear_axlstm.embed.inputs import (
     ArrayAudio,
@@ -61,6 +62,7 @@ class Embedder(nn.Module):
         self.scene_embedding_size = config.embedding_size
         self.timestamp_embedding_size = config.embedding_size
 
+    @eager
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Compute timestamp embeddings and times, as `hear_axlstm.get_timestamp_embeddings` does.
 
@@ -70,13 +72,12 @@ class Embedder(nn.Module):
         Returns:
             float32 ``[B, J, D']``, and the times in ms, float32 ``[B, J]``.
         """
-        if torch.compiler.is_compiling():  # takes minutes and gains nothing over fused weights
-            return torch.compiler.disable(self.forward)(audio)
         inputs.check_batch(audio, self.device)
         times_J = step_times(audio.shape[1], self.config)
         steps_BJD = torch.stack(self.steps(audio))[:, : len(times_J)]
         return steps_BJD, times_J.to(audio.device).repeat(len(audio), 1)
 
+    @eager
     def scene(self, audio: Tensor) -> Tensor:
         """Compute scene embeddings, the mean over all time steps (paper section 3.2).
 
@@ -117,6 +118,7 @@ class Embedder(nn.Module):
         errors: Literal["skip"],
     ) -> tuple[Any, list[Failed]]: ...
 
+    @eager
     @torch.no_grad()
     def embed_scenes(
         self,
@@ -194,6 +196,7 @@ class Embedder(nn.Module):
         errors: Literal["skip"],
     ) -> tuple[Any, Any, list[Failed]]: ...
 
+    @eager
     @torch.no_grad()
     def embed_timestamps(
         self,
@@ -245,6 +248,7 @@ class Embedder(nn.Module):
         call: Any = calls[kind]
         return call(audio, lengths, statistics, errors)
 
+    @eager
     @torch.no_grad()
     def fit_statistics(self, audio: Audio) -> Statistics:
         """Compute mean and standard deviation of the log-mel of calibration audio, for streams.

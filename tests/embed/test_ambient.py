@@ -104,6 +104,29 @@ def test_a_fake_tensor_gets_one_clear_error() -> None:
         get_scene_embeddings(mode.from_tensor(AUDIO), model)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: get_scene_embeddings(AUDIO, model),
+        lambda model: model.embed_scenes(AUDIO),
+        lambda model: model.embed(AUDIO),
+    ],
+)
+def test_nothing_is_compiled_in_functions_that_embed(
+    call: Callable[[Embedder], Tensor], expected: Tensor
+) -> None:
+    model, compiled_nodes = load_model(), 0
+
+    def backend_(graph: torch.fx.GraphModule, _: object) -> Callable:
+        nonlocal compiled_nodes
+        compiled_nodes += sum(node.op.startswith("call") for node in graph.graph.nodes)
+        return graph.forward
+
+    found = torch.compile(lambda: call(model), backend=backend_)()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert compiled_nodes < 10
+
+
 def test_torch_compile_leaves_fused_weights_alone(expected: Tensor) -> None:
     model: Embedder = load_model()
     compiled = torch.compile(model, backend="eager")
