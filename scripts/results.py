@@ -9,14 +9,17 @@ The third, the learning curves, is `axlstm plot RUNS --out docs/curves.png`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from hear_axlstm import checkpoints
 from hear_axlstm.audio.io import load_audio
@@ -25,6 +28,7 @@ from hear_axlstm.models.patch_embed import random_mask
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain import pictures
 from hearbench.results import THESE
+from hearbench.stats import Score
 
 COLORS = {"naive": "0.65", "random": "0.4", "ssast": "#ff7f0e", "axlstm": "#1f77b4"}
 MARKERS = {"naive": "x", "random": "D", "ssast": "s", "axlstm": "o"}
@@ -33,7 +37,7 @@ MARKERS = {"naive": "x", "random": "D", "ssast": "s", "axlstm": "o"}
 def scores(
     evaluation: tyro.conf.Positional[Path] = Path("runs/eval"), out: Path = Path("docs/scores.png")
 ) -> None:
-    """Draw s(m) of every system, and its score on every task, with 95 % intervals.
+    """Draw s(m) of every system, and its score on every task, with intervals over the seeds.
 
     Args:
         evaluation: Folder of a finished evaluation.
@@ -53,9 +57,7 @@ def scores(
     bars, dots = figure.subplots(1, 2, width_ratios=(2, 3))
     for y, system in enumerate(systems):
         found, style = aggregates[system], _style(system)
-        bars.barh(
-            y, found["mean"], xerr=found["half_width"] or 0.0, color=style["color"], capsize=3
-        )
+        bars.barh(y, found["mean"], xerr=_whiskers([found]), color=style["color"], capsize=3)
     bars.set(title="s(m)", yticks=range(len(systems)))
     bars.set_yticklabels(systems)
     for offset, system in enumerate(systems):
@@ -64,7 +66,7 @@ def scores(
         dots.errorbar(
             [cell["mean"] for _, cell in found],
             [y + shift for y, _ in found],
-            xerr=[cell["half_width"] or 0.0 for _, cell in found],
+            xerr=_whiskers([cell for _, cell in found]),
             linestyle="none",
             markersize=5,
             label=system,
@@ -115,6 +117,15 @@ def reconstruction(
     title = f"{config.architecture}: half of the patches hidden, and filled in"
     pictures.draw(shown, seconds, title, out)
     print(out)
+
+
+def _whiskers(records: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+    """Lengths of the whiskers below and above the means, [2, records]."""
+    names = [field.name for field in fields(Score)]
+    values = [[record.get(name) for name in names] for record in records]
+    scores = [Score(*cells) for cells in values]  # type: ignore[arg-type]
+    bounds = np.array([score.bounds for score in scores]).reshape(-1, 2).T
+    return np.abs(bounds - [score.mean for score in scores])
 
 
 def _style(system: str) -> dict[str, Any]:
