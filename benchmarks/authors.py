@@ -2,7 +2,8 @@
 
 CHECKOUT is a clone of https://github.com/SarthakYadav/axlstm-official. Its imports need einops,
 ml_collections and the Python part of torchaudio. Nothing else should run: other work slows many
-small operations more than a few large ones.
+small operations more than a few large ones. The share is that of the products' peak rate, for the
+FLOPs that the mathematics needs (`training_flops`).
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ import tyro
 from torch import Tensor
 
 import hear_axlstm
-from benchmarks.timing import Work, in_turns
+from benchmarks.tables import show
+from benchmarks.timing import Work, in_turns, machine, product_rate
 from hear_axlstm.config import preset
 from hear_axlstm.models.patch_embed import random_mask
-from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
+from hear_axlstm.ops.precision import product_dtype
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.step import make_train_step
 from hear_axlstm.training.device import keep_freed_memory
 from hear_axlstm.training.distributed import DistContext
 
-RATE = 16_000
+RATE, CPU = 16_000, torch.device("cpu")
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -57,18 +60,27 @@ def main(
     """
     keep_freed_memory()  # for both
     _import_authors(checkout)
+    peak = product_rate(product_dtype(precision, CPU), CPU)
     unit = "x real time" if work == "embed" else "clips/s"
     amount = clips * (seconds if work == "embed" else 1.0)
-    print(f"| {work}, {unit}, {clips} clips | authors | here | ratio |\n|---|---|---|---|")
-    for name in presets:
+
+    def row(name: str) -> list[str]:
         if work == "embed":
             audio = 0.1 * torch.randn(clips, int(RATE * seconds))
             pair = _embedding(name, audio.split(1) if one_by_one else (audio,), precision)
         else:
             pair = _training(name, clips, precision)
         works = dict(zip(("authors", "here"), pair, strict=True))
-        theirs, ours = (amount / s for s in in_turns(works, rounds, torch.device("cpu")).values())
-        print(f"| {name} | {theirs:.1f} | {ours:.1f} | {ours / theirs:.2f} |", flush=True)
+        theirs, ours = (amount / s for s in in_turns(works, rounds, CPU).values())
+        flops = training_flops(preset(name))  # of a crop of 2 s, a third of it forward
+        share = ours * (flops / 6 if work == "embed" else flops) / peak
+        return [name, f"{theirs:.1f}", f"{ours:.1f}", f"{ours / theirs:.2f}", f"{share:.0%}"]
+
+    show(
+        f"{machine(CPU)}; products of matrices: {peak / 1e9:.0f} GFLOP/s",
+        (f"{work}, {unit}, {clips} clips", "authors", "here", "ratio", "share"),
+        map(row, presets),
+    )
 
 
 def _embedding(name: str, parts: tuple[Tensor, ...], precision: Precision) -> tuple[Work, Work]:
@@ -111,7 +123,7 @@ def _training(name: str, clips: int, precision: Precision) -> tuple[Work, Work]:
 
     model = preset(name)
     config = PretrainConfig(model=model, batch_size=clips, precision=precision, clip_norm=1.0)
-    step = make_train_step(MaskedPatchModel(model), config, DistContext(torch.device("cpu")))
+    step = make_train_step(MaskedPatchModel(model), config, DistContext(CPU))
     mask = random_mask(clips, model.grid[0] * model.grid[1], model.mask_ratio)
     return authors, lambda: step.step((mel, mask), 0, lambda _: 1e-4)
 
