@@ -12,7 +12,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 DRIVE_FOLDERS = "https://drive.google.com/drive/folders/"
-DRIVE_FILES = "https://drive.google.com/file/d/"
 
 
 @dataclass(frozen=True)
