@@ -1,6 +1,7 @@
 """Which folders become packages, and what is compiled; everything else is in pyproject.toml."""
 
 import platform
+from glob import glob
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -11,8 +12,8 @@ from setuptools.command.build_ext import build_ext
 VECTORS = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
 kernels = Extension(
     "hear_axlstm.ops._cpu",
-    [f"hear_axlstm/ops/csrc/{name}.cpp" for name in ("forward", "products", "backward")],
-    depends=[f"hear_axlstm/ops/csrc/{name}.h" for name in ("numbers", "products", "cell")],
+    sorted(glob("hear_axlstm/ops/csrc/*.cpp")),
+    depends=sorted(glob("hear_axlstm/ops/csrc/*.h")),
     extra_compile_args=[
         *("-O3", "-g0", "-std=c++17", "-fopenmp-simd", *VECTORS),
         *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),

@@ -17,13 +17,14 @@ from hear_axlstm.models.encoder import Encoder, block_type
 from hear_axlstm.models.mlstm import MLSTMBlock
 from hear_axlstm.ops import cpu, torch_impl
 from hear_axlstm.ops.backends import has_mixer, is_compiled, packed
-from hear_axlstm.ops.contract import CONV_WIDTH, NORM_EPS, CellGates, MixerWeights
-from hear_axlstm.ops.cores import on_each_core
-from hear_axlstm.ops.cpu import Workspace
+from hear_axlstm.ops.contract import CONV_WIDTH, NORM_EPS, CellGates
+from hear_axlstm.ops.cores import on_each_core, on_one_core
+from hear_axlstm.ops.cpu import PackedLinear, Workspace
 from hear_axlstm.ops.fuse import fuse_weights
 
 CHANNELS_AT_ONCE = 9216  # E times windows: with fewer, weights are read from memory more often
-Block = Callable[[Tensor, Workspace], Tensor]  # tokens [B, S, D] to tokens
+Block = Callable[[Tensor, Workspace], Tensor]  # tokens [B, S, D] to tokens, perhaps in place
+Pack = Callable[[Tensor], PackedLinear]
 
 
 class FusedEncoder:
@@ -32,19 +33,21 @@ class FusedEncoder:
     Args:
         encoder: on the CPU; later changes to it do not affect the fused weights.
         dtype: type of the matrix products inside the blocks, float32 or bfloat16.
+        pack: packs the weights of the projections.
 
     Raises:
         ValueError: for an encoder with hooks, or mLSTM blocks with replaced submodules.
     """
 
     @torch.no_grad()
-    def __init__(self, encoder: Encoder, dtype: torch.dtype) -> None:
+    def __init__(self, encoder: Encoder, dtype: torch.dtype, pack: Pack = packed) -> None:
         self._modules = tuple(encoder.named_modules())
         self.check_hooks()
         self.patches, self.norm = copy.deepcopy((encoder.patches, encoder.norm))
         self.cls_token = encoder.cls_token.detach().clone()
-        self.blocks = [_fuse_block(block, n, dtype) for n, block in enumerate(encoder.blocks)]
+        self.blocks = [_fuse_block(block, n, dtype, pack) for n, block in enumerate(encoder.blocks)]
         self.dtype = dtype
+        self._can_share = all(getattr(block, "compiled", None) for block in self.blocks)
         inner = block_type(encoder.config).inner_dim(encoder.config)
         self._at_once = max(1, CHANNELS_AT_ONCE // inner)
 
@@ -58,79 +61,62 @@ class FusedEncoder:
     def __call__(self, mel_WTF: Tensor) -> Tensor:
         """Embed the patches of standardized log-mel ``[W, T, F]``, float32 ``[W, N, D]``.
 
-        The result is that of `Encoder.forward` without the class token.
+        The result is that of `Encoder.forward` without the class token. Each core encodes the same
+        number of windows, and all of them together those that remain.
 
         Raises:
             ValueError: if hooks were added to the encoder.
         """
         self.check_hooks()
+        patches_WND, cores = self.patches(mel_WTF), torch.get_num_threads()
+        shared = len(patches_WND) % cores if self._can_share else 0
+        own = len(patches_WND) - shared
+        parts = -(-own // self._at_once)
+        parts += -parts % cores  # so that no core is idle at the end
+        own_WND, shared_WND = patches_WND.split([own, shared])
+        done = []
+        if own or not shared:
+            done = on_each_core(self._encode, own_WND.tensor_split(max(1, min(parts, own))))
+        if shared:
+            done.append(on_one_core(lambda: self._encode(shared_WND, cores)))
+        return torch.cat(done)
 
-        @torch.no_grad()  # applies to the current thread only
-        def encode(patches_BND: Tensor) -> Tensor:
-            cls = self.cls_token.expand(len(patches_BND), 1, -1)
-            tokens, workspace = torch.cat([cls, patches_BND], dim=1), Workspace()
-            for block in self.blocks:
-                tokens = block(tokens, workspace)
-            return self.norm(tokens[:, 1:])
-
-        parts = -(-len(mel_WTF) // self._at_once)
-        parts += -parts % torch.get_num_threads()  # so that no core is idle at the end
-        parts = max(1, min(parts, len(mel_WTF)))
-        return torch.cat(on_each_core(encode, self.patches(mel_WTF).tensor_split(parts)))
+    @torch.no_grad()  # applies to the current thread only
+    def _encode(self, patches_BND: Tensor, threads: int = 1) -> Tensor:
+        cls = self.cls_token.expand(len(patches_BND), 1, -1)
+        tokens, workspace = torch.cat([cls, patches_BND], dim=1), Workspace(threads)
+        for block in self.blocks:
+            tokens = block(tokens, workspace)
+        return self.norm(tokens[:, 1:])
 
 
 class StreamState:
-    """State of a causal block after earlier tokens, for windows processed in parts."""
+    """State of a causal block after earlier tokens, for windows processed in parts.
 
-    def __init__(self) -> None:
-        self._context: Tensor | None = None  # the last tokens, for the convolution
-        self._state: mlstm.State | None = None
+    Args:
+        like_HK: a tensor with the block's heads and head size, on its device.
+        dtype: type of the matrix products.
+    """
+
+    def __init__(self, like_HK: Tensor, dtype: torch.dtype) -> None:
+        inner = like_HK.numel()
+        self.context = like_HK.new_zeros(1, CONV_WIDTH - 1, inner, dtype=dtype)  # for `convolve`
+        self.state = mlstm.empty_state(like_HK[None, None])
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The state as `cpu.Block` takes it."""
+        return self.context, *self.state
 
     def convolve(self, x_BSE: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Convolve like `torch_impl.convolve`, with the preceding tokens as context."""
-        self._context, x_BSE, seen = _extend(self._context, x_BSE)
-        return torch_impl.convolve(x_BSE, weight, bias)[:, seen:]
+        x_BSE = torch.cat([self.context.to(x_BSE.dtype), x_BSE], dim=1)
+        self.context = x_BSE[:, 1 - CONV_WIDTH :].to(self.context.dtype, copy=True)
+        return torch_impl.convolve(x_BSE, weight, bias)[:, CONV_WIDTH - 1 :]
 
     def cell(self, q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
         """Compute `mlstm.cell` from the state after the preceding tokens."""
-        h, self._state = mlstm.chunkwise(q, k, v, log_i, log_f, self._state)
+        h, self.state = mlstm.chunkwise(q, k, v, log_i, log_f, self.state)
         return h
-
-    def mixer(
-        self,
-        xz_BSE: Tensor,
-        weights: MixerWeights,
-        heads: int,
-        log_gates: Callable[[Tensor], tuple[Tensor, Tensor]],
-        workspace: Workspace,
-    ) -> Tensor:
-        """Compute `cpu.mixer` from the state after the preceding tokens."""
-        if self._state is None:
-            shape = 1, 1, heads, xz_BSE.shape[-1] // 2 // heads
-            self._state = mlstm.empty_state(xz_BSE.new_empty(shape))
-        state, after = self._state, []
-
-        def gates(raw_BSG: Tensor) -> CellGates:
-            found, m = mlstm.stabilize_after(*log_gates(raw_BSG), state.m)
-            after.append(m)
-            return found
-
-        self._context, xz_BSE, earlier = _extend(self._context, xz_BSE)
-        out = cpu.continued_mixer(xz_BSE, weights, heads, gates, earlier, state, workspace)
-        self._state = state._replace(m=after[0])
-        return out
-
-
-def _extend(context: Tensor | None, x_BSE: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Put the preceding tokens before others.
-
-    Returns:
-        Context of the next tokens, tokens with the context, and the number of tokens in it.
-    """
-    seen = 0 if context is None else context.shape[1]
-    if context is not None:
-        x_BSE = torch.cat([context, x_BSE], dim=1)
-    return x_BSE[:, 1 - CONV_WIDTH :].clone(), x_BSE, seen
 
 
 class FusedMLSTM:
@@ -139,38 +125,54 @@ class FusedMLSTM:
     Args:
         block: block built from `hear_axlstm.models.layers`.
         dtype: type of the large matrix products.
+        pack: packs the weights of the projections.
     """
 
-    def __init__(self, block: MLSTMBlock, dtype: torch.dtype) -> None:
+    def __init__(self, block: MLSTMBlock, dtype: torch.dtype, pack: Pack = packed) -> None:
         self.norm, self.reverse = 1.0 + block.norm.weight, block.reverse
         self.heads, self.head_size = block.heads, block.skip.numel() // block.heads
         self.input_gate = block.input_gate
         up, self.weights, down = fuse_weights(block.tensors(), block.heads, dtype)
-        self.up, self.down = packed(up), packed(down)
+        self.up, self.down = pack(up), pack(down)
+        self.compiled: cpu.Block | None = None
+        if self.up.is_packed and self.down.is_packed:
+            self.compiled = cpu.Block(self.norm, self.up, self.weights, self.down, self.heads)
+
+    def begin(self) -> StreamState:
+        """State before the first token."""
+        return StreamState(self.weights.skip, self.up.dtype)
 
     def __call__(
         self, tokens_BSD: Tensor, workspace: Workspace, state: StreamState | None = None
     ) -> Tensor:
-        """Map float32 tokens ``[B, S, D]`` to float32 tokens ``[B, S, D]``.
+        """Map float32 tokens ``[B, S, D]`` to float32 tokens ``[B, S, D]``, perhaps in place.
 
         Args:
             tokens_BSD: tokens of whole windows, or those that follow the tokens in `state`.
             workspace: scratch memory.
             state: state of a window that is processed in parts; updated in place.
         """
-        source = tokens_BSD.flip(1) if self.reverse else tokens_BSD
-        normed = nnf.layer_norm(source, source.shape[-1:], self.norm, eps=NORM_EPS)
+        if self.reverse:
+            return self._forward(tokens_BSD.flip(1), workspace, state).flip(1)
+        return self._forward(tokens_BSD, workspace, state)
+
+    def _forward(
+        self, tokens_BSD: Tensor, workspace: Workspace, state: StreamState | None
+    ) -> Tensor:
+        by_mixer = state is None and has_mixer(tokens_BSD, self.head_size)
+        if self.compiled and (by_mixer or (state is not None and is_compiled(tokens_BSD))):
+            before = state.tensors() if state else ()
+            self.compiled(tokens_BSD, self._log_gates, workspace, before)
+            return tokens_BSD
+        normed = nnf.layer_norm(tokens_BSD, tokens_BSD.shape[-1:], self.norm, eps=NORM_EPS)
         xz = self.up(normed, workspace, "xz")
-        if state is not None and is_compiled(xz):
-            mixed = state.mixer(xz, self.weights, self.heads, self._log_gates, workspace)
-        elif state is None and has_mixer(xz, self.head_size):
+        if by_mixer:
             mixed = cpu.mixer(xz, self.weights, self.heads, self._gates, workspace)
         else:
             mixed = self._by_torch(xz, state)
-        mixed = self.down(mixed, workspace, "down").float()
-        return tokens_BSD + (mixed.flip(1) if self.reverse else mixed)
+        return tokens_BSD + self.down(mixed, workspace, "down").float()
 
-    def _gates(self, raw_BSG: Tensor) -> mlstm.CellGates:
+    def _gates(self, raw_BSG: Tensor) -> CellGates:
         return mlstm.stabilize(*self._log_gates(raw_BSG))
 
     def _log_gates(self, raw_BSG: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,12 +189,12 @@ class FusedMLSTM:
         return torch_impl.mixer(xz_BSE, self.weights, self.heads, cell, convolve)
 
 
-def _fuse_block(block: nn.Module, index: int, dtype: torch.dtype) -> Block:
+def _fuse_block(block: nn.Module, index: int, dtype: torch.dtype, pack: Pack) -> Block:
     if type(block) is MLSTMBlock:
         for name, part in block.named_children():
             if type(part).__module__ != layers.__name__:
                 raise _bypassed(f"blocks.{index}.{name} was replaced ({type(part).__name__})")
-        return FusedMLSTM(block, dtype)
+        return FusedMLSTM(block, dtype, pack)
     lower = copy.deepcopy(block).to(dtype)
     return lambda tokens_BSD, _: lower(tokens_BSD.to(dtype)).float()
 

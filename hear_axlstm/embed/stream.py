@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from hear_axlstm.embed.fused import FusedEncoder, FusedMLSTM, StreamState
 from hear_axlstm.embed.inputs import check_clip
 from hear_axlstm.embed.windows import step_centers, step_times
 from hear_axlstm.models.encoder import Encoder
+from hear_axlstm.ops.backends import packed_for_few
 from hear_axlstm.ops.cores import on_one_core
 from hear_axlstm.ops.cpu import Workspace
 from hear_axlstm.ops.precision import Precision, autocast_to, product_dtype
@@ -65,7 +66,8 @@ class Stream:
         self._mel, self._statistics = copy.deepcopy(mel), statistics
         self._config = config
         self._device = encoder.cls_token.device
-        self._fused = FusedEncoder(encoder, product_dtype(precision, self._device))
+        self._fused = FusedEncoder(encoder, product_dtype(precision, self._device), packed_for_few)
+        self._workspace = Workspace()
         self._numpy = True
         self._begin()
 
@@ -173,13 +175,12 @@ class Stream:
         per_step = self._config.grid[1]
         with autocast_to(torch.float32, self._device):  # overrides the caller's
             tokens = self._fused.patches(frames_TF[None], first=step * per_step)
+            blocks = cast(list[FusedMLSTM], self._fused.blocks)
             if step == 0:
-                self._states = [StreamState() for _ in self._fused.blocks]
+                self._states = [block.begin() for block in blocks]
                 tokens = torch.cat([self._fused.cls_token.expand(1, 1, -1), tokens], dim=1)
-            workspace = Workspace()
-            for block, state in zip(self._fused.blocks, self._states, strict=True):
-                assert isinstance(block, FusedMLSTM)
-                tokens = block(tokens, workspace, state)
+            for block, state in zip(blocks, self._states, strict=True):
+                tokens = block(tokens, self._workspace, state)
             tokens = tokens[:, 1:] if step == 0 else tokens
             return self._fused.norm(tokens)[0].unflatten(0, (-1, per_step)).flatten(1)
 

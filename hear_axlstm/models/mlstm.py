@@ -39,12 +39,11 @@ from hear_axlstm.models.layers import (
 from hear_axlstm.models.tensor_names import use_file_names
 from hear_axlstm.ops import cpu, torch_impl
 from hear_axlstm.ops.backends import has_mixer, mlstm_sum
-from hear_axlstm.ops.contract import MAP_WIDTH, BlockTensors, CellGates, is_short
+from hear_axlstm.ops.contract import LARGEST_EXPONENT, MAP_WIDTH, BlockTensors, CellGates, is_short
 from hear_axlstm.ops.fuse import fuse_weights
 from hear_axlstm.ops.onednn import linear
 
 CHUNK = 128  # tokens
-LARGEST_EXPONENT = 80.0  # of the least normalizer: a larger one would overflow float32
 
 
 class State(NamedTuple):

@@ -63,8 +63,13 @@ def is_compiled(x: Tensor) -> bool:
 
 
 def packed(weight: Tensor) -> cpu.PackedLinear:
-    """Pack a linear layer's fixed weight ``[S, K]`` in the backend's layout."""
-    by_gemm = backend("cpu") == "cpu" and library.gemm_is_fastest()
+    """Pack a linear layer's fixed weight ``[S, K]`` in the backend's layout for many tokens."""
+    return packed_for_few(weight) if library.gemm_is_fastest() else cpu.PackedLinear(weight, 0)
+
+
+def packed_for_few(weight: Tensor) -> cpu.PackedLinear:
+    """Pack a linear layer's fixed weight ``[S, K]`` in the backend's layout for few tokens."""
+    by_gemm = backend("cpu") == "cpu"
     return cpu.PackedLinear(weight, library.gemm_columns() if by_gemm else 0)
 
 

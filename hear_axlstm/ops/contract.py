@@ -16,6 +16,7 @@ from torch import Tensor
 
 EPS = 1e-6  # added to the cell's normalizer
 NORM_EPS = 1e-5  # added to the variance in both norms of an mLSTM block
+LARGEST_EXPONENT = 80.0  # of the least normalizer: a larger one would overflow float32
 CONV_WIDTH = 4  # tokens in the causal convolution's kernel
 MAP_WIDTH = 4  # channels in each block of a block-diagonal map
 PARALLEL_TOKENS = 7  # times K: up to this length the quadratic form is faster (measured)
@@ -34,6 +35,9 @@ class CellGates(NamedTuple):
 
 GateFunction: TypeAlias = Callable[[Tensor], CellGates]
 """Pre-activations ``[B, S, 2 H]``, input gates first, to `CellGates`; differentiable."""
+
+LogGateFunction: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Pre-activations ``[B, S, 2 H]`` to the logarithms of the input and forget gates ``[B, S, H]``."""
 
 
 class BlockTensors(NamedTuple):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,10 +21,12 @@ from torch.autograd.function import once_differentiable
 from hear_axlstm.ops import library
 from hear_axlstm.ops.contract import (
     EPS,
+    LARGEST_EXPONENT,
     MAP_WIDTH,
     NORM_EPS,
     CellGates,
     GateFunction,
+    LogGateFunction,
     MixerWeights,
 )
 from hear_axlstm.ops.library import call
@@ -33,14 +36,18 @@ from hear_axlstm.ops.onednn import fixed_weight, is_traced, linear
 class Workspace:
     """Reusable scratch tensors by name; avoids page faults on newly allocated memory.
 
-    For one thread, without gradients. A tensor is valid until its name is requested again.
+    For one caller, without gradients. A tensor is valid until its name is requested again.
+
+    Args:
+        threads: number of threads that `Block` shares its work among.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
         self._tensors: dict[str, Tensor] = {}
 
     def empty(
-        self, name: str, like: Tensor, *shape: int, dtype: torch.dtype | None = None
+        self, name: str, *shape: int, like: Tensor, dtype: torch.dtype | None = None
     ) -> Tensor:
         """A tensor of this shape on the device of `like`, in its dtype unless `dtype` is given."""
         dtype = dtype or like.dtype
@@ -69,19 +76,19 @@ class PackedLinear:
         )
         if self.is_packed:  # as [groups, steps, group, in_word]
             weight = weight.unflatten(0, (-1, group)).unflatten(2, (-1, in_word)).transpose(1, 2)
-            self._weight = weight.contiguous()
+            self.weight = weight.contiguous()
         else:
-            self._weight = fixed_weight(weight)
+            self.weight = fixed_weight(weight)
 
     def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
         """``[..., K]`` -> ``[..., S]`` in the weight's dtype, possibly in the named workspace."""
         x = x.to(self.dtype)
         if not self.is_packed:
-            return linear(x, self._weight)
+            return linear(x, self.weight)
         columns, depth = self.shape
-        out = workspace.empty(name, x, *x.shape[:-1], columns)
+        out = workspace.empty(name, *x.shape[:-1], columns, like=x)
         sizes = x.numel() // depth, depth, columns, torch.get_num_threads()
-        call("gemm", x.contiguous(), self._weight, *sizes, out)
+        call("gemm", x.contiguous(), self.weight, *sizes, out)
         return out
 
 
@@ -159,38 +166,68 @@ def mixer(
     return _after_cell(xz_BSE, at, before_cell(xz_BSE, at)[0])[0]
 
 
-def continued_mixer(
-    xz_BSE: Tensor,
-    weights: MixerWeights,
-    heads: int,
-    gates: GateFunction,
-    earlier: int,
-    state: Sequence[Tensor],
-    workspace: Workspace,
-) -> Tensor:
-    """Compute `mixer` for a part of one window, without gradients.
+class Block:
+    """An mLSTM block with fixed weights in two calls, around the activations of its gates.
 
     Args:
-        xz_BSE: as in `mixer`, with up to three earlier tokens in front, for the convolution.
-        weights: as in `mixer`.
-        heads: as in `mixer`.
-        gates: as in `mixer`, continued from the state.
-        earlier: number of earlier tokens in `xz_BSE`.
-        state: memory ``[1, H, K, K]``, normalizer ``[1, H, K]`` and stabilizer m ``[1, H]`` after
-            the earlier tokens, see `hear_axlstm.models.mlstm.State`; the first two are updated in
-            place.
-        workspace: scratch memory; it also holds the result.
+        norm: scale of the first norm, ``[D]``.
+        up: the fused projections, packed; see `FusedWeights`.
+        weights: fused weights of everything between the projections, float32.
+        down: as `up`.
+        heads: H.
 
-    Returns:
-        ``[1, S, E]`` for the tokens that follow.
+    Raises:
+        ValueError: for tensors whose shapes don't fit together.
     """
-    xz_BSE = xz_BSE[:, earlier:]
-    _, tokens, double = map(int, xz_BSE.shape)
-    sizes = 1, tokens, heads, double // 2 // heads // MAP_WIDTH
-    _check_shapes(double, weights, heads)
-    at, (memory, normalizer, m) = Call(sizes, tuple(weights), gates, workspace), state
-    given, _ = before_cell(xz_BSE, at, earlier)
-    return _after_cell(xz_BSE, at, given, (m.flatten(), memory, normalizer))[0]
+
+    def __init__(
+        self, norm: Tensor, up: PackedLinear, weights: MixerWeights, down: PackedLinear, heads: int
+    ) -> None:
+        _check_shapes(up.shape[0], weights, heads)
+        width, inner = down.shape
+        if up.shape != (2 * inner, width) or norm.shape != (width,) or width > inner:
+            raise ValueError(f"projections {up.shape}, {down.shape} and norm {norm.shape}")
+        self.heads, self.width, self.inner, self.dtype = heads, width, inner, up.dtype
+        self._given = norm, up, weights, down, heads
+        numbers = width, EPS * math.sqrt(inner // heads), NORM_EPS, LARGEST_EXPONENT
+        self._weights = library.block_weights(weights, norm, up.weight, down.weight, numbers)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # addresses can't be copied or pickled
+        return Block, self._given
+
+    def __call__(
+        self,
+        tokens_BSD: Tensor,
+        log_gates: LogGateFunction,
+        workspace: Workspace,
+        state: Sequence[Tensor] = (),
+    ) -> None:
+        """Update float32 tokens ``[B, S, D]`` in place, with as many threads as `workspace` has.
+
+        Args:
+            tokens_BSD: tokens of whole windows, or of a part of one.
+            log_gates: activations of the gates.
+            workspace: scratch memory.
+            state: for a part of a window, the last three inputs of the convolution ``[1, 3, E]``,
+                and memory ``[1, H, K, K]``, normalizer ``[1, H, K]`` and stabilizer m ``[1, H]``
+                after the earlier tokens, see `hear_axlstm.models.mlstm.State`; updated in place.
+        """
+        batch, tokens, width = map(int, tokens_BSD.shape)
+        sizes = batch, tokens, self.heads, self.inner // self.heads // MAP_WIDTH
+        if width != self.width or (state and batch != 1):
+            raise ValueError(f"tokens have shape {tuple(tokens_BSD.shape)}, not [B, S, {width}]")
+        empty, threads = partial(workspace.empty, like=tokens_BSD), workspace.threads
+        scratch = empty("block", (batch * tokens + 1) * 6 * self.inner, dtype=self.dtype)
+        raw_BSG = empty("gates", batch, tokens, 2 * self.heads)
+        if not state:
+            none = tokens_BSD.new_empty(0)
+            state = none.to(self.dtype), none, none, none.double()
+        context, memory, normalizer, m = state
+        before = tokens_BSD, threads, context, scratch, raw_BSG
+        call("block_begin", sizes, self._weights, *before)
+        log_i, log_f = (x.contiguous() for x in log_gates(raw_BSG))
+        after = log_i, log_f, m, memory, normalizer, threads, scratch, tokens_BSD
+        call("block_end", sizes, self._weights, *after)
 
 
 def _check_shapes(double: int, weights: tuple[Tensor, ...], heads: int) -> None:
@@ -203,17 +240,14 @@ def _check_shapes(double: int, weights: tuple[Tensor, ...], heads: int) -> None:
             raise ValueError(f"{name} has shape {tuple(weight.shape)} instead of {shape}")
 
 
-def _after_cell(
-    xz_BSE: Tensor, at: Call, given: CellInput, state: tuple[Tensor, ...] = ()
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the result and the cell's sums, which may continue from a state."""
+def _after_cell(xz_BSE: Tensor, at: Call, given: CellInput) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the result and the cell's sums."""
     u_NSK, n_NS = cell_sums(at.sizes, given, at.workspace)
-    if state:
-        call("cell_carry", at.sizes, *given[:5], *state, u_NSK, n_NS)
     batch, tokens, double = xz_BSE.shape
-    out_BSE = at.workspace.empty("out", xz_BSE, batch, tokens, double // 2)
+    inner, heads = double // 2, len(n_NS)
+    out_BSE = at.workspace.empty("out", batch, tokens, inner, like=xz_BSE)
     after = u_NSK, n_NS, given.floor, given.c, xz_BSE, EPS * math.sqrt(at.head_size), NORM_EPS
-    call("after_cell", at.sizes, at.weights, *after, out_BSE)
+    call("after_cell", at.sizes, at.weights, *after, 0, heads, inner, out_BSE)
     return out_BSE, u_NSK, n_NS
 
 
@@ -258,16 +292,13 @@ class _Mixer(torch.autograd.Function):
         return d_xz_BSE, None, None, *d_weights
 
 
-def before_cell(xz_BSE: Tensor, at: Call, earlier: int = 0) -> tuple[CellInput, Tensor]:
-    """Compute the cell's inputs and the gates' pre-activations ``[B, S, 2 H]``.
-
-    `earlier` tokens of a single window lie in memory before `xz_BSE`.
-    """
+def before_cell(xz_BSE: Tensor, at: Call) -> tuple[CellInput, Tensor]:
+    """Compute the cell's inputs and the gates' pre-activations ``[B, S, 2 H]``."""
     batch, tokens, heads, _ = at.sizes
-    empty, shape = at.workspace.empty, (batch * heads, tokens, at.head_size)
-    c, k, v = (empty(name, xz_BSE, *shape) for name in "ckv")
-    raw_BSG = empty("gates", xz_BSE, batch, tokens, 2 * heads, dtype=torch.float32)
-    call("before_cell", at.sizes, at.weights, xz_BSE, earlier, c, k, v, raw_BSG)
+    empty, shape = partial(at.workspace.empty, like=xz_BSE), (batch * heads, tokens, at.head_size)
+    c, k, v = (empty(name, *shape) for name in "ckv")
+    raw_BSG = empty("gates", batch, tokens, 2 * heads, dtype=torch.float32)
+    call("before_cell", at.sizes, at.weights, xz_BSE, 0, 0, batch * tokens, c, k, v, raw_BSG)
     return CellInput(c, k, v, *_by_heads(at.gates(raw_BSG), at.head_size)), raw_BSG
 
 
@@ -281,8 +312,8 @@ def cell_sums(
     sizes: tuple[int, ...], given: CellInput, workspace: Workspace
 ) -> tuple[Tensor, Tensor]:
     """Compute the cell's sums u ``[N, S, K]`` and n ``[N, S]``; see `torch_impl.weighted_sum`."""
-    u_NSK = workspace.empty("u", given.v, *given.v.shape)
-    n_NS = workspace.empty("n", given.floor, *given.floor.shape)
+    u_NSK = workspace.empty("u", *given.v.shape, like=given.v)
+    n_NS = workspace.empty("n", *given.floor.shape, like=given.floor)
     call("cell_sums", sizes, *given[:5], torch.get_num_threads(), u_NSK, n_NS)
     return u_NSK, n_NS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,7 +16,7 @@ from hear_axlstm.ops.contract import CONV_WIDTH, MAP_WIDTH, MixerWeights
 
 log = logging.getLogger(__name__)
 
-INTERFACE = 7  # version of the functions below, incremented with every change
+INTERFACE = 8  # version of the functions below, incremented with every change
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -28,19 +28,30 @@ class _Weights(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in MixerWeights._fields]
 
 
+class _BlockWeights(ctypes.Structure):
+    _fields_ = [
+        ("mixer", _Weights),
+        *((name, ctypes.c_void_p) for name in ("norm", "up", "down")),
+        ("width", ctypes.c_int64),
+        *((name, ctypes.c_float) for name in ("cell_eps", "norm_eps", "largest_exponent")),
+    ]
+
+
 # The parameters of each function: T, f and d are tensors of the function's dtype, float32 and
-# float64; i and x numbers, integer and float; S are Sizes, W Weights or their gradients.
+# float64; i and x numbers, integer and float; S are Sizes, W Weights or their gradients, B those of
+# a whole block, from `block_weights`.
 SIGNATURES = {
-    "before_cell": "SWTiTTTf",
-    "after_cell": "SWTffTTxxT",
+    "before_cell": "SWTiiiTTTf",
+    "after_cell": "SWTffTTxxiiiT",
+    "block_begin": "SBfiTTf",
+    "block_end": "SBffdffiTf",
     "after_cell_backward": "SWTffTTxxTTfffTW",
     "before_cell_backward": "SWTffTTTTW",
     "gemm": "TTiiiiT",
     "cell_sums": "STTTddiTf",
-    "cell_carry": "STTTdddffTf",
     "cell_sums_backward": "STTTddTfiTTTff",
 }
-_STRUCTS: dict[str, type[ctypes.Structure]] = {"S": _Sizes, "W": _Weights}
+_STRUCTS: dict[str, type[ctypes.Structure]] = {"S": _Sizes, "W": _Weights, "B": _BlockWeights}
 _NUMBERS: dict[str, Any] = {"i": ctypes.c_int64, "x": ctypes.c_float}
 
 
@@ -80,18 +91,38 @@ def call(name: str, *arguments: Any) -> None:
     for kind, argument in zip(kinds, arguments, strict=True):
         if kind in dtypes:
             converted.append(_address(argument, dtypes[kind], name))
-        elif kind == "W":
-            addresses = [_address(tensor, torch.float32, name) for tensor in argument]
-            converted.append(ctypes.byref(_Weights(*addresses)))
+        elif kind == "S":
+            converted.append(ctypes.byref(_Sizes(*argument)))
         else:
-            converted.append(ctypes.byref(_Sizes(*argument)) if kind == "S" else argument)
+            converted.append(_weights(argument) if kind == "W" else argument)
     _function(name, SUFFIXES[dtype])(*converted)
+
+
+def block_weights(
+    mixer: MixerWeights, norm: Tensor, up: Tensor, down: Tensor, numbers: Sequence[float]
+) -> ctypes.Structure:
+    """Convert the weights of a whole block for many calls; the caller keeps the tensors.
+
+    Args:
+        mixer: fused weights, float32.
+        norm: scale of the first norm, float32.
+        up: packed projection, like `down`.
+        down: packed projection.
+        numbers: model width, `EPS` for scores without 1 / sqrt(K), `NORM_EPS`, largest exponent.
+    """
+    addresses = [_address(norm, torch.float32, "norm")]
+    addresses += [_address(weight, weight.dtype, "projection") for weight in (up, down)]
+    return _BlockWeights(_weights(mixer), *addresses, *numbers)
+
+
+def _weights(tensors: Sequence[Tensor]) -> ctypes.Structure:
+    return _Weights(*(_address(tensor, torch.float32, "weights") for tensor in tensors))
 
 
 def _address(tensor: Any, dtype: torch.dtype, name: str) -> int:
     if type(tensor) not in (Tensor, torch.nn.Parameter):
         raise TypeError(f"{name}: {type(tensor).__name__} instead of a tensor")
-    if tensor.dtype != dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
+    if tensor.dtype != dtype or not tensor.is_cpu or not tensor.is_contiguous():
         raise TypeError(
             f"{name}: a tensor of {tensor.dtype} on {tensor.device} with strides {tensor.stride()} "
             f"instead of a dense one of {dtype} on the CPU"

@@ -1,6 +1,9 @@
 """Fused weights on a CPU against the modules that they were made of."""
 
+import copy
+import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Event, Timer
 
@@ -47,6 +50,21 @@ def test_same_as_the_encoder(config: ModelConfig, windows: int) -> None:
     encoder, mel = lively(config), torch.randn(windows, 48, 80)
     found = FusedEncoder(encoder, torch.float32)(mel)
     torch.testing.assert_close(found, expected(encoder, mel), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("windows", [1, 5])
+def test_cores_share_the_windows_that_remain(windows: int) -> None:
+    """Also if two callers want the cores at once."""
+    encoder, mel = lively(TINY), torch.randn(windows, 96, 80)
+    fused, exact, threads = FusedEncoder(encoder, torch.float32), expected(encoder, mel), 3
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for found in pool.map(fused, [mel] * 6):
+                torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +130,14 @@ def test_what_drops_fused_weights(drop: Callable[[Embedder], object]) -> None:
 def test_a_move_to_where_the_model_is_keeps_fused_weights() -> None:
     model = tiny().fuse()
     assert model.to("cpu", torch.float32).encoder.fused is not None
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_fused_model_can_be_copied(copied: Callable[[Embedder], Embedder]) -> None:
+    model = tiny().fuse()
+    expected, twin = embedded(model), copied(model)
+    del model
+    assert twin.encoder.fused is not None and torch.equal(embedded(twin), expected)
 
 
 @pytest.mark.parametrize("use", [Embedder.scene, Embedder.forward])

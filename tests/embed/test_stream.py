@@ -86,8 +86,7 @@ def test_memory_does_not_grow() -> None:
     def held() -> int:
         tensors = [stream._samples, stream._frames_TF]
         for state in stream._states:
-            assert state._state is not None and state._context is not None
-            tensors += [state._context, *state._state]
+            tensors += state.tensors()
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
     sizes = []

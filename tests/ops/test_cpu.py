@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import ctypes
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from torch.func import functional_call
 
 from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.config import InputGate, preset
-from hear_axlstm.models.mlstm import MLSTMBlock
+from hear_axlstm.models.mlstm import MLSTMBlock, log_gates
 from hear_axlstm.ops import backends, cpu, library, torch_impl
 from hear_axlstm.ops.fuse import fuse_weights
 from tests.helpers.rounding import assert_accurate
@@ -250,6 +252,49 @@ def test_wrong_arguments_never_reach_the_library() -> None:
             library.call("cell_sums", *good[:place], wrong, *good[place + 1 :])
     with pytest.raises(TypeError, match="cell_sums takes 9 arguments"):
         library.call("cell_sums", *good[:-1])
+
+
+def whole_block(block: MLSTMBlock, dtype: torch.dtype) -> cpu.Block:
+    up, weights, down = fuse_weights(block.tensors(), block.heads, dtype)
+    packed = [cpu.PackedLinear(weight, library.gemm_columns()) for weight in (up, down)]
+    return cpu.Block(1.0 + block.norm.weight, packed[0], weights, packed[1], block.heads)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens", [1, 5, 129])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_whole_block(tokens: int, threads: int, dtype: torch.dtype) -> None:
+    block = lively_block()
+    inputs = torch.randn(2, tokens, block.proj_up.in_features)
+    found = inputs.clone()
+    log_gates = partial(split_gates, block)
+    whole_block(block, dtype)(found, log_gates, cpu.Workspace(threads))
+    assert_accurate([found], outputs_of(block), [inputs, *block.parameters()], dtype)
+
+
+def split_gates(block: MLSTMBlock, raw_BSG: Tensor) -> tuple[Tensor, Tensor]:
+    raw_i, raw_f = raw_BSG.chunk(2, dim=-1)
+    return log_gates(raw_i, raw_f, block.input_gate)
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_has_threads_of_its_own() -> None:
+    block, tokens = lively_block(), torch.randn(1, 129, 192)
+    whole, log_gates = whole_block(block, torch.float32), partial(split_gates, block)
+
+    def computed() -> Tensor:
+        found = tokens.clone()
+        whole(found, log_gates, cpu.Workspace(threads=3))
+        return found
+
+    expected = computed()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(computed(), expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_gradients_in_bfloat16() -> None:

@@ -69,22 +69,23 @@ INLINE void map_rows(const float* in, const float* weight, const Sizes& is, T* h
         }
 }
 
-// Convolution, maps and gates of all rows. c, which is also the query, k and v are [N, S, K], gates
-// [B, S, 2 H] pre-activations. If B is 1, `earlier` rows of the same window may precede xz.
+// Convolution, maps and gates of tokens [first, end) of all windows. c, which is also the query, k
+// and v are [N, S, K], gates [B, S, 2 H] pre-activations. If B is 1, `earlier` rows of the same
+// window may precede xz.
 template <class T>
-INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, Index earlier, T* c,
-                        T* k, T* v, float* gates) {
+INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, Index earlier,
+                        Index first, Index end, T* c, T* k, T* v, float* gates) {
     const Index E = is.E(), G = 2 * is.H;
     Buffer<float> buffers(2 * ROWS * E);
     float *x_rows = buffers.data(), *c_rows = x_rows + ROWS * E;
-    for (Index b = 0; b < is.B; ++b) {
-        in_rows<ROWS>(is.S, [&](auto R, Index first) __attribute__((always_inline)) {
-            const Index token = b * is.S + first;
-            const Index at = b * is.H * is.S * is.K() + first * is.K();
+    while (first < end) {
+        const Index b = first / is.S, s = first % is.S, rows = std::min(end - first, is.S - s);
+        in_rows<ROWS>(rows, [&](auto R, Index row) __attribute__((always_inline)) {
+            const Index token = first + row, at = (b * is.H * is.S + s + row) * is.K();
             for (Index r = 0; r < R; ++r) {
                 const T* x = xz + (token + r) * 2 * E;
                 float *x_row = x_rows + r * E, *c_row = c_rows + r * E;
-                convolve_row(x, earlier + first + r, E, weights, c_row);
+                convolve_row(x, earlier + s + row + r, E, weights, c_row);
                 VECTORIZED
                 for (Index e = 0; e < E; ++e) {
                     c_row[e] = silu(c_row[e]);
@@ -96,50 +97,83 @@ INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, In
             map_rows<R>(x_rows, weights.value, is, v + at);
             gate_rows<R>(c_rows, x_rows, weights, E, G, gates + token * G);
         });
+        first += rows;
     }
 }
 
-// Normalizes u [N, S, K] by its sums [N, S], norms every head, adds the skip of c and gates by
-// SiLU(z), into out [B, S, E].
+// Normalizes u [N, S, K] of heads [first, end) by its sums [N, S], norms every head, adds the skip of
+// c and gates by SiLU(z), into out [B, S, E], whose rows are `out_row` numbers apart.
 template <class T>
 INLINE void after_cell(const T* u, const float* sums, const float* floor, const T* c, const T* xz,
                        const Sizes& is, const Weights& weights, float cell_eps, float norm_eps,
-                       T* out) {
+                       Index first, Index end, Index out_row, T* out) {
     const Index S = is.S, K = is.K(), E = is.E();
     Buffer<float> row(K);
     float* hidden = row.data();
-    for (Index b = 0; b < is.B; ++b)
-        for (Index h = 0; h < is.H; ++h)
-            for (Index s = 0; s < S; ++s) {
-                const Index token = (b * is.H + h) * S + s;
-                const float size = std::max(std::abs(sums[token]), floor[token]) + cell_eps;
-                const float scale = normalize_row(u + token * K, 1.0f / size, K, norm_eps, hidden);
-                const float *norm = weights.norm + h * K, *skip = weights.skip + h * K;
-                const T *c_row = c + token * K, *z = xz + (b * S + s) * 2 * E + E + h * K;
-                T* to = out + (b * S + s) * E + h * K;
-                VECTORIZED
-                for (Index i = 0; i < K; ++i)
-                    put(to + i, (hidden[i] * scale * norm[i] + get(c_row[i]) * skip[i]) *
-                                    silu(get(z[i])));
-            }
+    for (Index n = first; n < end; ++n) {
+        const Index b = n / is.H, h = n % is.H;
+        const float *norm = weights.norm + h * K, *skip = weights.skip + h * K;
+        for (Index s = 0; s < S; ++s) {
+            const Index token = n * S + s;
+            const float size = std::max(std::abs(sums[token]), floor[token]) + cell_eps;
+            const float scale = normalize_row(u + token * K, 1.0f / size, K, norm_eps, hidden);
+            const T *c_row = c + token * K, *z = xz + (b * S + s) * 2 * E + E + h * K;
+            T* to = out + (b * S + s) * out_row + h * K;
+            VECTORIZED
+            for (Index i = 0; i < K; ++i)
+                put(to + i, (hidden[i] * scale * norm[i] + get(c_row[i]) * skip[i]) *
+                                silu(get(z[i])));
+        }
+    }
+}
+
+// The norm before a block, of tokens [rows, D].
+template <class T>
+INLINE void layer_norm(const float* tokens, const float* norm, Index rows, Index D, float eps,
+                       T* out) {
+    Buffer<float> row(D);
+    float* hidden = row.data();
+    for (; rows > 0; --rows, tokens += D, out += D) {
+        const float scale = normalize_row(tokens, 1.0f, D, eps, hidden);
+        VECTORIZED
+        for (Index i = 0; i < D; ++i) put(out + i, hidden[i] * scale * norm[i]);
+    }
 }
 
 }  // namespace
 
 // Checked by library.py: the version of the functions below, and what the weights are shaped by.
-extern "C" const Index constants[] = {7, WIDTH, PLACES};
+extern "C" const Index constants[] = {8, WIDTH, PLACES};
 
 #define ENTRY_POINTS(T, NAME)                                                                      \
     extern "C" EACH_CPU void before_cell_##NAME(                                                   \
-        const Sizes* is, const Weights* weights, const T* xz, Index earlier, T* c, T* k, T* v,     \
-        float* gates) {                                                                            \
-        before_cell(xz, *is, *weights, earlier, c, k, v, gates);                                   \
+        const Sizes* is, const Weights* weights, const T* xz, Index earlier, Index first,          \
+        Index end, T* c, T* k, T* v, float* gates) {                                               \
+        before_cell(xz, *is, *weights, earlier, first, end, c, k, v, gates);                       \
     }                                                                                              \
     extern "C" EACH_CPU void after_cell_##NAME(                                                    \
         const Sizes* is, const Weights* weights, const T* u, const float* sums,                    \
-        const float* floor, const T* c, const T* xz, float cell_eps, float norm_eps, T* out) {     \
-        after_cell(u, sums, floor, c, xz, *is, *weights, cell_eps, norm_eps, out);                 \
-    }
+        const float* floor, const T* c, const T* xz, float cell_eps, float norm_eps, Index first,  \
+        Index end, Index out_row, T* out) {                                                        \
+        after_cell(u, sums, floor, c, xz, *is, *weights, cell_eps, norm_eps, first, end, out_row,  \
+                   out);                                                                           \
+    }                                                                                              \
+    extern "C" EACH_CPU void layer_norm_##NAME(const float* tokens, const float* norm, Index rows, \
+                                               Index D, float eps, T* out) {                       \
+        layer_norm(tokens, norm, rows, D, eps, out);                                               \
+    }                                                                                              \
+    template <>                                                                                    \
+    struct Interior<T> {                                                                      \
+        static constexpr auto before_cell = before_cell_##NAME;                                    \
+        static constexpr auto after_cell = after_cell_##NAME;                                      \
+        static constexpr auto layer_norm = layer_norm_##NAME;                                      \
+    };
+
+// The functions above, for the processor at hand.
+template <class T>
+struct Interior;
 
 ENTRY_POINTS(float, float32)
 ENTRY_POINTS(BFloat16, bfloat16)
+
+#include "block.h"

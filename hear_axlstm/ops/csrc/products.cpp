@@ -2,10 +2,8 @@
 //
 // Shapes: as in forward.cpp.
 
-#include "numbers.h"
-
-#include <system_error>
-#include <thread>
+#include "parallel.h"
+#include "products_api.h"
 
 namespace {
 
@@ -19,7 +17,7 @@ INLINE Index words_of(Index numbers) { return (numbers + IN_WORD<T> - 1) / IN_WO
 
 // Steps per partial sum: longer sums of floats lose precision; bfloat16 factors lose more anyway.
 template <class T>
-constexpr Index PIECE = IN_WORD<T> == 1 ? 128 : 1 << 30;
+constexpr Index PIECE = IN_WORD<T> == 1 ? 192 : 1 << 30;
 
 // Which tiles of a product count: all of them; those with a column at or before the row; with the
 // row's own step or earlier ones; with it or later ones. The others are not needed or are zero.
@@ -28,7 +26,6 @@ enum class Shape { WHOLE, COLUMNS_TO_ROW, STEPS_TO_ROW, STEPS_FROM_ROW };
 constexpr Index BLOCK = 96;            // query rows at once; even and whole tiles
 constexpr Index CACHED = 1 << 17;      // bytes of the left factor that stay in the cache
 constexpr double MODERATE = 40.0;      // exp(MODERATE) times a negligible weight is negligible
-constexpr Index WORTH_A_THREAD = 1 << 27;  // FLOPs, about a millisecond
 
 }  // namespace
 
@@ -119,23 +116,6 @@ const Isa isa = best_isa();
 #define BY_ISA(CALL) return plain::CALL;
 #endif
 
-// Calls work(first, end) for parts of the items on up to `threads` threads, including this one.
-template <class Work>
-void in_parts(Index items, Index flops, Index threads, Work work) {
-    threads = std::max(Index(1), std::min({items, threads, flops / WORTH_A_THREAD}));
-    std::vector<std::thread> others;
-    for (Index i = 1; i < threads; ++i) {
-        const Index first = items * i / threads, end = items * (i + 1) / threads;
-        try {
-            others.emplace_back(work, first, end);
-        } catch (const std::system_error&) {  // the system can't start another thread
-            work(first, end);
-        }
-    }
-    work(Index(0), items / threads);
-    for (std::thread& other : others) other.join();
-}
-
 Index group() {
     switch (isa) {
         case Isa::PLAIN: return plain::GROUP;
@@ -153,14 +133,14 @@ Index group() {
 // Columns of a packed group.
 extern "C" Index gemm_columns() { return group(); }
 
-// Whether these products are faster than torch's: without bfloat16 instructions its MKL or oneDNN
-// is as fast, and with AMX its oneDNN has larger tiles.
+// Whether these products are faster than torch's: with AVX-512 but without bfloat16 instructions
+// its oneDNN is as fast, and with AMX it has larger tiles.
 extern "C" Index gemm_is_fastest() {
 #ifdef HAS_X86
     unsigned a, b, c, d = 0;
     __get_cpuid_count(7, 0, &a, &b, &c, &d);
     const bool has_amx = d & (1u << 24);  // clang 14 does not know the feature's name
-    return isa == Isa::AVX512_BF16 && !has_amx;
+    return (isa == Isa::AVX512_BF16 || isa == Isa::AVX2) && !has_amx;
 #else
     return false;
 #endif
@@ -171,7 +151,7 @@ extern "C" Index gemm_is_fastest() {
                                 Index columns, Index threads, T* out) {                            \
         const Index flops = 2 * rows * K * columns;                                                \
         in_parts(columns / group(), flops, threads, [=](Index first, Index end) {                  \
-            BY_ISA(product(x, packed, rows, K, columns, first, end, out))                          \
+            BY_ISA(product<false>(x, K, packed, rows, K, columns, first, end, out))                \
         });                                                                                        \
     }                                                                                              \
     extern "C" void cell_sums_##NAME(const Sizes* is, const T* q, const T* k, const T* v,          \
@@ -193,12 +173,41 @@ extern "C" Index gemm_is_fastest() {
             BY_ISA(gradients(q + at, k + at, v + at, end - head, S, K, a + s, top + s, d_u + at,   \
                              d_n + s, d_q + at, d_k + at, d_v + at, d_a + s, d_top + s))           \
         });                                                                                        \
-    }                                                                                              \
-    extern "C" void cell_carry_##NAME(const Sizes* is, const T* q, const T* k, const T* v,         \
-                                      const double* a, const double* top, const double* m,         \
-                                      float* memory, float* normalizer, T* u, float* n) {          \
-        BY_ISA(carry(q, k, v, is->B * is->H, is->S, is->K(), a, top, m, memory, normalizer, u, n)) \
     }
 
 ENTRY_POINTS(float, float32)
 ENTRY_POINTS(BFloat16, bfloat16)
+
+template <class T>
+void project(const T* x, const T* packed, Index rows, Index K, Index columns, T* out) {
+    const Word* words = reinterpret_cast<const Word*>(packed);
+    BY_ISA(product<false>(x, K, words, rows, K, columns, 0, columns / group(), out))
+}
+
+template <class T>
+void project_onto(const T* x, Index x_row, const T* packed, Index rows, Index K, Index columns,
+                  float* out) {
+    const Word* words = reinterpret_cast<const Word*>(packed);
+    BY_ISA(product<true>(x, x_row, words, rows, K, columns, 0, columns / group(), out))
+}
+
+template <class T>
+void cell(const T* q, const T* k, const T* v, const double* a, const double* top, Index first,
+          Index end, Index S, Index K, const State& state, T* u, float* n) {
+    const Index heads = end - first, s = first * S, at = s * K;
+    q += at, k += at, v += at, u += at, a += s, top += s, n += s;
+    const auto sums = [=] { BY_ISA(sums(q, k, v, heads, S, K, a, top, u, n)) };
+    sums();
+    if (!state.memory) return;
+    float *memory = state.memory + first * K * K, *normalizer = state.normalizer + first * K;
+    BY_ISA(carry(q, k, v, heads, S, K, a, top, state.m + first, memory, normalizer, u, n))
+}
+
+#define INSTANCES(T)                                                                               \
+    template void project(const T*, const T*, Index, Index, Index, T*);                            \
+    template void project_onto(const T*, Index, const T*, Index, Index, Index, float*);            \
+    template void cell(const T*, const T*, const T*, const double*, const double*, Index, Index,   \
+                       Index, Index, const State&, T*, float*);
+
+INSTANCES(float)
+INSTANCES(BFloat16)

@@ -119,7 +119,7 @@ __attribute__((noinline)) void multiply_tile(Left<T> a, Right b, Index steps, In
         }
 }
 
-// Any number of rows of G groups, at most R at once.
+// Any number of rows of G groups, at most R at once. Five are the patches of a stream's step.
 template <Index R, Index G, bool ADDED, class T, class Out>
 INLINE void multiply_rows(Index rows, Left<T> a, Right b, Index steps, Index columns, Out* out,
                           Index out_row) {
@@ -131,7 +131,7 @@ INLINE void multiply_rows(Index rows, Left<T> a, Right b, Index steps, Index col
                                           std::min(steps - first, PIECE<T>), columns, out, out_row);
     }
     if constexpr (R > 1)
-        multiply_rows<R / 2, G, ADDED>(rows, a, b, steps, columns, out, out_row);
+        multiply_rows<(R > 5 ? 5 : R / 2), G, ADDED>(rows, a, b, steps, columns, out, out_row);
 }
 
 // Steps [first, end) and columns of a product.
@@ -241,15 +241,16 @@ INLINE Right pack(const BFloat16* matrix, Index rows, Index K, Word* packed) {
     return {packed, columns, GROUP};
 }
 
-// out [rows, columns] = x [rows, K] times a packed matrix, for the groups of columns [group, end).
-template <class T>
-void product(const T* x, const Word* packed, Index rows, Index K, Index columns,
-                    Index group, Index end, T* out) {
+// out [rows, columns] = x [rows, K] times a packed matrix, for the groups of columns [group, end);
+// added to the output if ADDED. Rows of x are x_row numbers apart.
+template <bool ADDED, class T, class Out>
+void product(const T* x, Index x_row, const Word* packed, Index rows, Index K, Index columns,
+             Index group, Index end, Out* out) {
     const Index steps = K / IN_WORD<T>;
     const Right b{packed + group * steps * GROUP, GROUP, steps * GROUP};
     const Index most = std::max(ROWS, CACHED / Index(K * sizeof(T)) / ROWS * ROWS);
     for (Index row = 0; row < rows; row += most)
-        multiply<false>(Shape::WHOLE, 0, std::min(most, rows - row), steps, (end - group) * GROUP,
-                        Left<T>{x + row * K, K, IN_WORD<T>}, b, out + row * columns + group * GROUP,
-                        columns);
+        multiply<ADDED>(Shape::WHOLE, 0, std::min(most, rows - row), steps, (end - group) * GROUP,
+                        Left<T>{x + row * x_row, x_row, IN_WORD<T>}, b,
+                        out + row * columns + group * GROUP, columns);
 }

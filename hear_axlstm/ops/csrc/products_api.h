@@ -1,0 +1,25 @@
+// What products.cpp offers to forward.cpp: single-threaded, for float and BFloat16.
+
+#pragma once
+
+#include "numbers.h"
+
+// out [rows, columns] = x [rows, K] times a packed matrix.
+template <class T>
+void project(const T* x, const T* packed, Index rows, Index K, Index columns, T* out);
+
+// As `project`, added to out; rows of x are x_row numbers apart.
+template <class T>
+void project_onto(const T* x, Index x_row, const T* packed, Index rows, Index K, Index columns,
+                  float* out);
+
+// The state of a cell after earlier tokens, of each head; null if there are none.
+struct State {
+    const double* m;
+    float *memory, *normalizer;  // [K, K], [K]
+};
+
+// The sums of heads [first, end); a, top and n are [N, S], the others [N, S, K].
+template <class T>
+void cell(const T* q, const T* k, const T* v, const double* a, const double* top, Index first,
+          Index end, Index S, Index K, const State& state, T* u, float* n);
