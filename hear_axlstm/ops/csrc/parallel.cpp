@@ -20,7 +20,7 @@ namespace {
 
 using Part = std::function<void(Index)>;
 
-constexpr std::chrono::microseconds AWAKE{200};
+constexpr std::chrono::microseconds AWAKE{500};
 
 class Worker {
 public:
