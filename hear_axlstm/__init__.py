@@ -122,6 +122,8 @@ def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Te
     """
     import torch
 
+    if not callable(model):
+        raise _not_a_model(model)
     with torch.no_grad():
         return model(audio)
 
@@ -141,5 +143,13 @@ def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
     """
     import torch
 
+    if not hasattr(model, "scene"):
+        raise _not_a_model(model)
     with torch.no_grad():
         return model.scene(audio)
+
+
+def _not_a_model(model: object) -> TypeError:
+    return TypeError(
+        f"model is {type(model).__name__}: pass the audio first, then what load_model returns"
+    )

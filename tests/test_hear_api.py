@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,9 @@ def test_settings_load_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     command = [sys.executable, "-m", "hear_axlstm", "--version"]
     assert hear_axlstm.__version__ in subprocess.check_output(command, text=True)
+
+
+@pytest.mark.parametrize("call", [get_scene_embeddings, get_timestamp_embeddings])
+def test_arguments_in_the_wrong_order_get_one_clear_error(call: Callable) -> None:
+    with pytest.raises(TypeError, match="model is Tensor: pass the audio first, then what load"):
+        call(load_model(), torch.zeros(1, 800))

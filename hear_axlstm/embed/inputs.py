@@ -94,6 +94,11 @@ def parse(audio: Any, lengths: Iterable[int] | None, sample_rate: int, errors: s
         return Request([audio], True, False, isinstance(audio, Tensor))
     elif isinstance(audio, Iterable):
         items = list(audio)
+        if any(isinstance(item, numbers.Real) for item in items[:1]):
+            raise TypeError(
+                f"audio is {describe(audio)} of numbers: pass samples as an array, e.g. "
+                "np.asarray(audio, np.float32)"
+            )
     else:
         raise TypeError(f"audio is {describe(audio)}: pass a path, an array, or a list of them")
     if not items:

@@ -80,6 +80,7 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     "sparse": (torch.from_numpy(SOUND).to_sparse(), TypeError, "sparse"),
     "float8": (torch.zeros(800).to(torch.float8_e4m3fn), TypeError, "float8_e4m3fn: pass float32"),
     "nested": (torch.nested.nested_tensor([torch.zeros(800)]), TypeError, "nested"),
+    "list of samples": (SOUND[:9].tolist(), TypeError, "a list of numbers: pass samples as an"),
     "complex": (SOUND.astype("c8"), TypeError, "real samples"),
     "dict": ({"audio": SOUND}, TypeError, "dict with 'audio': pass a dict with 'array' and"),
     "samples without data": ((torch.zeros(800, device="meta"), RATE), ValueError, "without data"),
