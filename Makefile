@@ -99,7 +99,7 @@ test-portable: $(READY) ## Run the numeric tests as they are, with AVX2, without
 	@echo "The numeric tests pass in all four ways."
 
 KERNELS := $(wildcard hear_axlstm/ops/csrc/*.cpp)
-LANGUAGE := -std=c++17 -fPIC -fopenmp-simd
+LANGUAGE := -std=c++17 -fPIC -fopenmp-simd -pthread
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
 ASAN := libasan.so
 ifneq ($(findstring clang,$(CXX)),)

@@ -9,15 +9,17 @@ from setuptools.command.build_ext import build_ext
 
 # The CPU kernels, called through ctypes. Without a compiler the installation succeeds all the
 # same, and PyTorch computes the same results, more slowly.
+THREADS = [] if platform.system() == "Windows" else ["-pthread"]
 VECTORS = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
 kernels = Extension(
     "hear_axlstm.ops._cpu",
     sorted(glob("hear_axlstm/ops/csrc/*.cpp")),
     depends=sorted(glob("hear_axlstm/ops/csrc/*.h")),
     extra_compile_args=[
-        *("-O3", "-g0", "-std=c++17", "-fopenmp-simd", *VECTORS),
+        *("-O3", "-g0", "-std=c++17", "-fopenmp-simd", *THREADS, *VECTORS),
         *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),
     ],
+    extra_link_args=THREADS,
     optional=True,
 )
 

@@ -41,8 +41,9 @@ mkdir "$tree"
 cp -r hear_axlstm tests pyproject.toml "$tree"
 cd "$tree"
 rm -f hear_axlstm/ops/_cpu*
-aarch64-linux-gnu-g++ -O3 -std=c++17 -fPIC -fopenmp-simd -Wall -Wextra -Werror -fno-math-errno \
-    -fno-trapping-math -fno-signed-zeros -shared hear_axlstm/ops/csrc/*.cpp -o hear_axlstm/ops/_cpu.so
+aarch64-linux-gnu-g++ -O3 -std=c++17 -fPIC -fopenmp-simd -pthread -Wall -Wextra -Werror \
+    -fno-math-errno -fno-trapping-math -fno-signed-zeros \
+    -shared hear_axlstm/ops/csrc/*.cpp -o hear_axlstm/ops/_cpu.so
 export PYTHONPATH=$tree:$packages
 exec qemu-aarch64 -L "$root" -E LD_LIBRARY_PATH="$packages/torch/lib:$packages/torch.libs" \
     "$root/usr/bin/python3.11" -m pytest -q --capture=sys -p no:cacheprovider \

@@ -144,7 +144,7 @@ BAD = {
     "channels": (([TONE[None]],), ValueError, "mono"),
     "rank 3": ((TONE[None, None],), ValueError, "mono"),
     "integers": (([TONE.astype("i2")],), TypeError, "32768"),
-    "text": (([TONE.astype("U1")],), TypeError, "NumPy array or a torch.Tensor"),
+    "text": (([TONE.astype("U1")],), TypeError, "array of <U1: pass real samples"),
     "NaN": (([TONE, TONE * np.nan],), ValueError, "clip 1 has a sample of magnitude nan"),
     "no file": (("gone.wav",), ValueError, "gone.wav: no such file"),
     "number": ((3,), TypeError, "a path, an array, or a list"),

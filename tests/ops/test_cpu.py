@@ -24,6 +24,7 @@ from hear_axlstm.config import InputGate, preset
 from hear_axlstm.models.mlstm import MLSTMBlock, log_gates
 from hear_axlstm.ops import backends, cpu, library, torch_impl
 from hear_axlstm.ops.fuse import fuse_weights
+from tests.helpers.platforms import posix_only
 from tests.helpers.rounding import assert_accurate
 
 pytestmark = pytest.mark.skipif(
@@ -279,7 +280,7 @@ def split_gates(block: MLSTMBlock, raw_BSG: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+@posix_only
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_has_threads_of_its_own() -> None:
     block, tokens = lively_block(), torch.randn(1, 129, 192)
