@@ -163,7 +163,7 @@ extern "C" const Index constants[] = {8, WIDTH, PLACES};
         layer_norm(tokens, norm, rows, D, eps, out);                                               \
     }                                                                                              \
     template <>                                                                                    \
-    struct Interior<T> {                                                                      \
+    struct Interior<T> {                                                                           \
         static constexpr auto before_cell = before_cell_##NAME;                                    \
         static constexpr auto after_cell = after_cell_##NAME;                                      \
         static constexpr auto layer_norm = layer_norm_##NAME;                                      \
