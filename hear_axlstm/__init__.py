@@ -74,9 +74,9 @@ def load_model(
             run of the reference release. Known checksums are verified.
         weights: "random" gives a preset random weights, as a baseline.
         seed: seed of the random weights.
-        precision: type of the large matrix products: "float32"; "bfloat16", faster on hardware that
-            supports it, with small differences (benchmarks/RESULTS.md); "auto", bfloat16 on such
-            hardware and float32 elsewhere. Embeddings are always float32.
+        precision: type of the large matrix products: "float32"; "bfloat16", faster on some
+            hardware, with small differences (benchmarks/RESULTS.md); "auto", bfloat16 where it is
+            faster, which is measured on CPUs, else float32. Embeddings are always float32.
         layout: layout of an embedding's rows: "time", the patches of one moment; "release", rows
             that mix moments, as in the reference release. The default is recorded in the file:
             "release" if it was converted from there, else "time".

@@ -55,7 +55,7 @@ def embed(
         random_weights: Use random weights, as a baseline; the model must be a preset.
         kind: One embedding per clip, one every 40 ms, or both.
         path_column: Column of paths in a CSV (default: a usual name such as path or filename).
-        precision: Precision of large matrix products; "auto" uses bfloat16 where that is fast.
+        precision: Precision of large matrix products; "auto" uses bfloat16 where it is faster.
         batch_seconds: Seconds of audio per batch (default: 300).
         device: "auto", or a torch device.
     """

@@ -46,7 +46,7 @@ class Embedder(nn.Module):
 
     Attributes:
         precision: type of the large matrix products: "float32", "bfloat16", or "auto", bfloat16
-            on hardware that supports it. Embeddings are always float32. Fused weights are updated
+            where it is faster. Embeddings are always float32. Fused weights are updated
             when it changes.
         sample_rate: sample rate of the input in Hz.
         scene_embedding_size, timestamp_embedding_size: width of an embedding, D'.

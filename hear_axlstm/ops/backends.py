@@ -18,15 +18,14 @@ import os
 import torch
 from torch import Tensor
 
-from hear_axlstm.ops import cpu, library, torch_impl, triton_impl
+from hear_axlstm.ops import cpu, library, onednn, torch_impl, triton_impl
 from hear_axlstm.ops.contract import is_short
-from hear_axlstm.ops.onednn import HAS_AVX512
 
 log = logging.getLogger(__name__)
 
 SWITCH = "HEAR_AXLSTM_BACKEND"
 BACKENDS = ("auto", "torch", "cpu", "triton")
-WIDE = 1 << 20  # numbers in a weight from which on MKL is faster with AVX2 (measured, 5 to 10 %)
+WIDE = 1 << 20  # numbers in a weight from which on MKL is faster than `gemm` (5 to 20 %)
 TOLERANCE = 1e-3  # of the self-check, relative to the largest value
 
 _chosen: dict[str, str] = {}  # by kind of device
@@ -66,7 +65,7 @@ def is_compiled(x: Tensor) -> bool:
 
 def packed(weight: Tensor) -> cpu.PackedLinear:
     """Pack a linear layer's fixed weight ``[S, K]`` in the backend's layout for many tokens."""
-    by_mkl = weight.numel() > WIDE and not HAS_AVX512
+    by_mkl = weight.numel() > WIDE and onednn.is_for_mkl(weight)
     by_gemm = library.gemm_is_fastest() and not by_mkl
     return packed_for_few(weight) if by_gemm else cpu.PackedLinear(weight, 0)
 

@@ -1,14 +1,15 @@
 """Matrix products with the fastest available library.
 
 On x86 processors torch multiplies float32 matrices with MKL, which does not use AVX-512 on AMD's;
-oneDNN, also part of torch, does. Without AVX-512, MKL is the faster one. `python -m benchmarks`
-prints both rates. Everything else is left to torch.
+oneDNN, also part of torch, does. On Intel's processors, and without AVX-512, MKL is at least as
+fast. `python -m benchmarks` prints both rates. Everything else is left to torch.
 
 Shapes: N matrices in a stack, R rows, K columns of the left and rows of the right factor.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,9 +17,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
 
+from hear_axlstm.ops.timing import is_faster, square
+
 FEW_ROWS = 512  # for a stack of matrices up to this size, a single call is as fast
 SINGLE_ROWS = 8  # up to this number, oneDNN spends more time on reordering than on the product
-HAS_AVX512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+@cache
+def is_fastest() -> bool:
+    """Whether oneDNN multiplies float32 matrices faster than torch's default, MKL, does."""
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
+    x = square(torch.float32)
+    return is_faster(lambda: _by_onednn(x, x), lambda: x @ x)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -51,8 +62,12 @@ def fixed_weight(weight: Tensor) -> Tensor:
 
     MKL repacks a weight stored by rows on every call, which costs most with few tokens.
     """
-    by_mkl = weight.dtype == torch.float32 and not HAS_AVX512
-    return weight.mT.contiguous().mT if by_mkl else weight.contiguous()
+    return weight.mT.contiguous().mT if is_for_mkl(weight) else weight.contiguous()
+
+
+def is_for_mkl(weight: Tensor) -> bool:
+    """Whether torch multiplies by a weight with MKL, and oneDNN would not be faster."""
+    return weight.dtype == torch.float32 and not is_fastest()
 
 
 class _Matmul(torch.autograd.Function):
@@ -78,13 +93,13 @@ def is_traced(x: Tensor) -> bool:
 
 def _is_for_onednn(x: Tensor) -> bool:
     return (
-        HAS_AVX512
-        and not is_traced(x)
+        not is_traced(x)
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and torch._C._get_mkldnn_enabled()
         and not torch.is_autocast_enabled("cpu")
+        and is_fastest()
     )
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal, get_args
 
 import torch
+
+from hear_axlstm.ops.onednn import matmul
+from hear_axlstm.ops.timing import is_faster, square
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def product_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the dtype of a name; "auto" is bfloat16 on hardware with bfloat16 matrix products.
+    """Return the dtype of a name; "auto" is bfloat16 where its matrix products are faster.
 
     Raises:
         ValueError: for an unknown name.
@@ -25,9 +29,16 @@ def product_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 def _has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
-    return device.type == "cpu" and (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )
+    return device.type == "cpu" and _has_fast_cpu()
+
+
+@cache
+def _has_fast_cpu() -> bool:
+    instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if not instructions:
+        return False  # emulated, and very slow
+    lower, single = square(torch.bfloat16), square(torch.float32)
+    return is_faster(lambda: matmul(lower, lower), lambda: matmul(single, single))
 
 
 def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:

@@ -34,8 +34,7 @@ class RunConfig:
     device: str = "auto"
     """Device: "auto" (CUDA if available, then Apple's MPS, then the CPU), or e.g. "cuda:1"."""
     precision: Precision = "auto"
-    """Precision of the encoder in training; "auto" uses bfloat16 if the hardware is faster
-    with it."""
+    """Precision of the encoder in training; "auto" uses bfloat16 if it is faster."""
     threads: Annotated[int | None, given("N")] = None
     """CPU threads (default: PyTorch's choice; several processes share the cores)."""
     log_every: int = 10

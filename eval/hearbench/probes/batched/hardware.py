@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import time
+from functools import cache
 from typing import Literal, get_args
 
 import torch
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
+GAIN = 1.25  # least gain in speed that makes "auto" choose bfloat16
+
 # glibc's mallopt: keep up to 2 GB of freed memory, take blocks of up to 1 GB from it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def product_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the dtype of a name; "auto" is bfloat16 on hardware with bfloat16 matrix products.
+    """Return the dtype of a name; "auto" is bfloat16 where its matrix products are faster.
 
     Raises:
         ValueError: for an unknown name.
@@ -30,9 +34,23 @@ def product_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 def _has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
-    return device.type == "cpu" and (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )
+    return device.type == "cpu" and _has_fast_cpu()
+
+
+@cache
+def _has_fast_cpu() -> bool:
+    instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if not instructions:
+        return False  # emulated, and very slow
+    # Intel's processors with AVX-512 BF16 but without AMX are slower with it than with float32.
+    seconds = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
+    for _ in range(5):
+        for dtype in seconds:
+            x = torch.ones(512, 512, dtype=dtype)
+            start = time.perf_counter()
+            x @ x
+            seconds[dtype] = min(seconds[dtype], time.perf_counter() - start)
+    return seconds[torch.float32] > GAIN * seconds[torch.bfloat16]
 
 
 def keep_freed_memory() -> None:

@@ -1,0 +1,37 @@
+"""Which of two ways to multiply matrices is faster on this processor.
+
+Instruction sets alone do not decide it: AVX-512 BF16 is twice as fast as float32 on AMD's
+processors, and slower than float32 on Intel's that lack AMX.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+SIZE = 512  # of the matrices
+ROUNDS = 5
+GAIN = 1.25  # required of the other way, so that noise does not decide between similar ones
+
+Work = Callable[[], object]
+
+
+def square(dtype: torch.dtype) -> Tensor:
+    """A matrix to multiply with itself."""
+    return torch.ones(SIZE, SIZE, dtype=dtype)
+
+
+@torch.no_grad()
+def is_faster(other: Work, usual: Work) -> bool:
+    """Whether `other` takes clearly less time than `usual`; both run in turns, without autocast."""
+    fastest = {other: float("inf"), usual: float("inf")}
+    with torch.autocast("cpu", enabled=False):
+        for _ in range(ROUNDS):
+            for work in (other, usual):
+                start = time.perf_counter()
+                work()
+                fastest[work] = min(fastest[work], time.perf_counter() - start)
+    return fastest[usual] > GAIN * fastest[other]

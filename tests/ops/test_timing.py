@@ -1,0 +1,62 @@
+"""The choice between two ways to multiply."""
+
+import time
+
+import pytest
+import torch
+
+from hear_axlstm.ops import onednn, precision, timing
+
+CPU = torch.device("cpu")
+
+
+def work(seconds: float) -> timing.Work:
+    """An operation that takes this long."""
+    return lambda: time.sleep(seconds)
+
+
+def test_only_a_clear_gain_counts() -> None:
+    assert timing.is_faster(work(0.002), work(0.02))
+    assert not timing.is_faster(work(0.02), work(0.002))
+    assert not timing.is_faster(work(0.02), work(0.02))
+
+
+def test_autocast_does_not_change_what_is_timed() -> None:
+    seen = []
+    single = timing.square(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        timing.is_faster(lambda: seen.append((single @ single).dtype), work(0))
+    assert set(seen) == {torch.float32}
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_auto_follows_the_measurement(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "is_faster", lambda other, usual: faster)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    precision._has_fast_cpu.cache_clear()
+    try:
+        found = precision.product_dtype("auto", CPU)
+    finally:
+        precision._has_fast_cpu.cache_clear()
+    assert found == (torch.bfloat16 if faster else torch.float32)
+
+
+def test_bfloat16_without_instructions_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bool:
+        raise AssertionError("timed")
+
+    monkeypatch.setattr(precision, "is_faster", fail)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    precision._has_fast_cpu.cache_clear()
+    try:
+        assert precision.product_dtype("auto", CPU) == torch.float32
+    finally:
+        precision._has_fast_cpu.cache_clear()
+
+
+@pytest.mark.parametrize("fastest", [True, False])
+def test_products_agree_either_way(fastest: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "is_fastest", lambda: fastest)
+    x, weight = torch.randn(20, 30), torch.randn(40, 30)
+    torch.testing.assert_close(onednn.linear(x, onednn.fixed_weight(weight)), x @ weight.mT)
