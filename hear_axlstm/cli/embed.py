@@ -12,7 +12,7 @@ import tyro
 from hear_axlstm import load_model
 from hear_axlstm.embed.files import Kind, embed_files
 from hear_axlstm.ops.precision import Precision
-from hear_axlstm.training.config import given
+from hear_axlstm.options import option
 from hear_axlstm.training.distributed import init_distributed
 from hear_axlstm.training.signals import is_under_torchrun
 
@@ -28,12 +28,12 @@ def embed(
     ],
     *,
     out: Path,
-    model: Annotated[str, given("WEIGHTS")] = "",
+    model: Annotated[str, option("WEIGHTS")] = "",
     random_weights: bool = False,
     kind: Kind = "scene",
-    path_column: Annotated[str | None, given("COLUMN")] = None,
+    path_column: Annotated[str | None, option("COLUMN")] = None,
     precision: Precision = "float32",
-    batch_seconds: Annotated[float | None, given("SECONDS")] = None,
+    batch_seconds: Annotated[float | None, option("SECONDS")] = None,
     device: str = "auto",
 ) -> None:
     """Embed audio of any sample rate and number of channels.

@@ -21,14 +21,14 @@ from hear_axlstm.cli.weights import locate
 from hear_axlstm.config import PRESETS
 from hear_axlstm.ops import library
 from hear_axlstm.ops.backends import SWITCH, backend
-from hear_axlstm.training.config import given
+from hear_axlstm.options import option
 
 SIZES = ("parameters", "dim", "depth", "heads", "patch")
 COLUMNS = ("name", *SIZES, "layout", "scene_embedding_size", "weights")
 
 
 def info(
-    models: Annotated[tuple[str, ...], tyro.conf.Positional, given("MODEL ...")] = (),
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, option("MODEL ...")] = (),
     *,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:

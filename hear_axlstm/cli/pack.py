@@ -9,15 +9,15 @@ import tyro
 
 from hear_axlstm.data.estimate import estimate as forecast
 from hear_axlstm.data.pack import pack as pack_audio
-from hear_axlstm.training.config import given
+from hear_axlstm.options import option
 
 
 def pack(
     audio: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="source", metavar="SOURCE")],
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="out", metavar="OUT")],
     *,
-    path_column: Annotated[str | None, given("COLUMN")] = None,
-    workers: Annotated[int | None, given("N")] = None,
+    path_column: Annotated[str | None, option("COLUMN")] = None,
+    workers: Annotated[int | None, option("N")] = None,
     dry_run: bool = False,
 ) -> None:
     """Pack audio into log-mel shards for pretraining.

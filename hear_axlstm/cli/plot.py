@@ -7,12 +7,12 @@ from typing import Annotated
 
 import tyro
 
+from hear_axlstm.options import option
 from hear_axlstm.pretrain.plot import plot as draw_curves
-from hear_axlstm.training.config import given
 
 
 def plot(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, given("RUN ...")],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, option("RUN ...")],
     *,
     out: Annotated[Path, tyro.conf.arg(metavar="OUT")] = Path("curves.png"),
 ) -> None:

@@ -22,7 +22,7 @@ from hear_axlstm.data.shards import LOUD_SHARE
 from hear_axlstm.embed.files import scenes_of
 from hear_axlstm.files import replacing
 from hear_axlstm.finetune.classifier import Classifier, load_classifier
-from hear_axlstm.training.config import given
+from hear_axlstm.options import option
 from hear_axlstm.training.device import choose_device
 
 BROKEN = 3  # exit code if some files had no usable audio and the others were classified
@@ -36,9 +36,9 @@ def predict(
         tyro.conf.arg(name="source", metavar="SOURCE...", help_behavior_hint=""),
     ],
     *,
-    out: Annotated[Path | None, given("CSV")] = None,
+    out: Annotated[Path | None, option("CSV")] = None,
     top: int = 3,
-    path_column: Annotated[str | None, given("COLUMN")] = None,
+    path_column: Annotated[str | None, option("COLUMN")] = None,
     device: str = "auto",
 ) -> None:
     """Write the most probable classes of audio files as CSV.

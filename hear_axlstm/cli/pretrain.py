@@ -10,21 +10,21 @@ import tyro
 
 from hear_axlstm.data.corpus import Corpus, is_pack
 from hear_axlstm.data.pack import pack as pack_audio
+from hear_axlstm.options import option
 from hear_axlstm.pretrain.config import PretrainConfig, Variant
 from hear_axlstm.pretrain.estimate import estimate as cost_card
 from hear_axlstm.pretrain.loop import pretrain as train
 from hear_axlstm.pretrain.recipes import from_recipe
-from hear_axlstm.training.config import given
 from hear_axlstm.training.distributed import is_first_process
 from hear_axlstm.training.resume import Resume
 from hear_axlstm.training.signals import is_under_torchrun
 
 
 def pretrain(
-    data: Annotated[Path | None, tyro.conf.Positional, given("[SOURCE]")] = None,
+    data: Annotated[Path | None, tyro.conf.Positional, option("[SOURCE]")] = None,
     *,
-    run: Annotated[Path | None, given("OUT")] = None,
-    recipe: Annotated[str | None, given("NAME")] = None,
+    run: Annotated[Path | None, option("OUT")] = None,
+    recipe: Annotated[str | None, option("NAME")] = None,
     estimate: bool = False,
     variant: Annotated[Variant, tyro.conf.arg(name="")],
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")],

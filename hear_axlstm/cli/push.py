@@ -12,17 +12,17 @@ from hear_axlstm import checkpoints
 from hear_axlstm.checkpoints import hub
 from hear_axlstm.checkpoints.model_card import read_scores, write_card
 from hear_axlstm.checkpoints.reference_release import is_release
-from hear_axlstm.training.config import given
+from hear_axlstm.options import option
 
 
 def push(
     weights: tyro.conf.Positional[str],
     repo: tyro.conf.Positional[str],
     *,
-    license: Annotated[str | None, given("LICENSE")] = None,
-    scores: Annotated[Path | None, given("CSV")] = None,
-    system: Annotated[str | None, given("LABEL")] = None,
-    card: Annotated[Path | None, given("FILE")] = None,
+    license: Annotated[str | None, option("LICENSE")] = None,
+    scores: Annotated[Path | None, option("CSV")] = None,
+    system: Annotated[str | None, option("LABEL")] = None,
+    card: Annotated[Path | None, option("FILE")] = None,
     private: bool = False,
     dry_run: bool = False,
 ) -> None:

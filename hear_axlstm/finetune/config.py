@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from hear_axlstm.training.config import RunConfig, check_positive, given
+from hear_axlstm.options import option
+from hear_axlstm.training.config import RunConfig, check_positive
 
 Mode = Literal["linear", "mlp", "full"]
 Metric = Literal["accuracy", "balanced_accuracy", "mAP", "AUC"]
@@ -26,37 +27,37 @@ class TrainConfig:
 
     mode: Mode = "linear"
     """What to train: a "linear" or "mlp" head, or "full", the encoder after a linear head."""
-    model: Annotated[str, given("WEIGHTS")] = ""
+    model: Annotated[str, option("WEIGHTS")] = ""
     """Encoder: preset, file, folder or hf://org/repo (default: axlstm_tiny)."""
-    labels: Annotated[str, given("COLUMN")] = "label"
+    labels: Annotated[str, option("COLUMN")] = "label"
     """Column of the class labels (default: label, labels, category or class)."""
-    path_column: Annotated[str | None, given("COLUMN")] = None
+    path_column: Annotated[str | None, option("COLUMN")] = None
     """Column of paths (default: a usual name such as path or filename)."""
     multilabel: bool = False
     """Allow any number of classes per clip, including none."""
     separator: str = ";"
     """Separator between the classes of a clip."""
-    valid: Annotated[Path | None, given("CSV")] = None
+    valid: Annotated[Path | None, option("CSV")] = None
     """CSV of the validation clips, which decide when to stop."""
-    valid_fold: Annotated[str | None, given("FOLD")] = None
+    valid_fold: Annotated[str | None, option("FOLD")] = None
     """Validation clips from the training CSV: rows with this value in the column fold."""
     valid_fraction: float = 0.2
     """Share of each class's training clips to validate on, if there are no other such clips."""
-    test: Annotated[Path | None, given("CSV")] = None
+    test: Annotated[Path | None, option("CSV")] = None
     """CSV of the test clips, which are scored at the end."""
-    test_fold: Annotated[str | None, given("FOLD")] = None
+    test_fold: Annotated[str | None, option("FOLD")] = None
     """Test clips from the training CSV: rows with this value in the column fold."""
     skip_broken: bool = False
     """Leave out missing, damaged or silent files instead of stopping."""
-    metric: Annotated[Metric | None, given("{accuracy,balanced_accuracy,mAP,AUC}")] = None
+    metric: Annotated[Metric | None, option("{accuracy,balanced_accuracy,mAP,AUC}")] = None
     """Validation metric that selects the best epoch (default: accuracy; mAP if multilabel)."""
-    epochs: Annotated[int | None, given("N")] = None
+    epochs: Annotated[int | None, option("N")] = None
     """Maximum number of epochs (default: 200 for a head, 30 for "full")."""
-    patience: Annotated[int | None, given("N")] = None
+    patience: Annotated[int | None, option("N")] = None
     """Epochs without improvement before stopping (default: 20 for a head, 5 for "full")."""
-    batch_size: Annotated[int | None, given("N")] = None
+    batch_size: Annotated[int | None, option("N")] = None
     """Clips per optimizer step (default: 64 for a head, 16 for "full")."""
-    lr: Annotated[float | None, given("RATE")] = None
+    lr: Annotated[float | None, option("RATE")] = None
     """Peak learning rate of the head (default: 3e-4 for an MLP, else 1e-3)."""
     encoder_lr: float = 1e-4
     """Peak learning rate of the encoder."""

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from hear_axlstm.config import InputGate, LossOn, ModelConfig, check_keys, preset
-from hear_axlstm.training.config import RunConfig, check_positive, given
+from hear_axlstm.options import option
+from hear_axlstm.training.config import RunConfig, check_positive
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +31,19 @@ FEW_STEPS = 500  # below this, a warning suggests a smaller batch
 class Variant:
     """A preset, or an ablation of it (paper section 4.2); None keeps the preset's value."""
 
-    model: Annotated[str | None, given("PRESET")] = None
+    model: Annotated[str | None, option("PRESET")] = None
     """Preset: axlstm_ or ssast_, followed by tiny, small or base (default: axlstm_tiny)."""
-    expansion: Annotated[int | None, given("N")] = None
+    expansion: Annotated[int | None, option("N")] = None
     """Inner width of an mLSTM block as a multiple of D."""
-    patch: Annotated[tuple[int, int] | None, given("FRAMES BINS")] = None
+    patch: Annotated[tuple[int, int] | None, option("FRAMES BINS")] = None
     """Frames and mel bins of a patch."""
-    flip: Annotated[bool | None, given("{True,False}")] = None
+    flip: Annotated[bool | None, option("{True,False}")] = None
     """Let every second mLSTM block process the tokens in reverse order."""
-    input_gate: Annotated[InputGate | None, given(f"{{{','.join(get_args(InputGate))}}}")] = None
+    input_gate: Annotated[InputGate | None, option(f"{{{','.join(get_args(InputGate))}}}")] = None
     """Activation of the mLSTM input gate."""
-    mask_keeps_position: Annotated[bool | None, given("{True,False}")] = None
+    mask_keeps_position: Annotated[bool | None, option("{True,False}")] = None
     """Let masked patches keep their position embedding."""
-    loss_on: Annotated[LossOn | None, given("{masked,all}")] = None
+    loss_on: Annotated[LossOn | None, option("{masked,all}")] = None
     """Patches that the reconstruction loss averages over."""
 
     @property
@@ -76,17 +77,17 @@ class TrainConfig:
         default_factory=lambda: preset(DEFAULT_MODEL)
     )
     """The encoder to train; on the command line, a `Variant`."""
-    init: Annotated[str | None, given("WEIGHTS")] = None
+    init: Annotated[str | None, option("WEIGHTS")] = None
     """Weights to start from: a preset, file, folder or hf://org/repo (default: random)."""
     epochs: float = 100.0
     """Passes over the clips; each takes one random crop of a clip."""
-    batch_size: Annotated[int | None, given("N")] = None
+    batch_size: Annotated[int | None, option("N")] = None
     """Clips per optimizer step (default: the paper's 1024, fewer for a small corpus)."""
     base_lr: float = 1.5e-4
     """Peak learning rate at a batch of 256; the rate grows in proportion to the batch."""
-    lr: Annotated[float | None, given("RATE")] = None
+    lr: Annotated[float | None, option("RATE")] = None
     """Peak learning rate, instead of the scaled base_lr."""
-    warmup_epochs: Annotated[float | None, given("EPOCHS")] = None
+    warmup_epochs: Annotated[float | None, option("EPOCHS")] = None
     """Epochs of linear warm-up (default: a tenth of all epochs)."""
     schedule: ScheduleName = "cosine"
     """Learning rate after the warm-up: "cosine" to zero, or "wsd": constant, then a cooldown. A
@@ -99,9 +100,9 @@ class TrainConfig:
     """Weight decay; biases and other 1-D parameters have none."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Betas of AdamW."""
-    clip_norm: Annotated[float | None, given("NORM")] = None
+    clip_norm: Annotated[float | None, option("NORM")] = None
     """Clip gradients to this norm (default: no clipping, as in the paper)."""
-    ema: Annotated[float | None, given("DECAY")] = None
+    ema: Annotated[float | None, option("DECAY")] = None
     """Decay of an exponential moving average of the weights, which is then evaluated and saved
     (default: none; 0.999 suits a few thousand steps)."""
     balance: float = 0.0
@@ -159,7 +160,7 @@ class PretrainConfig(RunConfig, TrainConfig):
         ValueError: for an invalid combination.
     """
 
-    micro_batch: Annotated[int | None, given("N")] = None
+    micro_batch: Annotated[int | None, option("N")] = None
     """Clips to process at once on each device (default: what fits); gradients add up to
     the batch."""
     checkpoint_blocks: bool = False
@@ -170,7 +171,7 @@ class PretrainConfig(RunConfig, TrainConfig):
     """Epochs between two checkpoints that are kept permanently."""
     eval_every: int = 5
     """Epochs between two pictures of reconstructions, and two scores of the labeled clips."""
-    probe: Annotated[str | None, given("LABELED")] = None
+    probe: Annotated[str | None, option("LABELED")] = None
     """Labeled clips for scoring the embeddings by nearest neighbors: a CSV with the columns path
     and label, or a folder with one subfolder per class."""
 

@@ -5,20 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-import tyro
+from typing import Annotated
 
 from hear_axlstm.ops.precision import Precision
-
-
-def given(metavar: str) -> Any:
-    """Mark an option with default None whose help text describes the default.
-
-    Args:
-        metavar: name of the value in the help.
-    """
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+from hear_axlstm.options import option
 
 
 @dataclass(frozen=True)
@@ -35,7 +25,7 @@ class RunConfig:
     """Device: "auto" (CUDA if available, then Apple's MPS, then the CPU), or e.g. "cuda:1"."""
     precision: Precision = "auto"
     """Precision of the encoder in training; "auto" uses bfloat16 if it is faster."""
-    threads: Annotated[int | None, given("N")] = None
+    threads: Annotated[int | None, option("N")] = None
     """CPU threads (default: PyTorch's choice; several processes share the cores)."""
     log_every: int = 10
     """Steps between two lines of the log."""

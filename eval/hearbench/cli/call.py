@@ -15,7 +15,7 @@ from hearbench.errors import HearbenchError
 from hearbench.exit_codes import INTERRUPTED
 
 
-def given(metavar: str) -> Any:
+def option(metavar: str) -> Any:
     """Mark an option without a default, or one whose help text describes it.
 
     Args:

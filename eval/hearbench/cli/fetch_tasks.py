@@ -10,7 +10,7 @@ import joblib
 import tyro
 from filelock import FileLock, Timeout
 
-from hearbench.cli.call import given
+from hearbench.cli.call import option
 from hearbench.exit_codes import INTERRUPTED
 from hearbench.tasks.fetch.archives import Archive, find_archives, needs, read_checksums
 from hearbench.tasks.fetch.download import FetchError
@@ -22,12 +22,12 @@ WORK = ".fetch"  # archives and unfinished tasks, in the folder of tasks
 
 def fetch_tasks(
     folder: Annotated[Path, tyro.conf.Positional],
-    tasks: Annotated[tuple[str, ...], given("NAME ...")] = (),
+    tasks: Annotated[tuple[str, ...], option("NAME ...")] = (),
     rates: tuple[int, ...] = (16_000,),
-    url: Annotated[str | None, given("URL")] = None,
-    checksums: Annotated[Path | None, given("FILE")] = None,
+    url: Annotated[str | None, option("URL")] = None,
+    checksums: Annotated[Path | None, option("FILE")] = None,
     keep_archives: bool = False,
-    workers: Annotated[int | None, given("N")] = None,
+    workers: Annotated[int | None, option("N")] = None,
     dry_run: bool = False,
 ) -> int:
     """Download the ten tasks of the paper, or some of them, and resample their audio.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from hearbench import published as paper
-from hearbench.cli.call import given
+from hearbench.cli.call import option
 from hearbench.published import PublishedTable
 from hearbench.report.exports import summary
 from hearbench.results import PAPER, THESE, Results, collect
@@ -20,8 +20,8 @@ from hearbench.stats import AggregateError, Score, paper_score
 def score(
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[OUT]")] = Path("runs/eval"),
     *,
-    scale: Annotated[Literal["these", "paper"] | None, given("these|paper")] = None,
-    published: Annotated[PublishedTable | None, given("|".join(get_args(PublishedTable)))] = None,
+    scale: Annotated[Literal["these", "paper"] | None, option("these|paper")] = None,
+    published: Annotated[PublishedTable | None, option("|".join(get_args(PublishedTable)))] = None,
     json: bool = False,
 ) -> int:
     """Print aggregated scores s(m), and the table of an evaluation.

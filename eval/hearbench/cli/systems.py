@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from hearbench.cli import unknown
-from hearbench.cli.call import given
+from hearbench.cli.call import option
 from hearbench.systems.catalog import CATALOG, Card
 from hearbench.systems.registry import NAMED, SystemSpecError
 
@@ -16,7 +16,7 @@ HEADS = ("system", "table 2", "kHz", "embedding", "M", "code", "weights")
 WIDTHS = (12, 37, 4, 16, 16, 23, 23)
 
 
-def systems(name: Annotated[str | None, tyro.conf.Positional, given("[NAME]")] = None) -> int:
+def systems(name: Annotated[str | None, tyro.conf.Positional, option("[NAME]")] = None) -> int:
     """List the systems that come with hearbench, or describe one of them.
 
     The list has license, sample rate, embedding size, millions of parameters, where the weights

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from hearbench.cli import unknown
-from hearbench.cli.call import given
+from hearbench.cli.call import option
 from hearbench.weights.fetch import WeightsError, default_folder, get_all
 from hearbench.weights.table import PUBLISHED, Weights, find
 
@@ -17,12 +17,12 @@ WIDTHS = (20, 13, 13, 23, 8)
 
 def weights(
     action: Annotated[Literal["list", "get"], tyro.conf.Positional] = "list",
-    names: Annotated[tuple[str, ...], tyro.conf.Positional, given("[NAME ...]")] = (),
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, option("[NAME ...]")] = (),
     *,
     source: Annotated[
         Path | None, tyro.conf.arg(name="from", metavar="FOLDER|FILE|ZIP", help_behavior_hint="")
     ] = None,
-    to: Annotated[Path | None, given("FOLDER")] = None,
+    to: Annotated[Path | None, option("FOLDER")] = None,
 ) -> int:
     """List the published checkpoints of other systems, or download some.
 

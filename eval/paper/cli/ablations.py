@@ -10,7 +10,7 @@ import tyro
 
 from hear_axlstm.pretrain.recipes import TABLES, TableName
 from hear_axlstm.training.signals import Interrupted
-from hearbench.cli.call import given
+from hearbench.cli.call import option
 from hearbench.exit_codes import INTERRUPTED
 from hearbench.run.evaluate import Options
 from paper.ablations import train
@@ -20,12 +20,12 @@ from paper.tables import BY_NAME
 
 def ablations(
     options: Annotated[Options, tyro.conf.arg(name="")],
-    data: Annotated[Path | None, tyro.conf.Positional, given("[DATA]")] = None,
+    data: Annotated[Path | None, tyro.conf.Positional, option("[DATA]")] = None,
     *,
     table: TableName = "expansion",
-    epochs: Annotated[float | None, given("N")] = None,
-    batch_size: Annotated[int | None, given("N")] = None,
-    lr: Annotated[float | None, given("LR")] = None,
+    epochs: Annotated[float | None, option("N")] = None,
+    batch_size: Annotated[int | None, option("N")] = None,
+    lr: Annotated[float | None, option("LR")] = None,
     trainings: int = 1,
     out: Path = Path("runs/ablations"),
 ) -> int:
