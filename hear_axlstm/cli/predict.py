@@ -18,7 +18,7 @@ from hear_axlstm.audio.clips import Source
 from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import AudioClip, open_source
 from hear_axlstm.audio.tables import OPEN_CSV
-from hear_axlstm.data.shards import LOUD_SHARE
+from hear_axlstm.data.shards import left_out
 from hear_axlstm.embed.files import scenes_of
 from hear_axlstm.files import replacing
 from hear_axlstm.finetune.classifier import Classifier, load_classifier
@@ -96,10 +96,8 @@ def _name(clip: AudioClip | Skipped) -> str:
 def _report(broken: list[Skipped], clips: int) -> None:
     for skip in broken:
         print(f"  {skip.id}: {skip.reason}", file=sys.stderr)
-    kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(s.kind for s in broken).most_common())
-    text = f"{len(broken):,} of {clips:,} left out ({kinds}), listed above"
-    warning = "WARNING: " if len(broken) > LOUD_SHARE * clips else ""
-    print(f"axlstm: {warning}{text}", file=sys.stderr)
+    kinds = dict(Counter(skip.kind for skip in broken).most_common())
+    print(f"axlstm: {left_out(clips - len(broken), kinds, 'listed above')}", file=sys.stderr)
 
 
 @contextmanager

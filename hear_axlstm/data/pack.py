@@ -61,7 +61,7 @@ class PackReport:
 
     def __str__(self) -> str:
         text = f"{self.folder}: {plural(self.clips, 'clip')}, {duration(3600 * self.hours)}"
-        missing = left_out(self.clips, self.skipped, self.folder / REPORT_NAME)
+        missing = left_out(self.clips, self.skipped, f"see {self.folder / REPORT_NAME}")
         return f"{text}; {missing}" if missing else text
 
 

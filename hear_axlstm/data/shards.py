@@ -230,12 +230,18 @@ def write_report(path: Path, skipped: Iterable[Skipped]) -> None:
         writer.writerows((skip.id, skip.reason) for skip in skipped)
 
 
-def left_out(clips: int, skipped: Mapping[str, int], report: Path) -> str:
-    """Summary of what was left out, for a command's last line; empty if nothing was."""
+def left_out(clips: int, skipped: Mapping[str, int], details: str) -> str:
+    """Summary of what was left out, for a command's last line; empty if nothing was.
+
+    Args:
+        clips: number of clips that were not left out.
+        skipped: number of clips by the kind of reason.
+        details: where every one of them is listed.
+    """
     number = sum(skipped.values())
     if not number:
         return ""
     total = clips + number
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in skipped.items())
-    text = f"{number:,} of {total:,} left out ({kinds}), see {report}"
+    kinds = ", ".join(f"{kind}: {count:,}" for kind, count in skipped.items())
+    text = f"{number:,} of {total:,} left out ({kinds}), {details}"
     return f"WARNING: {number / total:.0%}, {text}" if number > LOUD_SHARE * total else text

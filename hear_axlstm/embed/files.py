@@ -60,7 +60,7 @@ class EmbedReport:
 
     def __str__(self) -> str:
         text = f"{self.output.path}: {plural(self.clips, 'clip')}, {duration(3600 * self.hours)}"
-        if missing := left_out(self.clips, self.skipped, self.output.report):
+        if missing := left_out(self.clips, self.skipped, f"see {self.output.report}"):
             text += f"; {missing}. Fix them and run the same command again to include them"
         return text
 

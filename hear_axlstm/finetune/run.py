@@ -116,7 +116,8 @@ def _write(
     if dataset.left_out:
         write_report(out / REPORT, dataset.left_out)
         kinds = Counter(skipped.kind for skipped in dataset.left_out)
-        found.left_out = left_out(sum(map(len, dataset.splits.values())), kinds, out / REPORT)
+        kept = sum(map(len, dataset.splits.values()))
+        found.left_out = left_out(kept, kinds, f"see {out / REPORT}")
     return found
 
 

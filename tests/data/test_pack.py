@@ -85,7 +85,7 @@ def test_unusable_files_are_listed_and_stop_nothing(audio: Path, tmp_path: Path)
     assert "decodable" in found["broken.wav"] and "silent" in found["offset.wav"]
     assert "too short: 160 samples" in found["click.wav"]
     assert sum(report.skipped.values()) == 6 and report.skipped["silent"] == 2
-    assert "WARNING: 55%, 6 of 11 left out (2 silent" in str(report)
+    assert "WARNING: 55%, 6 of 11 left out (silent: 2, " in str(report)
 
 
 @pytest.mark.parametrize("command", [pack, estimate])

@@ -437,6 +437,6 @@ def test_what_was_left_out_is_counted(tones: Path, config: FinetuneConfig, tmp_p
     extra = [{"path": path, "label": "low", "fold": 0} for path in names]
     file = write(tmp_path / "some.csv", [*rows_of(tones), *extra])
     found = finetune(file, tmp_path / "run", replace(config, skip_broken=True, epochs=1))
-    assert found.left_out.startswith("2 of 32 left out (1 no such file, 1 ")
+    assert found.left_out.startswith("2 of 32 left out (no such file: 1, ")
     with open(tmp_path / "run" / "report.csv", encoding="utf-8", newline="") as report:
         assert {row["id"] for row in csv.DictReader(report)} == set(map(str, names))
