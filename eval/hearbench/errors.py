@@ -1,5 +1,9 @@
-"""The base of all errors that a user can fix."""
+"""Errors that a user can fix; their messages name the remedy."""
 
 
 class HearbenchError(Exception):
-    """Raised for what a user can fix; the message names the remedy."""
+    """The base of them all."""
+
+
+class WeightsError(HearbenchError, ValueError):
+    """Raised for published weights that can't be fetched."""

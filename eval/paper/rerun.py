@@ -18,11 +18,12 @@ from hear_axlstm.checkpoints import fetch, hub
 from hear_axlstm.checkpoints.drive import UnreachableError
 from hear_axlstm.checkpoints.published import PUBLISHED as AUTHORS
 from hearbench import published
+from hearbench.errors import WeightsError
 from hearbench.results import PAPER, SCALES, THESE, Results
 from hearbench.run.evaluate import Options
 from hearbench.stats import Score
 from hearbench.tasks.folders import find_tasks
-from hearbench.weights.fetch import WeightsError, default_folder, get_all
+from hearbench.weights.fetch import default_folder, get_all
 from hearbench.weights.table import PUBLISHED, find
 from paper.ablations import AblationError
 

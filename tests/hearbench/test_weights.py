@@ -15,10 +15,12 @@ import pytest
 import requests
 
 from hearbench.cli.weights import weights as command
+from hearbench.errors import WeightsError
 from hearbench.published import rows
 from hearbench.systems.catalog import CATALOG
 from hearbench.weights import fetch
-from hearbench.weights.fetch import WeightsError, choose, get
+from hearbench.weights.fetch import get
+from hearbench.weights.runs import choose
 from hearbench.weights.table import PUBLISHED, Weights, find
 from tests.helpers import system_checkpoints as write
 from tests.helpers.file_server import FileServer, serving

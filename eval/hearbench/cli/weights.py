@@ -9,7 +9,8 @@ import tyro
 
 from hearbench.cli import unknown
 from hearbench.cli.call import option
-from hearbench.weights.fetch import WeightsError, default_folder, get_all
+from hearbench.errors import WeightsError
+from hearbench.weights.fetch import default_folder, get_all
 from hearbench.weights.table import PUBLISHED, Weights, find
 
 WIDTHS = (20, 13, 13, 23, 8)

@@ -11,9 +11,8 @@ import errno
 import hashlib
 import logging
 import os
-import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -23,10 +22,11 @@ import platformdirs
 from filelock import FileLock, Timeout
 from requests import RequestException
 
-from hearbench.errors import HearbenchError
+from hearbench.errors import HearbenchError, WeightsError
 from hearbench.tasks.fetch.download import FetchError, download
 from hearbench.weights import drive
 from hearbench.weights.files import ARCHIVE, ZipError, files_in
+from hearbench.weights.runs import IN_RUN, choose, listing
 from hearbench.weights.table import Weights
 
 log = logging.getLogger(__name__)
@@ -34,16 +34,7 @@ log = logging.getLogger(__name__)
 CACHE_VARIABLE = "HEARBENCH_CACHE"
 OFFLINE_VARIABLE = "HEARBENCH_OFFLINE"
 OFF = ("", "0", "false", "no", "off")
-SHOWN = 8  # names of a folder that an error lists
 CHECKPOINTS = (".pth", ".pt")
-IN_RUN = re.compile(
-    r"(?:config\.json|(?:checkpoints/)?checkpoint[-_](\d+)(?:\.pth|/checkpoint)?)", re.IGNORECASE
-)
-"""Files of a run to use, as paths below its folder."""
-
-
-class WeightsError(HearbenchError, ValueError):
-    """Raised for weights that can't be fetched; the message names the remedy."""
 
 
 def default_folder() -> Path:
@@ -229,7 +220,7 @@ def _file_from_disk(weights: Weights, source: Path, draft: Path) -> tuple[Path, 
     named = [path for path in files if PurePosixPath(path).name == weights.file]
     renamed = [path for path in files if source.is_file() or path.endswith(CHECKPOINTS)]
     if not named and len(renamed) != 1:
-        raise WeightsError(f"{source} contains no {weights.file}, but {_shown(files)}")
+        raise WeightsError(f"{source} contains no {weights.file}, but {listing(files)}")
     chosen = min(named or renamed, key=len)
     files[chosen].copy_to(draft / weights.file)
     return draft / weights.file, f"{source.parent}/{chosen}"
@@ -248,46 +239,6 @@ def _run_from_disk(weights: Weights, source: Path, draft: Path) -> tuple[Path, s
         files[path].copy_to(draft / run / name)
         origin = f"{source.parent}/{path}".removesuffix(f"/{name}")
     return draft / run, origin
-
-
-def choose(listed: Mapping[str, str], weights: Weights) -> tuple[str, dict[str, str]]:
-    """Choose a run among files, and the files of it to use: newest checkpoint and settings.
-
-    Args:
-        listed: path -> anything, e.g. a file id.
-        weights: their `file` begins the run's name.
-
-    Raises:
-        WeightsError: if no run fits; the message lists the files.
-    """
-    runs: dict[str, dict[str, tuple[int | None, str]]] = {}
-    for path, value in listed.items():
-        parts = PurePosixPath(path).parts
-        for depth, part in enumerate(parts[:-1]):
-            inner = "/".join(parts[depth + 1 :])
-            if weights.is_called(part) and (match := IN_RUN.fullmatch(inner)):
-                step = None if match[1] is None else int(match[1])
-                runs.setdefault(part, {})[inner] = (step, value)
-    whole = {
-        run: files for run, files in runs.items() if any(s is not None for s, _ in files.values())
-    }
-    if not whole:
-        raise WeightsError(
-            f"there is no checkpoint of a run {weights.file}* among {_shown(listed)}"
-        )
-    run = min(whole, key=_natural)
-    newest = max(step for step, _ in whole[run].values() if step is not None)
-    return run, {n: i for n, (step, i) in whole[run].items() if step in (None, newest)}
-
-
-def _shown(names: Mapping[str, object]) -> str:
-    more = ", ..." if len(names) > SHOWN else ""
-    return ", ".join(sorted(names)[:SHOWN]) + more if names else "no files"
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that puts r2 before r10."""
-    return [(int(n or 0), text) for text, n in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _check(weights: Weights, path: Path, origin: str, folder: Path) -> None:
