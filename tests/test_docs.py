@@ -304,7 +304,7 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
         case ["axlstm", name, *arguments]:
             command = inert(cli.load(name))
             with monkeypatch.context() as patch:
-                patch.setattr(cli, "load", lambda _: command)
+                patch.setattr(cli, "load", lambda *_: command)
                 cli.parse(name, [name, *arguments])
         case ["hearbench", *arguments]:
             load = evaluation.load

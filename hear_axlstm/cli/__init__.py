@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -96,12 +97,19 @@ def print_completion(shell: str) -> None:
     print(script(shell, parsers), end="")
 
 
-def load(name: str) -> Callable[..., Any]:
-    """Import the function of a command."""
-    function = getattr(importlib.import_module(f"hear_axlstm.cli.{name}"), name)
+def load(name: str, arguments: Sequence[str] = ()) -> Callable[..., Any]:
+    """Import the function of a command.
+
+    Args:
+        name: one of `COMMANDS`.
+        arguments: its command line; a command whose defaults depend on it has a function for them.
+    """
+    module = importlib.import_module(f"hear_axlstm.cli.{name}")
+    function = getattr(module, name)
     # tyro would print the line breaks inside an argument's description
     function.__doc__ = (inspect.getdoc(function) or "").replace("\n" + 8 * " ", " ")
-    return function
+    defaults = module.defaults(arguments) if hasattr(module, "defaults") else {}
+    return partial(function, **defaults) if defaults else function
 
 
 def parse(name: str, arguments: Sequence[str], console_outputs: bool = True) -> Any:
@@ -109,7 +117,7 @@ def parse(name: str, arguments: Sequence[str], console_outputs: bool = True) -> 
     import tyro
 
     return tyro.cli(
-        load(name),
+        load(name, arguments[1:]),
         prog=f"axlstm {name}",
         args=arguments[1:],
         config=(tyro.conf.OmitArgPrefixes,),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -14,10 +16,18 @@ from hear_axlstm.options import option
 from hear_axlstm.pretrain.config import PretrainConfig, Variant
 from hear_axlstm.pretrain.estimate import estimate as cost_card
 from hear_axlstm.pretrain.loop import pretrain as train
-from hear_axlstm.pretrain.recipes import from_recipe
+from hear_axlstm.pretrain.recipes import RECIPES, settings_of
 from hear_axlstm.training.distributed import is_first_process
 from hear_axlstm.training.resume import Resume
 from hear_axlstm.training.signals import is_under_torchrun
+
+
+def defaults(arguments: Sequence[str]) -> dict[str, Any]:
+    """Defaults of the command's options: the settings of the recipe that the arguments name."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe", nargs="?")
+    name = parser.parse_known_args(arguments)[0].recipe
+    return {} if name is None else {"config": settings_of(name)}
 
 
 def pretrain(
@@ -42,13 +52,14 @@ def pretrain(
         estimate: Only print parameters, FLOPs, memory, disk space and hours, measured within a
             minute; for AudioSet if no data are given.
         variant: The encoder to train.
-        config: Settings; the defaults are the paper's.
+        config: Settings; the defaults are those of the recipe, or the paper's.
         resume: "auto" resumes the run in this folder, if any; "never" raises an error.
     """
-    if recipe is None:
+    if recipe not in RECIPES:
         config = replace(config, model=variant.build())
-    else:
-        config = from_recipe(recipe, config, variant)
+    elif variant.changes:
+        changes = ", ".join(variant.changes)
+        raise ValueError(f"recipe {recipe!r} defines the model: leave out {changes}")
     if estimate:
         print(cost_card(config, None if data is None else Corpus(data)))
         return

@@ -6,7 +6,7 @@ The paper's runs share one schedule: 100 epochs of AudioSet, batch 1024, peak le
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from hear_axlstm.config import PRESETS, ModelConfig
@@ -118,24 +118,13 @@ TABLES: dict[TableName, Table] = {
 }
 
 
-def from_recipe(name: str, settings: PretrainConfig, model: Variant) -> PretrainConfig:
-    """Return a recipe, overridden by the values in `settings` that differ from the defaults.
+def settings_of(name: str) -> PretrainConfig:
+    """Settings of a recipe; the model of open-corpus may be replaced.
 
     Raises:
-        ValueError: for an unknown recipe, or model settings that a paper's recipe fixes.
+        ValueError: for an unknown recipe.
     """
-    if name == OPEN_CORPUS:
-        recipe = replace(OPEN_RECIPE, model=model.build())
-    elif name not in RECIPES:
-        names = ", ".join([*RECIPES, OPEN_CORPUS])
-        raise ValueError(f"unknown recipe {name!r}: choose one of {names}")
-    elif model.changes:
-        raise ValueError(f"recipe {name!r} defines the model: leave out {', '.join(model.changes)}")
-    else:
-        recipe = RECIPES[name]
-    default = PretrainConfig()
-    settable = [f.name for f in fields(default) if f.name != "model"]
-    changes = {
-        n: getattr(settings, n) for n in settable if getattr(settings, n) != getattr(default, n)
-    }
-    return replace(recipe, **changes)
+    recipes = {**RECIPES, OPEN_CORPUS: OPEN_RECIPE}
+    if name not in recipes:
+        raise ValueError(f"unknown recipe {name!r}: choose one of {', '.join(recipes)}")
+    return recipes[name]

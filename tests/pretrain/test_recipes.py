@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-import tyro
 
-from hear_axlstm.cli.pretrain import pretrain
+from hear_axlstm import cli
+from hear_axlstm.cli import pretrain as command
 from hear_axlstm.config import PRESETS, ModelConfig
 from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
 from hear_axlstm.pretrain.config import PretrainConfig, Variant
 from hear_axlstm.pretrain.estimate import audioset_bytes, estimate
-from hear_axlstm.pretrain.recipes import RECIPES, TABLES, from_recipe
+from hear_axlstm.pretrain.recipes import OPEN_RECIPE, RECIPES, TABLES
 from hearbench import published
 
 
@@ -62,13 +63,37 @@ def test_every_recipe_stands_in_a_table_and_follows_the_papers_schedule() -> Non
     assert [c.peak_lr for c in RECIPES.values()] == pytest.approx([6e-4] * len(RECIPES))
 
 
-def test_other_settings_override_a_recipe() -> None:
-    config = from_recipe("ssast_tiny_4x8", PretrainConfig(epochs=3, seed=1), Variant())
-    assert (config.epochs, config.seed, config.model.patch) == (3, 1, (4, 8))
-    ours = from_recipe("open-corpus", PretrainConfig(seed=1), Variant("ssast_tiny"))
-    assert (ours.model, ours.schedule, ours.seed) == (PRESETS["ssast_tiny"], "wsd", 1)
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], PretrainConfig]:
+    """Settings that the options of `axlstm pretrain` make."""
+
+    def parse(options: str) -> PretrainConfig:
+        found: list[PretrainConfig] = []
+        monkeypatch.setattr(command, "cost_card", lambda config, corpus: found.append(config))
+        cli.parse("pretrain", ["pretrain", "--estimate", *options.split()])
+        return found[0]
+
+    return parse
+
+
+def test_options_override_a_recipe(parsed: Callable[[str], PretrainConfig]) -> None:
+    config = parsed("--recipe ssast_tiny_4x8 --epochs 3 --seed 1")
+    assert config == replace(RECIPES["ssast_tiny_4x8"], epochs=3, seed=1)
+    ours = parsed("--recipe open-corpus --model ssast_tiny --seed 1")
+    assert ours == replace(OPEN_RECIPE, model=PRESETS["ssast_tiny"], seed=1)
+    assert parsed("--epochs 2") == replace(PretrainConfig(), epochs=2)
+
+
+def test_options_with_the_papers_values_override_a_recipe_too(
+    parsed: Callable[[str], PretrainConfig],
+) -> None:
+    config = parsed("--epochs 100 --schedule cosine --recipe=open-corpus --balance 0")
+    assert config == replace(OPEN_RECIPE, epochs=100, schedule="cosine", balance=0.0)
+
+
+def test_an_unknown_recipe_is_refused(parsed: Callable[[str], PretrainConfig]) -> None:
     with pytest.raises(ValueError, match="unknown recipe 'tiny'"):
-        from_recipe("tiny", PretrainConfig(), Variant())
+        parsed("--recipe tiny")
 
 
 @pytest.mark.parametrize(
@@ -83,9 +108,11 @@ def test_other_settings_override_a_recipe() -> None:
         ("--expansion 0", "expansion=0 must be a whole number from 1 to 64"),
     ],
 )
-def test_settings_of_the_model_that_would_be_ignored_are_refused(typed: str, message: str) -> None:
+def test_settings_of_the_model_that_would_be_ignored_are_refused(
+    typed: str, message: str, parsed: Callable[[str], PretrainConfig]
+) -> None:
     with pytest.raises(ValueError, match=message):
-        tyro.cli(pretrain, args=["--estimate", *typed.split()], config=(tyro.conf.OmitArgPrefixes,))
+        parsed(typed)
 
 
 def test_a_variant_is_what_was_said_of_it() -> None:
