@@ -183,29 +183,34 @@ def _find_start(
     Raises:
         ValueError: if `run` holds another run, or one that can't be resumed.
     """
-    lengths = [config]
-
-    def conflicts(settings: Mapping[str, Any]) -> list[str]:
-        names = config.conflicts(settings)
-        before = PretrainConfig.from_dict(settings)
-        prolonged = config.schedule == "wsd" and names == ["epochs"]
-        if prolonged and config.warmup == before.warmup:
-            lengths.append(before)
-            return []
-        return names
-
-    start = find_resume(run, corpus.fingerprint, conflicts, resume)
-    if len(lengths) == 1:
+    start = find_resume(
+        run,
+        corpus.fingerprint,
+        lambda settings: [] if _differs_in_length(config, settings) else config.conflicts(settings),
+        resume,
+    )
+    if start is None or not _differs_in_length(config, start.settings):
         return start
-    clips = len(split_validation(corpus)[0])
+    clips, folder = len(split_validation(corpus)[0]), run / CHECKPOINTS
+    lengths = config, PretrainConfig.from_dict(start.settings)
     limit = min(make_schedule(length, clips).stable_steps for length in lengths)
-    start = load_latest(run / CHECKPOINTS, limit)
+    own = load_latest(folder, accepts=lambda settings: not config.conflicts(settings))
+    if own is not None and own.step > limit:
+        return own  # resumed before with this length
+    start = load_latest(folder, limit)
     if start is None:
         raise ValueError(
             f"{run} has no checkpoint from before its cooldown, which starts at step {limit}: "
             "start a new run"
         )
     return start
+
+
+def _differs_in_length(config: PretrainConfig, settings: Mapping[str, Any]) -> bool:
+    """Whether a wsd run with these settings differs in its length alone."""
+    before = PretrainConfig.from_dict(settings)
+    only_length = config.conflicts(settings) == ["epochs"] and config.warmup == before.warmup
+    return config.schedule == "wsd" and only_length
 
 
 def _check_ranks(config: PretrainConfig, size: int) -> None:

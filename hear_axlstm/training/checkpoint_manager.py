@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from hear_axlstm.training.checkpoints import PARTIAL, Checkpoint, CheckpointError, load, save
 
@@ -77,23 +79,33 @@ class CheckpointManager:
                 old.unlink(missing_ok=True)
 
 
-def load_latest(folder: Path, last_step: float = math.inf) -> Checkpoint | None:
+def load_latest(
+    folder: Path,
+    last_step: float = math.inf,
+    accepts: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+) -> Checkpoint | None:
     """Load the last intact checkpoint; None if the folder has none.
 
     Args:
         folder: folder of the checkpoints.
         last_step: later checkpoints are ignored.
+        accepts: whether to use a checkpoint of a run with these settings.
 
     Raises:
         CheckpointError: if there are checkpoints, but all are damaged.
     """
     paths = [path for path in list_checkpoints(folder) if _step(path) <= last_step]
+    damaged = 0
     for path in reversed(paths):
         try:
-            return load(path)
+            checkpoint = load(path)
         except CheckpointError as error:
             log.warning("%s; trying the checkpoint before it", error)
-    if paths:
+            damaged += 1
+            continue
+        if accepts(checkpoint.settings):
+            return checkpoint
+    if paths and damaged == len(paths):
         raise CheckpointError(
             f"no checkpoint in {folder} is usable: delete the folder to train from the start"
         )

@@ -116,7 +116,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         save_file(dict(checkpoint.tensors), partial, metadata=header)
         _sync(partial)
         os.replace(partial, path)
-        _sync(path.parent)
+        _sync_names(path.parent)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise CheckpointError(
@@ -161,8 +161,16 @@ def _owner(
 
 
 def _sync(path: Path) -> None:
-    """Flush a file, or the names in a folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file to disk."""
+    with open(path, "rb+") as file:  # Windows cannot flush a file that is open for reading
+        os.fsync(file.fileno())
+
+
+def _sync_names(folder: Path) -> None:
+    """Flush the names in a folder to disk, where the system allows it; Windows does not."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,6 +1,7 @@
 """The loop: it learns, resumes bit for bit, and says what is wrong."""
 
 import math
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -228,3 +229,28 @@ def test_a_run_with_every_option_resumes_bit_for_bit_and_can_be_prolonged(
     assert same_weights(tmp_path / "cut", tmp_path / "long")
     with pytest.raises(ValueError, match=r"other settings \(epochs, cooldown\)"):
         pretrain(replace(short, cooldown=0.5), tones, tmp_path / "cut")
+
+
+def test_a_prolonged_run_resumes_where_it_was_interrupted(
+    tones: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    short = replace(
+        CONFIG,
+        **{"epochs": 1.5, "schedule": "wsd", "cooldown": 0.5},
+        **{"warmup_epochs": 0.5, "milestone_epochs": 0.5},
+    )  # 11 steps, the last 5 of them in the cooldown, and a milestone at the end
+    long = replace(short, epochs=2)
+    pretrain(short, tones, tmp_path / "cut")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted) as stop:
+        stop_at(patch, 9, signal.SIGTERM)
+        pretrain(long, tones, tmp_path / "cut")
+    step = re.search(r"after step (\d+) of 14", str(stop.value))
+    assert step and 6 < int(step[1]) < 11
+    with caplog.at_level("INFO"):
+        pretrain(long, tones, tmp_path / "cut")
+    assert f"at step {step[1]} of 14" in caplog.text
+    pretrain(long, tones, tmp_path / "long")
+    assert same_weights(tmp_path / "cut", tmp_path / "long")
