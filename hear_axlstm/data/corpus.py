@@ -111,7 +111,7 @@ class Corpus:
         return frames.reshape(-1, self.mel.n_mels)
 
     def will_need(self, shard: int, start: int, frames: int) -> None:
-        """Make the system prefetch these frames of a shard from disk, without waiting."""
+        """Ask the system to prefetch these frames of a shard from disk, without waiting."""
         if hasattr(mmap, "MADV_WILLNEED"):
             width = self.mel.n_mels * FRAME_DTYPE.itemsize
             first = start * width // mmap.PAGESIZE * mmap.PAGESIZE
@@ -167,7 +167,7 @@ def read_info(folder: Path) -> dict[str, Any] | None:
         info = json.loads(path.read_text(encoding="utf-8"))
         if info["format"] != FORMAT:
             raise PackError(
-                f"{path} has format {info['format']}, this version reads {FORMAT}: "
+                f"{path} has format {info['format']}, but this version reads {FORMAT}: "
                 "delete the folder and pack again"
             )
     except (json.JSONDecodeError, KeyError, TypeError) as error:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 EPS = 1e-6  # added to the cell's normalizer
 NORM_EPS = 1e-5  # added to the variance in both norms of an mLSTM block
-LARGEST_EXPONENT = 80.0  # of the least normalizer: a larger one would overflow float32
+LARGEST_EXPONENT = 80.0  # in the normalizer's lower bound: a larger one would overflow float32
 CONV_WIDTH = 4  # tokens in the causal convolution's kernel
 MAP_WIDTH = 4  # channels in each block of a block-diagonal map
 PARALLEL_TOKENS = 7  # times K: up to this length the quadratic form is faster (measured)
@@ -26,11 +26,11 @@ class CellGates(NamedTuple):
     """The gates of a window, in the form used by the cell."""
 
     a: Tensor
-    """log i - F with F the running sum of log f; float64 if supported, ``[B, S, H]``."""
+    """log i - F, where F is the running sum of log f; float64 if supported, ``[B, S, H]``."""
     running_max: Tensor
     """M, the running maximum of `a` over the tokens; shaped and typed like `a`."""
     floor: Tensor
-    """exp(-m) with m = F + M, the least normalizer; float32 ``[B, S, H]``."""
+    """exp(-m) with m = F + M, the normalizer's lower bound; float32 ``[B, S, H]``."""
 
 
 GateFunction: TypeAlias = Callable[[Tensor], CellGates]

@@ -23,8 +23,8 @@ class JsonLines:
 
     Args:
         path: the file, created if it does not exist.
-        step: step that the run starts from. Lines of later steps, lost in an interruption, are
-            dropped, since they will be written again.
+        step: step that the run starts from. Lines of later steps, left by an interrupted run,
+            are dropped, since they will be written again.
     """
 
     def __init__(self, path: Path, step: int) -> None:

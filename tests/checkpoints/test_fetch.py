@@ -248,7 +248,7 @@ def test_a_checkpoint_of_another_size_is_refused(drive: Drive, tmp_path: Path) -
     path = save_checkpoint(tmp_path / "wide.pth", wider, 1)
     drive.files = {f"{RUN}/checkpoint-1.pth": path.read_bytes()}
     with pytest.raises(
-        ValueError, match=r"1\.pth is not of axlstm_tiny: dim is 64 instead of 32;"
+        ValueError, match=r"1\.pth does not fit axlstm_tiny: dim is 64 instead of 32;"
     ) as caught:
         load_model(NAME)
     assert re.search(REMEDY, str(caught.value)) and not WEIGHTS.path.exists()
