@@ -1,8 +1,8 @@
 """Hooks of mkdocs: pages outside of docs/ join the site, and links between files keep working.
 
 Every Markdown file links to others by their paths in the repository, so that it reads well there.
-On the site docs/ is the root, README.md is its index, and a linked file of the repository comes
-along under its own path.
+On the site docs/ is the root, README.md is its index, and a linked file of the repository is
+included under its own path.
 """
 
 from __future__ import annotations

@@ -89,8 +89,7 @@ class Remove:
         _check_names(self.names)
         if shipped := [name for name in self.names if name not in PUBLISHED]:
             raise ValueError(
-                f"{shipped[0]} ships with this package; you can remove "
-                f"{', '.join(PUBLISHED)}"
+                f"{shipped[0]} ships with this package; you can remove {', '.join(PUBLISHED)}"
             )
         for name in self.names:
             there = published.remove(PUBLISHED[name])

@@ -213,6 +213,6 @@ def _with_one_bias(tensors: dict[str, Tensor], depth: int, path: Path) -> dict[s
     width(tensors, names[0], path, 2)
     table = tensors[names[0]]
     if other := [name for name in names[1:] if not torch.equal(tensors.get(name, table), table)]:
-        raise CheckpointError(f"{path}: {other[0]} differs from layer 0's, and layers share one")
+        raise CheckpointError(f"{path}: {other[0]} differs from layer 0's, but layers share one")
     rest = {name: value for name, value in tensors.items() if name not in names}
     return {**rest, "encoder.relative_attention_bias.weight": table}

@@ -41,7 +41,7 @@ def load_model(model_file_path: str = "") -> LogMelStatistics:
         ValueError: if a weights file is given.
     """
     if model_file_path:
-        raise ValueError(f"the log-mel takes no weights file: leave out {model_file_path!r}")
+        raise ValueError(f"logmel takes no weights file: leave out {model_file_path!r}")
     return LogMelStatistics().eval()
 
 

@@ -117,5 +117,5 @@ def _torch_order(name: str, tensor: Tensor, path: Path) -> Tensor:
     if tensor.dim() == 4:
         return tensor.permute(3, 2, 0, 1)
     if tensor.dim() != 2:
-        raise CheckpointError(f"{path}: {name!r} has shape {list(tensor.shape)}, not of a layer")
+        raise CheckpointError(f"{path}: {name!r} has shape {list(tensor.shape)}, unlike any layer")
     return tensor.T

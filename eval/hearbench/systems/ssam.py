@@ -3,7 +3,7 @@
 Yadav and Tan, "Audio Mamba: Selective State Spaces for Self-Supervised Audio Representations"
 (2024). A row of 5 D numbers is a timestamp embedding every 40 ms; the mean over rows is the scene
 embedding. In the authors' release row t of a chunk holds the tokens t, 50 + t, ..., 200 + t, which
-are of five moments; `layout="time"` gives rows of the five bands of one moment instead.
+belong to five moments; `layout="time"` gives rows of the five bands of one moment instead.
 
 Shapes: B chunks, T frames, L tokens, D width.
 """

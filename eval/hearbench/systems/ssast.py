@@ -165,7 +165,7 @@ def get_scene_embeddings(audio: Tensor, model: Ssast) -> Tensor:
 
 @torch.no_grad()
 def get_timestamp_embeddings(audio: Tensor, model: Ssast) -> tuple[Tensor, Tensor]:
-    """Waveform [B, n] -> embeddings [B, t, D], one a column of patches, and their centers in ms."""
+    """Waveform [B, n] -> embeddings [B, t, D], one per patch column, and their centers in ms."""
     embeddings, starts = model(as_batch(audio))
     center = patch_centers(1, model.patch, model.stride, audio.device)
     return embeddings, (center + starts * 10.0).expand(len(audio), -1)
