@@ -42,7 +42,7 @@ Sounds = dict[str, NDArray[np.float32]]
 
 
 class Event(NamedTuple):
-    """A sound inside of a recording, in seconds."""
+    """A sound inside a recording, in seconds."""
 
     name: str
     start: float

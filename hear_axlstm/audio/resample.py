@@ -21,7 +21,7 @@ def resampled(blocks: Iterable[tuple[int, Mono]], sample_rate: int) -> Iterator[
     """Resample blocks to `sample_rate` with soxr's high-quality resampler.
 
     Args:
-        blocks: sample rate and samples [n] of each; consecutive ones of one rate are one signal.
+        blocks: sample rate and samples [n] of each; consecutive blocks of one rate are one signal.
         sample_rate: sample rate of the result in Hz.
 
     Raises:

@@ -55,7 +55,7 @@ class Dataset:
 
     labels: Labels
     splits: Mapping[str, tuple[AudioClip, ...]]
-    """At least train and valid."""
+    """Clips by split, at least train and valid."""
     left_out: tuple[Skipped, ...] = ()
     """Listed files that can't be used."""
 

@@ -34,70 +34,70 @@ class CellGates(NamedTuple):
 
 
 GateFunction: TypeAlias = Callable[[Tensor], CellGates]
-"""Pre-activations ``[B, S, 2 H]``, input gates first, to `CellGates`; differentiable."""
+"""Maps pre-activations ``[B, S, 2 H]``, input gates first, to `CellGates`; differentiable."""
 
 LogGateFunction: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Pre-activations ``[B, S, 2 H]`` to the logarithms of the input and forget gates ``[B, S, H]``."""
+"""Maps pre-activations ``[B, S, 2 H]`` to the logarithms of both gates ``[B, S, H]``."""
 
 
 class BlockTensors(NamedTuple):
     """The parameters of an mLSTM block that are fused: all except the first norm's."""
 
     proj_up: Tensor
-    """``[2 E, D]``, rows of x, then of z."""
+    """Up-projection ``[2 E, D]``, rows of x, then of z."""
     conv: Tensor
-    """``[4, E]``."""
+    """Kernel of the convolution, ``[4, E]``."""
     conv_bias: Tensor
-    """``[E]``."""
+    """Its bias, ``[E]``."""
     q_proj: Tensor
-    """``[E / 4, out 4, in 4]``, like the next two."""
+    """Block-diagonal map ``[E / 4, out 4, in 4]``, like the next two."""
     k_proj: Tensor
     v_proj: Tensor
     igate: Tensor
-    """``[H, 3 E]``, applied to [q, k, v]."""
+    """Input gate ``[H, 3 E]``, applied to [q, k, v]; the forget gate is alike."""
     igate_bias: Tensor
-    """``[H]``."""
+    """Its bias, ``[H]``."""
     fgate: Tensor
     fgate_bias: Tensor
     head_norm: Tensor
-    """``[E]``, an offset from 1."""
+    """Scale of the norm per head, ``[E]``, an offset from 1."""
     skip: Tensor
-    """``[E]``."""
+    """Scale of the skip connection, ``[E]``."""
     proj_down: Tensor
-    """``[D, E]``."""
+    """Down-projection, ``[D, E]``."""
 
 
 class MixerWeights(NamedTuple):
     """Fused weights of the operations between the two projections, in the order of numbers.h."""
 
     conv: Tensor
-    """``[4, E]``, channels interleaved: ``[place 4, H, J]``."""
+    """Kernel ``[4, E]``, channels interleaved: ``[place 4, H, J]``."""
     conv_bias: Tensor
-    """``[E]``, interleaved."""
+    """Bias ``[E]``, interleaved."""
     key: Tensor
     """Wq^T Wk, ``[in 4, out 4, H J]``."""
     value: Tensor
     """Wv, ``[in 4, out 4, H J]``."""
     gates_c: Tensor
-    """``[2 H, E]``, input gates first, channels interleaved; applied to c."""
+    """Gates ``[2 H, E]``, input gates first, channels interleaved; applied to c."""
     gates_x: Tensor
-    """``[2 H, E]``; applied to x."""
+    """Gates ``[2 H, E]``, likewise; applied to x."""
     gate_bias: Tensor
-    """``[2 H]``."""
+    """Bias of the gates, ``[2 H]``."""
     head_norm: Tensor
     """Scale, ``[H, K]``, channels of a head interleaved: ``[place 4, J]``."""
     skip: Tensor
-    """``[H, K]``, interleaved as `head_norm`."""
+    """Scale ``[H, K]``, interleaved like `head_norm`."""
 
 
 class FusedWeights(NamedTuple):
     """Fused weights of an mLSTM block, except those of its first norm."""
 
     up: Tensor
-    """``[2 E, D]``: x interleaved, then z by head, interleaved."""
+    """Up-projection ``[2 E, D]``: x interleaved, then z by head, interleaved."""
     mixer: MixerWeights
     down: Tensor
-    """``[D, E]``, channels by head, interleaved."""
+    """Down-projection ``[D, E]``, channels by head, interleaved."""
 
 
 def is_short(tokens: int, head_size: int) -> bool:

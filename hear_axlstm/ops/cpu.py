@@ -102,7 +102,7 @@ class CellInput(NamedTuple):
     a: Tensor
     """log i - F, float64 ``[N, S]``."""
     running_max: Tensor
-    """M, float64 ``[N, S]``."""
+    """Running maximum of `a`, M, float64 ``[N, S]``."""
     floor: Tensor
     """Lower bound of the normalizer, sqrt(K) exp(-m), float32 ``[N, S]``."""
 
@@ -118,7 +118,7 @@ class Call(NamedTuple):
 
     @property
     def head_size(self) -> int:
-        """K."""
+        """Head size, K."""
         return self.sizes[3] * MAP_WIDTH
 
 

@@ -44,7 +44,7 @@ class Sound:
 
     @property
     def seconds(self) -> float:
-        """Duration."""
+        """Duration in seconds."""
         return len(self.wave) / RATE
 
     @property

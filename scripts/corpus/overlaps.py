@@ -40,7 +40,7 @@ class Match:
     name: str
     agreeing: int
     pairs: int
-    """Pairs of the corpus clip."""
+    """Number of pairs of the corpus clip."""
 
 
 def peaks(wave: Wave) -> tuple[Ints, Ints]:

@@ -40,7 +40,7 @@ class FileRule:
 
     glob: str
     license: License | None
-    """None: the file is left out."""
+    """License of the files; None leaves them out."""
 
 
 @dataclass(frozen=True)

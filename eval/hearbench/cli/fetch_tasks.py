@@ -101,7 +101,7 @@ def _is_there(path: Path, rates: tuple[int, ...]) -> bool:
 def _fetch(
     archives: list[Archive], folder: Path, rates: tuple[int, ...], workers: int, keep: bool
 ) -> list[FetchError]:
-    """Fetch tasks one after the other; a failure does not stop the others."""
+    """Fetch tasks one after another; a failure does not stop the others."""
     failures = []
     for archive in archives:
         try:

@@ -27,7 +27,7 @@ class Row:
     group: str
     """Heading above it in Table 2, else empty."""
     parameters: float | None
-    """In millions."""
+    """Parameters in millions."""
     with_decoder: bool
     """Whether the parameters include a decoder."""
     recipe: str

@@ -47,7 +47,7 @@ class Mistakes:
     confusion: np.ndarray | None
     """[true, predicted] in percent of the true class; None for multilabel tasks."""
     classes: tuple[ClassScore, ...]
-    """Worst first."""
+    """The classes, worst first."""
 
 
 def mistakes(plan: Plan, model: Model, task: Task) -> Mistakes | None:

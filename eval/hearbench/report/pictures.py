@@ -51,7 +51,7 @@ class Mark:
     value: Score
     measured: bool
     parameters: float | None = None
-    """In millions."""
+    """Parameters in millions."""
     seeds: tuple[float, ...] = ()
 
     @property

@@ -45,7 +45,7 @@ class Row:
     measured: bool
     """Whether this evaluation measured them; else the paper printed them."""
     parameters: float | None
-    """In millions; None if there are none or they are not known."""
+    """Parameters in millions; None if there are none or they are not known."""
     with_decoder: bool
     cells: tuple[Score | None, ...]
 

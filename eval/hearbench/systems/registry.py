@@ -37,7 +37,7 @@ class System:
     label: str
     """Its row in the table."""
     module: str
-    """Import name."""
+    """Import name of the module."""
     model: str = ""
     """Path passed to `load_model`; empty for the module's default."""
     options: Mapping[str, Any] = field(default_factory=dict)

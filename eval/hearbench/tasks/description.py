@@ -234,7 +234,7 @@ def shown(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is an int or a float that stands for a finite number."""
+    """Whether it is a finite int or float."""
     try:
         return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:  # an int beyond all floats

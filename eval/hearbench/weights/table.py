@@ -25,7 +25,7 @@ class Weights:
     file: str
     """Official name of the file, or prefix of the run folder's name."""
     license: str
-    """SPDX identifier, or a name."""
+    """License: an SPDX identifier, or a name."""
     page: str
     """Web page that links to it."""
     row: str = ""

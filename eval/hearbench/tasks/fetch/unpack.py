@@ -1,6 +1,6 @@
 """Safe reading of untrusted task archives: yields expected files and extracts nothing.
 
-Members are read one after the other and returned as bytes with validated names, so that paths,
+Members are read one after another and returned as bytes with validated names, so that paths,
 links or devices in the archive have no effect. Bounds on every size keep a small archive from
 filling memory or disk.
 """
