@@ -218,6 +218,6 @@ def _caption(results: Results, evaluated: Mapping[str, str]) -> str:
         "score in standard errors of that difference, on complete official tasks. "
         f"{SCALES[THESE]} is relative to {THESE} and comparable with nothing else; {SCALES[PAPER]} "
         "is on the scale of the paper's Table 2.",
-        f"\nNo checkpoint of: {', '.join(missing) or 'none missing'}.",
+        f"\nRows without a checkpoint: {', '.join(missing) or 'none'}.",
         *(f"\n- {note}" for note in results.notes),
     ])  # fmt: skip

@@ -169,7 +169,7 @@ def _convert(found: _Found, weights: Published) -> None:
     _check_preset(config, found, weights)
     run = run_in(str(found), weights)
     if run is None:
-        log.warning("using %s, although its path names no run %s*", found, weights.prefix)
+        log.warning("using %s, although its path does not name run %s*", found, weights.prefix)
     digest, name = sha256(found.path), f"{run or weights.run}/{PurePosixPath(found.name).name}"
     _compare(digest, name, weights)
     facts = {

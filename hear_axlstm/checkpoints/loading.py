@@ -53,7 +53,7 @@ def _embedder_from_file(path: Path, layout: Layout | None) -> Embedder:
 
 
 def initialize(model: MaskedPatchModel, spec: str) -> None:
-    """Start a pretraining model from existing weights of the same encoder.
+    """Initialize a pretraining model with existing weights of the same encoder.
 
     Raises:
         FileNotFoundError, ValueError: if they are missing, or belong to another encoder.

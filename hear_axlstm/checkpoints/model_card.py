@@ -36,7 +36,7 @@ import torch
 from hear_axlstm import get_scene_embeddings, get_timestamp_embeddings, load_model
 
 model = load_model("hf://{repo}")
-audio = 0.1 * torch.randn(1, 2 * {rate})  # two seconds at {rate} Hz, in -1..1: yours here
+audio = 0.1 * torch.randn(1, 2 * {rate})  # use yours: [clips, samples] at {rate} Hz, in -1..1
 scene = get_scene_embeddings(audio, model)  # [1, {size}]
 steps, times = get_timestamp_embeddings(audio, model)  # [1, steps, {size}], [1, steps] in ms
 ```

@@ -78,7 +78,7 @@ def scores(labels: Labels, logits: Tensor, targets: Tensor) -> dict[str, float]:
 
 
 def draw_confusion(labels: Labels, logits: Tensor, targets: Tensor, title: str, path: Path) -> None:
-    """Draw the confusion matrix: colors are shares of a row, numbers are clips.
+    """Draw the confusion matrix: colors are shares of a row, numbers are clip counts.
 
     Args:
         labels: classes of the classifier.

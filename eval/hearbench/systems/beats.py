@@ -3,7 +3,7 @@
 Chen et al., "BEATs: Audio Pre-Training with Acoustic Tokenizers" (2023); the table's system is
 `BEATs_iter3.pt`. Its authors publish no HEAR module. Here a scene embedding is the mean over all
 tokens of the last layer, and a timestamp embedding the mean over the 8 bands of one moment: 768
-numbers every 160 ms. Attention spans the whole clip, however long it is.
+values every 160 ms. Attention spans the whole clip, however long it is.
 
 Shapes: B clips, n samples, T frames, N tokens, D width, H heads.
 """

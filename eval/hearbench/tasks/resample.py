@@ -44,7 +44,7 @@ def provide_audio(task: Task, sample_rates: Collection[int]) -> list[str]:
         source = _source(task, rate)
         try:
             with FileLock(task.path / f".{rate}.lock"):
-                if not target.is_dir():  # another evaluation may have made it meanwhile
+                if not target.is_dir():  # another evaluation may have made it in the meantime
                     _resample(task, source, rate)
         except OSError as error:
             raise TaskError(
