@@ -8,7 +8,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 # The CPU kernels, called through ctypes. Without a compiler the installation succeeds all the
-# same, and PyTorch computes the same results, more slowly.
+# same, and PyTorch computes the same results, but more slowly.
 THREADS = [] if platform.system() == "Windows" else ["-pthread"]
 VECTORS = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
 kernels = Extension(
@@ -25,7 +25,7 @@ kernels = Extension(
 
 
 class BuildLibrary(build_ext):
-    """Builds a plain shared library, which no Python's ABI concerns."""
+    """Builds a plain shared library, which is independent of Python's ABI."""
 
     def get_ext_filename(self, fullname: str) -> str:
         """Leave the tag of this Python out of the file's name."""

@@ -1,7 +1,7 @@
 """`python -m benchmarks`: embedding, training and the cell compared with a plain implementation.
 
 Every figure is a median over rounds in which the forms take turns. The plain way is
-`tests.reference.mlstm`: float32, the S x S matrices materialized, one 2 s window after the other,
+`tests.reference.mlstm`: float32, the S x S matrices materialized, one 2 s window after another,
 left to autograd. `benchmarks.data`, `.kernels`, `.latency` and `.scaling` measure the rest.
 """
 

@@ -19,7 +19,7 @@ class WorkError(RuntimeError):
 
 
 class Worker:
-    """A process that does one piece of work after the other.
+    """A process that does one piece of work after another.
 
     Args:
         environment: variables to set in it before anything is imported that reads them.

@@ -1,8 +1,8 @@
 """`python -m benchmarks.gpu`: one GPU, checked and measured in under eight minutes.
 
 Every part runs in a process that is stopped after its time; an error becomes a line of the report,
-and the other parts run. The folder holds a file a part, results.json and results.md. Running the
-command again does what has no result yet.
+and the other parts run. The folder holds one file per part, results.json and results.md. Running
+the command again completes the parts without a result.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Part:
     """Kind/case, unique."""
     work: Callable[[], Any]
     seconds: float
-    """After which it is stopped."""
+    """Time after which it is stopped."""
     backend: str
     """HEAR_AXLSTM_BACKEND of its process."""
 
@@ -58,7 +58,7 @@ def main(out: Path = Path("runs/gpu"), minutes: float = 8.0, rehearsal: bool = F
 
     Args:
         out: Folder of the results; parts that are done in it are skipped.
-        minutes: After which no part runs any more.
+        minutes: Time after which no part runs.
         rehearsal: Run every part on the CPU with toy sizes, Triton by its interpreter.
     """
     end = time.monotonic() + 60 * minutes
@@ -69,7 +69,7 @@ def main(out: Path = Path("runs/gpu"), minutes: float = 8.0, rehearsal: bool = F
             "OMP_NUM_THREADS": "1",  # the interpreter is not safe for threads
         }
     elif not torch.cuda.is_available():
-        raise SystemExit("no GPU is in reach: add --rehearsal to run the parts on the CPU")
+        raise SystemExit("no GPU is available: add --rehearsal to run the parts on the CPU")
     sizes = REHEARSAL if rehearsal else GPU
     about = _about(out, sizes)
     first, rest = _checks_of_kernels(sizes), list(_parts(sizes))
@@ -157,7 +157,7 @@ def _do(part: Part, worker: Worker, end: float, out: Path) -> Worker | None:
 
 
 def _about(out: Path, sizes: Sizes) -> dict[str, Any]:
-    """Describe the machine and the sizes; refuse a folder with results of others."""
+    """Describe the machine and the sizes; reject a folder with others' results."""
     about = {"machine": machine(torch.device(sizes.device)), "sizes": repr(sizes)}
     file = out / "about.json"
     if file.exists():

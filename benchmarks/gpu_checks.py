@@ -35,7 +35,7 @@ def kernel_errors(sizes: Sizes, head_size: int, precision: str) -> dict[str, Any
 
 
 def self_check(sizes: Sizes) -> dict[str, Any]:
-    """The check by which `auto` decides, and what a GPU then gets."""
+    """The check by which `auto` decides, and the backend that it chooses."""
     agrees = triton_agrees(sizes.device)
     return {"passed": agrees, "chosen": backend(sizes.device)}
 
@@ -58,7 +58,7 @@ def curve(sizes: Sizes, precision: Precision) -> dict[str, Any]:
 
 
 def _batch(sizes: Sizes, number: int) -> tuple[Tensor, Tensor]:
-    """Equal on every device."""
+    """A batch that is equal on every device."""
     config, rows = sizes.presets[CURVE_PRESET], sizes.curve_batch
     bands = torch.linspace(0, 9, config.mel.n_mels).sin()
     noise = torch.randn(

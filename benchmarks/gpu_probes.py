@@ -18,7 +18,7 @@ from tests.helpers.probe_task import write_embeddings
 def probes(sizes: Sizes, task: OfficialTask) -> dict[str, Any]:
     """Seconds to train and test all seeds of the paper's grid, on all folds.
 
-    The clips are spread over the splits evenly, also where a task has a smaller test split.
+    The clips are spread over the splits evenly, even where a task has a smaller test split.
     """
     clips = min(task.clips, sizes.task_clips)
     folds = task.folds if task.folds > 1 else 0

@@ -88,7 +88,7 @@ def _left_out(names: list[str], records: Results) -> str:
     rows = []
     for name in names:
         if name not in records:
-            rows.append([name, "no time left: the same command does it"])
+            rows.append([name, "no time left: run the same command again"])
         elif "error" in records[name]:
             rows.append([name, records[name]["error"].splitlines()[0].replace("|", "/")])
     return _table("Without a result", ("part", "why"), rows)

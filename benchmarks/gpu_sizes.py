@@ -26,11 +26,11 @@ class Sizes:
     compiler: str
     """Backend of torch.compile."""
     seeds: int
-    """Of the probes of a task."""
+    """Seeds of the probes of a task."""
     epochs: int
-    """Of a probe, at most."""
+    """Maximum number of epochs of a probe."""
     task_clips: int
-    """Of a task, at most."""
+    """Maximum number of clips of a task."""
 
 
 GPU = Sizes(

@@ -1,8 +1,8 @@
 """`python -m benchmarks.kernels`: the fused cell on a GPU, the plain form and mlstm_kernels.
 
 The times are medians over rounds in which every form takes its turn. A TFLOP is one of the
-products that the mathematics wants, over the causal half: two in the forward pass and four more in
-the backward pass. What a form recomputes, pads or computes above the diagonal doesn't count.
+products that the mathematics requires, over the causal half: two in the forward pass and four more
+in the backward pass. What a form recomputes, pads or computes above the diagonal doesn't count.
 
 Shapes: B windows, S tokens, H heads, K head size.
 """
@@ -26,7 +26,7 @@ from tests.reference.mlstm import plain_parallel
 
 HEADS = 4
 CALLS = 5  # between two readings of the clock
-CHUNK = 64  # of mlstm_kernels, which wants tokens to be a multiple of it
+CHUNK = 64  # of mlstm_kernels; tokens must be a multiple of it
 Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 Work = Callable[[], object]
 
@@ -46,7 +46,7 @@ def main(
         rounds: Repetitions; the table shows medians.
     """
     if not torch.cuda.is_available() or not triton_impl.is_available(torch.device("cuda")):
-        print("The fused cell is measured on an NVIDIA GPU with Triton, and here is none.")
+        print("The fused cell needs an NVIDIA GPU with Triton, and none is available.")
         return
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {windows} windows\n")
     print("| head | tokens | dtype | pass | form | ms | x plain | TFLOP/s |")
@@ -69,7 +69,7 @@ def main(
 
 
 def padded_mlstm_kernels(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """Their fastest kernel, in what it takes: [B, H, S, K], whole chunks, powers of two.
+    """Their fastest kernel, on the inputs it takes: [B, H, S, K], whole chunks, powers of two.
 
     It takes the logsigmoid of its forget gate; with log_f in its place the time is the same.
     """

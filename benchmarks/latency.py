@@ -16,7 +16,7 @@ from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.embed.embedder import Embedder
 
 SECONDS = (1, 2, 5, 10)
-STREAM_SECONDS = 6  # three windows: the cost of a step depends on its place inside of one
+STREAM_SECONDS = 6  # three windows: the cost of a step depends on its place inside one
 
 
 def main(

@@ -1,6 +1,6 @@
 """Share of each part in the time of a training step, forward and backward.
 
-`python -m benchmarks` prints it: shares of the processor's time as PyTorch's profiler counts them,
+`python -m benchmarks` prints it: shares of the CPU time as PyTorch's profiler counts it,
 in one thread, of one micro-batch in float32. Needs the compiled library.
 """
 
@@ -51,7 +51,7 @@ def parts(name: str, clips: int = 4, rounds: int = 3) -> dict[str, tuple[float, 
 
 @contextmanager
 def _profiled(times: Counter[str]) -> Iterator[None]:
-    """Add the processor's time within the context to its parts, in microseconds."""
+    """Add the CPU time within the context to its parts, in microseconds."""
     call = cpu.call
 
     def recorded(name: str, *arguments: Any) -> None:

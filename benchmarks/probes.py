@@ -1,8 +1,8 @@
 """`python -m benchmarks.probes EMBEDDINGS...`: the batched probes against heareval itself.
 
 Takes folders of finished embeddings, OUT/embeddings/TASK/SYSTEM/.../TASK as `hearbench` leaves
-them. Times are of whole seeds, cut to some epochs, measured in turns: on one core in seconds of
-processor time; on several in seconds of the clock, where heareval trains one seed after the other
+them. Times are of whole seeds, cut to a few epochs, measured in turns: on one core as CPU
+time; on several as wall-clock time, where heareval trains one seed after another
 with as many threads, as its own command does, and the batched probes train as many seeds at once.
 Scores are of full training, heareval's from its finished runs in OUT/predictions.
 """

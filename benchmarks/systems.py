@@ -47,7 +47,7 @@ def axlstm(preset: str) -> Iterator[tuple[Any, Scenes]]:
 
 @contextmanager
 def hubert_large() -> Iterator[tuple[Any, Scenes]]:
-    """HuBERT large, as wav2vec 2.0 and WavLM large about as expensive."""
+    """HuBERT large; wav2vec 2.0 and WavLM large cost about as much."""
     from transformers import HubertConfig, HubertModel
 
     config = HubertConfig(
@@ -89,11 +89,11 @@ def main(
 ) -> None:
     """Embed clips with each system and print a Markdown table.
 
-    The processor's time counts all threads together; it changes less than the clock's when
-    something else is running.
+    CPU time counts all threads together; it varies less than wall-clock time when something else
+    is running.
 
     Args:
-        systems: rows; all if none.
+        systems: Rows; by default all.
         seconds: Length of a clip.
         clips: Clips in one call.
         rounds: Number of timed calls, after a warm-up; the table shows medians.
@@ -118,7 +118,7 @@ def _row(name: str, seconds: float, clips: int, rounds: int) -> list[str]:
 
 
 def _timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of the clock and of the processor."""
+    """Wall-clock and CPU seconds."""
     wall, busy = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - busy

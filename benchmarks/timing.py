@@ -17,7 +17,7 @@ Work = Callable[[], object]
 
 
 def in_turns(works: Mapping[str, Work], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each work over interleaved rounds, after a warm-up."""
+    """Median seconds of each function over interleaved rounds, after a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():

@@ -4,7 +4,7 @@
     scene = get_scene_embeddings(audio, model)         # [clips, 960]
     steps, ms = get_timestamp_embeddings(audio, model)  # [clips, steps, 960], [clips, steps]
 
-The API follows HEAR 2021 (https://hearbenchmark.com/hear-api.html), the model
+The API follows HEAR 2021 (https://hearbenchmark.com/hear-api.html); the model is that of
 "AxLSTMs: learning self-supervised audio representations with xLSTMs".
 """
 
@@ -66,20 +66,20 @@ def load_model(
     """Load an embedding model on the CPU, ready for inference.
 
     Args:
-        model_file_path: name of the weights: ``""`` for the default, a preset for the weights of it
-            that ship with the package (``axlstm_tiny``, ``ssast_tiny``), or ``PRESET.TAG``:
-            ``axlstm_base.audioset`` for the authors' weights, downloaded when first used;
+        model_file_path: name of the weights: ``""`` for the default; a preset (``axlstm_tiny``,
+            ``ssast_tiny``) for the weights that ship with the package; or ``PRESET.TAG``, such as
+            ``axlstm_base.audioset`` for the authors' weights, downloaded when first used, or
             ``axlstm_base.random`` for random ones. Or a safetensors file, a folder that contains
             ``model.safetensors``, ``hf://org/repo[@revision][/file]``, or a ``.pth`` checkpoint or
             run of the reference release. Known checksums are verified.
         weights: "random" gives a preset random weights, as a baseline.
         seed: seed of the random weights.
-        precision: type of the large matrix products: "float32"; "bfloat16", faster on some
-            hardware, with small differences (benchmarks/RESULTS.md); "auto", bfloat16 where it is
-            faster, which is measured on CPUs, else float32. Embeddings are always float32.
+        precision: data type of the large matrix products: "float32"; "bfloat16", faster on some
+            hardware, with small differences (benchmarks/RESULTS.md); "auto": bfloat16 where it is
+            faster (measured on CPUs), else float32. Embeddings are always float32.
         layout: layout of an embedding's rows: "time", the patches of one moment; "release", rows
             that mix moments, as in the reference release. The default is recorded in the file:
-            "release" if it was converted from there, else "time".
+            "release" if it was converted from that release, else "time".
 
     Returns:
         A module in eval mode with fused weights (`Embedder.fuse`); move it with ``.to(device)``,

@@ -1,4 +1,4 @@
-"""Run the command `axlstm` by `python -m hear_axlstm`."""
+"""Run the command `axlstm` as `python -m hear_axlstm`."""
 
 from hear_axlstm.cli import main
 

@@ -122,7 +122,7 @@ class ModelConfig:
         if math.prod(self.grid) > MOST_PATCHES:
             raise ValueError(
                 f"window_frames={self.window_frames} and n_mels={self.mel.n_mels} make "
-                f"{math.prod(self.grid):,} patches, more than {MOST_PATCHES:,}: use a smaller one"
+                f"{math.prod(self.grid):,} patches, more than {MOST_PATCHES:,}: reduce either"
             )
         if type(self.mask_ratio) is not float or not 0.0 < self.mask_ratio < 1.0:
             raise ValueError(f"mask_ratio={self.mask_ratio!r} must be between 0 and 1")
@@ -183,13 +183,13 @@ def check_keys(cls: type, values: Mapping[str, Any]) -> None:
     """Check that a dataclass has all of these settings.
 
     Raises:
-        ValueError: naming those that it lacks, which another version may have written.
+        ValueError: naming the unknown ones, perhaps written by another version.
     """
     known = {f.name for f in fields(cls)}
     if unknown := sorted(set(values) - known):
         raise ValueError(
-            f"unknown {cls.__name__} setting(s) {unknown}, perhaps of another version: known are "
-            f"{sorted(known)}"
+            f"unknown {cls.__name__} setting(s) {unknown}, perhaps of another version: "
+            f"the known ones are {sorted(known)}"
         )
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-LAYOUT = "2"  # version of the files made from the texts; changing it rebuilds them
+LAYOUT = "2"  # version of all files with a fingerprint; changing it rebuilds them
 REMEDIES = {
-    errno.EEXIST: "a file is in its place, choose another name",
-    errno.ENOTDIR: "a file is in a folder's place, choose another name",
+    errno.EEXIST: "a file is in the way, choose another name",
+    errno.ENOTDIR: "a parent folder is a file, choose another name",
     errno.EISDIR: "choose another name, or delete the folder",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EROFS: "choose another folder",
@@ -61,7 +61,7 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 
 
 def explain(error: OSError) -> str:
-    """An error of the operating system in words, with the path and a remedy."""
+    """Describe an error of the operating system, with the path and a remedy."""
     if error.strerror is None:
         return str(error)
     if error.filename is None:

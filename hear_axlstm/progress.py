@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, one line a minute in a log file or a pipe."""
+"""Progress of long work: a bar on a terminal, one line per minute in a log file or a pipe."""
 
 from __future__ import annotations
 

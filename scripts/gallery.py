@@ -42,7 +42,7 @@ Sounds = dict[str, NDArray[np.float32]]
 
 
 class Event(NamedTuple):
-    """A sound inside of a recording, in seconds."""
+    """A sound inside a recording, in seconds."""
 
     name: str
     start: float
@@ -82,7 +82,7 @@ def main(
 
 
 def generated_clips() -> Sounds:
-    """Some of each generated environmental sound, alike in class only."""
+    """Several sounds of each generated environmental class, alike only in class."""
     rng = np.random.default_rng(0)
     return {
         f"{label} {number}": _recorded(render(ENVIRONMENTS[label], CLIP_SECONDS, rng), rng)
@@ -227,7 +227,7 @@ def _save(figure: Figure, out: Path) -> None:
     canvas.draw()
     out.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    few = picture.quantize(COLORS, dither=Image.Dither.NONE)  # spectrograms compress badly
+    few = picture.quantize(COLORS, dither=Image.Dither.NONE)  # spectrograms compress poorly
     few.save(out, optimize=True)
     print(out)
 

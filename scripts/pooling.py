@@ -2,7 +2,7 @@
 
     python -m scripts.pooling TASKS pitch-notes percussion-4 speech_commands-12words
 
-prints test accuracies of ridge classifiers, their regularization chosen by leave-one-out. HEAR's
+prints test accuracies of ridge classifiers, with regularization chosen by leave-one-out. HEAR's
 probes are stronger, but these need no seeds, and every column is treated alike. For tasks of one
 label per clip.
 

@@ -49,7 +49,7 @@ def scores(
     record = json.loads(file.read_text("utf-8"))
     aggregates = record.get("s(m)", {}).get(THESE)
     if not aggregates:
-        raise ValueError(f"{file} has no s(m): finish the evaluation, of two systems at least")
+        raise ValueError(f"{file} has no s(m): finish the evaluation, with two or more systems")
     systems = sorted(aggregates, key=lambda system: aggregates[system]["mean"])
     tasks = [Path(task["path"]).name for task in reversed(record["tasks"])]
     cells = {(mean["system"], mean["task"]): mean for mean in record["means"]}

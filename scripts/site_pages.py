@@ -1,8 +1,8 @@
-"""Hooks of mkdocs: pages outside of docs/ join the site, and links between files keep working.
+"""Hooks of mkdocs: pages outside docs/ join the site, and links between files keep working.
 
 Every Markdown file links to others by their paths in the repository, so that it reads well there.
-On the site docs/ is the root, README.md is its index, and a linked file of the repository comes
-along under its own path.
+On the site docs/ is the root, README.md is its index, and a linked file of the repository is
+included under its own path.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md"
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages outside of docs/, and whatever they and the others link to."""
+    """Add the pages outside docs/, and whatever they and the others link to."""
     waiting = [*PAGES, *(f"docs/{file.src_uri}" for file in files if file.is_documentation_page())]
     seen = set()
     while waiting:

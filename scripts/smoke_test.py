@@ -1,4 +1,4 @@
-"""Whether an installed package embeds: what a release tries with every wheel."""
+"""Check that an installed package can embed; a release runs this with every wheel."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 tasks/       task folders: read, checked, fetched
 systems/     modules behind the HEAR API
-embed/       a task through a system, once
+embed/       a system's embeddings of a task, computed once
 probes/      two engines that train and test the probes on embeddings
 run/         the plan of an evaluation, and the sweep that computes what is missing
 stats, results, report/    means, intervals, s(m), tables

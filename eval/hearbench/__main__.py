@@ -1,4 +1,4 @@
-"""Run the command `hearbench` by `python -m hearbench`."""
+"""Run the command `hearbench` as `python -m hearbench`."""
 
 import sys
 

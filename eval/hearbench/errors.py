@@ -2,7 +2,7 @@
 
 
 class HearbenchError(Exception):
-    """The base of them all."""
+    """Base class of all errors of hearbench."""
 
 
 class WeightsError(HearbenchError, ValueError):

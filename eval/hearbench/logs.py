@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def output_to(log: Path) -> Iterator[None]:
-    """Append this process's output to `log`, also that of C libraries."""
+    """Append this process's output to `log`, including that of C libraries."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -36,13 +36,13 @@ class Results:
 
     plan: Plan
     runs: tuple[Run, ...]
-    """Those of a system and task of which a score is infinite or NaN are left out."""
+    """A system and task with an infinite or NaN score are left out."""
     cells: dict[tuple[str, str], Score]
     """(system, task) -> mean and interval in percent; absent without a finished run."""
     aggregates: dict[str, dict[str, Score]]
-    """Frame -> system -> s(m)."""
+    """Scale -> system -> s(m)."""
     refused: dict[str, dict[str, str]]
-    """Frame -> system -> why it has no s(m)."""
+    """Scale -> system -> why it has no s(m)."""
     notes: tuple[str, ...]
     """What is missing, and why."""
 

@@ -40,7 +40,7 @@ def train(
         data: a pack or a folder of audio; None generates a small corpus and trains for minutes.
         out: folder of all tables.
         changes: settings that override the recipes' own.
-        trainings: number of trainings of each row, with seeds from 0.
+        trainings: number of training runs per row, with seeds from 0.
 
     Returns:
         The folder of the runs.

@@ -37,7 +37,7 @@ FILE = "table2-rerun.md"
 
 
 def specs(weights: str) -> dict[str, str]:
-    """Row of Table 2 -> what `hearbench run --systems` takes, for the checkpoints that are there.
+    """Row of Table 2 -> spec for `hearbench run --systems`, for the available checkpoints.
 
     Args:
         weights: a folder that is searched for official names, or "published" to download all that
@@ -214,10 +214,10 @@ def _caption(results: Results, evaluated: Mapping[str, str]) -> str:
     missing = [r.model for r in published.rows("table2") if r.model not in evaluated]
     return "\n".join([
         "Printed: the paper's Table 2, ten seeds. Here: the published checkpoint, "
-        f"{results.plan.seeds} seed(s) of the probe; in brackets the difference to the printed "
-        "score in standard errors of that difference, on official tasks in full. "
-        f"{SCALES[THESE]} is relative to {THESE} and compares with nothing else; {SCALES[PAPER]} "
+        f"{results.plan.seeds} seed(s) of the probe; in brackets the difference from the printed "
+        "score in standard errors of that difference, on complete official tasks. "
+        f"{SCALES[THESE]} is relative to {THESE} and comparable with nothing else; {SCALES[PAPER]} "
         "is on the scale of the paper's Table 2.",
-        f"\nNo checkpoint of: {', '.join(missing) or 'none missing'}.",
+        f"\nRows without a checkpoint: {', '.join(missing) or 'none'}.",
         *(f"\n- {note}" for note in results.notes),
     ])  # fmt: skip

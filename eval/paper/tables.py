@@ -33,10 +33,10 @@ BY_NAME: dict[PublishedTable, Table] = {
 
 
 def finished(name: PublishedTable, runs: Path) -> dict[str, Path]:
-    """The trainings of its rows that are finished: name -> weights.
+    """The finished training runs of its rows: name -> weights.
 
     Raises:
-        AblationError: if none is.
+        AblationError: if there are none.
     """
     found: dict[str, Path] = {}
     for recipe in BY_NAME[name].rows:
@@ -102,8 +102,8 @@ def _caption(table: Table, scale: str, results: Results) -> str:
     )
     return (
         f"{table.title}. The printed s(m) are the paper's. {scale} {results.plan.seeds} seed(s) "
-        "of the probes. Several values in a cell are of several trainings, in brackets their mean. "
-        "Losses of different patch sizes don't compare."
+        "of the probes. Several values in a cell are of several training runs, with their mean in "
+        "brackets. Losses of different patch sizes are not comparable."
     )
 
 

@@ -2,8 +2,8 @@
 
 A .pth file imports this module whenever Python starts. It adds an import hook that
 
-- answers `import tensorflow` in heareval and hearvalidator, and nowhere else, by a stand-in, unless
-  TensorFlow is installed: for torch models they use two names of it;
+- answers `import tensorflow` in heareval and hearvalidator, and nowhere else, with a stand-in,
+  unless TensorFlow is installed: for torch models they use two names of it;
 - sets TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 when heareval's predictions are imported: torch >= 2.6
   would refuse the checkpoints that they write and read again.
 """
@@ -89,7 +89,7 @@ def _hide() -> None:
 
 
 def _importer() -> str:
-    """The name of the module that is importing, also if it runs as `python -m NAME`."""
+    """The name of the module that is importing, even if it runs as `python -m NAME`."""
     frame = sys._getframe(2)
     while frame is not None and frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back

@@ -21,7 +21,7 @@ class AudioClip:
     source: str | bytes
     """Path or content of the file."""
     start: float = 0.0
-    """Seconds."""
+    """Start in seconds."""
     end: float | None = None
     """End in seconds; None means the end of the file."""
     labels: tuple[str, ...] = ()

@@ -80,7 +80,7 @@ class SndfileDecoder:
         self._file = soundfile.SoundFile(file.window(part.start, part.stop, part.patches))
         self.rate: int = self._file.samplerate
         self.position = 0
-        # The header's number is checked: `blocks` must find as many
+        # The header's number is checked: `blocks` must yield as many samples
         self.frames: int = max(part.frames or 0, self._file.frames)
 
     def blocks(self, first: int, last: int | None) -> Iterator[Block]:

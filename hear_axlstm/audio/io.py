@@ -37,8 +37,8 @@ def load_audio(
     """Decode a file, or a span of it, to one channel at `sample_rate`.
 
     The format is detected from the content, whatever the file's name, and the file is decoded to
-    its end: concatenated recordings are read one after the other, and a file with less sound than
-    its container declares is refused. Channels are averaged; other rates are converted by soxr's
+    its end: concatenated recordings are read one after another, and a file with less audio than
+    its container declares is rejected. Channels are averaged; other rates are converted by soxr's
     high-quality resampler. Formats: docs/formats.md.
 
     Args:

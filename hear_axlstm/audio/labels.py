@@ -1,4 +1,4 @@
-"""Labeled clips from the rows of a CSV, for fine-tuning and for the monitor of a pretraining."""
+"""Labeled clips from the rows of a CSV, for fine-tuning and for the pretraining monitor."""
 
 from __future__ import annotations
 
@@ -163,5 +163,5 @@ def _distinct(rows: Sequence[LabeledRow], file: Path, joins: bool) -> list[Label
         labels = tuple(sorted({*before.clip.labels, *clip.labels}))
         kept[first[key]] = before._replace(clip=replace(clip, labels=labels))
     if repeated:
-        log.warning("%s: %s of clips listed before, left out", file, plural(repeated, "row"))
+        log.warning("%s: left out %s that repeat a clip", file, plural(repeated, "row"))
     return kept

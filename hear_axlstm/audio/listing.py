@@ -60,7 +60,7 @@ class Listing:
         found += [f"{folder}: {reason}" for folder, reason in list(self.unreadable.items())[:SHOWN]]
         text = f", but {'; '.join(found)}" if found else ""
         if any(ending in self.others for ending in (".tar", ".tgz", ".gz")):
-            text += "; pass tars by a pattern, e.g. 'folder/*.tar'"
+            text += "; pass tars as a pattern, e.g. 'folder/*.tar'"
         elif ".csv" in self.others:
             text += "; pass the CSV itself to read the files that it lists"
         else:

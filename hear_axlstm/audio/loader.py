@@ -56,7 +56,7 @@ def decode(
     except AudioError as error:
         name = printable(clip.source) if isinstance(clip.source, str) else "audio"
         return Skipped(clip.id, str(error).removeprefix(f"{name}: "))
-    except Exception as error:  # one strange file must not stop millions
+    except Exception as error:  # one odd file must not stop a run over millions
         return Skipped(clip.id, f"failed with {type(error).__name__} ({error})")
 
 
@@ -64,7 +64,7 @@ def fault(waveform: NDArray[np.float32], sample_rate: int) -> str | None:
     """Why samples are unusable (too short, silent or too loud), or None if they are usable."""
     shortest = round(WINDOW_SECONDS * sample_rate)
     if waveform.size < shortest:
-        return f"too short: {plural(waveform.size, 'sample')}, one window needs {shortest}"
+        return f"too short: {plural(waveform.size, 'sample')}, but one window needs {shortest}"
     if np.abs(waveform - waveform.mean(dtype=np.float64)).max() < SILENCE:
         return "silent: its peak is below -80 dB of full scale"
     if np.abs(waveform).max() > MAX_AMPLITUDE:

@@ -26,7 +26,7 @@ class Statistics(NamedTuple):
 
     mean: float
     std: float
-    """Unbiased."""
+    """Unbiased standard deviation."""
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Statistics:

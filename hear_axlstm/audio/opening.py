@@ -72,7 +72,7 @@ def _kind(mode: int) -> str:
 
 def _why_not_opened(path: str | os.PathLike[str], error: OSError) -> str:
     if error.errno == errno.ENAMETOOLONG:
-        return f"no such file, its path is too long for this system: {CHECK_PATH}"
+        return f"no such file: its path is too long for this system: {CHECK_PATH}"
     if error.errno == errno.ELOOP:
         return "a symbolic link that leads back to itself: replace it with the file"
     if isinstance(error, PermissionError):
@@ -88,7 +88,7 @@ def _why_not_opened(path: str | os.PathLike[str], error: OSError) -> str:
 
 def _hint(path: str) -> str:
     if "://" in path:
-        return "download it first, URLs are not read"
+        return "download it first; URLs are not read"
     if path.startswith("~"):
         return "write out ~, e.g. with os.path.expanduser"
     return CHECK_PATH

@@ -21,7 +21,7 @@ def resampled(blocks: Iterable[tuple[int, Mono]], sample_rate: int) -> Iterator[
     """Resample blocks to `sample_rate` with soxr's high-quality resampler.
 
     Args:
-        blocks: sample rate and samples [n] of each; consecutive ones of one rate are one signal.
+        blocks: sample rate and samples [n] of each; consecutive blocks of one rate are one signal.
         sample_rate: sample rate of the result in Hz.
 
     Raises:
@@ -40,14 +40,14 @@ def resampled(blocks: Iterable[tuple[int, Mono]], sample_rate: int) -> Iterator[
 
 
 def check_rate(rate: int) -> None:
-    """Reject a rate with which a short file would become hours of audio, or none.
+    """Reject a rate at which a short file would become hours of audio, or none.
 
     Raises:
         Fault: for an implausible sample rate.
     """
     if rate not in RATES:
         raise Fault(
-            f"wrong sample rate, its header says {rate:,} Hz; {RATES[0]:,} to {RATES[-1]:,} Hz are "
+            f"wrong sample rate: its header says {rate:,} Hz; {RATES[0]:,} to {RATES[-1]:,} Hz are "
             "supported: correct the header"
         )
 

@@ -306,7 +306,7 @@ class TarSource:
                     clips += 1
         except Exception as error:  # of the tar format, a compression, a file or a connection
             detail = (str(error) or type(error).__name__).split(" @ <")[0]
-            reason = f"breaks off after {plural(clips, 'clip')} ({detail}): download it again"
+            reason = f"cut off after {plural(clips, 'clip')} ({detail}): download it again"
             yield Skipped(name, reason, transient=is_remote(url))
 
 

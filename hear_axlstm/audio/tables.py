@@ -1,7 +1,7 @@
 """CSV reader: rows with their line numbers, tolerant of format variants, strict about damage.
 
-Accepts commas, tabs, semicolons or bars; UTF-8 or UTF-16, with or without a byte order mark;
-capitals, and spaces around names and values; blank lines, and comment lines above the header.
+Accepts commas, tabs, semicolons or vertical bars; UTF-8 or UTF-16, with or without a byte order
+mark; capitals, and spaces around names and values; blank lines, and comments above the header.
 Rejects, with the line number: an unclosed quote, a duplicate column, an overlong field.
 """
 

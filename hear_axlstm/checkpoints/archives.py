@@ -1,4 +1,4 @@
-"""Files on disk, and in the zips as which a browser saves a folder of Google Drive.
+"""Files on disk, or in the zips that a browser downloads for a Google Drive folder.
 
 Drive splits a large folder into ``NAME-DATE-001.zip``, ``NAME-DATE-002.zip``, ..., each a zip of
 its own with some of the files.
@@ -17,13 +17,13 @@ from pathlib import Path, PurePosixPath
 
 from hear_axlstm.checkpoints.runs import ARCHIVE
 
-LARGEST_CHECKPOINT = 8 << 30  # bytes: four times what optimizer and weights of AxLSTM-B take
+LARGEST_CHECKPOINT = 8 << 30  # bytes: four times the optimizer state and weights of AxLSTM-B
 PART = re.compile(r"(.*-)\d{3}\.zip", re.IGNORECASE)
 DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, ValueError, RuntimeError),
 )
-"""What reading a damaged zip, or one with a password, raises."""
+"""Errors raised on reading a damaged or password-protected zip."""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def _from_sidecar(path: Path) -> str | None:
 
 
 def _from_manifest(path: Path) -> str | None:
-    """Digest from the manifest; None also if the manifest is another program's."""
+    """Digest from the manifest; None if there is none, or it is another program's."""
     try:
         entries = json.loads((path.parent / MANIFEST).read_text("utf-8"))["weights"].values()
         return next((e["sha256"] for e in entries if e["file"] == path.name), None)

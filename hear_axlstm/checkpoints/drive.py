@@ -1,4 +1,4 @@
-"""Listing and downloading the authors' Google Drive folder, by gdown."""
+"""Listing and downloading the authors' Google Drive folder with gdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hear_axlstm.progress import Progress
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two blocks of an answer
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two blocks of a response
 RETRIES = 3
 HOST = "drive.google.com"
 
@@ -24,11 +24,11 @@ Found = TypeVar("Found")
 
 
 class DriveError(ConnectionError):
-    """Google Drive refuses, or a transfer fails; the message is a reason without a remedy."""
+    """Raised if Google Drive refuses or a transfer fails; the message is a reason, not a remedy."""
 
 
 class UnreachableError(DriveError):
-    """Google Drive can't be reached; other downloads would fail, too."""
+    """Raised if Google Drive can't be reached, so that other downloads would fail, too."""
 
 
 def download(weights: Published) -> tuple[Path, dict[str, Any]]:
@@ -71,7 +71,7 @@ def _list(weights: Published) -> dict[str, str]:
 
 
 def _retrying(ask: Callable[[], Found]) -> Found:
-    """Call `ask`, and again after connection errors; gdown does not retry a listing."""
+    """Call `ask`, retrying after connection errors; gdown does not retry a listing."""
     from requests import ConnectionError, Timeout
 
     for attempt in range(RETRIES):
@@ -155,7 +155,7 @@ def _explained(error: Exception) -> DriveError:
     if isinstance(error, (DownloadError, OSError)):
         return DriveError(f"Google Drive refused ({text[:160]})")
     return DriveError(
-        f"Google Drive's answer was not understood ({type(error).__name__}: {text[:120]})"
+        f"Google Drive's response was not understood ({type(error).__name__}: {text[:120]})"
     )
 
 

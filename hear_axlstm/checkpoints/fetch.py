@@ -44,7 +44,7 @@ def get(weights: Published, source: str = "") -> Path:
 
     Raises:
         FileNotFoundError: if there is no such checkpoint, or downloads are forbidden.
-        ValueError: if it is damaged, of another size, or not the one that was first downloaded.
+        ValueError: if it is damaged, of the wrong size, or not the one that was first downloaded.
         ConnectionError: if the download fails.
         OSError: if the cache can't be written.
     """
@@ -65,7 +65,7 @@ def get(weights: Published, source: str = "") -> Path:
 
 
 def _explain(error: ValueError | OSError) -> tuple[type[Exception], str]:
-    """The kind and text of an error; those of the system get a remedy."""
+    """The type and text of an error; errors of the operating system get a remedy."""
     if isinstance(error, ValueError):
         return ValueError, str(error)
     if error.errno is None and isinstance(error, (ConnectionError, FileNotFoundError)):
@@ -159,7 +159,7 @@ def _enter(found: _Found, weights: Published) -> None:
 
 
 def _is_in_run(path: str) -> bool:
-    """Whether the first part of a path is the folder of a run, under whatever name."""
+    """Whether the first part of a path is the folder of a run, whatever its name."""
     return PurePosixPath(path).parts[1:-1] in ((), ("checkpoints",))
 
 
@@ -169,7 +169,7 @@ def _convert(found: _Found, weights: Published) -> None:
     _check_preset(config, found, weights)
     run = run_in(str(found), weights)
     if run is None:
-        log.warning("using %s, although its path names no run %s*", found, weights.prefix)
+        log.warning("using %s, although its path does not name run %s*", found, weights.prefix)
     digest, name = sha256(found.path), f"{run or weights.run}/{PurePosixPath(found.name).name}"
     _compare(digest, name, weights)
     facts = {
@@ -224,4 +224,4 @@ def _check_preset(config: ModelConfig, found: _Found, weights: Published) -> Non
         if getattr(config, name) != getattr(wanted, name)
     ]
     if differing:
-        raise ValueError(f"{found} is not of {weights.preset}: {', '.join(differing)}")
+        raise ValueError(f"{found} does not fit {weights.preset}: {', '.join(differing)}")

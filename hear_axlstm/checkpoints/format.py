@@ -1,4 +1,4 @@
-"""Weight files: safetensors with the settings in the header, and checkpoints of trainings.
+"""Weight files: safetensors with the settings in the header, and training checkpoints.
 
 The header contains the `ModelConfig` and facts about the training. It is compared with the names
 and shapes in the file before memory is allocated for any tensor.
@@ -55,10 +55,10 @@ def save(
         path: the safetensors file to write.
         model: the model, on any device.
         training: JSON-ready facts about its training: corpus, epochs, steps, ...
-        dtype: type of the stored tensors: float32 to continue training, float16 to ship.
+        dtype: data type of the stored tensors: float32 to continue training, float16 to ship.
 
     Raises:
-        ValueError: for NaN or infinite values, also by overflow in `dtype`.
+        ValueError: for NaN or infinite values, including overflow in `dtype`.
         OSError: if it can't be written, for example for lack of space.
     """
     tensors = {k: t.detach().to("cpu", dtype).contiguous() for k, t in model.state_dict().items()}
@@ -83,7 +83,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) 
     try:
         with replacing(path) as partial:
             partial.touch()
-            mode = partial.stat().st_mode  # as the user's umask has it; safetensors uses another
+            mode = partial.stat().st_mode  # as the user's umask sets it; safetensors uses another
             with _system_errors():
                 save_file(dict(tensors), partial, metadata=dict(header))
             partial.chmod(mode)
@@ -92,13 +92,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) 
             raise
         reason = getattr(error, "strerror", None) or error
         raise OSError(
-            f"can't write {path} ({reason}): make room, or choose another folder"
+            f"can't write {path} ({reason}): free some space, or choose another folder"
         ) from error
 
 
 @contextmanager
 def _system_errors() -> Iterator[None]:
-    """Convert errors of safetensors that name an error of the system to that error."""
+    """Convert safetensors errors that name an operating system error to that error."""
     try:
         yield
     except SafetensorError as error:
@@ -108,7 +108,7 @@ def _system_errors() -> Iterator[None]:
 
 
 def read(path: Path) -> Contents:
-    """Read a file that `save` wrote, or a checkpoint of a pretraining or the reference release.
+    """Read a file that `save` wrote, or a checkpoint of pretraining or the reference release.
 
     Returns:
         The model's settings, facts about its training, and its tensors in float32. The tensors of
@@ -173,7 +173,7 @@ def _parse(header: str | None, path: Path) -> tuple[ModelConfig, dict[str, Any]]
     try:
         facts = json.loads(header)
         if facts["format"] != FORMAT:
-            raise ValueError(f"it has format {facts['format']}, this version reads {FORMAT}")
+            raise ValueError(f"it has format {facts['format']}, but this version reads {FORMAT}")
         return ModelConfig.from_dict(facts["model"]), dict(facts["training"])
     except KeyError as error:
         raise ValueError(f"the header of {path} lacks {error}: download the file again") from None
@@ -218,8 +218,8 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load tensors into a module that was built from their settings.
 
     Raises:
-        ValueError: if tensors are missing, superfluous, of another shape or not finite; the message
-            names them.
+        ValueError: if tensors are missing, unexpected, of the wrong shape or not finite; the
+            message names them.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     _check_fit(wanted, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)

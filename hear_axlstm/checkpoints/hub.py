@@ -1,7 +1,7 @@
 """The Hugging Face hub: ``hf://org/repo[@revision][/file]``, downloaded and published.
 
 The client is huggingface_hub, so HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN and its other
-variables work as documented there, and errors are reported in its words.
+variables work as documented there, and errors keep its wording.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PATTERN = re.compile(
     r"(@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?"  # another / in it is written %2F
     r"(/(?P<file>.+))?"
 )
-LOG_IN = "log in by `hf auth login`, or set HF_TOKEN"
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 REFUSED = (401, 403)
 MISSING = (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError)
 
@@ -71,13 +71,13 @@ def download(spec: str, default_file: str) -> Path:
 
     Args:
         spec: the address.
-        default_file: what to download if the address names a repository only.
+        default_file: file to download if the address names only a repository.
 
     Raises:
         ValueError: for a wrong address, or a file that does not match its checksum.
         FileNotFoundError: if repository, revision or file is missing, or not cached when offline.
         PermissionError: if the repository is gated.
-        ConnectionError: if the hub can't be reached or the connection breaks off.
+        ConnectionError: if the hub can't be reached or the connection drops.
     """
     address = parse(spec, default_file)
     with _reporting(spec):
@@ -100,7 +100,7 @@ def upload(repo: str, contents: Mapping[str, Path | bytes], message: str, privat
 
     Args:
         repo: ``org/repo``.
-        contents: what to put where in the repository.
+        contents: local files or bytes, by path in the repository.
         message: message of the commit.
         private: whether a new repository is private.
 

@@ -1,4 +1,4 @@
-"""Models from weights: the embedding model, or the start of a pretraining."""
+"""Models from weights: the embedding model, or the initial model of a pretraining run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hear_axlstm.config import PRESETS, Layout, ModelConfig, preset
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.models.pretraining import MaskedPatchModel
 
-# Settings that the tensors do not depend on.
+# Settings on which the tensors do not depend.
 FREE = ("mask_ratio", "mask_keeps_position", "loss_on", "layout")
 
 
@@ -53,7 +53,7 @@ def _embedder_from_file(path: Path, layout: Layout | None) -> Embedder:
 
 
 def initialize(model: MaskedPatchModel, spec: str) -> None:
-    """Start a pretraining model from existing weights of the same encoder.
+    """Initialize a pretraining model with existing weights of the same encoder.
 
     Raises:
         FileNotFoundError, ValueError: if they are missing, or belong to another encoder.

@@ -36,7 +36,7 @@ import torch
 from hear_axlstm import get_scene_embeddings, get_timestamp_embeddings, load_model
 
 model = load_model("hf://{repo}")
-audio = 0.1 * torch.randn(1, 2 * {rate})  # two seconds at {rate} Hz, in -1..1: yours here
+audio = 0.1 * torch.randn(1, 2 * {rate})  # use yours: [clips, samples] at {rate} Hz, in -1..1
 scene = get_scene_embeddings(audio, model)  # [1, {size}]
 steps, times = get_timestamp_embeddings(audio, model)  # [1, steps, {size}], [1, steps] in ms
 ```
@@ -116,7 +116,7 @@ def write_card(
         scores=_score_table(results),
         settings=_table(settings),
         training=_table(_for_the_card(training)),
-        license=license or "Not stated by the publisher.",
+        license=license or "Not specified by the publisher.",
     )
 
 
@@ -139,7 +139,7 @@ def read_scores(path: Path, system: str | None) -> list[EvalResult]:
         raise ValueError(f"{path} is not a results.csv of hearbench ({error!r})") from None
     chosen = next(iter(runs), None) if system is None and len(runs) == 1 else system
     if chosen not in runs:
-        raise ValueError(f"{path} contains the systems {', '.join(runs)}: pass one by --system")
+        raise ValueError(f"{path} contains the systems {', '.join(runs)}: pass one with --system")
     return [
         _result(task, "hear", metric, fmean(scores), f"{metric}, %, mean of {len(scores)} seeds")
         for (task, metric), scores in runs[chosen].items()

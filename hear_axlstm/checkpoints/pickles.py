@@ -15,7 +15,7 @@ NEEDED = re.compile(
     r"|torch\.(\w+Storage|b?float\d+|u?int\d+|bool|device|Size|serialization\._get_layout"
     r"|_utils\._rebuild_(tensor_v2|parameter)|nn\.parameter\.Parameter)"
 )
-"""Names that PyTorch may look up. It knows others that allocate memory for the asking."""
+"""Names that PyTorch may look up. It allows others that allocate memory on request."""
 
 PUTS, GETS = ("BINPUT", "LONG_BINPUT"), ("BINGET", "LONG_BINGET")
 CALLS = ("REDUCE", "NEWOBJ", "BUILD")
@@ -30,7 +30,7 @@ ON_INERT = {  # operation -> one with the same effect on the stack, whose result
     "REDUCE": b"b",
     "NEWOBJ": b"b",
 }
-"""PyTorch fills only its own containers, but any object can be given a state (``b``, BUILD)."""
+"""PyTorch fills only its own containers, but BUILD (``b``) can set the state of any object."""
 
 
 class _Name(str):
@@ -99,7 +99,7 @@ def _take(stack: list[Any], marks: list[int], before: list[Any]) -> list[Any]:
     else:
         start = len(stack) - len(before)
     if start < 0:
-        raise ValueError("it takes more from its stack than is there")
+        raise ValueError("it takes more from its stack than it has")
     taken = stack[start:]
     del stack[start:]
     return taken
@@ -119,7 +119,7 @@ def _results(operation: Any, argument: Any, taken: list[Any]) -> list[Any]:
         size = 1 + len(taken) + sum(item.size - 1 for item in inner)
         depth = 1 + max((item.depth for item in inner), default=0)
         if size > MOST_ITEMS or depth > DEEPEST:
-            raise ValueError("its tuples are too large, or nested too deep")
+            raise ValueError("its tuples are too large, or nested too deeply")
         return [_Tuple(taken, size, depth)]
     if name == "EMPTY_LIST" or name.startswith("APPEND"):
         return [_LIST]

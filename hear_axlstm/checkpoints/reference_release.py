@@ -92,8 +92,8 @@ def read_release(
 
     Args:
         path: the checkpoint.
-        flip: whether every second mLSTM block reads backwards. By default this is assumed, with a
-            warning.
+        flip: whether every second mLSTM block processes the tokens in reverse. By default this is
+            assumed, with a warning.
 
     Returns:
         Settings with ``layout="release"``, facts about the training, and tensors.
@@ -128,12 +128,12 @@ def read_release(
 
 
 def _items(contents: Any) -> dict[Any, Any]:
-    """A dictionary's items; the pickle may have replaced methods of an `OrderedDict`."""
+    """A dictionary's items, since the pickle may have replaced methods of an `OrderedDict`."""
     return dict(dict.items(contents)) if isinstance(contents, dict) else {}
 
 
 def _without_wrappers(tensors: dict[Any, Any]) -> dict[Any, Any]:
-    """Names without what DistributedDataParallel or torch.compile put before all of them."""
+    """Names without the prefixes that DistributedDataParallel and torch.compile add."""
     for prefix in WRAPPERS:
         if tensors and all(str(name).startswith(prefix) for name in tensors):
             tensors = {str(n).removeprefix(prefix): tensor for n, tensor in tensors.items()}
@@ -155,7 +155,7 @@ def _check_tensors(theirs: Mapping[Any, Any], path: Path) -> None:
             )
         total += tensor.numel() * tensor.element_size()
     if total > path.stat().st_size:
-        raise ValueError(f"{path}: its tensors take more than the file: download it again")
+        raise ValueError(f"{path}: its tensors exceed the file: download it again")
     if broken := [name for name, tensor in theirs.items() if not tensor.isfinite().all()]:
         raise ValueError(f"{path}: {broken[0]} contains NaN or infinite values: download it again")
 

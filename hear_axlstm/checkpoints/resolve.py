@@ -1,6 +1,6 @@
 """Resolution of weights, as a user names them, to a local file.
 
-A name is ``PRESET.TAG``, as ``axlstm_base.audioset``; a preset alone means its shipped weights.
+A name is ``PRESET.TAG``, e.g. ``axlstm_base.audioset``; a preset alone means its shipped weights.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def locate(spec: str) -> Path:
             "(on the command line --random-weights)"
         )
     if spec.removesuffix(f".{RANDOM}") in PRESETS:
-        raise ValueError(f"{spec} names random weights, and they have no file: name saved weights")
+        raise ValueError(f"{spec} names random weights, which have no file: name saved weights")
     return _from_disk(spec)
 
 

@@ -1,8 +1,8 @@
 """Choice of a checkpoint among the files of the authors' runs.
 
 A run is a folder ``NAME_rN`` with ``checkpoints/checkpoint-EPOCH.pth`` inside; N counts its
-repetitions. It may lie deeper, beside other files, or in a zip of that name. Checkpoints with
-other names are taken where no file has that one.
+repetitions. It may be nested deeper, beside other files, or be a zip of that name. Checkpoints
+with other names are used only where no file has that one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Reading a PyTorch checkpoint without executing anything that is in it.
 
-``torch.load(weights_only=True)`` calls nothing but a few functions of PyTorch's own, and here every
-other name stands for `Inert`. That keeps code from running, but not a malicious file from
-hanging or crashing the process: it can hash or print tuples that are nested without end, or have
-huge tensors allocated. So the zip and each operation of its pickle (`pickles`) are checked first,
+``torch.load(weights_only=True)`` calls only a few of PyTorch's own functions, and here every other
+name resolves to `Inert`. That keeps code from running, but not a malicious file from
+hanging or crashing the process: it can make Python hash or print endlessly nested tuples, or
+allocate huge tensors. So the zip and each operation of its pickle (`pickles`) are checked first,
 against what a checkpoint needs. The tensors stay on disk (``mmap``) until a caller copies them.
 """
 
@@ -67,7 +67,7 @@ def load(path: Path) -> Any:
                     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
                 with _copy(path, harmless) as copy:
                     return torch.load(copy, map_location="cpu", weights_only=True)
-    except UnpicklingError:  # its text recommends to run what is in the file
+    except UnpicklingError:  # its text recommends running what is in the file
         raise ValueError(
             f"{path} can't be read as a PyTorch checkpoint without running code that is in it: "
             "pass the weights in another format"
@@ -102,7 +102,7 @@ def _read_program(path: Path) -> bytes:
         if len(programs) != 1 or {n.split("/")[0] for n in names} != {programs[0].split("/")[0]}:
             raise ValueError("it is a zip, but torch.save did not write it")
         if len({name.lower() for name in names}) < len(names):
-            raise ValueError("it has two members of one name")
+            raise ValueError("it has two members with the same name")
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise ValueError("it is compressed")
         if sum(member.file_size for member in members) > path.stat().st_size:

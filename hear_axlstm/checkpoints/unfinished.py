@@ -1,6 +1,6 @@
-"""Weights of a pretraining that has not finished, from its checkpoints.
+"""Weights of an unfinished pretraining run, from its checkpoints.
 
-Lets a run be evaluated while it trains, and its milestones compared.
+This allows a run to be evaluated while it trains, and its milestones to be compared.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def training_settings(header: Mapping[str, str], path: Path) -> tuple[ModelConfi
     """The model's settings and facts about the training, from the header of a checkpoint.
 
     Raises:
-        ValueError: if the header is damaged, or of a fine-tuning.
+        ValueError: if the header is damaged, or belongs to a fine-tuning run.
     """
     try:
         model = json.loads(header["config"]).get("model")
@@ -37,7 +37,7 @@ def training_settings(header: Mapping[str, str], path: Path) -> tuple[ModelConfi
             return ModelConfig.from_dict(dict(model)), {"steps": int(header["step"])}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}): use another checkpoint") from error
-    raise ValueError(f"{path} is not the checkpoint of a pretraining: use the finished model")
+    raise ValueError(f"{path} is not a checkpoint of a pretraining run: use the finished model")
 
 
 def training_weights(path: Path) -> dict[str, Tensor]:
@@ -54,6 +54,6 @@ def training_weights(path: Path) -> dict[str, Tensor]:
 
 
 def newest_of_run(run: Path) -> Path | None:
-    """The newest checkpoint of a pretraining's folder, or None."""
+    """The newest checkpoint in the folder of a pretraining run, or None."""
     found = list_checkpoints(run / CHECKPOINTS)
     return found[-1] if found else None

@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """The error for a name that is not known, with the nearest one or else all of them."""
+    """The error for an unknown name, suggesting the closest one or listing all."""
     names = list(known)
     close = difflib.get_close_matches(name.lower(), names, n=1)
     hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(names)}"
@@ -162,12 +162,12 @@ def run(name: str, arguments: Sequence[str]) -> None:
 
 
 def is_stdout_open() -> bool:
-    """Whether standard output still has a reader, unlike a pipe to `head` that has ended.
+    """Whether standard output still has a reader, unlike a pipe to a `head` that has exited.
 
     Without one, later output is discarded, so that Python does not complain when it exits.
     """
     try:
-        print(flush=True)  # what is in the buffer may be lost already
+        print(flush=True)  # buffered output may already be lost
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False

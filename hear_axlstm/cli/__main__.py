@@ -1,4 +1,4 @@
-"""Run the command line by `python -m hear_axlstm.cli`, as torchrun does."""
+"""Run the command line as `python -m hear_axlstm.cli`, as torchrun does."""
 
 from hear_axlstm.cli import main
 

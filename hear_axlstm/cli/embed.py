@@ -41,7 +41,7 @@ def embed(
     Run the same command again to resume an interrupted run, or to include files that were added or
     fixed; other options need another output. Files that are broken, silent, shorter than 25 ms, or
     longer than an hour (split these with start/end columns in a CSV) are listed in report.csv, and
-    the exit code is 3 (0 under torchrun, which would restart otherwise). To run one process per
+    the exit code is 3 (0 under torchrun, which would otherwise restart). To run one process per
     GPU:
     `torchrun --nproc-per-node 8 -m -- hear_axlstm.cli embed ...`.
 

@@ -28,8 +28,8 @@ def export(
         random_weights: Use random weights; the model must be a preset.
         kind: "scene" for one embedding per clip, "timestamp" for one every 40 ms with its time.
     """
-    for library in ("torch.onnx", "onnxscript"):  # they warn of what does not concern this model
+    for library in ("torch.onnx", "onnxscript"):  # their warnings do not concern this model
         logging.getLogger(library).setLevel(logging.ERROR)
-    warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of its own exporter
+    warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, about its own exporter
     embedder = load_model(model, weights="random" if random_weights else None)
     print(f"exported: {write_graph(embedder, out, kind)}")

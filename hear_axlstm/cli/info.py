@@ -118,7 +118,7 @@ def _kernel() -> str:
         reason = f"not usable, as it does not load or fit this version; {reinstall}"
     else:
         reason = f"not built, as there was no C++ compiler; install one and {reinstall}"
-    return f"{reason}. PyTorch is used instead: the same results, more slowly"
+    return f"{reason}. PyTorch is used instead: the same results, but slower"
 
 
 def _cell(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`axlstm pretrain`: train an encoder without labels, or estimate the cost of it."""
+"""`axlstm pretrain`: train an encoder without labels, or estimate the cost."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def pretrain(
         recipe: One of the paper's runs, or open-corpus; options given here override it, except
             model options of the paper's runs.
         estimate: Only print parameters, FLOPs, memory, disk space and hours, measured within a
-            minute; for AudioSet if no data are given.
+            minute; for AudioSet if no data is given.
         variant: The encoder to train.
         config: Settings; the defaults are those of the recipe, or the paper's.
         resume: "auto" resumes the run in this folder, if any; "never" raises an error.

@@ -89,8 +89,7 @@ class Remove:
         _check_names(self.names)
         if shipped := [name for name in self.names if name not in PUBLISHED]:
             raise ValueError(
-                f"{shipped[0]} ships with this package; what can be removed is "
-                f"{', '.join(PUBLISHED)}"
+                f"{shipped[0]} ships with this package; you can remove {', '.join(PUBLISHED)}"
             )
         for name in self.names:
             there = published.remove(PUBLISHED[name])
@@ -106,7 +105,7 @@ def weights(
     """List, get and remove weights by name.
 
     The authors' weights are downloaded once, from their Google Drive folder, and converted to
-    safetensors without executing anything in them. HEAR_AXLSTM_CACHE names the folder for them,
+    safetensors without executing anything in them. HEAR_AXLSTM_CACHE sets the folder for them,
     and HEAR_AXLSTM_OFFLINE=1 forbids downloads.
     """
     command()

@@ -35,7 +35,7 @@ def balanced_draws(
     names, folder, size = np.unique(folders, return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise ValueError(
-            f"balance={balance:g} needs a corpus of several top-level folders, and all clips are "
+            f"balance={balance:g} needs a corpus of several top-level folders, but all clips are "
             f"in {names[0].decode() or 'the corpus folder itself'!r}: pack such a corpus, "
             "or leave balance out"
         )
@@ -56,5 +56,5 @@ def draw(
     order = order[expected[order].argsort(kind="stable")]
     ends = expected[order].cumsum()
     ends[-1] = len(clips)  # removes the sum's rounding error
-    total = np.floor(ends + rng.random()).astype(np.int64)  # draws up to and with each clip
+    total = np.floor(ends + rng.random()).astype(np.int64)  # draws up to and including each clip
     return clips[order].repeat(total - np.concatenate(([0], total[:-1])))

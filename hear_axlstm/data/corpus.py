@@ -5,7 +5,7 @@ A pack is a folder::
     pack.json         written last: format, mel settings, totals, fingerprint of the inputs
     index.npz         one row per clip: id, shard, offset, frames, mean, std
     report.csv        one row per file that was left out, with the reason
-    shard-00000.f16   frames of many clips, one after the other: little-endian float16 [sum T, F]
+    shard-00000.f16   frames of many clips, one after another: little-endian float16 [sum T, F]
     shard-00000.json  that shard's clips, and the fingerprint of the files it was made from
 
 Frames are stored as computed by the front end, not standardized: `mean` and `std` are those of the
@@ -56,7 +56,7 @@ class ClipIndex:
     mean: NDArray[np.float32]
     """Mean of the clip's log-mel over all frames and bins."""
     std: NDArray[np.float32]
-    """Unbiased standard deviation over the same."""
+    """Unbiased standard deviation over the same values."""
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -111,7 +111,7 @@ class Corpus:
         return frames.reshape(-1, self.mel.n_mels)
 
     def will_need(self, shard: int, start: int, frames: int) -> None:
-        """Make the system prefetch these frames of a shard from disk, without waiting."""
+        """Ask the system to prefetch these frames of a shard from disk, without waiting."""
         if hasattr(mmap, "MADV_WILLNEED"):
             width = self.mel.n_mels * FRAME_DTYPE.itemsize
             first = start * width // mmap.PAGESIZE * mmap.PAGESIZE
@@ -167,7 +167,7 @@ def read_info(folder: Path) -> dict[str, Any] | None:
         info = json.loads(path.read_text(encoding="utf-8"))
         if info["format"] != FORMAT:
             raise PackError(
-                f"{path} has format {info['format']}, this version reads {FORMAT}: "
+                f"{path} has format {info['format']}, but this version reads {FORMAT}: "
                 "delete the folder and pack again"
             )
     except (json.JSONDecodeError, KeyError, TypeError) as error:

@@ -2,8 +2,8 @@
 
 Positions 0, 1, 2, ... run through a new permutation of the clips in each epoch, so that every clip
 is drawn once per epoch, or as often as `balance.draw` says; step s uses positions [s B, (s + 1) B),
-also across the end of an epoch, and each rank its share of them. Batches don't depend on earlier
-steps or on the number of ranks, so that an interrupted run resumes exactly.
+even across the end of an epoch, and each rank takes its share of them. Batches don't depend on
+earlier steps or on the number of ranks, so that an interrupted run resumes exactly.
 
 Shapes: `B` clips, `T` mel frames of a clip, `W` frames of a crop, `F` mel bins, `N` patches.
 """
@@ -28,7 +28,7 @@ from hear_axlstm.models.patch_embed import random_mask
 VALIDATION_SHARE = 0.05
 VALIDATION_CLIPS = 2048  # enough to estimate the loss to a fraction of a percent
 FEWEST_TO_SPLIT = 40
-VALUES_PER_PASS = 32_000  # few enough for torch to use one thread and leave the others free
+VALUES_PER_PASS = 32_000  # few enough for torch to use only one thread
 RESIDENT_SHARE = 0.25  # of a device's free memory
 
 CPU = torch.device("cpu")

@@ -75,14 +75,14 @@ def _map(work: Callable[[Job], T], jobs: Iterable[Job], workers: int) -> Iterato
         finally:
             torch.set_num_threads(threads)
         return
-    # spawned, because a forked child of a process that has used torch's threads can hang
+    # spawned, since a forked child of a process that has used torch's threads can hang
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
     try:
         yield from map_ahead(work, jobs, pool, AHEAD * workers)
     except BrokenProcessPool as error:
         raise PackError(
             f"one of {workers} worker processes died, perhaps out of memory: "
-            "run again with fewer workers, finished shards are kept"
+            "run again with fewer workers; finished shards are kept"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -45,7 +45,7 @@ from hear_axlstm.wording import duration, plural
 
 log = logging.getLogger(__name__)
 
-CLIPS_PER_WORKER = 64  # with fewer, starting a process does not pay off
+CLIPS_PER_WORKER = 64  # with fewer, starting a process is not worth it
 LOCK_NAME = "pack.lock"
 
 
@@ -153,7 +153,7 @@ def check_workers(workers: int | None) -> None:
 
 
 def choose_workers(clips: int | None) -> int:
-    """One process per CPU, but not more than pay off for the number of clips."""
+    """One process per CPU, but no more than are worth it for the number of clips."""
     affinity = getattr(os, "sched_getaffinity", None)
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     return cpus if clips is None else min(cpus, clips // CLIPS_PER_WORKER)
@@ -179,7 +179,7 @@ def _write(planned: Plan, mel: MelConfig, workers: int | None, device: str | Non
     ):
 
         def extrapolate(done: int) -> None:
-            if total is None:  # as many clips in the tars to come as in those before
+            if total is None:  # assumes that the remaining tars have as many clips
                 bar.total = bar.n * len(todo) // done
 
         def records(found: Iterator[Features | Skipped]) -> Iterator[Record | Skipped]:
@@ -196,7 +196,7 @@ def record(item: Features) -> Record:
 
 
 def finish(folder: Path, source: str, mel: MelConfig, shards: Sequence[Shard]) -> None:
-    """Join the shards' sidecars, drop stale shards, stamp with pack.json.
+    """Join the shards' sidecars, delete stale shards and write pack.json.
 
     Raises:
         PackError: if none of them has a clip.

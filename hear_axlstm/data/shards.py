@@ -26,7 +26,7 @@ from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.files import digest, naming_full_disk, replacing, write_text
 from hear_axlstm.progress import Progress
 
-LOUD_SHARE = 0.1  # share of clips left out above which there is a warning
+LOUD_SHARE = 0.1  # warn above this share of clips left out
 SKIPPED_HEADER = ("id", "reason")
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ class Shard:
         return json.loads(self.sidecar.read_text(encoding="utf-8"))
 
     def write(self, found: Iterable[Record | Skipped]) -> None:
-        """Write records as they come, then the sidecar.
+        """Write records as they arrive, then the sidecar.
 
         If there was a transient failure, the sidecar's fingerprint is left empty, to retry later.
 
@@ -187,7 +187,7 @@ def write_shards(
         todo[number].write(to_records(result for _, result in group))
         del empty[number]
         on_shard(len(todo) - len(empty))
-    for shard in empty.values():  # tars without a clip
+    for shard in empty.values():  # tars without clips
         shard.write(())
 
 

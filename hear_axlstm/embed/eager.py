@@ -1,4 +1,4 @@
-"""Methods that run as they are under `torch.compile`.
+"""Methods that `torch.compile` leaves uncompiled.
 
 Compiling them takes minutes and gains nothing over fused weights.
 """
@@ -21,7 +21,7 @@ def eager(function: Callable[P, T]) -> Callable[P, T]:
     @wraps(function)
     def call(*arguments: P.args, **options: P.kwargs) -> T:
         if torch.compiler.is_compiling():
-            # Not a decorator at import, which would load the compiler
+            # Not decorated at import time, which would load the compiler
             return torch.compiler.disable(function)(*arguments, **options)
         return function(*arguments, **options)
 

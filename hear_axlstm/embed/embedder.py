@@ -45,8 +45,8 @@ class Embedder(nn.Module):
     """Log-mel front end and encoder with the attributes required by the HEAR API.
 
     Attributes:
-        precision: type of the large matrix products: "float32", "bfloat16", or "auto", bfloat16
-            where it is faster. Embeddings are always float32. Fused weights are updated
+        precision: data type of the large matrix products: "float32", "bfloat16", or "auto":
+            bfloat16 where it is faster. Embeddings are always float32. Fused weights are updated
             when it changes.
         sample_rate: sample rate of the input in Hz.
         scene_embedding_size, timestamp_embedding_size: width of an embedding, D'.
@@ -254,7 +254,7 @@ class Embedder(nn.Module):
         """Compute mean and standard deviation of the log-mel of calibration audio, for streams.
 
         Args:
-            audio: one or more clips, as in `embed_scenes`: some seconds similar to the audio that
+            audio: one or more clips, as in `embed_scenes`: a few seconds similar to the audio that
                 will be embedded, with sounds and pauses. All frames have equal weight.
 
         Raises:
@@ -286,7 +286,7 @@ class Embedder(nn.Module):
 
     @property
     def precision(self) -> Precision:
-        """Type of the large matrix products."""
+        """Data type of the large matrix products."""
         return self._precision
 
     @precision.setter

@@ -150,7 +150,7 @@ def export(embedder: Embedder, path: Path, kind: Kind = "scene") -> Path:
         raise ValueError(f"directory {path.parent} does not exist: create it first")
     if path.is_dir():
         raise ValueError(f"{path} is a directory: name a file")
-    log.info("exporting, this takes a minute or two")
+    log.info("exporting; this takes a minute or two")
     # An unwritable place fails here, before the work.
     with replacing(path) as partial, partial.open("wb") as file:
         program = _trace(ExportableEmbedder(embedder, kind).eval())

@@ -1,4 +1,4 @@
-"""Embedding of many files: `axlstm embed`, and scenes one by one for other commands.
+"""Embedding of many files: `axlstm embed`, and scenes one at a time for other commands.
 
 Shapes: J time steps, D' embedding size.
 """
@@ -69,7 +69,7 @@ class EmbedReport:
 def scenes_of(
     embedder: Embedder, clips: Iterable[AudioClip | Skipped]
 ) -> Iterator[tuple[AudioClip | Skipped, Tensor | Skipped]]:
-    """Yield each clip with its scene embedding ``[D']`` on the CPU, or with why it has none.
+    """Yield each clip with its scene embedding ``[D']`` on the CPU, or the reason for having none.
 
     Clips that are broken, silent or shorter than 25 ms have none. Shows progress.
     """

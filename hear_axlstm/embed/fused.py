@@ -22,7 +22,7 @@ from hear_axlstm.ops.cores import on_each_core, on_one_core
 from hear_axlstm.ops.cpu import PackedLinear, Workspace
 from hear_axlstm.ops.fuse import fuse_weights
 
-CHANNELS_AT_ONCE = 9216  # E times windows: with fewer, weights are read from memory more often
+CHANNELS_AT_ONCE = 9216  # E times windows: with less, weights are read from memory more often
 Block = Callable[[Tensor, Workspace], Tensor]  # tokens [B, S, D] to tokens, perhaps in place
 Pack = Callable[[Tensor], PackedLinear]
 
@@ -32,7 +32,7 @@ class FusedEncoder:
 
     Args:
         encoder: on the CPU; later changes to it do not affect the fused weights.
-        dtype: type of the matrix products inside the blocks, float32 or bfloat16.
+        dtype: data type of the matrix products inside the blocks, float32 or bfloat16.
         pack: packs the weights of the projections.
 
     Raises:
@@ -95,7 +95,7 @@ class StreamState:
 
     Args:
         like_HK: a tensor with the block's heads and head size, on its device.
-        dtype: type of the matrix products.
+        dtype: data type of the matrix products.
     """
 
     def __init__(self, like_HK: Tensor, dtype: torch.dtype) -> None:
@@ -124,7 +124,7 @@ class FusedMLSTM:
 
     Args:
         block: block built from `hear_axlstm.models.layers`.
-        dtype: type of the large matrix products.
+        dtype: data type of the large matrix products.
         pack: packs the weights of the projections.
     """
 

@@ -81,7 +81,7 @@ def parse(audio: Any, lengths: Iterable[int] | None, sample_rate: int, errors: s
         raise ValueError(f"errors={errors!r}: choose one of {', '.join(get_args(Errors))}")
     check_type(audio, "audio")
     if isinstance(audio, np.ndarray) and audio.dtype.kind in "OTU" and audio.ndim == 1:
-        audio = audio.tolist()  # of paths, or of clips of several lengths
+        audio = audio.tolist()  # an array of paths, or of clips of different lengths
     ndim = audio.ndim if isinstance(audio, (np.ndarray, Tensor)) else None
     if lengths is not None and ndim != 2:
         raise ValueError("lengths belong to a padded batch [clips, samples]: leave them out")
@@ -102,7 +102,7 @@ def parse(audio: Any, lengths: Iterable[int] | None, sample_rate: int, errors: s
     else:
         raise TypeError(f"audio is {describe(audio)}: pass a path, an array, or a list of them")
     if not items:
-        raise ValueError("audio holds no clip: pass at least one")
+        raise ValueError("audio contains no clips: pass at least one")
     return Request(items, False, ndim == 2, isinstance(items[0], Tensor))
 
 
@@ -138,7 +138,7 @@ def check_batch(audio: Tensor, device: torch.device) -> None:
             "audio[None], for several channels average them first"
         )
     if audio.numel() == 0:
-        raise ValueError(f"audio of shape {tuple(audio.shape)} holds no sample: pass at least one")
+        raise ValueError(f"audio of shape {tuple(audio.shape)} has no samples: pass at least one")
     _check_channels(audio.shape, 9 if len(audio) >= 400 else 0)
     _check_values(audio, "audio", device)
 
@@ -154,7 +154,7 @@ def check_clip(samples: Any, name: str, device: torch.device) -> Tensor:
         if samples.dtype.kind not in "fiub":
             raise TypeError(f"{name} is {describe(samples)}: pass real samples in -1..1")
         native = samples.dtype.newbyteorder("=")
-        dtype = np.float64 if native.itemsize > 8 else native  # torch has no longer floats
+        dtype = np.float64 if native.itemsize > 8 else native  # torch has no wider floats
         samples = torch.from_numpy(np.array(samples, dtype)).to(device)
     if not isinstance(samples, Tensor):
         raise TypeError(f"{name} is {describe(samples)}: pass a NumPy array or a torch.Tensor")
@@ -177,7 +177,7 @@ def check_type(audio: object, name: str) -> None:
         kind = "nested" if audio.is_nested else "sparse or quantized"
         raise TypeError(f"{name} is a {kind} tensor: pass a plain one, or a list of tensors")
     if type(audio).__name__ == "FakeTensor":
-        raise TypeError(f"{name} is a FakeTensor, without data: leave FakeTensorMode to embed")
+        raise TypeError(f"{name} is a FakeTensor, without data: exit FakeTensorMode to embed")
     if audio.is_floating_point() and audio.dtype not in FLOATS:
         raise TypeError(f"{name} is {audio.dtype}: pass float32 samples in -1..1")
 

@@ -56,7 +56,7 @@ class Loaded(NamedTuple):
 class Loader:
     """The clips of a call in groups that fit the budget, as samples ``[n]`` on the model's device.
 
-    Files are decoded ahead; there is a progress bar if it takes long. Iterating raises AudioError,
+    Files are decoded ahead; a progress bar appears if that takes long. Iterating raises AudioError,
     TypeError, ValueError or OSError for a clip that can't be used, if `errors` is "raise".
 
     Args:
@@ -156,7 +156,7 @@ def _load(item: Any, name: str, sample_rate: int, device: torch.device) -> Loade
         item = _resampled(*pair, name, sample_rate)
     samples = check_clip(item, name, device)
     if not len(samples):
-        raise ValueError(f"{name} holds no sample: pass at least one")
+        raise ValueError(f"{name} has no samples: pass at least one")
     return Loaded(name, samples, _remark(samples, sample_rate))
 
 
@@ -184,7 +184,7 @@ def _resampled(samples: Any, rate: float, name: str, sample_rate: int) -> NDArra
         )
     check_type(samples, name)
     if isinstance(samples, Tensor) and samples.is_meta:
-        raise ValueError(f"{name} is on meta, without data: pass samples on a device")
+        raise ValueError(f"{name} is on the meta device, without data: pass samples on a device")
     if isinstance(samples, Tensor):
         is_float = samples.is_floating_point()
         array = (samples.detach().float() if is_float else samples).cpu().numpy()

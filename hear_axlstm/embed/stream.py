@@ -91,7 +91,7 @@ class Stream:
 
         Returns:
             Completed time steps, float32 ``[J, D']``, and their centers in ms from the first
-            sample, float32 ``[J]``; J may be 0. Arrays for arrays, tensors for tensors.
+            sample, float32 ``[J]``; J may be 0. Arrays if arrays were passed, tensors if tensors.
 
         Raises:
             TypeError, ValueError: for samples of another type or shape, or non-finite ones.

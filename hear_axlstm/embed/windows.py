@@ -24,7 +24,7 @@ class Budget(NamedTuple):
     """Amount of audio processed at once; bounds memory for any number and length of clips."""
 
     held_seconds: float
-    """Decoded audio of several clips that waits."""
+    """Decoded audio that waits, over several clips."""
     frames: int
     """Mel frames in one forward pass without gradients."""
     gradient_frames: int

@@ -29,7 +29,7 @@ GROUP_BYTES = 1 << 26  # embeddings in a row group of a Parquet file
 NAME_BYTES = 240  # longest file name; file systems allow 255, including the suffix
 REPORT = "report.csv"
 REQUEST = "request.json"
-SHOWN = 60  # letters of a value in a message
+SHOWN = 60  # characters of a value in a message
 PATH_BYTES = 2_000  # longest relative path
 
 

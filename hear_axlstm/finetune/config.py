@@ -42,7 +42,7 @@ class TrainConfig:
     valid_fold: Annotated[str | None, option("FOLD")] = None
     """Validation clips from the training CSV: rows with this value in the column fold."""
     valid_fraction: float = 0.2
-    """Share of each class's training clips to validate on, if there are no other such clips."""
+    """Share of each class's training clips to validate on, if no others are given."""
     test: Annotated[Path | None, option("CSV")] = None
     """CSV of the test clips, which are scored at the end."""
     test_fold: Annotated[str | None, option("FOLD")] = None

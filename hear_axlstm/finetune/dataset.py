@@ -39,7 +39,7 @@ from hear_axlstm.wording import plural
 log = logging.getLogger(__name__)
 
 SHOWN = 10  # files that a message lists
-THREADS = 2  # that decode files
+THREADS = 2  # threads that decode files
 
 
 class SplitClip(NamedTuple):
@@ -55,7 +55,7 @@ class Dataset:
 
     labels: Labels
     splits: Mapping[str, tuple[AudioClip, ...]]
-    """At least train and valid."""
+    """Clips by split, at least train and valid."""
     left_out: tuple[Skipped, ...] = ()
     """Listed files that can't be used."""
 
@@ -94,7 +94,7 @@ def read_dataset(train: Path, config: FinetuneConfig) -> Dataset:
     for split, file in (("valid", config.valid), ("test", config.test)):
         if file is not None:
             if any(clip.split == split for clip in clips):
-                raise LabelsError(f"{train} has {split} clips, and so does {file}: give one")
+                raise LabelsError(f"{train} has {split} clips, and so does {file}: use only one")
             clips += [clip._replace(split=split) for clip in _read(file, config, {})]
     clips, missing = _with_files(clips)
     if missing and not config.skip_broken:
@@ -118,9 +118,9 @@ def check(dataset: Dataset, source: Path) -> Dataset:
     """
     classes, splits = dataset.labels.classes, dataset.splits
     if not splits["train"]:
-        raise LabelsError(f"{source} has no training clip: see its columns split and fold")
+        raise LabelsError(f"{source} has no training clips: check its columns split and fold")
     if len(classes) < (1 if dataset.labels.multilabel else 2):
-        raise LabelsError(f"{source} has {plural(len(classes), 'class')} to train on: give two")
+        raise LabelsError(f"{source} has {plural(len(classes), 'class')} to train on: use two")
     for split, members in splits.items():
         if not members:
             raise LabelsError(
@@ -128,7 +128,7 @@ def check(dataset: Dataset, source: Path) -> Dataset:
             )
         if unseen := sorted(set(_classes(members)) - set(classes)):
             raise LabelsError(
-                f"{plural(len(unseen), 'class')} of the {split} clips have no training clip: "
+                f"{plural(len(unseen), 'class')} of the {split} clips have no training clips: "
                 f"{shown(unseen)}: add some, or leave those clips out"
             )
     seen: dict[tuple[object, ...], str] = {}
@@ -167,7 +167,7 @@ def _read(file: Path, config: FinetuneConfig, folds: Mapping[str, str]) -> list[
 
 
 def _with_files(clips: Sequence[SplitClip]) -> tuple[list[SplitClip], tuple[Skipped, ...]]:
-    """Split into clips whose files exist, and missing files."""
+    """Separate clips whose files exist from missing files."""
     sources = {str(clip.source) for clip, _ in clips}
     is_there = {path: Path(path).is_file() for path in sources}
     missing = [Skipped(path, "no such file") for path in sorted(sources) if not is_there[path]]
@@ -201,7 +201,7 @@ def report_broken(broken: Sequence[Skipped], skip: bool) -> None:
     found = "\n  ".join([f"{plural(len(broken), 'file')} can't be used:", *lines])
     if not skip:
         raise LabelsError(f"{found}\nfix them, or leave them out with --skip-broken")
-    log.warning("%s\nthey are left out", found)
+    log.warning("%s\nthese files are left out", found)
 
 
 def _draw_valid(clips: Sequence[SplitClip], config: FinetuneConfig) -> list[SplitClip]:

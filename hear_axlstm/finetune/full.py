@@ -80,7 +80,7 @@ def train_encoder(
 class ClipBatches:
     """Batches of decoded clips and their targets, each a function of seed and step.
 
-    Batches walk through one random order of the clips per epoch, also across the end of an epoch.
+    Batches follow one random order of the clips per epoch, even across the end of an epoch.
 
     Args:
         dataset: its training clips are used.
@@ -102,7 +102,7 @@ class ClipBatches:
     def batches(self, first: int, end: int) -> Iterator[Batch]:
         """Batches of the steps `first` <= step < `end`, prepared one step ahead.
 
-        Seeds PyTorch's generators for each step: its dropout does not depend on earlier steps.
+        Seeds PyTorch's generators for each step, so that dropout does not depend on earlier steps.
         """
         for step, batch in enumerate(prefetch(self.batch, first, end), start=first):
             torch.manual_seed(self.seed * 1_000_003 + step)

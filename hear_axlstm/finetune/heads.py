@@ -31,7 +31,7 @@ class Best:
     score: float = -math.inf
     loss: float = math.inf
     waited: int = 0
-    """Epochs since."""
+    """Epochs since then."""
 
     def take(self, found: dict[str, float]) -> bool:
         """Record the scores of an epoch; returns whether they are the best so far.

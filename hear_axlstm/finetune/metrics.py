@@ -43,7 +43,7 @@ def loss(labels: Labels, logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def scores(labels: Labels, logits: Tensor, targets: Tensor) -> dict[str, float]:
-    """Loss, mAP and AUC, and for one class per clip also accuracy and balanced accuracy.
+    """Loss, mAP and AUC and, for one class per clip, also accuracy and balanced accuracy.
 
     mAP and AUC are means over the classes with both positive and negative clips, or NaN if there
     are none.
@@ -64,7 +64,7 @@ def scores(labels: Labels, logits: Tensor, targets: Tensor) -> dict[str, float]:
     if not labels.multilabel:
         guess = logits.argmax(1).numpy()
         found["accuracy"] = float(accuracy_score(targets, guess))
-        # scikit-learn warns of predicted classes without clips, which are rightly ignored
+        # scikit-learn warns about predicted classes without clips, which are rightly ignored
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             found["balanced_accuracy"] = float(balanced_accuracy_score(targets, guess))
@@ -78,7 +78,7 @@ def scores(labels: Labels, logits: Tensor, targets: Tensor) -> dict[str, float]:
 
 
 def draw_confusion(labels: Labels, logits: Tensor, targets: Tensor, title: str, path: Path) -> None:
-    """Draw the confusion matrix: colors are shares of a row, numbers are clips.
+    """Draw the confusion matrix: colors are shares of a row, numbers are clip counts.
 
     Args:
         labels: classes of the classifier.

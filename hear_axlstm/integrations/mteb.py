@@ -1,4 +1,4 @@
-"""MAEB, the audio benchmark of mteb (arXiv 2602.16008): an encoder, and what mteb asks about it.
+"""MAEB, the audio benchmark of mteb (arXiv 2602.16008): an encoder and its metadata.
 
 model = load_encoder("axlstm_tiny")
 mteb.evaluate(model, tasks=mteb.get_benchmark("MAEB(v1, audio-only)"))
@@ -38,7 +38,7 @@ class AxLSTMEncoder(AbsEncoder):
     Clips of different lengths share a batch: padding never changes an embedding.
 
     Args:
-        model_name: name, file, folder or hub address, as `hear_axlstm.load_model` takes it.
+        model_name: name, file, folder or hub address, as for `hear_axlstm.load_model`.
         revision: ignored; `model_meta` has the package's version.
         device: torch device, by default the CPU.
     """
@@ -55,7 +55,7 @@ class AxLSTMEncoder(AbsEncoder):
         Args:
             inputs: mteb's loader; each batch has ``audio``, a list of dictionaries with ``array``
                 and ``sampling_rate``.
-            options: mteb's; ``show_progress_bar`` counts here.
+            options: mteb's; only ``show_progress_bar`` is used.
 
         Returns:
             float32 ``[clips, width]``.
@@ -69,7 +69,7 @@ class AxLSTMEncoder(AbsEncoder):
 
 
 def load_encoder(model: str = "", device: str | None = None) -> AxLSTMEncoder:
-    """An encoder for ``mteb.evaluate``, by any name that `hear_axlstm.load_model` takes."""
+    """An encoder for ``mteb.evaluate``, by any name that `hear_axlstm.load_model` accepts."""
     return AxLSTMEncoder(model, device=device)
 
 
@@ -83,7 +83,7 @@ def model_meta(name: str, config: ModelConfig) -> ModelMeta:
     """Metadata that mteb records about a model.
 
     Args:
-        name: as `hear_axlstm.load_model` takes it.
+        name: as for `hear_axlstm.load_model`.
         config: settings of the model.
     """
     name = name or manifest()["default"]

@@ -22,9 +22,9 @@ class AudioEmbedding(TransformerMixin, BaseEstimator):
     """Scene embeddings of audio files or arrays; fitting only loads the model.
 
     Args:
-        model: name, file, folder or hub address, as `hear_axlstm.load_model` takes it; "" is the
+        model: name, file, folder or hub address, as for `hear_axlstm.load_model`; "" selects the
             default weights.
-        precision: "float32", "bfloat16" or "auto", as `hear_axlstm.load_model` takes it.
+        precision: "float32", "bfloat16" or "auto", as for `hear_axlstm.load_model`.
         device: torch device of the model.
 
     Attributes:

@@ -46,7 +46,7 @@ class AxLSTMConfig(PretrainedConfig):
 
     @property
     def encoder_config(self) -> ModelConfig:
-        """The settings as this package has them."""
+        """The settings as a `ModelConfig`."""
         return ModelConfig.from_dict(self.model)
 
 
@@ -62,7 +62,7 @@ class AxLSTMFeatureExtractor(SequenceFeatureExtractor):
     def __call__(
         self, raw_speech: Any, sampling_rate: int | None = None, return_tensors: str = "pt"
     ) -> BatchFeature:
-        """Waveforms as a padded batch.
+        """Pad waveforms to a batch.
 
         Args:
             raw_speech: one waveform ``[samples]`` in -1..1, or a list of them.
@@ -101,7 +101,7 @@ class AxLSTMModel(PreTrainedModel):
         self.post_init()
 
     def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """Parameters by the names that transformers loads them by, those of the modules."""
+        """Parameters by the module names, by which transformers loads them."""
         return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -116,7 +116,7 @@ class AxLSTMModel(PreTrainedModel):
 
     @classmethod
     def from_hear_axlstm(cls, name: str = "", **options: Any) -> AxLSTMModel:
-        """A model with the weights of a name, file, folder or hub address of `load_model`."""
+        """A model with weights from a name, file, folder or hub address, as for `load_model`."""
         embedder = load_model(name, **options)
         model = cls(AxLSTMConfig(embedder.config.to_dict()))
         model.embedder.load_state_dict(embedder.state_dict())

@@ -13,10 +13,10 @@ from hear_axlstm import get_timestamp_embeddings, load_model
 
 
 class AxLSTMEncoder(nn.Module):
-    """Timestamp embeddings under the attributes that X-ARES asks for.
+    """Timestamp embeddings with the attributes that X-ARES expects.
 
     Args:
-        model: name, file, folder or hub address, as `hear_axlstm.load_model` takes it.
+        model: name, file, folder or hub address, as for `hear_axlstm.load_model`.
 
     Attributes:
         sampling_rate: in Hz.

@@ -1,4 +1,4 @@
-"""Layers of the blocks. Parameters are float32, whatever torch's default is.
+"""Layers of the blocks; parameters are float32, whatever torch's default is.
 
 Shapes: B windows, S tokens, E channels, H heads, K = E / H head size.
 """

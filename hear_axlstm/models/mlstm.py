@@ -62,8 +62,8 @@ def log_gates(
 ) -> tuple[Tensor, Tensor]:
     """Compute the logarithms of the input and forget gates from their pre-activations.
 
-    All backends use this function. The forget gate is a sigmoid; the
-    input gate an exponential (equation 7) or, in the paper's ablation (Table 5), a sigmoid.
+    All backends use this function. The forget gate is a sigmoid; the input gate is an exponential
+    (equation 7) or, in the paper's ablation (Table 5), a sigmoid.
     """
     log_i = input_BSH if input_gate == "exponential" else nnf.logsigmoid(input_BSH)
     return log_i, nnf.logsigmoid(forget_BSH)
@@ -205,7 +205,7 @@ def _exact(like: Tensor) -> torch.dtype:
 
 
 def least_normalizer(m: Tensor) -> Tensor:
-    """exp(-m), the least normalizer, kept finite in float32 so that its gradient is not NaN."""
+    """exp(-m), the normalizer's lower bound, finite in float32 so that its gradient is not NaN."""
     return torch.exp((-m).clamp(max=LARGEST_EXPONENT)).float()
 
 

@@ -1,8 +1,7 @@
 """Patches of a spectrogram, their positions, and random masks (paper section 2.2).
 
 Shapes: B windows, T mel frames, F mel bins, N patches (time-major: the patches of one time step
-are neighbors), p values of a patch (frames first), D model width. In a mask,
-True hides a patch.
+are adjacent), p values of a patch (frames first), D model width. In a mask, True hides a patch.
 """
 
 from __future__ import annotations

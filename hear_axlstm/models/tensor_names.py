@@ -1,6 +1,6 @@
 """Stable names of tensors in weight files and training checkpoints.
 
-A block's `state_dict` has the file's names, and `load_state_dict` takes them.
+A block's `state_dict` has the names in files, and `load_state_dict` accepts them.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 SWITCH = "HEAR_AXLSTM_BACKEND"
 BACKENDS = ("auto", "torch", "cpu", "triton")
-WIDE = 1 << 20  # numbers in a weight from which on MKL is faster than `gemm` (5 to 20 %)
+WIDE = 1 << 20  # weights with at least this many values are faster with MKL than `gemm` (5 to 20 %)
 TOLERANCE = 1e-3  # of the self-check, relative to the largest value
 
 _chosen: dict[str, str] = {}  # by kind of device
@@ -59,7 +59,7 @@ def has_mixer(x_BSD: Tensor, head_size: int) -> bool:
 
 
 def is_compiled(x: Tensor) -> bool:
-    """Whether the backend for tensors like this one is the compiled one."""
+    """Whether the backend for tensors like this one is the compiled library."""
     return x.device.type == "cpu" and cpu.is_usable(x) and backend("cpu") == "cpu"
 
 

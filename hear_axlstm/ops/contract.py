@@ -16,7 +16,7 @@ from torch import Tensor
 
 EPS = 1e-6  # added to the cell's normalizer
 NORM_EPS = 1e-5  # added to the variance in both norms of an mLSTM block
-LARGEST_EXPONENT = 80.0  # of the least normalizer: a larger one would overflow float32
+LARGEST_EXPONENT = 80.0  # in the normalizer's lower bound: a larger one would overflow float32
 CONV_WIDTH = 4  # tokens in the causal convolution's kernel
 MAP_WIDTH = 4  # channels in each block of a block-diagonal map
 PARALLEL_TOKENS = 7  # times K: up to this length the quadratic form is faster (measured)
@@ -26,78 +26,78 @@ class CellGates(NamedTuple):
     """The gates of a window, in the form used by the cell."""
 
     a: Tensor
-    """log i - F with F the running sum of log f; float64 if supported, ``[B, S, H]``."""
+    """log i - F, where F is the running sum of log f; float64 if supported, ``[B, S, H]``."""
     running_max: Tensor
     """M, the running maximum of `a` over the tokens; shaped and typed like `a`."""
     floor: Tensor
-    """exp(-m) with m = F + M, the least normalizer; float32 ``[B, S, H]``."""
+    """exp(-m) with m = F + M, the normalizer's lower bound; float32 ``[B, S, H]``."""
 
 
 GateFunction: TypeAlias = Callable[[Tensor], CellGates]
-"""Pre-activations ``[B, S, 2 H]``, input gates first, to `CellGates`; differentiable."""
+"""Maps pre-activations ``[B, S, 2 H]``, input gates first, to `CellGates`; differentiable."""
 
 LogGateFunction: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Pre-activations ``[B, S, 2 H]`` to the logarithms of the input and forget gates ``[B, S, H]``."""
+"""Maps pre-activations ``[B, S, 2 H]`` to the logarithms of both gates ``[B, S, H]``."""
 
 
 class BlockTensors(NamedTuple):
     """The parameters of an mLSTM block that are fused: all except the first norm's."""
 
     proj_up: Tensor
-    """``[2 E, D]``, rows of x, then of z."""
+    """Up-projection ``[2 E, D]``, rows of x, then of z."""
     conv: Tensor
-    """``[4, E]``."""
+    """Kernel of the convolution, ``[4, E]``."""
     conv_bias: Tensor
-    """``[E]``."""
+    """Its bias, ``[E]``."""
     q_proj: Tensor
-    """``[E / 4, out 4, in 4]``, like the next two."""
+    """Block-diagonal map ``[E / 4, out 4, in 4]``, like the next two."""
     k_proj: Tensor
     v_proj: Tensor
     igate: Tensor
-    """``[H, 3 E]``, applied to [q, k, v]."""
+    """Input gate ``[H, 3 E]``, applied to [q, k, v]; the forget gate is alike."""
     igate_bias: Tensor
-    """``[H]``."""
+    """Its bias, ``[H]``."""
     fgate: Tensor
     fgate_bias: Tensor
     head_norm: Tensor
-    """``[E]``, an offset from 1."""
+    """Scale of the norm per head, ``[E]``, an offset from 1."""
     skip: Tensor
-    """``[E]``."""
+    """Scale of the skip connection, ``[E]``."""
     proj_down: Tensor
-    """``[D, E]``."""
+    """Down-projection, ``[D, E]``."""
 
 
 class MixerWeights(NamedTuple):
     """Fused weights of the operations between the two projections, in the order of numbers.h."""
 
     conv: Tensor
-    """``[4, E]``, channels interleaved: ``[place 4, H, J]``."""
+    """Kernel ``[4, E]``, channels interleaved: ``[place 4, H, J]``."""
     conv_bias: Tensor
-    """``[E]``, interleaved."""
+    """Bias ``[E]``, interleaved."""
     key: Tensor
     """Wq^T Wk, ``[in 4, out 4, H J]``."""
     value: Tensor
     """Wv, ``[in 4, out 4, H J]``."""
     gates_c: Tensor
-    """``[2 H, E]``, input gates first, channels interleaved; applied to c."""
+    """Gates ``[2 H, E]``, input gates first, channels interleaved; applied to c."""
     gates_x: Tensor
-    """``[2 H, E]``; applied to x."""
+    """Gates ``[2 H, E]``, likewise; applied to x."""
     gate_bias: Tensor
-    """``[2 H]``."""
+    """Bias of the gates, ``[2 H]``."""
     head_norm: Tensor
     """Scale, ``[H, K]``, channels of a head interleaved: ``[place 4, J]``."""
     skip: Tensor
-    """``[H, K]``, interleaved as `head_norm`."""
+    """Scale ``[H, K]``, interleaved like `head_norm`."""
 
 
 class FusedWeights(NamedTuple):
     """Fused weights of an mLSTM block, except those of its first norm."""
 
     up: Tensor
-    """``[2 E, D]``: x interleaved, then z by head, interleaved."""
+    """Up-projection ``[2 E, D]``: x interleaved, then z by head, interleaved."""
     mixer: MixerWeights
     down: Tensor
-    """``[D, E]``, channels by head, interleaved."""
+    """Down-projection ``[D, E]``, channels by head, interleaved."""
 
 
 def is_short(tokens: int, head_size: int) -> bool:

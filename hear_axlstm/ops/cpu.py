@@ -58,7 +58,7 @@ class Workspace:
 
 
 class PackedLinear:
-    """Linear layer without bias whose weight is packed for `gemm` if that is faster.
+    """Linear layer without bias whose weight is packed for `gemm` where that is faster.
 
     Args:
         weight: ``[S, K]``, float32 or bfloat16; a copy is kept.
@@ -102,9 +102,9 @@ class CellInput(NamedTuple):
     a: Tensor
     """log i - F, float64 ``[N, S]``."""
     running_max: Tensor
-    """M, float64 ``[N, S]``."""
+    """Running maximum of `a`, M, float64 ``[N, S]``."""
     floor: Tensor
-    """The least normalizer, sqrt(K) exp(-m), float32 ``[N, S]``."""
+    """Lower bound of the normalizer, sqrt(K) exp(-m), float32 ``[N, S]``."""
 
 
 class Call(NamedTuple):
@@ -118,7 +118,7 @@ class Call(NamedTuple):
 
     @property
     def head_size(self) -> int:
-        """K."""
+        """Head size, K."""
         return self.sizes[3] * MAP_WIDTH
 
 

@@ -129,9 +129,9 @@ def _address(tensor: Any, dtype: torch.dtype, name: str) -> int:
         )
     try:
         return tensor.data_ptr()
-    except RuntimeError as error:  # of torch.func, as in a gradient or vmap
+    except RuntimeError as error:  # raised for tensors of torch.func, as in a gradient or vmap
         raise TypeError(
-            f"{name}: a tensor without memory of its own, as torch.func passes them: use the "
+            f"{name}: a tensor without its own memory, as passed by torch.func: use the "
             "model unfused (model.unfuse())"
         ) from error
 
@@ -141,7 +141,7 @@ def _function(name: str, suffix: str) -> Callable[..., None]:
     symbol = f"{name}_{suffix}"
     try:
         function = getattr(_library(), symbol)
-    except AttributeError:  # as clang 14 calls what it compiles for several processors
+    except AttributeError:  # clang 14's name for a function compiled for several processors
         function = getattr(_library(), f"{symbol}.ifunc")
     function.restype = None
     function.argtypes = [

@@ -1,7 +1,7 @@
 """Matrix products with the fastest available library.
 
-On x86 processors torch multiplies float32 matrices with MKL, which does not use AVX-512 on AMD's;
-oneDNN, also part of torch, does. On Intel's processors, and without AVX-512, MKL is at least as
+On x86, torch multiplies float32 matrices with MKL, which does not use AVX-512 on AMD processors;
+oneDNN, also part of torch, does. On Intel processors, and without AVX-512, MKL is at least as
 fast. `python -m benchmarks` prints both rates. Everything else is left to torch.
 
 Shapes: N matrices in a stack, R rows, K columns of the left and rows of the right factor.

@@ -1,7 +1,7 @@
-"""Which of two ways to multiply matrices is faster on this processor.
+"""Measures which of two ways to multiply matrices is faster on this processor.
 
-Instruction sets alone do not decide it: AVX-512 BF16 is twice as fast as float32 on AMD's
-processors, and slower than float32 on Intel's that lack AMX.
+The instruction set alone does not decide: AVX-512 BF16 is twice as fast as float32 on AMD
+processors, but slower than float32 on Intel processors without AMX.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 SIZE = 512  # of the matrices
 ROUNDS = 5
-GAIN = 1.25  # required of the other way, so that noise does not decide between similar ones
+GAIN = 1.25  # required speedup, so that noise does not decide between similar ones
 
 Work = Callable[[], object]
 
@@ -26,7 +26,7 @@ def square(dtype: torch.dtype) -> Tensor:
 
 @torch.no_grad()
 def is_faster(other: Work, usual: Work) -> bool:
-    """Whether `other` takes clearly less time than `usual`; both run in turns, without autocast."""
+    """Whether `other` takes clearly less time than `usual`; both run in turn, without autocast."""
     fastest = {other: float("inf"), usual: float("inf")}
     with torch.autocast("cpu", enabled=False):
         for _ in range(ROUNDS):

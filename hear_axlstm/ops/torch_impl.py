@@ -21,7 +21,7 @@ from hear_axlstm.ops.contract import CONV_WIDTH, EPS, MAP_WIDTH, NORM_EPS, Mixer
 from hear_axlstm.ops.onednn import is_traced, linear, matmul
 
 ROWS = 128  # query rows per block; keys after a block's last row are skipped
-MODERATE = 64.0  # exp(MODERATE) and its products are far from the limits of float32
+MODERATE = 64.0  # exp(MODERATE) and products of it are far from the limits of float32
 WINDOWS = {"cpu": 8, "cuda": 64}  # processed at once; bounds the memory of S x S matrices
 
 
@@ -153,7 +153,7 @@ class _Weights:
         if self.dtype != torch.float32:  # its own rounding is coarser than float32's here
             a_BHS, max_BHR = a_BHS.float(), max_BHR.float()
         exponents = (a_BHS[:, :, None, :] - max_BHR[..., None]).flatten(0, 1)
-        return exponents.to(self.dtype).exp_()  # may be infinite for later tokens, masked next
+        return exponents.to(self.dtype).exp_()  # may be infinite for later tokens: masked next
 
 
 def _are_moderate(spans: Tensor) -> bool:
@@ -187,7 +187,7 @@ def row_blocks(tokens: int) -> list[tuple[slice, slice]]:
 def convolve(x_BSE: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Depthwise causal convolution over tokens, without SiLU or gradients; returns a new tensor.
 
-    ``weight[-1]`` applies to the token itself, ``weight[0]`` to the one three before.
+    ``weight[-1]`` applies to the token itself, ``weight[0]`` to the token three before it.
     """
     out = torch.addcmul(bias, x_BSE, weight[-1])
     for delay in range(1, min(CONV_WIDTH, x_BSE.shape[1])):

@@ -46,7 +46,7 @@ def mlstm_sum(
         q: queries ``[B, S, H, K]``.
         k: keys ``[B, S, H, K]``, not yet divided by sqrt(K).
         v: values ``[B, S, H, K]``; all three in one dtype: float32, bfloat16 or float16. Any
-            strides; only a last dimension that is not contiguous is copied.
+            strides; tensors are copied only if the last dimension is not contiguous.
         a: log i - F, float64 ``[B, S, H]``, see `hear_axlstm.ops.contract.CellGates`.
         running_max: M, float64 ``[B, S, H]``.
         floor: exp(-m), float32 ``[B, S, H]``.
@@ -55,8 +55,8 @@ def mlstm_sum(
         h ``[B, S, H, K]`` in the dtype of v.
 
     Raises:
-        ImportError: Triton is not installed.
-        ValueError: the device, a dtype or a shape doesn't fit.
+        ImportError: if Triton is not installed.
+        ValueError: if the device, a dtype or a shape doesn't fit.
     """
     if not HAS_TRITON:
         raise ImportError(

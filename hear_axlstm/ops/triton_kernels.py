@@ -213,8 +213,8 @@ def gradient(
 ):  # fmt: skip
     """Compute `out`, the gradient of q, k or v, and `gate_out`, that of M (with q) or a (with k).
 
-    WRT names the tensor, `wrt` holds it. Rows i are times t for q and times s for k and v; the sum
-    over j runs over the other time.
+    WRT names the tensor; `wrt` contains it. Rows i are times t for q and times s for k and v; the
+    sum over j runs over the other time.
     """
     b, head, bh, block = _place(S, H, ROWS)
     first = block * ROWS

@@ -162,5 +162,5 @@ def _precision(dtype: torch.dtype) -> str:
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Make a device current, since Triton launches on the current GPU."""
+    """Make a device the current one, since Triton launches on the current GPU."""
     return torch.cuda.device(device if device.type == "cuda" else -1)

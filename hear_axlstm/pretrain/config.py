@@ -161,16 +161,16 @@ class PretrainConfig(RunConfig, TrainConfig):
     """
 
     micro_batch: Annotated[int | None, option("N")] = None
-    """Clips to process at once on each device (default: what fits); gradients add up to
-    the batch."""
+    """Clips to process at once on each device (default: as many as fit); gradients are accumulated
+    over the batch."""
     checkpoint_blocks: bool = False
     """Recompute the activations of blocks in the backward pass: less memory, more time."""
     compile: bool = False
     """Compile the model with torch.compile; meant for GPUs."""
     milestone_epochs: Annotated[float | None, tyro.conf.arg(metavar="FLOAT|None")] = 10.0
-    """Epochs between two checkpoints that are kept permanently."""
+    """Epochs between checkpoints that are kept permanently."""
     eval_every: int = 5
-    """Epochs between two pictures of reconstructions, and two scores of the labeled clips."""
+    """Epochs between pictures of reconstructions, and between scores of the labeled clips."""
     probe: Annotated[str | None, option("LABELED")] = None
     """Labeled clips for scoring the embeddings by nearest neighbors: a CSV with the columns path
     and label, or a folder with one subfolder per class."""
@@ -189,7 +189,7 @@ class PretrainConfig(RunConfig, TrainConfig):
         """Rebuild a config from the data of `to_dict`.
 
         Raises:
-            ValueError: for settings that this version does not have.
+            ValueError: for settings that this version does not know.
         """
         check_keys(cls, settings)
         model, betas = ModelConfig.from_dict(settings["model"]), tuple(settings["betas"])
@@ -216,7 +216,7 @@ class PretrainConfig(RunConfig, TrainConfig):
             better = suited_batch(clips)
             if steps < FEW_STEPS and better < self.batch_size:
                 log.warning(
-                    "batch_size=%d makes %d steps in %g epochs of %d clips, too few to learn much: "
+                    "batch_size=%d makes %d steps in %g epochs of %d clips, too few to learn much; "
                     "--batch-size %d makes %d",
                     *(self.batch_size, steps, self.epochs, clips),
                     *(better, replace(self, batch_size=better).steps(clips)),

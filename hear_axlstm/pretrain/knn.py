@@ -81,7 +81,7 @@ def read_labeled(source: str | Path) -> LabeledClips:
         raise ProbeError(f"probe={source} does not exist: give a CSV, or a folder of classes")
     classes = len({clip.labels[0] for clip in clips.clips})
     if classes < 2:
-        raise ProbeError(f"probe={source} has {plural(classes, 'class')}: give two or more")
+        raise ProbeError(f"probe={source} has {plural(classes, 'class')}: two or more are needed")
     if clips.test is not None and (all(clips.test) or not any(clips.test)):
         raise ProbeError(f"probe={source} needs clips of both splits, train and test")
     missing = [clip.source for clip in clips.clips if not Path(str(clip.source)).is_file()]

@@ -54,7 +54,7 @@ def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "au
         ValueError: if data, settings or an earlier run in `run` don't fit together.
         BlockingIOError: if another training is running there.
         Interrupted: after SIGINT, SIGTERM or SIGUSR1, with everything saved.
-        DivergedError: if too many steps in a row had no finite loss.
+        DivergedError: if the loss was not finite for too many steps in a row.
         CheckpointError: if a checkpoint can't be written, or none can be read.
         OtherRankError: if another process of this run failed.
     """
@@ -234,6 +234,6 @@ def _validate(config: PretrainConfig, corpus: Corpus, run: Path, context: DistCo
             f"{config.model.mel}: pack the audio again with the model's settings"
         )
     if context.broadcast(corpus.fingerprint) != corpus.fingerprint:
-        raise ValueError(f"{corpus.folder} differs from rank 0's: give all machines the same pack")
+        raise ValueError(f"{corpus.folder} differs from rank 0's: use the same pack everywhere")
     if config.init is not None and not list_checkpoints(run / CHECKPOINTS):
         checkpoints.locate(config.init)

@@ -64,7 +64,7 @@ class PretrainMonitor:
         self.draws = find_spec("matplotlib") is not None
         if not self.draws:
             log.warning(
-                "no pictures: matplotlib is missing, run pip install '.[train]' in the clone"
+                "no pictures: matplotlib is missing; run pip install '.[train]' in the clone"
             )
         if config.probe is not None:
             self.labeled = read_labeled(config.probe)

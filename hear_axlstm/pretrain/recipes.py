@@ -1,4 +1,4 @@
-"""Named runs: the paper's main runs, every row of its ablation tables, and one of our own.
+"""Named runs: the paper's main runs, every row of its ablation tables, and one of ours.
 
 The paper's runs share one schedule: 100 epochs of AudioSet, batch 1024, peak learning rate 6e-4
 (section 3.2).
@@ -52,7 +52,7 @@ OPEN_RECIPE = PretrainConfig(
     ema=0.999,
     balance=0.5,
 )
-"""For tens of hours of audio in a few folders; the model is free. Not from the paper."""
+"""For tens of hours of audio in a few folders; any model; not from the paper."""
 
 
 @dataclass(frozen=True)

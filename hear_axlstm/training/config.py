@@ -28,11 +28,11 @@ class RunConfig:
     threads: Annotated[int | None, option("N")] = None
     """CPU threads (default: PyTorch's choice; several processes share the cores)."""
     log_every: int = 10
-    """Steps between two lines of the log."""
+    """Steps between lines of the log."""
     checkpoint_every: int = 500
-    """Steps between two checkpoints."""
+    """Steps between checkpoints."""
     checkpoint_minutes: float = 10.0
-    """Longest time between two checkpoints."""
+    """Longest time between checkpoints."""
     keep_checkpoints: int = 2
     """Number of recent checkpoints to keep."""
     stop_after_bad_steps: int = 10

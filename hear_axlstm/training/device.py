@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-CPU_CHANNELS = 4608  # inner width times clips; more exceed the cache, fewer cost more calls
+CPU_CHANNELS = 4608  # inner width times clips; more exceeds the cache, less costs more calls
 
 # glibc's mallopt: keep up to 2 GB of freed memory, take blocks of up to 1 GB from it, and let all
 # threads share it
@@ -27,7 +27,7 @@ PEAK_BFLOAT16 = (
     ("4090", 165e12),
     ("3090", 71e12),
 )
-"""Peak FLOP/s of dense bfloat16 products from the data sheets; the first matching name counts."""
+"""Peak FLOP/s of dense bfloat16 products from the data sheets; the first matching name applies."""
 
 
 def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.device:

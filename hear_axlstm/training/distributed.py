@@ -2,8 +2,8 @@
 
 Every rank processes its rows of the same global batch. Gradients are summed once a step, after the
 backward pass, in a fixed order, so that a resumed run repeats an uninterrupted one, and a rank that
-runs out of memory or meets a number that is not finite can still retry or agree with the others.
-(DistributedDataParallel overlaps the sum with the backward pass at the price of both.)
+runs out of memory or finds a non-finite value can still retry or agree with the others.
+(DistributedDataParallel overlaps the sum with the backward pass, at the cost of both.)
 """
 
 from __future__ import annotations
@@ -148,14 +148,14 @@ def init_distributed(
         # The group is not shut down before the process ends: that could wait for ranks that wait
         # for this one.
         if _others_failed(store):
-            raise OtherRankError("another process failed, see its message") from error
+            raise OtherRankError("another process failed; see its message") from error
         raise
     else:
         dist.destroy_process_group()
 
 
 def _meet() -> dist.Store:
-    """Open the rendezvous store, without entries of a failed attempt."""
+    """Open the rendezvous store, without entries from a failed attempt."""
     environ = os.environ
     several_machines = int(environ.get("GROUP_WORLD_SIZE", 1)) > 1
     restarts = int(environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0

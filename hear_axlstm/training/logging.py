@@ -23,8 +23,8 @@ class JsonLines:
 
     Args:
         path: the file, created if it does not exist.
-        step: step that the run starts from. Lines of later steps, lost in an interruption, are
-            dropped, since they will be written again.
+        step: step that the run starts from. Lines of later steps, left by an interrupted run,
+            are dropped, since they will be written again.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -45,13 +45,13 @@ class JsonLines:
 
 
 class Sink(Protocol):
-    """A destination for numbers and pictures in addition to log.jsonl."""
+    """A destination for scalars and images in addition to log.jsonl."""
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Write the numbers of one step."""
+        """Write the scalars of one step."""
 
     def show(self, step: int, picture: NDArray[np.uint8]) -> None:
-        """Show a picture, RGB [height, width, 3]."""
+        """Show an image, RGB [height, width, 3]."""
 
     def close(self) -> None:
         """Flush and close."""
@@ -93,13 +93,13 @@ class RunLog:
         return self.lines.read()
 
     def write(self, step: int, **values: Any) -> None:
-        """Append one line, and write its numbers to the sinks."""
+        """Append one line, and write its scalars to the sinks."""
         self.lines.write(step=step, **values)
         for sink in self.sinks:
             sink.write(step, values)
 
     def show(self, step: int, picture: NDArray[np.uint8]) -> None:
-        """Show a picture, RGB [height, width, 3], in the sinks; log.jsonl has only numbers."""
+        """Show an image, RGB [height, width, 3], in the sinks; log.jsonl has only scalars."""
         for sink in self.sinks:
             sink.show(step, picture)
 

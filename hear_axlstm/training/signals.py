@@ -52,5 +52,5 @@ class StopRequest:
 
 
 def is_under_torchrun() -> bool:
-    """Whether torchrun started this process, and restarts it if it fails."""
+    """Whether torchrun started this process and will restart it if it fails."""
     return "TORCHELASTIC_RUN_ID" in os.environ

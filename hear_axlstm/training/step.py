@@ -135,7 +135,7 @@ class TrainStep:
                 if not self.adapt or self.micro_batch == 1:
                     raise MemoryError(
                         f"a micro-batch of {self.micro_batch} does not fit in the memory of "
-                        f"{self.device}: lower micro_batch, the result stays the same"
+                        f"{self.device}: lower micro_batch; the result stays the same"
                     ) from error
             self._zero_grad()
             torch.cuda.empty_cache()

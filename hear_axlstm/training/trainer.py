@@ -80,7 +80,7 @@ class Trainer:
         context: the ranks of the run.
         stop: requests to stop.
         start: checkpoint to resume from, or None.
-        milestone_epochs: epochs between two checkpoints that are kept permanently.
+        milestone_epochs: epochs between checkpoints that are kept permanently.
         flops: FLOPs of a row, for the log.
     """
 
@@ -158,7 +158,7 @@ class Trainer:
             minutes = (time.monotonic() - saved_at) / 60
             late = self.context.is_first and minutes >= self.config.checkpoint_minutes
             if late:
-                saved_at = time.monotonic()  # asked for; with several ranks it comes a step later
+                saved_at = time.monotonic()  # requested; with several ranks, saved a step later
             stop, late = stop_sync.poll(bool(self.stop), late)
             milestone = done and self._is_milestone()
             if stop or late or milestone or self._is_due(self.config.checkpoint_every):
@@ -219,9 +219,9 @@ class Trainer:
             groups = [g for o in self.train_step.optimizers for g in o.param_groups]
             peaks = ", ".join(f"{peak:g}" for peak in dict.fromkeys(g["peak"] for g in groups))
             raise DivergedError(
-                f"{in_a_row:.0f} steps in a row, up to step {self.step}, had no finite loss; the "
-                f"checkpoints in {self.run / CHECKPOINTS} are from before. Lower the learning rate "
-                f"(now {peaks}), or set clip_norm, in a new run"
+                f"the loss was not finite in {in_a_row:.0f} steps in a row, up to step "
+                f"{self.step}; the checkpoints in {self.run / CHECKPOINTS} are older. Lower the "
+                f"learning rate (now {peaks}), or set clip_norm, in a new run"
             )
 
     def _save(self, milestone: bool) -> None:

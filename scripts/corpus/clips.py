@@ -44,7 +44,7 @@ class Sound:
 
     @property
     def seconds(self) -> float:
-        """Duration."""
+        """Duration in seconds."""
         return len(self.wave) / RATE
 
     @property
@@ -124,7 +124,7 @@ def cut(samples: int, most: int) -> list[tuple[int, int]]:
 
 
 def faded(wave: Wave) -> Wave:
-    """The wave with both ends faded, as a joined sound needs it."""
+    """The wave with both ends faded, for joining."""
     length = min(int(FADE * RATE), len(wave) // 4)
     ramp = np.linspace(0, 1, length, dtype=np.float32)
     result = wave.copy()

@@ -28,7 +28,7 @@ NEIGHBORS = (3, 10)  # frames and bins on each side that a peak exceeds
 PEAKS_PER_SECOND = 25
 NEXT_PEAKS = 12  # that each peak is paired with
 MOST_FRAMES, MOST_BINS = 40, 160  # between the peaks of a pair
-TOO_COMMON = 200  # clips' pairs with the same key, beyond which the key says nothing
+TOO_COMMON = 200  # clips' pairs with the same key, beyond which the key is uninformative
 OFFSETS = 1 << 17  # more than the frames of two files of twenty minutes
 TINY = 1e-9  # energy of silence
 
@@ -40,7 +40,7 @@ class Match:
     name: str
     agreeing: int
     pairs: int
-    """Pairs of the corpus clip."""
+    """Number of pairs of the corpus clip."""
 
 
 def peaks(wave: Wave) -> tuple[Ints, Ints]:

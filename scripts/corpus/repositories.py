@@ -14,7 +14,7 @@ from typing import Protocol
 
 AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 LARGEST_BLOB = 4 * 2**20
-"""Bytes; larger files of git repositories are left out: they are few, long, and much to keep."""
+"""Bytes; larger files of git repositories are left out: they are few, long and costly to keep."""
 DEBIAN = "debian/"
 SERVER = "https://github.com"
 

@@ -40,7 +40,7 @@ class FileRule:
 
     glob: str
     license: License | None
-    """None: the file is left out."""
+    """License of the files; None leaves them out."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Source:
     include: Sequence[str]
     """Globs of paths, in which * also crosses /; without any, only files with a rule are taken."""
     exclude: Sequence[str]
-    """Globs that win over `include`."""
+    """Globs that take precedence over `include`."""
     max_seconds: float
-    """Audio after which the rest of the files is left."""
+    """Amount of audio after which the remaining files are skipped."""
     pieces: int
-    """Most clips that one file gives."""
+    """Maximum number of clips from one file."""
     rules: Sequence[FileRule] = ()
-    """The first rule that fits a file holds for it."""
+    """The first rule that matches a file applies."""
 
     def license_of(self, path: str) -> License | None:
         """Terms of one file, or None if it is none of this source's files."""
@@ -75,7 +75,7 @@ class Source:
 
 
 def matches(path: str, globs: Iterable[str]) -> bool:
-    """Whether any of the globs fits the path; * also crosses /, and case is ignored."""
+    """Whether any of the globs matches the path; * also crosses /, and case is ignored."""
     return any(fnmatch.fnmatchcase(path.lower(), glob.lower()) for glob in globs)
 
 
@@ -90,7 +90,7 @@ def read_sources(
         kinds: which rows to keep.
 
     Raises:
-        ValueError: for a row that is incomplete, with its repository.
+        ValueError: for an incomplete row, naming its repository.
     """
     rules = _read_rules(files)
     with path.open(newline="", encoding="utf-8") as file:

@@ -64,7 +64,7 @@ def test_a_folder_that_can_not_be_read_is_named(
 def test_what_is_there_instead_of_audio_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     (tmp_path / "b.tar").touch()
-    with pytest.raises(SourceError, match=r"but 2 other files .*; pass tars by a pattern"):
+    with pytest.raises(SourceError, match=r"but 2 other files .*; pass tars as a pattern"):
         open_source(tmp_path)
 
 

@@ -144,7 +144,7 @@ def test_damaged_tars_lose_only_their_rest(tars: Path, tmp_path: Path) -> None:
     os.truncate(first, end)
     pattern = str(tars).replace("1}", "2}")  # a third one, which is not there
     report = pack(pattern, tmp_path / "pack", workers=1)
-    assert report.clips == 4 and report.skipped == {"breaks off": 2}
+    assert report.clips == 4 and report.skipped == {"cut off": 2}
     assert "part-2.tar" in reasons(tmp_path / "pack")
     with pytest.raises(SourceError, match="does not exist"):
         pack(tmp_path / "part-7.tar", tmp_path / "none", workers=1)
@@ -222,7 +222,7 @@ def test_many_files_make_larger_shards_not_more(
 
 def test_reasons_are_counted_by_kind() -> None:
     for reason, kind in (
-        ("too short: 160 samples, one window needs 400", "too short"),
+        ("too short: 160 samples, but one window needs 400", "too short"),
         ("not decodable (Format not recognised): copy it", "not decodable"),
         ("truncated, its header tells of more data: copy it again", "truncated"),
     ):

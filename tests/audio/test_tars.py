@@ -45,7 +45,7 @@ def test_wherever_it_is_cut_off_it_is_said(end: int, tmp_path: Path) -> None:
     path = write(tmp_path / "a.tar")  # a header and two blocks for each clip
     path.write_bytes(path.read_bytes()[: end * BLOCK])
     names, reasons = read(path)
-    assert reasons.startswith(f"breaks off after {plural(end // 3, 'clip')} (")
+    assert reasons.startswith(f"cut off after {plural(end // 3, 'clip')} (")
     assert len(names) == end // 3
 
 
@@ -55,7 +55,7 @@ def test_a_damaged_header_is_no_end(tmp_path: Path) -> None:
     content[6 * BLOCK + 3] ^= 1
     path.write_bytes(content)
     names, reasons = read(path)
-    assert len(names) == 2 and "breaks off after 2 clips (damaged header" in reasons
+    assert len(names) == 2 and "cut off after 2 clips (damaged header" in reasons
 
 
 def test_joined_tars_are_read_to_the_end(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_damaged_compression_is_said(tmp_path: Path) -> None:
     content[-6] ^= 1  # of the checksum
     path.write_bytes(content)
     names, reasons = read(path)
-    assert len(names) == 4 and "breaks off after 4 clips (CRC" in reasons
+    assert len(names) == 4 and "cut off after 4 clips (CRC" in reasons
 
 
 def test_a_file_that_expands_beyond_bounds_is_left_out(

@@ -248,7 +248,7 @@ def test_a_checkpoint_of_another_size_is_refused(drive: Drive, tmp_path: Path) -
     path = save_checkpoint(tmp_path / "wide.pth", wider, 1)
     drive.files = {f"{RUN}/checkpoint-1.pth": path.read_bytes()}
     with pytest.raises(
-        ValueError, match=r"1\.pth is not of axlstm_tiny: dim is 64 instead of 32;"
+        ValueError, match=r"1\.pth does not fit axlstm_tiny: dim is 64 instead of 32;"
     ) as caught:
         load_model(NAME)
     assert re.search(REMEDY, str(caught.value)) and not WEIGHTS.path.exists()
@@ -424,11 +424,11 @@ def test_a_checkpoint_of_an_unnamed_run_is_used_with_a_warning(
     for source in (path, path.parent, path.parents[1]):
         caplog.clear()
         fetch.get(WEIGHTS, str(source))
-        assert f"using {path}, although its path names no run {WEIGHTS.prefix}*" in caplog.text
+        assert f"using {path}, although its path does not name run {WEIGHTS.prefix}*" in caplog.text
     named = path.parents[1].rename(tmp_path / RUN)
     caplog.clear()
     fetch.get(WEIGHTS, str(named / "checkpoints"))
-    assert "names no run" not in caplog.text
+    assert "does not name" not in caplog.text
 
 
 def test_a_damaged_file_is_damaged_and_not_another(tmp_path: Path, content: bytes) -> None:

@@ -101,10 +101,10 @@ def test_what_can_not_be_written_leaves_nothing(
         path.write_bytes(b"half")
         raise SafetensorError("No space left on device")
 
-    with pytest.raises(OSError, match=r"can't write .*none/a\.safetensors .*: make room"):
+    with pytest.raises(OSError, match=r"can't write .*none/a\.safetensors .*: free some space"):
         checkpoints.save(tmp_path / "none" / "a.safetensors", model, {}, torch.float32)
     monkeypatch.setattr(format, "save_file", fill_the_disk)
-    with pytest.raises(OSError, match=r"can't write .*a\.safetensors \(No space left.*: make room"):
+    with pytest.raises(OSError, match=r"can't write .*a\.safetensors \(No space left.*: free some"):
         checkpoints.save(tmp_path / "a.safetensors", model, {}, torch.float32)
     assert not list(tmp_path.iterdir())
 

@@ -233,7 +233,7 @@ def test_a_pipe_that_ends_early_is_no_error() -> None:
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("file/a.npy", "not a directory: a file is in a folder's place, choose another name"),
+        ("file/a.npy", "not a directory: a parent folder is a file, choose another name"),
         ("x" * 300 + ".npy", "file name too long: choose a shorter name"),
         ("folder.npy", "folder.npy is a folder: choose another name, or delete it"),
     ],

@@ -94,7 +94,7 @@ def test_a_trace_leaves_the_model_as_it_was(options: dict, expected: Tensor) -> 
 @pytest.mark.skipif(backend("cpu") != "cpu", reason="the library is not compiled")
 def test_torch_func_gets_one_clear_error() -> None:
     model = load_model()
-    with pytest.raises(TypeError, match=r"as torch.func passes them: use the model unfused"):
+    with pytest.raises(TypeError, match=r"as passed by torch.func: use the model unfused"):
         torch.func.jvp(lambda x: get_scene_embeddings(x, model), (AUDIO,), (AUDIO,))
 
 

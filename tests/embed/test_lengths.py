@@ -140,7 +140,7 @@ TONE = np.zeros(800, np.float32)
 BAD = {
     "kind": ((TONE, None, "clip"), ValueError, "scene, timestamp"),
     "nothing": (([],), ValueError, "at least one"),
-    "no samples": (([TONE, TONE[:0]],), ValueError, "clip 1 holds no sample"),
+    "no samples": (([TONE, TONE[:0]],), ValueError, "clip 1 has no samples"),
     "channels": (([TONE[None]],), ValueError, "mono"),
     "rank 3": ((TONE[None, None],), ValueError, "mono"),
     "integers": (([TONE.astype("i2")],), TypeError, "32768"),

@@ -332,7 +332,7 @@ def test_rows_that_nothing_can_be_learned_from(
     found = message([{**rows[0], "label": "NaN"}, {**rows[1], "label": ""}, *rows[2:]])
     assert "2 unusable rows:\n  line 2: no 'label'" in found and "\n  line 3: no" in found
     odd = [{**row, "label": "odd"} if row == rows[5] else row for row in rows]
-    assert "of the test clips have no training clip: odd" in message(odd)
+    assert "of the test clips have no training clips: odd" in message(odd)
     assert "is both a" in message([*rows, {**rows[0], "fold": 1}])
     assert "pass --multilabel" in message([*rows, {**rows[0], "label": "low;high"}])
     assert "no valid span: it must start" in message(rows_of(tones, start=2, end=1))

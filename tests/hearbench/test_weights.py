@@ -75,7 +75,7 @@ def test_a_transfer_that_breaks_off_is_resumed_by_the_next_call(
     web.files[passt.file] = content = write.passt(tmp_path).read_bytes()
     web.drop_after = 1 << 16
     monkeypatch.setattr("time.sleep", lambda _: web.statuses.append(503))  # from then on
-    with pytest.raises(WeightsError, match=r"passt: .*(broke off|without progress).*--from PATH"):
+    with pytest.raises(WeightsError, match=r"passt: .*(interrupted|without progress).*--from PATH"):
         get(passt, folder)
     assert not (folder / passt.file).exists()
     web.drop_after, web.statuses = None, []

@@ -100,4 +100,4 @@ def test_our_scores_stand_below_the_printed_ones(tmp_path: Path) -> None:
     # half widths of 0.3 over ten seeds are standard errors of 0.1326
     assert lines[at + 1] == "|  | here | 84.7 ± 0.3 (+5.3) | 84.7 ± 0.3 | 84.7 ± 0.3 | - |"
     assert "| spectrum | here | 30.0 | 30.0 | 30.0 | - |" in lines
-    assert "No checkpoint of: HEAR-Naive, PaSST-Base" in "\n".join(lines)
+    assert "Rows without a checkpoint: HEAR-Naive, PaSST-Base" in "\n".join(lines)

@@ -19,7 +19,7 @@ COMMANDS = {
     "systems": "List the systems that come with hearbench, or describe one.",
     "weights": "List and download published checkpoints of other systems.",
     "run": "Evaluate systems on tasks with several seeds.",
-    "report": "Write the report of an evaluation again.",
+    "report": "Rewrite the report of an evaluation.",
     "score": "Print the aggregated scores s(m).",
 }
 """Names and one-line descriptions, in the order of use."""
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """The error for a name that is not known, with the nearest one or else all of them."""
+    """The error for an unknown name, suggesting the closest one or listing all."""
     names = list(known)
     close = difflib.get_close_matches(name.lower(), names, n=1)
     hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(names)}"

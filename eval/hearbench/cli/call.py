@@ -60,12 +60,12 @@ def call(
 
 
 def _is_stdout_open() -> bool:
-    """Whether standard output still has a reader, unlike a pipe to `head` that has ended.
+    """Whether standard output still has a reader, unlike a pipe to a `head` that has exited.
 
     Without one, later output is discarded, so that Python does not complain when it exits.
     """
     try:
-        print(flush=True)  # what is in the buffer may be lost already
+        print(flush=True)  # buffered output may already be lost
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False

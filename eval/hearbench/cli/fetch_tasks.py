@@ -36,10 +36,10 @@ def fetch_tasks(
 
     Args:
         folder: folder of task folders; archives and unfinished tasks are in its .fetch.
-        tasks: names of the tasks (see `hearbench tasks`), or their first parts; all if none.
+        tasks: names of the tasks (see `hearbench tasks`), or their first parts; by default all.
         rates: sample rates to provide, in Hz; the archives have 48000.
         url: source of the archives instead of Zenodo: URL/<archive>.
-        checksums: file of lines as `sha256sum` or `md5sum` writes them, instead of Zenodo's MD5.
+        checksums: file in the format of `sha256sum` or `md5sum`, instead of Zenodo's MD5 sums.
         keep_archives: keep the archives in .fetch.
         workers: number of clips resampled at the same time; by default one per CPU.
         dry_run: only report sizes and disk space.
@@ -61,13 +61,13 @@ def fetch_tasks(
     if dry_run or not archives:
         return 0
     if needed.disk > needed.free:
-        raise FetchError(f"the disk of {folder} is too small ({needed}): free some, or fetch fewer")
+        raise FetchError(f"not enough disk space in {folder} ({needed}): free some, or fetch fewer")
     (folder / WORK).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / WORK / "lock", timeout=0):
             failures = _fetch(archives, folder, rates, workers or joblib.cpu_count(), keep_archives)
     except Timeout as error:
-        raise FetchError(f"{folder} is being filled by another process: wait for it") from error
+        raise FetchError(f"another process is fetching tasks into {folder}: wait for it") from error
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         return INTERRUPTED
@@ -101,7 +101,7 @@ def _is_there(path: Path, rates: tuple[int, ...]) -> bool:
 def _fetch(
     archives: list[Archive], folder: Path, rates: tuple[int, ...], workers: int, keep: bool
 ) -> list[FetchError]:
-    """Fetch tasks one after the other; a failure does not stop the others."""
+    """Fetch tasks one after another; a failure does not stop the others."""
     failures = []
     for archive in archives:
         try:

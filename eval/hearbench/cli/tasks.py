@@ -24,7 +24,7 @@ Folder = Annotated[
 def tasks(folder: Folder = None) -> int:
     """List the ten tasks of the paper, and check those in a folder file by file.
 
-    A task "differs" if it is valid but has other numbers of clips or classes than published.
+    A task "differs" if it is valid but its numbers of clips or classes are not the published ones.
 
     Args:
         folder: folder of HEAR task folders; without it the ten tasks are only listed.

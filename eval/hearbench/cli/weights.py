@@ -30,8 +30,8 @@ def weights(
     Args:
         action: list, or get NAME...
         names: names of the weights to get.
-        source: what you downloaded with a browser, instead of a download: a file, a run's folder,
-            a zip, or a folder that contains them. It replaces what is in the destination.
+        source: files that you downloaded with a browser, to use instead: a file, a run's folder, a
+            zip, or a folder that contains them. It replaces what is in the destination.
         to: destination folder; by default HEARBENCH_CACHE or the platform's cache folder.
     """
     folder = to or default_folder()

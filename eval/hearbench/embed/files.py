@@ -83,7 +83,7 @@ class EmbeddingFiles:
         self.places: dict[tuple[str, str], tuple[int, int]] = {}
         """(split, clip) -> first row and number of rows, on disk."""
         self._pending: dict[tuple[str, str], tuple[int, int]] = {}
-        self._ends = dict.fromkeys(self.order, 0)  # rows of each split that are taken
+        self._ends = dict.fromkeys(self.order, 0)  # number of rows in use, by split
         self._open: dict[Path, BinaryIO] = {}
         self._read_journal()
         self._committed = time.monotonic()
@@ -236,13 +236,13 @@ class EmbeddingFiles:
 
 def _labels_at(events: Sequence[Any], times: Sequence[NDArray[np.float64]]) -> list[list[str]]:
     """The labels of the events at each time step, in heareval's order."""
-    from intervaltree import IntervalTree  # of the extra that event tasks need
+    from intervaltree import IntervalTree  # from the extra that event tasks need
 
     labels = []
     for of_clip, at in zip(events, times, strict=True):
         tree = IntervalTree()
-        for event in of_clip:  # one by one: the order of what is found depends on it
+        for event in of_clip:  # one by one, since the order of the results depends on it
             tree.addi(event["start"], event["end"] + END_INCLUDED, event["label"])
         found = [[event.data for event in tree.at(moment)] for moment in at]
-        labels += json.loads(json.dumps(found))  # strings of their own, as the pickle has them
+        labels += json.loads(json.dumps(found))  # separate strings, as in the pickle
     return labels

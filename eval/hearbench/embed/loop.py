@@ -124,7 +124,7 @@ def _compute(
         if len(batch) == 1:
             raise EmbeddingError(f"{batch[0].path} is too long to fit in memory") from error
         found = None
-    except Exception as error:  # any module may fail in any way of its own
+    except Exception as error:  # any module may fail in its own way
         more = f" and {len(batch) - 1} more of that length" if len(batch) > 1 else ""
         raise EmbeddingError(
             f"{model.name} fails on {batch[0].path}{more}: {type(error).__name__}: {error}"

@@ -18,7 +18,7 @@ from hearbench.systems.registry import System
 from hearbench.tasks.audio import Clip
 
 Rows = NDArray[Any]
-COVERED = 0.5  # share of a clip that its time steps reach over, at least
+COVERED = 0.5  # minimum share of a clip that its time steps cover
 
 
 class EmbeddingError(ValueError):
@@ -135,7 +135,7 @@ def _fault_of_times(times_T: Rows, milliseconds: float) -> str:
         return "do not ascend"
     step = gaps.max() if len(gaps) else 0.0  # padding may put a center outside by one step
     if times_T[0] < -step or times_T[-1] > milliseconds + step:
-        return "are outside of it"
+        return "are outside it"
     if len(gaps) and times_T[-1] - times_T[0] + 2 * step < COVERED * milliseconds:
         return "cover too little of it to be in milliseconds"
     return ""

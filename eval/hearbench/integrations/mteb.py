@@ -27,7 +27,7 @@ class HearEncoder(AbsEncoder):
     Only clips of equal length share a call: padding would change the embeddings of most systems.
 
     Args:
-        model_name: as `hearbench run --systems` takes it.
+        model_name: as for `hearbench run --systems`.
         revision: ignored.
         device: torch device, by default the CPU.
     """
@@ -47,7 +47,7 @@ class HearEncoder(AbsEncoder):
         Args:
             inputs: mteb's loader; each batch has ``audio``, a list of dictionaries with ``array``
                 and ``sampling_rate``.
-            options: mteb's; ``show_progress_bar`` counts here.
+            options: mteb's; only ``show_progress_bar`` is used.
 
         Returns:
             float32 ``[clips, width]``.

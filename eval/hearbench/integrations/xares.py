@@ -1,6 +1,7 @@
 """X-ARES (https://github.com/jimbozhang/xares), for any module behind the HEAR API.
 
-A file for ``python -m xares.run`` names the system; its class must end in Encoder, as X-ARES asks:
+A file for ``python -m xares.run`` names the system; X-ARES requires a class name that ends in
+Encoder:
 
     from hearbench.integrations.xares import HearSystem
 
@@ -15,17 +16,17 @@ from torch import Tensor, nn
 
 from hearbench.systems.registry import load_system, parse_system
 
-PROBE_SECONDS = 4  # of a clip that shows how far apart timestamps are
+PROBE_SECONDS = 4  # length of the clip that the timestamp spacing is measured on
 
 
 class HearSystem(nn.Module):
-    """Timestamp embeddings under the attributes that X-ARES asks for; `spec` is set by a subclass.
+    """Timestamp embeddings with the attributes that X-ARES expects; a subclass sets `spec`.
 
     Attributes:
-        spec: as `hearbench run --systems` takes it.
+        spec: as for `hearbench run --systems`.
         sampling_rate: in Hz.
         output_dim: width of an embedding.
-        hop_size_in_ms: time from one embedding to the next, as the system's own timestamps say.
+        hop_size_in_ms: time from one embedding to the next, from the system's own timestamps.
     """
 
     spec = ""

@@ -56,7 +56,7 @@ def check_installed(why: str) -> None:
 
 
 def predict(embeddings: Path, folder: Path, seed: int, grid: Grid) -> None:
-    """Train and test the probes of one seed in `folder`, from scratch, unless that is finished.
+    """Train and test the probes of one seed in `folder`, from scratch, unless already done.
 
     Args:
         embeddings: result of `hearbench.embed.embedded`.
@@ -85,7 +85,7 @@ def predict(embeddings: Path, folder: Path, seed: int, grid: Grid) -> None:
                 runner.runner.main(args, standalone_mode=False)
         finally:
             close_loggers(folder)
-    for checkpoints in folder.glob("lightning_logs/*/checkpoints"):  # up to 0.5 GB a seed
+    for checkpoints in folder.glob("lightning_logs/*/checkpoints"):  # up to 0.5 GB per seed
         shutil.rmtree(checkpoints)
 
 

@@ -15,7 +15,7 @@ from hearbench.tasks.official import OFFICIAL, OfficialTask
 
 PublishedTable = Literal["table2", "table3", "table4", "table5"]
 FOLDER = Path(__file__).parent
-IN_FULL = 0.99  # of the clips: some archives differ by a few from the number that is given
+IN_FULL = 0.99  # share of the clips; some archives differ by a few from the stated number
 SEEDS = 10  # behind every printed interval
 
 
@@ -27,7 +27,7 @@ class Row:
     group: str
     """Heading above it in Table 2, else empty."""
     parameters: float | None
-    """In millions."""
+    """Parameters in millions."""
     with_decoder: bool
     """Whether the parameters include a decoder."""
     recipe: str
@@ -42,7 +42,7 @@ class Row:
 def rows(table: PublishedTable) -> tuple[Row, ...]:
     """The rows of one of the paper's tables, in its order.
 
-    Tables 3 to 5 print no task scores; a row that is also in Table 2 has them from there.
+    Tables 3 to 5 print no task scores; a row that is also in Table 2 takes them from there.
     """
     twins = {} if table == "table2" else {row.model: row.scores for row in rows("table2")}
     return tuple(_row(cells, twins) for cells in _read(table))
@@ -54,10 +54,10 @@ def printed(table: PublishedTable) -> dict[str, Score]:
 
 
 def column(task: Task) -> OfficialTask | None:
-    """The paper's column that `task` is, or None for a part, a likeness or anything else.
+    """The paper's column for `task`, or None if it is not one of the complete official tasks.
 
-    It must be the official one in full: by its folder, by the name, mode and metric that its
-    description gives, and by its number of clips.
+    It must match by its folder, by the name, mode and metric in its description, and by its number
+    of clips.
     """
     official = OFFICIAL.get(task.path.name)
     if official is None or task.clips < IN_FULL * official.clips or task.metric != official.metric:

@@ -28,13 +28,13 @@ class ClassScore:
 
     label: str
     clips: int
-    """Test clips of this class, in all folds together."""
+    """Number of test clips of this class, over all folds."""
     percent: float
     """Recall for single-label tasks, else average precision; the mean over seeds."""
     taken_for: str
     """The class it is most often confused with; empty if none, or for multilabel tasks."""
     share: float
-    """Percent of its clips that are."""
+    """Percentage of its clips that are confused with it."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class Mistakes:
     confusion: np.ndarray | None
     """[true, predicted] in percent of the true class; None for multilabel tasks."""
     classes: tuple[ClassScore, ...]
-    """Worst first."""
+    """The classes, worst first."""
 
 
 def mistakes(plan: Plan, model: Model, task: Task) -> Mistakes | None:
     """Read the test predictions of every finished seed.
 
     Returns:
-        None for an event task, whose predictions are frames and not clips, and without any seed.
+        None for an event task, whose predictions are for frames, or if no seed is finished.
     """
     folders = [plan.predictions(model, task, seed) for seed in range(plan.seeds)]
     folders = [folder for folder in folders if finished(folder)]

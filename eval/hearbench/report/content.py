@@ -24,7 +24,7 @@ class Content:
     """None if no task is one of the paper's."""
     comparisons: tuple[Comparison, ...]
     mistakes: tuple[Mistakes, ...]
-    """By task, then system."""
+    """Mistakes, ordered by task, then system."""
     provenance: Provenance
 
 

@@ -15,7 +15,7 @@ WORST = 5  # classes listed for each system and task
 
 
 def summary(results: Results) -> str:
-    """The table in the layout of the paper's Table 2, and what is missing in it, as Markdown."""
+    """The table in the layout of the paper's Table 2, and what is missing from it, as Markdown."""
     table = measured(results, (THESE, PAPER) if results.aggregates[PAPER] else (THESE,))
     notes = "\n".join(f"- {note}" for note in results.notes)
     return "\n\n".join(filter(None, (markdown_table(table), table.caption, notes))) + "\n"
@@ -56,7 +56,7 @@ def markdown_table(table: ScoreTable) -> str:
 
 
 def table_csv(content: Content) -> str:
-    """One line a score: table, source, model, parameters, column, mean, half width, seeds."""
+    """One line per score: table, source, model, parameters, column, mean, half width, seeds."""
     file = StringIO()
     writer = csv.writer(file, lineterminator="\n")
     heads = ["table", "source", "model", "million_parameters", "area", "column"]

@@ -23,7 +23,7 @@ from hearbench.stats import by_seed
 
 WORST = 8  # classes listed for each system and task
 FEWEST_DOTS = 3  # of a scatter plot
-UNBROKEN = 14  # letters of a name that is not broken
+UNBROKEN = 14  # characters; shorter names are not broken
 
 
 def html(content: Content) -> str:
@@ -80,7 +80,7 @@ def _pictures(content: Content) -> dict[str, Any]:
 
 
 def _scatter(marks: Sequence[Mark], title: str) -> Markup | None:
-    """s(m) against parameters, where there are enough dots for a picture."""
+    """s(m) against parameters, if there are enough dots for a picture."""
     enough = sum(bool(mark.parameters) for mark in marks) >= FEWEST_DOTS
     return Markup(pictures.scatter(marks, title)) if enough else None
 
@@ -113,12 +113,12 @@ def _entry(found: Mistakes) -> dict[str, Any]:
 
 
 def _pieces(text: str) -> list[str]:
-    """Where a long name may break: after - _ / and =."""
+    """Pieces between which a long name may break: after - _ / and =."""
     if len(text) <= UNBROKEN:
         return [text]
     return re.findall(r"[^-_/=]*[-_/=]+|[^-_/=]+", text)
 
 
 def _runs(items: Sequence[Any], attribute: str) -> list[tuple[Any, list[Any]]]:
-    """Neighbors with the same attribute, together."""
+    """Group adjacent items with the same attribute."""
     return [(key, list(group)) for key, group in groupby(items, lambda i: getattr(i, attribute))]

@@ -21,8 +21,8 @@ from hearbench.report.confusion import Mistakes
 from hearbench.stats import Score
 
 WIDTH = 4.2  # inches: a phone shows text of 10 points at its full size
-LABELED = 24  # classes up to which a confusion matrix names them
-LONGEST_NAME = 22  # letters
+LABELED = 24  # maximum number of classes that a confusion matrix names
+LONGEST_NAME = 22  # characters
 # Colors that the page replaces, so that light and dark follow its style sheet.
 VARIABLES = {"#010101": "--text", "#020202": "--rule", "#030303": "--ours", "#040404": "--theirs"}
 TEXT, RULE, OURS, THEIRS = VARIABLES
@@ -51,7 +51,7 @@ class Mark:
     value: Score
     measured: bool
     parameters: float | None = None
-    """In millions."""
+    """Parameters in millions."""
     seeds: tuple[float, ...] = ()
 
     @property
@@ -121,14 +121,14 @@ def _whiskers(*marks: Mark) -> NDArray[np.float64]:
 
 
 def _near(marks: Sequence[Mark]) -> list[Mark]:
-    """Those that the axis shows: an outlier would squeeze all others."""
+    """The marks that the axis covers: an outlier would squeeze all others."""
     middle = median(mark.value.mean for mark in marks)
     spread = median(abs(mark.value.mean - middle) for mark in marks)
     return [m for m in marks if abs(m.value.mean - middle) <= max(4 * spread, 5.0)]
 
 
 def confusion(mistakes: Mistakes) -> str:
-    """Rows are true classes, columns predicted ones; darker is more often."""
+    """Rows are true classes, columns predicted ones; darker is more frequent."""
     matrix, labels = mistakes.confusion, mistakes.labels
     assert matrix is not None
     figure, axes = _axes(WIDTH)

@@ -79,7 +79,7 @@ def command(plan: Plan) -> str:
 
 
 def _spec(system: System) -> str:
-    """What `parse_system` takes, except that options come from its named systems only."""
+    """The spec of a system for `parse_system`; only named systems keep their options."""
     for name, named in NAMED.items():
         if system == named:
             return name
@@ -108,7 +108,7 @@ def _corpus(system: System) -> str:
         return "not pretrained"
     if not system.model.endswith(".safetensors"):
         return "-"
-    if system.model.startswith("hf://"):  # a report asks nothing of the network
+    if system.model.startswith("hf://"):  # a report does not use the network
         return "see its model card"
     try:
         with safe_open(system.model, framework="pt") as file:
@@ -126,7 +126,7 @@ def _training(facts: Mapping[str, Any]) -> str:
         parts.append(f"corpus {facts['corpus']}")
     if "steps" in facts:
         parts.append(f"{facts['steps']:,} steps")
-    return ", ".join(parts) or "not said in the file"
+    return ", ".join(parts) or "not recorded in the file"
 
 
 def _embedding_time(plan: Plan, model: Model) -> str:

@@ -31,7 +31,7 @@ class Head:
 
     text: str
     area: str
-    """Of Table 2 for the official tasks; else what kind of task it is."""
+    """Group in Table 2 for the official tasks, else the kind of task."""
     detail: str
     lower_is_better: bool = False
 
@@ -43,9 +43,9 @@ class Row:
     name: str
     group: str
     measured: bool
-    """By this evaluation; else printed in the paper."""
+    """Whether this evaluation measured them; else the paper printed them."""
     parameters: float | None
-    """In millions; None if there are none or they are not known."""
+    """Parameters in millions; None if there are none or they are not known."""
     with_decoder: bool
     cells: tuple[Score | None, ...]
 
@@ -96,7 +96,7 @@ def measured(results: Results, scales: Sequence[str] = (THESE,)) -> ScoreTable:
     caption = (
         f"Test scores by {_probes(plan)}: {_metrics(plan)}. {spread(plan)} "
         "Best in bold. s(m) is relative to the worst and best single runs of the systems in this "
-        f"table, over {plural(len(plan.tasks), 'task')}: it does not compare with any other table. "
+        f"table, over {plural(len(plan.tasks), 'task')}: it can't be compared with other tables. "
         "Parameters are those of the module as loaded."
     )
     if PAPER in scales:
@@ -127,8 +127,8 @@ def beside(results: Results) -> ScoreTable | None:
         rows.append(_row(model, cells_ + [placed.get(label)] * bool(placed)))
     return ScoreTable("published", "Beside the published scores", tuple(heads), tuple(rows), (
         "Published: Table 2 of the paper, ten seeds. Measured: this evaluation, "
-        f"{plural(results.plan.seeds, 'seed')}. Only official tasks in full, by name and version, "
-        "stand here. Best in bold; * includes the decoder. "
+        f"{plural(results.plan.seeds, 'seed')}. Only complete official tasks, by name and "
+        "version, are listed. Best in bold; * includes the decoder. "
         + (
             "s(m) is on the scale of the paper's Table 2 for all rows."
             if placed
@@ -170,7 +170,7 @@ def _metrics(plan: Plan) -> str:
         tasks.setdefault(name, []).append(_head(task).text)
     where = "; ".join(f"{metric} on {', '.join(names)}" for metric, names in tasks.items())
     plain = [metric for metric in NO_FRACTION if metric in {task.metric for task in plan.tasks}]
-    unit = f"in percent but for {plain[0]}" if plain else "in percent"
+    unit = f"in percent except for {plain[0]}" if plain else "in percent"
     return f"{where if len(tasks) > 1 else next(iter(tasks))}, {unit}"
 
 

@@ -33,7 +33,7 @@ class Options:
     tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """Names of the tasks. (default: all in the folder, or all ten miniature tasks)"""
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 10
-    """Number of seeds of the probes, from 0 on."""
+    """Number of seeds of the probes, starting at 0."""
     jobs: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """Number of parallel steps, with one thread each. (default: one per CPU)"""
     grid: Grid = "paper"
@@ -114,7 +114,7 @@ def evaluate(plan: Plan, options: Options, show: Callable[[Results], object]) ->
 def _only_heareval(
     tasks: tuple[Task, ...], engine: Engine, note: Callable[[str], object]
 ) -> tuple[str, ...]:
-    """The folders of the tasks that the chosen engine leaves to heareval, which must be there."""
+    """The folders of the tasks that the engine leaves to heareval, which must be installed."""
     if engine == "heareval":
         return ()
     names = tuple(task.path.name for task in tasks if not batched.supports(task.metadata))

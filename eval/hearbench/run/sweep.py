@@ -35,7 +35,7 @@ HOURS = "{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} h [{elapsed}<{rem
 
 
 class HoursBar(Progress):
-    """Counts hours of audio, and shows speeds that are far below one hour a second."""
+    """Counts hours of audio, and shows speeds that are far below one hour per second."""
 
     @property
     def format_dict(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ Backend = Literal["loky", "dask", "ray"]
 
 MODULES = {"loky": "joblib", "dask": "distributed", "ray": "ray"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-POLL_EVERY = 1.0  # seconds, the progress and whether the parent lives
+POLL_EVERY = 1.0  # seconds between checks of the progress and of the parent process
 IDLE_TIMEOUT = 300  # seconds after which an idle worker ends
 
 
@@ -51,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that raised."""
+    """A job that raised an error."""
 
     name: str
     error: str
@@ -87,7 +87,7 @@ def run(
                 if failure is not None:
                     bar.write(f"failed: {failure.name}: {failure.error}")
                     failures.append(failure)
-        except Exception as error:  # of the backend: `attempt` raises none
+        except Exception as error:  # from the backend: `attempt` raises none
             raise SweepError(
                 f"a worker broke down, perhaps killed for lack of memory ({type(error).__name__}): "
                 "run the same command with fewer --jobs; finished work is kept"
@@ -121,7 +121,7 @@ def attempt(job: Job) -> Failure | None:
 
 @contextmanager
 def _followed(bar: Progress, done: Callable[[], float]) -> Iterator[None]:
-    """Update `bar` to `done()` periodically, also during long jobs."""
+    """Update `bar` to `done()` periodically, even during long jobs."""
     stop = threading.Event()
 
     def update() -> None:

@@ -26,7 +26,7 @@ class Sound(NamedTuple):
     pitch: tuple[float, float] = (200.0, 800.0)
     """Range of the lowest partial, in Hz."""
     partials: int = 1
-    """Number of harmonic partials, falling by 6 dB an octave."""
+    """Number of harmonic partials, falling by 6 dB per octave."""
     sweep: float = 0.0
     """Octaves by which the pitch rises over an event."""
     noise: float = 0.0
@@ -38,9 +38,9 @@ class Sound(NamedTuple):
     tremolo: float = 0.0
     """Frequency of the tremolo, in Hz."""
     rate: float = 0.0
-    """Events per second; 0 is one event that lasts."""
+    """Events per second; 0 means one sustained event."""
     regular: bool = False
-    """Events come in a steady beat."""
+    """Whether events come at a steady beat."""
 
 
 def render(sound: Sound, seconds: float, rng: Rng) -> Wave:

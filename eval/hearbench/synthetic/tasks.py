@@ -1,4 +1,4 @@
-"""The ten miniature tasks: each mirrors the kind of one HEAR task, and none is that task.
+"""The ten miniature tasks: each is of the kind of one HEAR task, but is not that task.
 
 The number of clips is a budget: heareval's probes should take a few minutes on two cores with three
 systems and three seeds. Small validation splits shorten them most, since early stopping waits for a
@@ -112,7 +112,7 @@ class MiniatureTask:
     name: str
     """Folder and task name; ends in ``-mini``, so that nobody takes it for the original."""
     mirrors: str
-    """The HEAR task whose kind it copies."""
+    """The HEAR task whose kind it imitates."""
     classes: tuple[str, ...]
     """Labels, in the order of the vocabulary."""
     render: Callable[[str, float, Rng], Wave]

@@ -102,7 +102,7 @@ def _content(folder: Path) -> list[Path]:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether a task of this version is there: a task's folder appears only when it is complete."""
+    """Whether a task of this version exists: a task's folder appears only when it is complete."""
     if not _content(folder):
         return False
     try:

@@ -3,7 +3,7 @@
 Chen et al., "BEATs: Audio Pre-Training with Acoustic Tokenizers" (2023); the table's system is
 `BEATs_iter3.pt`. Its authors publish no HEAR module. Here a scene embedding is the mean over all
 tokens of the last layer, and a timestamp embedding the mean over the 8 bands of one moment: 768
-numbers every 160 ms. Attention spans the whole clip, however long it is.
+values every 160 ms. Attention spans the whole clip, however long it is.
 
 Shapes: B clips, n samples, T frames, N tokens, D width, H heads.
 """
@@ -213,6 +213,6 @@ def _with_one_bias(tensors: dict[str, Tensor], depth: int, path: Path) -> dict[s
     width(tensors, names[0], path, 2)
     table = tensors[names[0]]
     if other := [name for name in names[1:] if not torch.equal(tensors.get(name, table), table)]:
-        raise CheckpointError(f"{path}: {other[0]} differs from layer 0's, and layers share one")
+        raise CheckpointError(f"{path}: {other[0]} differs from layer 0's, but layers share one")
     rest = {name: value for name, value in tensors.items() if name not in names}
     return {**rest, "encoder.relative_attention_bias.weight": table}

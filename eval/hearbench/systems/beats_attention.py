@@ -60,7 +60,7 @@ def relative_bias(table: Tensor, tokens: int, max_distance: int) -> Tensor:
     """The bias of the distances 1 - N ... N - 1 from query to key, [H, 2N - 1].
 
     Args:
-        table: one row a bucket [buckets, H]; the first half is for keys at or before the query.
+        table: one row per bucket [buckets, H]; the first half is for keys at or before the query.
         tokens: N.
         max_distance: where the buckets end.
     """

@@ -23,13 +23,13 @@ class Card:
     code_license: str
     """SPDX identifier of the authors' code, which hearbench does not contain."""
     weights_license: str
-    """SPDX identifier, or a name."""
+    """License of the weights: an SPDX identifier, or a name."""
     sample_rate: int
-    """Hz."""
+    """Sample rate in Hz."""
     embedding_size: str
-    """Numbers in a scene embedding."""
+    """Width of a scene embedding."""
     parameters: str
-    """Millions."""
+    """Parameters in millions."""
     checkpoint: str
     """The part after @: a file, a run's folder or a name; empty if there are no weights."""
     published: str

@@ -47,7 +47,7 @@ def checkpoint_path(model_file_path: str, example: str) -> Path:
 
 
 def latest(folder: Path, name: str) -> Path:
-    """The entry `<name><number>` of `folder` with the highest number; an ending may follow.
+    """The entry `<name><number>` of `folder` with the highest number; a suffix may follow.
 
     Raises:
         CheckpointError: if there is none.
@@ -79,7 +79,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
         with safe_globals([(_stand_in(name), name) for name in unknown]):
             # mapped, because a checkpoint may hold an optimizer that is twice as large
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception:  # in any way, and with texts that recommend to run what is in the file
+    except Exception:  # of any type, with texts that recommend running what is in the file
         raise CheckpointError(
             f"{path} is not a complete PyTorch checkpoint (it is damaged, of another kind, or "
             "could be read only by running code that is in it): download it again"
@@ -165,7 +165,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, ignored: 
         ignored: regular expression of names that the module does not need.
 
     Raises:
-        CheckpointError: naming what is missing, unknown, of another shape or not finite.
+        CheckpointError: naming what is missing, unknown, of the wrong shape or not finite.
     """
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     given = {n: t for n, t in tensors.items() if n in wanted or not re.match(ignored or "$^", n)}

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TOKENS_AT_ONCE = 2_048  # some 60 MB inside a block of width 768, on each thread
-GPU_FACTOR = 16  # more keeps a GPU busy; on a CPU, memory that is used again is faster
+GPU_FACTOR = 16  # more keeps a GPU busy; on a CPU, reused memory is faster
 
 
 def as_batch(audio: Tensor) -> Tensor:
     """Checked waveforms [B, n] in float32.
 
     Raises:
-        ValueError: for another number of dimensions or no sample.
+        ValueError: for another number of dimensions, or without samples.
     """
     if audio.dim() != 2 or 0 in audio.shape:
         raise ValueError(

@@ -82,7 +82,7 @@ def _leaves(tree: Any, prefix: str, path: Path) -> Iterator[tuple[str, Tensor]]:
             yield from _leaves(value, f"{prefix}/{name}" if prefix else str(name), path)
     elif isinstance(tree, str) and tree.startswith("PLACEHOLDER://"):
         raise CheckpointError(
-            f"{path}: {prefix!r} lies in a folder of its own ({tree}), which is not supported"
+            f"{path}: {prefix!r} is stored in a separate folder ({tree}), which is not supported"
         )
     else:
         raise CheckpointError(f"{path}: {prefix!r} is not an array of at most 1 GiB")

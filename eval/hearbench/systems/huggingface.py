@@ -74,7 +74,7 @@ def load_model(model_file_path: str = "") -> SpeechModel:
             "this system needs transformers: pip install './eval[huggingface]'"
         ) from error
     name = model_file_path
-    if name.startswith(("/", ".", "~")):  # or the hub would be asked for it
+    if name.startswith(("/", ".", "~")):  # else the hub would be asked for it
         name = str(Path(name).expanduser())
         if not Path(name).is_dir():
             raise ValueError(f"{model_file_path}: no such folder")
@@ -98,7 +98,7 @@ def load_model(model_file_path: str = "") -> SpeechModel:
     if missing := sorted(set(loading["missing_keys"]) - UNUSED):
         raise ValueError(
             f"{model_file_path} lacks {len(missing)} weights, e.g. {missing[0]}: they would be "
-            "random, load a complete checkpoint"
+            "random; load a complete checkpoint"
         )
     return SpeechModel(encoder, features.sampling_rate, features.do_normalize).eval()
 

@@ -1,7 +1,7 @@
 """A plain baseline: mean and standard deviation of the log-mel spectrogram. Nothing is learned.
 
 80 HTK mels from 50 to 8000 Hz, 25 ms windows every 10 ms. A scene embedding is the mean of each bin
-over the clip followed by its deviation, 160 numbers; a timestamp embedding is the same over 21
+over the clip followed by its deviation, 160 values; a timestamp embedding is the same over 21
 frames, every 50 ms.
 
 Shapes: B clips, n samples, T frames or times, F mel bins.
@@ -41,7 +41,7 @@ def load_model(model_file_path: str = "") -> LogMelStatistics:
         ValueError: if a weights file is given.
     """
     if model_file_path:
-        raise ValueError(f"the log-mel takes no weights file: leave out {model_file_path!r}")
+        raise ValueError(f"logmel takes no weights file: leave out {model_file_path!r}")
     return LogMelStatistics().eval()
 
 

@@ -1,4 +1,4 @@
-"""The mixer of Mamba: a selective state space over the tokens, forward only.
+"""The mixer of Mamba: a selective state space model over the tokens, forward only.
 
 Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023), in its first
 form. Shapes: B sequences, L tokens, D width, E inner channels, S states of a channel.

@@ -2,7 +2,7 @@
 
 Yadav et al., "Masked Autoencoders with Multi-Window Local-Global Attention Are Better Audio
 Learners" (2024): the windows are in the decoder, which embeddings do not need. A row of 5 D
-numbers, the five bands of a moment, is a timestamp embedding every 40 ms; the mean over rows is the
+values, the five bands of a moment, is a timestamp embedding every 40 ms; the mean over rows is the
 scene embedding. It computes in float32; the authors' configuration uses bfloat16.
 
 Shapes: B chunks, T frames, N tokens, D width.
@@ -117,5 +117,5 @@ def _torch_order(name: str, tensor: Tensor, path: Path) -> Tensor:
     if tensor.dim() == 4:
         return tensor.permute(3, 2, 0, 1)
     if tensor.dim() != 2:
-        raise CheckpointError(f"{path}: {name!r} has shape {list(tensor.shape)}, not of a layer")
+        raise CheckpointError(f"{path}: {name!r} has shape {list(tensor.shape)}, unlike any layer")
     return tensor.T

@@ -1,7 +1,7 @@
 """PaSST behind the HEAR API, as in the authors' entry to HEAR 2021 (`hear21passt.base`).
 
 Koutini et al., "Efficient Training of Audio Transformers with Patchout" (2022). An embedding is the
-model's AudioSet logits followed by the mean of its two class tokens: 527 + 768 numbers for the
+model's AudioSet logits followed by the mean of its two class tokens: 527 + 768 values for the
 checkpoint `passt-s-f128-p16-s10-ap.476-swa.pt`. Audio is at 32 kHz.
 
 Shapes: B clips or windows, n samples, T frames, N tokens, D width, W windows of a clip.

@@ -37,7 +37,7 @@ class System:
     label: str
     """Its row in the table."""
     module: str
-    """Import name."""
+    """Import name of the module."""
     model: str = ""
     """Path passed to `load_model`; empty for the module's default."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -133,7 +133,7 @@ def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
             raise SystemSpecError(
                 f"system {system.label!r}: there is no module {system.module!r}: use one of "
                 f"{', '.join(NAMED)}, a name of `hearbench systems` with its checkpoint, or a HEAR "
-                "module that is installed or lies in the current folder"
+                "module that is installed or in the current folder"
             )
     found = []
     for system in systems:
@@ -156,10 +156,10 @@ def load_system(system: System) -> tuple[ModuleType, Any]:
     """
     try:
         module = import_module(system.module)
-    except (Exception, SystemExit) as error:  # any module may fail in any way of its own
+    except (Exception, SystemExit) as error:  # any module may fail in its own way
         raise SystemSpecError(
             f"system {system.label!r}: can't import {system.module!r} ({type(error).__name__}: "
-            f"{error}); install it, or run from the folder it lies in"
+            f"{error}); install it, or run from its folder"
         ) from error
     if missing := [name for name in HEAR_API if not hasattr(module, name)]:
         raise SystemSpecError(

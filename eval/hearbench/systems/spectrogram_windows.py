@@ -20,7 +20,7 @@ TOKENS = STEPS * BANDS
 
 
 class ChunkedModel(nn.Module):
-    """Waveform [B, n] at 16 kHz -> a row of 5 D numbers every 40 ms, ceil(T / 4) of them.
+    """Waveform [B, n] at 16 kHz -> a row of 5 D values every 40 ms, ceil(T / 4) of them.
 
     Args:
         encoder: chunks [b, 200, 80] -> rows [b, 50, 5 D].

@@ -39,7 +39,7 @@ def load_model(model_file_path: str = "") -> Spectrum:
         ValueError: if a weights file is given.
     """
     if model_file_path:
-        raise ValueError(f"the spectrum takes no weights file: leave out {model_file_path!r}")
+        raise ValueError(f"spectrum takes no weights file: leave out {model_file_path!r}")
     return Spectrum().eval()
 
 

@@ -1,9 +1,9 @@
 """SSAM, Self-Supervised Audio Mamba, behind the HEAR API.
 
 Yadav and Tan, "Audio Mamba: Selective State Spaces for Self-Supervised Audio Representations"
-(2024). A row of 5 D numbers is a timestamp embedding every 40 ms; the mean over rows is the scene
+(2024). A row of 5 D values is a timestamp embedding every 40 ms; the mean over rows is the scene
 embedding. In the authors' release row t of a chunk holds the tokens t, 50 + t, ..., 200 + t, which
-are of five moments; `layout="time"` gives rows of the five bands of one moment instead.
+belong to five moments; `layout="time"` gives rows of the five bands of one moment instead.
 
 Shapes: B chunks, T frames, L tokens, D width.
 """
@@ -32,7 +32,7 @@ from hearbench.systems.vit import NORM_EPS, PatchEmbedding, run_blocks
 Layout = Literal["release", "time"]
 EXAMPLE = "ssam_base_200_16x4_4x256_fp16_r1"
 UNUSED = r"mask_token$|pred\."
-STATES_AT_ONCE = 1 << 16  # numbers: what the scan changes at each token stays in the cache
+STATES_AT_ONCE = 1 << 16  # values: what the scan changes at each token stays in the cache
 
 
 class SsamBlock(nn.Module):

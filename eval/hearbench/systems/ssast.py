@@ -3,7 +3,7 @@
 Gong et al., "SSAST: Self-Supervised Audio Spectrogram Transformer" (2022); the table's system is
 `SSAST-Base-Patch-400.pth`. Its authors publish no HEAR module. As in their downstream code, patches
 overlap (stride 10; 1 frame for the models of whole frames), positions are resized to the clip's
-length, and frames are normalized by AudioSet's numbers. A scene embedding is the mean over the
+length, and frames are normalized by AudioSet's statistics. A scene embedding is the mean over the
 patch tokens, a timestamp embedding that over one column of them. Clips of more than 1024 frames
 (10.24 s) are cut into chunks of that length, the last of which may be shorter.
 
@@ -165,7 +165,7 @@ def get_scene_embeddings(audio: Tensor, model: Ssast) -> Tensor:
 
 @torch.no_grad()
 def get_timestamp_embeddings(audio: Tensor, model: Ssast) -> tuple[Tensor, Tensor]:
-    """Waveform [B, n] -> embeddings [B, t, D], one a column of patches, and their centers in ms."""
+    """Waveform [B, n] -> embeddings [B, t, D], one per patch column, and their centers in ms."""
     embeddings, starts = model(as_batch(audio))
     center = patch_centers(1, model.patch, model.stride, audio.device)
     return embeddings, (center + starts * 10.0).expand(len(audio), -1)

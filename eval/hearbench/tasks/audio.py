@@ -43,8 +43,8 @@ def find_clips(task: Task, sample_rate: int) -> list[Clip]:
                 raise TaskError(f"{path}: not decodable ({error}): unpack the task again") from None
             if (header.samplerate, header.channels) != (sample_rate, 1):
                 raise TaskError(
-                    f"{path}: {header.samplerate} Hz with {header.channels} channel(s), the model "
-                    f"wants {sample_rate} Hz mono: resample the task"
+                    f"{path}: {header.samplerate} Hz with {header.channels} channel(s), but the "
+                    f"model needs {sample_rate} Hz mono: resample the task"
                 )
             clips.append(Clip(split, name, path, header.frames))
     return clips
@@ -88,7 +88,7 @@ def check_audio(task: Task, sample_rate: int) -> None:
         if not folder.is_dir():
             rates = sorted(p.name for p in task.path.iterdir() if is_sample_rate(p.name))
             raise TaskError(
-                f"{folder} is missing: the model wants {sample_rate} Hz and the task has "
+                f"{folder} is missing: the model needs {sample_rate} Hz and the task has "
                 f"{', '.join(rates) or 'no audio'}; resample the task or pick another model"
             )
         with os.scandir(folder) as entries:

@@ -79,7 +79,7 @@ def _check_rate(task: Task, rate: int, seconds: float | None) -> Iterator[str]:
     usual, _ = lengths.most_common(1)[0]
     if abs(usual / rate - seconds) > TOLERANCE:
         yield (
-            f"{task.path / str(rate)}: clips have {usual / rate:g} s, task_metadata.json says "
+            f"{task.path / str(rate)}: clips last {usual / rate:g} s, task_metadata.json says "
             f"{seconds:g} s"
         )
     for clip in clips:

@@ -73,7 +73,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a nonempty JSON object.
 
     Raises:
-        TaskError: if it is missing or anything else.
+        TaskError: if it is missing, empty or anything else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -91,7 +91,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     """Read a folder's task_metadata.json.
 
     Raises:
-        TaskError: if it is missing, or asks for something that heareval does not know.
+        TaskError: if it is missing, or asks for something that heareval does not support.
     """
     file = folder / "task_metadata.json"
     metadata = read_json(file)
@@ -234,7 +234,7 @@ def shown(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is an int or a float that stands for a finite number."""
+    """Whether it is a finite int or float."""
     try:
         return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:  # an int beyond all floats
@@ -252,5 +252,5 @@ def _check_last_batch(folder: Path, split_mode: str, sizes: Mapping[str, int]) -
     if bad := [n for n in rows if n % BATCH_SIZE == 1]:
         raise TaskError(
             f"{folder}: {bad[0]} training clips leave a last batch of one, which heareval's "
-            f"BatchNorm can't take: add or remove a clip"
+            f"BatchNorm can't handle: add or remove a clip"
         )

@@ -51,7 +51,7 @@ def find_tasks(folder: Path, names: Sequence[str] = ()) -> tuple[Task, ...]:
     A name is a folder's name or a `task_name`.
 
     Raises:
-        TaskError: if there are none, a name is unknown or means several, or a task is broken.
+        TaskError: if there are none, a name is unknown or ambiguous, or a task is broken.
     """
     found = {path.name: path for path in task_folders(folder)}
     if not found:

@@ -44,12 +44,12 @@ def provide_audio(task: Task, sample_rates: Collection[int]) -> list[str]:
         source = _source(task, rate)
         try:
             with FileLock(task.path / f".{rate}.lock"):
-                if not target.is_dir():  # another evaluation may have made it meanwhile
+                if not target.is_dir():  # another evaluation may have made it in the meantime
                     _resample(task, source, rate)
         except OSError as error:
             raise TaskError(
                 f"{task.path.name} has no audio at {rate} Hz, and it can't be written to "
-                f"{target} ({error}): make room there, or resample the task elsewhere"
+                f"{target} ({error}): free some space, or resample the task elsewhere"
             ) from error
         lost = f", so there is nothing above {source / 2000:g} kHz" if source < rate else ""
         notes.append(
@@ -64,7 +64,7 @@ def _source(task: Task, wanted: int) -> int:
     parts = [part for part in task.path.iterdir() if is_sample_rate(part.name) and part.is_dir()]
     if not parts:
         raise TaskError(
-            f"{task.path} has no audio: a system wants {wanted} Hz; fetch the task again"
+            f"{task.path} has no audio: a system needs {wanted} Hz; fetch the task again"
         )
     return max(int(part.name) for part in parts)
 

@@ -1,4 +1,4 @@
-"""Listing and downloading public folders and files of Google Drive, by gdown."""
+"""Listing and downloading public folders and files of Google Drive with gdown."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ HOST = "drive.google.com"
 
 
 class DownloadError(RuntimeError):
-    """A server refuses, or the transfer fails; the message is a reason without a remedy."""
+    """Raised if a server refuses or the transfer fails; the message is a reason, not a remedy."""
 
 
 class UnreachableError(DownloadError):
-    """The server can't be reached; other downloads from it would fail, too."""
+    """Raised if the server can't be reached, so that other downloads from it would fail, too."""
 
 
 def list_folder(folder_id: str) -> dict[str, str]:
@@ -37,7 +37,7 @@ def list_folder(folder_id: str) -> dict[str, str]:
             id=folder_id, skip_download=True, quiet=True, use_cookies=False, timeout=TIMEOUT
         )
 
-    def ask_again() -> Any:  # gdown does not, for a listing
+    def ask_again() -> Any:  # gdown does not retry a listing
         for attempt in range(RETRIES):
             try:
                 return ask()
@@ -53,7 +53,7 @@ def transfer(file_id: str, target: Path) -> None:
     """Download a file, or resume its download.
 
     Raises:
-        DownloadError: if the file does not come.
+        DownloadError: if the download fails.
         OSError: if it can't be written.
     """
     import gdown
@@ -96,7 +96,7 @@ def _anew_if_changed(fetch: Callable[[], None], target: Path) -> None:
 
 @contextmanager
 def _explaining() -> Iterator[None]:
-    """Replace what gdown and requests raise by one reason; errors of the disk pass."""
+    """Convert errors of gdown and requests to a single reason; disk errors are re-raised."""
     from requests import RequestException
 
     try:
@@ -120,7 +120,7 @@ def explained(error: Exception, host: str = HOST) -> DownloadError:
     if isinstance(cause, exceptions.SSLError):
         return UnreachableError(f"the secure connection to {host} failed ({text[:120]})")
     if "Download is incomplete" in text or isinstance(cause, exceptions.ChunkedEncodingError):
-        return DownloadError("the transfer broke off; run the same command again to resume it")
+        return DownloadError("the transfer was interrupted; run the same command again to resume")
     if isinstance(cause, Timeout):
         return UnreachableError(
             f"{host} did not answer in time; run the same command again to resume"

@@ -1,4 +1,4 @@
-"""Files on disk, and in the zips as which a browser saves a folder of Google Drive.
+"""Files on disk, or in the zips that a browser downloads for a Google Drive folder.
 
 Drive splits a large folder into `NAME-DATE-001.zip`, `NAME-DATE-002.zip`, ..., each a zip of its
 own with some of the files.
@@ -23,7 +23,7 @@ DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, ValueError, RuntimeError),
 )
-"""What reading a damaged zip, or one with a password, raises."""
+"""Errors raised on reading a damaged or password-protected zip."""
 
 
 class ZipError(HearbenchError, ValueError):

@@ -19,15 +19,15 @@ class Weights:
     """One published checkpoint: a file, or a training run's folder."""
 
     name: str
-    """What `hearbench weights get` takes."""
+    """Name for `hearbench weights get`."""
     system: str
     """Name in `hearbench.systems.catalog`."""
     file: str
-    """Official name of the file, or what the run folder's name begins with."""
+    """Official name of the file, or prefix of the run folder's name."""
     license: str
-    """SPDX identifier, or what it is."""
+    """License: an SPDX identifier, or a name."""
     page: str
-    """Where a person finds it."""
+    """Web page that links to it."""
     row: str = ""
     """Its row in the paper's Table 2, if any."""
     url: str = ""
@@ -39,9 +39,9 @@ class Weights:
     hub: str = ""
     """Name on the Hugging Face hub, which transformers downloads by itself."""
     sha256: str = ""
-    """Where one is known."""
+    """Published checksum, if known."""
     also: str = ""
-    """What the run folder's name may begin with instead."""
+    """Alternative prefix of the run folder's name."""
     note: str = ""
 
     def is_called(self, name: str) -> bool:
@@ -203,9 +203,9 @@ PUBLISHED: dict[str, Weights] = {
 
 
 def find(folder: Path, wanted: Iterable[Weights] = PUBLISHED.values()) -> dict[Weights, Path]:
-    """The checkpoints that lie anywhere in a folder, under their official names.
+    """The checkpoints anywhere in a folder, under their official names.
 
-    Of several files of one name the one that lies least deep is taken, of several runs the first
+    Of several files with one name, the least deeply nested one is used; of several runs, the first
     by name. Hidden folders, such as those of unfinished downloads, are left out.
     """
     visible = (

@@ -38,7 +38,7 @@ def ablations(
         epochs: number of epochs, instead of the paper's 100.
         batch_size: batch size, instead of the paper's 1024.
         lr: peak learning rate, instead of the paper's 1.5e-4 x batch / 256.
-        trainings: number of trainings of each row, with seeds from 0.
+        trainings: number of training runs per row, with seeds from 0.
         out: output folder.
     """
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}

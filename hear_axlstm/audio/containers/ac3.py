@@ -1,6 +1,6 @@
-"""AC-3 and E-AC-3: the size of each frame against the file.
+"""AC-3 and E-AC-3: compares the size of each frame with the file.
 
-Headers of frames: ETSI TS 102 366, sections 4.3 (AC-3), 4.4.1.4 and E.1.2 (E-AC-3).
+Frame headers: ETSI TS 102 366, sections 4.3 (AC-3), 4.4.1.4 and E.1.2 (E-AC-3).
 """
 
 from __future__ import annotations

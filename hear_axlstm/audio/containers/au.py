@@ -1,4 +1,4 @@
-"""Sun AU: the header's size against the file."""
+"""Sun AU: compares the size in the header with the file."""
 
 from __future__ import annotations
 

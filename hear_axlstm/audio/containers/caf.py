@@ -1,4 +1,4 @@
-"""Apple's Core Audio Format: sizes of the chunks against the file."""
+"""Apple's Core Audio Format: compares the chunk sizes with the file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def caf_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
         needs_table = needs_table and name != b"pakt"
         at = min(stop, at + 12 + max(0, size))
     if not has_data or needs_table:
-        missing = "table of packets" if has_data else "audio"
+        missing = "packet table" if has_data else "audio"
         raise Fault(f"truncated: CAF file without its {missing}: {COPY_AGAIN}")
     return [Part(start, at, "CAF", patches=patches)]
 

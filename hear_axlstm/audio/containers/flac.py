@@ -1,4 +1,4 @@
-"""FLAC: STREAMINFO's number of samples against the last frame, and concatenated streams.
+"""FLAC: compares STREAMINFO's sample count with the last frame; finds concatenated streams.
 
 Format: RFC 9639, sections 8.2 (STREAMINFO) and 9.1 (frame header).
 """
@@ -38,8 +38,8 @@ def flac_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
     word = int.from_bytes(file.at(start + 18, 8), "big")
     declared = word & MOST_SAMPLES
     smallest, largest = file.at(start + 8, 2), file.at(start + 10, 2)
-    # Frames count blocks of one size or, with several sizes, samples, also in older files that
-    # don't say so in the frame header
+    # Frame numbers count blocks if all have one size, else samples, even in older files that don't
+    # say so in the frame header
     unit = int.from_bytes(smallest, "big") if smallest == largest else 1
     there = _samples_there(file, at, end, unit, declared)
     if there is None and not declared:

@@ -1,4 +1,4 @@
-"""AIFF, AIFF-C and 8SVX: sizes of the chunks against the file."""
+"""AIFF, AIFF-C and 8SVX: compares the chunk sizes with the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Containers known by their first bytes."""
+"""Containers recognized by their first bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIRST_BYTES: tuple[tuple[str, int, tuple[bytes, ...], int, tuple[bytes, ...]], .
     ("FLV", 0, (b"FLV\1",), 0, ANY),
     ("AVI", 0, (b"RIFF",), 8, (b"AVI ",)),
 )
-"""Name of a container, and twice a position with the bytes of which one is found there."""
+"""Name of a container, and two pairs of a position and the alternatives to be found there."""
 
 TAGS = (b"ID3", b"TAG", b"APETAGEX")
 

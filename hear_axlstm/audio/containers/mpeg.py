@@ -1,7 +1,7 @@
-"""MPEG audio (MP3, MP2, MP1): frames counted one by one, against the Xing or VBRI header.
+"""MPEG audio (MP3, MP2, MP1): counts frames and compares them with the Xing or VBRI header.
 
-Frame headers: ISO/IEC 11172-3, 2.4.2.3 and 13818-3. A stream does not declare its length, except
-that many encoders write it into a first frame without audio (Xing, Info or VBRI header).
+Frame headers: ISO/IEC 11172-3, 2.4.2.3 and 13818-3. A stream does not declare its length, but
+many encoders write it into a first frame without audio (Xing, Info or VBRI header).
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def _split(stream: _Stream) -> list[Part]:
     """A stream as a part, or as two if it has more frames than declared."""
     there, declared = len(stream.offsets), stream.declared
     bytes_lack = stream.declared_bytes > stream.end - stream.start
-    # Some encoders also count the frame with the header: one less is not a loss
+    # Some encoders also count the frame with the header: one frame fewer is not a loss
     if there < declared - 1 or (there < declared and bytes_lack):
         raise cut_off("Xing", declared, there, "frames", COPY_OR_REWRITE)
     if not there:

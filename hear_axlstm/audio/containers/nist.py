@@ -1,4 +1,4 @@
-"""NIST SPHERE, the format of older speech corpora: its number of samples against the file."""
+"""NIST SPHERE, the format of older speech corpora: compares its sample count with the file."""
 
 from __future__ import annotations
 

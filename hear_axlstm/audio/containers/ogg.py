@@ -1,4 +1,4 @@
-"""Ogg: order and checksums of pages, links of a chain, the last page of each stream.
+"""Ogg: checks the pages' order and checksums, chained links and each stream's last page.
 
 Framing, checksum and granule positions: RFC 3533.
 """
@@ -53,7 +53,7 @@ class _Link:
         expected = self.next_number.get(page.serial, page.number)
         if page.number != expected and page.serial in self.open:
             raise Fault(
-                f"damaged: page {page.number:,} of its Ogg stream follows page {expected - 1:,}, "
+                f"damaged: page {page.number:,} of its Ogg stream follows page {expected - 1:,}; "
                 f"pages are lost or out of order: {COPY_AGAIN}"
             )
         self.next_number[page.serial] = page.number + 1
@@ -108,6 +108,6 @@ def _page(file: RandomAccess, at: int, stop: int) -> _Page:
 
 
 def checksum(page: bytes) -> bytes:
-    """Ogg's CRC-32 as stored in a page: that of zlib, with all bits in reverse order."""
+    """Ogg's CRC-32 as stored in a page: zlib's CRC-32 with all bits reversed."""
     value = zlib.crc32(page.translate(REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return value.to_bytes(4, "little").translate(REVERSED_BITS)[::-1]

@@ -47,7 +47,7 @@ class Part:
     frames: int | None = None
     """Samples per channel that the container declares, if it does."""
     slack: int = 0
-    """Declared samples that may be missing at the end although all data are there."""
+    """Declared samples that may be missing at the end although no data is."""
     patches: tuple[Patch, ...] = ()
     """Corrections of lengths that the header leaves open."""
     mpeg: MpegFrames | None = None

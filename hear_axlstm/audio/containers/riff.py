@@ -1,4 +1,4 @@
-"""WAV and its variants RIFX, RF64, BW64 and W64: sizes of the chunks against the file."""
+"""WAV and its variants RIFX, RF64, BW64 and W64: compares the chunk sizes with the file."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def riff_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
         raise Fault(f"truncated: {layout.kind} file without a data chunk: {COPY_AGAIN}")
     head = file.at(fmt.start, min(fmt.size, 40))
     if len(head) < 16 or not (any(head[2:4]) and any(head[4:8])):
-        raise Fault(f"damaged: {layout.kind} file without its format: {COPY_AGAIN}")
+        raise Fault(f"damaged: {layout.kind} file without a format chunk: {COPY_AGAIN}")
     tag, frame_bytes = _number(head[:2], layout), _number(head[12:14], layout)
     tolerated = frame_bytes if tag in PCM_TAGS else 1
     size, patches = _data_size(file, layout, data, ds64, tolerated, start, stop)

@@ -130,7 +130,7 @@ def flv_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
     Raises:
         Fault: if it ends within a tag.
     """
-    at = start + int.from_bytes(file.at(start + 5, 4), "big") + 4  # and the size of the tag before
+    at = start + int.from_bytes(file.at(start + 5, 4), "big") + 4  # with the size of the tag before
     while at < stop and file.at(at, 3) != b"FLV":
         at += 11 + int.from_bytes(file.at(at + 1, 3), "big") + 4
     if at > stop:

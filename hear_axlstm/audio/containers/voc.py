@@ -1,4 +1,4 @@
-"""Creative Voice File: sizes of its blocks against the file."""
+"""Creative Voice File: compares the block sizes with the file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 // A whole mLSTM block without gradients, in two calls: before and after its gates' activations.
 //
-// Included by forward.cpp, whose `Interior` it uses. Tokens are float, tensors inside of the block T.
+// Included by forward.cpp, whose `Interior` it uses. Tokens are float; tensors inside the block are T.
 //
 // Shapes: as in forward.cpp; D model width, at most E.
 
@@ -19,7 +19,7 @@ struct BlockWeights {
 };
 
 constexpr Index CONTEXT = WIDTH - 1;  // rows of x before a stream's tokens
-constexpr Index WORK = 500;           // FLOPs that take as long as what is done to a channel in one pass
+constexpr Index WORK = 500;           // FLOPs that take as long as one pass over a channel
 
 // Where a block keeps its tensors between the two calls, within [(B S + 1) 6 E].
 template <class T>

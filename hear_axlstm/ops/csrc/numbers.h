@@ -170,7 +170,7 @@ INLINE void convolve_row(const T* xz, Index s, Index E, const Weights& weights, 
         for (Index e = 0; e < E; ++e) out[e] += w[(3 - delay) * E + e] * get(xz[e - delay * 2 * E]);
 }
 
-// hidden = u times factor minus its mean; gives 1 / sqrt(variance + eps).
+// hidden = u times factor minus its mean; returns 1 / sqrt(variance + eps).
 template <class T>
 INLINE float normalize_row(const T* u, float factor, Index K, float eps, float* hidden) {
     float mean = 0.0f, square = 0.0f;

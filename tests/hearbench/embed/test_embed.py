@@ -172,12 +172,12 @@ MS = 20.0 * np.arange(100, dtype=np.float32)
 TIMES = {
     "seconds": (MS / 1000, "cover too little of it"),
     "frames": (np.arange(100, dtype=np.float32), "cover too little of it"),
-    "samples": (MS * 16, "are outside of it"),
+    "samples": (MS * 16, "are outside it"),
     "descending": (MS[::-1], "do not ascend"),
     "constant": (np.full(100, 5.0, np.float32), "do not ascend"),
     "NaN": (np.where(MS == 100, np.nan, MS), "contain NaN or infinity"),
-    "past the end": (MS + 500, "are outside of it"),
-    "before the start": (MS - 500, "are outside of it"),
+    "past the end": (MS + 500, "are outside it"),
+    "before the start": (MS - 500, "are outside it"),
 }
 
 
@@ -238,7 +238,7 @@ def test_errors_name_the_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         embed(fails, task, tmp_path / "fails")
     clip = task.path / str(SAMPLE_RATE) / "valid" / "valid-1.wav"
     soundfile.write(clip, np.zeros((100, 2)), SAMPLE_RATE)
-    with pytest.raises(TaskError, match=r"valid-1.wav: 16000 Hz with 2 channel.* wants .* mono"):
+    with pytest.raises(TaskError, match=r"valid-1.wav: 16000 Hz with 2 channel.* needs .* mono"):
         embed(NAIVE, task, tmp_path / "stereo")
     clip.write_bytes(b"noise")
     with pytest.raises(TaskError, match=r"valid-1.wav: not decodable"):

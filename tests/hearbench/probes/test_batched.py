@@ -272,7 +272,7 @@ def test_bad_embeddings_are_named(tmp_path: Path) -> None:
     for message in damage:
         expect(message)
     expect("leave a last batch of one", clips=1025)
-    expect("end before the first", max_epochs=[2])
+    expect("ends before the first", max_epochs=[2])
     with pytest.raises(batched.ProbeError, match=r"task_metadata.json is missing"):
         batched.predict(tmp_path, {0: tmp_path / "seed"}, "paper")
 

@@ -147,7 +147,7 @@ def test_flax_arrays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"a": "PLACEHOLDER://a"}, "'a' lies in a folder of its own"),
+        ({"a": "PLACEHOLDER://a"}, "'a' is stored in a separate folder"),
         ({"a": {"__msgpack_chunked_array__": True}}, "'a' is not an array of at most 1 GiB"),
         ({"a": msgpack.ExtType(1, msgpack.packb([[4], "float32", b"abc"]))}, "has 3 bytes"),
         (None, "contains no 'params'"),

@@ -62,7 +62,7 @@ def test_damage_is_found(kind: str, tmp_path: Path) -> None:
 def test_durations(tmp_path: Path) -> None:
     wrong = write_task(tmp_path / "wrong", sample_duration=0.3)
     (problem,) = check_task(wrong).problems
-    assert problem.endswith("16000: clips have 0.25 s, task_metadata.json says 0.3 s")
+    assert problem.endswith("16000: clips last 0.25 s, task_metadata.json says 0.3 s")
     varying = write_task(tmp_path / "varying", sample_duration=None)
     rewrite(SECOND[:100])(varying)
     assert check_task(varying).problems == ()

@@ -112,7 +112,7 @@ def test_a_busy_server_is_asked_again(server: FileServer, tmp_path: Path) -> Non
 
 
 def test_what_does_not_help(server: FileServer, tmp_path: Path) -> None:
-    with pytest.raises(NotThereError, match=r"/absent: the server answers 404 Not Found"):
+    with pytest.raises(NotThereError, match=r"/absent: the server returned 404 Not Found"):
         download(f"{server.url}/absent", tmp_path / "a.bin")
     with pytest.raises(NotThereError, match="no-url"):
         download("no-url", tmp_path / "a.bin")

@@ -205,15 +205,15 @@ HOSTILE: dict[str, tuple[tarfile.TarInfo, str]] = {
     "device": (link(tarfile.CHRTYPE), "not a regular file"),
     "pipe": (link(tarfile.FIFOTYPE), "not a regular file"),
     "sparse file": (sparse(), "not a regular file"),
-    "absolute path": (regular("/etc/cron.d/x"), "not a plain one"),
-    "parent": (regular("../../x.json"), "not a plain one"),
-    "parent inside": (regular(f"tasks/{NAME}/48000/../x.wav"), "not a plain one"),
-    "backslash": (regular(f"tasks/{NAME}/48000/train/..\\x.wav"), "not a plain one"),
-    "drive": (regular(f"tasks/{NAME}/48000/train/C:x.wav"), "not a plain one"),
-    "line feed": (regular(f"tasks/{NAME}/48000/train/a\nb.wav"), "not a plain one"),
-    "no name": (regular("."), "outside of tasks/beijing"),
-    "other task": (regular("tasks/esc50-v2.0.0-full/test.json"), "outside of tasks/beijing"),
-    "top folder": (regular("bin/x.json"), "outside of tasks/beijing"),
+    "absolute path": (regular("/etc/cron.d/x"), "not plain"),
+    "parent": (regular("../../x.json"), "not plain"),
+    "parent inside": (regular(f"tasks/{NAME}/48000/../x.wav"), "not plain"),
+    "backslash": (regular(f"tasks/{NAME}/48000/train/..\\x.wav"), "not plain"),
+    "drive": (regular(f"tasks/{NAME}/48000/train/C:x.wav"), "not plain"),
+    "line feed": (regular(f"tasks/{NAME}/48000/train/a\nb.wav"), "not plain"),
+    "no name": (regular("."), "outside tasks/beijing"),
+    "other task": (regular("tasks/esc50-v2.0.0-full/test.json"), "outside tasks/beijing"),
+    "top folder": (regular("bin/x.json"), "outside tasks/beijing"),
     "other rate": (regular(f"tasks/{NAME}/16000/train/x.wav"), "clips must be in 48000/<split>"),
     "too deep": (regular(f"tasks/{NAME}/48000/train/a/x.wav"), "clips must be in 48000/<split>"),
 }
@@ -321,7 +321,7 @@ def test_command(
         with pytest.raises(FetchError, match=str(next(iter(bad)))):
             run(**bad)
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0}))
-    with pytest.raises(FetchError, match=r"too small .* 0.0 GB free"):
+    with pytest.raises(FetchError, match=r"not enough .* 0.0 GB free"):
         run("esc50")
 
 

@@ -53,7 +53,7 @@ def test_audio_that_cannot_be_resampled(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"test-1\.wav: not decodable"):
         provide_audio(task, [32_000])
     (tmp_path / "tones/16000").rename(tmp_path / "tones/elsewhere")
-    with pytest.raises(TaskError, match="has no audio: a system wants 32000 Hz"):
+    with pytest.raises(TaskError, match="has no audio: a system needs 32000 Hz"):
         provide_audio(task, [32_000])
     task = read_task(write_task(tmp_path / "sound", clips=2))
     (tmp_path / "sound/32000").write_text("a file in the way", "utf-8")

@@ -34,7 +34,7 @@ def predict(
 ) -> None:
     """Train and test the probes of several seeds, and write the same files as heareval.
 
-    Finished folders are kept. Seeds are processed one after the other if they don't all fit in
+    Finished folders are kept. Seeds are processed one after another if they don't all fit in
     memory. A folder counts as finished (`runs.finished`) only when complete.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-GAIN = 1.25  # least gain in speed that makes "auto" choose bfloat16
+GAIN = 1.25  # minimum speedup at which "auto" chooses bfloat16
 
 # glibc's mallopt: keep up to 2 GB of freed memory, take blocks of up to 1 GB from it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

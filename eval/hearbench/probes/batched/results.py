@@ -45,7 +45,7 @@ def write(data: ProbeData, folder: Path, outcomes: Sequence[Outcome], done: dict
 
 
 def _tested(data: ProbeData, part: str, outcome: Outcome) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Stored test predictions of one fold, and their scores by heareval's names."""
+    """Stored test predictions of one fold, and their scores under heareval's names."""
     logits, (_, target) = outcome.logits_NC, data.rows(part)
     predictions = data.predictions(logits)
     names = data.metadata["evaluation"]

@@ -18,7 +18,7 @@ CHROMA = 12  # pitch classes of an octave
 
 
 def top1_accuracy(predictions: Tensor, targets: Tensor) -> float:
-    """Fraction of clips whose first highest prediction is their first label."""
+    """Fraction of clips whose highest prediction (the first, if tied) is their first label."""
     return _share(predictions.argmax(1) == targets.argmax(1))
 
 

@@ -24,7 +24,7 @@ from hearbench.probes.batched.scores import score
 from hearbench.probes.grid import Point, Shape
 
 BUDGET = {"cpu": 32 << 20, "cuda": 8 << 30}  # bytes of all probes: a cache, a share of a GPU
-BUFFERS = 8  # activations of one layer that exist at the same time, about
+BUFFERS = 8  # approximate number of activations of one layer held at once
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def _check_batches(clips: int, shape: Shape) -> None:
         )
     if shape.max_epochs < shape.check_val_every_n_epoch:
         raise ProbeError(
-            f"max_epochs={shape.max_epochs} end before the first check of the validation score: "
+            f"max_epochs={shape.max_epochs} ends before the first check of the validation score: "
             f"allow {shape.check_val_every_n_epoch}"
         )
 

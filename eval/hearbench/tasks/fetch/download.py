@@ -15,8 +15,8 @@ import urllib3
 from hearbench.errors import HearbenchError
 from hearbench.progress import Progress
 
-TIMEOUT = (15.0, 60.0)  # seconds to connect, and without a byte
-ATTEMPTS = 6  # consecutive ones without progress
+TIMEOUT = (15.0, 60.0)  # seconds to connect, and to wait for data
+ATTEMPTS = 6  # consecutive attempts without progress
 PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
 LONGEST_PAUSE = 120.0
 CHUNK = 1 << 20
@@ -139,7 +139,7 @@ def _attempt(session: requests.Session, url: str, part: Path, progress: Progress
     """Make one request; returns when `part` is complete."""
     state = _read_note(part)
     have = _size(part) if state is not None and state.url == url and state.validator else 0
-    # identity: bytes of the file, not of a compressed transfer, are what ranges count
+    # identity, since ranges must count bytes of the file, not of a compressed transfer
     headers = {"Accept-Encoding": "identity"}
     if have and state is not None:
         headers |= {"Range": f"bytes={have}-", "If-Range": state.validator}
@@ -175,7 +175,7 @@ def _check_status(response: requests.Response) -> None:
         after = response.headers.get("Retry-After", "")
         raise _TryAgainError(f"status {status}", float(after) if after.isdigit() else 0.0)
     if 400 <= status < 500 and status != 416:
-        raise NotThereError(f"{response.url}: the server answers {status} {response.reason}")
+        raise NotThereError(f"{response.url}: the server returned {status} {response.reason}")
 
 
 def _continues(response: requests.Response, state: _State, have: int) -> bool:

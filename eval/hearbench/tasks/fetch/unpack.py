@@ -1,6 +1,6 @@
-"""Safe reading of untrusted task archives: nothing is extracted, expected files are yielded.
+"""Safe reading of untrusted task archives: yields expected files and extracts nothing.
 
-Members are read one after the other and returned as bytes with validated names, so that paths,
+Members are read one after another and returned as bytes with validated names, so that paths,
 links or devices in the archive have no effect. Bounds on every size keep a small archive from
 filling memory or disk.
 """
@@ -71,14 +71,14 @@ def _headers(
 ) -> Iterator[tarfile.TarInfo]:
     total = size = 0
     for _ in range(MOST_MEMBERS):
-        bounded.allow(size + LARGEST_HEADER)  # what was not taken of the last one is skipped
+        bounded.allow(size + LARGEST_HEADER)  # the unread rest of the last member is skipped
         info = tar.next()
         if info is None:
             return
         size = info.size
         total += size
         if size > LARGEST_MEMBER or total > largest:
-            raise _refused(archive, info.name, f"it is too large ({total:,} bytes up to here)")
+            raise _refused(archive, info.name, f"it is too large ({total:,} bytes so far)")
         bounded.allow(size + LARGEST_HEADER)
         yield info
     raise FetchError(f"{archive} has more than {MOST_MEMBERS:,} members: it is not a HEAR task")
@@ -93,13 +93,13 @@ def _checked(
     parts = [part for part in info.name.split("/") if part not in ("", ".")]
     plain = all(NAME.fullmatch(part) and part.strip(".") for part in parts)
     if info.name.startswith("/") or not plain:
-        raise _refused(archive, info.name, "its path is not a plain one")
+        raise _refused(archive, info.name, "its path is not plain")
     if info.isdir():
         return None
     if parts and parts[0].startswith("hear"):
         parts = parts[1:]
     if parts[:2] != ["tasks", folder]:
-        raise _refused(archive, info.name, f"it is outside of tasks/{folder}")
+        raise _refused(archive, info.name, f"it is outside tasks/{folder}")
     parts = parts[2:]
     if len(parts) == 3 and parts[0] == str(sample_rate):
         return PurePosixPath(*parts)
