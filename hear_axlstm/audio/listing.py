@@ -122,7 +122,7 @@ def match_pattern(pattern: str) -> list[str]:
     """List the files that a pattern matches, sorted; without ``**``, also folders."""
     if "**" not in pattern:
         return sorted(glob.glob(pattern))
-    pieces = pattern.split("/")
+    pieces = pattern.replace(os.sep, "/").split("/")
     at = next(index for index, piece in enumerate(pieces) if glob.has_magic(piece))
     top, rest = "/".join(pieces[:at]), pieces[at:]
     start = "/" if at == 1 and not top else top or "."

@@ -34,10 +34,10 @@ def balanced_draws(
     folders = [ids[clip].rpartition(b"/")[0].partition(b"/")[0] for clip in clips.tolist()]
     names, folder, size = np.unique(folders, return_inverse=True, return_counts=True)
     if len(names) < 2:
+        only = names[0].decode("utf-8", "replace") or "the corpus folder itself"
         raise ValueError(
             f"balance={balance:g} needs a corpus of several top-level folders, but all clips are "
-            f"in {names[0].decode() or 'the corpus folder itself'!r}: pack such a corpus, "
-            "or leave balance out"
+            f"in {only!r}: pack such a corpus, or leave balance out"
         )
     share = size ** (1.0 - balance)
     return (len(clips) * share / share.sum() / size)[folder]

@@ -38,6 +38,7 @@ from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.windows import Budget, groups, step_times
 from hear_axlstm.embed.writers import Output, OutputError
 from hear_axlstm.files import naming_full_disk, sole_writer, write_text
+from hear_axlstm.ops.precision import product_dtype
 from hear_axlstm.progress import Progress
 from hear_axlstm.training.distributed import DistContext
 from hear_axlstm.wording import duration, plural
@@ -132,7 +133,7 @@ def embed_files(
         "path_column": path_column,
         "model": embedder.config.to_dict(),
         "weights": _digest(embedder),
-        "precision": embedder.precision,
+        "precision": _precision(embedder, context),
     }
     settings = [json.dumps(request, default=str)]
     planned = plan(source, output.parts, output.fields, settings, CLIPS_PER_SHARD)
@@ -157,6 +158,21 @@ def embed_files(
         first = f"{found.first.id}: {found.first.reason}" if found.first else "no audio in the tars"
         raise OutputError(f"no clip could be embedded, e.g. {first}; all reasons: {output.report}")
     return read_report(output)
+
+
+def _precision(embedder: Embedder, context: DistContext) -> str:
+    """Name of the products' data type, which "auto" chooses by a measurement.
+
+    Raises:
+        ValueError: if the ranks differ.
+    """
+    name = str(product_dtype(embedder.precision, embedder.device)).removeprefix("torch.")
+    if context.broadcast(name) != name:
+        raise ValueError(
+            f"precision 'auto' is {context.broadcast(name)} on rank 0 but {name} here: choose one "
+            "with --precision"
+        )
+    return name
 
 
 def _is_up_to_date(output: Output, planned: Plan, request: Mapping[str, Any]) -> bool:

@@ -31,6 +31,7 @@ REPORT = "report.csv"
 REQUEST = "request.json"
 SHOWN = 60  # characters of a value in a message
 PATH_BYTES = 2_000  # longest relative path
+WINDOWS = os.name == "nt"
 
 
 class OutputError(ValueError):
@@ -236,6 +237,8 @@ def _write_clip(folder: Path, clip: Embedded) -> str:
 
 def _file_name(clip_id: str, taken: Path) -> str:
     """A relative path for a clip, always inside the folder and not in use yet."""
+    if WINDOWS:  # the id may be a path as typed
+        clip_id = clip_id.replace("\\", "/").replace(":", "")
     pieces = [_shortened(piece) for piece in clip_id.split("/") if piece not in ("", ".")]
     stem = "/".join("%2E%2E" if piece == ".." else piece for piece in pieces)
     if len(os.fsencode(stem)) > PATH_BYTES:

@@ -48,6 +48,11 @@ class SplitClip(NamedTuple):
     clip: AudioClip
     split: str
 
+    @property
+    def in_split(self) -> str:
+        """The split that it belongs to: training, if unspecified."""
+        return self.split or "train"
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -96,14 +101,19 @@ def read_dataset(train: Path, config: FinetuneConfig) -> Dataset:
             if any(clip.split == split for clip in clips):
                 raise LabelsError(f"{train} has {split} clips, and so does {file}: use only one")
             clips += [clip._replace(split=split) for clip in _read(file, config, {})]
+    listed = {item.in_split for item in clips}
     clips, missing = _with_files(clips)
     if missing and not config.skip_broken:
         report_broken([*missing, *_unusable(clips)], skip=False)
-    if not any(clip.split == "valid" for clip in clips):
+    for split in sorted(listed - {item.in_split for item in clips}):
+        raise LabelsError(
+            f"no file of the {split} clips exists, e.g. {missing[0].id}: check the paths"
+        )
+    if "valid" not in listed:
         clips = _draw_valid(clips, config)
     splits: dict[str, tuple[AudioClip, ...]] = {}
     for split in SPLITS:
-        splits[split] = tuple(clip for clip, own in clips if (own or "train") == split)
+        splits[split] = tuple(item.clip for item in clips if item.in_split == split)
     if not splits["test"]:
         del splits["test"]
     labels = Labels(_classes(splits["train"]), config.multilabel)

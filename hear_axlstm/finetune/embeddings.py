@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -60,7 +61,7 @@ def _write(file: Path, scene: Tensor) -> bool:
     """Write an embedding; False, with a warning, if the cache can't be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
+        partial = file.with_suffix(f".{os.getpid()}.partial")
         with partial.open("wb") as stream:  # not synced: a damaged file is computed again
             np.save(stream, scene.numpy())
         partial.replace(file)

@@ -148,7 +148,7 @@ class FinetuneMonitor:
 
     def on_start(self) -> None:
         """Score the linear probe on the pretrained encoder, as the baseline to improve on."""
-        if self.trainer.step == 0:
+        if self.best.score == -math.inf:  # else resumed
             self._score(0, 0.0)
         self._set_training()
 

@@ -19,6 +19,8 @@ MISSING = (
     "fine-tuning needs scikit-learn and matplotlib: run pip install '.[finetune]' in the clone"
 )
 CELL_INCHES = 0.22
+LARGEST_SIDE = 30.0  # inches; its pixels would fill the memory with thousands of classes
+NAMES_UP_TO = 150  # classes; with more, there is no room for their names
 NUMBERS_UP_TO = 20  # classes; with more, the cells are too small for numbers
 
 
@@ -94,11 +96,12 @@ def draw_confusion(labels: Labels, logits: Tensor, targets: Tensor, title: str, 
     classes = len(labels.classes)
     counts = confusion_matrix(targets, logits.argmax(1), labels=range(classes))
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
-    side = 4.0 + CELL_INCHES * classes
+    names = labels.classes if classes <= NAMES_UP_TO else None
+    side = min(4.0 + CELL_INCHES * classes, LARGEST_SIDE)
     figure = Figure(figsize=(side, side), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    display = ConfusionMatrixDisplay(shares, display_labels=labels.classes)
+    display = ConfusionMatrixDisplay(shares, display_labels=names)
     display.plot(
         ax=axis, include_values=False, xticks_rotation="vertical", cmap="Blues", colorbar=False
     )
@@ -106,5 +109,7 @@ def draw_confusion(labels: Labels, logits: Tensor, targets: Tensor, title: str, 
         for row, column in np.argwhere(counts):
             shade = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, counts[row, column], ha="center", va="center", color=shade)
+    if classes > NAMES_UP_TO:
+        axis.set(xticks=[], yticks=[])
     axis.set(xlabel="predicted class", ylabel="class", title=title)
     figure.savefig(path, dpi=110)

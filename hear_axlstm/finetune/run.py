@@ -104,12 +104,6 @@ def _write(
     """Write the classifier, the scores of the splits, and the last split's confusion matrix."""
     targets = {split: dataset.targets(split) for split in logits}
     found = Scores({s: scores(dataset.labels, logits[s], targets[s]) for s in logits})
-    if not config.multilabel:
-        split = list(logits)[-1]
-        clips, accuracy = plural(len(targets[split]), "clip"), found[split]["accuracy"]
-        title = f"{split}: {clips}, accuracy {accuracy:.1%}"
-        path = out / CONFUSION
-        draw_confusion(dataset.labels, logits[split], targets[split], title, path)
     classifier.save(out / FILE_NAME, {"scores": found, "settings": config.to_dict()})
     write_text(out / SCORES, json.dumps(found, indent=2) + "\n")
     (out / REPORT).unlink(missing_ok=True)
@@ -118,6 +112,12 @@ def _write(
         kinds = Counter(skipped.kind for skipped in dataset.left_out)
         kept = sum(map(len, dataset.splits.values()))
         found.left_out = left_out(kept, kinds, f"see {out / REPORT}")
+    if not config.multilabel:
+        split = list(logits)[-1]
+        clips, accuracy = plural(len(targets[split]), "clip"), found[split]["accuracy"]
+        title = f"{split}: {clips}, accuracy {accuracy:.1%}"
+        path = out / CONFUSION
+        draw_confusion(dataset.labels, logits[split], targets[split], title, path)
     return found
 
 

@@ -21,7 +21,7 @@ Work = Callable[[], object]
 
 def square(dtype: torch.dtype) -> Tensor:
     """A matrix to multiply with itself."""
-    return torch.ones(SIZE, SIZE, dtype=dtype)
+    return torch.ones(SIZE, SIZE, dtype=dtype, device="cpu")
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ class PretrainMonitor:
         self.labeled = None
         if self.lines is None:
             return
-        shown = validation or batch(0)
+        shown = validation if validation and len(validation[0]) else batch(0)
         self.mel, self.mask = (x[:CLIPS_SHOWN] for x in shown)
         self.draws = find_spec("matplotlib") is not None
         if not self.draws:
@@ -78,7 +78,7 @@ class PretrainMonitor:
         Raises:
             AudioError: if a labeled clip can't be read, so that training does not start.
         """
-        if self.labeled is None or self.lines is None:
+        if self.labeled is None or self.lines is None or self.trainer.step:
             return
         if not any("probe_accuracy" in line for line in self.lines.read()):
             self._score(step=0, epoch=0.0)

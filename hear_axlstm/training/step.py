@@ -107,8 +107,9 @@ class TrainStep:
         with self.average.applied() if self.average is not None else nullcontext():
             for part in self._parts(batch):
                 fields = self._fields(batch, part)
-                total += self._loss(fields) * len(fields[0])
-                rows += len(fields[0])
+                if len(fields[0]):  # a rank may have no rows
+                    total += self._loss(fields) * len(fields[0])
+                    rows += len(fields[0])
         self.model.train()
         self.context.all_reduce([total, rows])
         return total.item() / rows.item()

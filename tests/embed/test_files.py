@@ -19,10 +19,11 @@ import soundfile
 from hear_axlstm import checkpoints, load_model
 from hear_axlstm.audio.io import load_audio
 from hear_axlstm.config import ModelConfig
-from hear_axlstm.embed import files
+from hear_axlstm.embed import files, writers
 from hear_axlstm.embed.files import EmbedReport, embed_files
 from hear_axlstm.embed.writers import OutputError
 from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.ops import precision
 from hear_axlstm.ops.precision import Precision
 
 SIZE = 80  # of the small model's embeddings
@@ -376,3 +377,22 @@ def test_an_output_that_was_cut_off_is_made_again(model: str, many: Path, tmp_pa
     os.truncate(out, len(whole) - 100)
     embed([str(many)], out, model)
     assert out.read_bytes() == whole
+
+
+def test_ids_with_a_drive_stay_inside_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writers, "WINDOWS", True)
+    assert writers._file_name(r"C:\audio\..\a.wav", tmp_path) == "C/audio/%2E%2E/a.wav.npy"
+
+
+@pytest.mark.parametrize("is_faster", [True, False])
+def test_auto_precision_is_recorded_as_what_it_was(
+    is_faster: bool, model: str, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_has_fast_cpu", lambda: is_faster)
+    embedder = load_model(model, precision="auto")
+    embed_files([mixed / "a.wav"], tmp_path / "a.npy", embedder)
+    monkeypatch.setattr(precision, "_has_fast_cpu", lambda: not is_faster)
+    with pytest.raises(OutputError, match="precision"):
+        embed_files([mixed / "a.wav"], tmp_path / "a.npy", load_model(model, precision="auto"))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hear_axlstm import checkpoints, get_scene_embeddings, load_model
@@ -28,7 +29,7 @@ from hear_axlstm.finetune.classifier import Classifier, Labels, load_classifier
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.dataset import read_dataset
 from hear_axlstm.finetune.embeddings import embed
-from hear_axlstm.finetune.metrics import scores
+from hear_axlstm.finetune.metrics import draw_confusion, scores
 from hear_axlstm.finetune.run import finetune
 from hear_axlstm.pretrain.knn import read_labeled
 from hear_axlstm.training.logging import read_log
@@ -440,3 +441,23 @@ def test_what_was_left_out_is_counted(tones: Path, config: FinetuneConfig, tmp_p
     assert found.left_out.startswith("2 of 32 left out (no such file: 1, ")
     with open(tmp_path / "run" / "report.csv", encoding="utf-8", newline="") as report:
         assert {row["id"] for row in csv.DictReader(report)} == set(map(str, names))
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_a_split_whose_files_are_all_missing_is_refused(
+    split: str, tones: Path, config: FinetuneConfig, tmp_path: Path
+) -> None:
+    rows = [{"path": tmp_path / "gone.wav", "label": "low"}]
+    other = write(tmp_path / "other.csv", rows)
+    settings = replace(config, test_fold=None, skip_broken=True)
+    settings = replace(settings, **{split: other})  # type: ignore[arg-type]
+    with pytest.raises(LabelsError, match=rf"no file of the {split} clips exists, e\.g\. .*gone"):
+        read_dataset(tones, settings)
+
+
+def test_the_confusion_of_many_classes_is_a_small_picture(tmp_path: Path) -> None:
+    labels = Labels(tuple(f"{number:04}" for number in range(400)), False)
+    picture = tmp_path / "confusion.png"
+    draw_confusion(labels, torch.eye(400), torch.arange(400), "all right", picture)
+    with Image.open(picture) as image:
+        assert max(image.size) <= 3_500

@@ -15,6 +15,11 @@ def work(seconds: float) -> timing.Work:
     return lambda: time.sleep(seconds)
 
 
+def test_processors_are_timed_whatever_the_default_device() -> None:
+    with torch.device("meta"):
+        assert timing.square(torch.float32).device == CPU
+
+
 def test_only_a_clear_gain_counts() -> None:
     assert timing.is_faster(work(0.002), work(0.02))
     assert not timing.is_faster(work(0.02), work(0.002))

@@ -102,6 +102,13 @@ def test_a_run_that_starts_over_is_scored_once_at_the_start(
     assert accuracies(tmp_path) == accuracies(watched_run)
 
 
+def test_a_probe_that_is_added_later_is_not_scored_as_the_start() -> None:
+    monitor = PretrainMonitor.__new__(PretrainMonitor)
+    monitor.labeled = monitor.lines = monitor  # type: ignore[assignment]
+    monitor.trainer = SimpleNamespace(step=5000)  # type: ignore[assignment]
+    monitor.on_start()  # would read the log
+
+
 def test_an_unreadable_clip_is_found_before_training(
     watched_run: Path, tones: Path, tmp_path: Path
 ) -> None:

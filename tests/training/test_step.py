@@ -152,3 +152,16 @@ def test_muon_takes_the_matrices_of_the_blocks() -> None:
     assert len(names) == 2 and all(".blocks.0." in name for name in names)
     rest = [p for group in adamw_.param_groups for p in group["params"]]
     assert len(rest) + len(owned) == len(list(model.parameters()))
+
+
+def test_a_rank_without_validation_clips_leaves_the_loss_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def add_other_rank(_: DistContext, tensors: list[torch.Tensor]) -> None:
+        for tensor, value in zip(tensors, (6.0, 3.0), strict=True):
+            tensor += value
+
+    train_step = regression()
+    monkeypatch.setattr(DistContext, "all_reduce", add_other_rank)
+    empty = torch.zeros(0, 5, 4), torch.zeros(0, 5, dtype=torch.bool)
+    assert train_step.evaluate(empty) == 2.0

@@ -98,8 +98,7 @@ class EmbeddingFiles:
             if not isinstance(error, OSError):  # on a full disk it would fail again
                 self._commit()
         finally:
-            for file in self._open.values():
-                file.close()
+            self._close()
 
     def has(self, clip: Clip) -> bool:
         """Whether the clip's embeddings are on disk."""
@@ -137,6 +136,7 @@ class EmbeddingFiles:
             self._finish_split(split)
         (self.folder / "profile.embeddings.json").write_text(json.dumps(profile, indent=4), "utf-8")
         (self.folder / EMBEDDED).touch()
+        self._close()  # Windows can't delete open files
         for split in self.order if self.is_event else ():
             self._rows(split).unlink()
             self._times(split).unlink()
@@ -203,12 +203,15 @@ class EmbeddingFiles:
         self._pending = {}
         self._committed = time.monotonic()
 
+    def _close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
     def _start(self, size: int) -> None:
         """Start over, with embeddings of this size."""
         self.size, self.places, self._pending = size, {}, {}
         self._ends = dict.fromkeys(self.order, 0)
-        while self._open:
-            self._open.popitem()[1].close()
+        self._close()
         for split in self.order:
             self._rows(split).unlink(missing_ok=True)
             self._times(split).unlink(missing_ok=True)

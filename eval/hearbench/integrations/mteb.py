@@ -65,7 +65,8 @@ class HearEncoder(AbsEncoder):
         rows: list[Any] = [None] * len(waves)
         for indices in by_length.values():
             audio = torch.from_numpy(np.stack([waves[index] for index in indices]))
-            scenes = self.module.get_scene_embeddings(audio.to(self.device), self.model)
+            with torch.no_grad():
+                scenes = self.module.get_scene_embeddings(audio.to(self.device), self.model)
             for index, scene in zip(indices, scenes.float().cpu().numpy(), strict=True):
                 rows[index] = scene
         return np.stack(rows)

@@ -46,7 +46,7 @@ def _has_fast_cpu() -> bool:
     seconds = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
     for _ in range(5):
         for dtype in seconds:
-            x = torch.ones(512, 512, dtype=dtype)
+            x = torch.ones(512, 512, dtype=dtype, device="cpu")
             start = time.perf_counter()
             x @ x
             seconds[dtype] = min(seconds[dtype], time.perf_counter() - start)
