@@ -16,7 +16,8 @@ NOT_TEXT = ("os.open", "av.", "soundfile.", "tarfile.", "archive.", "Image.", "g
 """Beginnings of calls that open no text file."""
 
 POSIX = {
-    "os": """O_RDONLY chown chroot fchmod fchown fork forkpty getegid geteuid getgid getgroups getloadavg
+    "os": """O_RDONLY
+        chown chroot fchmod fchown fork forkpty getegid geteuid getgid getgroups getloadavg
         getpgid getpgrp getpriority getsid getuid killpg lchown mkfifo mknod nice openpty
         posix_fallocate posix_spawn pread pwrite sched_getaffinity sched_setaffinity setegid
         seteuid setgid setgroups setpgid setpriority setsid setuid statvfs sysconf uname wait3
