@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from hear_axlstm.ops.backends import backend
-from hear_axlstm.ops.onednn import matmul
+from hear_axlstm.ops.matmul import matmul
 
 Work = Callable[[], object]
 

@@ -17,18 +17,18 @@ from hear_axlstm.audio.formats import (
     fault_of_unknown,
     find_parts,
 )
-from hear_axlstm.audio.opening import AudioSource, open_source, source_name
+from hear_axlstm.audio.opening import AudioFile, open_file, source_name
 from hear_axlstm.audio.random_access import RandomAccess
 from hear_axlstm.audio.resample import check_rate, resampled
 from hear_axlstm.wording import duration
 
-__all__ = ["AUDIO_SUFFIXES", "OTHER_AUDIO_SUFFIXES", "AudioError", "AudioSource", "load_audio"]
+__all__ = ["AUDIO_SUFFIXES", "OTHER_AUDIO_SUFFIXES", "AudioError", "AudioFile", "load_audio"]
 
 LONGEST_SECONDS = 24 * 3600.0  # a day at 16 kHz takes 5.5 GB
 
 
 def load_audio(
-    source: AudioSource,
+    source: AudioFile,
     sample_rate: int = 16_000,
     start: float = 0.0,
     end: float | None = None,
@@ -60,7 +60,7 @@ def load_audio(
     name = printable(source_name(source))
     try:
         _check_span(sample_rate, start, end)
-        with open_source(source) as opened:
+        with open_file(source) as opened:
             file = RandomAccess(opened)
             blocks = _blocks(file, start, end, LONGEST_SECONDS if longest is None else longest)
             mono = np.concatenate([np.zeros(0, np.float32), *resampled(blocks, sample_rate)])

@@ -12,7 +12,7 @@ from typing import IO, Any, BinaryIO, TypeAlias
 
 from hear_axlstm.audio.errors import Fault, printable
 
-AudioSource: TypeAlias = "str | bytes | bytearray | memoryview | os.PathLike[str] | IO[bytes]"
+AudioFile: TypeAlias = "str | bytes | bytearray | memoryview | os.PathLike[str] | IO[bytes]"
 """Path of a file, its content, or an open binary file."""
 
 CHECK_PATH = "check the path"
@@ -27,7 +27,7 @@ def source_name(source: object) -> str:
 
 
 @contextmanager
-def open_source(source: AudioSource) -> Iterator[BinaryIO]:
+def open_file(source: AudioFile) -> Iterator[BinaryIO]:
     """Open the whole source as a seekable binary file; a file object passed in is left open.
 
     Raises:

@@ -35,7 +35,7 @@ COMMANDS = {
 }
 """Names and one-line descriptions, in the order of use; NAME.NAME in this folder is the command."""
 
-LEFT, FAILED, INTERRUPTED = 0, 2, 130  # exit codes
+LEFT, FAILED, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130  # exit codes
 
 
 def main() -> None:

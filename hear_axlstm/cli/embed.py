@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 import tyro
 
 from hear_axlstm import load_model
+from hear_axlstm.cli import SOME_FAILED
 from hear_axlstm.embed.files import Kind, embed_files
 from hear_axlstm.ops.precision import Precision
 from hear_axlstm.options import option
 from hear_axlstm.training.distributed import init_distributed
 from hear_axlstm.training.signals import is_under_torchrun
 
-SOME_FAILED = 3
 PATIENCE = timedelta(days=30)  # ranks wait for the slowest one at the end
 
 

@@ -17,7 +17,7 @@ from hear_axlstm.checkpoints.format import read_settings
 from hear_axlstm.checkpoints.published import PUBLISHED, TAG, cache
 from hear_axlstm.checkpoints.resolve import RANDOM
 from hear_axlstm.checkpoints.shapes import parameters
-from hear_axlstm.cli.weights import locate
+from hear_axlstm.cli.weights import local_file
 from hear_axlstm.config import PRESETS
 from hear_axlstm.ops import library
 from hear_axlstm.ops.backends import SWITCH, backend
@@ -79,7 +79,7 @@ def _devices() -> list[str]:
 
 def _describe(name: str) -> dict[str, Any]:
     drawn = name.removesuffix(f".{RANDOM}")
-    config, training = (PRESETS[drawn], {}) if drawn in PRESETS else read_settings(locate(name))
+    config, training = (PRESETS[drawn], {}) if drawn in PRESETS else read_settings(local_file(name))
     return {
         "name": name,
         "parameters": parameters(config),

@@ -18,14 +18,13 @@ from hear_axlstm.audio.clips import Source
 from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.sources import AudioClip, open_source
 from hear_axlstm.audio.tables import OPEN_CSV
+from hear_axlstm.cli import SOME_FAILED
 from hear_axlstm.data.shards import left_out
 from hear_axlstm.embed.files import scenes_of
 from hear_axlstm.files import replacing
 from hear_axlstm.finetune.classifier import Classifier, load_classifier
 from hear_axlstm.options import option
 from hear_axlstm.training.device import choose_device
-
-BROKEN = 3  # exit code if some files had no usable audio and the others were classified
 
 
 def predict(
@@ -65,7 +64,7 @@ def predict(
         broken, number = _write(file, classifier, source, min(top, len(classifier.labels.classes)))
     if broken:
         _report(broken, number)
-        sys.exit(BROKEN)
+        sys.exit(SOME_FAILED)
 
 
 def _write(

@@ -60,7 +60,9 @@ class Get:
             raise ValueError(f"name the weights to get: {', '.join(PUBLISHED)}")
         _check_names(self.names)
         for name in self.names:
-            path = fetch.get(PUBLISHED[name], self.source) if name in PUBLISHED else locate(name)
+            path = (
+                fetch.get(PUBLISHED[name], self.source) if name in PUBLISHED else local_file(name)
+            )
             print(f"{name}: {path} ({_size(path)})\nnext: load_model({name!r}) in Python")
 
 
@@ -74,7 +76,7 @@ class Locate:
     def __call__(self) -> None:
         """Print the path."""
         _check_names((self.name,))
-        print(locate(self.name))
+        print(local_file(self.name))
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def weights(
     command()
 
 
-def locate(name: str) -> Path:
+def local_file(name: str) -> Path:
     """The local file of named weights; nothing is downloaded.
 
     Raises:

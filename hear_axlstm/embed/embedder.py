@@ -34,8 +34,8 @@ from hear_axlstm.embed.loading import Loader
 from hear_axlstm.embed.stream import Stream
 from hear_axlstm.embed.windows import Budget, Window, batches, cut, step_times
 from hear_axlstm.models.encoder import Encoder
-from hear_axlstm.ops.onednn import is_traced
 from hear_axlstm.ops.precision import Precision, autocast_to, product_dtype
+from hear_axlstm.ops.tracing import is_traced
 
 Standard: TypeAlias = Statistics | tuple[float, float]
 SMALLEST_STD = 1e-3  # of calibration audio's log-mel; constant audio has 1e-5, by rounding

@@ -1,1 +1,1 @@
-"""Fine-tuning on labeled clips: a probe on frozen embeddings, or the whole encoder."""
+"""Fine-tuning on labeled clips: a head on frozen embeddings, or the whole encoder."""

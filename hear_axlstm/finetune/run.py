@@ -74,7 +74,7 @@ def finetune(train: Path, out: Path, config: FinetuneConfig) -> Scores:
             dataset, embeddings = _embed(classifier, dataset, train, config)
             if not list_checkpoints(out / CHECKPOINTS):
                 pairs = {split: (x, dataset.targets(split)) for split, x in embeddings.items()}
-                log = out / ("probe.jsonl" if config.mode == "full" else LOG)
+                log = out / ("head.jsonl" if config.mode == "full" else LOG)
                 train_head(classifier, pairs["train"], pairs["valid"], config, log)
         if config.mode == "full":
             train_encoder(classifier, dataset, config, out, context)

@@ -15,7 +15,7 @@ from hear_axlstm.config import ModelConfig
 from hear_axlstm.models.mlstm import MLSTMBlock
 from hear_axlstm.models.patch_embed import PatchEmbedding
 from hear_axlstm.models.transformer import TransformerBlock
-from hear_axlstm.ops.onednn import is_traced
+from hear_axlstm.ops.tracing import is_traced
 
 # A block is built from (config, index) and raises for an invalid config; it maps tokens [B, S, D]
 # to tokens, and its static methods `inner_dim`, `causal` and `flops` describe a config.
@@ -43,8 +43,8 @@ class Encoder(nn.Module):
     checkpoint_blocks = False
     """Gradient checkpointing: store only the tokens between blocks and recompute the rest."""
     fused: Any = None
-    """Frozen weights packed for inference, see `hear_axlstm.embed.fused.fuse`. Training
-    mode, another device or dtype, and loading weights drop them."""
+    """Frozen weights packed for inference, see `hear_axlstm.embed.fused`.
+    Training mode, another device or dtype, and loading weights drop them."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

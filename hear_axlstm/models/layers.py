@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from hear_axlstm.ops.contract import CONV_WIDTH, MAP_WIDTH, NORM_EPS
-from hear_axlstm.ops.onednn import linear, matmul
+from hear_axlstm.ops.matmul import linear, matmul
 from hear_axlstm.ops.torch_impl import convolved_silu, gated_norm
 
 DENSE_WIDTH = 64  # diagonal blocks are merged into dense matrices up to this width

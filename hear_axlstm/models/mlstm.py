@@ -41,7 +41,7 @@ from hear_axlstm.ops import cpu, torch_impl
 from hear_axlstm.ops.backends import has_mixer, mlstm_sum
 from hear_axlstm.ops.contract import LARGEST_EXPONENT, MAP_WIDTH, BlockTensors, CellGates, is_short
 from hear_axlstm.ops.fuse import fuse_weights
-from hear_axlstm.ops.onednn import linear
+from hear_axlstm.ops.matmul import linear
 
 CHUNK = 128  # tokens
 
@@ -272,7 +272,7 @@ class MLSTMBlock(nn.Module):
         return tokens_BSD + (y.flip(1) if self.reverse else y)
 
     def _by_mixer(self, y_BSD: Tensor) -> Tensor:
-        fused = fuse_weights(self.tensors(), self.heads, cpu.product_dtype(y_BSD))
+        fused = fuse_weights(self.tensors(), self.heads, cpu.autocast_dtype(y_BSD))
         xz_BSE = linear(y_BSD, fused.up)
         return linear(cpu.mixer(xz_BSE, fused.mixer, self.heads, self.gates), fused.down)
 

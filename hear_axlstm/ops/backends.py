@@ -18,8 +18,9 @@ import os
 import torch
 from torch import Tensor
 
-from hear_axlstm.ops import cpu, library, onednn, torch_impl, triton_impl
+from hear_axlstm.ops import cpu, library, torch_impl, triton_impl
 from hear_axlstm.ops.contract import is_short
+from hear_axlstm.ops.matmul import is_for_mkl
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +65,14 @@ def is_compiled(x: Tensor) -> bool:
 
 
 def packed(weight: Tensor) -> cpu.PackedLinear:
-    """Pack a linear layer's fixed weight ``[S, K]`` in the backend's layout for many tokens."""
-    by_mkl = weight.numel() > WIDE and onednn.is_for_mkl(weight)
+    """Pack a linear layer's fixed weight ``[out, in]`` in the backend's layout for many tokens."""
+    by_mkl = weight.numel() > WIDE and is_for_mkl(weight)
     by_gemm = library.gemm_is_fastest() and not by_mkl
     return packed_for_few(weight) if by_gemm else cpu.PackedLinear(weight, 0)
 
 
 def packed_for_few(weight: Tensor) -> cpu.PackedLinear:
-    """Pack a linear layer's fixed weight ``[S, K]`` in the backend's layout for few tokens."""
+    """Pack a linear layer's fixed weight ``[out, in]`` in the backend's layout for few tokens."""
     by_gemm = backend("cpu") == "cpu"
     return cpu.PackedLinear(weight, library.gemm_columns() if by_gemm else 0)
 

@@ -1,7 +1,7 @@
-"""The backend for CPUs: the interior of an mLSTM block in compiled C++ (`csrc/`), via ctypes.
+"""The backend for CPUs: mLSTM blocks, or their interior, in compiled C++ (`csrc/`), via ctypes.
 
 `pip install` compiles it if there is a C++ compiler. The projections around it are left to
-`onednn.py` unless `gemm` is faster. For the backward pass, the up-projection and the cell's inputs
+`matmul.py` unless `gemm` is faster. For the backward pass, the up-projection and the cell's inputs
 and sums are stored; everything else is recomputed.
 
 Shapes: B windows, S tokens, H heads, N = B H, K head size, E = H K.
@@ -30,7 +30,8 @@ from hear_axlstm.ops.contract import (
     MixerWeights,
 )
 from hear_axlstm.ops.library import call
-from hear_axlstm.ops.onednn import fixed_weight, is_traced, linear
+from hear_axlstm.ops.matmul import fixed_weight, linear
+from hear_axlstm.ops.tracing import is_traced
 
 
 class Workspace:
@@ -61,7 +62,7 @@ class PackedLinear:
     """Linear layer without bias whose weight is packed for `gemm` where that is faster.
 
     Args:
-        weight: ``[S, K]``, float32 or bfloat16; a copy is kept.
+        weight: ``[out, in]``, float32 or bfloat16; a copy is kept.
         group: columns of a packed group, `library.gemm_columns`; 0 leaves the product to torch.
     """
 
@@ -81,7 +82,7 @@ class PackedLinear:
             self.weight = fixed_weight(weight)
 
     def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
-        """``[..., K]`` -> ``[..., S]`` in the weight's dtype, possibly in the named workspace."""
+        """``[..., in]`` -> ``[..., out]`` in the weight's dtype, perhaps in the named workspace."""
         x = x.to(self.dtype)
         if not self.is_packed:
             return linear(x, self.weight)
@@ -125,10 +126,10 @@ class Call(NamedTuple):
 def is_usable(x: Tensor) -> bool:
     """Whether the compiled code supports tensors like this one."""
     is_here = x.device.type == "cpu" and not is_traced(x) and library.is_available()
-    return is_here and product_dtype(x) in library.SUFFIXES
+    return is_here and autocast_dtype(x) in library.SUFFIXES
 
 
-def product_dtype(x: Tensor) -> torch.dtype:
+def autocast_dtype(x: Tensor) -> torch.dtype:
     """Dtype of matrix products with a tensor on a CPU, taking autocast into account."""
     autocast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
     return torch.get_autocast_dtype("cpu") if autocast else x.dtype

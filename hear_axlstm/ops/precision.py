@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 import torch
 
-from hear_axlstm.ops.onednn import matmul
-from hear_axlstm.ops.timing import is_faster, square
+from hear_axlstm.ops.fastest import is_faster, square
+from hear_axlstm.ops.matmul import matmul
 
 Precision = Literal["auto", "float32", "bfloat16"]
 

@@ -18,7 +18,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
 
 from hear_axlstm.ops.contract import CONV_WIDTH, EPS, MAP_WIDTH, NORM_EPS, MixerWeights
-from hear_axlstm.ops.onednn import is_traced, linear, matmul
+from hear_axlstm.ops.matmul import linear, matmul
+from hear_axlstm.ops.tracing import is_traced
 
 ROWS = 128  # query rows per block; keys after a block's last row are skipped
 MODERATE = 64.0  # exp(MODERATE) and products of it are far from the limits of float32

@@ -15,7 +15,7 @@ from hear_axlstm.options import option
 class RunConfig:
     """Execution settings of a run.
 
-    They don't affect the result, so a resumed run may change all of them.
+    They change the result by rounding at most, so a resumed run may change all of them.
 
     Raises:
         ValueError: for an invalid value.
@@ -36,7 +36,8 @@ class RunConfig:
     keep_checkpoints: int = 2
     """Number of recent checkpoints to keep."""
     stop_after_bad_steps: int = 10
-    """Stop after this many steps in a row without a finite loss and gradient."""
+    """Stop after this many steps in a row without a finite loss and gradient; checked with each
+    line of the log."""
 
     def __post_init__(self) -> None:
         check_positive(

@@ -150,7 +150,7 @@ class Trainer:
             done = self.train_step.step(batch, self.step, self._rate(self.step))
             self.step += done
             if done and self._is_due(self.config.log_every):
-                self._write_log(meter, self.step - logged_step)
+                self._report(meter, self.step - logged_step)
                 logged_step = self.step
             if done and (self.step == self.schedule.steps or self._ends_epochs(1)):
                 before, last = self.data.epoch_at(self.step - 1), self.step == self.schedule.steps
@@ -204,7 +204,7 @@ class Trainer:
         total, done = self.schedule.steps * size, self.step * size
         return Progress(total=total, initial=done, unit="clip", desc=title)
 
-    def _write_log(self, meter: Meter, steps: int) -> None:
+    def _report(self, meter: Meter, steps: int) -> None:
         means = self.train_step.take_metrics()
         in_a_row = means.pop("in_a_row")
         speed = meter.take(steps * self.train_step.batch_size)
@@ -215,6 +215,9 @@ class Trainer:
             state = f"epoch {self.epoch:.1f}, loss {means['loss']:.4f}"
             self.bar.set_postfix_str(state, refresh=False)
             self.bar.update(self.step * self.train_step.batch_size - self.bar.n)
+        self._check_diverged(in_a_row)
+
+    def _check_diverged(self, in_a_row: float) -> None:
         if in_a_row >= self.config.stop_after_bad_steps:
             groups = [g for o in self.train_step.optimizers for g in o.param_groups]
             peaks = ", ".join(f"{peak:g}" for peak in dict.fromkeys(g["peak"] for g in groups))

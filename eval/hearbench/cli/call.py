@@ -12,7 +12,8 @@ from typing import Any
 import tyro
 
 from hearbench.errors import HearbenchError
-from hearbench.exit_codes import INTERRUPTED
+
+INTERRUPTED = 130  # the shell's exit status after Ctrl-C
 
 
 def option(metavar: str) -> Any:

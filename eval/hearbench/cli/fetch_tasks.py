@@ -10,8 +10,7 @@ import joblib
 import tyro
 from filelock import FileLock, Timeout
 
-from hearbench.cli.call import option
-from hearbench.exit_codes import INTERRUPTED
+from hearbench.cli.call import INTERRUPTED, option
 from hearbench.tasks.fetch.archives import Archive, find_archives, needs, read_checksums
 from hearbench.tasks.fetch.download import FetchError
 from hearbench.tasks.fetch.fetch import fetch_task

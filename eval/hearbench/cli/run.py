@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from hearbench import report as reports
-from hearbench.exit_codes import INTERRUPTED
+from hearbench.cli.call import INTERRUPTED
 from hearbench.results import Results, collect
 from hearbench.run.evaluate import Options, evaluate, make_plan
 from hearbench.run.plan import lock_dir

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hearbench.systems.registry import System
+from hearbench.systems.registry import System, load_system
 from hearbench.tasks.audio import Clip
 
 Rows = NDArray[Any]
@@ -29,13 +28,13 @@ class HearModel:
     """The model of a system, on the GPU if there is one.
 
     Raises:
+        SystemSpecError: if it can't be loaded.
         EmbeddingError: if it is a model of neither torch nor TensorFlow.
     """
 
     def __init__(self, system: System) -> None:
-        self.module: Any = import_module(system.module)
-        weights = [system.model] if system.model else []
-        self.model: Any = self.module.load_model(*weights, **dict(system.options))
+        self.module: Any
+        self.module, self.model = load_system(system)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tensorflow: Any = None
         if isinstance(self.model, torch.nn.Module):

@@ -10,8 +10,7 @@ import tyro
 
 from hear_axlstm.pretrain.recipes import TABLES, TableName
 from hear_axlstm.training.signals import Interrupted
-from hearbench.cli.call import option
-from hearbench.exit_codes import INTERRUPTED
+from hearbench.cli.call import INTERRUPTED, option
 from hearbench.run.evaluate import Options
 from paper.ablations import train
 from paper.cli.tables import score_rows

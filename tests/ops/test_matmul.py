@@ -1,10 +1,10 @@
-"""Products by oneDNN against torch's own in float64."""
+"""Products by oneDNN or MKL against torch's own in float64."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from hear_axlstm.ops.onednn import linear, matmul
+from hear_axlstm.ops.matmul import linear, matmul
 
 
 def factors(*shape: int) -> tuple[Tensor, Tensor]:

@@ -13,18 +13,19 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
 
-from hear_axlstm.ops.timing import is_faster, square
+from hear_axlstm.ops.fastest import is_faster, square
+from hear_axlstm.ops.tracing import is_traced
 
 FEW_ROWS = 512  # for a stack of matrices up to this size, a single call is as fast
 SINGLE_ROWS = 8  # up to this number, oneDNN spends more time on reordering than on the product
 
 
 @cache
-def is_fastest() -> bool:
+def onednn_is_fastest() -> bool:
     """Whether oneDNN multiplies float32 matrices faster than torch's default, MKL, does."""
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return False
@@ -50,7 +51,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear` for x ``[..., K]``, weight ``[S, K]``, bias ``[S]``."""
+    """`torch.nn.functional.linear` for x ``[..., in]``, weight ``[out, in]``, bias ``[out]``."""
     if not _is_for_onednn(x) or x.dtype != weight.dtype:
         return nnf.linear(x, weight, bias)
     out = matmul(x.reshape(-1, x.shape[-1]), weight.mT).view(*x.shape[:-1], len(weight))
@@ -58,7 +59,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def fixed_weight(weight: Tensor) -> Tensor:
-    """Copy a weight ``[S, K]`` that does not change, in the memory layout fastest for `linear`.
+    """Copy a weight ``[out, in]`` that does not change, in the memory layout fastest for `linear`.
 
     MKL repacks a weight stored by rows on every call, which costs most with few tokens.
     """
@@ -67,7 +68,7 @@ def fixed_weight(weight: Tensor) -> Tensor:
 
 def is_for_mkl(weight: Tensor) -> bool:
     """Whether torch multiplies by a weight with MKL, and oneDNN would not be faster."""
-    return weight.dtype == torch.float32 and not is_fastest()
+    return weight.dtype == torch.float32 and not onednn_is_fastest()
 
 
 class _Matmul(torch.autograd.Function):
@@ -85,12 +86,6 @@ class _Matmul(torch.autograd.Function):
         return grad_a, grad_b
 
 
-def is_traced(x: Tensor) -> bool:
-    """Whether operations on x are traced or faked, so that torch's own must be used."""
-    is_plain = type(x) in (Tensor, nn.Parameter)  # a FakeTensor is not
-    return not is_plain or torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
 def _is_for_onednn(x: Tensor) -> bool:
     return (
         not is_traced(x)
@@ -99,7 +94,7 @@ def _is_for_onednn(x: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and torch._C._get_mkldnn_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and is_fastest()
+        and onednn_is_fastest()
     )
 
 
