@@ -135,7 +135,7 @@ def _embedding(
         works |= {p: lambda p=p: embed(p) for p in peaks}  # type: ignore[misc]
         seconds = in_turns(works, rounds, device)
         exact = plain_timestamps(twin, audio)
-        low = torch.stack(models[[*peaks][-1]].steps(audio))
+        low = torch.stack(models[[*peaks][-1]].encode_steps(audio))
     flops = training_flops(model.config) / 3 * clips * CLIP_SECONDS / 2  # a third is forward
     cells = _compared(seconds, clips * CLIP_SECONDS, flops, peaks)
     steps = nnf.cosine_similarity(low, exact, dim=-1).mean()

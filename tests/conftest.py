@@ -11,7 +11,7 @@ import torch
 if not torch.cuda.is_available():  # before anything imports Triton, which decides on import
     os.environ["TRITON_INTERPRET"] = "1"
 
-from hear_axlstm.pretrain.loop import pretrain
+from hear_axlstm.pretrain.run import pretrain
 from tests.helpers.runs import CONFIG, write_tones
 
 

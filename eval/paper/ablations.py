@@ -13,8 +13,8 @@ from typing import Any
 
 from hear_axlstm.data.corpus import is_pack
 from hear_axlstm.data.pack import pack
-from hear_axlstm.pretrain.loop import pretrain
 from hear_axlstm.pretrain.recipes import RECIPES, TABLES, TableName
+from hear_axlstm.pretrain.run import pretrain
 from hear_axlstm.training.signals import Interrupted
 from hearbench.synthetic.writer import write_corpus
 

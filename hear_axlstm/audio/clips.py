@@ -10,7 +10,7 @@ from numpy import float32
 from numpy.typing import NDArray
 
 from hear_axlstm.audio.io import load_audio
-from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.skipped import Skipped
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip, TableSource
 from hear_axlstm.wording import plural
 

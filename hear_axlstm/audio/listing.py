@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
-import re
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,21 +17,6 @@ SHOWN = 5  # file extensions that a message lists
 
 class SourceError(ValueError):
     """Raised for a source without audio; the message names the remedy."""
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An input that was skipped, with the reason."""
-
-    id: str
-    reason: str
-    transient: bool = False
-    """Whether the same input may work on a retry, for example after a broken connection."""
-
-    @property
-    def kind(self) -> str:
-        """The reason without details, for counting."""
-        return re.split("[:,(]|after [0-9]", self.reason)[0].strip()
 
 
 @dataclass

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hear_axlstm.audio.errors import printable
 from hear_axlstm.audio.io import AudioError
-from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.wording import plural
 

@@ -20,13 +20,13 @@ from pathlib import Path
 from hear_axlstm.audio.clips import AudioClip, ShardSpec, Source
 from hear_axlstm.audio.errors import printable
 from hear_axlstm.audio.listing import (
-    Skipped,
     SourceError,
     find_by_name,
     list_folder,
     match_pattern,
     may_be_audio,
 )
+from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.tables import Row, Table
 from hear_axlstm.audio.tars import expand_tars, is_remote, open_tar, read_tar
 from hear_axlstm.wording import plural

@@ -15,11 +15,10 @@ import tyro
 from torch import Tensor
 
 from hear_axlstm.audio.clips import Source
-from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.skipped import Skipped, summary
 from hear_axlstm.audio.sources import AudioClip, open_source
 from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.cli import SOME_FAILED
-from hear_axlstm.data.shards import left_out
 from hear_axlstm.embed.files import scenes_of
 from hear_axlstm.files import replacing
 from hear_axlstm.finetune.classifier import Classifier, load_classifier
@@ -96,7 +95,7 @@ def _report(broken: list[Skipped], clips: int) -> None:
     for skip in broken:
         print(f"  {skip.id}: {skip.reason}", file=sys.stderr)
     kinds = dict(Counter(skip.kind for skip in broken).most_common())
-    print(f"axlstm: {left_out(clips - len(broken), kinds, 'listed above')}", file=sys.stderr)
+    print(f"axlstm: {summary(clips - len(broken), kinds, 'listed above')}", file=sys.stderr)
 
 
 @contextmanager

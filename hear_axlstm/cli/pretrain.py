@@ -15,8 +15,8 @@ from hear_axlstm.data.pack import pack as pack_audio
 from hear_axlstm.options import option
 from hear_axlstm.pretrain.config import PretrainConfig, Variant
 from hear_axlstm.pretrain.estimate import estimate as cost_card
-from hear_axlstm.pretrain.loop import pretrain as train
 from hear_axlstm.pretrain.recipes import RECIPES, settings_of
+from hear_axlstm.pretrain.run import pretrain as train
 from hear_axlstm.training.distributed import is_first_process
 from hear_axlstm.training.resume import Resume
 from hear_axlstm.training.signals import is_under_torchrun

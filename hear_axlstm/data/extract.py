@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.loader import AHEAD, Decoded, decode_usable, map_ahead
 from hear_axlstm.audio.mel import LogMel
+from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import FRAME_DTYPE, PackError

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.skipped import Skipped, summary
 from hear_axlstm.audio.sources import Source, open_source
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import (
@@ -34,7 +34,6 @@ from hear_axlstm.data.shards import (
     Record,
     Shard,
     jobs,
-    left_out,
     plan,
     summarize,
     write_shards,
@@ -61,7 +60,7 @@ class PackReport:
 
     def __str__(self) -> str:
         text = f"{self.folder}: {plural(self.clips, 'clip')}, {duration(3600 * self.hours)}"
-        missing = left_out(self.clips, self.skipped, f"see {self.folder / REPORT_NAME}")
+        missing = summary(self.clips, self.skipped, f"see {self.folder / REPORT_NAME}")
         return f"{text}; {missing}" if missing else text
 
 

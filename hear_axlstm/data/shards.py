@@ -20,14 +20,12 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.skipped import HEADER, Skipped
 from hear_axlstm.audio.sources import AudioClip, ShardSpec, Source
 from hear_axlstm.audio.tables import OPEN_CSV
-from hear_axlstm.files import digest, naming_full_disk, replacing, write_text
+from hear_axlstm.files import digest, naming_full_disk, write_text
 from hear_axlstm.progress import Progress
 
-LOUD_SHARE = 0.1  # warn above this share of clips left out
-SKIPPED_HEADER = ("id", "reason")
 T = TypeVar("T")
 
 
@@ -210,7 +208,7 @@ def summarize(shards: Sequence[Shard], report: Path) -> Summary:
     fingerprints, clips, first = [], 0, None
     with naming_full_disk(report), open(report, "w", **OPEN_CSV) as file:
         writer = csv.writer(file)
-        writer.writerow(SKIPPED_HEADER)
+        writer.writerow(HEADER)
         for shard in shards:
             made = shard.read()
             fingerprints.append(made["fingerprint"])
@@ -220,28 +218,3 @@ def summarize(shards: Sequence[Shard], report: Path) -> Summary:
             first = first or (skipped[0] if skipped else None)
             clips += len(made["clips"]["id"])
     return Summary(clips, kinds, digest(fingerprints), first)
-
-
-def write_report(path: Path, skipped: Iterable[Skipped]) -> None:
-    """Write a CSV of the inputs that were left out, with reasons."""
-    with replacing(path) as partial, open(partial, "w", **OPEN_CSV) as file:
-        writer = csv.writer(file)
-        writer.writerow(SKIPPED_HEADER)
-        writer.writerows((skip.id, skip.reason) for skip in skipped)
-
-
-def left_out(clips: int, skipped: Mapping[str, int], details: str) -> str:
-    """Summary of what was left out, for a command's last line; empty if nothing was.
-
-    Args:
-        clips: number of clips that were not left out.
-        skipped: number of clips by the kind of reason.
-        details: where every one of them is listed.
-    """
-    number = sum(skipped.values())
-    if not number:
-        return ""
-    total = clips + number
-    kinds = ", ".join(f"{kind}: {count:,}" for kind, count in skipped.items())
-    text = f"{number:,} of {total:,} left out ({kinds}), {details}"
-    return f"WARNING: {number / total:.0%}, {text}" if number > LOUD_SHARE * total else text

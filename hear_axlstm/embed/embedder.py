@@ -74,7 +74,7 @@ class Embedder(nn.Module):
         """
         inputs.check_batch(audio, self.device)
         times_J = step_times(audio.shape[1], self.config)
-        steps_BJD = torch.stack(self.steps(audio))[:, : len(times_J)]
+        steps_BJD = torch.stack(self.encode_steps(audio))[:, : len(times_J)]
         return steps_BJD, times_J.to(audio.device).repeat(len(audio), 1)
 
     @eager
@@ -88,7 +88,7 @@ class Embedder(nn.Module):
             float32 ``[B, D']``.
         """
         inputs.check_batch(audio, self.device)
-        return self.scenes(audio)
+        return self.encode_scenes(audio)
 
     @overload
     def embed_scenes(  # type: ignore[overload-overlap]
@@ -154,7 +154,7 @@ class Embedder(nn.Module):
         fixed = None if statistics is None else Statistics.of(statistics)
         request = inputs.parse(audio, lengths, self.sample_rate, errors)
         loaded = Loader(request, self.sample_rate, self.device, errors)
-        scenes = [scene for clips in loaded for scene in self.scenes(clips, fixed)]
+        scenes = [scene for clips in loaded for scene in self.encode_scenes(clips, fixed)]
         loaded.finish(warns=fixed is None)
         answer = inputs.answer_scenes(request, scenes, self.scene_embedding_size)
         return (answer, loaded.failed) if errors == "skip" else answer
@@ -226,7 +226,7 @@ class Embedder(nn.Module):
         loaded = Loader(request, self.sample_rate, self.device, errors)
         pairs: list[tuple[Tensor, Tensor]] = []
         for clips in loaded:
-            for clip, steps_JD in zip(clips, self.steps(clips, fixed), strict=True):
+            for clip, steps_JD in zip(clips, self.encode_steps(clips, fixed), strict=True):
                 times_J = step_times(len(clip), self.config).to(self.device)
                 pairs.append((steps_JD[: len(times_J)], times_J))
         loaded.finish(warns=fixed is None)
@@ -337,7 +337,9 @@ class Embedder(nn.Module):
                 "products set model.precision = 'bfloat16'"
             )
 
-    def scenes(self, audio: Iterable[Tensor], statistics: Statistics | None = None) -> Tensor:
+    def encode_scenes(
+        self, audio: Iterable[Tensor], statistics: Statistics | None = None
+    ) -> Tensor:
         """Scene embeddings of clips ``[n]`` of any lengths, float32 ``[B, D']``."""
         sums: dict[int, list[Tensor]] = defaultdict(list)
         counts: dict[int, int] = defaultdict(int)
@@ -351,7 +353,9 @@ class Embedder(nn.Module):
                 counts[window.clip] += steps
         return torch.stack([torch.stack(sums[c]).sum(0) / counts[c] for c in range(len(sums))])
 
-    def steps(self, audio: Iterable[Tensor], statistics: Statistics | None = None) -> list[Tensor]:
+    def encode_steps(
+        self, audio: Iterable[Tensor], statistics: Statistics | None = None
+    ) -> list[Tensor]:
         """All time steps of clips ``[n]`` of any lengths, each float32 ``[J, D']``.
 
         The center of a clip's last step may be past its end, see `step_times`.

@@ -21,15 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.loader import Decoded, decode_ahead, decode_usable
+from hear_axlstm.audio.skipped import Skipped, summary
 from hear_axlstm.audio.sources import AudioClip, open_source
 from hear_axlstm.data.shards import (
     Plan,
     Record,
     Summary,
     jobs,
-    left_out,
     plan,
     summarize,
     write_shards,
@@ -61,7 +60,7 @@ class EmbedReport:
 
     def __str__(self) -> str:
         text = f"{self.output.path}: {plural(self.clips, 'clip')}, {duration(3600 * self.hours)}"
-        if missing := left_out(self.clips, self.skipped, f"see {self.output.report}"):
+        if missing := summary(self.clips, self.skipped, f"see {self.output.report}"):
             text += f"; {missing}. Fix them and run the same command again to include them"
         return text
 
@@ -82,7 +81,9 @@ def scenes_of(
     with closing(found), Progress(total=total, desc="embedding", unit="clip") as bar:
         for group in groups(found, lambda pair: _samples(pair[1]), held):
             decoded = [item for _, item in group if isinstance(item, Decoded)]
-            scenes = iter(embedder.scenes(_tensors(decoded, embedder)).cpu() if decoded else ())
+            scenes = iter(
+                embedder.encode_scenes(_tensors(decoded, embedder)).cpu() if decoded else ()
+            )
             for clip, item in group:
                 yield clip, item if isinstance(item, Skipped) else next(scenes)
                 bar.update()
@@ -245,11 +246,13 @@ def _embed_batch(
     waveforms = _tensors(batch, embedder)
     with torch.no_grad():
         if "steps" not in fields:
-            tensors = [{"scene": scene[None]} for scene in embedder.scenes(waveforms)]
+            tensors = [{"scene": scene[None]} for scene in embedder.encode_scenes(waveforms)]
         else:
             tensors = [
                 _fields(steps_JD, len(waveform), embedder)
-                for steps_JD, waveform in zip(embedder.steps(waveforms), waveforms, strict=True)
+                for steps_JD, waveform in zip(
+                    embedder.encode_steps(waveforms), waveforms, strict=True
+                )
             ]
     records = []
     for clip, found in zip(batch, tensors, strict=True):

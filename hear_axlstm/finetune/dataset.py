@@ -27,8 +27,8 @@ from hear_axlstm.audio.labels import (
     shown,
     warn_of_separator,
 )
-from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.loader import decode_ahead, decode_usable
+from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.config import MelConfig
 from hear_axlstm.finetune.classifier import Labels

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.checkpoints.published import CACHE_VARIABLE
 from hear_axlstm.checkpoints.published import cache as weights_cache

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hear_axlstm.audio.io import AudioError
-from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.loader import prefetch
 from hear_axlstm.audio.mel import frame_count
+from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.embed.files import scenes_of
 from hear_axlstm.embed.windows import Budget
@@ -209,7 +209,7 @@ def _train_step(
     """Make the train step: cross-entropy, with separate learning rates of encoder and head."""
 
     def mean_loss(clips: list[Tensor], targets: Tensor) -> Tensor:
-        return loss(classifier.labels, classifier.head(classifier.scenes(clips)), targets)
+        return loss(classifier.labels, classifier.head(classifier.encode_scenes(clips)), targets)
 
     def windows(batch: Batch) -> list[int]:
         mel = classifier.config.mel

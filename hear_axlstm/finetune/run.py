@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from hear_axlstm import load_model
-from hear_axlstm.audio.listing import Skipped
-from hear_axlstm.data.shards import left_out, write_report
+from hear_axlstm.audio.skipped import Skipped, summary, write_report
 from hear_axlstm.files import write_text
 from hear_axlstm.finetune.classifier import FILE_NAME, Classifier, load_classifier
 from hear_axlstm.finetune.config import MLP_WIDTH, FinetuneConfig
@@ -111,7 +110,7 @@ def _write(
         write_report(out / REPORT, dataset.left_out)
         kinds = Counter(skipped.kind for skipped in dataset.left_out)
         kept = sum(map(len, dataset.splits.values()))
-        found.left_out = left_out(kept, kinds, f"see {out / REPORT}")
+        found.left_out = summary(kept, kinds, f"see {out / REPORT}")
     if not config.multilabel:
         split = list(logits)[-1]
         clips, accuracy = plural(len(targets[split]), "clip"), found[split]["accuracy"]

@@ -139,7 +139,7 @@ class AxLSTMModel(PreTrainedModel):
             attention_mask = torch.ones_like(input_values)
         lengths = attention_mask.sum(1).long().tolist()
         clips = [row[:length] for row, length in zip(input_values, lengths, strict=True)]
-        steps = self.embedder.steps(clips)
+        steps = self.embedder.encode_steps(clips)
         pooled = torch.stack([step.mean(0) for step in steps])
         times = [step_times(length, self.embedder.config) for length in lengths]
         inside = [step[: len(time)] for step, time in zip(steps, times, strict=True)]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hear_axlstm.audio import labels
 from hear_axlstm.audio.io import AudioError
-from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip, FolderSource
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.files import scenes_of

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from hear_axlstm.audio.listing import Skipped
 from hear_axlstm.audio.loader import Decoded, decode_ahead, fault, map_ahead, prefetch
+from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip
 
 

@@ -16,8 +16,9 @@ import soundfile
 import torch
 
 from hear_axlstm.audio import sources
-from hear_axlstm.audio.listing import Skipped, SourceError
+from hear_axlstm.audio.listing import SourceError
 from hear_axlstm.audio.mel import LogMel
+from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import FolderSource, open_source
 from hear_axlstm.audio.tables import TableError
 from hear_axlstm.data.corpus import Corpus

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hear_axlstm.audio.labels import LabelsError, read_labeled, warn_of_separator
-from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip, TableSource
 from hear_axlstm.audio.tables import Table, TableError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hear_axlstm.audio import tars
-from hear_axlstm.audio.listing import Skipped
+from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip, TarSource
 from hear_axlstm.wording import plural
 

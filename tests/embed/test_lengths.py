@@ -75,7 +75,9 @@ def test_equals_padding_every_window(model: Embedder, padded: torch.Tensor) -> N
             rows = tokens.unflatten(0, (-1, bands))
         expected = rows.reshape(-1, model.config.embedding_size)[: -(-mel.shape[1] // patch)]
         with torch.no_grad():
-            torch.testing.assert_close(model.steps([row[:length]])[0], expected, rtol=0, atol=2e-5)
+            torch.testing.assert_close(
+                model.encode_steps([row[:length]])[0], expected, rtol=0, atol=2e-5
+            )
 
 
 def test_batches_hold_each_frame_once_and_keep_their_bounds() -> None:

@@ -197,7 +197,7 @@ def test_embeddings_are_computed_once(
     model = load_model(encoder)
     clips = [AudioClip(f"{n}", str(tones.parent / f"{n}.wav")) for n in range(3)]
     first = embed(model, clips)
-    monkeypatch.setattr(Embedder, "scenes", None)
+    monkeypatch.setattr(Embedder, "encode_scenes", None)
     again = embed(model, clips)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))  # type: ignore[arg-type]
     monkeypatch.undo()
@@ -422,7 +422,7 @@ def test_predict_replaces_nothing_but_a_csv_that_it_finished(
     with pytest.raises(ValueError, match="no input: pass files"):
         predict(tmp_path, (), out=out)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Embedder, "scenes", interrupt)
+        patch.setattr(Embedder, "encode_scenes", interrupt)
         predict(tmp_path, (audio,), out=out, device="cpu")
     assert audio.read_bytes() == before and out.read_text("utf-8") == "earlier"
     assert not list(tmp_path.glob("*.partial"))

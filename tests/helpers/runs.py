@@ -78,7 +78,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) 
 def start_process(target: Callable[..., Any], *args: object, **environ: str) -> BaseProcess:
     """Run a function in a process of its own, which torch has been imported into already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hear_axlstm.pretrain.loop"])
+    context.set_forkserver_preload(["hear_axlstm.pretrain.run"])
     process = context.Process(target=_call, args=(target, args, environ))
     process.start()
     return process

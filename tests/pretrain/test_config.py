@@ -10,7 +10,7 @@ import soundfile
 
 import hear_axlstm.cli.pretrain as cli
 from hear_axlstm.pretrain.config import PretrainConfig, TrainConfig, Variant, suited_batch
-from hear_axlstm.pretrain.loop import pretrain
+from hear_axlstm.pretrain.run import pretrain
 from hear_axlstm.training.config import RunConfig
 from tests.helpers.runs import CONFIG
 

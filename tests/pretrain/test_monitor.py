@@ -26,9 +26,9 @@ from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain import knn, pictures
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.knn import ProbeError, read_labeled
-from hear_axlstm.pretrain.loop import pretrain
 from hear_axlstm.pretrain.monitor import PretrainMonitor
 from hear_axlstm.pretrain.plot import plot
+from hear_axlstm.pretrain.run import pretrain
 from hear_axlstm.training.logging import JsonLines, RunLog, read_log
 
 MODEL = ModelConfig(dim=32, depth=1)

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.loop import pretrain
+from hear_axlstm.pretrain.run import pretrain
 from hear_axlstm.training import checkpoints
 from hear_axlstm.training.checkpoint_manager import CheckpointManager, list_checkpoints, load_latest
 from hear_axlstm.training.checkpoints import Checkpoint, CheckpointError

@@ -16,7 +16,7 @@ import torch
 
 from hear_axlstm.data.dataset import CropDataset, share
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.loop import pretrain
+from hear_axlstm.pretrain.run import pretrain
 from hear_axlstm.training.checkpoint_manager import load_latest
 from hear_axlstm.training.device import choose_device
 from hear_axlstm.training.logging import read_log

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hear_axlstm.config import ModelConfig
-from hear_axlstm.pretrain.loop import pretrain
+from hear_axlstm.pretrain.run import pretrain
 from hear_axlstm.training.logging import read_log
 from tests.helpers.runs import CONFIG, write_tones
 

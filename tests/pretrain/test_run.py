@@ -18,7 +18,7 @@ from hear_axlstm.data.dataset import CropDataset
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.ops import torch_impl
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.loop import pretrain
+from hear_axlstm.pretrain.run import pretrain
 from hear_axlstm.training.average import WeightAverage
 from hear_axlstm.training.checkpoint_manager import list_checkpoints
 from hear_axlstm.training.checkpoints import load, save
