@@ -6,20 +6,19 @@ import sys
 from collections.abc import Callable
 
 from hearbench.cli.call import call
-from paper.ablations import AblationError
 from paper.cli.ablations import ablations
 from paper.cli.rerun import rerun
-from paper.cli.tables import paper
+from paper.cli.tables import tables
 
 
 def main() -> int:
     """The command line."""
     commands: dict[str, Callable[..., int]] = {
         "ablations": ablations,
-        "tables": paper,
+        "tables": tables,
         "rerun": rerun,
     }
-    return call(commands, "python -m paper", __doc__, (AblationError,))
+    return call(commands, "python -m paper", __doc__)
 
 
 if __name__ == "__main__":

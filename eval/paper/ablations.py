@@ -16,13 +16,14 @@ from hear_axlstm.data.pack import pack
 from hear_axlstm.pretrain.recipes import RECIPES, TABLES, TableName
 from hear_axlstm.pretrain.run import pretrain
 from hear_axlstm.training.signals import Interrupted
+from hearbench.errors import HearbenchError
 from hearbench.synthetic.writer import write_corpus
 
 TOY: dict[str, Any] = {"epochs": 4.0, "batch_size": 16, "lr": 1e-3}  # for the generated corpus
 
 
-class AblationError(ValueError):
-    """Raised for a row that can't be trained or has not been; the message names the remedy."""
+class PaperError(HearbenchError, ValueError):
+    """Raised for a row that can't be trained or has not been."""
 
 
 def run_name(recipe: str, seed: int) -> str:
@@ -46,11 +47,11 @@ def train(
         The folder of the runs.
 
     Raises:
-        AblationError: if a row can't be trained.
+        PaperError: if a row can't be trained.
         Interrupted: after Ctrl-C; run the same command again to resume.
     """
     if trainings < 1:
-        raise AblationError(f"trainings={trainings}: at least one is needed")
+        raise PaperError(f"trainings={trainings}: at least one is needed")
     rows = [(recipe, seed) for seed in range(trainings) for recipe in TABLES[table].rows]
     try:
         if data is None:
@@ -64,5 +65,5 @@ def train(
     except Interrupted:
         raise
     except (ValueError, RuntimeError, OSError) as error:
-        raise AblationError(str(error)) from error
+        raise PaperError(str(error)) from error
     return out / "runs"

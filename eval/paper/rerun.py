@@ -24,8 +24,8 @@ from hearbench.run.evaluate import Options
 from hearbench.stats import Score
 from hearbench.tasks.folders import find_tasks
 from hearbench.weights.fetch import default_folder, get_all
-from hearbench.weights.table import PUBLISHED, find
-from paper.ablations import AblationError
+from hearbench.weights.table import CHECKPOINTS, find
+from paper.ablations import PaperError
 
 log = logging.getLogger(__name__)
 
@@ -44,18 +44,18 @@ def specs(weights: str) -> dict[str, str]:
             can be downloaded; what can't is logged and left out.
 
     Raises:
-        AblationError: if no checkpoint is found.
+        PaperError: if no checkpoint is found.
     """
     found = _published() if weights == FETCH_ALL else _in_folder(Path(weights).expanduser())
     if not found and weights == FETCH_ALL:
-        raise AblationError(
+        raise PaperError(
             "nothing could be downloaded: download checkpoints with a browser, and name their "
             "folder instead of 'published' (make: WEIGHTS=FOLDER)"
         )
     if not found:
-        names = ", ".join(w.file for w in PUBLISHED.values() if w.row and w.file)
+        names = ", ".join(w.file for w in CHECKPOINTS.values() if w.row and w.file)
         runs = ", ".join(w.run for w in AUTHORS.values())
-        raise AblationError(
+        raise PaperError(
             f"{weights} contains no checkpoint under its official name ({names}; {runs}): "
             "`hearbench weights list` says where they are published"
         )
@@ -66,13 +66,13 @@ def check_tasks(weights: str, options: Options) -> None:
     """Check the folder of tasks, before anything is downloaded.
 
     Raises:
-        AblationError: if none is named although "published" weights are to be downloaded.
+        PaperError: if none is named although "published" weights are to be downloaded.
         TaskError: if it is not a folder of tasks, or one is broken.
     """
     if options.tasks_dir is not None:
         find_tasks(options.tasks_dir, options.tasks)
     elif weights == FETCH_ALL:
-        raise AblationError(
+        raise PaperError(
             "the printed scores are of the official tasks: name their folder with --tasks-dir "
             "(make: TASKS_DIR=FOLDER); `hearbench fetch-tasks FOLDER` downloads them"
         )
@@ -80,7 +80,7 @@ def check_tasks(weights: str, options: Options) -> None:
 
 def _in_folder(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
-        raise AblationError(f"{folder} is not a directory: give the folder of the checkpoints")
+        raise PaperError(f"{folder} is not a directory: give the folder of the checkpoints")
     found = {
         weights.row: f"{weights.row}={weights.system}@{path}"
         for weights, path in find(folder).items()
@@ -126,7 +126,7 @@ def _authors() -> Iterator[tuple[str, str | Exception]]:
 
 
 def _others() -> Iterator[tuple[str, str | Exception]]:
-    wanted = [weights for weights in PUBLISHED.values() if weights.row and not weights.hub]
+    wanted = [weights for weights in CHECKPOINTS.values() if weights.row and not weights.hub]
     for weights in wanted:
         if weights.can_be_fetched:
             log.warning("%s: license %s, from %s", weights.name, weights.license, weights.page)
@@ -140,7 +140,7 @@ def _others() -> Iterator[tuple[str, str | Exception]]:
 def _on_the_hub() -> Iterator[tuple[str, str | Exception]]:
     """Models that transformers downloads, if the hub or its cache has their settings."""
     unreachable: ConnectionError | None = None
-    for weights in PUBLISHED.values():
+    for weights in CHECKPOINTS.values():
         if not (weights.row and weights.hub):
             continue
         try:

@@ -21,7 +21,7 @@ from hearbench.published import PublishedTable
 from hearbench.report.exports import markdown_table
 from hearbench.report.score_tables import beside
 from hearbench.results import PAPER, SCALES, THESE, Results
-from paper.ablations import AblationError, run_name
+from paper.ablations import PaperError, run_name
 
 ANCHOR = "naive"  # scored with the rows: without it the worst row would be the zero of s(m)
 BY_NAME: dict[PublishedTable, Table] = {
@@ -36,7 +36,7 @@ def finished(name: PublishedTable, runs: Path) -> dict[str, Path]:
     """The finished training runs of its rows: name -> weights.
 
     Raises:
-        AblationError: if there are none.
+        PaperError: if there are none.
     """
     found: dict[str, Path] = {}
     for recipe in BY_NAME[name].rows:
@@ -45,7 +45,7 @@ def finished(name: PublishedTable, runs: Path) -> dict[str, Path]:
         found |= takewhile(lambda pair: pair[1].is_file(), files)
     if not found:
         first = BY_NAME[name].rows[0]
-        raise AblationError(
+        raise PaperError(
             f"{runs} has no finished row of {name}: train them with `make ablations`, or one by "
             f"`axlstm pretrain DATA --recipe {first} --run {runs / first}`"
         )
@@ -57,7 +57,9 @@ def systems(trained: Mapping[str, Path]) -> tuple[str, ...]:
     return (ANCHOR, *(f"{training}=hear_axlstm@{path}" for training, path in trained.items()))
 
 
-def write(name: PublishedTable, trained: Mapping[str, Path], results: Results, out: Path) -> Path:
+def write_table(
+    name: PublishedTable, trained: Mapping[str, Path], results: Results, out: Path
+) -> Path:
     """Write OUT/<table>.md and return its path."""
     file = out / f"{name}.md"
     file.write_text(markdown(name, trained, results), "utf-8")

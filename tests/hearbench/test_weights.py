@@ -21,21 +21,21 @@ from hearbench.systems.catalog import CATALOG
 from hearbench.weights import fetch
 from hearbench.weights.fetch import get
 from hearbench.weights.runs import choose
-from hearbench.weights.table import PUBLISHED, Weights, find
+from hearbench.weights.table import CHECKPOINTS, Weights, find
 from tests.helpers import system_checkpoints as write
 from tests.helpers.file_server import FileServer, serving
 
 
 def test_the_table_has_every_other_row_of_table_2(capsys: pytest.CaptureFixture[str]) -> None:
     printed = {row.model for row in rows("table2") if not row.recipe} - {"HEAR-Naive"}
-    assert {weights.row for weights in PUBLISHED.values() if weights.row} == printed
-    for weights in PUBLISHED.values():
+    assert {weights.row for weights in CHECKPOINTS.values() if weights.row} == printed
+    for weights in CHECKPOINTS.values():
         assert weights.license in CATALOG[weights.system].weights_license
         ways = (weights.url, weights.drive_file, weights.drive_folder, weights.hub)
         assert sum(map(bool, ways)) == (weights.system != "msm_mae")
     assert command("list") == 0
     listed = capsys.readouterr().out
-    assert all(name in listed for name in PUBLISHED) and "CC-BY-NC-4.0" in listed
+    assert all(name in listed for name in CHECKPOINTS) and "CC-BY-NC-4.0" in listed
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
 
 
 def on(web: FileServer, name: str) -> Weights:
-    return replace(PUBLISHED[name], url=f"{web.url}/{PUBLISHED[name].file}", sha256="")
+    return replace(CHECKPOINTS[name], url=f"{web.url}/{CHECKPOINTS[name].file}", sha256="")
 
 
 def test_a_file_comes_once_and_is_checked(tmp_path: Path, web: FileServer) -> None:
@@ -94,7 +94,7 @@ def test_an_unfinished_download_is_not_found(tmp_path: Path) -> None:
 def test_a_known_checksum_is_compared(tmp_path: Path, web: FileServer) -> None:
     passt = on(web, "passt")
     web.files[passt.file] = content = write.passt(tmp_path).read_bytes()
-    published = replace(passt, sha256=PUBLISHED["passt"].sha256)
+    published = replace(passt, sha256=CHECKPOINTS["passt"].sha256)
     for source in (None, tmp_path / passt.file):
         with pytest.raises(
             WeightsError, match=rf"{passt.file} is not .* its sha256 is .* instead of"
@@ -132,8 +132,8 @@ def test_a_failure_is_one_sentence_with_a_way_out(
     monkeypatch.setattr("requests.adapters.HTTPAdapter.send", send)
     monkeypatch.setattr("time.sleep", lambda _: None)
     with pytest.raises(WeightsError, match=reason) as caught:
-        get(PUBLISHED[name], tmp_path / "cache")
-    remedy = f"{PUBLISHED[name].page} with a browser and run `hearbench weights get {name} --from"
+        get(CHECKPOINTS[name], tmp_path / "cache")
+    remedy = f"{CHECKPOINTS[name].page} with a browser and run `hearbench weights get {name} --from"
     assert remedy in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -142,19 +142,19 @@ def test_quota_folders_and_caches_that_do_not_serve(
 ) -> None:
     monkeypatch.setenv("HEARBENCH_OFFLINE", "1")
     with pytest.raises(WeightsError, match="HEARBENCH_OFFLINE is set"):
-        get(PUBLISHED["beats"], tmp_path)
+        get(CHECKPOINTS["beats"], tmp_path)
     monkeypatch.delenv("HEARBENCH_OFFLINE")
     (tmp_path / "file").write_text("", "utf-8")
     for folder in (tmp_path / "file", Path("/proc/cache")):
         with pytest.raises(WeightsError, match=r"can't be used \([^()]*\): set HEARBENCH_CACHE"):
-            get(PUBLISHED["beats"], folder)
+            get(CHECKPOINTS["beats"], folder)
 
     def quota(**_: object) -> None:
         raise RuntimeError("Too many users have viewed or downloaded this file recently")
 
     monkeypatch.setattr("gdown.download", quota)
     with pytest.raises(WeightsError, match="daily quota"):
-        get(PUBLISHED["audiomae"], tmp_path)
+        get(CHECKPOINTS["audiomae"], tmp_path)
 
 
 SOURCES = ("file", "other name", "folder", "zip")
@@ -194,10 +194,10 @@ def test_a_run_that_a_browser_downloaded_is_taken(kind: str, tmp_path: Path, dri
     if kind == "zip on the drive":
         with zipfile.ZipFile(drive / f"{name}.zip", "w") as packed:
             packed.write(newest, f"{name}/checkpoints/{newest.name}")
-    found = get(PUBLISHED["ssam-tiny"], tmp_path / "cache", source)
+    found = get(CHECKPOINTS["ssam-tiny"], tmp_path / "cache", source)
     assert [path.name for path in found.rglob("*.pth")] == ["checkpoint-100.pth"]
-    assert get(PUBLISHED["ssam-tiny"], tmp_path / "cache") == found
-    assert find(tmp_path / "cache", [PUBLISHED["ssam-tiny"]])
+    assert get(CHECKPOINTS["ssam-tiny"], tmp_path / "cache") == found
+    assert find(tmp_path / "cache", [CHECKPOINTS["ssam-tiny"]])
 
 
 def test_sources_without_the_weights(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_sources_without_the_weights(tmp_path: Path) -> None:
         ("beats", "changed.zip", r"changed\.zip can't be unpacked \(Bad CRC"),
     ):
         with pytest.raises(WeightsError, match=reason) as caught:
-            get(PUBLISHED[name], folder, tmp_path / source)
+            get(CHECKPOINTS[name], folder, tmp_path / source)
         assert "browser" not in str(caught.value) and str(folder) not in str(caught.value)
         assert not list(folder.iterdir())
 
@@ -244,7 +244,7 @@ def test_a_server_that_can_not_be_reached_is_asked_once(
     monkeypatch.setattr("hearbench.weights.drive.RETRIES", 0)
     web.files["BEATs_iter3.pt"] = write.beats(tmp_path).read_bytes()
     names = ("ssam-tiny", "audiomae", "wavlm-large", "ssam-base")
-    wanted = [*(PUBLISHED[name] for name in names), on(web, "beats")]
+    wanted = [*(CHECKPOINTS[name] for name in names), on(web, "beats")]
     (tmp_path / "cache").mkdir()
     write.audiomae(tmp_path / "cache")  # is there
     found = [result for _, result in fetch.get_all(wanted, tmp_path / "cache")]
@@ -271,16 +271,18 @@ def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_runs_come_with_their_newest_checkpoint(tmp_path: Path, drive: Path) -> None:
     write.ssam(drive / "deeper").rename(drive / "deeper" / "ssam_tiny_200_16x4_4x256_fp16_r1")
-    run = get(PUBLISHED["ssam-tiny"], tmp_path)
+    run = get(CHECKPOINTS["ssam-tiny"], tmp_path)
     assert run.name == "ssam_tiny_200_16x4_4x256_fp16_r1"
     assert [path.name for path in run.rglob("*.pth")] == ["checkpoint-100.pth"]
     write.mwmae(drive, orbax=True)
-    run = get(PUBLISHED["mwmae-base"], tmp_path)
+    run = get(CHECKPOINTS["mwmae-base"], tmp_path)
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert files == {"config.json", "checkpoint_20/checkpoint"}
     with pytest.raises(WeightsError, match=r"no checkpoint of a run ssam_base_200_16x4\* among"):
-        get(PUBLISHED["ssam-base"], tmp_path)
-    found = find(tmp_path, [PUBLISHED["ssam-tiny"], PUBLISHED["mwmae-base"], PUBLISHED["beats"]])
+        get(CHECKPOINTS["ssam-base"], tmp_path)
+    found = find(
+        tmp_path, [CHECKPOINTS["ssam-tiny"], CHECKPOINTS["mwmae-base"], CHECKPOINTS["beats"]]
+    )
     assert {weights.name for weights in found} == {"ssam-tiny", "mwmae-base"}
 
 
@@ -290,7 +292,7 @@ def test_the_first_of_several_runs() -> None:
         for r in (10, 2)
         for n in (9, 10)
     }
-    run, files = choose(listed, PUBLISHED["ssam-base"])
+    run, files = choose(listed, CHECKPOINTS["ssam-base"])
     assert run == "ssam_base_200_16x4_r2"
     assert files == {"checkpoints/checkpoint-10.pth": "2-10"}
 

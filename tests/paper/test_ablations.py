@@ -17,7 +17,7 @@ from hearbench.run.plan import Plan
 from hearbench.stats import Score
 from hearbench.systems.registry import parse_systems
 from paper import ablations, tables
-from paper.ablations import AblationError
+from paper.ablations import PaperError
 from tests.helpers.evaluation import task
 
 TINY = {"epochs": 1.0, "batch_size": 4, "device": "cpu"}
@@ -71,7 +71,7 @@ def test_rows_are_trained_once_and_tabled(audio: Path, tmp_path: Path) -> None:
 
     trained.pop(names[3])
     results = scored(Plan(out, (), (), 1), {names[0]: 20.0, names[2]: 80.0})
-    rows = tables.write("table3", trained, results, out).read_text("utf-8").splitlines()
+    rows = tables.write_table("table3", trained, results, out).read_text("utf-8").splitlines()
     assert rows[2].startswith("| ssast_tiny | - |") and rows[2].endswith("| 20.0 | 55.6 ± 0.2 |")
     assert rows[3].startswith("| axlstm_tiny_e2_flip | 2 |") and rows[3].endswith(
         "| - | 66.9 ± 0.3 |"
@@ -100,12 +100,12 @@ def test_rows_are_trained_with_several_seeds(
     assert heads_.endswith("| validation loss | x-mini | s(m) | printed s(m) |")
     assert row.endswith("| -, - | 20.0, 30.0 | 20.0, 30.0 (25.0) | 55.6 ± 0.2 |")  # too few clips
     assert untested.endswith("| -, - | -, - | -, - | 66.9 ± 0.3 |")
-    with pytest.raises(AblationError, match="trainings=0"):
+    with pytest.raises(PaperError, match="trainings=0"):
         ablations.train("expansion", audio, tmp_path, TINY, trainings=0)
 
 
 def test_no_finished_row_says_how_to_train_one(tmp_path: Path) -> None:
-    with pytest.raises(AblationError, match="axlstm pretrain DATA --recipe ssast_tiny_8x16"):
+    with pytest.raises(PaperError, match="axlstm pretrain DATA --recipe ssast_tiny_8x16"):
         tables.finished("table4", tmp_path)
 
 
@@ -116,5 +116,5 @@ def test_rows_of_other_settings_are_not_mixed_in(
     shorten(monkeypatch, "patch", 1)
     out = tmp_path / "out"
     ablations.train("patch", audio, out, TINY)
-    with pytest.raises(AblationError, match=r"other settings \(epochs\)"):
+    with pytest.raises(PaperError, match=r"other settings \(epochs\)"):
         ablations.train("patch", audio, out, {**TINY, "epochs": 2.0})

@@ -15,7 +15,7 @@ from hearbench.run.plan import Model, Plan
 from hearbench.stats import Score
 from hearbench.systems.registry import Fingerprint, parse_systems
 from hearbench.tasks.description import TaskError
-from paper.ablations import AblationError
+from paper.ablations import PaperError
 from paper.cli.rerun import rerun
 from paper.rerun import markdown, specs
 from tests.helpers import system_checkpoints as write
@@ -40,9 +40,9 @@ def test_checkpoints_are_found_by_their_official_names(tmp_path: Path) -> None:
     assert Path(systems["SSAM-Base"].model).is_dir()
     assert systems["AxLSTM-T"].module == "hear_axlstm"
     (tmp_path / "empty").mkdir()
-    with pytest.raises(AblationError, match="contains no checkpoint under its official name"):
+    with pytest.raises(PaperError, match="contains no checkpoint under its official name"):
         specs(str(tmp_path / "empty"))
-    with pytest.raises(AblationError, match="is not a directory"):
+    with pytest.raises(PaperError, match="is not a directory"):
         specs(str(tmp_path / "absent"))
 
 
@@ -66,7 +66,7 @@ def test_without_a_connection_each_server_is_asked_once(
     monkeypatch.setattr("hear_axlstm.checkpoints.hub.download", missing)
     monkeypatch.setenv("HEAR_AXLSTM_CACHE", str(tmp_path))
     monkeypatch.setenv("HEARBENCH_CACHE", str(tmp_path))
-    with pytest.raises(AblationError, match="nothing could be downloaded"):
+    with pytest.raises(PaperError, match="nothing could be downloaded"):
         specs("published")
     hosts = Counter(asked)
     assert hosts.pop("drive.google.com") == 2  # once for each package
@@ -79,7 +79,7 @@ def test_without_a_connection_each_server_is_asked_once(
 
 
 def test_tasks_are_checked_before_a_download(tmp_path: Path) -> None:
-    with pytest.raises(AblationError, match="TASKS_DIR"):
+    with pytest.raises(PaperError, match="TASKS_DIR"):
         rerun(Options(), weights="published", out=tmp_path)
     with pytest.raises(TaskError, match="nowhere is not a directory"):
         rerun(Options(tasks_dir=tmp_path / "nowhere"), weights="published", out=tmp_path)

@@ -25,19 +25,13 @@ def option(metavar: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
-def call(
-    commands: dict[str, Callable[..., int]],
-    prog: str,
-    description: str | None,
-    errors: tuple[type[Exception], ...] = (),
-) -> int:
+def call(commands: dict[str, Callable[..., int]], prog: str, description: str | None) -> int:
     """Run the command that the arguments name; report user errors as one line.
 
     Args:
         commands: functions by name.
         prog: name of the program.
         description: description printed by --help.
-        errors: further exceptions that a user can fix, in addition to hearbench's.
 
     Returns:
         The exit code.
@@ -52,7 +46,7 @@ def call(
         if not _is_stdout_open():
             return 0
         print(f"error: {error}", file=sys.stderr)
-    except (HearbenchError, *errors, OSError) as error:  # type: ignore[misc]
+    except (HearbenchError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("Interrupted; finished work is kept.", file=sys.stderr)

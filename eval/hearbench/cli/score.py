@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from hearbench import published as paper
+from hearbench import published as printed
 from hearbench.cli.call import option
 from hearbench.published import PublishedTable
 from hearbench.report.exports import summary
@@ -58,10 +58,10 @@ def published_scores(table: PublishedTable, scale: str | None) -> list[dict[str,
             "s(m) relative to these systems needs their single runs, but the paper prints means: "
             "use --scale paper"
         )
-    return [_published_score(row) for row in paper.rows(table)]
+    return [_published_score(row) for row in printed.rows(table)]
 
 
-def _published_score(row: paper.Row) -> dict[str, Any]:
+def _published_score(row: printed.Row) -> dict[str, Any]:
     found: dict[str, Any] = {"system": row.model, "recipe": row.recipe, "scale": PAPER}
     try:
         found |= {"s": round(paper_score({t: e.mean for t, e in row.scores.items()}), 3)}

@@ -11,7 +11,7 @@ from hearbench.cli import unknown
 from hearbench.cli.call import option
 from hearbench.errors import WeightsError
 from hearbench.weights.fetch import default_folder, get_all
-from hearbench.weights.table import PUBLISHED, Weights, find
+from hearbench.weights.table import CHECKPOINTS, Weights, find
 
 WIDTHS = (20, 13, 13, 23, 8)
 
@@ -39,9 +39,9 @@ def weights(
         return _list(folder)
     if not names:
         raise WeightsError("name the weights to get; `hearbench weights list` lists them")
-    if missing := [name for name in names if name not in PUBLISHED]:
-        raise WeightsError(unknown("weights", missing[0], PUBLISHED))
-    wanted = [PUBLISHED[name] for name in names]
+    if missing := [name for name in names if name not in CHECKPOINTS]:
+        raise WeightsError(unknown("weights", missing[0], CHECKPOINTS))
+    wanted = [CHECKPOINTS[name] for name in names]
     for chosen in wanted:
         print(f"{chosen.name}: license {chosen.license}, from {chosen.page}")
         if chosen.is_non_commercial:
@@ -60,7 +60,7 @@ def weights(
 def _list(folder: Path) -> int:
     here = find(folder) if folder.is_dir() else {}
     print(_line("weights", "system", "table 2", "license", "here", "published at"))
-    for chosen in PUBLISHED.values():
+    for chosen in CHECKPOINTS.values():
         print(_row(chosen, chosen in here))
     print(f"\nDownload into {folder} with: hearbench weights get NAME...")
     return 0

@@ -131,7 +131,7 @@ _HUB = Weights(
     hub="facebook/wav2vec2-large-100k-voxpopuli",
 )
 
-PUBLISHED: dict[str, Weights] = {
+CHECKPOINTS: dict[str, Weights] = {
     weights.name: weights
     for weights in (
         Weights(
@@ -202,7 +202,7 @@ PUBLISHED: dict[str, Weights] = {
 """Every checkpoint by name, in the order of Table 2."""
 
 
-def find(folder: Path, wanted: Iterable[Weights] = PUBLISHED.values()) -> dict[Weights, Path]:
+def find(folder: Path, wanted: Iterable[Weights] = CHECKPOINTS.values()) -> dict[Weights, Path]:
     """The checkpoints anywhere in a folder, under their official names.
 
     Of several files with one name, the least deeply nested one is used; of several runs, the first

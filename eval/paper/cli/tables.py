@@ -11,10 +11,10 @@ from hearbench.cli.run import evaluate_systems
 from hearbench.published import PublishedTable
 from hearbench.results import Results
 from hearbench.run.evaluate import Options
-from paper import tables
+from paper.tables import finished, systems, write_table
 
 
-def paper(
+def tables(
     table: Annotated[PublishedTable, tyro.conf.Positional],
     options: Annotated[Options, tyro.conf.arg(name="")],
     *,
@@ -34,12 +34,12 @@ def paper(
 
 def score_rows(table: PublishedTable, runs: Path, out: Path, options: Options) -> int:
     """Evaluate the trained rows, print the table and write it; returns the exit status."""
-    trained = tables.finished(table, runs)
+    trained = finished(table, runs)
 
     def write(results: Results) -> None:
-        show(tables.write(table, trained, results, out))
+        show(write_table(table, trained, results, out))
 
-    return evaluate_systems(tables.systems(trained), out / "eval", options, write)
+    return evaluate_systems(systems(trained), out / "eval", options, write)
 
 
 def show(file: Path) -> None:
