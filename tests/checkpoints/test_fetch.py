@@ -452,7 +452,7 @@ def run_axlstm(*arguments: str) -> None:
 def test_the_command_line(drive: Drive, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_axlstm("weights", "list")
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert rows.keys() >= {*PUBLISHED, "axlstm_tiny.open7h", "ssast_tiny.open7h"}
+    assert rows.keys() >= {*PUBLISHED, "axlstm_tiny.open36h", "ssast_tiny.open7h"}
     assert rows[NAME].endswith("no") and "MIT" in rows[NAME] and "AudioSet" in rows[NAME]
     with pytest.raises(SystemExit):
         run_axlstm("weights", "path", NAME)
@@ -467,7 +467,7 @@ def test_the_command_line(drive: Drive, cache: Path, capsys: pytest.CaptureFixtu
     for arguments, reason in {
         ("remove", "axlstm_tiny"): "axlstm_tiny ships with this package",
         ("get", "axlstm_base"): r"weights 'axlstm_base': did you mean axlstm_base\.audioset\?",
-        ("get", NAME, "nope"): r"unknown weights 'nope': choose one of axlstm_tiny\.open7h",
+        ("get", NAME, "nope"): r"unknown weights 'nope': choose one of axlstm_tiny\.open36h",
         ("path", "AxLSTM_tiny.audioset"): rf"did you mean {NAME}\?",
     }.items():
         drive.requests.clear()

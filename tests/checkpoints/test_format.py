@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_named(kind: str, model: MaskedPatchModel, tmp_path
     ("header", "message"),
     [
         ("{}", "lacks 'format'"),
-        ('{"format": 2}', "format 2, this"),
+        ('{"format": 2}', "format 2, but this"),
         ("{", "can't be used"),
         ("[" * 100_000, "can't be used"),
         ("[]", "can't be used"),

@@ -91,7 +91,7 @@ def test_info_lists_presets_as_json(typed: Callable[..., tuple[int, str, str]]) 
     assert rows["axlstm_tiny"]["parameters"] == 4_343_584
     assert rows["axlstm_base"]["scene_embedding_size"] == 3840
     assert rows["ssast_small"]["patch"] == [4, 16]
-    assert rows["axlstm_tiny"]["weights"][0] == "open7h (ships)"
+    assert rows["axlstm_tiny"]["weights"][0] == "open36h (ships)"
     assert [w.split()[0] for w in rows["ssast_base"]["weights"]] == ["audioset"]
 
 
@@ -186,7 +186,7 @@ def test_no_memory_is_no_traceback(
     def info() -> None:
         raise MemoryError
 
-    monkeypatch.setattr(cli, "load", lambda name: info)
+    monkeypatch.setattr(cli, "load", lambda *_: info)
     monkeypatch.setattr(sys, "argv", ["axlstm", "info"])
     with pytest.raises(SystemExit) as left:
         cli.main()

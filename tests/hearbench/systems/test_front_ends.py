@@ -64,10 +64,14 @@ def test_passt_mel() -> None:
 
 @pytest.mark.parametrize("name", ["chirp", "noise", "chord"])
 def test_htk_log_mel_equals_torchaudio(name: str) -> None:
-    found = HtkLogMel()(torch.from_numpy(FIXTURE[name])[None])[0].T
-    expected = torch.log(torch.from_numpy(FIXTURE[f"mel_{name}"]) + LOG_FLOOR)
-    # float32 sums of a spectrum whose bins differ by 80 dB
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+    waveform = torch.from_numpy(FIXTURE[name])[None]
+    found = HtkLogMel()(waveform)[0].T
+    theirs = torch.log(torch.from_numpy(FIXTURE[f"mel_{name}"]).double() + LOG_FLOOR)
+    exact = HtkLogMel().double()(waveform.double())[0].T
+    # In bins far below the loudest, float32 loses digits: torchaudio's own error says how many.
+    rounding = (theirs - exact).abs().max()
+    assert rounding < 2e-2
+    assert (found - theirs).abs().max() < 4 * rounding + 1e-5
 
 
 def test_passes_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:

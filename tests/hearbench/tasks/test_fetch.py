@@ -149,7 +149,7 @@ def test_mirrors_are_tried_in_order(server: FileServer, tmp_path: Path) -> None:
     assert found.urls == (f"{server.url}/none/{TASK.archive}", f"{server.url}/{TASK.archive}")
     assert (found.size, found.checksum) == (None, "")
     fetch_task(found, tmp_path, [16_000], WORKERS)
-    with pytest.raises(FetchError, match=r"could not be downloaded .* answers 404 .* pass --url"):
+    with pytest.raises(FetchError, match=r"could not be downloaded .* returned 404 .* pass --url"):
         fetch_task(replace(found, urls=found.urls[:1]), tmp_path, [16_000], WORKERS)
 
 
