@@ -61,7 +61,9 @@ def losses(data: Path, run: Path, micro_batch: int) -> list[float]:
 
 def test_the_losses_are_the_golden_ones(tmp_path: Path) -> None:
     golden = json.loads(FILE.read_text("utf-8"))
-    assert losses(write_pack(tmp_path), tmp_path / "run", 8) == pytest.approx(golden["losses"], rel=golden["tolerance"])
+    assert losses(write_pack(tmp_path), tmp_path / "run", 8) == pytest.approx(
+        golden["losses"], rel=golden["tolerance"]
+    )
 
 
 def write() -> None:
