@@ -30,7 +30,7 @@ from hear_axlstm import load_model
 from hear_axlstm.audio.io import load_audio
 from hear_axlstm.embed.embedder import Embedder
 from hearbench.systems import logmel
-from hearbench.tasks.description import cross_validation_folds
+from hearbench.tasks.description import TaskError, cross_validation_folds
 from hearbench.tasks.folders import Task, find_tasks
 
 ALPHAS = np.logspace(0, 6, 7)
@@ -54,13 +54,21 @@ def main(
 
     Args:
         tasks: Folder of HEAR tasks.
-        names: Tasks to use (default: all).
+        names: Tasks to use (default: all); each must have one label per clip.
         model: Weights, as in `load_model`.
     """
+    try:
+        found_tasks = find_tasks(tasks, names)
+    except TaskError as error:
+        raise SystemExit(f"error: {error}") from None
+    for task in found_tasks:
+        kind = task.metadata["embedding_type"], task.metadata["prediction_type"]
+        if kind != ("scene", "multiclass"):
+            raise SystemExit(f"error: {task.path.name} is not a task of one label per clip")
     embedder = load_model(model)
     columns = [*POOLINGS, *(f"mean of layer {n}" for n in LAYERS), "log-mel", "mean, log-mel"]
     rows = []
-    for task in tqdm(find_tasks(tasks, names)):
+    for task in tqdm(found_tasks):
         found = {split: _embed(task, split, embedder) for split in task.splits}
         labels = {split: _labels(task, split) for split in task.splits}
         rows.append([task.path.name, *(f"{_accuracy(found, labels, c):.1%}" for c in columns)])

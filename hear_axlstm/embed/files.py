@@ -168,10 +168,10 @@ def _precision(embedder: Embedder, context: DistContext) -> str:
         ValueError: if the ranks differ.
     """
     name = str(product_dtype(embedder.precision, embedder.device)).removeprefix("torch.")
-    if context.broadcast(name) != name:
+    first = context.broadcast(name)
+    if first != name:
         raise ValueError(
-            f"precision 'auto' is {context.broadcast(name)} on rank 0 but {name} here: choose one "
-            "with --precision"
+            f"precision 'auto' is {first} on rank 0 but {name} here: choose one with --precision"
         )
     return name
 

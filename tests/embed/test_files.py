@@ -396,3 +396,19 @@ def test_auto_precision_is_recorded_as_what_it_was(
     monkeypatch.setattr(precision, "_has_fast_cpu", lambda: not is_faster)
     with pytest.raises(OutputError, match="precision"):
         embed_files([mixed / "a.wav"], tmp_path / "a.npy", load_model(model, precision="auto"))
+
+
+def test_ranks_of_different_precision_are_refused(model: str) -> None:
+    class OtherRank:
+        """A rank whose first rank computes in bfloat16."""
+
+        calls = 0
+
+        def broadcast(self, value: str) -> str:
+            self.calls += 1
+            return "bfloat16"
+
+    context = OtherRank()
+    with pytest.raises(ValueError, match="bfloat16 on rank 0 but float32 here"):
+        files._precision(load_model(model), context)  # type: ignore[arg-type]
+    assert context.calls == 1  # rank 0 takes part in one broadcast
