@@ -27,7 +27,8 @@ SINGLE_ROWS = 8  # up to this number, oneDNN spends more time on reordering than
 @cache
 def onednn_is_fastest() -> bool:
     """Whether oneDNN multiplies float32 matrices faster than torch's default, MKL, does."""
-    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+    has_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    if not (has_avx512 and torch.backends.mkldnn.is_available()):
         return False
     x = square(torch.float32)
     return is_faster(lambda: _by_onednn(x, x), lambda: x @ x)
@@ -91,7 +92,6 @@ def _is_for_onednn(x: Tensor) -> bool:
         not is_traced(x)
         and x.device.type == "cpu"
         and x.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
         and torch._C._get_mkldnn_enabled()
         and not torch.is_autocast_enabled("cpu")
         and onednn_is_fastest()
