@@ -12,7 +12,8 @@ from hear_axlstm.config import preset
 from hear_axlstm.embed.fused import FusedMLSTM
 from hear_axlstm.models.mlstm import MLSTMBlock
 from hear_axlstm.ops.backends import backend
-from hear_axlstm.ops.cpu import Call, Workspace, before_cell, cell_sums
+from hear_axlstm.ops.cpu import Call, before_cell, cell_sums
+from hear_axlstm.ops.workspace import Workspace
 
 WINDOWS, TOKENS = 4, 251
 

@@ -15,12 +15,13 @@ from torch.nn import functional as nnf
 from hear_axlstm.models import layers, mlstm
 from hear_axlstm.models.encoder import Encoder, block_type
 from hear_axlstm.models.mlstm import MLSTMBlock
-from hear_axlstm.ops import cpu, torch_impl
-from hear_axlstm.ops.backends import has_mixer, is_compiled, packed
+from hear_axlstm.ops import torch_impl
+from hear_axlstm.ops.backends import compiled_block, is_compiled, mixer_for, packed
 from hear_axlstm.ops.contract import CONV_WIDTH, NORM_EPS, CellGates
 from hear_axlstm.ops.cores import on_each_core, on_one_core
-from hear_axlstm.ops.cpu import PackedLinear, Workspace
 from hear_axlstm.ops.fuse import fuse_weights
+from hear_axlstm.ops.packed_linear import PackedLinear
+from hear_axlstm.ops.workspace import Workspace
 
 CHANNELS_AT_ONCE = 9216  # E times windows: with less, weights are read from memory more often
 Block = Callable[[Tensor, Workspace], Tensor]  # tokens [B, S, D] to tokens, perhaps in place
@@ -104,7 +105,7 @@ class StreamState:
         self.state = mlstm.empty_state(like_HK[None, None])
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """The state as `cpu.Block` takes it."""
+        """The state as a compiled block takes it."""
         return self.context, *self.state
 
     def convolve(self, x_BSE: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -134,9 +135,7 @@ class FusedMLSTM:
         self.input_gate = block.input_gate
         up, self.weights, down = fuse_weights(block.tensors(), block.heads, dtype)
         self.up, self.down = pack(up), pack(down)
-        self.compiled: cpu.Block | None = None
-        if self.up.is_packed and self.down.is_packed:
-            self.compiled = cpu.Block(self.norm, self.up, self.weights, self.down, self.heads)
+        self.compiled = compiled_block(self.norm, self.up, self.weights, self.down, self.heads)
 
     def begin(self) -> StreamState:
         """State before the first token."""
@@ -159,15 +158,15 @@ class FusedMLSTM:
     def _forward(
         self, tokens_BSD: Tensor, workspace: Workspace, state: StreamState | None
     ) -> Tensor:
-        by_mixer = state is None and has_mixer(tokens_BSD, self.head_size)
-        if self.compiled and (by_mixer or (state is not None and is_compiled(tokens_BSD))):
+        mixer = None if state else mixer_for(tokens_BSD, self.head_size)
+        if self.compiled and (mixer or (state and is_compiled(tokens_BSD))):
             before = state.tensors() if state else ()
             self.compiled(tokens_BSD, self._log_gates, workspace, before)
             return tokens_BSD
         normed = nnf.layer_norm(tokens_BSD, tokens_BSD.shape[-1:], self.norm, eps=NORM_EPS)
         xz = self.up(normed, workspace, "xz")
-        if by_mixer:
-            mixed = cpu.mixer(xz, self.weights, self.heads, self._gates, workspace)
+        if mixer:
+            mixed = mixer(xz, self.weights, self.heads, self._gates, workspace)
         else:
             mixed = self._by_torch(xz, state)
         return tokens_BSD + self.down(mixed, workspace, "down").float()

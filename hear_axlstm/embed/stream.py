@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -24,8 +24,8 @@ from hear_axlstm.embed.windows import step_centers, step_times
 from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.ops.backends import packed_for_few
 from hear_axlstm.ops.cores import on_one_core
-from hear_axlstm.ops.cpu import Workspace
 from hear_axlstm.ops.precision import Precision, autocast_to, product_dtype
+from hear_axlstm.ops.workspace import Workspace
 
 BLOCK_SECONDS = 2.0  # a longer push is processed in parts, to bound memory
 A = TypeVar("A", NDArray, Tensor)
@@ -67,6 +67,12 @@ class Stream:
         self._config = config
         self._device = encoder.cls_token.device
         self._fused = FusedEncoder(encoder, product_dtype(precision, self._device), packed_for_few)
+        self._blocks = [block for block in self._fused.blocks if isinstance(block, FusedMLSTM)]
+        if len(self._blocks) < len(encoder.blocks):
+            raise ValueError(
+                f"{config.architecture!r} can't embed a stream, because its blocks have no state "
+                "to continue from: use embed(...) once the clip is complete"
+            )
         self._workspace = Workspace()
         self._numpy = True
         self._begin()
@@ -175,11 +181,10 @@ class Stream:
         per_step = self._config.grid[1]
         with autocast_to(torch.float32, self._device):  # overrides the caller's
             tokens = self._fused.patches(frames_TF[None], first=step * per_step)
-            blocks = cast(list[FusedMLSTM], self._fused.blocks)
             if step == 0:
-                self._states = [block.begin() for block in blocks]
+                self._states = [block.begin() for block in self._blocks]
                 tokens = torch.cat([self._fused.cls_token.expand(1, 1, -1), tokens], dim=1)
-            for block, state in zip(blocks, self._states, strict=True):
+            for block, state in zip(self._blocks, self._states, strict=True):
                 tokens = block(tokens, self._workspace, state)
             tokens = tokens[:, 1:] if step == 0 else tokens
             return self._fused.norm(tokens)[0].unflatten(0, (-1, per_step)).flatten(1)

@@ -37,11 +37,19 @@ from hear_axlstm.models.layers import (
     Linear,
 )
 from hear_axlstm.models.tensor_names import use_file_names
-from hear_axlstm.ops import cpu, torch_impl
-from hear_axlstm.ops.backends import has_mixer, mlstm_sum
-from hear_axlstm.ops.contract import LARGEST_EXPONENT, MAP_WIDTH, BlockTensors, CellGates, is_short
+from hear_axlstm.ops import torch_impl
+from hear_axlstm.ops.backends import mixer_for, mlstm_sum
+from hear_axlstm.ops.contract import (
+    LARGEST_EXPONENT,
+    MAP_WIDTH,
+    BlockTensors,
+    CellGates,
+    Mixer,
+    is_short,
+)
 from hear_axlstm.ops.fuse import fuse_weights
 from hear_axlstm.ops.matmul import linear
+from hear_axlstm.ops.precision import autocast_dtype
 
 CHUNK = 128  # tokens
 
@@ -258,8 +266,9 @@ class MLSTMBlock(nn.Module):
         """``[B, S, D]`` -> ``[B, S, D]``."""
         y = self.norm(tokens_BSD)
         y = y.flip(1) if self.reverse else y
-        if self.use_mixer and has_mixer(y, self.skip.numel() // self.heads):
-            y = self._by_mixer(y)
+        mixer = mixer_for(y, self.skip.numel() // self.heads) if self.use_mixer else None
+        if mixer:
+            y = self._by_mixer(y, mixer)
         else:
             x, z = self.proj_up(y).chunk(2, dim=-1)
             c = self.conv(x)
@@ -271,10 +280,10 @@ class MLSTMBlock(nn.Module):
             y = self.proj_down(self.head_norm(h, c, z, self.skip).flatten(2))
         return tokens_BSD + (y.flip(1) if self.reverse else y)
 
-    def _by_mixer(self, y_BSD: Tensor) -> Tensor:
-        fused = fuse_weights(self.tensors(), self.heads, cpu.autocast_dtype(y_BSD))
+    def _by_mixer(self, y_BSD: Tensor, mixer: Mixer) -> Tensor:
+        fused = fuse_weights(self.tensors(), self.heads, autocast_dtype(y_BSD))
         xz_BSE = linear(y_BSD, fused.up)
-        return linear(cpu.mixer(xz_BSE, fused.mixer, self.heads, self.gates), fused.down)
+        return linear(mixer(xz_BSE, fused.mixer, self.heads, self.gates), fused.down)
 
     def gates(self, raw_BSG: Tensor) -> CellGates:
         """Convert pre-activations ``[B, S, 2 H]``, input gates first, to a backend's inputs."""

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from hear_axlstm.ops import cpu, library, torch_impl, triton_impl
-from hear_axlstm.ops.contract import is_short
+from hear_axlstm.ops.contract import Mixer, MixerWeights, MLSTMSum, is_short
+from hear_axlstm.ops.cpu_block import CompiledBlock
 from hear_axlstm.ops.matmul import is_for_mkl
+from hear_axlstm.ops.packed_linear import PackedLinear
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +50,16 @@ def backend(device_type: str) -> str:
 def mlstm_sum(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> Tensor:
-    """Hidden states of the cell by the backend; see `hear_axlstm.ops.torch_impl.mlstm_sum`."""
+    """Hidden states of the cell by the backend; see `hear_axlstm.ops.contract.MLSTMSum`."""
     by_triton = backend(q.device.type) == "triton" and q.dtype in triton_impl.DTYPES
-    form = triton_impl.mlstm_sum if by_triton else torch_impl.mlstm_sum
+    form: MLSTMSum = triton_impl.mlstm_sum if by_triton else torch_impl.mlstm_sum
     return form(q, k, v, a, running_max, floor)
 
 
-def has_mixer(x_BSD: Tensor, head_size: int) -> bool:
-    """Whether the backend computes the interior of a block with `cpu.mixer`."""
-    return is_compiled(x_BSD) and is_short(x_BSD.shape[1], head_size)
+def mixer_for(x_BSD: Tensor, head_size: int) -> Mixer | None:
+    """Return the backend's function for the interior of a block, if it has one for such windows."""
+    has_mixer = is_compiled(x_BSD) and is_short(x_BSD.shape[1], head_size)
+    return cpu.mixer if has_mixer else None
 
 
 def is_compiled(x: Tensor) -> bool:
@@ -64,17 +67,25 @@ def is_compiled(x: Tensor) -> bool:
     return x.device.type == "cpu" and cpu.is_usable(x) and backend("cpu") == "cpu"
 
 
-def packed(weight: Tensor) -> cpu.PackedLinear:
+def compiled_block(
+    norm: Tensor, up: PackedLinear, weights: MixerWeights, down: PackedLinear, heads: int
+) -> CompiledBlock | None:
+    """Return a block with fixed weights in compiled code, if its projections are packed for it."""
+    is_packed = up.is_packed and down.is_packed
+    return CompiledBlock(norm, up, weights, down, heads) if is_packed else None
+
+
+def packed(weight: Tensor) -> PackedLinear:
     """Pack a linear layer's fixed weight ``[out, in]`` in the backend's layout for many tokens."""
     by_mkl = weight.numel() > WIDE and is_for_mkl(weight)
     by_gemm = library.gemm_is_fastest() and not by_mkl
-    return packed_for_few(weight) if by_gemm else cpu.PackedLinear(weight, 0)
+    return packed_for_few(weight) if by_gemm else PackedLinear(weight, 0)
 
 
-def packed_for_few(weight: Tensor) -> cpu.PackedLinear:
+def packed_for_few(weight: Tensor) -> PackedLinear:
     """Pack a linear layer's fixed weight ``[out, in]`` in the backend's layout for few tokens."""
     by_gemm = backend("cpu") == "cpu"
-    return cpu.PackedLinear(weight, library.gemm_columns() if by_gemm else 0)
+    return PackedLinear(weight, library.gemm_columns() if by_gemm else 0)
 
 
 def _choose(device_type: str) -> str:

@@ -10,9 +10,11 @@ blocks of a head in the block-diagonal maps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
+
+from hear_axlstm.ops.workspace import Workspace
 
 EPS = 1e-6  # added to the cell's normalizer
 NORM_EPS = 1e-5  # added to the variance in both norms of an mLSTM block
@@ -98,6 +100,55 @@ class FusedWeights(NamedTuple):
     mixer: MixerWeights
     down: Tensor
     """Down-projection ``[D, E]``, channels by head, interleaved."""
+
+
+class MLSTMSum(Protocol):
+    """The hidden states of the cell from its gates, which every backend computes."""
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
+    ) -> Tensor:
+        """Compute the quadratic form for windows with an empty initial state; differentiable.
+
+        Args:
+            q: queries ``[B, S, H, K]``.
+            k: keys ``[B, S, H, K]``, not yet divided by sqrt(K).
+            v: values ``[B, S, H, K]``, in the dtype of q and k.
+            a: log i - F, see `CellGates`.
+            running_max: M, see `CellGates`.
+            floor: exp(-m), see `CellGates`.
+
+        Returns:
+            h ``[B, S, H, K]`` in the dtype of v.
+        """
+
+
+class Mixer(Protocol):
+    """The interior of a block, between its projections, which a backend may compute."""
+
+    def __call__(
+        self,
+        xz_BSE: Tensor,
+        weights: MixerWeights,
+        heads: int,
+        gates: GateFunction,
+        workspace: Workspace | None = None,
+    ) -> Tensor:
+        """Compute convolution, maps, gates, quadratic cell, head norm, skip and output gate.
+
+        Args:
+            xz_BSE: the fused up-projection ``[B, S, 2 E]``, float32 or bfloat16.
+            weights: fused weights; used in float32.
+            heads: H.
+            gates: function from pre-activations to the cell's gates.
+            workspace: scratch memory without gradients; it also holds the result.
+
+        Returns:
+            ``[B, S, E]`` in the same dtype.
+
+        Raises:
+            ValueError: for tensors whose shapes don't fit together.
+        """
 
 
 def is_short(tokens: int, head_size: int) -> bool:

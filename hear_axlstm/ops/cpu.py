@@ -1,8 +1,8 @@
-"""The backend for CPUs: mLSTM blocks, or their interior, in compiled C++ (`csrc/`), via ctypes.
+"""The backend for CPUs: the interior of an mLSTM block in compiled C++ (`csrc/`), with gradients.
 
 `pip install` compiles it if there is a C++ compiler. The projections around it are left to
-`matmul.py` unless `gemm` is faster. For the backward pass, the up-projection and the cell's inputs
-and sums are stored; everything else is recomputed.
+`matmul.py`. For the backward pass, the up-projection and the cell's inputs and sums are stored;
+everything else is recomputed.
 
 Shapes: B windows, S tokens, H heads, N = B H, K head size, E = H K.
 """
@@ -10,7 +10,6 @@ Shapes: B windows, S tokens, H heads, N = B H, K head size, E = H K.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,76 +20,16 @@ from torch.autograd.function import once_differentiable
 from hear_axlstm.ops import library
 from hear_axlstm.ops.contract import (
     EPS,
-    LARGEST_EXPONENT,
     MAP_WIDTH,
     NORM_EPS,
     CellGates,
     GateFunction,
-    LogGateFunction,
     MixerWeights,
 )
 from hear_axlstm.ops.library import call
-from hear_axlstm.ops.matmul import fixed_weight, linear
+from hear_axlstm.ops.precision import autocast_dtype
 from hear_axlstm.ops.tracing import is_traced
-
-
-class Workspace:
-    """Reusable scratch tensors by name; avoids page faults on newly allocated memory.
-
-    For one caller, without gradients. A tensor is valid until its name is requested again.
-
-    Args:
-        threads: number of threads that `Block` shares its work among.
-    """
-
-    def __init__(self, threads: int = 1) -> None:
-        self.threads = threads
-        self._tensors: dict[str, Tensor] = {}
-
-    def empty(
-        self, name: str, *shape: int, like: Tensor, dtype: torch.dtype | None = None
-    ) -> Tensor:
-        """A tensor of this shape on the device of `like`, in its dtype unless `dtype` is given."""
-        dtype = dtype or like.dtype
-        tensor = self._tensors.get(name)
-        if tensor is None or (tensor.shape, tensor.dtype) != (shape, dtype):
-            tensor = self._tensors[name] = like.new_empty(shape, dtype=dtype)
-        return tensor
-
-
-class PackedLinear:
-    """Linear layer without bias whose weight is packed for `gemm` where that is faster.
-
-    Args:
-        weight: ``[out, in]``, float32 or bfloat16; a copy is kept.
-        group: columns of a packed group, `library.gemm_columns`; 0 leaves the product to torch.
-    """
-
-    def __init__(self, weight: Tensor, group: int) -> None:
-        self.shape, self.dtype = weight.shape, weight.dtype
-        in_word = 4 // weight.element_size()
-        self.is_packed = (
-            weight.device.type == "cpu"
-            and group > 0
-            and weight.shape[0] % group == 0
-            and weight.shape[1] % in_word == 0
-        )
-        if self.is_packed:  # as [groups, steps, group, in_word]
-            weight = weight.unflatten(0, (-1, group)).unflatten(2, (-1, in_word)).transpose(1, 2)
-            self.weight = weight.contiguous()
-        else:
-            self.weight = fixed_weight(weight)
-
-    def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
-        """``[..., in]`` -> ``[..., out]`` in the weight's dtype, perhaps in the named workspace."""
-        x = x.to(self.dtype)
-        if not self.is_packed:
-            return linear(x, self.weight)
-        columns, depth = self.shape
-        out = workspace.empty(name, *x.shape[:-1], columns, like=x)
-        sizes = x.numel() // depth, depth, columns, torch.get_num_threads()
-        call("gemm", x.contiguous(), self.weight, *sizes, out)
-        return out
+from hear_axlstm.ops.workspace import Workspace
 
 
 class CellInput(NamedTuple):
@@ -129,12 +68,6 @@ def is_usable(x: Tensor) -> bool:
     return is_here and autocast_dtype(x) in library.SUFFIXES
 
 
-def autocast_dtype(x: Tensor) -> torch.dtype:
-    """Dtype of matrix products with a tensor on a CPU, taking autocast into account."""
-    autocast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
-    return torch.get_autocast_dtype("cpu") if autocast else x.dtype
-
-
 def mixer(
     xz_BSE: Tensor,
     weights: MixerWeights,
@@ -142,96 +75,19 @@ def mixer(
     gates: GateFunction,
     workspace: Workspace | None = None,
 ) -> Tensor:
-    """Compute convolution, maps, gates, quadratic cell, head norm, skip and output gate.
-
-    Args:
-        xz_BSE: the fused up-projection ``[B, S, 2 E]``, float32 or bfloat16.
-        weights: fused weights; used in float32.
-        heads: H.
-        gates: function from pre-activations to the cell's gates.
-        workspace: scratch memory without gradients; it also holds the result.
-
-    Returns:
-        ``[B, S, E]`` in the same dtype.
-
-    Raises:
-        ValueError: for tensors whose shapes don't fit together.
-    """
+    """Compute the interior of a block; see `hear_axlstm.ops.contract.Mixer`."""
     xz_BSE, tensors = xz_BSE.contiguous(), tuple(weight.float() for weight in weights)
     batch, tokens, double = map(int, xz_BSE.shape)
     sizes = batch, tokens, heads, double // 2 // heads // MAP_WIDTH
-    _check_shapes(double, tensors, heads)
+    check_shapes(double, tensors, heads)
     if workspace is None:
         return _Mixer.apply(xz_BSE, sizes, gates, *tensors)
     at = Call(sizes, tensors, gates, workspace)
     return _after_cell(xz_BSE, at, before_cell(xz_BSE, at)[0])[0]
 
 
-class Block:
-    """An mLSTM block with fixed weights in two calls, around the activations of its gates.
-
-    Args:
-        norm: scale of the first norm, ``[D]``.
-        up: the fused projections, packed; see `FusedWeights`.
-        weights: fused weights of everything between the projections, float32.
-        down: as `up`.
-        heads: H.
-
-    Raises:
-        ValueError: for tensors whose shapes don't fit together.
-    """
-
-    def __init__(
-        self, norm: Tensor, up: PackedLinear, weights: MixerWeights, down: PackedLinear, heads: int
-    ) -> None:
-        _check_shapes(up.shape[0], weights, heads)
-        width, inner = down.shape
-        if up.shape != (2 * inner, width) or norm.shape != (width,) or width > inner:
-            raise ValueError(f"projections {up.shape}, {down.shape} and norm {norm.shape}")
-        self.heads, self.width, self.inner, self.dtype = heads, width, inner, up.dtype
-        self._given = norm, up, weights, down, heads
-        numbers = width, EPS * math.sqrt(inner // heads), NORM_EPS, LARGEST_EXPONENT
-        self._weights = library.block_weights(weights, norm, up.weight, down.weight, numbers)
-
-    def __reduce__(self) -> tuple[Any, ...]:  # addresses can't be copied or pickled
-        return Block, self._given
-
-    def __call__(
-        self,
-        tokens_BSD: Tensor,
-        log_gates: LogGateFunction,
-        workspace: Workspace,
-        state: Sequence[Tensor] = (),
-    ) -> None:
-        """Update float32 tokens ``[B, S, D]`` in place, with as many threads as `workspace` has.
-
-        Args:
-            tokens_BSD: tokens of whole windows, or of a part of one.
-            log_gates: activations of the gates.
-            workspace: scratch memory.
-            state: for a part of a window, the last three inputs of the convolution ``[1, 3, E]``,
-                and memory ``[1, H, K, K]``, normalizer ``[1, H, K]`` and stabilizer m ``[1, H]``
-                after the earlier tokens, see `hear_axlstm.models.mlstm.State`; updated in place.
-        """
-        batch, tokens, width = map(int, tokens_BSD.shape)
-        sizes = batch, tokens, self.heads, self.inner // self.heads // MAP_WIDTH
-        if width != self.width or (state and batch != 1):
-            raise ValueError(f"tokens have shape {tuple(tokens_BSD.shape)}, not [B, S, {width}]")
-        empty, threads = partial(workspace.empty, like=tokens_BSD), workspace.threads
-        scratch = empty("block", (batch * tokens + 1) * 6 * self.inner, dtype=self.dtype)
-        raw_BSG = empty("gates", batch, tokens, 2 * self.heads)
-        if not state:
-            none = tokens_BSD.new_empty(0)
-            state = none.to(self.dtype), none, none, none.double()
-        context, memory, normalizer, m = state
-        before = tokens_BSD, threads, context, scratch, raw_BSG
-        call("block_begin", sizes, self._weights, *before)
-        log_i, log_f = (x.contiguous() for x in log_gates(raw_BSG))
-        after = log_i, log_f, m, memory, normalizer, threads, scratch, tokens_BSD
-        call("block_end", sizes, self._weights, *after)
-
-
-def _check_shapes(double: int, weights: tuple[Tensor, ...], heads: int) -> None:
+def check_shapes(double: int, weights: tuple[Tensor, ...], heads: int) -> None:
+    """Raise ValueError if fused weights don't fit the width of the up-projection, 2 E."""
     inner = double // 2
     maps, gate, norm = (MAP_WIDTH, MAP_WIDTH, inner // MAP_WIDTH), (2 * heads, inner), (heads, -1)
     wanted = (4, inner), (inner,), maps, maps, gate, gate, (2 * heads,), norm, norm

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from hear_axlstm.ops.fastest import is_faster, square
 from hear_axlstm.ops.matmul import matmul
@@ -45,3 +46,9 @@ def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     """Autocast for a forward pass with products in `dtype`, overriding the caller's autocast."""
     lower = dtype != torch.float32
     return torch.autocast(device.type, dtype if lower else None, enabled=lower)
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """Dtype of matrix products with a tensor on a CPU, taking autocast into account."""
+    autocast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
+    return torch.get_autocast_dtype("cpu") if autocast else x.dtype

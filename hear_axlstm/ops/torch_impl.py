@@ -29,19 +29,7 @@ WINDOWS = {"cpu": 8, "cuda": 64}  # processed at once; bounds the memory of S x 
 def mlstm_sum(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> Tensor:
-    """Hidden states h of the mLSTM cell in its quadratic form.
-
-    Args:
-        q: queries ``[B, S, H, K]``.
-        k: keys ``[B, S, H, K]``, not yet divided by sqrt(K).
-        v: values ``[B, S, H, K]``, in the dtype of q and k.
-        a: log i - F, float64 ``[B, S, H]``, see `hear_axlstm.ops.contract.CellGates`.
-        running_max: M, float64 ``[B, S, H]``.
-        floor: exp(-m), float32 ``[B, S, H]``.
-
-    Returns:
-        h ``[B, S, H, K]`` in the dtype of v.
-    """
+    """Hidden states of the cell on any device; see `hear_axlstm.ops.contract.MLSTMSum`."""
     return normalize(*weighted_sum(q, k, v, a, running_max), floor, q.shape[-1])
 
 

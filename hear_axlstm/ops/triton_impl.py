@@ -34,7 +34,7 @@ def is_available(device: torch.device) -> bool:
 def mlstm_sum(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> Tensor:
-    """Hidden states of the cell; the same function as `hear_axlstm.ops.torch_impl.mlstm_sum`.
+    """Hidden states of the cell on a GPU; see `hear_axlstm.ops.contract.MLSTMSum`.
 
     Differentiable once in all arguments. Products of bfloat16 and float16 are accumulated in
     float32. Those of float32 follow `torch.set_float32_matmul_precision`: with "highest", the

@@ -154,6 +154,8 @@ def test_another_block_needs_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     embedder, audio = Embedder(config).eval(), 0.1 * torch.randn(2, 40_000)
     expected = get_scene_embeddings(audio, embedder)
     torch.testing.assert_close(get_scene_embeddings(audio, embedder.fuse()), expected)
+    with pytest.raises(ValueError, match="'linear' can't embed a stream, because its blocks"):
+        embedder.stream((0.0, 1.0))
     checkpoints.save(tmp_path / "model.safetensors", embedder.unfuse(), {}, torch.float32)
     loaded = load_model(str(tmp_path))
     torch.testing.assert_close(get_scene_embeddings(audio, loaded), expected)

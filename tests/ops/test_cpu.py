@@ -23,7 +23,10 @@ from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.config import InputGate, preset
 from hear_axlstm.models.mlstm import MLSTMBlock, log_gates
 from hear_axlstm.ops import backends, cpu, library, torch_impl
+from hear_axlstm.ops.cpu_block import CompiledBlock
 from hear_axlstm.ops.fuse import fuse_weights
+from hear_axlstm.ops.packed_linear import PackedLinear
+from hear_axlstm.ops.workspace import Workspace
 from tests.helpers.platforms import posix_only
 from tests.helpers.rounding import assert_accurate
 
@@ -219,7 +222,7 @@ def test_the_backend_can_be_asked_for(
     monkeypatch.setattr(backends, "_chosen", {})
     monkeypatch.setenv("HEAR_AXLSTM_BACKEND", asked)
     assert backends.backend("cpu") == chosen
-    assert backends.has_mixer(torch.empty(1, 20, 192), 144) == (chosen == "cpu")
+    assert (backends.mixer_for(torch.empty(1, 20, 192), 144) is not None) == (chosen == "cpu")
 
 
 def test_a_backend_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,10 +258,10 @@ def test_wrong_arguments_never_reach_the_library() -> None:
         library.call("cell_sums", *good[:-1])
 
 
-def whole_block(block: MLSTMBlock, dtype: torch.dtype) -> cpu.Block:
+def whole_block(block: MLSTMBlock, dtype: torch.dtype) -> CompiledBlock:
     up, weights, down = fuse_weights(block.tensors(), block.heads, dtype)
-    packed = [cpu.PackedLinear(weight, library.gemm_columns()) for weight in (up, down)]
-    return cpu.Block(1.0 + block.norm.weight, packed[0], weights, packed[1], block.heads)
+    packed = [PackedLinear(weight, library.gemm_columns()) for weight in (up, down)]
+    return CompiledBlock(1.0 + block.norm.weight, packed[0], weights, packed[1], block.heads)
 
 
 @torch.no_grad()
@@ -270,7 +273,7 @@ def test_a_whole_block(tokens: int, threads: int, dtype: torch.dtype) -> None:
     inputs = torch.randn(2, tokens, block.proj_up.in_features)
     found = inputs.clone()
     log_gates = partial(split_gates, block)
-    whole_block(block, dtype)(found, log_gates, cpu.Workspace(threads))
+    whole_block(block, dtype)(found, log_gates, Workspace(threads))
     assert_accurate([found], outputs_of(block), [inputs, *block.parameters()], dtype)
 
 
@@ -288,7 +291,7 @@ def test_a_fork_has_threads_of_its_own() -> None:
 
     def computed() -> Tensor:
         found = tokens.clone()
-        whole(found, log_gates, cpu.Workspace(threads=3))
+        whole(found, log_gates, Workspace(threads=3))
         return found
 
     expected = computed()

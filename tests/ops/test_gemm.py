@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from hear_axlstm.ops import library
-from hear_axlstm.ops.cpu import CellInput, PackedLinear, Workspace, cell_sums, cell_sums_backward
+from hear_axlstm.ops.cpu import CellInput, cell_sums, cell_sums_backward
 from hear_axlstm.ops.library import gemm_columns
+from hear_axlstm.ops.packed_linear import PackedLinear
+from hear_axlstm.ops.workspace import Workspace
 
 DTYPES = (torch.float32, torch.bfloat16)
 

@@ -1,4 +1,4 @@
-// The sums of the mLSTM cell and their gradients, for the instruction set chosen by products.cpp.
+// The sums of the mLSTM cell and their gradients, for the instruction set chosen by dispatch.cpp.
 //
 // No include guard, as in products.h. Query rows are processed in blocks, so that their scores stay
 // in the cache; tiles above the diagonal are skipped.
@@ -18,15 +18,15 @@ public:
     void start_block(Index seen) { seen_ = whole_groups(seen), reference_ = INFINITY; }
 
     // The row's own factor.
-    ALWAYS float factor(double top) {
-        if (reference_ - top > MODERATE) {
-            reference_ = top;
+    ALWAYS float factor(double running_max) {
+        if (reference_ - running_max > MODERATE) {
+            reference_ = running_max;
             const double* a = a_.data();
             float* columns = columns_.data();
             VECTORIZED
-            for (Index s = 0; s < seen_; ++s) columns[s] = exp_of(float(a[s] - top));
+            for (Index s = 0; s < seen_; ++s) columns[s] = exp_of(float(a[s] - running_max));
         }
-        return exp_of(float(reference_ - top));
+        return exp_of(float(reference_ - running_max));
     }
 
     // The keys' factors.
@@ -113,7 +113,7 @@ INLINE Left<BFloat16> left_transposed(const float* block, Index rows, Index seen
 // some heads.
 template <class T>
 void sums(const T* q, const T* k, const T* v, Index heads, Index S, Index K, const double* a,
-          const double* top, T* u, float* n) {
+          const double* running_max, T* u, float* n) {
     const Index steps = K / IN_WORD<T>, columns = whole_groups(S), stride = row_stride(S);
     Buffer<Word> keys(columns * steps), values(words_of<T>(S) * whole_groups(K));
     Buffer<float> scores(BLOCK * stride);
@@ -130,7 +130,7 @@ void sums(const T* q, const T* k, const T* v, Index heads, Index S, Index K, con
             decay.start_block(seen);
             for (Index row = rows - 1; row >= 0; --row) {
                 const Index t = first + row, wide = whole_groups(std::min(t + ROWS, seen));
-                const float factor = decay.factor(top[t]);
+                const float factor = decay.factor(running_max[t]);
                 n[t] = weigh(decay.columns(), factor, t, wide, scores.data() + row * stride);
             }
             multiply<false>(Shape::STEPS_TO_ROW, first, rows, 0, K,
@@ -138,15 +138,15 @@ void sums(const T* q, const T* k, const T* v, Index heads, Index S, Index K, con
                             u + first * K, K);
         }
         q += S * K, k += S * K, v += S * K, u += S * K;
-        a += S, top += S, n += S;
+        a += S, running_max += S, n += S;
     }
 }
 
 // Gradients of q, k, v, a and M from those of u and n, for some heads.
 template <class T>
 void gradients(const T* q, const T* k, const T* v, Index heads, Index S, Index K, const double* a,
-               const double* top, const T* d_u, const float* d_n, T* d_q, T* d_k, T* d_v,
-               float* d_a, float* d_top) {
+               const double* running_max, const T* d_u, const float* d_n, T* d_q, T* d_k, T* d_v,
+               float* d_a, float* d_running_max) {
     const Index steps = K / IN_WORD<T>, columns = whole_groups(S), stride = row_stride(S);
     const Index wide_K = whole_groups(K);
     const Index words = words_of<T>(S) * wide_K;
@@ -175,10 +175,10 @@ void gradients(const T* q, const T* k, const T* v, Index heads, Index S, Index K
             decay.start_block(seen);
             for (Index row = rows - 1; row >= 0; --row) {
                 const Index t = first + row, wide = whole_groups(std::min(t + ROWS, seen));
-                const float factor = decay.factor(top[t]);
-                d_top[t] = -weigh_backward(decay.columns(), factor, d_n[t], t, wide,
-                                           scores.data() + row * stride,
-                                           d_scores.data() + row * stride, d_a_sum.data());
+                const float factor = decay.factor(running_max[t]);
+                d_running_max[t] = -weigh_backward(decay.columns(), factor, d_n[t], t, wide,
+                                                   scores.data() + row * stride,
+                                                   d_scores.data() + row * stride, d_a_sum.data());
             }
             const Index before = first / IN_WORD<T>, pairs = words_of<T>(rows);
             multiply<true>(Shape::STEPS_FROM_ROW, first, seen, pairs, wide_K,
@@ -200,7 +200,7 @@ void gradients(const T* q, const T* k, const T* v, Index heads, Index S, Index K
             }
         }
         q += S * K, k += S * K, v += S * K, d_u += S * K, d_q += S * K, d_k += S * K, d_v += S * K;
-        a += S, top += S, d_n += S, d_a += S, d_top += S;
+        a += S, running_max += S, d_n += S, d_a += S, d_running_max += S;
     }
 }
 
@@ -209,15 +209,16 @@ void gradients(const T* q, const T* k, const T* v, Index heads, Index S, Index K
 // divided by exp(m).
 template <class T>
 void carry(const T* q, const T* k, const T* v, Index heads, Index S, Index K, const double* a,
-           const double* top, const double* m, float* memory, float* normalizer, T* u, float* n) {
+           const double* running_max, const double* m, float* memory, float* normalizer, T* u,
+           float* n) {
     const Index wide_S = whole_groups(S);
     Buffer<float> queries(S * K), keys(S * K), values(S * K), before(K * wide_S);
     Buffer<Word> queries_t(K * wide_S), packed_keys(S * whole_groups(K));
     const auto decay = [](double exponent) { return exp_of(float(std::max(exponent, -87.0))); };
     for (; heads > 0; --heads) {
-        const double last = top[S - 1];
+        const double last = running_max[S - 1];
         for (Index t = 0; t < S; ++t) {
-            const float since = decay(*m - top[t]), until = decay(a[t] - last);
+            const float since = decay(*m - running_max[t]), until = decay(a[t] - last);
             const Index row = t * K;
             VECTORIZED
             for (Index i = row; i < row + K; ++i) {
@@ -247,7 +248,7 @@ void carry(const T* q, const T* k, const T* v, Index heads, Index S, Index K, co
         multiply<true>(Shape::WHOLE, 0, K, S, K, Left<float>{values.data(), 1, K},
                        pack(keys.data(), S, K, packed_keys.data()), memory, K);
         q += S * K, k += S * K, v += S * K, u += S * K;
-        a += S, top += S, n += S;
+        a += S, running_max += S, n += S;
         m += 1, memory += K * K, normalizer += K;
     }
 }

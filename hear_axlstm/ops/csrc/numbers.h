@@ -1,4 +1,4 @@
-// Numbers and vector loops for the compiled part of an mLSTM block: see forward.cpp.
+// Numbers and vector loops for the compiled part of an mLSTM block: see interior.cpp.
 
 #pragma once
 
@@ -20,7 +20,8 @@
 #ifdef __GNUC__
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are only passed to inlined functions
 #endif
-#define INLINE static inline __attribute__((always_inline))
+#define ALWAYS __attribute__((always_inline))
+#define INLINE static inline ALWAYS
 #define VECTORIZED _Pragma("omp simd")
 
 using Index = std::int64_t;
@@ -37,11 +38,11 @@ struct Sizes {
 
 // Fused weights, all float, as in contract.MixerWeights.
 struct Weights {
-    const float *conv, *conv_bias;    // [4, E], [E]
-    const float *key, *value;         // [in 4, out 4, H J]
-    const float *gates_c, *gates_x;   // [2 H, E], input gates first
-    const float* gate_bias;           // [2 H]
-    const float *norm, *skip;         // [H K]
+    const float *conv, *conv_bias;   // [4, E], [E]
+    const float *key, *value;        // [in 4, out 4, H J]
+    const float *gates_c, *gates_x;  // [2 H, E], input gates first
+    const float* gate_bias;          // [2 H]
+    const float *norm, *skip;        // [H K]
 };
 
 struct BFloat16 {
@@ -131,24 +132,24 @@ INLINE void in_rows(Index rows, Work work) {
 // Copies a row whose channels are ordered by place, [4, H, J], to or from H heads, each a row
 // [4, J] of a matrix [S, K].
 template <class T>
-INLINE void to_heads(const float* row, const Sizes& is, T* heads) {
-    for (Index h = 0; h < is.H; ++h)
+INLINE void to_heads(const float* row, const Sizes& sizes, T* heads) {
+    for (Index h = 0; h < sizes.H; ++h)
         for (Index p = 0; p < PLACES; ++p) {
-            const float* from = row + (p * is.H + h) * is.J;
-            T* to = heads + h * is.S * is.K() + p * is.J;
+            const float* from = row + (p * sizes.H + h) * sizes.J;
+            T* to = heads + h * sizes.S * sizes.K() + p * sizes.J;
             VECTORIZED
-            for (Index j = 0; j < is.J; ++j) put(to + j, from[j]);
+            for (Index j = 0; j < sizes.J; ++j) put(to + j, from[j]);
         }
 }
 
 template <class T>
-INLINE void from_heads(const T* heads, const Sizes& is, float* row) {
-    for (Index h = 0; h < is.H; ++h)
+INLINE void from_heads(const T* heads, const Sizes& sizes, float* row) {
+    for (Index h = 0; h < sizes.H; ++h)
         for (Index p = 0; p < PLACES; ++p) {
-            const T* from = heads + h * is.S * is.K() + p * is.J;
-            float* to = row + (p * is.H + h) * is.J;
+            const T* from = heads + h * sizes.S * sizes.K() + p * sizes.J;
+            float* to = row + (p * sizes.H + h) * sizes.J;
             VECTORIZED
-            for (Index j = 0; j < is.J; ++j) to[j] = get(from[j]);
+            for (Index j = 0; j < sizes.J; ++j) to[j] = get(from[j]);
         }
 }
 

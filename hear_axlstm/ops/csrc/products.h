@@ -1,6 +1,6 @@
-// Matrix products with accumulators in registers, for the instruction set chosen by products.cpp.
+// Matrix products with accumulators in registers, for the instruction set chosen by dispatch.cpp.
 //
-// No include guard: products.cpp includes this file once for each instruction set. The right factor
+// No include guard: dispatch.cpp includes this file once for each instruction set. The right factor
 // is packed into words: one float, or two consecutive bfloat16 of a column. A step reads one word
 // of each column in a group of GROUP columns. Rows and columns are those of the product.
 
@@ -110,13 +110,12 @@ __attribute__((noinline)) void multiply_tile(Left<T> a, Right b, Index steps, In
         a.numbers += a.step, b.words += b.step;
     }
     UNROLLED
-    for (Index r = 0; r < R; ++r)
-        UNROLLED
-        for (Index g = 0; g < G; ++g) {
-            Out* to = out + r * out_row + g * GROUP;
-            if constexpr (ADDED) sums[r][g] += read_first(to, columns - g * GROUP);
-            store(to, sums[r][g], columns - g * GROUP);
-        }
+    for (Index r = 0; r < R; ++r) UNROLLED
+    for (Index g = 0; g < G; ++g) {
+        Out* to = out + r * out_row + g * GROUP;
+        if constexpr (ADDED) sums[r][g] += read_first(to, columns - g * GROUP);
+        store(to, sums[r][g], columns - g * GROUP);
+    }
 }
 
 // Any number of rows of G groups, at most R at once. Five are the patches of a stream's step.

@@ -1,4 +1,4 @@
-// What products.cpp offers to forward.cpp: single-threaded, for float and BFloat16.
+// The functions of dispatch.cpp that block.cpp calls: single-threaded, for float and BFloat16.
 
 #pragma once
 
@@ -19,7 +19,7 @@ struct State {
     float *memory, *normalizer;  // [K, K], [K]
 };
 
-// The sums of heads [first, end); a, top and n are [N, S], the others [N, S, K].
+// The sums of heads [first, end); a, running_max and n are [N, S], the others [N, S, K].
 template <class T>
-void cell(const T* q, const T* k, const T* v, const double* a, const double* top, Index first,
-          Index end, Index S, Index K, const State& state, T* u, float* n);
+void cell(const T* q, const T* k, const T* v, const double* a, const double* running_max,
+          Index first, Index end, Index S, Index K, const State& state, T* u, float* n);

@@ -1,9 +1,9 @@
 // The kernels of products.h and cell.h for each instruction set, and the choice among them.
 //
-// Shapes: as in forward.cpp.
+// Shapes: as in interior.cpp.
 
 #include "parallel.h"
-#include "products_api.h"
+#include "dispatch.h"
 
 namespace {
 
@@ -13,7 +13,9 @@ template <class T>
 constexpr Index IN_WORD = sizeof(Word) / sizeof(T);
 
 template <class T>
-INLINE Index words_of(Index numbers) { return (numbers + IN_WORD<T> - 1) / IN_WORD<T>; }
+INLINE Index words_of(Index numbers) {
+    return (numbers + IN_WORD<T> - 1) / IN_WORD<T>;
+}
 
 // Steps per partial sum: longer sums of floats lose precision; bfloat16 factors lose more anyway.
 template <class T>
@@ -23,13 +25,12 @@ constexpr Index PIECE = IN_WORD<T> == 1 ? 192 : 1 << 30;
 // row's own step or earlier ones; with it or later ones. The others are not needed or are zero.
 enum class Shape { WHOLE, COLUMNS_TO_ROW, STEPS_TO_ROW, STEPS_FROM_ROW };
 
-constexpr Index BLOCK = 96;            // query rows at once; even and whole tiles
-constexpr Index CACHED = 1 << 17;      // bytes of the left factor that stay in the cache
-constexpr double MODERATE = 40.0;      // exp(MODERATE) times a negligible weight is negligible
+constexpr Index BLOCK = 96;        // query rows at once; even and whole tiles
+constexpr Index CACHED = 1 << 17;  // bytes of the left factor that stay in the cache
+constexpr double MODERATE = 40.0;  // exp(MODERATE) times a negligible weight is negligible
 
 }  // namespace
 
-#define ALWAYS __attribute__((always_inline))
 #ifdef __clang__
 #define UNROLLED _Pragma("unroll")
 #else
@@ -53,7 +54,7 @@ constexpr Index VECTOR_BYTES = 16, ROWS = 4, AT_ONCE = 2;
 
 #define PRAGMA(X) _Pragma(#X)
 #ifdef __clang__
-#define BEGIN_TARGET(F) \
+#define BEGIN_TARGET(F)                                                                            \
     PRAGMA(clang attribute push(__attribute__((target(F))), apply_to = function))
 #define END_TARGET PRAGMA(clang attribute pop)
 #else
@@ -154,24 +155,26 @@ extern "C" Index gemm_is_fastest() {
             BY_ISA(product<false>(x, K, packed, rows, K, columns, first, end, out))                \
         });                                                                                        \
     }                                                                                              \
-    extern "C" void cell_sums_##NAME(const Sizes* is, const T* q, const T* k, const T* v,          \
-                                     const double* a, const double* top, Index threads, T* u,      \
-                                     float* n) {                                                   \
-        const Index S = is->S, K = is->K(), heads = is->B * is->H;                                 \
+    extern "C" void cell_sums_##NAME(const Sizes* sizes, const T* q, const T* k, const T* v,       \
+                                     const double* a, const double* running_max, Index threads,    \
+                                     T* u, float* n) {                                             \
+        const Index S = sizes->S, K = sizes->K(), heads = sizes->B * sizes->H;                     \
         in_parts(heads, 2 * heads * S * S * K, threads, [=](Index head, Index end) {               \
             const Index s = head * S, at = s * K;                                                  \
-            BY_ISA(sums(q + at, k + at, v + at, end - head, S, K, a + s, top + s, u + at, n + s))  \
+            BY_ISA(sums(q + at, k + at, v + at, end - head, S, K, a + s, running_max + s, u + at,  \
+                        n + s))                                                                    \
         });                                                                                        \
     }                                                                                              \
     extern "C" void cell_sums_backward_##NAME(                                                     \
-        const Sizes* is, const T* q, const T* k, const T* v, const double* a, const double* top,   \
-        const T* d_u, const float* d_n, Index threads, T* d_q, T* d_k, T* d_v, float* d_a,         \
-        float* d_top) {                                                                            \
-        const Index S = is->S, K = is->K(), heads = is->B * is->H;                                 \
+        const Sizes* sizes, const T* q, const T* k, const T* v, const double* a,                   \
+        const double* running_max, const T* d_u, const float* d_n, Index threads, T* d_q, T* d_k,  \
+        T* d_v, float* d_a, float* d_running_max) {                                                \
+        const Index S = sizes->S, K = sizes->K(), heads = sizes->B * sizes->H;                     \
         in_parts(heads, 5 * heads * S * S * K, threads, [=](Index head, Index end) {               \
             const Index s = head * S, at = s * K;                                                  \
-            BY_ISA(gradients(q + at, k + at, v + at, end - head, S, K, a + s, top + s, d_u + at,   \
-                             d_n + s, d_q + at, d_k + at, d_v + at, d_a + s, d_top + s))           \
+            BY_ISA(gradients(q + at, k + at, v + at, end - head, S, K, a + s, running_max + s,     \
+                             d_u + at, d_n + s, d_q + at, d_k + at, d_v + at, d_a + s,             \
+                             d_running_max + s))                                                   \
         });                                                                                        \
     }
 
@@ -192,15 +195,15 @@ void project_onto(const T* x, Index x_row, const T* packed, Index rows, Index K,
 }
 
 template <class T>
-void cell(const T* q, const T* k, const T* v, const double* a, const double* top, Index first,
-          Index end, Index S, Index K, const State& state, T* u, float* n) {
+void cell(const T* q, const T* k, const T* v, const double* a, const double* running_max,
+          Index first, Index end, Index S, Index K, const State& state, T* u, float* n) {
     const Index heads = end - first, s = first * S, at = s * K;
-    q += at, k += at, v += at, u += at, a += s, top += s, n += s;
-    const auto sums = [=] { BY_ISA(sums(q, k, v, heads, S, K, a, top, u, n)) };
+    q += at, k += at, v += at, u += at, a += s, running_max += s, n += s;
+    const auto sums = [=] { BY_ISA(sums(q, k, v, heads, S, K, a, running_max, u, n)) };
     sums();
     if (!state.memory) return;
     float *memory = state.memory + first * K * K, *normalizer = state.normalizer + first * K;
-    BY_ISA(carry(q, k, v, heads, S, K, a, top, state.m + first, memory, normalizer, u, n))
+    BY_ISA(carry(q, k, v, heads, S, K, a, running_max, state.m + first, memory, normalizer, u, n))
 }
 
 #define INSTANCES(T)                                                                               \

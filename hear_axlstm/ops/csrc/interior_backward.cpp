@@ -1,4 +1,4 @@
-// Gradients of the functions in forward.cpp. Those of weights are added to the given tensors.
+// Gradients of the functions in interior.cpp. Those of weights are added to the given tensors.
 
 #include "numbers.h"
 
@@ -19,16 +19,16 @@ struct Gradients {
 // output gate, to d c [N, S, K] and d z.
 template <class T>
 INLINE void after_cell(const T* u, const float* sums, const float* floor, const T* c, const T* xz,
-                       const Sizes& is, const Weights& weights, float cell_eps, float norm_eps,
+                       const Sizes& sizes, const Weights& weights, float cell_eps, float norm_eps,
                        const T* d_out, T* d_u, float* d_sums, float* d_floor, float* d_c, T* d_xz,
                        const Gradients& d) {
-    const Index S = is.S, K = is.K(), E = is.E();
+    const Index S = sizes.S, K = sizes.K(), E = sizes.E();
     Buffer<float> rows(2 * K);
     float *normed = rows.data(), *d_hidden = normed + K;
-    for (Index b = 0; b < is.B; ++b)
-        for (Index h = 0; h < is.H; ++h)
+    for (Index b = 0; b < sizes.B; ++b)
+        for (Index h = 0; h < sizes.H; ++h)
             for (Index s = 0; s < S; ++s) {
-                const Index token = (b * is.H + h) * S + s;
+                const Index token = (b * sizes.H + h) * S + s;
                 const T* u_row = u + token * K;
                 const float sum = sums[token], least = floor[token];
                 const float factor = 1.0f / (std::max(std::abs(sum), least) + cell_eps);
@@ -115,14 +115,12 @@ INLINE void map_rows(const float* in, const float* weight, const float* d_out, I
                      float* d_weight) {
     const Index HJ = E / PLACES;
     for (Index p = 0; p < PLACES; ++p)
-        in_lanes(HJ, [&](auto lanes, Index j) __attribute__((always_inline)) {
+        in_lanes(HJ, [&](auto lanes, Index j) ALWAYS {
             using V = typename decltype(lanes)::type;
             const Index at = p * HJ + j, at_weight = p * E + j;
             linear_lanes<V, R>(
                 in + at, weight + at_weight, PLACES, HJ, E, d_in + at, d_weight + at_weight,
-                [&](Index q, Index r) __attribute__((always_inline)) {
-                    return load<V>(d_out + r * E + q * HJ + j);
-                });
+                [&](Index q, Index r) ALWAYS { return load<V>(d_out + r * E + q * HJ + j); });
         });
 }
 
@@ -130,10 +128,10 @@ INLINE void map_rows(const float* in, const float* weight, const float* d_out, I
 template <Index R>
 INLINE void gate_rows(const float* in, const float* weight, const float* d_gates, Index G, Index E,
                       float* d_in, float* d_weight) {
-    in_lanes(E, [&](auto lanes, Index e) __attribute__((always_inline)) {
+    in_lanes(E, [&](auto lanes, Index e) ALWAYS {
         linear_lanes<typename decltype(lanes)::type, R>(
             in + e, weight + e, G, E, E, d_in + e, d_weight + e,
-            [&](Index g, Index r) __attribute__((always_inline)) { return d_gates[r * G + g]; });
+            [&](Index g, Index r) ALWAYS { return d_gates[r * G + g]; });
     });
 }
 
@@ -145,28 +143,28 @@ struct Scratch {
 
 // As `before_cell`, of R tokens from token s of window b on.
 template <Index R, class T>
-INLINE void before_cell_rows(const T* xz, const Sizes& is, const Weights& weights, Index b, Index s,
-                             const float* d_gates, const float* d_c, const T* d_q, const T* d_k,
-                             const T* d_v, Scratch& scratch, const Gradients& d) {
-    const Index E = is.E(), S = is.S, G = 2 * is.H, token = b * S + s;
+INLINE void before_cell_rows(const T* xz, const Sizes& sizes, const Weights& weights, Index b,
+                             Index s, const float* d_gates, const float* d_c, const T* d_q,
+                             const T* d_k, const T* d_v, Scratch& scratch, const Gradients& d) {
+    const Index E = sizes.E(), S = sizes.S, G = 2 * sizes.H, token = b * S + s;
     float *x_rows = scratch.rows.data(), *before = x_rows + R * E, *c_rows = before + R * E,
           *d_before = c_rows + R * E, *d_key = d_before + R * E, *d_value = d_key + R * E,
           *d_x = scratch.d_x.data() + s * E;
     for (Index r = 0; r < R; ++r) {
         const T* x = xz + (token + r) * 2 * E;
-        const Index row = r * E, at = (b * is.H * S + s + r) * is.K();
+        const Index row = r * E, at = (b * sizes.H * S + s + r) * sizes.K();
         convolve_row(x, s + r, E, weights, before + row);
         VECTORIZED
         for (Index e = 0; e < E; ++e) {
             c_rows[row + e] = silu(before[row + e]);
             x_rows[row + e] = get(x[e]);
         }
-        from_heads(d_c + at, is, d_before + row);  // becomes d c, then d before
-        from_heads(d_q + at, is, d_key + row);
+        from_heads(d_c + at, sizes, d_before + row);  // becomes d c, then d before
+        from_heads(d_q + at, sizes, d_key + row);
         VECTORIZED
         for (Index e = 0; e < E; ++e) d_before[row + e] += d_key[row + e];
-        from_heads(d_k + at, is, d_key + row);
-        from_heads(d_v + at, is, d_value + row);
+        from_heads(d_k + at, sizes, d_key + row);
+        from_heads(d_v + at, sizes, d_value + row);
     }
     map_rows<R>(c_rows, weights.key, d_key, E, d_before, d.key);
     map_rows<R>(x_rows, weights.value, d_value, E, d_x, d.value);
@@ -198,15 +196,15 @@ INLINE void before_cell_rows(const T* xz, const Sizes& is, const Weights& weight
 // From the gradients of the gates' pre-activations [B, S, 2 H], of c (from the skip), q, k and v
 // [N, S, K] to d x.
 template <class T>
-INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, const float* d_gates,
-                        const float* d_c, const T* d_q, const T* d_k, const T* d_v, T* d_xz,
-                        const Gradients& d) {
-    const Index E = is.E(), S = is.S;
+INLINE void before_cell(const T* xz, const Sizes& sizes, const Weights& weights,
+                        const float* d_gates, const float* d_c, const T* d_q, const T* d_k,
+                        const T* d_v, T* d_xz, const Gradients& d) {
+    const Index E = sizes.E(), S = sizes.S;
     Scratch scratch(S, E);
-    for (Index b = 0; b < is.B; ++b) {
+    for (Index b = 0; b < sizes.B; ++b) {
         std::fill(scratch.d_x.begin(), scratch.d_x.end(), 0.0f);
-        const auto rows = [&](auto R, Index s) __attribute__((always_inline)) {
-            before_cell_rows<R>(xz, is, weights, b, s, d_gates, d_c, d_q, d_k, d_v, scratch, d);
+        const auto rows = [&](auto R, Index s) ALWAYS {
+            before_cell_rows<R>(xz, sizes, weights, b, s, d_gates, d_c, d_q, d_k, d_v, scratch, d);
         };
         const Index most = S / ROWS * ROWS;
         for (Index s = 0; s < most; s += ROWS) rows(Rows<ROWS>(), s);
@@ -224,17 +222,17 @@ INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, co
 
 #define ENTRY_POINTS(T, NAME)                                                                      \
     extern "C" EACH_CPU void after_cell_backward_##NAME(                                           \
-        const Sizes* is, const Weights* weights, const T* u, const float* sums,                    \
+        const Sizes* sizes, const Weights* weights, const T* u, const float* sums,                 \
         const float* floor, const T* c, const T* xz, float cell_eps, float norm_eps,               \
         const T* d_out, T* d_u, float* d_sums, float* d_floor, float* d_c, T* d_xz,                \
         const Gradients* d) {                                                                      \
-        after_cell(u, sums, floor, c, xz, *is, *weights, cell_eps, norm_eps, d_out, d_u, d_sums,   \
-                   d_floor, d_c, d_xz, *d);                                                        \
+        after_cell(u, sums, floor, c, xz, *sizes, *weights, cell_eps, norm_eps, d_out, d_u,        \
+                   d_sums, d_floor, d_c, d_xz, *d);                                                \
     }                                                                                              \
     extern "C" EACH_CPU void before_cell_backward_##NAME(                                          \
-        const Sizes* is, const Weights* weights, const T* xz, const float* d_gates,                \
+        const Sizes* sizes, const Weights* weights, const T* xz, const float* d_gates,             \
         const float* d_c, const T* d_q, const T* d_k, const T* d_v, T* d_xz, const Gradients* d) { \
-        before_cell(xz, *is, *weights, d_gates, d_c, d_q, d_k, d_v, d_xz, *d);                     \
+        before_cell(xz, *sizes, *weights, d_gates, d_c, d_q, d_k, d_v, d_xz, *d);                  \
     }
 
 ENTRY_POINTS(float, float32)

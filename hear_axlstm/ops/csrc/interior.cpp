@@ -9,7 +9,7 @@
 // size, E = H K. Channels of x are ordered by their place in the 4 x 4 block, [4, H, J]; those of a
 // head, [4, J].
 
-#include "numbers.h"
+#include "interior.h"
 
 namespace {
 
@@ -24,8 +24,8 @@ INLINE void gate_rows(const float* c, const float* x, const Weights& weights, In
     for (Index g = 0; g < G; g += 2) {  // 2 R independent sums
         float sums[2][R][LANES] = {};
         const float *inputs[] = {c, x}, *matrices[] = {weights.gates_c, weights.gates_x};
-        for (Index of = 0; of < 2; ++of) {
-            const float *in = inputs[of], *weight = matrices[of];
+        for (Index side = 0; side < 2; ++side) {
+            const float *in = inputs[side], *weight = matrices[side];
             const float* w[2] = {weight + g * E, weight + (g + 1) * E};
             for (Index e = 0; e < whole; e += LANES)
                 for (Index r = 0; r < R; ++r)
@@ -52,19 +52,19 @@ INLINE void gate_rows(const float* c, const float* x, const Weights& weights, In
 
 // A block-diagonal map of rows [R, E], weights [in 4, out 4, H J], to matrices [S, K] of H heads.
 template <Index R, class T>
-INLINE void map_rows(const float* in, const float* weight, const Sizes& is, T* heads) {
-    const Index E = is.E(), HJ = is.HJ(), step = PLACES * HJ;
+INLINE void map_rows(const float* in, const float* weight, const Sizes& sizes, T* heads) {
+    const Index E = sizes.E(), HJ = sizes.HJ(), step = PLACES * HJ;
     for (Index p = 0; p < PLACES; ++p)
-        for (Index h = 0; h < is.H; ++h) {
-            const float *w = weight + p * HJ + h * is.J, *from = in + h * is.J;
-            T* to = heads + h * is.S * is.K() + p * is.J;
+        for (Index h = 0; h < sizes.H; ++h) {
+            const float *w = weight + p * HJ + h * sizes.J, *from = in + h * sizes.J;
+            T* to = heads + h * sizes.S * sizes.K() + p * sizes.J;
             VECTORIZED
-            for (Index j = 0; j < is.J; ++j)
+            for (Index j = 0; j < sizes.J; ++j)
                 for (Index r = 0; r < R; ++r) {
                     const float* x = from + r * E + j;
-                    put(to + r * is.K() + j, x[0] * w[j] + x[HJ] * w[step + j] +
-                                                 x[2 * HJ] * w[2 * step + j] +
-                                                 x[3 * HJ] * w[3 * step + j]);
+                    put(to + r * sizes.K() + j, x[0] * w[j] + x[HJ] * w[step + j] +
+                                                    x[2 * HJ] * w[2 * step + j] +
+                                                    x[3 * HJ] * w[3 * step + j]);
                 }
         }
 }
@@ -73,15 +73,16 @@ INLINE void map_rows(const float* in, const float* weight, const Sizes& is, T* h
 // and v are [N, S, K], gates [B, S, 2 H] pre-activations. If B is 1, `earlier` rows of the same
 // window may precede xz.
 template <class T>
-INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, Index earlier,
+INLINE void before_cell(const T* xz, const Sizes& sizes, const Weights& weights, Index earlier,
                         Index first, Index end, T* c, T* k, T* v, float* gates) {
-    const Index E = is.E(), G = 2 * is.H;
+    const Index E = sizes.E(), G = 2 * sizes.H;
     Buffer<float> buffers(2 * ROWS * E);
     float *x_rows = buffers.data(), *c_rows = x_rows + ROWS * E;
     while (first < end) {
-        const Index b = first / is.S, s = first % is.S, rows = std::min(end - first, is.S - s);
-        in_rows<ROWS>(rows, [&](auto R, Index row) __attribute__((always_inline)) {
-            const Index token = first + row, at = (b * is.H * is.S + s + row) * is.K();
+        const Index b = first / sizes.S, s = first % sizes.S,
+                    rows = std::min(end - first, sizes.S - s);
+        in_rows<ROWS>(rows, [&](auto R, Index row) ALWAYS {
+            const Index token = first + row, at = (b * sizes.H * sizes.S + s + row) * sizes.K();
             for (Index r = 0; r < R; ++r) {
                 const T* x = xz + (token + r) * 2 * E;
                 float *x_row = x_rows + r * E, *c_row = c_rows + r * E;
@@ -91,27 +92,27 @@ INLINE void before_cell(const T* xz, const Sizes& is, const Weights& weights, In
                     c_row[e] = silu(c_row[e]);
                     x_row[e] = get(x[e]);
                 }
-                to_heads(c_row, is, c + at + r * is.K());
+                to_heads(c_row, sizes, c + at + r * sizes.K());
             }
-            map_rows<R>(c_rows, weights.key, is, k + at);
-            map_rows<R>(x_rows, weights.value, is, v + at);
+            map_rows<R>(c_rows, weights.key, sizes, k + at);
+            map_rows<R>(x_rows, weights.value, sizes, v + at);
             gate_rows<R>(c_rows, x_rows, weights, E, G, gates + token * G);
         });
         first += rows;
     }
 }
 
-// Normalizes u [N, S, K] of heads [first, end) by its sums [N, S], norms every head, adds the skip of
-// c and gates by SiLU(z), into out [B, S, E], whose rows are `out_row` numbers apart.
+// Normalizes u [N, S, K] of heads [first, end) by its sums [N, S], norms every head, adds the skip
+// of c and gates by SiLU(z), into out [B, S, E], whose rows are `out_row` numbers apart.
 template <class T>
 INLINE void after_cell(const T* u, const float* sums, const float* floor, const T* c, const T* xz,
-                       const Sizes& is, const Weights& weights, float cell_eps, float norm_eps,
+                       const Sizes& sizes, const Weights& weights, float cell_eps, float norm_eps,
                        Index first, Index end, Index out_row, T* out) {
-    const Index S = is.S, K = is.K(), E = is.E();
+    const Index S = sizes.S, K = sizes.K(), E = sizes.E();
     Buffer<float> row(K);
     float* hidden = row.data();
     for (Index n = first; n < end; ++n) {
-        const Index b = n / is.H, h = n % is.H;
+        const Index b = n / sizes.H, h = n % sizes.H;
         const float *norm = weights.norm + h * K, *skip = weights.skip + h * K;
         for (Index s = 0; s < S; ++s) {
             const Index token = n * S + s;
@@ -121,8 +122,8 @@ INLINE void after_cell(const T* u, const float* sums, const float* floor, const 
             T* to = out + (b * S + s) * out_row + h * K;
             VECTORIZED
             for (Index i = 0; i < K; ++i)
-                put(to + i, (hidden[i] * scale * norm[i] + get(c_row[i]) * skip[i]) *
-                                silu(get(z[i])));
+                put(to + i,
+                    (hidden[i] * scale * norm[i] + get(c_row[i]) * skip[i]) * silu(get(z[i])));
         }
     }
 }
@@ -146,34 +147,32 @@ INLINE void layer_norm(const float* tokens, const float* norm, Index rows, Index
 extern "C" const Index constants[] = {8, WIDTH, PLACES};
 
 #define ENTRY_POINTS(T, NAME)                                                                      \
-    extern "C" EACH_CPU void before_cell_##NAME(                                                   \
-        const Sizes* is, const Weights* weights, const T* xz, Index earlier, Index first,          \
-        Index end, T* c, T* k, T* v, float* gates) {                                               \
-        before_cell(xz, *is, *weights, earlier, first, end, c, k, v, gates);                       \
+    extern "C" EACH_CPU void before_cell_##NAME(const Sizes* sizes, const Weights* weights,        \
+                                                const T* xz, Index earlier, Index first,           \
+                                                Index end, T* c, T* k, T* v, float* gates) {       \
+        before_cell(xz, *sizes, *weights, earlier, first, end, c, k, v, gates);                    \
     }                                                                                              \
     extern "C" EACH_CPU void after_cell_##NAME(                                                    \
-        const Sizes* is, const Weights* weights, const T* u, const float* sums,                    \
+        const Sizes* sizes, const Weights* weights, const T* u, const float* sums,                 \
         const float* floor, const T* c, const T* xz, float cell_eps, float norm_eps, Index first,  \
         Index end, Index out_row, T* out) {                                                        \
-        after_cell(u, sums, floor, c, xz, *is, *weights, cell_eps, norm_eps, first, end, out_row,  \
-                   out);                                                                           \
+        after_cell(u, sums, floor, c, xz, *sizes, *weights, cell_eps, norm_eps, first, end,        \
+                   out_row, out);                                                                  \
     }                                                                                              \
     extern "C" EACH_CPU void layer_norm_##NAME(const float* tokens, const float* norm, Index rows, \
                                                Index D, float eps, T* out) {                       \
         layer_norm(tokens, norm, rows, D, eps, out);                                               \
-    }                                                                                              \
-    template <>                                                                                    \
-    struct Interior<T> {                                                                           \
-        static constexpr auto before_cell = before_cell_##NAME;                                    \
-        static constexpr auto after_cell = after_cell_##NAME;                                      \
-        static constexpr auto layer_norm = layer_norm_##NAME;                                      \
-    };
-
-// The functions above, for the processor at hand.
-template <class T>
-struct Interior;
+    }
 
 ENTRY_POINTS(float, float32)
 ENTRY_POINTS(BFloat16, bfloat16)
 
-#include "block.h"
+template <>
+Interior<float> interior() {
+    return {before_cell_float32, after_cell_float32, layer_norm_float32};
+}
+
+template <>
+Interior<BFloat16> interior() {
+    return {before_cell_bfloat16, after_cell_bfloat16, layer_norm_bfloat16};
+}
