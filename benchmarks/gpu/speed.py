@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.gpu_sizes import Sizes
+from benchmarks.gpu.sizes import Sizes
 from benchmarks.timing import Work, in_turns, product_rate
 from hear_axlstm import get_scene_embeddings
 from hear_axlstm.embed.embedder import Embedder
