@@ -15,19 +15,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems.checkpoint import (
-    CheckpointError,
-    checkpoint_path,
-    count_blocks,
-    fill,
-    heads,
-    latest,
-    width,
-)
-from hearbench.systems.chunks import TOKENS_AT_ONCE, as_batch, reflected_to
+from hearbench.systems.checkpoint import Checkpoint, CheckpointError, checkpoint_path, latest
+from hearbench.systems.chunks import TOKENS_AT_ONCE, reflected_to
 from hearbench.systems.flax_checkpoint import read_params
-from hearbench.systems.spectrogram_windows import CHUNK, PATCH, STEPS, TOKENS, ChunkedModel
-from hearbench.systems.vit import NORM_EPS, Block, PatchEmbedding, run_blocks
+from hearbench.systems.spectrogram_windows import (
+    CHUNK,
+    PATCH,
+    STEPS,
+    TOKENS,
+    ChunkedModel,
+    get_scene_embeddings,
+    get_timestamp_embeddings,
+)
+from hearbench.systems.vit import NORM_EPS, Block, PatchEmbedding
+
+__all__ = ["get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
 EXAMPLE = "mwmae_base_200_4x16_8x128_default_bfloat16_run1"
 UNUSED = r"decoder_|mask_token$"
@@ -52,7 +54,7 @@ class MwMaeEncoder(nn.Module):
         self.skipped = int(with_class_token)
         self.pos_embed = nn.Parameter(torch.empty(1, TOKENS + self.skipped, dim))
         self.patch_embed = PatchEmbedding(dim, PATCH, PATCH)
-        self.blocks = nn.ModuleList(Block(dim, n_heads, gelu="tanh") for _ in range(depth))
+        self.blocks = nn.Sequential(*(Block(dim, n_heads, gelu="tanh") for _ in range(depth)))
         self.encoder_norm = nn.LayerNorm(dim, eps=NORM_EPS)
 
     def forward(self, frames_BTF: Tensor) -> Tensor:
@@ -60,7 +62,7 @@ class MwMaeEncoder(nn.Module):
         tokens = self.patch_embed(frames_BTF[:, None]).flatten(2).transpose(1, 2)
         if self.skipped:
             tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        tokens = self.encoder_norm(run_blocks(self.blocks, tokens + self.pos_embed))
+        tokens = self.encoder_norm(self.blocks(tokens + self.pos_embed))
         return tokens[:, self.skipped :].reshape(len(tokens), STEPS, -1)
 
 
@@ -79,25 +81,14 @@ def load_model(model_file_path: str = "") -> ChunkedModel:
     if path.is_dir():
         path = path / "checkpoint"
     tensors = {_torch_name(n): _torch_order(n, t, path) for n, t in read_params(path).items()}
-    dim = width(tensors, "patch_embed.proj.weight", path, 4)[0]
-    depth = count_blocks(tensors, "blocks.", path)
+    checkpoint = Checkpoint(path, tensors)
+    dim = checkpoint.shape("patch_embed.proj.weight", 4)[0]
+    depth, n_heads = checkpoint.count_blocks("blocks."), checkpoint.heads(dim)
     with torch.device("meta"):
-        encoder = MwMaeEncoder(dim, depth, heads(dim, path), "cls_token" in tensors)
-    fill(encoder, tensors, path, ignored=UNUSED)
+        encoder = MwMaeEncoder(dim, depth, n_heads, "cls_token" in tensors)
+    checkpoint.fill(encoder, UNUSED)
     at_once = TOKENS_AT_ONCE // TOKENS
     return ChunkedModel(encoder, dim, lambda frames: reflected_to(frames, CHUNK), at_once).eval()
-
-
-@torch.no_grad()
-def get_scene_embeddings(audio: Tensor, model: ChunkedModel) -> Tensor:
-    """Waveform [B, n] -> embeddings [B, 5 D], the mean over rows."""
-    return model.scene(as_batch(audio))
-
-
-@torch.no_grad()
-def get_timestamp_embeddings(audio: Tensor, model: ChunkedModel) -> tuple[Tensor, Tensor]:
-    """Waveform [B, n] -> rows [B, R, 5 D] and their start times [B, R] in ms."""
-    return model.timestamps(as_batch(audio))
 
 
 def _torch_name(name: str) -> str:

@@ -6,8 +6,6 @@ published checkpoints. Shapes: B inputs, N tokens, D width, H heads of 64.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -71,10 +69,3 @@ class PatchEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Spectrogram [B, 1, height, width] -> patches [B, D, rows, columns]."""
         return self.proj(x)
-
-
-def run_blocks(blocks: Iterable[nn.Module], x_BND: Tensor) -> Tensor:
-    """Apply blocks to tokens [B, N, D], one after another."""
-    for block in blocks:
-        x_BND = block(x_BND)
-    return x_BND
