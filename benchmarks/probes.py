@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import itertools
 import json
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import tyro
 from tqdm import tqdm
 
-from benchmarks.timing import Work, machine
+from benchmarks.tables import show
+from benchmarks.timing import Work, in_turns, machine
 from hearbench.probes import batched, heareval_adapter
 from hearbench.probes.batched.hardware import Precision, keep_freed_memory
 from hearbench.probes.runs import finished, make_fresh, test_score
@@ -50,18 +50,32 @@ def main(
     torch.set_num_threads(cores)
     keep_freed_memory()  # for both
     kind = "CPU s" if cores == 1 else "s"
-    print(f"{machine(torch.device('cpu'))}, {precision}\n")
-    print(
-        f"| task, system | heareval, {kind} a seed of {epochs} epochs | batched | ratio | ", end=""
+    show(
+        f"{machine(torch.device('cpu'))}, {precision}",
+        (
+            "task, system",
+            f"heareval, {kind} a seed of {epochs} epochs",
+            "batched",
+            "ratio",
+            "heareval, percent",
+            "batched",
+        ),
+        (
+            _row(folder, seeds, epochs, rounds, cores, precision)
+            for folder in tqdm(embeddings, leave=False, disable=None)
+        ),
     )
-    print("heareval, percent | batched |\n|---|---|---|---|---|---|")
-    for folder in tqdm(embeddings, leave=False, disable=None):
-        cells = [f"{folder.name}, {_system(folder)}"]
-        with tempfile.TemporaryDirectory() as temporary:
-            cut = _cut(folder, Path(temporary) / "embeddings", epochs)
-            cells += _times(cut, rounds, cores, precision) if rounds else "---"
-            cells += _scores(folder, Path(temporary), seeds, precision) if seeds else "--"
-        tqdm.write("| " + " | ".join(cells) + " |")
+
+
+def _row(
+    folder: Path, seeds: int, epochs: int, rounds: int, cores: int, precision: Precision
+) -> list[str]:
+    cells = [f"{folder.name}, {folder.parents[1].name.rpartition('-')[0]}"]
+    with tempfile.TemporaryDirectory() as temporary:
+        cut = _cut(folder, Path(temporary) / "embeddings", epochs)
+        cells += _times(cut, rounds, cores, precision) if rounds else "---"
+        cells += _scores(folder, Path(temporary), seeds, precision) if seeds else "--"
+    return cells
 
 
 def _cut(folder: Path, to: Path, epochs: int) -> Path:
@@ -93,20 +107,8 @@ def _times(cut: Path, rounds: int, cores: int, precision: Precision) -> list[str
         assert not failures, failures
 
     works: dict[str, Work] = {"heareval": by_heareval, "batched": by_batches}
-    seconds = {name: value / cores for name, value in _seconds(works, rounds, clock).items()}
-    ratio = seconds["heareval"] / seconds["batched"]
-    return [f"{seconds['heareval']:.1f}", f"{seconds['batched']:.1f}", f"{ratio:.1f}x"]
-
-
-def _seconds(works: dict[str, Work], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Median seconds as from `timing.in_turns`, measured with any clock."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds + 1):
-        for name, work in works.items():
-            start = clock()
-            work()
-            times[name].append(clock() - start)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+    theirs, ours = in_turns(works, rounds, torch.device("cpu"), clock).values()
+    return [f"{theirs / cores:.1f}", f"{ours / cores:.1f}", f"{theirs / ours:.1f}x"]
 
 
 def _scores(folder: Path, temporary: Path, seeds: int, precision: Precision) -> list[str]:
@@ -122,10 +124,6 @@ def _percent(runs: Sequence[Path]) -> str:
     if not runs:
         return "-"
     return f"{summarize([100 * test_score(run)[0] for run in runs])} ({len(runs)} seeds)"
-
-
-def _system(folder: Path) -> str:
-    return folder.parents[1].name.rpartition("-")[0]
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-from io import StringIO
+from collections.abc import Sequence
+
+import pandas as pd
 
 from hearbench.report.content import Content
 from hearbench.report.paired_differences import certain
@@ -38,8 +39,8 @@ def markdown(content: Content) -> str:
         parts += ["## Worst classes", _worst(content)]
     found = content.provenance
     parts += ["## Provenance", "\n".join(f"- {name}: {value}" for name, value in found.facts)]
-    parts += [_markdown(found.system_heads, found.systems)]
-    parts += [_markdown(found.task_heads, found.tasks)]
+    parts += [markdown_rows(found.system_heads, found.systems)]
+    parts += [markdown_rows(found.task_heads, found.tasks)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -52,27 +53,33 @@ def markdown_table(table: ScoreTable) -> str:
         best = [f"**{c}**" if table.is_best(row, i) else c for i, c in enumerate(cells)]
         name = f"{row.name} (published)" if not row.measured else row.name
         rows.append((name, _millions(row), *best))
-    return _markdown(tuple(heads), tuple(rows), numbers=True)
+    return markdown_rows(heads, rows, numbers=True)
 
 
 def table_csv(content: Content) -> str:
     """One line per score: table, source, model, parameters, column, mean, half width, seeds."""
-    file = StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    heads = ["table", "source", "model", "million_parameters", "area", "column"]
-    writer.writerow([*heads, "mean", "half_width", "seeds", "best"])
-    for table in _tables(content):
-        for row in table.rows:
-            source = "measured" if row.measured else "published"
-            size = "" if row.parameters is None else f"{row.parameters:.6g}"
-            for index, (head, cell) in enumerate(zip(table.heads, row.cells, strict=True)):
-                values = ["", "", ""]
-                if cell is not None:
-                    width = "" if cell.half_width is None else f"{cell.half_width:.4f}"
-                    values = [f"{cell.mean:.4f}", width, str(cell.seeds)]
-                place = [table.name, source, row.name, size, head.area, head.text]
-                writer.writerow([*place, *values, "yes" if table.is_best(row, index) else ""])
-    return file.getvalue()
+    lines = [
+        {
+            "table": table.name,
+            "source": "measured" if row.measured else "published",
+            "model": row.name,
+            "million_parameters": _number(row.parameters, ".6g"),
+            "area": head.area,
+            "column": head.text,
+            "mean": _number(cell and cell.mean, ".4f"),
+            "half_width": _number(cell and cell.half_width, ".4f"),
+            "seeds": _number(cell and cell.seeds, "d"),
+            "best": "yes" if table.is_best(row, index) else "",
+        }
+        for table in _tables(content)
+        for row in table.rows
+        for index, (head, cell) in enumerate(zip(table.heads, row.cells, strict=True))
+    ]
+    return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def latex(content: Content) -> str:
@@ -105,7 +112,7 @@ def _tex_cell(cell: Score | None, best: bool) -> str:
 def _escaped(text: str) -> str:
     plain = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}"}
     plain |= {char: f"\\{char}" for char in "_%&#${}"} | {"^": r"\textasciicircum{}"}
-    return "".join(plain.get(char, char) for char in text)
+    return text.translate(str.maketrans(plain))
 
 
 def _tables(content: Content) -> list[ScoreTable]:
@@ -127,7 +134,7 @@ def _differences(content: Content) -> str:
             for value in pair.differences
         ]
         rows.append((pair.system, pair.reference, *cells))
-    return _markdown(tuple(heads), tuple(rows), numbers=True)
+    return markdown_rows(heads, rows, numbers=True)
 
 
 def _signed(value: Score) -> str:
@@ -136,16 +143,16 @@ def _signed(value: Score) -> str:
 
 def _worst(content: Content) -> str:
     rows = [
-        (found.task, found.system, ", ".join(f"{c.label} {c.percent:.1f}" for c in shown))
-        for found in content.mistakes
-        for shown in [found.classes[:WORST]]
+        (m.task, m.system, ", ".join(f"{c.label} {c.percent:.1f}" for c in m.classes[:WORST]))
+        for m in content.mistakes
     ]
-    return _markdown(("task", "system", "recall, or average precision, in percent"), tuple(rows))
+    return markdown_rows(("task", "system", "recall, or average precision, in percent"), rows)
 
 
-def _markdown(
-    heads: tuple[str, ...], rows: tuple[tuple[str, ...], ...], numbers: bool = False
+def markdown_rows(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = False
 ) -> str:
+    """A Markdown table; `numbers` aligns all columns but the first to the right."""
     rule = ["---"] + ["---:" if numbers else "---"] * (len(heads) - 1)
     lines = [heads, rule, *rows]
     return "\n".join(

@@ -26,7 +26,6 @@ Pool = Literal["all", "audio"]
 EXAMPLE = "pretrained.pth"
 PATCH = 16
 CHUNK = 1_024  # frames
-MEAN, DEVIATION = -4.2677393, 4.5689974  # of AudioSet's frames
 STRIDES = {1 + 64 * 8: 16, 1 + 101 * 12: 10}
 """Stored positions, class token included -> stride of the patches."""
 UNUSED = r"mask_token$|decoder_|head\."
@@ -73,7 +72,7 @@ class AudioMae(nn.Module):
         """Moments [B, C, R, D], and the number of them, of C R, without padding (at least one)."""
         frames = self.fbank(audio_Bn - audio_Bn.mean(dim=-1, keepdim=True))
         left = (frames.shape[1] - 1) % CHUNK + 1
-        chunks = (in_chunks(frames, CHUNK) - MEAN) / (2 * DEVIATION)
+        chunks = (in_chunks(frames, CHUNK) - fbank.MEAN) / (2 * fbank.DEVIATION)
         at_once = TOKENS_AT_ONCE // self.encoder.pos_embed.shape[1]
         moments = in_batches(lambda x: self.encoder(x).mean(dim=2), chunks, at_once)
         full = (moments.shape[1] - 1) * moments.shape[2]

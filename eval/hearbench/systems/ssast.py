@@ -32,7 +32,6 @@ from hearbench.systems.vit import NORM_EPS, Block, PatchEmbedding
 
 EXAMPLE = "SSAST-Base-Patch-400.pth"
 CHUNK = 1_024  # frames
-MEAN, DEVIATION = -4.2677393, 4.5689974  # of AudioSet's frames
 STRIDES = {(16, 16): (10, 10), (N_MELS, 2): (N_MELS, 1)}
 """Patch (bins, frames) -> stride in the authors' downstream code."""
 PREFIX = "module.v."
@@ -95,7 +94,7 @@ class Ssast(nn.Module):
 
     def forward(self, audio_Bn: Tensor) -> tuple[Tensor, Tensor]:
         """Columns [B, t, D] of the whole clip and the frame at which each begins [t]."""
-        frames = (self.fbank(audio_Bn) - MEAN) / (2 * DEVIATION)
+        frames = (self.fbank(audio_Bn) - fbank.MEAN) / (2 * fbank.DEVIATION)
         count = frames.shape[1]
         whole = (count - 1) // CHUNK * CHUNK  # the last chunk is never empty
         parts, starts = [], []
