@@ -7,14 +7,13 @@ from typing import Annotated
 
 import tyro
 
+from hearbench.cli.call import option
 from hearbench.run.evaluate import Options, evaluate_systems
 
 
 def run(
     options: Annotated[Options, tyro.conf.arg(name="")],
-    systems: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="SYSTEM ...", help_behavior_hint="")
-    ] = (),
+    systems: Annotated[tuple[str, ...], option("SYSTEM ...")] = (),
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/eval"),
 ) -> int:
     """Evaluate systems on tasks with several seeds; finished runs are never repeated.
