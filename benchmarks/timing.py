@@ -38,6 +38,11 @@ def once(work: Work, device: torch.device, clock: Callable[[], float] = time.per
     return clock() - start
 
 
+def often(work: Work, times: int) -> Work:
+    """Several calls as one, for work of less than a millisecond."""
+    return lambda: [work() for _ in range(times)]
+
+
 def machine(device: torch.device) -> str:
     """Name of the processor or GPU, and torch's version."""
     if device.type == "cuda":

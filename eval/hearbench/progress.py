@@ -11,7 +11,8 @@ import joblib
 from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 SECONDS_A_LINE = 60.0
 LINE = "{desc}: {n_fmt}/{total_fmt} {unit}s [{elapsed}<{remaining}{postfix}]"

@@ -14,6 +14,7 @@ import pickletools
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from hearbench.errors import HearbenchError
@@ -77,7 +78,7 @@ def predict(embeddings: Path, folder: Path, seed: int, grid: Grid) -> None:
 
         param_grid = {**task_predictions.PARAM_GRID, **(paper_grid() if grid == "paper" else {})}
         seed_everything = task_predictions.seed_everything
-        changes = {
+        changes: dict[str, Any] = {
             "PARAM_GRID": param_grid,
             "seed_everything": lambda _, workers=False: seed_everything(seed, workers=workers),
         }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
-
-import pandas as pd
+from io import StringIO
 
 from hearbench.report.content import Content
 from hearbench.report.paired_differences import certain
@@ -58,28 +58,22 @@ def markdown_table(table: ScoreTable) -> str:
 
 def table_csv(content: Content) -> str:
     """One line per score: table, source, model, parameters, column, mean, half width, seeds."""
-    lines = [
-        {
-            "table": table.name,
-            "source": "measured" if row.measured else "published",
-            "model": row.name,
-            "million_parameters": _number(row.parameters, ".6g"),
-            "area": head.area,
-            "column": head.text,
-            "mean": _number(cell and cell.mean, ".4f"),
-            "half_width": _number(cell and cell.half_width, ".4f"),
-            "seeds": _number(cell and cell.seeds, "d"),
-            "best": "yes" if table.is_best(row, index) else "",
-        }
-        for table in _tables(content)
-        for row in table.rows
-        for index, (head, cell) in enumerate(zip(table.heads, row.cells, strict=True))
-    ]
-    return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+    file = StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    heads = ["table", "source", "model", "million_parameters", "area", "column"]
+    writer.writerow([*heads, "mean", "half_width", "seeds", "best"])
+    for table in _tables(content):
+        for row in table.rows:
+            source = "measured" if row.measured else "published"
+            size = "" if row.parameters is None else f"{row.parameters:.6g}"
+            for index, (head, cell) in enumerate(zip(table.heads, row.cells, strict=True)):
+                values = ["", "", ""]
+                if cell is not None:
+                    width = "" if cell.half_width is None else f"{cell.half_width:.4f}"
+                    values = [f"{cell.mean:.4f}", width, str(cell.seeds)]
+                place = [table.name, source, row.name, size, head.area, head.text]
+                writer.writerow([*place, *values, "yes" if table.is_best(row, index) else ""])
+    return file.getvalue()
 
 
 def latex(content: Content) -> str:
@@ -112,7 +106,7 @@ def _tex_cell(cell: Score | None, best: bool) -> str:
 def _escaped(text: str) -> str:
     plain = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}"}
     plain |= {char: f"\\{char}" for char in "_%&#${}"} | {"^": r"\textasciicircum{}"}
-    return text.translate(str.maketrans(plain))
+    return "".join(plain.get(char, char) for char in text)
 
 
 def _tables(content: Content) -> list[ScoreTable]:
