@@ -15,20 +15,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from hearbench.systems import spectrogram_windows as windows
 from hearbench.systems.checkpoint import checkpoint_path, latest, read_checkpoint, state_in
 from hearbench.systems.mamba import MambaMixer, mixer_sizes
-from hearbench.systems.spectrogram_windows import (
-    BANDS,
-    PATCH,
-    STEPS,
-    TOKENS,
-    ChunkedModel,
-    get_scene_embeddings,
-    get_timestamp_embeddings,
-)
 from hearbench.systems.vit import NORM_EPS, PatchEmbedding
 
-__all__ = ["get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
+get_scene_embeddings = windows.get_scene_embeddings
+get_timestamp_embeddings = windows.get_timestamp_embeddings
 
 Layout = Literal["release", "time"]
 EXAMPLE = "ssam_base_200_16x4_4x256_fp16_r1"
@@ -55,8 +48,8 @@ class SsamEncoder(nn.Module):
     def __init__(self, dim: int, blocks: nn.Sequential, layout: Layout) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.empty(1, 1 + TOKENS, dim))
-        self.patch_embed = PatchEmbedding(dim, PATCH, PATCH)
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + windows.TOKENS, dim))
+        self.patch_embed = PatchEmbedding(dim, windows.PATCH, windows.PATCH)
         self.blocks = blocks
         self.encoder_norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.layout = layout
@@ -68,11 +61,11 @@ class SsamEncoder(nn.Module):
         tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
         tokens = self.encoder_norm(self.blocks(tokens + self.pos_embed))[:, 1:]
         if self.layout == "release":
-            return tokens.unflatten(1, (BANDS, STEPS)).transpose(1, 2).flatten(2)
-        return tokens.reshape(len(tokens), STEPS, -1)
+            return tokens.unflatten(1, (windows.BANDS, windows.STEPS)).transpose(1, 2).flatten(2)
+        return tokens.reshape(len(tokens), windows.STEPS, -1)
 
 
-def load_model(model_file_path: str = "", *, layout: Layout = "release") -> ChunkedModel:
+def load_model(model_file_path: str = "", *, layout: Layout = "release") -> windows.ChunkedModel:
     """Load the newest checkpoint of a run.
 
     Args:
@@ -98,4 +91,4 @@ def load_model(model_file_path: str = "", *, layout: Layout = "release") -> Chun
         encoder = SsamEncoder(dim, blocks, layout)
     checkpoint.fill(encoder, UNUSED)
     at_once = max(1, STATES_AT_ONCE // (sizes[0] * sizes[1]))
-    return ChunkedModel(encoder, dim, lambda frames: frames, at_once).eval()
+    return windows.ChunkedModel(encoder, dim, lambda frames: frames, at_once).eval()
