@@ -53,7 +53,7 @@ def collect(plan: Plan) -> Results:
     finished = tuple(plan.runs())
     broken = {(r.system, r.task): r for r in finished if not math.isfinite(r.score)}
     runs = tuple(run for run in finished if (run.system, run.task) not in broken)
-    systems = [model.system.label for model in plan.models]
+    systems = [model.label for model in plan.models]
     tasks = [task.path.name for task in plan.tasks]
     columns = {task.path.name: published.column(task) for task in plan.tasks}
     official = {task: column.short for task, column in columns.items() if column}

@@ -67,7 +67,7 @@ def mistakes(plan: Plan, model: Model, task: Task) -> Mistakes | None:
     seeds = [[_read(file) for file in sorted(f.glob(f"*{SUFFIX}"))] for f in folders]
     if not all(seeds):
         return None
-    name, system = task.path.name, model.system.label
+    name, system = task.path.name, model.label
     if metadata["prediction_type"] == "multiclass":
         pairs = zip(*(fold for of_seed in seeds for fold in of_seed), strict=True)
         truth, guess = (np.concatenate([part.argmax(1) for part in parts]) for parts in pairs)

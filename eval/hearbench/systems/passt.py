@@ -105,6 +105,7 @@ class Passt(nn.Module):
         self.scene_embedding_size = self.timestamp_embedding_size = size
         self.window = int(window_s * SAMPLE_RATE)  # samples that are seen at once
         self.hop = int(hop_s * SAMPLE_RATE)
+        self.stride = transformer.patch_embed.proj.stride[1]  # frames from one patch to the next
 
     def forward(self, audio_Bn: Tensor) -> Tensor:
         """One embedding per clip."""
@@ -120,14 +121,9 @@ class Passt(nn.Module):
 
     def at_once(self, samples: int) -> int:
         """Number of windows of this length in one pass."""
-        rows, stride = self.transformer.freq_new_pos_embed.shape[2], self.transformer_stride
-        columns = (samples // HOP - PATCH) // stride + 1
+        rows = self.transformer.freq_new_pos_embed.shape[2]
+        columns = (samples // HOP - PATCH) // self.stride + 1
         return max(1, TOKENS_AT_ONCE // (2 + rows * max(1, columns)))
-
-    @property
-    def transformer_stride(self) -> int:
-        """Frames from one patch to the next."""
-        return self.transformer.patch_embed.proj.stride[1]
 
 
 def load_model(model_file_path: str = "") -> Passt:

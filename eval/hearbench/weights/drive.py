@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,22 +33,17 @@ def list_folder(folder_id: str) -> dict[str, str]:
     Raises:
         DownloadError: if the folder can't be listed.
     """
-
-    def ask() -> Any:
-        return gdown.download_folder(
-            id=folder_id, skip_download=True, quiet=True, use_cookies=False, timeout=TIMEOUT
-        )
-
-    def ask_again() -> Any:  # gdown does not retry a listing
-        for attempt in range(RETRIES):
-            try:
-                return ask()
-            except (requests.ConnectionError, requests.Timeout):
-                time.sleep(2**attempt)
-        return ask()
-
+    options: dict[str, Any] = {"skip_download": True, "use_cookies": False, "timeout": TIMEOUT}
     with _explaining():
-        return {PurePosixPath(*Path(f.path).parts).as_posix(): f.id for f in ask_again()}
+        for attempt in count():  # gdown does not retry a listing
+            try:
+                found: Any = gdown.download_folder(id=folder_id, quiet=True, **options)
+                break
+            except (requests.ConnectionError, requests.Timeout):
+                if attempt >= RETRIES:
+                    raise
+                time.sleep(2**attempt)
+        return {PurePosixPath(*Path(file.path).parts).as_posix(): file.id for file in found}
 
 
 def transfer(file_id: str, target: Path) -> None:
