@@ -54,6 +54,8 @@ class Options:
 class Evaluation:
     """What `evaluate_systems` returns."""
 
+    out: Path
+    """The evaluation's folder, as it was given."""
     results: Results
     """The results of all finished runs."""
     failures: tuple[Failure, ...]
@@ -62,13 +64,16 @@ class Evaluation:
     @property
     def outcome(self) -> str:
         """The failures, the location of the results and the next step, in words."""
-        out = self.results.plan.out
         lines = [f"Failed: {step.name}: {step.error}\n  log: {step.log}" for step in self.failures]
         files = "table.md, results.csv and results.json"
-        lines.append(f"Report: {out}/report/report.html; scores: {files}.")
+        lines.append(f"Report: {self.out}/report/report.html; scores: {files}.")
         again = "fix the cause, then run the same command again."
-        more = f"Next: hearbench score {out}, or hearbench run with other --systems or more --seeds"
-        lines.append(f"{len(self.failures)} failed: {again}" if self.failures else more)
+        more = "hearbench run with other --systems or more --seeds"
+        lines.append(
+            f"{len(self.failures)} failed: {again}"
+            if self.failures
+            else f"Next: hearbench score {self.out}, or {more}"
+        )
         return "\n".join(lines)
 
 
@@ -99,7 +104,7 @@ def evaluate_systems(
             write(results)
             note("\n" + report.write_table(results))
         report.write(results)
-    return Evaluation(results, tuple(failures))
+    return Evaluation(out, results, tuple(failures))
 
 
 def make_plan(
