@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from hear_axlstm.data.corpus import FIELD, Corpus
 from hear_axlstm.data.dataset import CropDataset, ResidentCropDataset, split_validation
 from hear_axlstm.data.extract import Features
 from hear_axlstm.data.pack import finish, record
-from hear_axlstm.data.shards import Record, Shard
+from hear_axlstm.data.shards import Shard
 from hear_axlstm.training.device import keep_freed_memory
 
 CLIP_FRAMES = 1001  # 10 s
@@ -68,13 +68,10 @@ def _generate(folder: Path, clips: int) -> Corpus:
     shards = [Shard(folder, n, str(n), (FIELD,)) for n in range(-(-clips // SHARD_CLIPS))]
     for shard in tqdm(shards, "generating", unit="shard", leave=False):
         first = shard.number * SHARD_CLIPS
-        shard.write(_noise(frames, range(first, min(first + SHARD_CLIPS, clips))))
+        numbers = range(first, min(first + SHARD_CLIPS, clips))
+        shard.write(record(Features(str(number), frames, 0.0, 1.0)) for number in numbers)
     finish(folder, "noise", MelConfig(), shards)
     return Corpus(folder)
-
-
-def _noise(frames: np.ndarray, numbers: range) -> Iterator[Record]:
-    return (record(Features(str(number), frames, 0.0, 1.0)) for number in numbers)
 
 
 if __name__ == "__main__":

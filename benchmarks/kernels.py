@@ -9,8 +9,9 @@ Shapes: B windows, S tokens, H heads, K head size.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 
@@ -20,6 +21,8 @@ from torch import Tensor
 from torch.nn import functional as nnf
 from tqdm import tqdm
 
+from benchmarks.tables import show
+from benchmarks.timing import Work, in_turns, machine, often
 from hear_axlstm.models import mlstm
 from hear_axlstm.ops import triton_impl
 from tests.reference.mlstm import plain_parallel
@@ -28,7 +31,6 @@ HEADS = 4
 CALLS = 5  # between two readings of the clock
 CHUNK = 64  # of mlstm_kernels; tokens must be a multiple of it
 Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-Work = Callable[[], object]
 
 
 def main(
@@ -45,27 +47,34 @@ def main(
         windows: Windows per call.
         rounds: Repetitions; the table shows medians.
     """
-    if not torch.cuda.is_available() or not triton_impl.is_available(torch.device("cuda")):
+    device = torch.device("cuda")
+    if not torch.cuda.is_available() or not triton_impl.is_available(device):
         print("The fused cell needs an NVIDIA GPU with Triton, and none is available.")
         return
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {windows} windows\n")
-    print("| head | tokens | dtype | pass | form | ms | x plain | TFLOP/s |")
-    print("|---|---|---|---|---|---|---|---|")
-    cases = [
-        (size, count, dtype, backward)
-        for size in sizes
-        for count in tokens
-        for dtype in (torch.bfloat16, torch.float32)
-        for backward in (False, True)
-    ]
-    for size, count, dtype, backward in tqdm(cases, leave=False):
-        products = 6 if backward else 2
-        flop = products * 2 * windows * HEADS * size * count * (count + 1) / 2
-        times = _times((windows, count, HEADS, size), dtype, backward, rounds)
-        for name, ms in times.items():
-            case = f"| {size} | {count} | {str(dtype)[6:]} | {'both' if backward else 'forward'} "
-            speed = f"{times.get('plain', float('nan')) / ms:.2f} | {flop / ms / 1e9:.1f}"
-            tqdm.write(f"{case}| {name} | {ms:.3f} | {speed} |")
+    dtypes = (torch.bfloat16, torch.float32)
+    cases = list(itertools.product(sizes, tokens, dtypes, (False, True)))
+    show(
+        f"{machine(device)}, {windows} windows",
+        ("head", "tokens", "dtype", "pass", "form", "ms", "x plain", "TFLOP/s"),
+        (
+            row
+            for size, count, dtype, backward in tqdm(cases, leave=False)
+            for row in _rows((windows, count, HEADS, size), dtype, backward, rounds)
+        ),
+    )
+
+
+def _rows(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, backward: bool, rounds: int
+) -> Iterator[list[str]]:
+    windows, tokens, heads, size = shape
+    flop = (6 if backward else 2) * 2 * windows * heads * size * tokens * (tokens + 1) / 2
+    times = _times(shape, dtype, backward, rounds)
+    for name, seconds in times.items():
+        case = [str(size), str(tokens), str(dtype)[6:], "both" if backward else "forward"]
+        ratio = times.get("plain", math.nan) / seconds
+        speed = [f"{1e3 * seconds:.3f}", f"{ratio:.2f}", f"{flop / seconds / 1e12:.1f}"]
+        yield [*case, name, *speed]
 
 
 def padded_mlstm_kernels(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
@@ -100,7 +109,7 @@ def _forms() -> dict[str, Form]:
 def _times(
     shape: tuple[int, int, int, int], dtype: torch.dtype, backward: bool, rounds: int
 ) -> dict[str, float]:
-    """Milliseconds of a call of each form; a form that fails says so and is left out."""
+    """Seconds of a call of each form; a form that fails says so and is left out."""
     qkv = [torch.randn(shape, device="cuda", dtype=dtype).requires_grad_() for _ in range(3)]
     raw = [torch.randn(shape[:3], device="cuda").requires_grad_() for _ in range(2)]
     gradient = torch.randn(shape, device="cuda", dtype=dtype)
@@ -113,9 +122,9 @@ def _times(
         except Exception as error:
             tqdm.write(f"{name} fails at {shape}: {str(error).splitlines()[0]}")
         else:
-            works[name] = work
-    readings = [{name: _milliseconds(work) for name, work in works.items()} for _ in range(rounds)]
-    return {name: statistics.median(reading[name] for reading in readings) for name in works}
+            works[name] = often(work, CALLS)
+    seconds = in_turns(works, rounds, torch.device("cuda"))
+    return {name: value / CALLS for name, value in seconds.items()}
 
 
 def _call(form: Form, qkv: list[Tensor], raw: list[Tensor], gradient: Tensor | None) -> None:
@@ -126,16 +135,6 @@ def _call(form: Form, qkv: list[Tensor], raw: list[Tensor], gradient: Tensor | N
             h = form(qkv[0], qkv[1], qkv[2], log_i, log_f)
         if gradient is not None:
             torch.autograd.grad(h, [*qkv, *raw], gradient.to(h.dtype))
-
-
-def _milliseconds(work: Work) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(CALLS):
-        work()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) / CALLS
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks.tables import show
-from benchmarks.timing import machine
+from benchmarks.timing import Work, machine, once
 from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.embed.embedder import Embedder
 
@@ -68,10 +67,8 @@ def _stream(model: Embedder) -> str:
     return _summary(took[1:])  # the first block is too short for a step
 
 
-def _milliseconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return 1000 * (time.perf_counter() - start)
+def _milliseconds(work: Work) -> float:
+    return 1000 * once(work, torch.device("cpu"))
 
 
 def _summary(values: list[float]) -> str:

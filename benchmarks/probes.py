@@ -1,31 +1,28 @@
 """`python -m benchmarks.probes EMBEDDINGS...`: the batched probes against heareval itself.
 
 Takes folders of finished embeddings, OUT/embeddings/TASK/SYSTEM/.../TASK as `hearbench` leaves
-them. Times are of whole seeds, cut to a few epochs, measured in turns: on one core as CPU
-time; on several as wall-clock time, where heareval trains one seed after another
-with as many threads, as its own command does, and the batched probes train as many seeds at once.
-Scores are of full training, heareval's from its finished runs in OUT/predictions.
+them. Times are CPU times of one seed on one core, cut to a few epochs and measured in turns. Scores
+are of full training, heareval's from its finished runs in OUT/predictions.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import tyro
 from tqdm import tqdm
 
-from benchmarks.timing import Work, machine
+from benchmarks.tables import show
+from benchmarks.timing import Work, in_turns, machine
 from hearbench.probes import batched, heareval_adapter
 from hearbench.probes.batched.hardware import Precision, keep_freed_memory
 from hearbench.probes.runs import finished, make_fresh, test_score
-from hearbench.run.workers import Job, run
 from hearbench.stats import summarize
 
 
@@ -34,7 +31,6 @@ def main(
     seeds: int = 10,
     epochs: int = 60,
     rounds: int = 1,
-    cores: int = 1,
     precision: Precision = "auto",
 ) -> None:
     """Measure and print a Markdown table.
@@ -44,24 +40,34 @@ def main(
         seeds: Seeds of full training; 0 measures the time only.
         epochs: Epochs of the timed runs.
         rounds: Repetitions of these; the table shows medians. 0 leaves them out.
-        cores: Number of cores for both.
         precision: Precision of the batched probes' products.
     """
-    torch.set_num_threads(cores)
+    torch.set_num_threads(1)
     keep_freed_memory()  # for both
-    kind = "CPU s" if cores == 1 else "s"
-    print(f"{machine(torch.device('cpu'))}, {precision}\n")
-    print(
-        f"| task, system | heareval, {kind} a seed of {epochs} epochs | batched | ratio | ", end=""
+    show(
+        f"{machine(torch.device('cpu'))}, {precision}",
+        (
+            "task, system",
+            f"heareval, CPU s a seed of {epochs} epochs",
+            "batched",
+            "ratio",
+            "heareval, percent",
+            "batched",
+        ),
+        (
+            _row(folder, seeds, epochs, rounds, precision)
+            for folder in tqdm(embeddings, leave=False, disable=None)
+        ),
     )
-    print("heareval, percent | batched |\n|---|---|---|---|---|---|")
-    for folder in tqdm(embeddings, leave=False, disable=None):
-        cells = [f"{folder.name}, {_system(folder)}"]
-        with tempfile.TemporaryDirectory() as temporary:
-            cut = _cut(folder, Path(temporary) / "embeddings", epochs)
-            cells += _times(cut, rounds, cores, precision) if rounds else "---"
-            cells += _scores(folder, Path(temporary), seeds, precision) if seeds else "--"
-        tqdm.write("| " + " | ".join(cells) + " |")
+
+
+def _row(folder: Path, seeds: int, epochs: int, rounds: int, precision: Precision) -> list[str]:
+    cells = [f"{folder.name}, {folder.parents[1].name.rpartition('-')[0]}"]
+    with tempfile.TemporaryDirectory() as temporary:
+        cut = _cut(folder, Path(temporary) / "embeddings", epochs)
+        cells += _times(cut, rounds, precision) if rounds else "---"
+        cells += _scores(folder, Path(temporary), seeds, precision) if seeds else "--"
+    return cells
 
 
 def _cut(folder: Path, to: Path, epochs: int) -> Path:
@@ -74,39 +80,14 @@ def _cut(folder: Path, to: Path, epochs: int) -> Path:
     return to
 
 
-def _times(cut: Path, rounds: int, cores: int, precision: Precision) -> list[str]:
+def _times(cut: Path, rounds: int, precision: Precision) -> list[str]:
     results = (cut.parent / f"results{number}" for number in itertools.count())
-    clock = time.process_time if cores == 1 else time.perf_counter
-
-    def by_heareval() -> None:
-        for seed in range(cores):
-            heareval_adapter.predict(cut, next(results), seed, "paper")
-
-    def by_batches() -> None:
-        if cores == 1:
-            return batched.predict(cut, {0: next(results)}, "paper", precision)
-        folders = [{seed: next(results)} for seed in range(cores)]
-        jobs = [
-            Job("", (), cut, batched.predict, (cut, one, "paper", precision)) for one in folders
-        ]
-        failures = run(jobs, cores, "loky", tqdm(disable=True), lambda: 0.0)
-        assert not failures, failures
-
-    works: dict[str, Work] = {"heareval": by_heareval, "batched": by_batches}
-    seconds = {name: value / cores for name, value in _seconds(works, rounds, clock).items()}
-    ratio = seconds["heareval"] / seconds["batched"]
-    return [f"{seconds['heareval']:.1f}", f"{seconds['batched']:.1f}", f"{ratio:.1f}x"]
-
-
-def _seconds(works: dict[str, Work], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Median seconds as from `timing.in_turns`, measured with any clock."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds + 1):
-        for name, work in works.items():
-            start = clock()
-            work()
-            times[name].append(clock() - start)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+    works: dict[str, Work] = {
+        "heareval": lambda: heareval_adapter.predict(cut, next(results), 0, "paper"),
+        "batched": lambda: batched.predict(cut, {0: next(results)}, "paper", precision),
+    }
+    theirs, ours = in_turns(works, rounds, torch.device("cpu"), time.process_time).values()
+    return [f"{theirs:.1f}", f"{ours:.1f}", f"{theirs / ours:.1f}x"]
 
 
 def _scores(folder: Path, temporary: Path, seeds: int, precision: Precision) -> list[str]:
@@ -122,10 +103,6 @@ def _percent(runs: Sequence[Path]) -> str:
     if not runs:
         return "-"
     return f"{summarize([100 * test_score(run)[0] for run in runs])} ({len(runs)} seeds)"
-
-
-def _system(folder: Path) -> str:
-    return folder.parents[1].name.rpartition("-")[0]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.timing import Work, in_turns
+from benchmarks.timing import Work, in_turns, often
 from hear_axlstm.config import preset
 from hear_axlstm.embed.fused import FusedMLSTM
 from hear_axlstm.models.mlstm import MLSTMBlock
@@ -38,10 +38,6 @@ def shares(name: str, dtype: torch.dtype, rounds: int) -> list[str]:
         "projections": lambda: (block.up(low, workspace, "xz"), block.down(out, workspace, "down")),
         "cell": lambda: cell_sums(sizes, given, workspace),
     }
-    seconds = in_turns({key: _often(work) for key, work in works.items()}, rounds, tokens.device)
+    seconds = in_turns({key: often(work, 20) for key, work in works.items()}, rounds, tokens.device)
     parts = [seconds["projections"], seconds["cell"]]
     return [f"{part / seconds['block']:.0%}" for part in (*parts, seconds["block"] - sum(parts))]
-
-
-def _often(work: Work, times: int = 20) -> Work:
-    return lambda: [work() for _ in range(times)]

@@ -9,8 +9,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 
 import hear_axlstm
 from benchmarks.tables import show
@@ -26,27 +25,25 @@ from benchmarks.timing import machine
 from hearbench.systems import huggingface
 from tests.helpers import system_checkpoints as write
 
-Scenes = Callable[[Tensor], Tensor]
+Loaded = tuple[Any, Callable[[Tensor], Tensor]]
+"""A model, and the function that computes its scene embeddings."""
 
 
-@contextmanager
-def adapter(name: str, writer: Callable[[Path], Path]) -> Iterator[tuple[Any, Scenes]]:
-    """A model of `hearbench.systems.<name>` and its scene embeddings."""
+def adapter(name: str, writer: Callable[[Path], Path]) -> Loaded:
+    """A model of `hearbench.systems.<name>`."""
     module = import_module(f"hearbench.systems.{name}")
     with tempfile.TemporaryDirectory() as folder:
         model = module.load_model(str(writer(Path(folder))))
-        yield model, lambda audio: module.get_scene_embeddings(audio, model)
+    return model, lambda audio: module.get_scene_embeddings(audio, model)
 
 
-@contextmanager
-def axlstm(preset: str) -> Iterator[tuple[Any, Scenes]]:
+def axlstm(preset: str) -> Loaded:
     """A preset of this package, as returned by `load_model`."""
     model = hear_axlstm.load_model(preset, weights="random")
-    yield model, lambda audio: hear_axlstm.get_scene_embeddings(audio, model)
+    return model, lambda audio: hear_axlstm.get_scene_embeddings(audio, model)
 
 
-@contextmanager
-def hubert_large() -> Iterator[tuple[Any, Scenes]]:
+def hubert_large() -> Loaded:
     """HuBERT large; wav2vec 2.0 and WavLM large cost about as much."""
     from transformers import HubertConfig, HubertModel
 
@@ -59,10 +56,10 @@ def hubert_large() -> Iterator[tuple[Any, Scenes]]:
         do_stable_layer_norm=True,
     )
     model = huggingface.SpeechModel(HubertModel(config), 16_000, normalize=True).eval()
-    yield model, lambda audio: huggingface.get_scene_embeddings(audio, model)
+    return model, lambda audio: huggingface.get_scene_embeddings(audio, model)
 
 
-SYSTEMS: dict[str, Callable[[], AbstractContextManager[tuple[Any, Scenes]]]] = {
+SYSTEMS: dict[str, Callable[[], Loaded]] = {
     "PaSST-Base": partial(adapter, "passt", partial(write.passt, dim=768, depth=12)),
     "HuBERT-large": hubert_large,
     "BEATs-iter3": partial(
@@ -108,13 +105,15 @@ def main(
 
 
 def _row(name: str, seconds: float, clips: int, rounds: int) -> list[str]:
-    with SYSTEMS[name]() as (model, scenes), torch.no_grad():
+    model, scenes = SYSTEMS[name]()
+    with torch.no_grad():
         audio = 0.1 * torch.randn(clips, int(seconds * model.sample_rate))
         scenes(audio)
         times = [_timed(partial(scenes, audio)) for _ in range(rounds)]
     wall, busy = (statistics.median(column) for column in zip(*times, strict=True))
-    size, total = f"{model.scene_embedding_size:,}", clips * seconds
-    return [name, _millions(model), size, f"{total / wall:.1f}", f"{60 * busy / total:.2f}"]
+    millions, total = sum(p.numel() for p in model.parameters()) / 1e6, clips * seconds
+    sizes = [f"{millions:.1f} M", f"{model.scene_embedding_size:,}"]
+    return [name, *sizes, f"{total / wall:.1f}", f"{60 * busy / total:.2f}"]
 
 
 def _timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -122,10 +121,6 @@ def _timed(work: Callable[[], object]) -> tuple[float, float]:
     wall, busy = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - busy
-
-
-def _millions(model: nn.Module) -> str:
-    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M"
 
 
 if __name__ == "__main__":

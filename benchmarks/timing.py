@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 
 from hear_axlstm.ops.backends import backend
 from hear_axlstm.ops.matmul import matmul
+from hearbench.results import processor
 
 Work = Callable[[], object]
 
 
-def in_turns(works: Mapping[str, Work], rounds: int, device: torch.device) -> dict[str, float]:
+def in_turns(
+    works: Mapping[str, Work],
+    rounds: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Median seconds of each function over interleaved rounds, after a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(rounds + 1):
+    for _ in range(rounds + 1):
         for name, work in works.items():
-            seconds = once(work, device)
-            if turn:
-                times[name].append(seconds)
-    return {name: statistics.median(values) for name, values in times.items()}
+            times[name].append(once(work, device, clock))
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
-def once(work: Work, device: torch.device) -> float:
+def once(work: Work, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds of one call."""
-    start = time.perf_counter()
+    start = clock()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
+
+
+def often(work: Work, times: int) -> Work:
+    """Several calls as one, for work of less than a millisecond."""
+    return lambda: [work() for _ in range(times)]
 
 
 def machine(device: torch.device) -> str:
@@ -42,7 +49,7 @@ def machine(device: torch.device) -> str:
         name = torch.cuda.get_device_name(device)
     else:
         compiled = "with" if backend("cpu") == "cpu" else "without"
-        name = f"{_processor()}, {torch.get_num_threads()} threads, {compiled} the compiled block"
+        name = f"{processor()}, {torch.get_num_threads()} threads, {compiled} the compiled block"
     return f"{name}, torch {torch.__version__}"
 
 
@@ -52,12 +59,3 @@ def product_rate(dtype: torch.dtype, device: torch.device, by_torch: bool = Fals
     form = torch.matmul if by_torch else matmul
     seconds = min(in_turns({"": lambda: form(a, b)}, 20, device).values())
     return 2 * 1024**3 / seconds
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not on Linux
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

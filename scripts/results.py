@@ -8,18 +8,14 @@ The third, the learning curves, is `axlstm plot RUNS --out docs/curves.png`.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from hear_axlstm import checkpoints
 from hear_axlstm.audio.io import load_audio
@@ -27,8 +23,9 @@ from hear_axlstm.audio.mel import LogMel, standardize
 from hear_axlstm.models.patch_embed import random_mask
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain import pictures
-from hearbench.results import THESE
-from hearbench.stats import Score
+from hearbench.report.pictures import whiskers
+from hearbench.results import THESE, collect
+from hearbench.run.plan import Plan
 
 COLORS = {"naive": "0.65", "random": "0.4", "ssast": "#ff7f0e", "axlstm": "#1f77b4"}
 MARKERS = {"naive": "x", "random": "D", "ssast": "s", "axlstm": "o"}
@@ -43,30 +40,26 @@ def scores(
         evaluation: Folder of a finished evaluation.
         out: PNG to write.
     """
-    file = evaluation / "results.json"
-    if not file.is_file():
-        raise ValueError(f"{file} is missing: name the folder of an evaluation")
-    record = json.loads(file.read_text("utf-8"))
-    aggregates = record.get("s(m)", {}).get(THESE)
+    results = collect(Plan.load(evaluation))
+    aggregates, cells = results.aggregates[THESE], results.cells
     if not aggregates:
-        raise ValueError(f"{file} has no s(m): finish the evaluation, with two or more systems")
-    systems = sorted(aggregates, key=lambda system: aggregates[system]["mean"])
-    tasks = [Path(task["path"]).name for task in reversed(record["tasks"])]
-    cells = {(mean["system"], mean["task"]): mean for mean in record["means"]}
+        raise ValueError(f"{evaluation} has no s(m): finish it, with two or more systems")
+    systems = sorted(aggregates, key=lambda system: aggregates[system].mean)
+    tasks = [task.path.name for task in reversed(results.plan.tasks)]
     figure = Figure(figsize=(11, 1.3 + 0.42 * len(tasks)), layout="constrained")
     bars, dots = figure.subplots(1, 2, width_ratios=(2, 3))
     for y, system in enumerate(systems):
-        found, style = aggregates[system], _style(system)
-        bars.barh(y, found["mean"], xerr=_whiskers([found]), color=style["color"], capsize=3)
+        score, color = aggregates[system], _style(system)["color"]
+        bars.barh(y, score.mean, xerr=whiskers(score), color=color, capsize=3)
     bars.set(title="s(m)", yticks=range(len(systems)))
     bars.set_yticklabels(systems)
     for offset, system in enumerate(systems):
         shift = 0.16 * (offset - (len(systems) - 1) / 2)
-        found = [(y, cells[system, t]) for y, t in enumerate(tasks) if (system, t) in cells]
+        found = {y: cells[system, t] for y, t in enumerate(tasks) if (system, t) in cells}
         dots.errorbar(
-            [cell["mean"] for _, cell in found],
-            [y + shift for y, _ in found],
-            xerr=_whiskers([cell for _, cell in found]),
+            [cell.mean for cell in found.values()],
+            [y + shift for y in found],
+            xerr=whiskers(*found.values()),
             linestyle="none",
             markersize=5,
             label=system,
@@ -117,15 +110,6 @@ def reconstruction(
     title = f"{config.architecture}: half of the patches hidden, and filled in"
     pictures.draw(shown, seconds, title, out)
     print(out)
-
-
-def _whiskers(records: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
-    """Lengths of the whiskers below and above the means, [2, records]."""
-    names = [field.name for field in fields(Score)]
-    values = [[record.get(name) for name in names] for record in records]
-    scores = [Score(*cells) for cells in values]  # type: ignore[arg-type]
-    bounds = np.array([score.bounds for score in scores]).reshape(-1, 2).T
-    return np.abs(bounds - [score.mean for score in scores])
 
 
 def _style(system: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ included under its own path.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -63,10 +64,4 @@ def source(uri: str) -> str:
 
 def to(page: str, link: str) -> str:
     """The path in the repository that a page's link leads to."""
-    parts: list[str] = []
-    for part in (PurePosixPath(page).parent / link).parts:
-        if part == "..":
-            parts.pop()
-        else:
-            parts.append(part)
-    return "/".join(parts)
+    return posixpath.normpath(posixpath.join(posixpath.dirname(page), link))

@@ -9,6 +9,7 @@ import os
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def collect(plan: Plan) -> Results:
     finished = tuple(plan.runs())
     broken = {(r.system, r.task): r for r in finished if not math.isfinite(r.score)}
     runs = tuple(run for run in finished if (run.system, run.task) not in broken)
-    systems = [model.system.label for model in plan.models]
+    systems = [model.label for model in plan.models]
     tasks = [task.path.name for task in plan.tasks]
     columns = {task.path.name: published.column(task) for task in plan.tasks}
     official = {task: column.short for task, column in columns.items() if column}
@@ -140,3 +141,11 @@ def hardware() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     machine = {"machine": platform.machine(), "system": platform.system()}
     return {**machine, "cpus": os.cpu_count(), "gpu": gpu}
+
+
+def processor() -> str:
+    """The processor's name on Linux, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -19,6 +19,7 @@ from hear_axlstm.checkpoints.drive import UnreachableError
 from hear_axlstm.checkpoints.published import PUBLISHED as AUTHORS
 from hearbench import published
 from hearbench.errors import WeightsError
+from hearbench.report.exports import markdown_rows
 from hearbench.results import PAPER, SCALES, THESE, Results
 from hearbench.run.evaluate import Options
 from hearbench.stats import Score
@@ -171,7 +172,7 @@ def markdown(results: Results, evaluated: Mapping[str, str]) -> str:
     heads = ["system", "source"]
     heads += [column.short if column else name for name, column in columns.items()]
     heads += [SCALES[THESE], SCALES[PAPER]]
-    lines = [heads, ["---"] * len(heads)]
+    lines = []
     for row in published.rows("table2"):
         printed = {name: row.scores[c.short] if c else None for name, c in columns.items()}
         cells = [str(score or "-") for score in printed.values()]
@@ -179,10 +180,9 @@ def markdown(results: Results, evaluated: Mapping[str, str]) -> str:
         if row.model in evaluated:
             lines.append(["", "here", *_measured(results, row.model, printed, row.aggregate)])
     for label in OWN:
-        if any(model.system.label == label for model in results.plan.models):
+        if any(model.label == label for model in results.plan.models):
             lines.append([label, "here", *_measured(results, label, dict.fromkeys(columns), None)])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return "\n\n".join([table, _caption(results, evaluated)]) + "\n"
+    return f"{markdown_rows(heads, lines)}\n\n{_caption(results, evaluated)}\n"
 
 
 def _measured(

@@ -18,7 +18,7 @@ from hear_axlstm.config import ModelConfig
 from hear_axlstm.pretrain.recipes import TABLES, Table
 from hearbench import published
 from hearbench.published import PublishedTable
-from hearbench.report.exports import markdown_table
+from hearbench.report.exports import markdown_rows, markdown_table
 from hearbench.report.score_tables import beside
 from hearbench.results import PAPER, SCALES, THESE, Results
 from paper.ablations import PaperError, run_name
@@ -75,7 +75,7 @@ def markdown(name: PublishedTable, trained: Mapping[str, Path], results: Results
     scale = PAPER if results.aggregates[PAPER] else THESE
     heads = ["recipe", *table.settings, "parameters", "validation loss"]
     heads += [*(task.path.name for task in results.plan.tasks), SCALES[scale], "printed s(m)"]
-    lines = [heads, ["---"] * len(heads)]
+    lines = []
     for recipe in table.rows:
         own = [run_name(recipe, seed) for seed in range(len(trained))]
         own = [training for training in own if training in trained]
@@ -84,8 +84,7 @@ def markdown(name: PublishedTable, trained: Mapping[str, Path], results: Results
             cells = _facts(table, [trained[training] for training in own])
         cells += _scores(own, results, scale)
         lines.append([recipe, *cells, str(printed.get(recipe) or "-")])
-    parts = ["\n".join("| " + " | ".join(line) + " |" for line in lines)]
-    parts.append(_caption(table, scale, results))
+    parts = [markdown_rows(heads, lines), _caption(table, scale, results)]
     if missing := [recipe for recipe in table.rows if recipe not in trained]:
         parts.append(f"Not trained: {', '.join(missing)}.")
     if results.notes:

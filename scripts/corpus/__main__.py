@@ -14,7 +14,7 @@ from scripts.corpus import overlaps as search
 from scripts.corpus.clips import UnusableError, Wave, decode
 from scripts.corpus.collect import Collector
 from scripts.corpus.collect import collect as collect_sources
-from scripts.corpus.repositories import SERVER, FetchError, is_audio
+from scripts.corpus.repositories import FetchError, is_audio
 from scripts.corpus.repositories import fetch as fetch_one
 from scripts.corpus.reserved import read_reserved
 from scripts.corpus.sources import (
@@ -34,7 +34,6 @@ COPY = 0.9
 def fetch(
     repositories: tyro.conf.Positional[Path],
     sources: Path = SOURCES,
-    server: str = SERVER,
     kinds: tuple[str, ...] = KINDS,
 ) -> None:
     """Download every repository of the list at its revision. Run again to resume.
@@ -42,14 +41,13 @@ def fetch(
     Args:
         repositories: folder to download into, about 14 GB.
         sources: the list.
-        server: base URL before owner/name.
         kinds: kinds of audio to download for.
     """
     rows = read_sources(sources, kinds=kinds)
     failed = []
     for name, revision in tqdm(dict.fromkeys((s.repository, s.revision) for s in rows)):
         try:
-            fetch_one(name, revision, repositories, server)
+            fetch_one(name, revision, repositories)
         except FetchError as error:
             failed.append(str(error))
     if failed:
@@ -88,7 +86,6 @@ def overlaps(
     corpus: tyro.conf.Positional[Path],
     evaluation: tyro.conf.Positional[tuple[Path, ...]],
     out: Path = Path("overlaps.csv"),
-    least: int = LEAST_AGREEING,
 ) -> None:
     """List the clips of a corpus that may contain evaluation audio.
 
@@ -96,7 +93,6 @@ def overlaps(
         corpus: folder of audio.
         evaluation: folders of evaluation audio.
         out: CSV of suspects, for listening.
-        least: agreeing pairs of spectral peaks from which a clip is listed.
     """
     index = search.Index(_waves(evaluation))
     correlations: list[float] = []
@@ -105,7 +101,7 @@ def overlaps(
         rows.writerow(("clip", "evaluation clip", "agreeing pairs", "pairs", "correlation"))
         for name, wave in _waves((corpus,)):
             match = index.best(wave)
-            if match is not None and match.agreeing >= least:
+            if match is not None and match.agreeing >= LEAST_AGREEING:
                 original = decode(Path(match.name).read_bytes())
                 correlations.append(search.correlation(wave, original))
                 row = (name, match.name, match.agreeing, match.pairs)

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 LARGEST_BLOB = 4 * 2**20
@@ -21,16 +21,6 @@ SERVER = "https://github.com"
 
 class FetchError(RuntimeError):
     """Raised if a repository or package can't be downloaded; the message names the remedy."""
-
-
-class Tree(Protocol):
-    """The audio files of a repository at one revision."""
-
-    def blobs(self) -> dict[str, str]:
-        """Git blob id by path, of all audio files."""
-
-    def read(self, path: str, blob: str) -> bytes | None:
-        """A file's content, or None if it can't be read."""
 
 
 def folder_of(repository: str, parent: Path) -> Path:
@@ -175,3 +165,7 @@ class FolderTree:
     def read(self, path: str, blob: str) -> bytes | None:
         """A file's content."""
         return (self.folder / path).read_bytes()
+
+
+Tree: TypeAlias = GitTree | FolderTree
+"""The audio files of a repository at one revision."""

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from benchmarks.bounded import Worker, WorkError
+from benchmarks.gpu.bounded import Worker, WorkError
 
 
 def test_a_worker_answers_until_something_fails() -> None:

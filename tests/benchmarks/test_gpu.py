@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_report import markdown
+from benchmarks.gpu.report import markdown
 
 pytest.importorskip("triton", reason="the parts need Triton: extra `kernels`")
 

@@ -49,7 +49,8 @@ def call(commands: dict[str, Callable[..., int]], prog: str, description: str | 
     except (HearbenchError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("Interrupted; finished work is kept.", file=sys.stderr)
+        text = "Interrupted. Finished work is kept; run the same command again to resume."
+        print(text, file=sys.stderr)
         return INTERRUPTED
     return 2
 

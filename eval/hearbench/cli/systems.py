@@ -13,7 +13,7 @@ from hearbench.systems.catalog import CATALOG, Card
 from hearbench.systems.registry import NAMED, SystemSpecError
 
 HEADS = ("system", "table 2", "kHz", "embedding", "M", "code", "weights")
-WIDTHS = (12, 37, 4, 16, 16, 23, 23)
+LINE = "{:12} {:37} {:4} {:16} {:16} {:23} {:23}"
 
 
 def systems(name: Annotated[str | None, tyro.conf.Positional, option("[NAME]")] = None) -> int:
@@ -26,13 +26,13 @@ def systems(name: Annotated[str | None, tyro.conf.Positional, option("[NAME]")] 
         name: name of a system.
     """
     if name is None:
-        print(_line(HEADS))
+        print(LINE.format(*HEADS).rstrip())
         for system, card in CATALOG.items():
-            print(_line(_row(system, card)))
+            print(LINE.format(*_cells(system, card)).rstrip())
         for head, field in (("weights", "published"), ("verified against", "verified")):
-            print(f"\n{'system':{WIDTHS[0]}} {head}")
+            print(f"\n{'system':12} {head}")
             for system, card in CATALOG.items():
-                print(f"{system:{WIDTHS[0]}} {getattr(card, field)}")
+                print(f"{system:12} {getattr(card, field)}")
         print(
             "\nRun one as NAME@CHECKPOINT: hearbench run --systems beats@BEATs_iter3.pt naive\n"
             "Choices where the paper is silent: hearbench systems NAME\n"
@@ -49,12 +49,8 @@ def systems(name: Annotated[str | None, tyro.conf.Positional, option("[NAME]")] 
     return 0
 
 
-def _row(name: str, card: Card) -> tuple[str, ...]:
+def _cells(name: str, card: Card) -> tuple[str, ...]:
     rate = f"{card.sample_rate / 1000:g}"
     rows = ", ".join(card.rows) or "-"
     licences = (card.code_license, card.weights_license)
     return (name, rows, rate, card.embedding_size, card.parameters, *licences)
-
-
-def _line(cells: tuple[str, ...]) -> str:
-    return "".join(f"{cell:{width}} " for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()

@@ -7,21 +7,19 @@ from typing import Annotated
 
 import tyro
 
+from hearbench.cli.call import option
 from hearbench.tasks.check import ValidationReport, check_task
 from hearbench.tasks.folders import task_folders
 from hearbench.tasks.official import LICENSES, OFFICIAL
 
 HEADS = ("task", "state", "metric", "folds", "classes", "clips", "hours", "license")
-WIDTHS = (34, 8, 10, 6, 8, 7, 7)
+LINE = "{:34}{:8}{:10}{:>6}{:>8}{:>7}{:>7}  {}"
 SHOWN = 20  # problems of one task
 
 
-Folder = Annotated[
-    Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER]", help_behavior_hint="")
-]
-
-
-def tasks(folder: Folder = None) -> int:
+def tasks(
+    folder: Annotated[Path | None, tyro.conf.Positional, option("[FOLDER]")] = None,
+) -> int:
     """List the ten tasks of the paper, and check those in a folder file by file.
 
     A task "differs" if it is valid but its numbers of clips or classes are not the published ones.
@@ -31,7 +29,7 @@ def tasks(folder: Folder = None) -> int:
     """
     paths = task_folders(folder) if folder is not None else []
     found = {path.name: check_task(path) for path in paths}
-    print(_line(HEADS))
+    print(LINE.format(*HEADS))
     for name in dict.fromkeys([*OFFICIAL, *found]):
         print(_row(name, found.get(name)))
     print(f"\nThe licenses are those of the original datasets: {LICENSES}")
@@ -59,11 +57,4 @@ def _row(name: str, found: ValidationReport | None) -> str:
         numbers = (task.metric, task.folds, task.classes, task.clips)
         state = "there" if published in (None, numbers) else "differs"
     rest = (f"{official.hours:.1f}", official.license or "unknown") if official else ("-", "-")
-    return _line((name, state, *numbers, *rest))
-
-
-def _line(cells: tuple[object, ...]) -> str:
-    name, state, metric, *numbers, license = map(str, cells)
-    left = f"{name:{WIDTHS[0]}}{state:{WIDTHS[1]}}{metric:{WIDTHS[2]}}"
-    right = "".join(f"{n:>{width}}" for n, width in zip(numbers, WIDTHS[3:], strict=True))
-    return f"{left}{right}  {license}".rstrip()
+    return LINE.format(name, state, *numbers, *rest)

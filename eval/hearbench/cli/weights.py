@@ -13,7 +13,7 @@ from hearbench.errors import WeightsError
 from hearbench.weights.fetch import default_folder, get_all
 from hearbench.weights.table import CHECKPOINTS, Weights, find
 
-WIDTHS = (20, 13, 13, 23, 8)
+LINE = "{:20} {:13} {:13} {:23} {:8} {}"
 
 
 def weights(
@@ -59,7 +59,7 @@ def weights(
 
 def _list(folder: Path) -> int:
     here = find(folder) if folder.is_dir() else {}
-    print(_line("weights", "system", "table 2", "license", "here", "published at"))
+    print(LINE.format("weights", "system", "table 2", "license", "here", "published at"))
     for chosen in CHECKPOINTS.values():
         print(_row(chosen, chosen in here))
     print(f"\nDownload into {folder} with: hearbench weights get NAME...")
@@ -74,9 +74,4 @@ def _row(chosen: Weights, is_here: bool) -> str:
     else:
         state = "yes" if is_here else "no"
     where = chosen.page + (f" ({chosen.note})" if chosen.note else "")
-    return _line(chosen.name, chosen.system, chosen.row or "-", chosen.license, state, where)
-
-
-def _line(*cells: str) -> str:
-    widths = (*WIDTHS, 0)
-    return " ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
+    return LINE.format(chosen.name, chosen.system, chosen.row or "-", chosen.license, state, where)

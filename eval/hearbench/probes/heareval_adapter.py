@@ -12,12 +12,10 @@ import logging
 import os
 import pickletools
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+from unittest import mock
 
 from hearbench.errors import HearbenchError
 from hearbench.logs import output_to
@@ -25,6 +23,8 @@ from hearbench.probes.grid import GRID_POINTS, Grid, paper_grid
 from hearbench.probes.runs import finished, make_fresh
 
 LOG = "output.log"
+TRUST_CHECKPOINTS = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+"""Lets torch >= 2.6 load heareval's checkpoints, which contain more than tensors."""
 PACKAGES = ("heareval", "pytorch_lightning", "intervaltree", "sed_eval", "click")
 WITHOUT_CODE = frozenset(
     {"PROTO", "FRAME", "STOP", "MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "MARK"}
@@ -73,15 +73,19 @@ def predict(embeddings: Path, folder: Path, seed: int, grid: Grid) -> None:
     for labels in embeddings.glob("*.target-labels.pkl"):
         check_labels(labels)
     make_fresh(folder, embeddings)
-    with output_to(folder / LOG), whole_checkpoints():
+    with output_to(folder / LOG), mock.patch.dict(os.environ, TRUST_CHECKPOINTS):
         from heareval.predictions import runner, task_predictions
 
         param_grid = {**task_predictions.PARAM_GRID, **(paper_grid() if grid == "paper" else {})}
-        seeding = seeded(task_predictions.seed_everything, seed)
+        seed_everything = task_predictions.seed_everything
+        changes: dict[str, Any] = {
+            "PARAM_GRID": param_grid,
+            "seed_everything": lambda _, workers=False: seed_everything(seed, workers=workers),
+        }
         # Absolute, or Lightning's logs would go to ./logs, where seeds overwrite each other.
         args = [str(folder.resolve()), "--grid-points", str(GRID_POINTS[grid])]
         try:
-            with rebound(task_predictions, seed_everything=seeding, PARAM_GRID=param_grid):
+            with mock.patch.multiple(task_predictions, **changes):
                 runner.runner.main(args, standalone_mode=False)
         finally:
             close_loggers(folder)
@@ -104,41 +108,6 @@ def check_labels(file: Path) -> None:
                 )
     except ValueError as error:
         raise HearevalError(f"{file} is damaged ({error}): embed again") from error
-
-
-def seeded(seed_everything: Callable[..., int], seed: int) -> Callable[..., int]:
-    """Wrap `seed_everything` to use `seed` regardless of its argument."""
-    return lambda _asked, workers=False: seed_everything(seed, workers=workers)
-
-
-@contextmanager
-def rebound(module: ModuleType, **values: Any) -> Iterator[None]:
-    """Temporarily rebind names of `module`."""
-    before = {name: getattr(module, name) for name in values}
-    try:
-        for name, value in values.items():
-            setattr(module, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(module, name, value)
-
-
-@contextmanager
-def whole_checkpoints() -> Iterator[None]:
-    """Let torch >= 2.6 load heareval's checkpoints, which contain more than tensors.
-
-    They are trusted, since heareval has just written them itself.
-    """
-    variable = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(variable)
-    os.environ[variable] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[variable]
-        if before is not None:
-            os.environ[variable] = before
 
 
 def close_loggers(folder: Path) -> None:

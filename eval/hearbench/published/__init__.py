@@ -45,7 +45,8 @@ def rows(table: PublishedTable) -> tuple[Row, ...]:
     Tables 3 to 5 print no task scores; a row that is also in Table 2 takes them from there.
     """
     twins = {} if table == "table2" else {row.model: row.scores for row in rows("table2")}
-    return tuple(_row(cells, twins) for cells in _read(table))
+    with (FOLDER / f"{table}.csv").open(newline="", encoding="utf-8") as file:
+        return tuple(_row(cells, twins) for cells in csv.DictReader(file))
 
 
 def printed(table: PublishedTable) -> dict[str, Score]:
@@ -83,8 +84,3 @@ def _row(cells: Mapping[str, str], twins: Mapping[str, Mapping[str, Score]]) -> 
 
 def _estimate(cells: Mapping[str, str], name: str) -> Score:
     return Score(float(cells[name]), float(cells[f"{name} ±"]), SEEDS)
-
-
-def _read(name: str) -> list[dict[str, str]]:
-    with (FOLDER / f"{name}.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

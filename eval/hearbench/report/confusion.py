@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, confusion_matrix
 
 from hearbench.probes.runs import finished
 from hearbench.run.plan import Model, Plan
@@ -67,21 +67,16 @@ def mistakes(plan: Plan, model: Model, task: Task) -> Mistakes | None:
     seeds = [[_read(file) for file in sorted(f.glob(f"*{SUFFIX}"))] for f in folders]
     if not all(seeds):
         return None
-    name, system = task.path.name, model.system.label
+    name, system = task.path.name, model.label
     if metadata["prediction_type"] == "multiclass":
-        folds = [fold for of_seed in seeds for fold in of_seed]
-        counts = np.sum([_confusion(*fold, len(labels)) for fold in folds], axis=0)
+        pairs = zip(*(fold for of_seed in seeds for fold in of_seed), strict=True)
+        truth, guess = (np.concatenate([part.argmax(1) for part in parts]) for parts in pairs)
+        counts = confusion_matrix(truth, guess, labels=range(len(labels)))
         clips = counts.sum(1, keepdims=True)
         confusion = 100.0 * counts / np.maximum(clips, 1)
         per_class = _recalls(labels, confusion, clips[:, 0] // len(seeds))
         return Mistakes(system, name, labels, confusion, per_class)
     return Mistakes(system, name, labels, None, _precisions(labels, seeds))
-
-
-def _confusion(target: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
-    counts = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(counts, (target.argmax(1), prediction.argmax(1)), 1)
-    return counts
 
 
 def _recalls(

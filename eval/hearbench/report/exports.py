@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from io import StringIO
 
 from hearbench.report.content import Content
@@ -38,8 +39,8 @@ def markdown(content: Content) -> str:
         parts += ["## Worst classes", _worst(content)]
     found = content.provenance
     parts += ["## Provenance", "\n".join(f"- {name}: {value}" for name, value in found.facts)]
-    parts += [_markdown(found.system_heads, found.systems)]
-    parts += [_markdown(found.task_heads, found.tasks)]
+    parts += [markdown_rows(found.system_heads, found.systems)]
+    parts += [markdown_rows(found.task_heads, found.tasks)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -52,7 +53,7 @@ def markdown_table(table: ScoreTable) -> str:
         best = [f"**{c}**" if table.is_best(row, i) else c for i, c in enumerate(cells)]
         name = f"{row.name} (published)" if not row.measured else row.name
         rows.append((name, _millions(row), *best))
-    return _markdown(tuple(heads), tuple(rows), numbers=True)
+    return markdown_rows(heads, rows, numbers=True)
 
 
 def table_csv(content: Content) -> str:
@@ -127,7 +128,7 @@ def _differences(content: Content) -> str:
             for value in pair.differences
         ]
         rows.append((pair.system, pair.reference, *cells))
-    return _markdown(tuple(heads), tuple(rows), numbers=True)
+    return markdown_rows(heads, rows, numbers=True)
 
 
 def _signed(value: Score) -> str:
@@ -136,16 +137,16 @@ def _signed(value: Score) -> str:
 
 def _worst(content: Content) -> str:
     rows = [
-        (found.task, found.system, ", ".join(f"{c.label} {c.percent:.1f}" for c in shown))
-        for found in content.mistakes
-        for shown in [found.classes[:WORST]]
+        (m.task, m.system, ", ".join(f"{c.label} {c.percent:.1f}" for c in m.classes[:WORST]))
+        for m in content.mistakes
     ]
-    return _markdown(("task", "system", "recall, or average precision, in percent"), tuple(rows))
+    return markdown_rows(("task", "system", "recall, or average precision, in percent"), rows)
 
 
-def _markdown(
-    heads: tuple[str, ...], rows: tuple[tuple[str, ...], ...], numbers: bool = False
+def markdown_rows(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = False
 ) -> str:
+    """A Markdown table; `numbers` aligns all columns but the first to the right."""
     rule = ["---"] + ["---:" if numbers else "---"] * (len(heads) - 1)
     lines = [heads, rule, *rows]
     return "\n".join(

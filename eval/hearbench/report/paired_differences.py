@@ -20,7 +20,7 @@ class Comparison:
 
 def comparisons(results: Results) -> list[Comparison]:
     """Every system against every other."""
-    labels = [model.system.label for model in results.plan.models]
+    labels = [model.label for model in results.plan.models]
     scores = {label: _per_seed(results, label) for label in labels}
     return [
         Comparison(

@@ -67,7 +67,7 @@ def bars(marks: Sequence[Mark], title: str) -> str:
     axes.barh(
         [_short(mark.name) for mark in ordered],
         [mark.value.mean for mark in ordered],
-        xerr=_whiskers(*ordered),
+        xerr=whiskers(*(mark.value for mark in ordered)),
         color=[mark.color for mark in ordered],
         ecolor=TEXT,
         height=0.6,
@@ -87,7 +87,7 @@ def scatter(marks: Sequence[Mark], title: str) -> str:
     for mark in marks:
         if mark.parameters:
             place = mark.parameters, mark.value.mean
-            axes.errorbar(*place, yerr=_whiskers(mark), fmt="o", color=mark.color, ecolor=TEXT)
+            axes.errorbar(*place, yerr=whiskers(mark.value), fmt="o", color=mark.color, ecolor=TEXT)
             axes.annotate(_short(mark.name), place, (6, 4), textcoords="offset points", fontsize=9)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -106,18 +106,18 @@ def dots(marks: Sequence[Mark], title: str) -> str:
             axes.text(0.02, row, f"{mark.value} (outside)", transform=axes.get_yaxis_transform())
             continue
         axes.plot(mark.seeds, [row] * len(mark.seeds), "o", color=OURS, alpha=0.5)
-        mean, whiskers = mark.value.mean, _whiskers(mark)
-        axes.errorbar(mean, row, xerr=whiskers, fmt="|", color=TEXT, markersize=14)
+        lengths = whiskers(mark.value)
+        axes.errorbar(mark.value.mean, row, xerr=lengths, fmt="|", color=TEXT, markersize=14)
     axes.set_yticks(range(len(marks)), [_short(mark.name) for mark in reversed(marks)])
     axes.set_ylim(-0.6, len(marks) - 0.4)
     axes.grid(axis="x")
     return _svg(figure, title)
 
 
-def _whiskers(*marks: Mark) -> NDArray[np.float64]:
-    """Lengths of the whiskers below and above the means, [2, marks]."""
-    bounds = np.transpose([mark.value.bounds for mark in marks])
-    return np.abs(bounds - [mark.value.mean for mark in marks])
+def whiskers(*scores: Score) -> NDArray[np.float64]:
+    """Lengths of the whiskers below and above the means, [2, scores]."""
+    bounds = np.transpose([score.bounds for score in scores])
+    return np.abs(bounds - [score.mean for score in scores])
 
 
 def _near(marks: Sequence[Mark]) -> list[Mark]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from hearbench.embed import embedded
 from hearbench.probes.runs import DONE
 from hearbench.report.score_tables import kind
-from hearbench.results import Results, hardware, versions
+from hearbench.results import Results, hardware, processor, versions
 from hearbench.run.plan import Model, Plan
 from hearbench.systems.registry import NAMED, System
 
@@ -168,12 +167,5 @@ def _day(timestamp: float) -> str:
 
 def _machine() -> str:
     found = hardware()
-    parts = [f"{found['cpus']} cores", _processor(), found["gpu"] or "no GPU", found["system"]]
+    parts = [f"{found['cpus']} cores", processor(), found["gpu"] or "no GPU", found["system"]]
     return ", ".join(part for part in parts if part)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -90,7 +90,7 @@ def measured(results: Results, scales: Sequence[str] = (THESE,)) -> ScoreTable:
     heads += [Head(SCALES[scale], "All tasks", f"relative to {scale}") for scale in scales]
     rows = []
     for model in plan.models:
-        label = model.system.label
+        label = model.label
         cells = [results.cells.get((label, task.path.name)) for task in plan.tasks]
         rows.append(_row(model, cells + [results.aggregates[f].get(label) for f in scales]))
     caption = (
@@ -121,7 +121,7 @@ def beside(results: Results) -> ScoreTable | None:
         group = f"Published: {row.group}"
         rows.append(Row(row.model, group, False, row.parameters, row.with_decoder, tuple(cells)))
     for model in results.plan.models:
-        label = model.system.label
+        label = model.label
         tasks = [by_column[column.short].path.name for column in columns]
         cells_ = [results.cells.get((label, task)) for task in tasks]
         rows.append(_row(model, cells_ + [placed.get(label)] * bool(placed)))
@@ -185,7 +185,7 @@ def _head(task: Task) -> Head:
 def _row(model: Model, cells: Sequence[Score | None]) -> Row:
     count = model.fingerprint.parameters
     parameters = count / 1e6 if count else None
-    return Row(model.system.label, "Measured", True, parameters, False, tuple(cells))
+    return Row(model.label, "Measured", True, parameters, False, tuple(cells))
 
 
 def plural(count: int, noun: str) -> str:

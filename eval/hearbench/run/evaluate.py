@@ -1,4 +1,4 @@
-"""One evaluation from its options to its results; `hearbench run` and the paper's tables use it."""
+"""One evaluation, from its options to its results and report: `evaluate_systems`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Annotated
 import joblib
 import tyro
 
+from hearbench import report
 from hearbench.probes import batched
 from hearbench.probes.grid import Grid
 from hearbench.probes.heareval_adapter import check_installed
 from hearbench.results import Results, collect, write
-from hearbench.run.plan import Engine, Model, Plan, PlanError
+from hearbench.run.plan import Engine, Model, Plan, PlanError, lock_dir
 from hearbench.run.sweep import sweep
 from hearbench.run.workers import Backend, Failure
 from hearbench.synthetic.writer import chosen_tasks, write_tasks
@@ -47,6 +48,63 @@ class Options:
     def __post_init__(self) -> None:
         if self.jobs is not None and self.jobs < 1:
             raise PlanError(f"jobs={self.jobs}: use 1 or more")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate_systems` returns."""
+
+    out: Path
+    """The evaluation's folder, as it was given."""
+    results: Results
+    """The results of all finished runs."""
+    failures: tuple[Failure, ...]
+    """The steps that failed; the same call computes them again."""
+
+    @property
+    def outcome(self) -> str:
+        """The failures, the location of the results and the next step, in words."""
+        lines = [f"Failed: {step.name}: {step.error}\n  log: {step.log}" for step in self.failures]
+        files = "table.md, results.csv and results.json"
+        lines.append(f"Report: {self.out}/report/report.html; scores: {files}.")
+        again = "fix the cause, then run the same command again."
+        more = "hearbench run with other --systems or more --seeds"
+        lines.append(
+            f"{len(self.failures)} failed: {again}"
+            if self.failures
+            else f"Next: hearbench score {self.out}, or {more}"
+        )
+        return "\n".join(lines)
+
+
+def evaluate_systems(
+    systems: tuple[str, ...], out: Path, options: Options, note: Callable[[str], object]
+) -> Evaluation:
+    """Evaluate systems on tasks, and write the scores and the report.
+
+    Finished work is never repeated: the same call resumes after an error or Ctrl-C.
+
+    Args:
+        systems: specs as `hearbench.systems.registry.parse_systems` takes them.
+        out: the evaluation's folder.
+        options: how to evaluate.
+        note: called with each message for the user: notes on the tasks, and at the end the table of
+            scores, also if the evaluation is interrupted.
+
+    Raises:
+        PlanError, TaskError, SystemSpecError, HearevalError: naming what is wrong and the remedy.
+        SweepError: if the workers broke down.
+    """
+    with lock_dir(out):
+        plan = make_plan(systems, out, options, note)
+        try:
+            failures = sweep(plan, options.jobs or joblib.cpu_count(), options.backend)
+        finally:
+            results = collect(plan)
+            write(results)
+            note("\n" + report.write_table(results))
+        report.write(results)
+    return Evaluation(out, results, tuple(failures))
 
 
 def make_plan(
@@ -86,29 +144,6 @@ def make_plan(
     )
     plan.save()
     return plan
-
-
-def evaluate(plan: Plan, options: Options, show: Callable[[Results], object]) -> list[Failure]:
-    """Compute the missing parts of `plan` and write results.csv and results.json.
-
-    Args:
-        plan: a plan from `make_plan`.
-        options: number of jobs, and the backend that runs them.
-        show: called with the results of all finished runs, also after an interruption.
-
-    Returns:
-        The steps that failed.
-
-    Raises:
-        SweepError: if the workers broke down. Finished work is kept.
-        KeyboardInterrupt: after Ctrl-C. Finished work is kept.
-    """
-    try:
-        return sweep(plan, options.jobs or joblib.cpu_count(), options.backend)
-    finally:
-        results = collect(plan)
-        write(results)
-        show(results)
 
 
 def _only_heareval(

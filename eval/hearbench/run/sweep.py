@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -30,19 +29,9 @@ from hearbench.tasks.folders import Task
 Missing = tuple[Model, Task, Path, dict[int, Path]]
 """A system, a task, its embeddings, and seed -> folder of the runs that are missing."""
 
-
-HOURS = "{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} h [{elapsed}<{remaining}, {speed}]"
-
-
-class HoursBar(Progress):
-    """Counts hours of audio, and shows speeds that are far below one hour per second."""
-
-    @property
-    def format_dict(self) -> dict[str, Any]:
-        """Tqdm's values, with the mean speed in `speed`."""
-        values = super().format_dict
-        hours, seconds = values["n"] - values["initial"], values["elapsed"]
-        return {**values, "speed": f"{hours / seconds:.2g} h/s" if seconds else "? h/s"}
+HOURS = (
+    "{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} h [{elapsed}<{remaining}, {rate_fmt}]"
+)
 
 
 def sweep(plan: Plan, jobs: int, backend: Backend = "loky") -> list[Failure]:
@@ -72,7 +61,8 @@ def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
         arguments = (model.system, task, folder, threads)
         todo.append(Job(name, (folder,), folder / EMBEDDINGS_LOG, embed, arguments))
     total = sum(_hours(task, model.fingerprint.sample_rate) for model, task, _ in missing)
-    bar = HoursBar(desc="embeddings", total=total, bar_format=HOURS, disable=not todo)
+    options = {"unit": "h", "smoothing": 0, "bar_format": HOURS, "disable": not todo}
+    bar = Progress(desc="embeddings", total=total, **options)
 
     def hours_done() -> float:
         done = sum(embedded_seconds(folder) for _, _, folder in missing) / 3600

@@ -17,25 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from hearbench.systems import fbank
-from hearbench.systems.checkpoint import (
-    CheckpointError,
-    checkpoint_path,
-    count_blocks,
-    fill,
-    heads,
-    read_checkpoint,
-    tensors_in,
-    width,
-)
+from hearbench.systems.checkpoint import CheckpointError, checkpoint_path, read_checkpoint, state_in
 from hearbench.systems.chunks import TOKENS_AT_ONCE, as_batch, in_batches, in_chunks
 from hearbench.systems.fbank import patch_centers
-from hearbench.systems.vit import NORM_EPS, Block, PatchEmbedding, run_blocks
+from hearbench.systems.vit import NORM_EPS, Block, PatchEmbedding
 
 Pool = Literal["all", "audio"]
 EXAMPLE = "pretrained.pth"
 PATCH = 16
 CHUNK = 1_024  # frames
-MEAN, DEVIATION = -4.2677393, 4.5689974  # of AudioSet's frames
 STRIDES = {1 + 64 * 8: 16, 1 + 101 * 12: 10}
 """Stored positions, class token included -> stride of the patches."""
 UNUSED = r"mask_token$|decoder_|head\."
@@ -50,7 +40,7 @@ class AudioMaeEncoder(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.empty(1, positions, dim))
         self.patch_embed = PatchEmbedding(dim, (PATCH, PATCH), (stride, stride))
-        self.blocks = nn.ModuleList(Block(dim, n_heads) for _ in range(depth))
+        self.blocks = nn.Sequential(*(Block(dim, n_heads) for _ in range(depth)))
         # Pretrained weights end in a norm of every token, fine-tuned ones in a norm of their mean.
         norm: nn.Module = nn.LayerNorm(dim, eps=NORM_EPS)
         nothing: nn.Module = nn.Identity()
@@ -61,7 +51,7 @@ class AudioMaeEncoder(nn.Module):
         patches = self.patch_embed(frames_BTF[:, None])  # [B, D, R, bands]
         tokens = patches.flatten(2).transpose(1, 2)
         tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        tokens = self.norm(run_blocks(self.blocks, tokens + self.pos_embed))
+        tokens = self.norm(self.blocks(tokens + self.pos_embed))
         return tokens[:, 1:].unflatten(1, patches.shape[2:])
 
 
@@ -82,7 +72,7 @@ class AudioMae(nn.Module):
         """Moments [B, C, R, D], and the number of them, of C R, without padding (at least one)."""
         frames = self.fbank(audio_Bn - audio_Bn.mean(dim=-1, keepdim=True))
         left = (frames.shape[1] - 1) % CHUNK + 1
-        chunks = (in_chunks(frames, CHUNK) - MEAN) / (2 * DEVIATION)
+        chunks = (in_chunks(frames, CHUNK) - fbank.MEAN) / (2 * fbank.DEVIATION)
         at_once = TOKENS_AT_ONCE // self.encoder.pos_embed.shape[1]
         moments = in_batches(lambda x: self.encoder(x).mean(dim=2), chunks, at_once)
         full = (moments.shape[1] - 1) * moments.shape[2]
@@ -103,17 +93,17 @@ def load_model(model_file_path: str = "", *, pool: Pool = "all") -> AudioMae:
     if pool not in get_args(Pool):
         raise ValueError(f"pool={pool!r}: choose one of {get_args(Pool)}")
     path = checkpoint_path(model_file_path, EXAMPLE)
-    tensors = tensors_in(read_checkpoint(path).get("model"), path)
-    _, positions, dim = width(tensors, "pos_embed", path, 3)
+    checkpoint = state_in(read_checkpoint(path).get("model"), path)
+    _, positions, dim = checkpoint.shape("pos_embed", 3)
     if positions not in STRIDES:
         raise CheckpointError(
             f"{path} has {positions} positions: an AudioMAE has {' or '.join(map(str, STRIDES))}"
         )
-    depth = count_blocks(tensors, "blocks.", path)
-    finetuned = "fc_norm.weight" in tensors
+    depth, n_heads = checkpoint.count_blocks("blocks."), checkpoint.heads(dim)
+    finetuned = "fc_norm.weight" in checkpoint.tensors
     with torch.device("meta"):
-        encoder = AudioMaeEncoder(dim, depth, heads(dim, path), positions, finetuned)
-    fill(encoder, tensors, path, ignored=UNUSED)
+        encoder = AudioMaeEncoder(dim, depth, n_heads, positions, finetuned)
+    checkpoint.fill(encoder, UNUSED)
     return AudioMae(encoder, pool).eval()
 
 

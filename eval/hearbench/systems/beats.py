@@ -21,14 +21,11 @@ from torch import Tensor, nn
 from hearbench.systems import fbank
 from hearbench.systems.beats_attention import Attention, relative_bias
 from hearbench.systems.checkpoint import (
+    Checkpoint,
     CheckpointError,
     checkpoint_path,
-    count_blocks,
-    fill,
-    heads,
     read_checkpoint,
-    tensors_in,
-    width,
+    state_in,
 )
 from hearbench.systems.chunks import TOKENS_AT_ONCE, as_batch, in_batches
 from hearbench.systems.fbank import patch_centers
@@ -156,16 +153,16 @@ def load_model(model_file_path: str = "") -> Beats:
     if not isinstance(cfg, Mapping):
         raise CheckpointError(f"{path} contains no 'cfg': it is not a BEATs checkpoint")
     _check_kind(cfg, path)
-    tensors = _without_weight_norm(tensors_in(content.get("model"), path), path)
-    dim = width(tensors, "encoder.layer_norm.weight", path, 1)[0]
-    patch_dim = width(tensors, "patch_embedding.weight", path, 4)[0]
-    hidden = width(tensors, "encoder.layers.0.fc1.weight", path, 2)[0]
-    depth = count_blocks(tensors, "encoder.layers.", path)
-    tensors = _with_one_bias(tensors, depth, path)
+    checkpoint = _without_weight_norm(state_in(content.get("model"), path))
+    dim = checkpoint.shape("encoder.layer_norm.weight", 1)[0]
+    patch_dim = checkpoint.shape("patch_embedding.weight", 4)[0]
+    hidden = checkpoint.shape("encoder.layers.0.fc1.weight", 2)[0]
+    depth = checkpoint.count_blocks("encoder.layers.")
+    checkpoint = _with_one_bias(checkpoint, depth)
     with torch.device("meta"):
-        encoder = Encoder(dim, hidden, depth, heads(dim, path), cfg)
+        encoder = Encoder(dim, hidden, depth, checkpoint.heads(dim), cfg)
         transformer = BeatsTransformer(dim, patch_dim, encoder)
-    fill(transformer, tensors, path, ignored=UNUSED)
+    checkpoint.fill(transformer, UNUSED)
     return Beats(transformer, dim).eval()
 
 
@@ -196,23 +193,27 @@ def _check_kind(cfg: Mapping[str, Any], path: Path) -> None:
             raise CheckpointError(f"{path}: cfg[{name!r}] is {cfg.get(name, 'missing')!r}")
 
 
-def _without_weight_norm(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _without_weight_norm(checkpoint: Checkpoint) -> Checkpoint:
     """The weight of the positional convolution from its direction and its length at each tap."""
     name = "encoder.pos_conv.0.weight"
-    width(tensors, f"{name}_v", path, 3)
-    width(tensors, f"{name}_g", path, 3)
-    rest = {key: value for key, value in tensors.items() if not key.startswith(name)}
-    direction = tensors[f"{name}_v"].float()
-    length = direction.norm(dim=(0, 1), keepdim=True)
-    return {**rest, name: direction * (tensors[f"{name}_g"].float() / length)}
+    checkpoint.shape(f"{name}_v", 3)
+    checkpoint.shape(f"{name}_g", 3)
+    tensors = dict(checkpoint.tensors)
+    direction, length = tensors.pop(f"{name}_v").float(), tensors.pop(f"{name}_g").float()
+    tensors[name] = direction * (length / direction.norm(dim=(0, 1), keepdim=True))
+    return Checkpoint(checkpoint.path, tensors)
 
 
-def _with_one_bias(tensors: dict[str, Tensor], depth: int, path: Path) -> dict[str, Tensor]:
-    """Tensors with a single table of distances, which the file repeats in every layer."""
+def _with_one_bias(checkpoint: Checkpoint, depth: int) -> Checkpoint:
+    """The checkpoint with a single table of distances, which the file repeats in every layer."""
     names = [f"encoder.layers.{i}.self_attn.relative_attention_bias.weight" for i in range(depth)]
-    width(tensors, names[0], path, 2)
+    checkpoint.shape(names[0], 2)
+    tensors = dict(checkpoint.tensors)
     table = tensors[names[0]]
-    if other := [name for name in names[1:] if not torch.equal(tensors.get(name, table), table)]:
-        raise CheckpointError(f"{path}: {other[0]} differs from layer 0's, but layers share one")
-    rest = {name: value for name, value in tensors.items() if name not in names}
-    return {**rest, "encoder.relative_attention_bias.weight": table}
+    for name in names:
+        if not torch.equal(tensors.pop(name, table), table):
+            raise CheckpointError(
+                f"{checkpoint.path}: {name} differs from layer 0's, but layers share one"
+            )
+    tensors["encoder.relative_attention_bias.weight"] = table
+    return Checkpoint(checkpoint.path, tensors)

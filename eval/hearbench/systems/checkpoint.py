@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,96 @@ def _not_a_checkpoint(path: Path) -> str:
     return "" if start else "it is empty"
 
 
-def tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict by name.
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a checkpoint by their names, and its file, which all errors name."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+
+    def shape(self, name: str, dims: int) -> tuple[int, ...]:
+        """The shape of a tensor of `dims` dimensions.
+
+        Raises:
+            CheckpointError: if it is missing or has another number of dimensions.
+        """
+        if name not in self.tensors:
+            raise CheckpointError(
+                f"{self.path} lacks {name!r}: it is a checkpoint of another system"
+            )
+        shape = self.tensors[name].shape
+        if len(shape) != dims:
+            raise CheckpointError(
+                f"{self.path}: {name!r} has shape {list(shape)}, not {dims} dimensions"
+            )
+        return tuple(shape)
+
+    def count_blocks(self, prefix: str) -> int:
+        """Number of blocks N, from the names `<prefix>0.` to `<prefix>N-1.`.
+
+        Raises:
+            CheckpointError: if there are none or one is missing.
+        """
+        pattern = re.compile(re.escape(prefix) + r"(\d{1,4})[./]")
+        found = {int(match[1]) for match in map(pattern.match, self.tensors) if match}
+        if missing := sorted(set(range(max(found, default=0) + 1)) - found):
+            raise CheckpointError(
+                f"{self.path} lacks {prefix}{missing[0]}: the model is incomplete"
+            )
+        return len(found)
+
+    def heads(self, dim: int) -> int:
+        """Attention heads of a model of width `dim`.
+
+        Raises:
+            CheckpointError: if the width is not a multiple of 64.
+        """
+        if dim % HEAD_WIDTH or not dim:
+            raise CheckpointError(
+                f"{self.path}: width {dim} is not a multiple of {HEAD_WIDTH} (a head)"
+            )
+        return dim // HEAD_WIDTH
+
+    def fill(self, module: nn.Module, ignored: str = "$^") -> None:
+        """Give every parameter of `module` the tensor of its name, in float32.
+
+        Args:
+            module: best built on the device "meta": its parameters are replaced.
+            ignored: regular expression of names that the module does not need.
+
+        Raises:
+            CheckpointError: naming what is missing, unknown, of the wrong shape or not finite.
+        """
+        wanted = {name: value.shape for name, value in module.state_dict().items()}
+        given = {
+            name: tensor
+            for name, tensor in self.tensors.items()
+            if name in wanted or not re.match(ignored, name)
+        }
+        wrong = [
+            f"{name} {list(tensor.shape)} instead of {list(wanted[name])}"
+            for name, tensor in given.items()
+            if name in wanted and tensor.shape != wanted[name]
+        ]
+        problems = {
+            "lacks ": [name for name in wanted if name not in given],
+            "has unknown ": [name for name in given if name not in wanted],
+            "has shapes that do not fit: ": wrong,
+        }
+        if found := [text + _listed(names) for text, names in problems.items() if names]:
+            raise CheckpointError(f"{self.path} does not fit this system: it {'; it '.join(found)}")
+        values = {name: tensor.to(torch.float32, copy=True) for name, tensor in given.items()}
+        if broken := [name for name, value in values.items() if not value.isfinite().all()]:
+            raise CheckpointError(f"{self.path} has NaN or infinite weights: {_listed(broken)}")
+        module.load_state_dict({n: v.contiguous() for n, v in values.items()}, assign=True)
+        module.requires_grad_(False)
+
+
+def state_in(content: Any, path: Path) -> Checkpoint:
+    """A state dict that was read from a file.
 
     Raises:
-        CheckpointError: if something else is among them, or one claims more than the file holds.
+        CheckpointError: if anything else is in it, or a tensor claims more than the file holds.
     """
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path} contains no weights (a dict of tensors)")
@@ -114,80 +200,7 @@ def tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path}: {name!r} is a {type(tensor).__name__}, not a tensor")
         if tensor.numel() * tensor.element_size() > size:
             raise CheckpointError(f"{path}: {name!r} claims more values than the file holds")
-    return dict(content)
-
-
-def width(tensors: Mapping[str, Tensor], name: str, path: Path, dims: int) -> tuple[int, ...]:
-    """The shape of a tensor of `dims` dimensions.
-
-    Raises:
-        CheckpointError: if it is missing or has another number of dimensions.
-    """
-    if name not in tensors:
-        raise CheckpointError(f"{path} lacks {name!r}: it is a checkpoint of another system")
-    if tensors[name].dim() != dims:
-        shape = list(tensors[name].shape)
-        raise CheckpointError(f"{path}: {name!r} has shape {shape}, not {dims} dimensions")
-    return tuple(tensors[name].shape)
-
-
-def count_blocks(tensors: Iterable[str], prefix: str, path: Path) -> int:
-    """Number of blocks N, from the names `<prefix>0.` to `<prefix>N-1.`.
-
-    Raises:
-        CheckpointError: if there are none or one is missing.
-    """
-    pattern = re.compile(re.escape(prefix) + r"(\d{1,4})[./]")
-    found = {int(match[1]) for match in map(pattern.match, tensors) if match}
-    if missing := sorted(set(range(max(found, default=0) + 1)) - found):
-        raise CheckpointError(f"{path} lacks {prefix}{missing[0]}: the model is incomplete")
-    return len(found)
-
-
-def heads(dim: int, path: Path) -> int:
-    """Attention heads of a model of width `dim`.
-
-    Raises:
-        CheckpointError: if the width is not a multiple of 64.
-    """
-    if dim % HEAD_WIDTH or not dim:
-        raise CheckpointError(f"{path}: width {dim} is not a multiple of {HEAD_WIDTH} (a head)")
-    return dim // HEAD_WIDTH
-
-
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, ignored: str = "") -> None:
-    """Give every parameter of `module` its tensor, in float32.
-
-    Args:
-        module: best built on the device "meta": its parameters are replaced.
-        tensors: by the names of the module's parameters.
-        path: for messages.
-        ignored: regular expression of names that the module does not need.
-
-    Raises:
-        CheckpointError: naming what is missing, unknown, of the wrong shape or not finite.
-    """
-    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    given = {n: t for n, t in tensors.items() if n in wanted or not re.match(ignored or "$^", n)}
-    problems = []
-    if missing := [name for name in wanted if name not in given]:
-        problems.append(f"lacks {_listed(missing)}")
-    if unknown := [name for name in given if name not in wanted]:
-        problems.append(f"has unknown {_listed(unknown)}")
-    wrong = [
-        f"{name} {list(tensor.shape)} instead of {list(wanted[name])}"
-        for name, tensor in given.items()
-        if name in wanted and tuple(tensor.shape) != wanted[name]
-    ]
-    if wrong:
-        problems.append(f"has shapes that do not fit: {_listed(wrong)}")
-    if problems:
-        raise CheckpointError(f"{path} does not fit this system: it {'; it '.join(problems)}")
-    values = {name: tensor.to(torch.float32, copy=True) for name, tensor in given.items()}
-    if broken := [name for name, value in values.items() if not value.isfinite().all()]:
-        raise CheckpointError(f"{path} has NaN or infinite weights: {_listed(broken)}")
-    module.load_state_dict({n: v.contiguous() for n, v in values.items()}, assign=True)
-    module.requires_grad_(False)
+    return Checkpoint(path, content)
 
 
 def _listed(names: list[str]) -> str:

@@ -19,6 +19,7 @@ N_MELS = 128
 PREEMPHASIS = 0.97
 FLOOR = torch.finfo(torch.float32).eps  # least energy of a bin
 FRAMES_AT_ONCE = 8_192  # bounds the spectrum held at once to some 30 MB
+MEAN, DEVIATION = -4.2677393, 4.5689974  # of AudioSet's frames, for AudioMAE and SSAST
 HANN, POVEY = 1.0, 0.85  # powers of the Hann window
 
 

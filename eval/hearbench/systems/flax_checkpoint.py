@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import torch
 from torch import Tensor
 
@@ -31,19 +32,13 @@ def read_params(path: Path) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: if the file is damaged, of another format or incomplete.
-        ImportError: if msgpack is not installed.
     """
-    try:
-        import msgpack
-    except ImportError as error:
-        raise ImportError("Flax checkpoints need msgpack: pip install msgpack") from error
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file: give the folder of a run")
-    size = path.stat().st_size
     try:
         with path.open("rb") as file:
             unpacker = msgpack.Unpacker(
-                file, ext_hook=_extension, raw=False, max_buffer_size=max(size, 1)
+                file, ext_hook=_extension, raw=False, max_buffer_size=max(path.stat().st_size, 1)
             )
             for _ in range(unpacker.read_map_header()):
                 if unpacker.unpack() == "params":
@@ -61,8 +56,6 @@ def read_params(path: Path) -> dict[str, Tensor]:
 
 
 def _extension(kind: int, data: bytes) -> Any:
-    import msgpack
-
     if kind not in (ARRAY, SCALAR):
         return msgpack.ExtType(kind, data)
     shape, dtype, values = msgpack.unpackb(data, raw=False)

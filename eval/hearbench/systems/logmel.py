@@ -10,7 +10,7 @@ Shapes: B clips, n samples, T frames or times, F mel bins.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hearbench.systems.chunks import as_batch
 from hearbench.systems.htk_mel import N_MELS, SAMPLE_RATE, HtkLogMel
@@ -19,19 +19,11 @@ FRAMES, HOP = 21, 5  # of one timestamp embedding, and to the next: 210 ms every
 HOP_MS = 50.0
 
 
-class LogMelStatistics(nn.Module):
+class LogMelStatistics(HtkLogMel):
     """Waveform [B, n] -> log-mel [B, T, 80]."""
 
     sample_rate = SAMPLE_RATE
     scene_embedding_size = timestamp_embedding_size = 2 * N_MELS
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_mel = HtkLogMel()
-
-    def forward(self, audio_Bn: Tensor) -> Tensor:
-        """Log-mel of the whole clip."""
-        return self.log_mel(audio_Bn)
 
 
 def load_model(model_file_path: str = "") -> LogMelStatistics:

@@ -6,14 +6,11 @@ form. Shapes: B sequences, L tokens, D width, E inner channels, S states of a ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hearbench.systems.checkpoint import CheckpointError, width
+from hearbench.systems.checkpoint import Checkpoint, CheckpointError
 from hearbench.systems.chunks import one_thread
 
 TAPS = 4  # of the causal convolution
@@ -76,14 +73,14 @@ def selective_scan(
     return y[:, :, 0].transpose(0, 1)
 
 
-def mixer_sizes(tensors: Mapping[str, Tensor], prefix: str, path: Path) -> tuple[int, int, int]:
+def mixer_sizes(checkpoint: Checkpoint, prefix: str) -> tuple[int, int, int]:
     """Inner channels, states and rank of the mixer whose tensor names start with `prefix`.
 
     Raises:
         CheckpointError: if they are missing or contradict each other.
     """
-    inner, states = width(tensors, f"{prefix}A_log", path, 2)
-    rank = width(tensors, f"{prefix}dt_proj.weight", path, 2)[1]
+    inner, states = checkpoint.shape(f"{prefix}A_log", 2)
+    rank = checkpoint.shape(f"{prefix}dt_proj.weight", 2)[1]
     if not inner or not states or not rank:
-        raise CheckpointError(f"{path}: {prefix}A_log has shape {[inner, states]}")
+        raise CheckpointError(f"{checkpoint.path}: {prefix}A_log has shape {[inner, states]}")
     return inner, states, rank

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-HEAR_API = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
+from hearbench.systems.registry import HEAR_API
 
 
 class OneByOne(nn.Module):

@@ -15,19 +15,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems.checkpoint import (
-    CheckpointError,
-    checkpoint_path,
-    count_blocks,
-    fill,
-    heads,
-    latest,
-    width,
-)
-from hearbench.systems.chunks import TOKENS_AT_ONCE, as_batch, reflected_to
+from hearbench.systems import spectrogram_windows as windows
+from hearbench.systems.checkpoint import Checkpoint, CheckpointError, checkpoint_path, latest
+from hearbench.systems.chunks import TOKENS_AT_ONCE, reflected_to
 from hearbench.systems.flax_checkpoint import read_params
-from hearbench.systems.spectrogram_windows import CHUNK, PATCH, STEPS, TOKENS, ChunkedModel
-from hearbench.systems.vit import NORM_EPS, Block, PatchEmbedding, run_blocks
+from hearbench.systems.vit import NORM_EPS, Block, PatchEmbedding
+
+get_scene_embeddings = windows.get_scene_embeddings
+get_timestamp_embeddings = windows.get_timestamp_embeddings
 
 EXAMPLE = "mwmae_base_200_4x16_8x128_default_bfloat16_run1"
 UNUSED = r"decoder_|mask_token$"
@@ -50,9 +45,9 @@ class MwMaeEncoder(nn.Module):
         if with_class_token:
             self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.skipped = int(with_class_token)
-        self.pos_embed = nn.Parameter(torch.empty(1, TOKENS + self.skipped, dim))
-        self.patch_embed = PatchEmbedding(dim, PATCH, PATCH)
-        self.blocks = nn.ModuleList(Block(dim, n_heads, gelu="tanh") for _ in range(depth))
+        self.pos_embed = nn.Parameter(torch.empty(1, windows.TOKENS + self.skipped, dim))
+        self.patch_embed = PatchEmbedding(dim, windows.PATCH, windows.PATCH)
+        self.blocks = nn.Sequential(*(Block(dim, n_heads, gelu="tanh") for _ in range(depth)))
         self.encoder_norm = nn.LayerNorm(dim, eps=NORM_EPS)
 
     def forward(self, frames_BTF: Tensor) -> Tensor:
@@ -60,11 +55,11 @@ class MwMaeEncoder(nn.Module):
         tokens = self.patch_embed(frames_BTF[:, None]).flatten(2).transpose(1, 2)
         if self.skipped:
             tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        tokens = self.encoder_norm(run_blocks(self.blocks, tokens + self.pos_embed))
-        return tokens[:, self.skipped :].reshape(len(tokens), STEPS, -1)
+        tokens = self.encoder_norm(self.blocks(tokens + self.pos_embed))
+        return tokens[:, self.skipped :].reshape(len(tokens), windows.STEPS, -1)
 
 
-def load_model(model_file_path: str = "") -> ChunkedModel:
+def load_model(model_file_path: str = "") -> windows.ChunkedModel:
     """Load the newest checkpoint of a run.
 
     Args:
@@ -79,25 +74,16 @@ def load_model(model_file_path: str = "") -> ChunkedModel:
     if path.is_dir():
         path = path / "checkpoint"
     tensors = {_torch_name(n): _torch_order(n, t, path) for n, t in read_params(path).items()}
-    dim = width(tensors, "patch_embed.proj.weight", path, 4)[0]
-    depth = count_blocks(tensors, "blocks.", path)
+    checkpoint = Checkpoint(path, tensors)
+    dim = checkpoint.shape("patch_embed.proj.weight", 4)[0]
+    depth, n_heads = checkpoint.count_blocks("blocks."), checkpoint.heads(dim)
     with torch.device("meta"):
-        encoder = MwMaeEncoder(dim, depth, heads(dim, path), "cls_token" in tensors)
-    fill(encoder, tensors, path, ignored=UNUSED)
-    at_once = TOKENS_AT_ONCE // TOKENS
-    return ChunkedModel(encoder, dim, lambda frames: reflected_to(frames, CHUNK), at_once).eval()
-
-
-@torch.no_grad()
-def get_scene_embeddings(audio: Tensor, model: ChunkedModel) -> Tensor:
-    """Waveform [B, n] -> embeddings [B, 5 D], the mean over rows."""
-    return model.scene(as_batch(audio))
-
-
-@torch.no_grad()
-def get_timestamp_embeddings(audio: Tensor, model: ChunkedModel) -> tuple[Tensor, Tensor]:
-    """Waveform [B, n] -> rows [B, R, 5 D] and their start times [B, R] in ms."""
-    return model.timestamps(as_batch(audio))
+        encoder = MwMaeEncoder(dim, depth, n_heads, "cls_token" in tensors)
+    checkpoint.fill(encoder, UNUSED)
+    at_once = TOKENS_AT_ONCE // windows.TOKENS
+    return windows.ChunkedModel(
+        encoder, dim, lambda frames: reflected_to(frames, windows.CHUNK), at_once
+    ).eval()
 
 
 def _torch_name(name: str) -> str:

@@ -12,10 +12,10 @@ Shapes: B clips, n samples, T frames, F mel bins, D embedding size.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
+
+from hearbench.systems.htk_mel import htk_mel_filters
 
 SAMPLE_RATE = 16_000  # Hz
 N_FFT = 2_048  # samples: 128 ms
@@ -40,7 +40,8 @@ class NaiveModel(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("window", torch.hann_window(N_FFT))
-        self.register_buffer("mel_filters", _mel_filters())
+        filters = htk_mel_filters(N_MELS, N_FFT, SAMPLE_RATE, low=0.0, high=SAMPLE_RATE / 2)
+        self.register_buffer("mel_filters", filters)
         projection = torch.rand(N_MELS, EMBEDDING_SIZE, generator=generator) / N_MELS**0.5
         self.register_buffer("projection", projection)
 
@@ -75,12 +76,3 @@ def get_scene_embeddings(audio: Tensor, model: NaiveModel) -> Tensor:
     """Waveform [B, n] -> embeddings [B, 4096]."""
     # The projection is linear: averaging first gives the same and is cheaper.
     return model.log_mel(audio, SCENE_HOP_MS).mean(dim=1) @ model.projection
-
-
-def _mel_filters() -> Tensor:
-    """Triangles with peak 1, equally wide on the HTK mel scale up to 8 kHz, [N_FFT // 2 + 1, F]."""
-    highest = 2595.0 * math.log10(1.0 + SAMPLE_RATE / 2 / 700.0)
-    edges = 700.0 * (10.0 ** (torch.linspace(0.0, highest, N_MELS + 2) / 2595.0) - 1.0)
-    left, center, right = edges[:-2], edges[1:-1], edges[2:]
-    hz = torch.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)[:, None]
-    return torch.minimum((hz - left) / (center - left), (right - hz) / (right - center)).clamp(0)

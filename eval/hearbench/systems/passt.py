@@ -13,19 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hearbench.systems.checkpoint import (
-    CheckpointError,
-    checkpoint_path,
-    count_blocks,
-    fill,
-    heads,
-    read_checkpoint,
-    tensors_in,
-    width,
-)
+from hearbench.systems.checkpoint import CheckpointError, checkpoint_path, read_checkpoint, state_in
 from hearbench.systems.chunks import TOKENS_AT_ONCE, as_batch, in_batches
 from hearbench.systems.fbank import kaldi_mel_filters
-from hearbench.systems.vit import NORM_EPS, Block, PatchEmbedding, run_blocks
+from hearbench.systems.vit import NORM_EPS, Block, PatchEmbedding
 
 EXAMPLE = "passt-s-f128-p16-s10-ap.476-swa.pt"
 SAMPLE_RATE = 32_000  # Hz
@@ -85,7 +76,7 @@ class PasstTransformer(nn.Module):
         self.time_new_pos_embed = nn.Parameter(torch.empty(1, dim, 1, grid[1]))
         stride = STRIDES[grid[0]]
         self.patch_embed = PatchEmbedding(dim, (PATCH, PATCH), (stride, stride))
-        self.blocks = nn.ModuleList(Block(dim, n_heads) for _ in range(depth))
+        self.blocks = nn.Sequential(*(Block(dim, n_heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, classes))
 
@@ -97,7 +88,7 @@ class PasstTransformer(nn.Module):
         tokens = patches.flatten(2).transpose(1, 2)
         first = torch.cat([self.cls_token, self.dist_token], dim=1) + self.new_pos_embed
         tokens = torch.cat([first.expand(len(tokens), -1, -1), tokens], dim=1)
-        tokens = self.norm(run_blocks(self.blocks, tokens))
+        tokens = self.norm(self.blocks(tokens))
         features = (tokens[:, 0] + tokens[:, 1]) / 2
         return torch.cat([self.head(features), features], dim=-1)
 
@@ -114,6 +105,7 @@ class Passt(nn.Module):
         self.scene_embedding_size = self.timestamp_embedding_size = size
         self.window = int(window_s * SAMPLE_RATE)  # samples that are seen at once
         self.hop = int(hop_s * SAMPLE_RATE)
+        self.stride = transformer.patch_embed.proj.stride[1]  # frames from one patch to the next
 
     def forward(self, audio_Bn: Tensor) -> Tensor:
         """One embedding per clip."""
@@ -129,14 +121,9 @@ class Passt(nn.Module):
 
     def at_once(self, samples: int) -> int:
         """Number of windows of this length in one pass."""
-        rows, stride = self.transformer.freq_new_pos_embed.shape[2], self.transformer_stride
-        columns = (samples // HOP - PATCH) // stride + 1
+        rows = self.transformer.freq_new_pos_embed.shape[2]
+        columns = (samples // HOP - PATCH) // self.stride + 1
         return max(1, TOKENS_AT_ONCE // (2 + rows * max(1, columns)))
-
-    @property
-    def transformer_stride(self) -> int:
-        """Frames from one patch to the next."""
-        return self.transformer.patch_embed.proj.stride[1]
 
 
 def load_model(model_file_path: str = "") -> Passt:
@@ -150,20 +137,20 @@ def load_model(model_file_path: str = "") -> Passt:
     """
     path = checkpoint_path(model_file_path, EXAMPLE)
     content = read_checkpoint(path)
-    tensors = tensors_in(content.get("model", content), path)
-    _, dim, rows, _ = width(tensors, "freq_new_pos_embed", path, 4)
-    columns = width(tensors, "time_new_pos_embed", path, 4)[-1]
-    classes = width(tensors, "head.1.weight", path, 2)[0]
+    checkpoint = state_in(content.get("model", content), path)
+    _, dim, rows, _ = checkpoint.shape("freq_new_pos_embed", 4)
+    columns = checkpoint.shape("time_new_pos_embed", 4)[-1]
+    classes = checkpoint.shape("head.1.weight", 2)[0]
     known = (STRIDES.get(rows), columns)
     if known not in WINDOWS:
         raise CheckpointError(
             f"{path} has {rows} x {columns} positions: a PaSST of another stride or hop than the "
             f"known ones ({', '.join(f'stride {s}: {n} in time' for s, n in WINDOWS)})"
         )
-    depth = count_blocks(tensors, "blocks.", path)
+    depth, n_heads = checkpoint.count_blocks("blocks."), checkpoint.heads(dim)
     with torch.device("meta"):
-        transformer = PasstTransformer(dim, depth, classes, (rows, columns), heads(dim, path))
-    fill(transformer, tensors, path, ignored=UNUSED)
+        transformer = PasstTransformer(dim, depth, classes, (rows, columns), n_heads)
+    checkpoint.fill(transformer, UNUSED)
     return Passt(transformer, classes + dim, *WINDOWS[known]).eval()
 
 

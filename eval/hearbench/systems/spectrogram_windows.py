@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems.chunks import in_batches, in_chunks
+from hearbench.systems.chunks import as_batch, in_batches, in_chunks
 from hearbench.systems.htk_mel import HOP, N_MELS, SAMPLE_RATE, HtkLogMel, standardize
 
 CHUNK = 200  # frames
@@ -41,29 +41,34 @@ class ChunkedModel(nn.Module):
         self.at_once = at_once
         self.scene_embedding_size = self.timestamp_embedding_size = BANDS * dim
 
-    def scene(self, audio_Bn: Tensor) -> Tensor:
-        """The mean over rows [B, 5 D], without holding all rows at once."""
-        chunks, rows = self._chunks(audio_Bn)
-        counted = rows - STEPS * (chunks.shape[1] - 1)  # rows of the last chunk
-        whole, last = chunks[:, :-1], chunks[:, -1:]
-        total = self._run(last, lambda rows_bRD: rows_bRD[:, :counted].sum(dim=1))[:, 0]
-        if whole.shape[1]:
-            total = total + self._run(whole, lambda rows_bRD: rows_bRD.sum(dim=1)).sum(dim=1)
-        return total / rows
-
-    def timestamps(self, audio_Bn: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows [B, R, 5 D] and their start times [B, R] in ms, evenly spaced over the clip."""
-        chunks, rows = self._chunks(audio_Bn)
-        embeddings = self._run(chunks, lambda rows_bRD: rows_bRD).flatten(1, 2)[:, :rows]
-        step = audio_Bn.shape[-1] * 1000 / SAMPLE_RATE / rows
-        times = torch.arange(rows, device=audio_Bn.device, dtype=torch.float64) * step
-        return embeddings, times.float().expand(len(audio_Bn), -1)
-
-    def _chunks(self, audio_Bn: Tensor) -> tuple[Tensor, int]:
+    def chunks(self, audio_Bn: Tensor) -> tuple[Tensor, int]:
         """Chunks [B, C, 200, 80] and the number of rows without padding."""
         frames = 1 + audio_Bn.shape[-1] // HOP
         log_mel = standardize(self.log_mel(audio_Bn))
         return in_chunks(self.filled(log_mel), CHUNK), -(-frames // PATCH[0])
 
-    def _run(self, chunks: Tensor, reduced: Callable[[Tensor], Tensor]) -> Tensor:
+    def run(self, chunks: Tensor, reduced: Callable[[Tensor], Tensor]) -> Tensor:
+        """`reduced` of the rows of each chunk [B, C, ...]."""
         return in_batches(lambda part: reduced(self.encoder(part)), chunks, self.at_once)
+
+
+@torch.no_grad()
+def get_scene_embeddings(audio: Tensor, model: ChunkedModel) -> Tensor:
+    """Waveform [B, n] -> embeddings [B, 5 D], the mean over rows, which are never held at once."""
+    chunks, rows = model.chunks(as_batch(audio))
+    counted = rows - STEPS * (chunks.shape[1] - 1)  # rows of the last chunk
+    whole, last = chunks[:, :-1], chunks[:, -1:]
+    total = model.run(last, lambda rows_bRD: rows_bRD[:, :counted].sum(dim=1))[:, 0]
+    if whole.shape[1]:
+        total = total + model.run(whole, lambda rows_bRD: rows_bRD.sum(dim=1)).sum(dim=1)
+    return total / rows
+
+
+@torch.no_grad()
+def get_timestamp_embeddings(audio: Tensor, model: ChunkedModel) -> tuple[Tensor, Tensor]:
+    """Waveform [B, n] -> rows [B, R, 5 D] and their start times [B, R] in ms, evenly spaced."""
+    chunks, rows = model.chunks(as_batch(audio))
+    embeddings = model.run(chunks, lambda rows_bRD: rows_bRD).flatten(1, 2)[:, :rows]
+    step = audio.shape[-1] * 1000 / SAMPLE_RATE / rows
+    times = torch.arange(rows, device=audio.device, dtype=torch.float64) * step
+    return embeddings, times.float().expand(len(audio), -1)

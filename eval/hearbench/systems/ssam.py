@@ -15,19 +15,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems.checkpoint import (
-    checkpoint_path,
-    count_blocks,
-    fill,
-    latest,
-    read_checkpoint,
-    tensors_in,
-    width,
-)
-from hearbench.systems.chunks import as_batch
+from hearbench.systems import spectrogram_windows as windows
+from hearbench.systems.checkpoint import checkpoint_path, latest, read_checkpoint, state_in
 from hearbench.systems.mamba import MambaMixer, mixer_sizes
-from hearbench.systems.spectrogram_windows import BANDS, PATCH, STEPS, TOKENS, ChunkedModel
-from hearbench.systems.vit import NORM_EPS, PatchEmbedding, run_blocks
+from hearbench.systems.vit import NORM_EPS, PatchEmbedding
+
+get_scene_embeddings = windows.get_scene_embeddings
+get_timestamp_embeddings = windows.get_timestamp_embeddings
 
 Layout = Literal["release", "time"]
 EXAMPLE = "ssam_base_200_16x4_4x256_fp16_r1"
@@ -51,11 +45,11 @@ class SsamBlock(nn.Module):
 class SsamEncoder(nn.Module):
     """Log-mel [B, 200, 80] -> rows [B, 50, 5 D]; parameters as published."""
 
-    def __init__(self, dim: int, blocks: nn.ModuleList, layout: Layout) -> None:
+    def __init__(self, dim: int, blocks: nn.Sequential, layout: Layout) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.empty(1, 1 + TOKENS, dim))
-        self.patch_embed = PatchEmbedding(dim, PATCH, PATCH)
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + windows.TOKENS, dim))
+        self.patch_embed = PatchEmbedding(dim, windows.PATCH, windows.PATCH)
         self.blocks = blocks
         self.encoder_norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.layout = layout
@@ -65,13 +59,13 @@ class SsamEncoder(nn.Module):
         patches = self.patch_embed(frames_BTF[:, None])  # [B, D, 50, 5]
         tokens = patches.flatten(2).transpose(1, 2)
         tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        tokens = self.encoder_norm(run_blocks(self.blocks, tokens + self.pos_embed))[:, 1:]
+        tokens = self.encoder_norm(self.blocks(tokens + self.pos_embed))[:, 1:]
         if self.layout == "release":
-            return tokens.unflatten(1, (BANDS, STEPS)).transpose(1, 2).flatten(2)
-        return tokens.reshape(len(tokens), STEPS, -1)
+            return tokens.unflatten(1, (windows.BANDS, windows.STEPS)).transpose(1, 2).flatten(2)
+        return tokens.reshape(len(tokens), windows.STEPS, -1)
 
 
-def load_model(model_file_path: str = "", *, layout: Layout = "release") -> ChunkedModel:
+def load_model(model_file_path: str = "", *, layout: Layout = "release") -> windows.ChunkedModel:
     """Load the newest checkpoint of a run.
 
     Args:
@@ -88,25 +82,13 @@ def load_model(model_file_path: str = "", *, layout: Layout = "release") -> Chun
     if path.is_dir():
         inner = path / "checkpoints"
         path = latest(inner if inner.is_dir() else path, "checkpoint-")
-    tensors = tensors_in(read_checkpoint(path).get("model"), path)
-    dim = width(tensors, "patch_embed.proj.weight", path, 4)[0]
-    depth = count_blocks(tensors, "blocks.", path)
-    sizes = mixer_sizes(tensors, "blocks.0.mixer.", path)
+    checkpoint = state_in(read_checkpoint(path).get("model"), path)
+    dim = checkpoint.shape("patch_embed.proj.weight", 4)[0]
+    depth = checkpoint.count_blocks("blocks.")
+    sizes = mixer_sizes(checkpoint, "blocks.0.mixer.")
     with torch.device("meta"):
-        blocks = nn.ModuleList(SsamBlock(dim, *sizes) for _ in range(depth))
+        blocks = nn.Sequential(*(SsamBlock(dim, *sizes) for _ in range(depth)))
         encoder = SsamEncoder(dim, blocks, layout)
-    fill(encoder, tensors, path, ignored=UNUSED)
+    checkpoint.fill(encoder, UNUSED)
     at_once = max(1, STATES_AT_ONCE // (sizes[0] * sizes[1]))
-    return ChunkedModel(encoder, dim, lambda frames: frames, at_once).eval()
-
-
-@torch.no_grad()
-def get_scene_embeddings(audio: Tensor, model: ChunkedModel) -> Tensor:
-    """Waveform [B, n] -> embeddings [B, 5 D], the mean over rows."""
-    return model.scene(as_batch(audio))
-
-
-@torch.no_grad()
-def get_timestamp_embeddings(audio: Tensor, model: ChunkedModel) -> tuple[Tensor, Tensor]:
-    """Waveform [B, n] -> rows [B, R, 5 D] and their start times [B, R] in ms."""
-    return model.timestamps(as_batch(audio))
+    return windows.ChunkedModel(encoder, dim, lambda frames: frames, at_once).eval()

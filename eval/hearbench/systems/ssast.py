@@ -20,22 +20,18 @@ from torch import Tensor, nn
 
 from hearbench.systems import fbank
 from hearbench.systems.checkpoint import (
+    Checkpoint,
     CheckpointError,
     checkpoint_path,
-    count_blocks,
-    fill,
-    heads,
     read_checkpoint,
-    tensors_in,
-    width,
+    state_in,
 )
 from hearbench.systems.chunks import TOKENS_AT_ONCE, as_batch, in_batches
 from hearbench.systems.fbank import N_MELS, patch_centers
-from hearbench.systems.vit import NORM_EPS, Block, PatchEmbedding, run_blocks
+from hearbench.systems.vit import NORM_EPS, Block, PatchEmbedding
 
 EXAMPLE = "SSAST-Base-Patch-400.pth"
 CHUNK = 1_024  # frames
-MEAN, DEVIATION = -4.2677393, 4.5689974  # of AudioSet's frames
 STRIDES = {(16, 16): (10, 10), (N_MELS, 2): (N_MELS, 1)}
 """Patch (bins, frames) -> stride in the authors' downstream code."""
 PREFIX = "module.v."
@@ -53,7 +49,7 @@ class SsastTransformer(nn.Module):
         self.dist_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.empty(1, 2 + positions, dim))
         self.patch_embed = PatchEmbedding(dim, patch, STRIDES[patch])
-        self.blocks = nn.ModuleList(Block(dim, n_heads) for _ in range(depth))
+        self.blocks = nn.Sequential(*(Block(dim, n_heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.stored_rows = N_MELS // patch[0]
 
@@ -64,7 +60,7 @@ class SsastTransformer(nn.Module):
         tokens = patches.flatten(2).transpose(1, 2)
         first = torch.cat([self.cls_token, self.dist_token], dim=1).expand(len(tokens), -1, -1)
         tokens = torch.cat([first, tokens], dim=1) + self.positions(*grid)
-        tokens = self.norm(run_blocks(self.blocks, tokens))
+        tokens = self.norm(self.blocks(tokens))
         return tokens[:, 2:].unflatten(1, grid).mean(dim=1)
 
     def positions(self, rows: int, columns: int) -> Tensor:
@@ -98,7 +94,7 @@ class Ssast(nn.Module):
 
     def forward(self, audio_Bn: Tensor) -> tuple[Tensor, Tensor]:
         """Columns [B, t, D] of the whole clip and the frame at which each begins [t]."""
-        frames = (self.fbank(audio_Bn) - MEAN) / (2 * DEVIATION)
+        frames = (self.fbank(audio_Bn) - fbank.MEAN) / (2 * fbank.DEVIATION)
         count = frames.shape[1]
         whole = (count - 1) // CHUNK * CHUNK  # the last chunk is never empty
         parts, starts = [], []
@@ -132,28 +128,28 @@ def load_model(model_file_path: str = "") -> Ssast:
         CheckpointError: if it is missing, damaged or of another kind.
     """
     path = checkpoint_path(model_file_path, EXAMPLE)
-    tensors = tensors_in(read_checkpoint(path), path)
-    dim, _, *kernel = width(tensors, f"{PREFIX}patch_embed.proj.weight", path, 4)
+    checkpoint = state_in(read_checkpoint(path), path)
+    dim, _, *kernel = checkpoint.shape(f"{PREFIX}patch_embed.proj.weight", 4)
     patch = (kernel[0], kernel[1])
     if patch not in STRIDES:
         raise CheckpointError(
             f"{path} has patches of {patch[0]} bins x {patch[1]} frames: an SSAST has "
             f"{' or '.join(f'{f} x {t}' for f, t in STRIDES)}"
         )
-    bins = tensors.get("module.p_input_fdim")
+    bins = checkpoint.tensors.get("module.p_input_fdim")
     if bins is not None and (bins.numel() != 1 or int(bins) != N_MELS):
         raise CheckpointError(f"{path}: p_input_fdim is {bins.tolist()}, not {N_MELS} bins")
-    positions = width(tensors, f"{PREFIX}pos_embed", path, 3)[1] - 2
+    positions = checkpoint.shape(f"{PREFIX}pos_embed", 3)[1] - 2
     if positions < 1 or positions % (N_MELS // patch[0]):
         raise CheckpointError(
             f"{path}: {positions} positions do not fit patches of {patch[0]} bins"
         )
-    depth = count_blocks(tensors, f"{PREFIX}blocks.", path)
+    depth, n_heads = checkpoint.count_blocks(f"{PREFIX}blocks."), checkpoint.heads(dim)
     with torch.device("meta"):
-        transformer = SsastTransformer(dim, depth, heads(dim, path), patch, positions)
-    needed = {n: t for n, t in tensors.items() if not re.match(UNUSED, n)}
+        transformer = SsastTransformer(dim, depth, n_heads, patch, positions)
+    needed = {n: t for n, t in checkpoint.tensors.items() if not re.match(UNUSED, n)}
     named = {name.removeprefix(PREFIX): tensor for name, tensor in needed.items()}
-    fill(transformer, named, path)
+    Checkpoint(path, named).fill(transformer)
     return Ssast(transformer).eval()
 
 

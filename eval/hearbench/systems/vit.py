@@ -6,7 +6,7 @@ published checkpoints. Shapes: B inputs, N tokens, D width, H heads of 64.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import OrderedDict
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,29 +31,26 @@ class Attention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-class Mlp(nn.Module):
-    """Two linear layers with GELU between them; `gelu` is "none" (exact) or "tanh"."""
-
-    def __init__(self, dim: int, gelu: str) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, MLP_RATIO * dim)
-        self.fc2 = nn.Linear(MLP_RATIO * dim, dim)
-        self.gelu = gelu
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens [..., D] -> [..., D]."""
-        return self.fc2(F.gelu(self.fc1(x), approximate=self.gelu))
-
-
 class Block(nn.Module):
-    """Attention, then the MLP, each after a LayerNorm and added to its input."""
+    """Attention, then an MLP with GELU, each after a LayerNorm and added to its input.
+
+    Args:
+        dim: D.
+        heads: H.
+        gelu: "none" for the exact GELU, or "tanh".
+    """
 
     def __init__(self, dim: int, heads: int, gelu: str = "none") -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp = Mlp(dim, gelu)
+        layers = {
+            "fc1": nn.Linear(dim, MLP_RATIO * dim),
+            "gelu": nn.GELU(gelu),
+            "fc2": nn.Linear(MLP_RATIO * dim, dim),
+        }
+        self.mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Tokens [B, N, D] -> [B, N, D]."""
@@ -71,10 +68,3 @@ class PatchEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Spectrogram [B, 1, height, width] -> patches [B, D, rows, columns]."""
         return self.proj(x)
-
-
-def run_blocks(blocks: Iterable[nn.Module], x_BND: Tensor) -> Tensor:
-    """Apply blocks to tokens [B, N, D], one after another."""
-    for block in blocks:
-        x_BND = block(x_BND)
-    return x_BND

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import joblib
 import soundfile
 
-from hearbench.progress import Progress
+from hearbench.progress import in_threads
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, is_sample_rate
 
@@ -61,18 +59,11 @@ def with_audio(task: Task, sample_rates: Collection[int]) -> Task:
     for rate in sorted(sample_rates):
         check_audio(task, rate)
         files = sorted(descriptions) + clip_paths(task, rate)
-        # threads, since hashing releases the GIL
-        with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-            contents = Progress(
-                pool.map(_file_digest, files),
-                desc=f"reading {task.path.name}",
-                total=len(files),
-                unit="file",
-                leave=False,
-            )
-            total = hashlib.sha256()
-            for file, digest in zip(files, contents, strict=True):
-                total.update(file.relative_to(task.path).as_posix().encode() + digest)
+        bar = {"desc": f"reading {task.path.name}", "unit": "file", "leave": False}
+        contents = in_threads(_file_digest, files, **bar)
+        total = hashlib.sha256()
+        for file, digest in zip(files, contents, strict=True):
+            total.update(file.relative_to(task.path).as_posix().encode() + digest)
         digests[rate] = total.hexdigest()[:8]
     return replace(task, digests=digests)
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
 import soundfile
 
 from hearbench.audio import AudioError, load_audio
-from hearbench.progress import Progress
+from hearbench.progress import in_threads
 from hearbench.tasks.audio import check_audio, clip_paths
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, is_sample_rate, read_task
@@ -52,50 +50,44 @@ def check_task(path: Path) -> ValidationReport:
     return ValidationReport(task, tuple(problems))
 
 
-@dataclass(frozen=True)
-class _Clip:
-    path: Path
-    samples: int
-    problem: str = ""
-
-
 def _check_rate(task: Task, rate: int, seconds: float | None) -> Iterator[str]:
     files = clip_paths(task, rate)
-    # threads, since decoding releases the GIL
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        clips = list(
-            Progress(
-                pool.map(lambda file: _decode(file, rate), files),
-                desc=f"checking {task.path.name}",
-                total=len(files),
-                unit="clip",
-                leave=False,
-            )
-        )
-    yield from (clip.problem for clip in clips if clip.problem)
-    lengths = Counter(clip.samples for clip in clips if not clip.problem)
+    found = in_threads(
+        lambda file: _decode(file, rate),
+        files,
+        desc=f"checking {task.path.name}",
+        unit="clip",
+        leave=False,
+    )
+    yield from (problem for problem in found if isinstance(problem, str))
+    lengths = {
+        file: samples
+        for file, samples in zip(files, found, strict=True)
+        if isinstance(samples, int)
+    }
     if seconds is None or not lengths:
         return
-    usual, _ = lengths.most_common(1)[0]
+    usual, _ = Counter(lengths.values()).most_common(1)[0]
     if abs(usual / rate - seconds) > TOLERANCE:
         yield (
             f"{task.path / str(rate)}: clips last {usual / rate:g} s, task_metadata.json says "
             f"{seconds:g} s"
         )
-    for clip in clips:
-        if not clip.problem and clip.samples != usual:
-            yield f"{clip.path}: {clip.samples} samples, the other clips have {usual}"
+    for file, samples in lengths.items():
+        if samples != usual:
+            yield f"{file}: {samples} samples, the other clips have {usual}"
 
 
-def _decode(file: Path, rate: int) -> _Clip:
+def _decode(file: Path, rate: int) -> int | str:
+    """Number of samples, or what is wrong with the file."""
     try:
         header = soundfile.info(file)
         if header.samplerate != rate:
-            return _Clip(file, 0, f"{file}: {header.samplerate} Hz in a folder of {rate} Hz")
+            return f"{file}: {header.samplerate} Hz in a folder of {rate} Hz"
         if header.channels != 1:
-            return _Clip(file, 0, f"{file}: {header.channels} channels, HEAR tasks are mono")
-        return _Clip(file, load_audio(file, rate).size)
+            return f"{file}: {header.channels} channels, HEAR tasks are mono"
+        return load_audio(file, rate).size
     except soundfile.LibsndfileError as error:
-        return _Clip(file, 0, f"{file}: not decodable ({error.error_string.rstrip('.')})")
+        return f"{file}: not decodable ({error.error_string.rstrip('.')})"
     except AudioError as error:
-        return _Clip(file, 0, str(error))
+        return str(error)

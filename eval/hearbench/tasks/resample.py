@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import joblib
 from filelock import FileLock
 
 from hearbench.audio import load_audio, wav
-from hearbench.progress import Progress
+from hearbench.progress import in_threads
 from hearbench.tasks.audio import check_audio, clip_paths
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, is_sample_rate
@@ -84,7 +82,5 @@ def _resample(task: Task, source: int, rate: int) -> None:
         (draft / path.parent.name / path.name).write_bytes(wav(samples, rate))
 
     clips = clip_paths(task, source)
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool:  # decoding releases the GIL
-        done = pool.map(write, clips)
-        list(Progress(done, desc=f"resampling {task.path.name}", total=len(clips), unit="clip"))
+    in_threads(write, clips, desc=f"resampling {task.path.name}", unit="clip")
     draft.rename(task.path / str(rate))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import gdown
+import requests
 
 from hearbench.progress import Progress
 
@@ -29,24 +33,17 @@ def list_folder(folder_id: str) -> dict[str, str]:
     Raises:
         DownloadError: if the folder can't be listed.
     """
-    import gdown
-    from requests import ConnectionError, Timeout
-
-    def ask() -> Any:
-        return gdown.download_folder(
-            id=folder_id, skip_download=True, quiet=True, use_cookies=False, timeout=TIMEOUT
-        )
-
-    def ask_again() -> Any:  # gdown does not retry a listing
-        for attempt in range(RETRIES):
-            try:
-                return ask()
-            except (ConnectionError, Timeout):
-                time.sleep(2**attempt)
-        return ask()
-
+    options: dict[str, Any] = {"skip_download": True, "use_cookies": False, "timeout": TIMEOUT}
     with _explaining():
-        return {PurePosixPath(*Path(f.path).parts).as_posix(): f.id for f in ask_again()}
+        for attempt in count():  # gdown does not retry a listing
+            try:
+                found: Any = gdown.download_folder(id=folder_id, quiet=True, **options)
+                break
+            except (requests.ConnectionError, requests.Timeout):
+                if attempt >= RETRIES:
+                    raise
+                time.sleep(2**attempt)
+        return {PurePosixPath(*Path(file.path).parts).as_posix(): file.id for file in found}
 
 
 def transfer(file_id: str, target: Path) -> None:
@@ -56,8 +53,6 @@ def transfer(file_id: str, target: Path) -> None:
         DownloadError: if the download fails.
         OSError: if it can't be written.
     """
-    import gdown
-
     with Progress(desc=target.name, unit="B", unit_scale=True) as bar:
 
         def show(done: int, total: int | None) -> None:
@@ -82,8 +77,6 @@ def transfer(file_id: str, target: Path) -> None:
 
 def _anew_if_changed(fetch: Callable[[], None], target: Path) -> None:
     """Restart a download if the server no longer has the rest of the same file."""
-    import gdown
-
     try:
         fetch()
     except gdown.exceptions.DownloadError as error:
@@ -97,11 +90,9 @@ def _anew_if_changed(fetch: Callable[[], None], target: Path) -> None:
 @contextmanager
 def _explaining() -> Iterator[None]:
     """Convert errors of gdown and requests to a single reason; disk errors are re-raised."""
-    from requests import RequestException
-
     try:
         yield
-    except RequestException as error:
+    except requests.RequestException as error:
         raise explained(error) from error
     except OSError:
         raise
@@ -111,21 +102,21 @@ def _explaining() -> Iterator[None]:
 
 def explained(error: Exception, host: str = HOST) -> DownloadError:
     """The error to raise for a failed transfer, in one sentence."""
-    from requests import ConnectionError, Timeout, exceptions
-
     cause = error if isinstance(error, OSError) else error.__cause__ or error
     text = " ".join(str(error).split())
-    if isinstance(cause, exceptions.ProxyError):
+    if isinstance(cause, requests.exceptions.ProxyError):
         return UnreachableError(f"the proxy refused the connection to {host} (check HTTPS_PROXY)")
-    if isinstance(cause, exceptions.SSLError):
+    if isinstance(cause, requests.exceptions.SSLError):
         return UnreachableError(f"the secure connection to {host} failed ({text[:120]})")
-    if "Download is incomplete" in text or isinstance(cause, exceptions.ChunkedEncodingError):
+    if "Download is incomplete" in text or isinstance(
+        cause, requests.exceptions.ChunkedEncodingError
+    ):
         return DownloadError("the transfer was interrupted; run the same command again to resume")
-    if isinstance(cause, Timeout):
+    if isinstance(cause, requests.Timeout):
         return UnreachableError(
             f"{host} did not answer in time; run the same command again to resume"
         )
-    if isinstance(cause, ConnectionError):
+    if isinstance(cause, requests.ConnectionError):
         return UnreachableError(f"there is no connection to {host}")
     if "many" in text and ("users" in text or "accesses" in text) and "status code" not in text:
         return DownloadError(

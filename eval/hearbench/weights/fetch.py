@@ -196,7 +196,8 @@ def _from_drive(weights: Weights, draft: Path) -> tuple[Path, str]:
     try:
         run, files = choose(listed, weights)
     except WeightsError:
-        archive = next((p for p in sorted(listed) if _is_zip_of(weights, p)), None)
+        zips = [path for path in sorted(listed) if path.lower().endswith(ARCHIVE)]
+        archive = next((p for p in zips if weights.is_called(PurePosixPath(p).name)), None)
         if archive is None:
             raise
         packed = draft / PurePosixPath(archive).name
@@ -209,10 +210,6 @@ def _from_drive(weights: Weights, draft: Path) -> tuple[Path, str]:
         if not target.exists():
             drive.transfer(file_id, target)
     return draft / run, run
-
-
-def _is_zip_of(weights: Weights, path: str) -> bool:
-    return weights.is_called(PurePosixPath(path).name) and path.lower().endswith(ARCHIVE)
 
 
 def _file_from_disk(weights: Weights, source: Path, draft: Path) -> tuple[Path, str]:

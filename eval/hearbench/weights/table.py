@@ -1,17 +1,17 @@
-"""Published checkpoints of the paper's other systems, with sources and licenses.
+"""Published checkpoints of the paper's other systems, from table.csv, with sources and licenses.
 
-Addresses and names are those of the authors' READMEs and code. Nothing here was downloaded: whether
-a Drive folder holds a run under exactly this name is not known, so runs are looked for by a prefix.
+Addresses and names are those of the authors' READMEs and code; the URL of BEATs is a shared access
+signature that its authors publish, valid to the year 3022. Nothing here was downloaded: whether a
+Drive folder holds a run under exactly this name is not known, so runs are looked for by a prefix.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
-
-DRIVE_FOLDERS = "https://drive.google.com/drive/folders/"
 
 
 @dataclass(frozen=True)
@@ -72,133 +72,8 @@ class Weights:
         return bool(self.url or self.drive_file or self.drive_folder)
 
 
-def _ssast(size: str, kind: str, key: str, row: str = "") -> Weights:
-    file = f"SSAST-{size}-{kind}-400.pth"
-    return Weights(
-        name=f"ssast-{size.lower()}-{kind.lower()}",
-        system="ssast",
-        file=file,
-        license="BSD-3-Clause",
-        page="https://github.com/YuanGongND/ssast",
-        row=row,
-        url=f"https://www.dropbox.com/s/{key}/{file}?dl=1",
-    )
-
-
-def _ssam(size: str) -> Weights:
-    return Weights(
-        name=f"ssam-{size}",
-        system="ssam",
-        file=f"ssam_{size}_200_16x4",
-        license="MIT",
-        page=f"{DRIVE_FOLDERS}1l6_8e1TFEfnobwUMIbA7-aKw2FwlBhho",
-        row=f"SSAM-{size.title()}",
-        drive_folder="1l6_8e1TFEfnobwUMIbA7-aKw2FwlBhho",
-        also=f"mamba_ssast_{size}_200_16x4",
-        note=f"also mamba_ssast_{size}_* in the authors' README",
-    )
-
-
-def _mwmae(size: str) -> Weights:
-    return Weights(
-        name=f"mwmae-{size}",
-        system="mwmae",
-        file=f"mwmae_{size}_200_4x16",
-        license="Apache-2.0",
-        page=f"{DRIVE_FOLDERS}1tM723MLFJRaWVmLVjE49pJ0Yi3lpMZHV",
-        row=f"MWMAE-{size.title()}",
-        drive_folder="1tM723MLFJRaWVmLVjE49pJ0Yi3lpMZHV",
-        note="may not be published" if size == "tiny" else "",
-    )
-
-
-_AUDIOMAE = Weights(
-    name="audiomae",
-    system="audiomae",
-    file="pretrained.pth",
-    license="CC-BY-NC-4.0",
-    page="https://github.com/facebookresearch/AudioMAE",
-    row="AudioMAE",
-    drive_file="1rRsmU8x7D-x4BvcPyroUJwU18eixNfKg",
-)
-_HUB = Weights(
-    name="wav2vec2-large",
-    system="huggingface",
-    file="",
-    license="Apache-2.0",
-    page="https://huggingface.co/facebook/wav2vec2-large-100k-voxpopuli",
-    row="W2V2-large",
-    hub="facebook/wav2vec2-large-100k-voxpopuli",
-)
-
-CHECKPOINTS: dict[str, Weights] = {
-    weights.name: weights
-    for weights in (
-        Weights(
-            name="passt",
-            system="passt",
-            file="passt-s-f128-p16-s10-ap.476-swa.pt",
-            license="Apache-2.0",
-            page="https://github.com/kkoutini/PaSST/releases",
-            row="PaSST-Base",
-            url="https://github.com/kkoutini/PaSST/releases/download/v0.0.1-audioset/"
-            "passt-s-f128-p16-s10-ap.476-swa.pt",
-            sha256="302903fa8c4aee817b11dc982da0b29aaf8d11a3e722420476d0a12c9db70c2c",
-        ),
-        _HUB,
-        replace(
-            _HUB,
-            name="wavlm-large",
-            license="MIT",
-            page="https://huggingface.co/microsoft/wavlm-large",
-            row="WavLM-large",
-            hub="microsoft/wavlm-large",
-        ),
-        replace(
-            _HUB,
-            name="hubert-large",
-            page="https://huggingface.co/facebook/hubert-large-ll60k",
-            row="HuBERT-large",
-            hub="facebook/hubert-large-ll60k",
-        ),
-        Weights(
-            name="beats",
-            system="beats",
-            file="BEATs_iter3.pt",
-            license="MIT",
-            page="https://github.com/microsoft/unilm/tree/master/beats",
-            row="BEATs-iter3",
-            # a shared access signature that the authors publish, valid to the year 3022
-            url="https://msranlcmtteamdrive.blob.core.windows.net/share/BEATs/BEATs_iter3.pt"
-            "?sv=2020-08-04&st=2022-12-18T10%3A38%3A57Z&se=3022-12-19T10%3A38%3A00Z&sr=b&sp=r"
-            "&sig=Zo2EeinTCJsm4sH%2FjR03eYPdfT%2BLd0LBn%2FYIhj7ZQ7E%3D",
-        ),
-        _AUDIOMAE,
-        replace(
-            _AUDIOMAE,
-            name="audiomae-finetuned",
-            file="finetuned.pth",
-            row="",
-            drive_file="1dacJa-XcaoLPZf--mLvzSdlzo5iMX2ST",
-        ),
-        Weights(
-            name="msm-mae",
-            system="msm_mae",
-            file="checkpoint-100.pth",
-            license="NTT evaluation license",
-            page="https://github.com/nttcslab/msm-mae/releases",
-            row="MSM-MAE-208",
-            note="80x208p16x16_0422; its license must be accepted by the person who downloads it",
-        ),
-        *map(_mwmae, ("tiny", "base")),
-        *map(_ssam, ("tiny", "small", "base")),
-        _ssast("Base", "Patch", "ewrzpco95n9jdz6", row="SSAST"),
-        _ssast("Small", "Patch", "i24w446rl9pkf05"),
-        _ssast("Tiny", "Patch", "fkbtf78y94113wz"),
-        _ssast("Base", "Frame", "nx6nl4d4bl71sm8"),
-        _ssast("Tiny", "Frame", "rx7g60ruzawffzv"),
-    )
-}
+with Path(__file__).with_suffix(".csv").open(newline="", encoding="utf-8") as _file:
+    CHECKPOINTS: dict[str, Weights] = {row["name"]: Weights(**row) for row in csv.DictReader(_file)}
 """Every checkpoint by name, in the order of Table 2."""
 
 

@@ -13,7 +13,7 @@ from hear_axlstm.training.signals import Interrupted
 from hearbench.cli.call import INTERRUPTED, option
 from hearbench.run.evaluate import Options
 from paper.ablations import train
-from paper.cli.tables import score_rows
+from paper.scoring import score_rows
 from paper.tables import BY_NAME
 
 
@@ -48,4 +48,6 @@ def ablations(
         print(stop, file=sys.stderr)
         return INTERRUPTED
     name = next(n for n, t in BY_NAME.items() if t is TABLES[table])
-    return score_rows(name, runs, out, options)
+    evaluation = score_rows(name, runs, out, options, print)
+    print(evaluation.outcome)
+    return 1 if evaluation.failures else 0

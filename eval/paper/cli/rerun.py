@@ -7,10 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from hearbench.cli.run import evaluate_systems
-from hearbench.results import Results
-from hearbench.run.evaluate import Options
-from paper.cli.tables import show
+from hearbench.run.evaluate import Options, evaluate_systems
 from paper.rerun import FILE, OWN, check_tasks, markdown, specs
 
 
@@ -31,10 +28,9 @@ def rerun(
     check_tasks(weights, options)
     found = specs(weights)
     print("Found: " + ", ".join(found))
-
-    def write(results: Results) -> None:
-        file = out / FILE
-        file.write_text(markdown(results, found), encoding="utf-8")
-        show(file)
-
-    return evaluate_systems((*found.values(), *OWN), out / "rerun", options, write)
+    evaluation = evaluate_systems((*found.values(), *OWN), out / "rerun", options, print)
+    table, file = markdown(evaluation.results, found), out / FILE
+    file.write_text(table, encoding="utf-8")
+    print(f"\n{table}\nTable: {file}")
+    print(evaluation.outcome)
+    return 1 if evaluation.failures else 0

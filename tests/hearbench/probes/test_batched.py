@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_heareval_learns_the_same(
     embeddings = write_embeddings(tmp_path / "task", folds, dropout=[0.0], **options)
     metadata = json.loads((embeddings / "task_metadata.json").read_text("utf-8"))
     make = started_alike(3, metadata, task_predictions.FullyConnectedPrediction, still)
-    with heareval_adapter.rebound(task_predictions, FullyConnectedPrediction=make):
+    with mock.patch.multiple(task_predictions, FullyConnectedPrediction=make):
         heareval_adapter.predict(embeddings, tmp_path / "theirs", 3, "paper")
     folders = {3: tmp_path / "ours", 4: tmp_path / "other"}
     batched.predict(embeddings, folders, "paper", precision="float32")

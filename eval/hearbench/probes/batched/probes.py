@@ -129,7 +129,7 @@ class BatchedProbes:
         """Logits ``[G, N, C]``, float32, of the current states or each probe's best state."""
         state = self.best if best else self.state
         batches = x_ND.split(self.shape.batch_size)
-        return torch.cat([self._evaluated(batch, state) for batch in batches], dim=1)
+        return torch.cat([self._forward(batch, state, False) for batch in batches], dim=1)
 
     @torch.no_grad()
     def save_best(self, probes: Sequence[int]) -> None:
@@ -156,9 +156,6 @@ class BatchedProbes:
         self.means = [mean[index] for mean in self.means]
         self.variances = [variance[index] for variance in self.variances]
         self.dropouts = [self.dropouts[probe] for probe in probes]
-
-    def _evaluated(self, x_ND: Tensor, state: Sequence[Tensor]) -> Tensor:
-        return self._forward(x_ND, state, learning=False)
 
     def _forward(self, x_ND: Tensor, state: Sequence[Tensor], learning: bool) -> Tensor:
         *hidden, out_weight, out_bias = state[: len(self.parameters)]

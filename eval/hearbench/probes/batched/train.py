@@ -157,7 +157,11 @@ class Trainer:
             if len(staying) == len(probes):
                 continue
             tested = zip(probes, stack.logits(x_test, best=True).cpu(), strict=True)
-            outcomes += [_outcome(probe, logits) for probe, logits in tested if probe.stopped]
+            outcomes += [
+                Outcome(probe.fit, probe.best, probe.epoch, logits, probe.seconds)
+                for probe, logits in tested
+                if probe.stopped
+            ]
             done(len(probes) - len(staying))
             if not staying:
                 break
@@ -190,7 +194,3 @@ def _check_batches(clips: int, shape: Shape) -> None:
             f"max_epochs={shape.max_epochs} ends before the first check of the validation score: "
             f"allow {shape.check_val_every_n_epoch}"
         )
-
-
-def _outcome(probe: ProbeState, logits_NC: Tensor) -> Outcome:
-    return Outcome(probe.fit, probe.best, probe.epoch, logits_NC, probe.seconds)

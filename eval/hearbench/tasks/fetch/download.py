@@ -113,15 +113,10 @@ def verify(path: Path, checksum: str) -> None:
     if name not in hashlib.algorithms_guaranteed:
         raise FetchError(f"{checksum!r} is not a checksum: write md5:... or sha256:...")
     total = hashlib.new(name, usedforsecurity=False)
-    with (
-        path.open("rb") as file,
-        Progress(
-            desc=f"checking {path.name}", total=_size(path), unit="B", unit_scale=True, leave=False
-        ) as progress,
-    ):
+    bar = {"desc": f"checking {path.name}", "total": _size(path), "leave": False}
+    with path.open("rb") as content, Progress.wrapattr(content, "read", **bar) as file:
         while chunk := file.read(CHUNK):
             total.update(chunk)
-            progress.update(len(chunk))
     if total.hexdigest() != digits.lower():
         path.unlink()
         raise FetchError(
@@ -137,27 +132,26 @@ def partial_size(path: Path) -> int:
 
 def _attempt(session: requests.Session, url: str, part: Path, progress: Progress) -> None:
     """Make one request; returns when `part` is complete."""
-    state = _read_note(part)
-    have = _size(part) if state is not None and state.url == url and state.validator else 0
+    state = _resumable(part, url)
+    have = _size(part) if state else 0
     # identity, since ranges must count bytes of the file, not of a compressed transfer
     headers = {"Accept-Encoding": "identity"}
-    if have and state is not None:
+    if state:
         headers |= {"Range": f"bytes={have}-", "If-Range": state.validator}
     with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         _check_status(response)
-        if response.status_code == 416 and state is not None and have == state.size:
+        if state and response.status_code == 416 and have == state.size:
             return  # complete: only its name was not changed
-        if have and state is not None and not _continues(response, state, have):
-            have = 0
+        if state and not _continues(response, state, have):
+            state, have = None, 0
             if response.status_code != 200:  # a range of something else
                 part.unlink()
                 raise _TryAgainError("the file changed on the server")
-        if response.status_code != (206 if have else 200):
+        if response.status_code != (206 if state else 200):
             raise _TryAgainError(f"status {response.status_code}")
-        if not have:
+        if state is None:
             state = _State(url, _validator(response), _length(response))
             _note(part).write_text(json.dumps(asdict(state)), "utf-8")
-        assert state is not None
         progress.total = state.size or progress.total
         progress.n = have
         progress.refresh()
@@ -206,9 +200,12 @@ def _note(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-def _read_note(part: Path) -> _State | None:
+def _resumable(part: Path, url: str) -> _State | None:
+    """The state of an earlier download of `url` that can be resumed, if there is one."""
     with suppress(FileNotFoundError, ValueError, TypeError):
-        return _State(**json.loads(_note(part).read_text("utf-8")))
+        state = _State(**json.loads(_note(part).read_text("utf-8")))
+        if _size(part) and state.url == url and state.validator:
+            return state
     return None
 
 

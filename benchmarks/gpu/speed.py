@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.gpu_sizes import Sizes
+from benchmarks.gpu.sizes import Sizes
 from benchmarks.timing import Work, in_turns, product_rate
 from hear_axlstm import get_scene_embeddings
 from hear_axlstm.embed.embedder import Embedder
@@ -80,7 +80,7 @@ def _measured(work: Work, amount: float, flops: float, sizes: Sizes) -> dict[str
         "rate": amount / seconds,
         "mfu": flops / seconds / peak,
         "peak_flops": peak,
-        "gigabytes": _peak_bytes(device) / 1e9,
+        "gigabytes": (peak_memory(device) or 0) / 1e9,  # of the process on a CPU
     }
 
 
@@ -89,8 +89,3 @@ def _peak(device: torch.device) -> float:
     """FLOP/s by the data sheet, or measured where the device is unknown."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16  # a CPU may emulate bfloat16
     return peak_flops(device) or product_rate(dtype, device)
-
-
-def _peak_bytes(device: torch.device) -> int:
-    """Peak memory of the tensors on a GPU, or of the process on a CPU."""
-    return peak_memory(device) or 0

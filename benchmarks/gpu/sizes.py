@@ -51,13 +51,12 @@ GPU = Sizes(
 )
 
 
-def _short(config: ModelConfig) -> ModelConfig:
-    return replace(config, dim=16, depth=1, heads=1, expansion=1, window_frames=8)
-
-
 REHEARSAL = Sizes(
     device="cpu",
-    presets={name: _short(config) for name, config in PRESETS.items()},
+    presets={
+        name: replace(config, dim=16, depth=1, heads=1, expansion=1, window_frames=8)
+        for name, config in PRESETS.items()
+    },
     kernel=(1, 37, 1),
     head_sizes=(24,),  # two tiles, as 144 = 128 + 16
     curve_steps=2,

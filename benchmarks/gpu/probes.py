@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_sizes import Sizes
+from benchmarks.gpu.sizes import Sizes
 from hear_axlstm.config import preset
 from hearbench.probes import batched
 from hearbench.probes.runs import finished

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_sizes import Sizes
+from benchmarks.gpu.sizes import Sizes
 from hear_axlstm.models.patch_embed import random_mask
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.ops import triton_impl

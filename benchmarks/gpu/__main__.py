@@ -22,10 +22,10 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from benchmarks import gpu_checks, gpu_probes, gpu_speed
-from benchmarks.bounded import Worker, WorkError
-from benchmarks.gpu_report import markdown
-from benchmarks.gpu_sizes import GPU, REHEARSAL, Sizes
+from benchmarks.gpu import checks, probes, speed
+from benchmarks.gpu.bounded import Worker, WorkError
+from benchmarks.gpu.report import markdown
+from benchmarks.gpu.sizes import GPU, REHEARSAL, Sizes
 from benchmarks.timing import machine
 from hear_axlstm.files import write_text
 from hearbench.tasks.official import OFFICIAL
@@ -86,28 +86,28 @@ def _checks_of_kernels(sizes: Sizes) -> list[Part]:
     return [
         Part(
             f"kernel/{size} {precision}",
-            partial(gpu_checks.kernel_errors, sizes, size, precision),
+            partial(checks.kernel_errors, sizes, size, precision),
             150,
             "auto",
         )
         for size in sizes.head_sizes
-        for precision in gpu_checks.BOUNDS
+        for precision in checks.BOUNDS
     ]
 
 
 def _parts(sizes: Sizes) -> Iterator[Part]:
     """Yield the parts, the most important ones first, grouped by backend."""
-    yield Part("self-check", partial(gpu_checks.self_check, sizes), 60, "auto")
+    yield Part("self-check", partial(checks.self_check, sizes), 60, "auto")
     for backend in ("triton", "torch"):
         for precision in ("bfloat16", "float32"):
-            work = partial(gpu_checks.curve, sizes, precision)
+            work = partial(checks.curve, sizes, precision)
             yield Part(f"curve/{backend} {precision}", work, 40, backend)
         form = "Triton" if backend == "triton" else "eager"
         yield from _speeds(sizes, form, 40)
     for task in OFFICIAL.values():
-        work = partial(gpu_probes.probes, sizes, task)
+        work = partial(probes.probes, sizes, task)
         yield Part(f"probes/{task.folder}", work, 30, "torch")
-    for form in gpu_speed.COMPILED:
+    for form in speed.COMPILED:
         yield from _speeds(sizes, form, 60)
 
 
@@ -115,7 +115,7 @@ def _speeds(sizes: Sizes, form: str, seconds: float) -> Iterator[Part]:
     for preset, config in sizes.presets.items():
         if BACKENDS[form] == "triton" and config.architecture != "axlstm":
             continue  # a transformer has no such cell
-        for kind in (gpu_speed.embedding, gpu_speed.training):
+        for kind in (speed.embedding, speed.training):
             name = f"{kind.__name__}/{preset}/{form}"
             yield Part(name, partial(kind, sizes, preset, form), seconds, BACKENDS[form])
 
