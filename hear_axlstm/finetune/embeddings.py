@@ -22,7 +22,7 @@ from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.checkpoints.published import CACHE_VARIABLE
 from hear_axlstm.checkpoints.published import cache as weights_cache
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.embed.files import scenes_of
+from hear_axlstm.embed.scenes import scenes_of
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from hear_axlstm.audio.io import AudioError
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip
-from hear_axlstm.embed.files import scenes_of
+from hear_axlstm.embed.scenes import scenes_of
 from hear_axlstm.finetune.classifier import FILE_NAME, Classifier
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.dataset import Dataset

@@ -17,7 +17,7 @@ from hear_axlstm.audio.io import AudioError
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip, FolderSource
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.embed.files import scenes_of
+from hear_axlstm.embed.scenes import scenes_of
 from hear_axlstm.wording import plural
 
 NEIGHBORS = 5
