@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hear_axlstm.checkpoints.reference_release import is_release, read_release
+from hear_axlstm.checkpoints.authors.reference_release import is_release, read_release
 from hear_axlstm.checkpoints.shapes import Shape, expected_shapes
 from hear_axlstm.checkpoints.unfinished import (
     WEIGHTS,

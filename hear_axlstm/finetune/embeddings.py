@@ -19,8 +19,8 @@ from torch import Tensor
 
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip
-from hear_axlstm.checkpoints.published import CACHE_VARIABLE
-from hear_axlstm.checkpoints.published import cache as weights_cache
+from hear_axlstm.checkpoints.authors.published import CACHE_VARIABLE
+from hear_axlstm.checkpoints.authors.published import cache as weights_cache
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.scenes import scenes_of
 
