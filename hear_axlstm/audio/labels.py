@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip, TableSource
-from hear_axlstm.wording import plural
+from hear_axlstm.wording import indented, plural
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,6 @@ SPLITS = ("train", "valid", "test")
 SYNONYMS = {"training": "train", "val": "valid", "validation": "valid"}
 SYNONYMS |= {"testing": "test", "eval": "test", "evaluation": "test"}
 SEPARATOR = ";"
-SHOWN = 10  # lines or names that a message lists
 
 
 class LabelsError(ValueError):
@@ -86,9 +85,7 @@ def read_labeled(
             clip = replace(clip, labels=labels)
             rows.append(LabeledRow(row.line, clip, split, row.values.get("fold", "")))
     if faults:
-        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        lines = "\n  ".join([*faults[:SHOWN], *more])
-        raise LabelsError(f"{file}: {plural(len(faults), 'unusable row')}:\n  {lines}")
+        raise LabelsError(f"{file}: {plural(len(faults), 'unusable row')}:{indented(faults)}")
     return LabeledTable(_distinct(rows, file, separator is not None), table.columns)
 
 
@@ -110,12 +107,6 @@ def warn_of_separator(rows: Sequence[LabeledRow], separator: str) -> None:
                 next(label for label in labels if other in label),
                 other,
             )
-
-
-def shown(names: Sequence[str]) -> str:
-    """List the first names and the number of others."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _label_column(source: TableSource, column: str) -> str:

@@ -31,6 +31,7 @@ from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.files import DISK_FULL, replacing
 from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.wording import listed
 
 FILE_NAME = "model.safetensors"
 HEADER_KEY = "hear_axlstm"
@@ -208,10 +209,8 @@ def _check_fit(wanted: Mapping[str, Shape], found: Mapping[str, Shape], path: Pa
         if name in found and found[name] != shape
     ]
     if wrong:
-        more = f" and {len(wrong) - NAMED_KEYS} more" if len(wrong) > NAMED_KEYS else ""
-        raise ValueError(
-            f"the tensors in {path} do not fit its settings: {'; '.join(wrong[:NAMED_KEYS])}{more}"
-        )
+        named = listed(wrong, NAMED_KEYS, "; ")
+        raise ValueError(f"the tensors in {path} do not fit its settings: {named}")
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -24,7 +24,6 @@ from hear_axlstm.audio.labels import (
     SPLITS,
     LabelsError,
     read_labeled,
-    shown,
     warn_of_separator,
 )
 from hear_axlstm.audio.loader import decode_ahead, decode_usable
@@ -34,11 +33,10 @@ from hear_axlstm.config import MelConfig
 from hear_axlstm.finetune.classifier import Labels
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.progress import Progress
-from hear_axlstm.wording import plural
+from hear_axlstm.wording import indented, listed, plural
 
 log = logging.getLogger(__name__)
 
-SHOWN = 10  # files that a message lists
 THREADS = 2  # threads that decode files
 
 
@@ -139,7 +137,7 @@ def check(dataset: Dataset, source: Path) -> Dataset:
         if unseen := sorted(set(_classes(members)) - set(classes)):
             raise LabelsError(
                 f"{plural(len(unseen), 'class')} of the {split} clips have no training clips: "
-                f"{shown(unseen)}: add some, or leave those clips out"
+                f"{listed(unseen)}: add some, or leave those clips out"
             )
     seen: dict[tuple[object, ...], str] = {}
     for split, members in splits.items():
@@ -160,7 +158,7 @@ def _read(file: Path, config: FinetuneConfig, folds: Mapping[str, str]) -> list[
         raise LabelsError(f"{file} has no column 'fold': its header has {', '.join(columns)}")
     for fold in folds:
         if all(row.fold != fold for row in rows):
-            known = shown(sorted({row.fold for row in rows}))
+            known = listed(sorted({row.fold for row in rows}))
             raise LabelsError(f"{file} has no clip of fold {fold!r}: its folds are {known}")
     if config.multilabel:
         warn_of_separator(rows, config.separator)
@@ -205,10 +203,8 @@ def report_broken(broken: Sequence[Skipped], skip: bool) -> None:
     """
     if not broken:
         return
-    lines = [f"{file.id}: {file.reason}" for file in broken[:SHOWN]]
-    if len(broken) > SHOWN:
-        lines.append(f"and {len(broken) - SHOWN} more")
-    found = "\n  ".join([f"{plural(len(broken), 'file')} can't be used:", *lines])
+    lines = indented([f"{file.id}: {file.reason}" for file in broken])
+    found = f"{plural(len(broken), 'file')} can't be used:{lines}"
     if not skip:
         raise LabelsError(f"{found}\nfix them, or leave them out with --skip-broken")
     log.warning("%s\nthese files are left out", found)
