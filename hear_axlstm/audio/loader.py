@@ -112,6 +112,20 @@ def decode_ahead(
         yield from map_ahead(keyed, jobs, pool, AHEAD * threads, samples, held_samples)
 
 
+def groups(items: Iterable[Item], size: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
+    """Group consecutive items whose sizes sum to at most `most`; a larger item is alone."""
+    group: list[Item] = []
+    held = 0
+    for item in items:
+        if group and held + size(item) > most:
+            yield group
+            group, held = [], 0
+        group.append(item)
+        held += size(item)
+    if group:
+        yield group
+
+
 def map_ahead(
     work: Callable[[Item], Result],
     items: Iterable[Item],

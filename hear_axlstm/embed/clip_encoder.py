@@ -6,6 +6,7 @@ Shapes: B clips, n samples, T mel frames, F mel bins, W windows of 2 s, J time s
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -89,6 +90,13 @@ class ClipEncoder(nn.Module):
                 f"the model is {dtype}: keep it in float32 (model.float()), and for faster "
                 "products set model.precision = 'bfloat16'"
             )
+
+    def digest(self) -> str:
+        """Hash of the encoder's weights."""
+        hashed = hashlib.sha256()
+        for tensor in self.encoder.state_dict().values():
+            hashed.update(tensor.cpu().contiguous().numpy().data)
+        return hashed.hexdigest()
 
     def encode_scenes(
         self, audio: Iterable[Tensor], statistics: Statistics | None = None

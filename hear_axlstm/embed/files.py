@@ -5,7 +5,6 @@ Shapes: J time steps, D' embedding size.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hear_axlstm.audio.loader import Decoded, decode_ahead, decode_usable, sample_count
+from hear_axlstm.audio.loader import Decoded, decode_ahead, decode_usable, groups, sample_count
 from hear_axlstm.audio.skipped import Skipped, summary
 from hear_axlstm.audio.sources import open_source
 from hear_axlstm.data.shards import (
@@ -35,7 +34,7 @@ from hear_axlstm.data.shards import (
 )
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.scenes import decoding_threads, to_tensors
-from hear_axlstm.embed.windows import Budget, groups, step_times
+from hear_axlstm.embed.windows import Budget, step_times
 from hear_axlstm.embed.writers import Output, OutputError
 from hear_axlstm.files import naming_full_disk, sole_writer, write_text
 from hear_axlstm.ops.precision import product_dtype
@@ -110,7 +109,7 @@ def embed_files(
         "source": source.name,
         "path_column": path_column,
         "model": embedder.config.to_dict(),
-        "weights": _digest(embedder),
+        "weights": embedder.digest(),
         "precision": _precision(embedder, context),
     }
     settings = [json.dumps(request, default=str)]
@@ -168,23 +167,13 @@ def _is_up_to_date(output: Output, planned: Plan, request: Mapping[str, Any]) ->
     )
 
 
-def _digest(embedder: Embedder) -> str:
-    """Hash of the weights."""
-    hashed = hashlib.sha256()
-    for tensor in embedder.encoder.state_dict().values():
-        hashed.update(tensor.cpu().contiguous().numpy().data)
-    return hashed.hexdigest()
-
-
 def _write_share(
     planned: Plan, embedder: Embedder, batch_seconds: float, context: DistContext
 ) -> None:
     """Compute this rank's missing shards, then wait for the other ranks."""
     own = [shard for shard in planned.shards if shard.number % context.size == context.rank]
-    todo = {shard.number: shard for shard in own if not shard.is_done()}
-    known = [size for number in todo if (size := planned.sizes[number]) is not None]
+    todo, total = planned.missing(own)
     fields = planned.shards[0].fields if planned.shards else ()
-    total = sum(known) if len(known) == len(todo) else None
     most = round(batch_seconds * embedder.sample_rate)
     work = partial(decode_usable, sample_rate=embedder.sample_rate)
     found = decode_ahead(jobs(planned, todo), work, decoding_threads(), most)

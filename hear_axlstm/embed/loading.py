@@ -20,7 +20,7 @@ from torch import Tensor
 
 import hear_axlstm
 from hear_axlstm.audio.io import AudioError, load_audio
-from hear_axlstm.audio.loader import SILENCE, WINDOW_SECONDS, map_ahead
+from hear_axlstm.audio.loader import SILENCE, WINDOW_SECONDS, groups, map_ahead
 from hear_axlstm.audio.resample import RATES, resampled
 from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.embed.inputs import (
@@ -33,7 +33,7 @@ from hear_axlstm.embed.inputs import (
     check_type,
     describe,
 )
-from hear_axlstm.embed.windows import Budget, groups
+from hear_axlstm.embed.windows import Budget
 from hear_axlstm.progress import Progress
 from hear_axlstm.wording import listed
 

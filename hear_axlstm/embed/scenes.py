@@ -12,11 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hear_axlstm.audio.loader import Decoded, decode_ahead, decode_usable, sample_count
+from hear_axlstm.audio.loader import Decoded, decode_ahead, decode_usable, groups, sample_count
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.embed.windows import Budget, groups
+from hear_axlstm.embed.windows import Budget
 from hear_axlstm.progress import Progress
 
 
