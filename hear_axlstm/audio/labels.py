@@ -36,20 +36,13 @@ class LabeledRow(NamedTuple):
     fold: str
 
 
-class LabeledTable(NamedTuple):
-    """All rows of a CSV with labels."""
-
-    rows: list[LabeledRow]
-    columns: Sequence[str]
-
-
 def read_labeled(
     file: Path,
     column: str = LABEL,
     separator: str | None = None,
     path_column: str | None = None,
-) -> LabeledTable:
-    """Read the clips of a CSV with their labels, splits and folds.
+) -> tuple[list[LabeledRow], Sequence[str]]:
+    """Read the clips of a CSV with their labels, splits and folds, and the names of its columns.
 
     Rows that repeat a clip with the same labels, split and fold count once.
 
@@ -86,7 +79,7 @@ def read_labeled(
             rows.append(LabeledRow(row.line, clip, split, row.values.get("fold", "")))
     if faults:
         raise LabelsError(f"{file}: {plural(len(faults), 'unusable row')}:{indented(faults)}")
-    return LabeledTable(_distinct(rows, file, separator is not None), table.columns)
+    return _distinct(rows, file, separator is not None), table.columns
 
 
 def warn_of_separator(rows: Sequence[LabeledRow], separator: str) -> None:

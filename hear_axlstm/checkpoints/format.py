@@ -72,21 +72,12 @@ def save_tensors(
     """Write tensors with their settings; see `save`."""
     header = {"format": FORMAT, "model": config.to_dict(), "training": dict(training)}
     _check_finite(tensors, path)
-    write(path, tensors, {HEADER_KEY: json.dumps(header)})
-
-
-def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write a safetensors file; `path` is replaced atomically.
-
-    Raises:
-        OSError: if it can't be written, for example for lack of space.
-    """
     try:
         with replacing(path) as partial:
             partial.touch()
             mode = partial.stat().st_mode  # as the user's umask sets it; safetensors uses another
             with _system_errors():
-                save_file(dict(tensors), partial, metadata=dict(header))
+                save_file(dict(tensors), partial, metadata={HEADER_KEY: json.dumps(header)})
             partial.chmod(mode)
     except (SafetensorError, OSError) as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hear_axlstm.checkpoints.authors.published import TAG
 from hear_axlstm.config import PRESETS
 
 SHELLS = ("bash", "zsh")
+TAG = "audioset"  # as in checkpoints/authors, whose import would load torch
 
 BASH = """_axlstm() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}
