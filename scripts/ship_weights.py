@@ -13,8 +13,8 @@ import torch
 import tyro
 
 from hear_axlstm import checkpoints
+from hear_axlstm.checkpoints.authors.published import TAG
 from hear_axlstm.checkpoints.checksum import sha256
-from hear_axlstm.checkpoints.published import TAG
 from hear_axlstm.checkpoints.resolve import RANDOM
 from hear_axlstm.config import preset
 from hear_axlstm.files import write_text

@@ -1,8 +1,8 @@
-"""Numbers with their nouns, and durations."""
+"""Numbers with their nouns, lists and durations."""
 
 import pytest
 
-from hear_axlstm.wording import duration, plural
+from hear_axlstm.wording import duration, indented, listed, plural
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,9 @@ def test_plural(number: int, noun: str, text: str) -> None:
 )
 def test_a_duration_has_a_fitting_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_long_lists_are_counted() -> None:
+    assert listed(["a", "b"], 2) == "a, b" and listed(["a", "b", "c"], 1, "; ") == "a and 2 more"
+    assert indented(["a", "b"], 2) == "\n  a\n  b"
+    assert indented(["a", "b", "c"], 1) == "\n  a\n  and 2 more"

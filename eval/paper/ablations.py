@@ -13,11 +13,12 @@ from typing import Any
 
 from hear_axlstm.data.corpus import is_pack
 from hear_axlstm.data.pack import pack
-from hear_axlstm.pretrain.recipes import RECIPES, TABLES, TableName
+from hear_axlstm.pretrain.recipes import RECIPES
 from hear_axlstm.pretrain.run import pretrain
 from hear_axlstm.training.signals import Interrupted
 from hearbench.errors import HearbenchError
 from hearbench.synthetic.writer import write_corpus
+from paper.rows import TABLES, TableName
 
 TOY: dict[str, Any] = {"epochs": 4.0, "batch_size": 16, "lr": 1e-3}  # for the generated corpus
 

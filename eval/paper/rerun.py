@@ -14,9 +14,10 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 from scipy import stats
 
-from hear_axlstm.checkpoints import fetch, hub
-from hear_axlstm.checkpoints.drive import UnreachableError
-from hear_axlstm.checkpoints.published import PUBLISHED as AUTHORS
+from hear_axlstm.checkpoints import hub
+from hear_axlstm.checkpoints.authors import fetch
+from hear_axlstm.checkpoints.authors.drive import UnreachableError
+from hear_axlstm.checkpoints.authors.published import PUBLISHED as AUTHORS
 from hearbench import published
 from hearbench.errors import WeightsError
 from hearbench.report.exports import markdown_rows

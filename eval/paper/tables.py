@@ -15,21 +15,16 @@ from statistics import fmean
 
 from hear_axlstm import checkpoints
 from hear_axlstm.config import ModelConfig
-from hear_axlstm.pretrain.recipes import TABLES, Table
 from hearbench import published
 from hearbench.published import PublishedTable
 from hearbench.report.exports import markdown_rows, markdown_table
 from hearbench.report.score_tables import beside
 from hearbench.results import PAPER, SCALES, THESE, Results
 from paper.ablations import PaperError, run_name
+from paper.rows import TABLES, Table
 
 ANCHOR = "naive"  # scored with the rows: without it the worst row would be the zero of s(m)
-BY_NAME: dict[PublishedTable, Table] = {
-    "table2": TABLES["comparison"],
-    "table3": TABLES["expansion"],
-    "table4": TABLES["patch"],
-    "table5": TABLES["gating"],
-}
+BY_NAME = {table.name: table for table in TABLES.values()}
 
 
 def finished(name: PublishedTable, runs: Path) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip, TableSource
-from hear_axlstm.wording import plural
+from hear_axlstm.wording import indented, plural
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,6 @@ SPLITS = ("train", "valid", "test")
 SYNONYMS = {"training": "train", "val": "valid", "validation": "valid"}
 SYNONYMS |= {"testing": "test", "eval": "test", "evaluation": "test"}
 SEPARATOR = ";"
-SHOWN = 10  # lines or names that a message lists
 
 
 class LabelsError(ValueError):
@@ -37,20 +36,13 @@ class LabeledRow(NamedTuple):
     fold: str
 
 
-class LabeledTable(NamedTuple):
-    """All rows of a CSV with labels."""
-
-    rows: list[LabeledRow]
-    columns: Sequence[str]
-
-
 def read_labeled(
     file: Path,
     column: str = LABEL,
     separator: str | None = None,
     path_column: str | None = None,
-) -> LabeledTable:
-    """Read the clips of a CSV with their labels, splits and folds.
+) -> tuple[list[LabeledRow], Sequence[str]]:
+    """Read the clips of a CSV with their labels, splits and folds, and the names of its columns.
 
     Rows that repeat a clip with the same labels, split and fold count once.
 
@@ -86,10 +78,8 @@ def read_labeled(
             clip = replace(clip, labels=labels)
             rows.append(LabeledRow(row.line, clip, split, row.values.get("fold", "")))
     if faults:
-        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        lines = "\n  ".join([*faults[:SHOWN], *more])
-        raise LabelsError(f"{file}: {plural(len(faults), 'unusable row')}:\n  {lines}")
-    return LabeledTable(_distinct(rows, file, separator is not None), table.columns)
+        raise LabelsError(f"{file}: {plural(len(faults), 'unusable row')}:{indented(faults)}")
+    return _distinct(rows, file, separator is not None), table.columns
 
 
 def warn_of_separator(rows: Sequence[LabeledRow], separator: str) -> None:
@@ -110,12 +100,6 @@ def warn_of_separator(rows: Sequence[LabeledRow], separator: str) -> None:
                 next(label for label in labels if other in label),
                 other,
             )
-
-
-def shown(names: Sequence[str]) -> str:
-    """List the first names and the number of others."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _label_column(source: TableSource, column: str) -> str:

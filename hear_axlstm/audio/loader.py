@@ -82,6 +82,11 @@ def decode_usable(
     return found
 
 
+def sample_count(item: Decoded | Skipped) -> int:
+    """Number of samples of a decoded clip; 0 for a skipped one."""
+    return item.waveform.size if isinstance(item, Decoded) else 0
+
+
 def decode_ahead(
     jobs: Iterable[tuple[Key, AudioClip | Skipped]],
     work: Callable[[AudioClip | Skipped], Decoded | Skipped],
@@ -101,10 +106,24 @@ def decode_ahead(
         return job[0], work(job[1])
 
     def samples(result: tuple[Key, Decoded | Skipped]) -> int:
-        return result[1].waveform.size if isinstance(result[1], Decoded) else 0
+        return sample_count(result[1])
 
     with ThreadPoolExecutor(threads) as pool:
         yield from map_ahead(keyed, jobs, pool, AHEAD * threads, samples, held_samples)
+
+
+def groups(items: Iterable[Item], size: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
+    """Group consecutive items whose sizes sum to at most `most`; a larger item is alone."""
+    group: list[Item] = []
+    held = 0
+    for item in items:
+        if group and held + size(item) > most:
+            yield group
+            group, held = [], 0
+        group.append(item)
+        held += size(item)
+    if group:
+        yield group
 
 
 def map_ahead(

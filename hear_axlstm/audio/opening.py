@@ -16,6 +16,11 @@ AudioFile: TypeAlias = "str | bytes | bytearray | memoryview | os.PathLike[str] 
 """Path of a file, its content, or an open binary file."""
 
 CHECK_PATH = "check the path"
+NOT_REGULAR = {
+    stat.S_IFDIR: "a folder, not a file",
+    stat.S_IFIFO: "a FIFO (named pipe), not a regular file",
+    stat.S_IFSOCK: "a socket, not a regular file",
+}
 
 
 def source_name(source: object) -> str:
@@ -51,23 +56,13 @@ def _open_path(path: str | os.PathLike[str]) -> BinaryIO:
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):  # opening a FIFO would wait for its writer
-            raise Fault(f"{_kind(mode)}: pass a file")
+            kind = NOT_REGULAR.get(stat.S_IFMT(mode), "a device, not a regular file")
+            raise Fault(f"{kind}: pass a file")
         return open(path, "rb")
     except ValueError as error:  # NUL in the name
         raise Fault(f"{error} in the path: {CHECK_PATH}") from error
     except OSError as error:
         raise Fault(_why_not_opened(path, error)) from error
-
-
-def _kind(mode: int) -> str:
-    for is_kind, name in (
-        (stat.S_ISDIR, "a folder, not a file"),
-        (stat.S_ISFIFO, "a FIFO (named pipe), not a regular file"),
-        (stat.S_ISSOCK, "a socket, not a regular file"),
-    ):
-        if is_kind(mode):
-            return name
-    return "a device, not a regular file"
 
 
 def _why_not_opened(path: str | os.PathLike[str], error: OSError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from typing import BinaryIO
 
 BLOCK_BYTES = 1 << 18
@@ -30,23 +31,23 @@ class RandomAccess:
 
     def find(self, needle: bytes, start: int, stop: int) -> int:
         """Position of the first `needle` that lies within [start, stop), or -1."""
-        while start < stop:
-            block = self.at(start, min(BLOCK_BYTES, stop - start))
-            found = block.find(needle)
-            if found >= 0:
-                return start + found
-            if len(block) <= len(needle) or start + len(block) >= stop:
-                return -1
-            start += len(block) - len(needle) + 1
-        return -1
+        return self._first_match(lambda block: block.find(needle), len(needle), start, stop)
 
     def search(self, pattern: re.Pattern[bytes], width: int, start: int, stop: int) -> int:
         """Position of the first match of a pattern of up to `width` bytes, or -1."""
+
+        def first(block: bytes) -> int:
+            found = pattern.search(block)
+            return -1 if found is None else found.start()
+
+        return self._first_match(first, width, start, stop)
+
+    def _first_match(self, first: Callable[[bytes], int], width: int, start: int, stop: int) -> int:
+        """Search blocks that overlap, so that each holds whole matches of up to `width` bytes."""
         while start < stop:
             block = self.at(start, min(BLOCK_BYTES, stop - start))
-            found = pattern.search(block)
-            if found is not None:
-                return start + found.start()
+            if (found := first(block)) >= 0:
+                return start + found
             if start + len(block) >= stop or len(block) <= width:
                 return -1
             start += len(block) - width + 1

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 
 from hear_axlstm.audio.clips import AudioClip, ShardSpec, Source
@@ -60,17 +61,12 @@ def open_source(
         raise SourceError("no input: pass files, folders, a CSV, tars, or - for a list")
     found = [pair for text in texts for pair in _expand(text)]
     sources: list[tuple[str, Source]] = []
-    files: list[str] = []
-    for is_file, text in found:
+    for is_file, pairs in groupby(found, key=itemgetter(0)):
+        paths = [path for _, path in pairs]
         if is_file:
-            files.append(text)
-            continue
-        if files:
-            sources.append(("", FileSource(files)))
-            files = []
-        sources.append((text if len(found) > 1 else "", _open(text, path_column)))
-    if files:
-        sources.append(("", FileSource(files)))
+            sources.append(("", FileSource(paths)))
+        else:
+            sources += [(p if len(found) > 1 else "", _open(p, path_column)) for p in paths]
     return sources[0][1] if len(sources) == 1 and not sources[0][0] else SeveralSources(sources)
 
 
@@ -87,28 +83,22 @@ def _expand(text: str) -> Iterator[tuple[bool, str]]:
     is_tar = text.lower().endswith(TAR_SUFFIXES)
     if text == STDIN:
         yield from ((True, path) for path in _listed())
-    elif os.path.isdir(text) or is_remote(text) or (is_tar and "{" in text):
+    elif is_remote(text) or (is_tar and "{" in text):
         yield False, text
-    elif os.path.exists(text) or not _is_pattern(text):
+    elif os.path.exists(text) or not glob.has_magic(text):
         if not os.path.lexists(text):
             raise SourceError(f"{printable(text)} does not exist: check the path")
-        yield not text.lower().endswith(TABLE_SUFFIXES + TAR_SUFFIXES), text
+        yield not _has_clips(text), text
     else:
-        matches = [path for path in match_pattern(text) if _is_input(path)]
+        matches = [path for path in match_pattern(text) if may_be_audio(path) or _has_clips(path)]
         if not matches:
             raise SourceError(f"{text} matches no audio files: check the pattern")
-        for path in matches:
-            is_source = os.path.isdir(path) or path.lower().endswith(TABLE_SUFFIXES + TAR_SUFFIXES)
-            yield not is_source, path
+        yield from ((not _has_clips(path), path) for path in matches)
 
 
-def _is_pattern(text: str) -> bool:
-    return glob.has_magic(text) and not os.path.exists(text) and not is_remote(text)
-
-
-def _is_input(path: str) -> bool:
-    known = may_be_audio(path) or path.lower().endswith(TABLE_SUFFIXES + TAR_SUFFIXES)
-    return known or os.path.isdir(path)
+def _has_clips(path: str) -> bool:
+    """Whether a path is a folder, a table or a tar, and not a single file."""
+    return os.path.isdir(path) or path.lower().endswith(TABLE_SUFFIXES + TAR_SUFFIXES)
 
 
 def _listed() -> list[str]:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hear_axlstm.checkpoints.reference_release import is_release, read_release
+from hear_axlstm.checkpoints.authors.reference_release import is_release, read_release
 from hear_axlstm.checkpoints.shapes import Shape, expected_shapes
 from hear_axlstm.checkpoints.unfinished import (
     WEIGHTS,
@@ -31,6 +31,7 @@ from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.files import DISK_FULL, replacing
 from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.wording import listed
 
 FILE_NAME = "model.safetensors"
 HEADER_KEY = "hear_axlstm"
@@ -71,21 +72,12 @@ def save_tensors(
     """Write tensors with their settings; see `save`."""
     header = {"format": FORMAT, "model": config.to_dict(), "training": dict(training)}
     _check_finite(tensors, path)
-    write(path, tensors, {HEADER_KEY: json.dumps(header)})
-
-
-def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write a safetensors file; `path` is replaced atomically.
-
-    Raises:
-        OSError: if it can't be written, for example for lack of space.
-    """
     try:
         with replacing(path) as partial:
             partial.touch()
             mode = partial.stat().st_mode  # as the user's umask sets it; safetensors uses another
             with _system_errors():
-                save_file(dict(tensors), partial, metadata=dict(header))
+                save_file(dict(tensors), partial, metadata={HEADER_KEY: json.dumps(header)})
             partial.chmod(mode)
     except (SafetensorError, OSError) as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
@@ -208,10 +200,8 @@ def _check_fit(wanted: Mapping[str, Shape], found: Mapping[str, Shape], path: Pa
         if name in found and found[name] != shape
     ]
     if wrong:
-        more = f" and {len(wrong) - NAMED_KEYS} more" if len(wrong) > NAMED_KEYS else ""
-        raise ValueError(
-            f"the tensors in {path} do not fit its settings: {'; '.join(wrong[:NAMED_KEYS])}{more}"
-        )
+        named = listed(wrong, NAMED_KEYS, "; ")
+        raise ValueError(f"the tensors in {path} do not fit its settings: {named}")
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

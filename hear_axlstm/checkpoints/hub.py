@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import unquote
 
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
@@ -37,22 +36,13 @@ REFUSED = (401, 403)
 MISSING = (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError)
 
 
-class Address(NamedTuple):
-    """A file on the hub."""
-
-    repo: str
-    revision: str | None
-    """Branch, tag or commit; None for the default branch."""
-    file: str
-
-
 def is_address(spec: str) -> bool:
     """Whether a spec of weights is an address on the hub."""
     return spec.startswith(SCHEME)
 
 
-def parse(spec: str, default_file: str) -> Address:
-    """Split an address into its parts.
+def parse(spec: str, default_file: str) -> tuple[str, str | None, str]:
+    """Split an address into repository, revision (None for the default branch) and file.
 
     Raises:
         ValueError: if it is incomplete.
@@ -61,7 +51,7 @@ def parse(spec: str, default_file: str) -> Address:
     if match is None:
         raise ValueError(f"{spec!r} is incomplete: write hf://org/repo[@revision][/file]")
     revision = match["revision"]
-    return Address(match["repo"], revision and unquote(revision), match["file"] or default_file)
+    return match["repo"], revision and unquote(revision), match["file"] or default_file
 
 
 def download(spec: str, default_file: str) -> Path:
@@ -79,9 +69,9 @@ def download(spec: str, default_file: str) -> Path:
         PermissionError: if the repository is gated.
         ConnectionError: if the hub can't be reached or the connection drops.
     """
-    address = parse(spec, default_file)
+    repo, revision, file = parse(spec, default_file)
     with _reporting(spec):
-        path = Path(hf_hub_download(address.repo, address.file, revision=address.revision))
+        path = Path(hf_hub_download(repo, file, revision=revision))
     blob = path.resolve()
     try:
         verify(path, blob.name if DIGEST.fullmatch(blob.name) else None)

@@ -21,9 +21,9 @@ FREE = ("mask_ratio", "mask_keeps_position", "loss_on", "layout")
 def load_embedder(
     spec: str,
     *,
-    weights: Literal["random"] | None = None,
-    seed: int = 0,
-    layout: Layout | None = None,
+    weights: Literal["random"] | None,
+    seed: int,
+    layout: Layout | None,
 ) -> Embedder:
     """Load the embedding model that `hear_axlstm.load_model` returns; see there."""
     if weights not in (None, RANDOM):

@@ -11,11 +11,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hear_axlstm.checkpoints import fetch, hub
+from hear_axlstm.checkpoints import hub
+from hear_axlstm.checkpoints.authors import fetch
+from hear_axlstm.checkpoints.authors.published import PUBLISHED, TAG, cache, is_offline
+from hear_axlstm.checkpoints.authors.runs import newest_in_folder
 from hear_axlstm.checkpoints.checksum import MANIFEST, verify
 from hear_axlstm.checkpoints.format import FILE_NAME
-from hear_axlstm.checkpoints.published import PUBLISHED, TAG, cache, is_offline
-from hear_axlstm.checkpoints.runs import newest_in_folder
 from hear_axlstm.checkpoints.unfinished import newest_of_run
 from hear_axlstm.config import PRESETS
 

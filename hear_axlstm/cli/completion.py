@@ -11,7 +11,7 @@ from typing import Any
 from hear_axlstm.config import PRESETS
 
 SHELLS = ("bash", "zsh")
-TAG = "audioset"
+TAG = "audioset"  # as in checkpoints/authors, whose import would load torch
 
 BASH = """_axlstm() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}

@@ -8,8 +8,8 @@ from pathlib import Path
 import tyro
 
 from hear_axlstm import checkpoints
+from hear_axlstm.checkpoints.authors.reference_release import is_release, read_release
 from hear_axlstm.checkpoints.format import save_tensors
-from hear_axlstm.checkpoints.reference_release import is_release, read_release
 from hear_axlstm.config import Layout
 
 

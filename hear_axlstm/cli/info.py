@@ -13,8 +13,8 @@ import tyro
 
 from hear_axlstm import __version__
 from hear_axlstm.checkpoints import manifest
+from hear_axlstm.checkpoints.authors.published import PUBLISHED, TAG, cache
 from hear_axlstm.checkpoints.format import read_settings
-from hear_axlstm.checkpoints.published import PUBLISHED, TAG, cache
 from hear_axlstm.checkpoints.resolve import RANDOM
 from hear_axlstm.checkpoints.shapes import parameters
 from hear_axlstm.cli.weights import local_file

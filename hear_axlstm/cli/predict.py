@@ -19,7 +19,7 @@ from hear_axlstm.audio.skipped import Skipped, summary
 from hear_axlstm.audio.sources import AudioClip, open_source
 from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.cli import SOME_FAILED
-from hear_axlstm.embed.files import scenes_of
+from hear_axlstm.embed.scenes import scenes_of
 from hear_axlstm.files import replacing
 from hear_axlstm.finetune.classifier import Classifier, load_classifier
 from hear_axlstm.options import option

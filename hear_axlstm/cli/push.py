@@ -10,8 +10,8 @@ import tyro
 
 from hear_axlstm import checkpoints
 from hear_axlstm.checkpoints import hub
+from hear_axlstm.checkpoints.authors.reference_release import is_release
 from hear_axlstm.checkpoints.model_card import read_scores, write_card
-from hear_axlstm.checkpoints.reference_release import is_release
 from hear_axlstm.options import option
 
 

@@ -10,9 +10,9 @@ from typing import Annotated
 import tyro
 
 from hear_axlstm import checkpoints
-from hear_axlstm.checkpoints import fetch, published
+from hear_axlstm.checkpoints.authors import fetch, published
+from hear_axlstm.checkpoints.authors.published import PUBLISHED, Published
 from hear_axlstm.checkpoints.format import read_settings
-from hear_axlstm.checkpoints.published import PUBLISHED, Published
 from hear_axlstm.checkpoints.resolve import shipped_name
 from hear_axlstm.checkpoints.shapes import parameters
 from hear_axlstm.cli import unknown

@@ -85,10 +85,6 @@ class CropDataset:
         """Number of epochs completed before this step."""
         return step * self.batch_size / len(self)
 
-    def steps(self, epochs: float) -> int:
-        """Number of steps closest to this many epochs, at least one."""
-        return max(1, round(epochs * len(self) / self.batch_size))
-
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Tensor:
         """Return a rank's crops of a step, float32 [B / world_size, W, F]."""
         rows = share(self.batch_size, rank, world_size)

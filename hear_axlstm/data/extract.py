@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
@@ -17,7 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hear_axlstm.audio.loader import AHEAD, Decoded, decode_usable, map_ahead
+from hear_axlstm.audio.loader import (
+    AHEAD,
+    Decoded,
+    decode_usable,
+    groups,
+    map_ahead,
+    sample_count,
+)
 from hear_axlstm.audio.mel import LogMel
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip
@@ -119,29 +127,19 @@ def _features_on(
     device: torch.device, decoded: Iterable[tuple[int, Decoded | Skipped]], mel: MelConfig
 ) -> Iterator[tuple[int, Features | Skipped]]:
     """Compute log-mel of consecutive waveforms of equal length in batches."""
-    batch: list[tuple[int, Decoded]] = []
-    for number, item in decoded:
-        full = len(batch) * batch[0][1].waveform.size >= DEVICE_SAMPLES if batch else False
-        fits = isinstance(item, Decoded) and (
-            not batch or item.waveform.size == batch[0][1].waveform.size
-        )
-        if full or not fits:
-            yield from _batch_features(device, batch, mel)
-            batch = []
-        if isinstance(item, Decoded):
-            batch.append((number, item))
-        else:
-            yield number, item
-    yield from _batch_features(device, batch, mel)
+    for _, alike in groupby(decoded, _length):
+        for batch in groups(alike, _length, DEVICE_SAMPLES):
+            waveforms = [item.waveform for _, item in batch if isinstance(item, Decoded)]
+            frames = iter(_log_mel(np.stack(waveforms), mel, device) if waveforms else ())
+            for number, item in batch:
+                yield (
+                    number,
+                    item if isinstance(item, Skipped) else _features(item.id, next(frames)),
+                )
 
 
-def _batch_features(
-    device: torch.device, batch: Sequence[tuple[int, Decoded]], mel: MelConfig
-) -> Iterator[tuple[int, Features | Skipped]]:
-    if batch:
-        frames = _log_mel(np.stack([item.waveform for _, item in batch]), mel, device)
-        for (number, item), own in zip(batch, frames, strict=True):
-            yield number, _features(item.id, own)
+def _length(decoded: tuple[int, Decoded | Skipped]) -> int:
+    return sample_count(decoded[1])
 
 
 _front_ends: dict[tuple[MelConfig, torch.device], LogMel] = {}

@@ -167,9 +167,7 @@ def choose_device(device: str | None) -> torch.device | None:
 
 def _write(planned: Plan, mel: MelConfig, workers: int | None, device: str | None) -> None:
     """Write the missing shards."""
-    todo = {shard.number: shard for shard in planned.shards if not shard.is_done()}
-    known = [size for number in todo if (size := planned.sizes[number]) is not None]
-    total = sum(known) if len(known) == len(todo) else None
+    todo, total = planned.missing(planned.shards)
     if workers is None:
         workers = choose_workers(total)
     with (

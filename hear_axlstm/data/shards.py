@@ -131,6 +131,15 @@ class Plan:
         """Fingerprint of everything that the shards are made from."""
         return digest(shard.fingerprint for shard in self.shards)
 
+    def missing(self, shards: Iterable[Shard]) -> tuple[dict[int, Shard], int | None]:
+        """Those of the shards that are not done, by number, and how many clips they have.
+
+        The number of clips is None if a shard's is not known.
+        """
+        missing = {shard.number: shard for shard in shards if not shard.is_done()}
+        known = [size for number in missing if (size := self.sizes[number]) is not None]
+        return missing, sum(known) if len(known) == len(missing) else None
+
 
 def plan(
     source: Source,

@@ -1,26 +1,24 @@
 """The HEAR model: embeds waveforms of any length as timestamps and scenes.
 
-Shapes: B clips, n samples, T mel frames, F mel bins, W windows of 2 s, J time steps of 40 ms
-(for patches of 4 frames), D model width, D' = D x frequency patches, the embedding size.
+Shapes: B clips, n samples, J time steps of 40 ms (for patches of 4 frames), D model width,
+D' = D x frequency patches, the embedding size.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from typing_extensions import Self
+from torch import Tensor
 
-from hear_axlstm.audio.mel import LogMel, Statistics, standardize
+from hear_axlstm.audio.mel import Statistics
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed import inputs
+from hear_axlstm.embed.clip_encoder import ClipEncoder
 from hear_axlstm.embed.eager import eager
-from hear_axlstm.embed.fused import FusedEncoder
 from hear_axlstm.embed.inputs import (
     ArrayAudio,
     ArrayClip,
@@ -32,16 +30,13 @@ from hear_axlstm.embed.inputs import (
 )
 from hear_axlstm.embed.loading import Loader
 from hear_axlstm.embed.stream import Stream
-from hear_axlstm.embed.windows import Budget, Window, batches, cut, step_times
-from hear_axlstm.models.encoder import Encoder
-from hear_axlstm.ops.precision import Precision, autocast_to, product_dtype
-from hear_axlstm.ops.tracing import is_traced
+from hear_axlstm.embed.windows import step_times
 
 Standard: TypeAlias = Statistics | tuple[float, float]
 SMALLEST_STD = 1e-3  # of calibration audio's log-mel; constant audio has 1e-5, by rounding
 
 
-class Embedder(nn.Module):
+class Embedder(ClipEncoder):
     """Log-mel front end and encoder with the attributes required by the HEAR API.
 
     Attributes:
@@ -53,11 +48,7 @@ class Embedder(nn.Module):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.mel = LogMel(config.mel)
-        self.encoder = Encoder(config)
-        self._precision: Precision = "float32"
+        super().__init__(config)
         self.sample_rate = config.mel.sample_rate
         self.scene_embedding_size = config.embedding_size
         self.timestamp_embedding_size = config.embedding_size
@@ -260,7 +251,7 @@ class Embedder(nn.Module):
         Raises:
             ValueError: if all of the audio is silent or constant.
         """
-        self._check_dtype()
+        self.check_dtype()
         request = inputs.parse(audio, None, self.sample_rate, "raise")
         loaded = Loader(request, self.sample_rate, self.device)
         log_mels = [self.mel(clip[None])[0] for clips in loaded for clip in clips]
@@ -281,127 +272,5 @@ class Embedder(nn.Module):
         Raises:
             ValueError: for a model whose steps depend on later ones.
         """
-        self._check_dtype()
+        self.check_dtype()
         return Stream(self.encoder, self.mel, Statistics.of(statistics), self.precision)
-
-    @property
-    def precision(self) -> Precision:
-        """Data type of the large matrix products."""
-        return self._precision
-
-    @precision.setter
-    def precision(self, precision: Precision) -> None:
-        dtype = product_dtype(precision, self.device)  # raises if unknown
-        self._precision = precision
-        if self.encoder.fused is not None and self.encoder.fused.dtype != dtype:
-            self.fuse()
-
-    def fuse(self) -> Self:
-        """Fuse the weights for fast inference on a CPU, in evaluation mode; returns the model.
-
-        `load_model` calls this. Embeddings stay the same, but gradients are not available. Later
-        changes to the weights have no effect until `fuse` is called again. `train`, `unfuse`,
-        loading weights into the model, and moving it to another device or dtype drop the fused
-        weights.
-
-        Raises:
-            ValueError: if the model is not on a CPU or not float32, or has blocks with hooks or
-                replaced submodules.
-        """
-        self._check_dtype()
-        if self.device.type != "cpu":
-            raise ValueError(f"the model is on {self.device}: fused weights are for a CPU")
-        self.eval()
-        self.encoder.fused = FusedEncoder(self.encoder, product_dtype(self.precision, self.device))
-        return self
-
-    def infer(self) -> Self:
-        """Switch to evaluation mode, with fused weights on a CPU; returns the model."""
-        return self.fuse() if self.device.type == "cpu" else self.eval()
-
-    def unfuse(self) -> Self:
-        """Drop the fused weights, so that gradients are available; returns the model."""
-        self.encoder.fused = None
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        return self.encoder.cls_token.device
-
-    def _check_dtype(self) -> None:
-        dtype = self.encoder.cls_token.dtype
-        if dtype != torch.float32:
-            raise ValueError(
-                f"the model is {dtype}: keep it in float32 (model.float()), and for faster "
-                "products set model.precision = 'bfloat16'"
-            )
-
-    def encode_scenes(
-        self, audio: Iterable[Tensor], statistics: Statistics | None = None
-    ) -> Tensor:
-        """Scene embeddings of clips ``[n]`` of any lengths, float32 ``[B, D']``."""
-        sums: dict[int, list[Tensor]] = defaultdict(list)
-        counts: dict[int, int] = defaultdict(int)
-        for batch, steps_WJD in self._encoded(audio, statistics):
-            own = [window.steps(self.config.patch[0]) for window in batch]
-            index_J = torch.arange(steps_WJD.shape[1], device=steps_WJD.device)
-            inside_WJ = index_J < torch.tensor(own, device=steps_WJD.device)[:, None]
-            sums_WD = (steps_WJD * inside_WJ[..., None]).sum(1)
-            for window, steps, sum_D in zip(batch, own, sums_WD, strict=True):
-                sums[window.clip].append(sum_D)
-                counts[window.clip] += steps
-        return torch.stack([torch.stack(sums[c]).sum(0) / counts[c] for c in range(len(sums))])
-
-    def encode_steps(
-        self, audio: Iterable[Tensor], statistics: Statistics | None = None
-    ) -> list[Tensor]:
-        """All time steps of clips ``[n]`` of any lengths, each float32 ``[J, D']``.
-
-        The center of a clip's last step may be past its end, see `step_times`.
-        """
-        parts: dict[int, list[Tensor]] = defaultdict(list)
-        for batch, steps_WJD in self._encoded(audio, statistics):
-            for window, steps_JD in zip(batch, steps_WJD, strict=True):
-                parts[window.clip].append(steps_JD[: window.steps(self.config.patch[0])])
-        return [torch.cat(parts[clip]) for clip in range(len(parts))]
-
-    def _encoded(
-        self, audio: Iterable[Tensor], statistics: Statistics | None
-    ) -> Iterator[tuple[list[Window], Tensor]]:
-        """Yield the windows of all clips in batches, with their time steps ``[W, J, D']``."""
-        log_mels = self._log_mels(list(audio), statistics)
-        width = self.config.window_frames
-        # A causal encoder is not affected by padding at the end, so it is left out, unless rows
-        # mix early and late tokens.
-        alone = self.encoder.causal and self.config.layout == "time"
-        multiple = self.config.patch[0] if alone else width
-        budget = Budget.of(self.device).frames
-        for batch in batches([len(mel) for mel in log_mels], width, multiple, budget):
-            yield batch, self._encode(cut(log_mels, batch))
-
-    def _log_mels(self, audio: Sequence[Tensor], statistics: Statistics | None) -> list[Tensor]:
-        """Standardized log-mel ``[T, F]`` of each clip; clips of equal length form a batch."""
-        self._check_dtype()
-        same: dict[int, list[int]] = defaultdict(list)
-        for index, clip in enumerate(audio):
-            same[len(clip)].append(index)
-        log_mels: dict[int, Tensor] = {}
-        for members in same.values():
-            waveforms = torch.stack([audio[index] for index in members]).float()
-            log_mels.update(zip(members, standardize(self.mel(waveforms), statistics), strict=True))
-        return [log_mels[index] for index in range(len(audio))]
-
-    def _encode(self, windows: Tensor) -> Tensor:
-        """Encode windows ``[W, T, F]`` to time steps ``[W, T / 4, D']``."""
-        self.encoder.refuse_gradients(windows)
-        if self.encoder.fused is not None and not is_traced(windows):
-            with autocast_to(torch.float32, windows.device):  # overrides the caller's
-                tokens = self.encoder.fused(windows)
-        else:
-            with autocast_to(product_dtype(self.precision, windows.device), windows.device):
-                tokens = self.encoder(windows)[:, 1:].float()
-        bands = self.config.grid[1]
-        if self.config.layout == "release":
-            return tokens.unflatten(1, (bands, -1)).transpose(1, 2).flatten(2)
-        return tokens.unflatten(1, (-1, bands)).flatten(2)

@@ -1,16 +1,15 @@
-"""Embedding of many files: `axlstm embed`, and scenes one at a time for other commands.
+"""Embedding of many files into one output, as `axlstm embed` does.
 
 Shapes: J time steps, D' embedding size.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hear_axlstm.audio.loader import Decoded, decode_ahead, decode_usable
+from hear_axlstm.audio.loader import Decoded, decode_ahead, decode_usable, groups, sample_count
 from hear_axlstm.audio.skipped import Skipped, summary
-from hear_axlstm.audio.sources import AudioClip, open_source
+from hear_axlstm.audio.sources import open_source
 from hear_axlstm.data.shards import (
     Plan,
     Record,
@@ -34,7 +33,8 @@ from hear_axlstm.data.shards import (
     write_shards,
 )
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.embed.windows import Budget, groups, step_times
+from hear_axlstm.embed.scenes import decoding_threads, to_tensors
+from hear_axlstm.embed.windows import Budget, step_times
 from hear_axlstm.embed.writers import Output, OutputError
 from hear_axlstm.files import naming_full_disk, sole_writer, write_text
 from hear_axlstm.ops.precision import product_dtype
@@ -63,30 +63,6 @@ class EmbedReport:
         if missing := summary(self.clips, self.skipped, f"see {self.output.report}"):
             text += f"; {missing}. Fix them and run the same command again to include them"
         return text
-
-
-@torch.no_grad()
-def scenes_of(
-    embedder: Embedder, clips: Iterable[AudioClip | Skipped]
-) -> Iterator[tuple[AudioClip | Skipped, Tensor | Skipped]]:
-    """Yield each clip with its scene embedding ``[D']`` on the CPU, or the reason for having none.
-
-    Clips that are broken, silent or shorter than 25 ms have none. Shows progress.
-    """
-    total = len(clips) if isinstance(clips, Sized) else None
-    rate, budget = embedder.sample_rate, Budget.of(embedder.device)
-    held = round(budget.held_seconds * rate)
-    work = partial(decode_usable, sample_rate=rate, longest=None)
-    found = decode_ahead(((clip, clip) for clip in clips), work, _threads(), held)
-    with closing(found), Progress(total=total, desc="embedding", unit="clip") as bar:
-        for group in groups(found, lambda pair: _samples(pair[1]), held):
-            decoded = [item for _, item in group if isinstance(item, Decoded)]
-            scenes = iter(
-                embedder.encode_scenes(_tensors(decoded, embedder)).cpu() if decoded else ()
-            )
-            for clip, item in group:
-                yield clip, item if isinstance(item, Skipped) else next(scenes)
-                bar.update()
 
 
 def embed_files(
@@ -133,7 +109,7 @@ def embed_files(
         "source": source.name,
         "path_column": path_column,
         "model": embedder.config.to_dict(),
-        "weights": _digest(embedder),
+        "weights": embedder.digest(),
         "precision": _precision(embedder, context),
     }
     settings = [json.dumps(request, default=str)]
@@ -191,26 +167,16 @@ def _is_up_to_date(output: Output, planned: Plan, request: Mapping[str, Any]) ->
     )
 
 
-def _digest(embedder: Embedder) -> str:
-    """Hash of the weights."""
-    hashed = hashlib.sha256()
-    for tensor in embedder.encoder.state_dict().values():
-        hashed.update(tensor.cpu().contiguous().numpy().data)
-    return hashed.hexdigest()
-
-
 def _write_share(
     planned: Plan, embedder: Embedder, batch_seconds: float, context: DistContext
 ) -> None:
     """Compute this rank's missing shards, then wait for the other ranks."""
     own = [shard for shard in planned.shards if shard.number % context.size == context.rank]
-    todo = {shard.number: shard for shard in own if not shard.is_done()}
-    known = [size for number in todo if (size := planned.sizes[number]) is not None]
+    todo, total = planned.missing(own)
     fields = planned.shards[0].fields if planned.shards else ()
-    total = sum(known) if len(known) == len(todo) else None
     most = round(batch_seconds * embedder.sample_rate)
     work = partial(decode_usable, sample_rate=embedder.sample_rate)
-    found = decode_ahead(jobs(planned, todo), work, _threads(), most)
+    found = decode_ahead(jobs(planned, todo), work, decoding_threads(), most)
     bar = Progress(total=total, unit="clip", desc="embedding", disable=not context.is_first)
     with closing(found), bar:
         start, samples = time.monotonic(), 0
@@ -233,7 +199,7 @@ def _embedded(
     found: Iterable[Decoded | Skipped], embedder: Embedder, most: int, fields: Sequence[str]
 ) -> Iterator[Record | Skipped]:
     """Embed the clips of one shard in order, in batches of up to `most` samples."""
-    for group in groups(found, _samples, most):
+    for group in groups(found, sample_count, most):
         decoded = [item for item in group if isinstance(item, Decoded)]
         records = iter(_embed_batch(decoded, embedder, fields) if decoded else ())
         for item in group:
@@ -243,7 +209,7 @@ def _embedded(
 def _embed_batch(
     batch: Sequence[Decoded], embedder: Embedder, fields: Sequence[str]
 ) -> list[Record]:
-    waveforms = _tensors(batch, embedder)
+    waveforms = to_tensors(batch, embedder)
     with torch.no_grad():
         if "steps" not in fields:
             tensors = [{"scene": scene[None]} for scene in embedder.encode_scenes(waveforms)]
@@ -294,15 +260,3 @@ def read_report(output: Output) -> EmbedReport:
     """Read the summary of a finished run from its stamp."""
     made = json.loads(output.stamp.read_text(encoding="utf-8"))
     return EmbedReport(output, made["clips"], made["hours"], made["skipped"])
-
-
-def _tensors(clips: Sequence[Decoded], embedder: Embedder) -> list[Tensor]:
-    return [torch.from_numpy(clip.waveform).to(embedder.device) for clip in clips]
-
-
-def _samples(item: Decoded | Skipped) -> int:
-    return item.waveform.size if isinstance(item, Decoded) else 0
-
-
-def _threads() -> int:
-    return max(2, torch.get_num_threads())

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import hear_axlstm
 from hear_axlstm.audio.io import AudioError, load_audio
-from hear_axlstm.audio.loader import SILENCE, WINDOW_SECONDS, map_ahead
+from hear_axlstm.audio.loader import SILENCE, WINDOW_SECONDS, groups, map_ahead
 from hear_axlstm.audio.resample import RATES, resampled
 from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.embed.inputs import (
@@ -33,8 +33,9 @@ from hear_axlstm.embed.inputs import (
     check_type,
     describe,
 )
-from hear_axlstm.embed.windows import Budget, groups
+from hear_axlstm.embed.windows import Budget
 from hear_axlstm.progress import Progress
+from hear_axlstm.wording import listed
 
 MOST_CHANNELS = 32  # of a recording; a longer axis of an array is time
 SHOWN = 3  # clips named in a warning
@@ -88,12 +89,11 @@ class Loader:
         found, clips = self._remarks, len(self.request.items)
         if not (found and warns):
             return
-        text = ", ".join(f"{name} is {remark}" for name, remark in list(found.items())[:SHOWN])
+        text = listed([f"{name} is {remark}" for name, remark in found.items()], SHOWN)
         if clips == 1:
             text += ": its embedding is not meaningful"
         else:
-            more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-            text = f"no meaningful embedding for {len(found)} of {clips} clips: {text}{more}"
+            text = f"no meaningful embedding for {len(found)} of {clips} clips: {text}"
         warnings.warn(text, AudioWarning, stacklevel=_level_of_caller())
 
     def _items(self) -> Iterator[Loaded | Failed]:

@@ -6,8 +6,8 @@ Shapes: W windows, T mel frames, F mel bins, J time steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from hear_axlstm.audio.mel import frame_count
 from hear_axlstm.config import ModelConfig
 
 SPREAD = 20  # frames; windows that differ by no more are padded to one length and batched
-T = TypeVar("T")
 
 
 class Budget(NamedTuple):
@@ -37,20 +36,6 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {"cpu": Budget(300.0, 12_800, 1_600), "cuda": Budget(300.0, 51_200, 51_200)}
-
-
-def groups(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
-    """Group consecutive items whose sizes sum to at most `most`; a larger item is alone."""
-    group: list[T] = []
-    held = 0
-    for item in items:
-        if group and held + size(item) > most:
-            yield group
-            group, held = [], 0
-        group.append(item)
-        held += size(item)
-    if group:
-        yield group
 
 
 class Window(NamedTuple):

@@ -15,14 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hear_axlstm.audio.loader import groups
 from hear_axlstm.audio.tables import OPEN_CSV
-from hear_axlstm.data.shards import Shard, Summary
-from hear_axlstm.embed.windows import groups
+from hear_axlstm.data.shards import Record, Shard, Summary
 from hear_axlstm.files import naming_full_disk, replacing, write_text
 
 GROUP_BYTES = 1 << 26  # embeddings in a row group of a Parquet file
@@ -36,14 +35,6 @@ WINDOWS = os.name == "nt"
 
 class OutputError(ValueError):
     """Raised for an unusable output; the message names the remedy."""
-
-
-class Embedded(NamedTuple):
-    """One clip's embeddings, by field: scene ``[1, D']``, steps ``[J, D']``, times_ms ``[J]``."""
-
-    id: str
-    samples: int
-    fields: dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -170,8 +161,11 @@ def _change(name: str, before: object, now: object) -> str:
     return f"{name} ({values})" if len(values) <= 2 * SHOWN and name != "weights" else name
 
 
-def read_embedded(shards: Sequence[Shard], size: int) -> Iterator[Embedded]:
-    """Yield the clips of finished shards, one at a time; `size` is D'."""
+def read_embedded(shards: Sequence[Shard], size: int) -> Iterator[Record]:
+    """Yield the clips of finished shards, one at a time.
+
+    Their arrays are scene ``[1, D']``, steps ``[J, D']`` and times_ms ``[J]``; `size` is D'.
+    """
     for shard in shards:
         clips = shard.read()["clips"]
         with ExitStack() as stack:
@@ -183,7 +177,7 @@ def read_embedded(shards: Sequence[Shard], size: int) -> Iterator[Embedded]:
                     shape = (rows,) if field == "times_ms" else (rows, size)
                     content = file.read(4 * int(np.prod(shape)))
                     arrays[field] = np.frombuffer(content, "<f4").reshape(shape)
-                yield Embedded(clip_id, clips["samples"][index], arrays)
+                yield Record(clip_id, arrays, {"samples": clips["samples"][index]})
 
 
 def _write_npy(path: Path, shards: Sequence[Shard], size: int) -> None:
@@ -213,22 +207,22 @@ def _write_folder(folder: Path, joined: Path, shards: Sequence[Shard], size: int
         index = csv.writer(file)
         index.writerow(("id", "file", "samples"))
         for clip in read_embedded(shards, size):
-            index.writerow((clip.id, _write_clip(joined, clip), clip.samples))
+            index.writerow((clip.id, _write_clip(joined, clip), clip.facts["samples"]))
     for path in joined.iterdir():
         if (folder / path.name).is_dir():
             shutil.rmtree(folder / path.name)
         os.replace(path, folder / path.name)
 
 
-def _write_clip(folder: Path, clip: Embedded) -> str:
+def _write_clip(folder: Path, clip: Record) -> str:
     """Write one file per field, and return the file name."""
-    first = folder / next(iter(clip.fields))
+    first = folder / next(iter(clip.arrays))
     name = _file_name(clip.id, first)
     try:
         (first / name).parent.mkdir(parents=True, exist_ok=True)
     except OSError:  # there is a folder of that name, or the file system rejects the name
         name = f"{_short_hash(clip.id)}.npy"
-    for field, array in clip.fields.items():
+    for field, array in clip.arrays.items():
         target = folder / field / name
         target.parent.mkdir(parents=True, exist_ok=True)
         np.save(target, array[0] if field == "scene" else array)
@@ -295,20 +289,20 @@ def _write_parquet(path: Path, shards: Sequence[Shard], size: int) -> None:
             writer.write_table(pyarrow.table(columns, schema=schema))
 
 
-def _column(clips: Sequence[Embedded], field: str, size: int) -> Any:
+def _column(clips: Sequence[Record], field: str, size: int) -> Any:
     """Convert the values of several clips to one Arrow array, without a Python object for each."""
     pyarrow, _ = parquet_library()
-    numbers = pyarrow.array(np.concatenate([clip.fields[field].ravel() for clip in clips]))
+    numbers = pyarrow.array(np.concatenate([clip.arrays[field].ravel() for clip in clips]))
     if field != "times_ms":
         numbers = pyarrow.FixedSizeListArray.from_arrays(numbers, size)
     if field == "scene":
         return numbers
-    ends = np.cumsum([0, *(len(clip.fields[field]) for clip in clips)])
+    ends = np.cumsum([0, *(len(clip.arrays[field]) for clip in clips)])
     return pyarrow.ListArray.from_arrays(pyarrow.array(ends, pyarrow.int32()), numbers)
 
 
-def _nbytes(clip: Embedded) -> int:
-    return sum(array.nbytes for array in clip.fields.values())
+def _nbytes(clip: Record) -> int:
+    return sum(array.nbytes for array in clip.arrays.values())
 
 
 def _utf8(clip_id: str) -> str:

@@ -14,7 +14,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,9 +21,9 @@ from torch import Tensor
 from hear_axlstm.audio.labels import (
     SEPARATOR,
     SPLITS,
+    LabeledRow,
     LabelsError,
     read_labeled,
-    shown,
     warn_of_separator,
 )
 from hear_axlstm.audio.loader import decode_ahead, decode_usable
@@ -34,24 +33,11 @@ from hear_axlstm.config import MelConfig
 from hear_axlstm.finetune.classifier import Labels
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.progress import Progress
-from hear_axlstm.wording import plural
+from hear_axlstm.wording import indented, listed, plural
 
 log = logging.getLogger(__name__)
 
-SHOWN = 10  # files that a message lists
 THREADS = 2  # threads that decode files
-
-
-class SplitClip(NamedTuple):
-    """A labeled clip and its split, one of SPLITS, or empty if unspecified."""
-
-    clip: AudioClip
-    split: str
-
-    @property
-    def in_split(self) -> str:
-        """The split that it belongs to: training, if unspecified."""
-        return self.split or "train"
 
 
 @dataclass(frozen=True)
@@ -95,25 +81,23 @@ def read_dataset(train: Path, config: FinetuneConfig) -> Dataset:
         TableError, SourceError, LabelsError: for files or clips that can't be trained on or scored.
     """
     folds = {config.valid_fold: "valid", config.test_fold: "test"}
-    clips = _read(train, config, {fold: s for fold, s in folds.items() if fold is not None})
+    rows = _read(train, config, {fold: s for fold, s in folds.items() if fold is not None})
     for split, file in (("valid", config.valid), ("test", config.test)):
         if file is not None:
-            if any(clip.split == split for clip in clips):
+            if any(row.split == split for row in rows):
                 raise LabelsError(f"{train} has {split} clips, and so does {file}: use only one")
-            clips += [clip._replace(split=split) for clip in _read(file, config, {})]
-    listed = {item.in_split for item in clips}
-    clips, missing = _with_files(clips)
+            rows += [row._replace(split=split) for row in _read(file, config, {})]
+    used = {row.split for row in rows}
+    rows, missing = _with_files(rows)
     if missing and not config.skip_broken:
-        report_broken([*missing, *_unusable(clips)], skip=False)
-    for split in sorted(listed - {item.in_split for item in clips}):
+        report_broken([*missing, *_unusable(rows)], skip=False)
+    for split in sorted(used - {row.split for row in rows}):
         raise LabelsError(
             f"no file of the {split} clips exists, e.g. {missing[0].id}: check the paths"
         )
-    if "valid" not in listed:
-        clips = _draw_valid(clips, config)
-    splits: dict[str, tuple[AudioClip, ...]] = {}
-    for split in SPLITS:
-        splits[split] = tuple(item.clip for item in clips if item.in_split == split)
+    if "valid" not in used:
+        rows = _draw_valid(rows, config)
+    splits = {split: tuple(row.clip for row in rows if row.split == split) for split in SPLITS}
     if not splits["test"]:
         del splits["test"]
     labels = Labels(_classes(splits["train"]), config.multilabel)
@@ -139,7 +123,7 @@ def check(dataset: Dataset, source: Path) -> Dataset:
         if unseen := sorted(set(_classes(members)) - set(classes)):
             raise LabelsError(
                 f"{plural(len(unseen), 'class')} of the {split} clips have no training clips: "
-                f"{shown(unseen)}: add some, or leave those clips out"
+                f"{listed(unseen)}: add some, or leave those clips out"
             )
     seen: dict[tuple[object, ...], str] = {}
     for split, members in splits.items():
@@ -153,14 +137,15 @@ def check(dataset: Dataset, source: Path) -> Dataset:
     return dataset
 
 
-def _read(file: Path, config: FinetuneConfig, folds: Mapping[str, str]) -> list[SplitClip]:
+def _read(file: Path, config: FinetuneConfig, folds: Mapping[str, str]) -> list[LabeledRow]:
+    """Read a CSV's rows, each with its split: by its fold, or else the column split, or train."""
     separator = config.separator if config.multilabel else None
     rows, columns = read_labeled(file, config.labels, separator, config.path_column)
     if folds and "fold" not in [name.lower() for name in columns]:
         raise LabelsError(f"{file} has no column 'fold': its header has {', '.join(columns)}")
     for fold in folds:
         if all(row.fold != fold for row in rows):
-            known = shown(sorted({row.fold for row in rows}))
+            known = listed(sorted({row.fold for row in rows}))
             raise LabelsError(f"{file} has no clip of fold {fold!r}: its folds are {known}")
     if config.multilabel:
         warn_of_separator(rows, config.separator)
@@ -172,23 +157,24 @@ def _read(file: Path, config: FinetuneConfig, folds: Mapping[str, str]) -> list[
                     "pass --multilabel if it lists classes, else rename the class"
                 )
     return [
-        SplitClip(row.clip, folds.get(row.fold, "train") if folds else row.split) for row in rows
+        row._replace(split=folds.get(row.fold, "train") if folds else row.split or "train")
+        for row in rows
     ]
 
 
-def _with_files(clips: Sequence[SplitClip]) -> tuple[list[SplitClip], tuple[Skipped, ...]]:
-    """Separate clips whose files exist from missing files."""
-    sources = {str(clip.source) for clip, _ in clips}
+def _with_files(rows: Sequence[LabeledRow]) -> tuple[list[LabeledRow], tuple[Skipped, ...]]:
+    """Separate rows whose files exist from missing files."""
+    sources = {str(row.clip.source) for row in rows}
     is_there = {path: Path(path).is_file() for path in sources}
     missing = [Skipped(path, "no such file") for path in sorted(sources) if not is_there[path]]
-    return [item for item in clips if is_there[str(item.clip.source)]], tuple(missing)
+    return [row for row in rows if is_there[str(row.clip.source)]], tuple(missing)
 
 
-def _unusable(clips: Sequence[SplitClip]) -> list[Skipped]:
+def _unusable(rows: Sequence[LabeledRow]) -> list[Skipped]:
     """Clips that can't be decoded or are silent or too short, found without embedding them."""
     work = partial(decode_usable, sample_rate=MelConfig().sample_rate, longest=None)
-    found = decode_ahead(((clip, clip) for clip, _ in clips), work, THREADS)
-    with closing(found), Progress(total=len(clips), desc="checking", unit="clip") as bar:
+    found = decode_ahead(((row.clip, row.clip) for row in rows), work, THREADS)
+    with closing(found), Progress(total=len(rows), desc="checking", unit="clip") as bar:
         unusable = []
         for clip, decoded in found:
             bar.update()
@@ -205,26 +191,24 @@ def report_broken(broken: Sequence[Skipped], skip: bool) -> None:
     """
     if not broken:
         return
-    lines = [f"{file.id}: {file.reason}" for file in broken[:SHOWN]]
-    if len(broken) > SHOWN:
-        lines.append(f"and {len(broken) - SHOWN} more")
-    found = "\n  ".join([f"{plural(len(broken), 'file')} can't be used:", *lines])
+    lines = indented([f"{file.id}: {file.reason}" for file in broken])
+    found = f"{plural(len(broken), 'file')} can't be used:{lines}"
     if not skip:
         raise LabelsError(f"{found}\nfix them, or leave them out with --skip-broken")
     log.warning("%s\nthese files are left out", found)
 
 
-def _draw_valid(clips: Sequence[SplitClip], config: FinetuneConfig) -> list[SplitClip]:
+def _draw_valid(rows: Sequence[LabeledRow], config: FinetuneConfig) -> list[LabeledRow]:
     """Move `config.valid_fraction` of each class's training clips to validation."""
-    order = [index for index, (_, split) in enumerate(clips) if split in ("", "train")]
+    order = [index for index, row in enumerate(rows) if row.split == "train"]
     random.Random(config.seed).shuffle(order)
-    count = Counter(name for index in order for name in clips[index].clip.labels or ("",))
+    count = Counter(name for index in order for name in rows[index].clip.labels or ("",))
     left = {name: min(n - 1, round(config.valid_fraction * n)) for name, n in count.items()}
-    drawn = list(clips)
+    drawn = list(rows)
     for index in order:
-        names = clips[index].clip.labels or ("",)
+        names = rows[index].clip.labels or ("",)
         if all(left[name] > 0 for name in names):
-            drawn[index] = clips[index]._replace(split="valid")
+            drawn[index] = rows[index]._replace(split="valid")
             left.update({name: left[name] - 1 for name in names})
     return drawn
 

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip
-from hear_axlstm.checkpoints.published import CACHE_VARIABLE
-from hear_axlstm.checkpoints.published import cache as weights_cache
+from hear_axlstm.checkpoints.authors.published import CACHE_VARIABLE
+from hear_axlstm.checkpoints.authors.published import cache as weights_cache
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.embed.files import scenes_of
+from hear_axlstm.embed.scenes import scenes_of
+from hear_axlstm.files import digest
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def embed(embedder: Embedder, clips: Sequence[AudioClip]) -> list[Tensor | Skipp
     A cached embedding is used if the weights, the file's path, size and date, and the span are
     unchanged. If the cache can't be written, embeddings are computed each time, with a warning.
     """
-    folder = _cache() / f"scenes-{_digest(embedder)}"
+    folder = weights_cache().parent / f"scenes-{_digest(embedder)}"
     files = [folder / f"{_key(clip)}.npy" for clip in clips]
     found: list[Tensor | Skipped | None] = [_read(file) for file in files]
     can_write = True
@@ -44,10 +45,6 @@ def embed(embedder: Embedder, clips: Sequence[AudioClip]) -> list[Tensor | Skipp
         if isinstance(scene, Tensor) and can_write:
             can_write = _write(files[index], scene)
     return [scene for scene in found if scene is not None]
-
-
-def _cache() -> Path:
-    return weights_cache().parent
 
 
 def _read(file: Path) -> Tensor | None:
@@ -82,9 +79,5 @@ def _key(clip: AudioClip) -> str:
 
 def _digest(embedder: Embedder) -> str:
     """Digest of everything that an embedding depends on besides the clip."""
-    settings = [version("hear_axlstm"), embedder.config.to_dict()]
-    known = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, tensor in embedder.encoder.state_dict().items():
-        known.update(name.encode())
-        known.update(tensor.cpu().contiguous().numpy().tobytes())
-    return known.hexdigest()[:16]
+    settings = json.dumps(embedder.config.to_dict(), sort_keys=True)
+    return digest([version("hear_axlstm"), settings, embedder.digest()])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import hear_axlstm
 from hear_axlstm import load_model
 from hear_axlstm.checkpoints import manifest
-from hear_axlstm.checkpoints.published import PUBLISHED
+from hear_axlstm.checkpoints.authors.published import PUBLISHED
 from hear_axlstm.checkpoints.resolve import shipped_name
 from hear_axlstm.config import PRESETS, ModelConfig
 from hear_axlstm.embed.embedder import Embedder

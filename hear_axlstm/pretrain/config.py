@@ -138,18 +138,18 @@ class TrainConfig:
         return self.epochs / 10 if self.warmup_epochs is None else self.warmup_epochs
 
     @property
+    def batch(self) -> int:
+        """Clips per optimizer step; the paper's number if none was given."""
+        return self.batch_size or PAPER_BATCH
+
+    @property
     def peak_lr(self) -> float:
         """The highest learning rate of the run."""
-        scaled = self.base_lr * (self.batch_size or PAPER_BATCH) / REFERENCE_BATCH
-        return scaled if self.lr is None else self.lr
+        return self.base_lr * self.batch / REFERENCE_BATCH if self.lr is None else self.lr
 
-    def steps(self, clips: int) -> int:
-        """Number of optimizer steps for a number of clips."""
-        return max(1, round(self.epochs * clips / (self.batch_size or PAPER_BATCH)))
-
-    def warmup_steps(self, clips: int) -> int:
-        """Number of warm-up steps for a number of clips."""
-        return max(1, round(self.warmup * clips / (self.batch_size or PAPER_BATCH)))
+    def steps(self, clips: int, epochs: float | None = None) -> int:
+        """Number of optimizer steps in some epochs of a number of clips, by default in all."""
+        return max(1, round((self.epochs if epochs is None else epochs) * clips / self.batch))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hear_axlstm.data.corpus import FRAME_DTYPE, Corpus
 from hear_axlstm.data.dataset import split_validation
 from hear_axlstm.models.patch_embed import random_mask
 from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
-from hear_axlstm.pretrain.config import PAPER_BATCH, PretrainConfig
+from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.step import make_train_step
 from hear_axlstm.progress import Progress
 from hear_axlstm.training.device import choose_device, keep_freed_memory
@@ -57,15 +57,10 @@ class CostCard:
     @property
     def hours(self) -> float:
         """Duration of the run at the measured speed."""
-        return self.steps * self.batch_size / self.clips_per_second / 3600
-
-    @property
-    def batch_size(self) -> int:
-        """Clips per optimizer step."""
-        return self.config.batch_size or PAPER_BATCH
+        return self.steps * self.config.batch / self.clips_per_second / 3600
 
     def __str__(self) -> str:
-        batch = self.batch_size
+        batch = self.config.batch
         per_second = self.flops / batch * self.clips_per_second
         state = self.parameters * BYTES_PER_PARAMETER
         lines = {

@@ -17,7 +17,7 @@ from hear_axlstm.audio.io import AudioError
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip, FolderSource
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.embed.files import scenes_of
+from hear_axlstm.embed.scenes import scenes_of
 from hear_axlstm.wording import plural
 
 NEIGHBORS = 5
@@ -71,7 +71,7 @@ def read_labeled(source: str | Path) -> LabeledClips:
         found = [clip for clip in FolderSource(source).clips() if isinstance(clip, AudioClip)]
         clips = LabeledClips(tuple(clip for clip in found if clip.labels), None)
     elif source.is_file():
-        rows = labels.read_labeled(source).rows
+        rows, _ = labels.read_labeled(source)
         splits = {row.split for row in rows}
         if splits - {"", *SPLITS}:
             raise ProbeError(f"probe={source}: each split must be one of {', '.join(SPLITS)}")

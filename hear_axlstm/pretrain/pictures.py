@@ -61,6 +61,7 @@ def draw(shown: Tensor, seconds: float, title: str, path: Path) -> NDArray[np.ui
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.image import imsave
 
     clips, _, bins = shown.shape[1:]
     figure = Figure(figsize=(11, 0.7 + 1.6 * clips), dpi=100, layout="constrained")
@@ -88,13 +89,7 @@ def draw(shown: Tensor, seconds: float, title: str, path: Path) -> NDArray[np.ui
     figure.suptitle(title)
     canvas.draw()
     picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    _write(picture, path)
-    return picture
-
-
-def _write(picture: NDArray[np.uint8], path: Path) -> None:
-    from matplotlib.image import imsave
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         imsave(partial, picture, format="png")
+    return picture

@@ -6,13 +6,10 @@ The paper's runs share one schedule: 100 epochs of AudioSet, batch 1024, peak le
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from hear_axlstm.config import PRESETS, ModelConfig
 from hear_axlstm.pretrain.config import PretrainConfig, Variant
-
-TableName = Literal["comparison", "expansion", "patch", "gating"]
 
 
 def _paper(model: ModelConfig) -> PretrainConfig:
@@ -53,69 +50,6 @@ OPEN_RECIPE = PretrainConfig(
     balance=0.5,
 )
 """For tens of hours of audio in a few folders; any model; not from the paper."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the paper."""
-
-    title: str
-    settings: tuple[str, ...]
-    """Fields of `ModelConfig` in which its rows differ."""
-    rows: tuple[str, ...]
-    """Names in `RECIPES`, including some that the paper mentions but does not print."""
-
-
-TABLES: dict[TableName, Table] = {
-    "comparison": Table(
-        "Table 2: AxLSTM against SSAST",
-        ("dim",),
-        (
-            "ssast_tiny",
-            "ssast_small",
-            "ssast_base",
-            "axlstm_tiny",
-            "axlstm_small",
-            "axlstm_base",
-        ),
-    ),
-    "expansion": Table(
-        "Table 3: expansion factor",
-        ("expansion",),
-        (
-            "ssast_tiny",
-            "axlstm_tiny_e2_flip",
-            "axlstm_tiny_e3_flip",
-            "axlstm_tiny_e4_flip",
-        ),
-    ),
-    "patch": Table(
-        "Table 4: patch size",
-        ("patch",),
-        (
-            "ssast_tiny_8x16",
-            "axlstm_tiny_e2_flip_8x16",
-            "ssast_tiny",
-            "axlstm_tiny_e2_flip",
-            "ssast_tiny_4x8",
-            "axlstm_tiny_e2_flip_4x8",
-        ),
-    ),
-    "gating": Table(
-        "Table 5: exponential gate and flip",
-        ("expansion", "input_gate", "flip"),
-        (
-            "axlstm_tiny_e2_flip",
-            "axlstm_tiny_e2",
-            "axlstm_tiny_e2_flip_sigmoid",
-            "axlstm_tiny_e2_sigmoid",
-            "axlstm_tiny_e3_flip",
-            "axlstm_tiny",
-            "axlstm_tiny_e3_flip_sigmoid",
-            "axlstm_tiny_e3_sigmoid",
-        ),
-    ),
-}
 
 
 def settings_of(name: str) -> PretrainConfig:

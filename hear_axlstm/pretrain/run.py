@@ -75,72 +75,70 @@ def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "au
             if context.is_first:
                 settings = json.dumps(config.to_dict(), indent=2)
                 write_text(run / CONFIG, settings + "\n")
-            pretraining = _Pretraining(config, corpus, run, context, stop, start)
-            pretraining.trainer.fit(pretraining.monitor, "pretraining")
-            return context.broadcast(pretraining.write_weights() if context.is_first else run)
+            trainer, monitor = _assemble(config, corpus, run, context, stop, start)
+            trainer.fit(monitor, "pretraining")
+            if context.is_first:
+                _write_weights(trainer, monitor.model, corpus)
+            context.barrier()
+            return run / checkpoints.FILE_NAME
 
 
-class _Pretraining:
-    """The parts of a run: data, model, trainer and monitor."""
+def _assemble(
+    config: PretrainConfig,
+    corpus: Corpus,
+    run: Path,
+    context: DistContext,
+    stop: StopRequest,
+    start: Checkpoint | None,
+) -> tuple[Trainer, PretrainMonitor]:
+    """Make the model, the data, and the trainer and monitor of a run."""
+    data, validation = _datasets(config, corpus, context)
+    with torch.random.fork_rng(devices=[]):  # leaves the caller's generator unchanged
+        torch.manual_seed(config.seed)
+        model = MaskedPatchModel(config.model).to(context.device)
+    model.encoder.checkpoint_blocks = config.checkpoint_blocks
+    if config.init is not None and start is None:
+        checkpoints.initialize(model, config.init)
+    trainer = Trainer(
+        run,
+        config,
+        config.to_dict(),
+        corpus.fingerprint,
+        make_train_step(model, config, context),
+        data,
+        make_schedule(config, len(data.dataset)),
+        context,
+        stop,
+        start,
+        milestone_epochs=config.milestone_epochs,
+        flops=training_flops(config.model),
+    )
+    return trainer, PretrainMonitor(config, run, trainer, model, validation, data.batch)
 
-    def __init__(
-        self,
-        config: PretrainConfig,
-        corpus: Corpus,
-        run: Path,
-        context: DistContext,
-        stop: StopRequest,
-        start: Checkpoint | None,
-    ) -> None:
-        self.config, self.corpus, self.run = config, corpus, run
-        self.data, validation = _datasets(config, corpus, context)
-        with torch.random.fork_rng(devices=[]):  # leaves the caller's generator unchanged
-            torch.manual_seed(config.seed)
-            self.model = MaskedPatchModel(config.model).to(context.device)
-        self.model.encoder.checkpoint_blocks = config.checkpoint_blocks
-        if config.init is not None and start is None:
-            checkpoints.initialize(self.model, config.init)
-        self.trainer = Trainer(
-            run,
-            config,
-            config.to_dict(),
-            corpus.fingerprint,
-            make_train_step(self.model, config, context),
-            self.data,
-            make_schedule(config, len(self.data.dataset)),
-            context,
-            stop,
-            start,
-            milestone_epochs=config.milestone_epochs,
-            flops=training_flops(config.model),
-        )
-        self.monitor = PretrainMonitor(
-            config, run, self.trainer, self.model, validation, self.data.batch
-        )
 
-    def write_weights(self) -> Path:
-        """Write model.safetensors, with the facts for a model card in its header."""
-        path = self.run / checkpoints.FILE_NAME
-        lines = read_log(self.run / LOG)
-        losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
-        facts = {
-            "clips": len(self.corpus),
-            "hours": round(self.corpus.hours, 2),
-            "corpus": self.corpus.fingerprint,
-            "steps": self.trainer.schedule.steps,
-            "validation_loss": losses[-1] if losses else None,
-            "config": self.config.to_dict(),
-        }
-        average = self.trainer.train_step.average
-        with nullcontext() if average is None else average.applied():
-            checkpoints.save(path, self.model, facts, torch.float32)
-        return path
+def _write_weights(trainer: Trainer, model: MaskedPatchModel, corpus: Corpus) -> Path:
+    """Write model.safetensors, with the facts for a model card in its header."""
+    path = trainer.run / checkpoints.FILE_NAME
+    lines = read_log(trainer.run / LOG)
+    losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    facts = {
+        "clips": len(corpus),
+        "hours": round(corpus.hours, 2),
+        "corpus": corpus.fingerprint,
+        "steps": trainer.schedule.steps,
+        "validation_loss": losses[-1] if losses else None,
+        "config": trainer.settings,
+    }
+    average = trainer.train_step.average
+    with nullcontext() if average is None else average.applied():
+        checkpoints.save(path, model, facts, torch.float32)
+    return path
 
 
 def make_schedule(config: PretrainConfig, clips: int) -> Schedule:
     """Make the learning rate schedule of a run on a number of clips."""
     steps = config.steps(clips)
-    warmup = min(config.warmup_steps(clips), steps - 1)
+    warmup = min(config.steps(clips, config.warmup), steps - 1)
     if config.schedule == "cosine":
         return Schedule(steps, warmup)
     return Schedule(steps, warmup, max(1, min(round(config.cooldown * steps), steps - warmup)))

@@ -8,7 +8,7 @@ from torch import nn
 from hear_axlstm.data.dataset import share
 from hear_axlstm.models.encoder import block_type
 from hear_axlstm.ops.precision import product_dtype
-from hear_axlstm.pretrain.config import PAPER_BATCH, PretrainConfig
+from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.training.average import WeightAverage
 from hear_axlstm.training.device import choose_micro_batch
 from hear_axlstm.training.distributed import DistContext
@@ -25,8 +25,8 @@ def make_train_step(model: nn.Module, config: PretrainConfig, context: DistConte
         config: settings of the run.
         context: the ranks that train together.
     """
-    batch_size, device = config.batch_size or PAPER_BATCH, context.device
-    rows = share(batch_size, context.rank, context.size)
+    device = context.device
+    rows = share(config.batch, context.rank, context.size)
     own = rows.stop - rows.start
     if config.micro_batch is None:
         width = block_type(config.model).inner_dim(config.model)
@@ -38,7 +38,7 @@ def make_train_step(model: nn.Module, config: PretrainConfig, context: DistConte
         torch.compile(model) if config.compile else model,
         make_optimizers(model, config),
         context,
-        batch_size=batch_size,
+        batch_size=config.batch,
         micro_batch=micro_batch,
         workers=torch.get_num_threads() if device.type == "cpu" else 1,
         precision=product_dtype(config.precision, device),

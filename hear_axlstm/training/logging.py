@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hear_axlstm.files import write_text
+
 log = logging.getLogger(__name__)
 
 TENSORBOARD_FOLDER = "tensorboard"
@@ -30,9 +32,7 @@ class JsonLines:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         kept = [line for line in read_log(path) if line["step"] <= step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
-        partial.replace(path)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def read(self) -> list[dict[str, Any]]:
         """All lines so far."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -116,16 +117,12 @@ class TrainStep:
 
     def take_metrics(self) -> dict[str, float]:
         """Means since the last call and number of consecutive bad steps; waits for the device."""
-        sums = {name: value.item() for name, value in self.metrics.items()}
-        good = sums["good"] or float("nan")
-        in_a_row = self.metrics["in_a_row"]
-        self.metrics = self._no_metrics() | {"in_a_row": in_a_row}
-        return {
-            "loss": sums["loss"] / good,
-            "grad_norm": sums["grad_norm"] / good,
-            "skipped": sums["skipped"],
-            "in_a_row": sums["in_a_row"],
-        }
+        found = {name: value.item() for name, value in self.metrics.items()}
+        self.metrics = self._no_metrics() | {"in_a_row": self.metrics["in_a_row"]}
+        good = found.pop("good") or math.nan
+        for name in ("loss", "grad_norm"):
+            found[name] /= good
+        return found
 
     def _backward_what_fits(self, batch: Batch) -> Tensor | None:
         """Sum the gradients of a batch; halve the micro-batch if memory runs out."""
@@ -202,7 +199,7 @@ class TrainStep:
             parameter.grad = None
 
     def _no_metrics(self) -> dict[str, Tensor]:
-        names = ("loss", "grad_norm", "good", "skipped", "in_a_row")
+        names = ("loss", "grad_norm", "skipped", "in_a_row", "good")
         return {name: torch.zeros((), device=self.device) for name in names}
 
     def _add_to_metrics(self, loss: Tensor, norm: Tensor, bad: Tensor) -> None:

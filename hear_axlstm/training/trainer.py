@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -147,7 +148,7 @@ class Trainer:
         logged_step, saved_at = self.step, time.monotonic()
         while not self._is_over():
             batch = meter.next(upcoming)
-            done = self.train_step.step(batch, self.step, self._rate(self.step))
+            done = self.train_step.step(batch, self.step, partial(self.schedule.rate, self.step))
             self.step += done
             if done and self._is_due(self.config.log_every):
                 self._report(meter, self.step - logged_step)
@@ -173,9 +174,6 @@ class Trainer:
     def epoch(self) -> float:
         """Epochs done."""
         return self.data.epoch_at(self.step)
-
-    def _rate(self, step: int) -> Callable[[float], float]:
-        return lambda peak: self.schedule.rate(step, peak)
 
     def _is_over(self) -> bool:
         return self.step >= self.schedule.steps or self.monitor.is_over

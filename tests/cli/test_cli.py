@@ -19,7 +19,7 @@ import soundfile
 import torch
 
 from hear_axlstm import __version__, cli, load_model
-from hear_axlstm.checkpoints.published import cache
+from hear_axlstm.checkpoints.authors.published import cache
 from hear_axlstm.cli import info as info_module
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.finetune.classifier import Classifier, Labels

@@ -9,7 +9,7 @@ import pytest
 mteb = pytest.importorskip("mteb")
 pytest.importorskip("datasets")
 
-from hear_axlstm.checkpoints.published import PUBLISHED  # noqa: E402
+from hear_axlstm.checkpoints.authors.published import PUBLISHED  # noqa: E402
 from hear_axlstm.integrations.mteb import load_encoder, model_metas  # noqa: E402
 from tests.helpers.mteb_task import Tones  # noqa: E402
 

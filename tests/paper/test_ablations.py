@@ -18,6 +18,7 @@ from hearbench.stats import Score
 from hearbench.systems.registry import parse_systems
 from paper import ablations, tables
 from paper.ablations import PaperError
+from paper.rows import TABLES, TableName
 from tests.helpers.evaluation import task
 
 TINY = {"epochs": 1.0, "batch_size": 4, "device": "cpu"}
@@ -31,12 +32,11 @@ def small_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(recipes.RECIPES, name, replace(config, model=model))
 
 
-def shorten(monkeypatch: pytest.MonkeyPatch, table: recipes.TableName, rows: int) -> None:
+def shorten(monkeypatch: pytest.MonkeyPatch, table: TableName, rows: int) -> None:
     """Leave a table its first rows."""
-    short = replace(recipes.TABLES[table], rows=recipes.TABLES[table].rows[:rows])
-    number = next(n for n, t in tables.BY_NAME.items() if t is recipes.TABLES[table])
-    monkeypatch.setitem(recipes.TABLES, table, short)
-    monkeypatch.setitem(tables.BY_NAME, number, short)
+    short = replace(TABLES[table], rows=TABLES[table].rows[:rows])
+    monkeypatch.setitem(TABLES, table, short)
+    monkeypatch.setitem(tables.BY_NAME, short.name, short)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def scored(plan: Plan, scores: dict[str, float]) -> Results:
 def test_rows_are_trained_once_and_tabled(audio: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     runs = ablations.train("expansion", audio, out, TINY)
-    names = recipes.TABLES["expansion"].rows
+    names = TABLES["expansion"].rows
     trained = tables.finished("table3", runs)
     assert trained == {name: runs / name / "model.safetensors" for name in names}
     logs = [(path.parent / "log.jsonl").read_bytes() for path in trained.values()]

@@ -8,13 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from hear_axlstm.pretrain.recipes import TABLES, TableName
 from hear_axlstm.training.signals import Interrupted
 from hearbench.cli.call import INTERRUPTED, option
 from hearbench.run.evaluate import Options
 from paper.ablations import train
+from paper.rows import TABLES, TableName
 from paper.scoring import score_rows
-from paper.tables import BY_NAME
 
 
 def ablations(
@@ -47,7 +46,6 @@ def ablations(
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return INTERRUPTED
-    name = next(n for n, t in BY_NAME.items() if t is TABLES[table])
-    evaluation = score_rows(name, runs, out, options, print)
+    evaluation = score_rows(TABLES[table].name, runs, out, options, print)
     print(evaluation.outcome)
     return 1 if evaluation.failures else 0

@@ -28,7 +28,8 @@ def caf_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
             needs_table = int.from_bytes(file.at(at + 12 + 16, 4), "big") == 0
         if name == b"data":
             has_data = True
-            if size < 0 or (size in (0, 4) and there > 4 and not _is_chunk(file, at + 12 + size)):
+            follows = file.at(at + 12 + max(0, size), 4)
+            if size < 0 or (size in (0, 4) and there > 4 and follows not in CHUNKS):
                 patches = ((at + 4, there.to_bytes(8, "big")),)  # type: ignore[assignment]
                 size = there
         if size > there and (name == b"data" or needs_table or not has_data):
@@ -39,7 +40,3 @@ def caf_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
         missing = "packet table" if has_data else "audio"
         raise Fault(f"truncated: CAF file without its {missing}: {COPY_AGAIN}")
     return [Part(start, at, "CAF", patches=patches)]
-
-
-def _is_chunk(file: RandomAccess, at: int) -> bool:
-    return file.at(at, 4) in CHUNKS

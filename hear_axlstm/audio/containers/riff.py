@@ -64,7 +64,8 @@ def riff_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
     tag, frame_bytes = _number(head[:2], layout), _number(head[12:14], layout)
     tolerated = frame_bytes if tag in PCM_TAGS else 1
     size, patches = _data_size(file, layout, data, ds64, tolerated, start, stop)
-    end = _end(file, layout, data._replace(size=size), start, stop, _bytes_per_second(head, layout))
+    bytes_per_second = max(1, _number(head[8:12], layout))
+    end = _end(file, layout, data._replace(size=size), stop, bytes_per_second)
     if layout.kind == "BW64":  # RF64 by another name, which libsndfile does not know
         patches = ((start, b"RF64"), *patches)
     if tag in MPEG_TAGS:
@@ -129,11 +130,8 @@ def _data_size(
     if size and not _is_unknown(size, wide):
         raise cut_off(layout.kind, size, there)
     in_data_chunk = size_at == data.size_at
-    return there, ((size_at, layout.size_bytes(there) if in_data_chunk else _wide(there)),)
-
-
-def _wide(size: int) -> bytes:
-    return size.to_bytes(8, "little")
+    corrected = layout.size_bytes(there) if in_data_chunk else there.to_bytes(8, "little")
+    return there, ((size_at, corrected),)
 
 
 def _is_unknown(size: int, wide: bool) -> bool:
@@ -153,9 +151,9 @@ def _is_chunk_chain(file: RandomAccess, layout: _Layout, at: int, stop: int) -> 
 
 
 def _end(
-    file: RandomAccess, layout: _Layout, data: _Chunk, start: int, stop: int, rate: float
+    file: RandomAccess, layout: _Layout, data: _Chunk, stop: int, bytes_per_second: int
 ) -> int:
-    """End of the file that begins at `start`, including chunks after the audio."""
+    """End of the file, including chunks after the audio."""
     end = data.start + data.size
     padded = end + (-data.size % (8 if layout.wide else 2))
     for chunk in _chunks(file, layout, padded, stop):
@@ -165,7 +163,7 @@ def _end(
     end = min(max(padded, end), stop)
     rest = stop - end
     is_sound = not _is_next_file(file, end) and any(file.at(end, min(rest, 1 << 20)))
-    if rest > LOST_SECONDS * rate and is_sound:
+    if rest > LOST_SECONDS * bytes_per_second and is_sound:
         raise Fault(
             f"longer than its {layout.kind} header says: {data.size:,} bytes of audio are declared "
             f"and {rest:,} more follow: correct the header, e.g. with `sox --ignore-length`"
@@ -180,7 +178,3 @@ def _is_named(chunk: _Chunk) -> bool:
 def _is_next_file(file: RandomAccess, at: int) -> bool:
     """Whether another audio file or a tag begins here."""
     return begins_file_or_tag(file.at(at, 64))
-
-
-def _bytes_per_second(fmt: bytes, layout: _Layout) -> float:
-    return float(max(1, _number(fmt[8:12], layout)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hear_axlstm.audio.random_access import RandomAccess
 
 ID3V1_BYTES = 128
-APE_BYTES = 32  # of the head, and of the foot
+APE_BYTES = 32  # of the head, and of the foot; their byte 23 says which of the two there are
 
 
 def tag_end(file: RandomAccess, at: int, stop: int) -> int | None:
@@ -21,7 +21,7 @@ def tag_end(file: RandomAccess, at: int, stop: int) -> int | None:
         end = at + ID3V1_BYTES
     elif head.startswith(b"APETAGEX") and len(head) == APE_BYTES:
         size = int.from_bytes(head[12:16], "little")
-        end = at + size + (APE_BYTES if _is_ape_head(head) else 0)
+        end = at + size + (APE_BYTES if head[23] & 0x20 else 0)
     elif head.startswith(b"LYRICSBEGIN"):
         found = file.find(b"LYRICS200", at, stop)
         end = None if found < 0 else found + 9
@@ -42,11 +42,6 @@ def trailing_tags(file: RandomAccess, start: int, stop: int) -> int:
     foot = file.at(max(start, stop - APE_BYTES), APE_BYTES)
     if foot.startswith(b"APETAGEX") and len(foot) == APE_BYTES:
         size = int.from_bytes(foot[12:16], "little")
-        has_head = bool(foot[23] & 0x80)
-        begin = stop - size - (APE_BYTES if has_head else 0)
+        begin = stop - size - (APE_BYTES if foot[23] & 0x80 else 0)
         stop = begin if begin > start else stop
     return stop
-
-
-def _is_ape_head(head: bytes) -> bool:
-    return bool(head[23] & 0x20)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hear_axlstm.checkpoints.safe_load import ZIP_START, load
+from hear_axlstm.checkpoints.authors.safe_load import ZIP_START, load
 from hear_axlstm.checkpoints.shapes import expected_shapes
 from hear_axlstm.config import MelConfig, ModelConfig
 from hear_axlstm.models.patch_embed import sincos_positions

@@ -13,12 +13,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from hear_axlstm.checkpoints import archives, drive
+from hear_axlstm.checkpoints.authors import archives, drive
+from hear_axlstm.checkpoints.authors.published import OFFLINE_VARIABLE, Published, cache, is_offline
+from hear_axlstm.checkpoints.authors.reference_release import is_release, read_release
+from hear_axlstm.checkpoints.authors.runs import choose, newest, not_found, run_in
 from hear_axlstm.checkpoints.checksum import sha256
 from hear_axlstm.checkpoints.format import Contents, save_tensors
-from hear_axlstm.checkpoints.published import OFFLINE_VARIABLE, Published, cache, is_offline
-from hear_axlstm.checkpoints.reference_release import is_release, read_release
-from hear_axlstm.checkpoints.runs import choose, newest, not_found, run_in
 from hear_axlstm.config import ModelConfig, preset
 from hear_axlstm.files import replacing
 

@@ -29,11 +29,9 @@ class Published:
     run: str
     """Folder of the run; if it is missing, another one with the same prefix is used."""
     folder: str = "1SyNvA7a6jrWmRwYYj85ggADiKBpDpGLK"
-    """Id of the Drive folder."""
+    """Id of the Drive folder, which https://github.com/SarthakYadav/axlstm-official links to."""
     license: str = "MIT"
     trained_on: str = "AudioSet, 100 epochs"
-    source: str = "https://github.com/SarthakYadav/axlstm-official"
-    """Repository whose README links to the folder."""
 
     @property
     def name(self) -> str:

@@ -26,7 +26,7 @@ from torch.serialization import (
     safe_globals,
 )
 
-from hear_axlstm.checkpoints import pickles
+from hear_axlstm.checkpoints.authors import pickles
 
 ZIP_START = b"PK\x03\x04"
 MOST_PICKLE_BYTES = 1 << 20  # names, shapes and optimizer state of twelve blocks take 63 KB

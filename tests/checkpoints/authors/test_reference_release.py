@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from hear_axlstm import checkpoints, get_scene_embeddings, get_timestamp_embeddings, load_model
-from hear_axlstm.checkpoints.reference_release import read_release
+from hear_axlstm.checkpoints.authors.reference_release import read_release
 from hear_axlstm.cli.convert import convert
 from hear_axlstm.cli.info import info
 from hear_axlstm.cli.push import push

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from hear_axlstm.checkpoints.published import Published
+from hear_axlstm.checkpoints.authors.published import Published
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pth")
 SUFFIXES = (".pth", ".pt", ".ckpt", ".tar")

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from hear_axlstm.checkpoints.published import CACHE_VARIABLE, Published, cache
-from hear_axlstm.checkpoints.runs import choose, not_found
+from hear_axlstm.checkpoints.authors.published import CACHE_VARIABLE, Published, cache
+from hear_axlstm.checkpoints.authors.runs import choose, not_found
 from hear_axlstm.files import DISK_FULL
 from hear_axlstm.progress import Progress
 

@@ -15,7 +15,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from hear_axlstm.checkpoints.runs import ARCHIVE
+from hear_axlstm.checkpoints.authors.runs import ARCHIVE
 
 LARGEST_CHECKPOINT = 8 << 30  # bytes: four times the optimizer state and weights of AxLSTM-B
 PART = re.compile(r"(.*-)\d{3}\.zip", re.IGNORECASE)

@@ -21,11 +21,12 @@ import torch
 from safetensors import SafetensorError
 
 from hear_axlstm import get_scene_embeddings, load_model
-from hear_axlstm.checkpoints import checksum, fetch, format, locate
-from hear_axlstm.checkpoints import drive as drive_module
+from hear_axlstm.checkpoints import checksum, format, locate
+from hear_axlstm.checkpoints.authors import drive as drive_module
+from hear_axlstm.checkpoints.authors import fetch
+from hear_axlstm.checkpoints.authors.published import PUBLISHED, Published
+from hear_axlstm.checkpoints.authors.runs import choose
 from hear_axlstm.checkpoints.format import read_settings
-from hear_axlstm.checkpoints.published import PUBLISHED, Published
-from hear_axlstm.checkpoints.runs import choose
 from hear_axlstm.cli import main
 from hear_axlstm.config import PRESETS, ModelConfig
 from tests.helpers.drive_server import QUOTA, Drive, drive_id, reroute, restore, serving
@@ -502,7 +503,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     )
     assert process.stdout and process.stdout.readline() == "ready\n"

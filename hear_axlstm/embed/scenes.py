@@ -1,0 +1,53 @@
+"""Scene embeddings of listed clips, one at a time, for commands that score or classify them.
+
+Shapes: D' embedding size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import closing
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from hear_axlstm.audio.loader import Decoded, decode_ahead, decode_usable, groups, sample_count
+from hear_axlstm.audio.skipped import Skipped
+from hear_axlstm.audio.sources import AudioClip
+from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.embed.windows import Budget
+from hear_axlstm.progress import Progress
+
+
+@torch.no_grad()
+def scenes_of(
+    embedder: Embedder, clips: Iterable[AudioClip | Skipped]
+) -> Iterator[tuple[AudioClip | Skipped, Tensor | Skipped]]:
+    """Yield each clip with its scene embedding ``[D']`` on the CPU, or the reason for having none.
+
+    Clips that are broken, silent or shorter than 25 ms have none. Shows progress.
+    """
+    total = len(clips) if isinstance(clips, Sized) else None
+    held = round(Budget.of(embedder.device).held_seconds * embedder.sample_rate)
+    work = partial(decode_usable, sample_rate=embedder.sample_rate, longest=None)
+    found = decode_ahead(((clip, clip) for clip in clips), work, decoding_threads(), held)
+    with closing(found), Progress(total=total, desc="embedding", unit="clip") as bar:
+        for group in groups(found, lambda pair: sample_count(pair[1]), held):
+            decoded = [item for _, item in group if isinstance(item, Decoded)]
+            scenes = iter(
+                embedder.encode_scenes(to_tensors(decoded, embedder)).cpu() if decoded else ()
+            )
+            for clip, item in group:
+                yield clip, item if isinstance(item, Skipped) else next(scenes)
+                bar.update()
+
+
+def to_tensors(clips: Sequence[Decoded], embedder: Embedder) -> list[Tensor]:
+    """Samples of decoded clips as tensors on the model's device."""
+    return [torch.from_numpy(clip.waveform).to(embedder.device) for clip in clips]
+
+
+def decoding_threads() -> int:
+    """Number of threads that decode files while the model computes."""
+    return max(2, torch.get_num_threads())
