@@ -35,10 +35,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def lively_block(input_gate: InputGate = "exponential", gates: float = 1.0) -> MLSTMBlock:
+def lively_block(
+    input_gate: InputGate = "exponential", gates: float = 1.0, **settings: int
+) -> MLSTMBlock:
     """A block with weights that matter, and pre-activations of the gates of about `gates`."""
     torch.manual_seed(0)
-    block = MLSTMBlock(replace(preset("axlstm_tiny"), input_gate=input_gate))
+    block = MLSTMBlock(replace(preset("axlstm_tiny"), input_gate=input_gate, **settings))
     block.use_mixer = True
     for parameter in block.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.05)
@@ -122,6 +124,14 @@ def exact_gradients(block: MLSTMBlock) -> Callable[..., list[Tensor]]:
 def test_gradients_are_those_of_pytorch(tokens: int, input_gate: InputGate, gates: float) -> None:
     block = lively_block(input_gate, gates)
     inputs = torch.randn(2, tokens, block.proj_up.in_features)
+    found = gradients(block, inputs, torch.float32).values()
+    assert_accurate(list(found), exact_gradients(block), [inputs, *block.parameters()])
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(4, 1), (20, 1), (36, 3), (100, 5)])
+def test_gradients_of_blocks_that_fill_no_vector(dim: int, heads: int) -> None:
+    block = lively_block(dim=dim, heads=heads, expansion=1)
+    inputs = torch.randn(2, 7, dim)
     found = gradients(block, inputs, torch.float32).values()
     assert_accurate(list(found), exact_gradients(block), [inputs, *block.parameters()])
 

@@ -100,13 +100,14 @@ struct Type {
     using type = T;
 };
 
-// Calls work(type of the lanes, first) for all numbers, which are a multiple of four.
+// Calls work(type of the lanes, first) for all numbers.
 template <class Work>
 INLINE void in_lanes(Index numbers, Work work) {
-    constexpr Index MANY = sizeof(ManyLanes) / sizeof(float);
-    const Index most = numbers / MANY * MANY;
-    for (Index i = 0; i < most; i += MANY) work(Type<ManyLanes>(), i);
-    for (Index i = most; i < numbers; i += PLACES) work(Type<FourLanes>(), i);
+    constexpr Index MANY = sizeof(ManyLanes) / sizeof(float), FOUR = 4;
+    Index i = 0;
+    for (; i + MANY <= numbers; i += MANY) work(Type<ManyLanes>(), i);
+    for (; i + FOUR <= numbers; i += FOUR) work(Type<FourLanes>(), i);
+    for (; i < numbers; ++i) work(Type<float>(), i);
 }
 
 // Adds to d in and d weight of a block-diagonal map of R rows [R, E], from d out.
