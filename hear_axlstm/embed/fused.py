@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from hear_axlstm.models import layers, mlstm
-from hear_axlstm.models.encoder import Encoder, block_type
+from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.models.mlstm import MLSTMBlock
 from hear_axlstm.ops import torch_impl
 from hear_axlstm.ops.backends import compiled_block, is_compiled, mixer_for, packed
@@ -21,9 +21,10 @@ from hear_axlstm.ops.contract import CONV_WIDTH, NORM_EPS, CellGates
 from hear_axlstm.ops.cores import on_each_core, on_one_core
 from hear_axlstm.ops.fuse import fuse_weights
 from hear_axlstm.ops.packed_linear import PackedLinear
+from hear_axlstm.ops.tracing import address
 from hear_axlstm.ops.workspace import Workspace
 
-CHANNELS_AT_ONCE = 9216  # E times windows: with less, weights are read from memory more often
+WINDOWS_AT_ONCE = 4  # with fewer, weights are read from memory more often; more leave the cache
 Block = Callable[[Tensor, Workspace], Tensor]  # tokens [B, S, D] to tokens, perhaps in place
 Pack = Callable[[Tensor], PackedLinear]
 
@@ -49,8 +50,6 @@ class FusedEncoder:
         self.blocks = [_fuse_block(block, n, dtype, pack) for n, block in enumerate(encoder.blocks)]
         self.dtype = dtype
         self._can_share = all(getattr(block, "compiled", None) for block in self.blocks)
-        inner = block_type(encoder.config).inner_dim(encoder.config)
-        self._at_once = max(1, CHANNELS_AT_ONCE // inner)
 
     def check_hooks(self) -> None:
         """Raise ValueError if a module of the encoder has hooks: they would not be called."""
@@ -67,12 +66,14 @@ class FusedEncoder:
 
         Raises:
             ValueError: if hooks were added to the encoder.
+            TypeError: for a tensor of `torch.func`, whose transforms other threads don't see.
         """
         self.check_hooks()
+        address(mel_WTF, "log-mel")
         patches_WND, cores = self.patches(mel_WTF), torch.get_num_threads()
         shared = len(patches_WND) % cores if self._can_share else 0
         own = len(patches_WND) - shared
-        parts = -(-own // self._at_once)
+        parts = -(-own // WINDOWS_AT_ONCE)
         parts += -parts % cores  # so that no core is idle at the end
         own_WND, shared_WND = patches_WND.split([own, shared])
         done = []

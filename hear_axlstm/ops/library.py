@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hear_axlstm.ops.contract import CONV_WIDTH, MAP_WIDTH, MixerWeights
+from hear_axlstm.ops.tracing import address
 
 log = logging.getLogger(__name__)
 
@@ -127,13 +128,7 @@ def _address(tensor: Any, dtype: torch.dtype, name: str) -> int:
             f"{name}: a tensor of {tensor.dtype} on {tensor.device} with strides {tensor.stride()} "
             f"instead of a dense one of {dtype} on the CPU"
         )
-    try:
-        return tensor.data_ptr()
-    except RuntimeError as error:  # raised for tensors of torch.func, as in a gradient or vmap
-        raise TypeError(
-            f"{name}: a tensor without its own memory, as passed by torch.func: use the "
-            "model unfused (model.unfuse())"
-        ) from error
+    return address(tensor, name)
 
 
 @cache

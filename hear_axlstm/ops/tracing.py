@@ -1,4 +1,4 @@
-"""Whether PyTorch traces an operation instead of computing it."""
+"""Tensors that PyTorch traces or transforms instead of computing with them."""
 
 from __future__ import annotations
 
@@ -10,3 +10,18 @@ def is_traced(x: Tensor) -> bool:
     """Whether operations on x are traced or faked, so that torch's own must be used."""
     is_plain = type(x) in (Tensor, nn.Parameter)  # a FakeTensor is not
     return not is_plain or torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def address(x: Tensor, name: str) -> int:
+    """Address of a tensor's first element.
+
+    Raises:
+        TypeError: for a tensor of `torch.func`, as in a gradient or vmap.
+    """
+    try:
+        return x.data_ptr()
+    except RuntimeError as error:
+        raise TypeError(
+            f"{name}: a tensor without its own memory, as passed by torch.func: use the model "
+            "unfused (model.unfuse())"
+        ) from error

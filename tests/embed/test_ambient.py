@@ -12,7 +12,6 @@ from torch._subclasses import FakeTensorMode
 
 from hear_axlstm import get_scene_embeddings, get_timestamp_embeddings, load_model
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.ops.backends import backend
 
 AUDIO = 0.5 * torch.randn(2, 20_000, generator=torch.Generator().manual_seed(0))
 
@@ -91,9 +90,10 @@ def test_a_trace_leaves_the_model_as_it_was(options: dict, expected: Tensor) -> 
     torch.testing.assert_close(get_scene_embeddings(AUDIO, model), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.skipif(backend("cpu") != "cpu", reason="the library is not compiled")
-def test_torch_func_gets_one_clear_error() -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_torch_func_gets_one_clear_error(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     with pytest.raises(TypeError, match=r"as passed by torch.func: use the model unfused"):
         torch.func.jvp(lambda x: get_scene_embeddings(x, model), (AUDIO,), (AUDIO,))
 
