@@ -78,7 +78,7 @@ def _rows(
 
 
 def padded_mlstm_kernels(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
-    """Their fastest kernel, on the inputs it takes: [B, H, S, K], whole chunks, powers of two.
+    """The fastest kernel of mlstm_kernels, on inputs padded to whole chunks and powers of two.
 
     It takes the logsigmoid of its forget gate; with log_f in its place the time is the same.
     """
@@ -109,7 +109,7 @@ def _forms() -> dict[str, Form]:
 def _times(
     shape: tuple[int, int, int, int], dtype: torch.dtype, backward: bool, rounds: int
 ) -> dict[str, float]:
-    """Seconds of a call of each form; a form that fails says so and is left out."""
+    """Seconds of a call of each form; a form that fails is reported and left out."""
     qkv = [torch.randn(shape, device="cuda", dtype=dtype).requires_grad_() for _ in range(3)]
     raw = [torch.randn(shape[:3], device="cuda").requires_grad_() for _ in range(2)]
     gradient = torch.randn(shape, device="cuda", dtype=dtype)

@@ -50,7 +50,7 @@ def _scenes(model: Embedder, rounds: int) -> list[str]:
     """Latency of the scene embedding of one clip, by length."""
     clips = [0.1 * torch.randn(1, seconds * model.sample_rate) for seconds in SECONDS]
     took: list[list[float]] = [[] for _ in clips]
-    for turn in range(rounds + 1):  # the first one folds the weights
+    for turn in range(rounds + 1):  # the first one is a warm-up
         for clip, values in zip(clips, took, strict=True):
             ms = _milliseconds(lambda clip=clip: get_scene_embeddings(clip, model))  # type: ignore[misc]
             if turn:

@@ -99,7 +99,7 @@ def main(
         raise SystemExit(f"unknown system {unknown[0]!r}: choose from {', '.join(SYSTEMS)}")
     show(
         f"{machine(torch.device('cpu'))}; {clips} clips of {seconds:g} s a call:",
-        ("system", "parameters", "embedding", "x real time", "processor seconds a minute of audio"),
+        ("system", "parameters", "embedding", "x real time", "CPU seconds per minute of audio"),
         (_row(name, seconds, clips, rounds) for name in systems or SYSTEMS),
     )
 

@@ -1,4 +1,4 @@
-"""Whether the Triton kernels are right on this GPU: errors, the self-check, learning curves."""
+"""Checks of the Triton kernels on this GPU: errors, the self-check, learning curves."""
 
 from __future__ import annotations
 

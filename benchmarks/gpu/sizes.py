@@ -1,4 +1,4 @@
-"""How large the measurements of `benchmarks.gpu` are: for a GPU, and for a rehearsal on a CPU."""
+"""Sizes of the measurements of `benchmarks.gpu`, for a GPU and for a rehearsal on a CPU."""
 
 from __future__ import annotations
 

@@ -24,11 +24,11 @@ TOY: dict[str, Any] = {"epochs": 4.0, "batch_size": 16, "lr": 1e-3}  # for the g
 
 
 class PaperError(HearbenchError, ValueError):
-    """Raised for a row that can't be trained or has not been."""
+    """Raised for a row that can't be trained, or has not been trained."""
 
 
 def run_name(recipe: str, seed: int) -> str:
-    """The folder of a row's training."""
+    """Name of the folder of a row's training run."""
     return f"{recipe}-seed{seed}" if seed else recipe
 
 

@@ -1,7 +1,7 @@
 """The paper's Tables 2 to 5 with the scores of our own finished training runs.
 
-RUNS/<recipe>/model.safetensors    a row's training (hear_axlstm.pretrain.recipes), and others of
-RUNS/<recipe>-seed<n>/             other seeds
+RUNS/<recipe>/model.safetensors    a row's training run (hear_axlstm.pretrain.recipes)
+RUNS/<recipe>-seed<n>/             training runs of the same row with other seeds
 OUT/eval/                          their evaluation, see hearbench.run.plan
 OUT/<table>.md                     the table
 """

@@ -70,7 +70,7 @@ class RandomAccess:
         """Read up to `count` bytes from `position`, once.
 
         Raises:
-            OSError: if that fails, for whatever reason: file objects of libraries raise others.
+            OSError: if reading fails; any other exception of the file object is converted.
         """
         try:
             self.file.seek(position)

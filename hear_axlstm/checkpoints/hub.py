@@ -115,7 +115,7 @@ def _reporting(spec: str) -> Iterator[None]:
         yield
     except (HTTPError, EntryNotFoundError, OSError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of this machine: no space, no permission
+            raise  # a local error, such as no space or no permission
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         kind: type[OSError] = ConnectionError
         if isinstance(error, MISSING) and not isinstance(error, GatedRepoError):

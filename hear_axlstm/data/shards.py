@@ -132,9 +132,9 @@ class Plan:
         return digest(shard.fingerprint for shard in self.shards)
 
     def missing(self, shards: Iterable[Shard]) -> tuple[dict[int, Shard], int | None]:
-        """Those of the shards that are not done, by number, and how many clips they have.
+        """The unfinished shards by number, and the number of their clips.
 
-        The number of clips is None if a shard's is not known.
+        The number of clips is None if it is not known for every shard.
         """
         missing = {shard.number: shard for shard in shards if not shard.is_done()}
         known = [size for number in missing if (size := self.sizes[number]) is not None]

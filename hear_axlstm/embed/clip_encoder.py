@@ -1,4 +1,4 @@
-"""Samples of clips of any length to time steps and scenes: log-mel, windows, encoder.
+"""Encoding of clips of any length as time steps and scenes: log-mel, windows, encoder.
 
 Shapes: B clips, n samples, T mel frames, F mel bins, W windows of 2 s, J time steps of 40 ms
 (for patches of 4 frames), D model width, D' = D x frequency patches, the embedding size.

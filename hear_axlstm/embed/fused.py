@@ -24,7 +24,7 @@ from hear_axlstm.ops.packed_linear import PackedLinear
 from hear_axlstm.ops.tracing import address
 from hear_axlstm.ops.workspace import Workspace
 
-WINDOWS_AT_ONCE = 4  # with fewer, weights are read from memory more often; more leave the cache
+WINDOWS_AT_ONCE = 4  # with fewer, weights are read more often; more do not fit in the cache
 Block = Callable[[Tensor, Workspace], Tensor]  # tokens [B, S, D] to tokens, perhaps in place
 Pack = Callable[[Tensor], PackedLinear]
 
@@ -33,7 +33,7 @@ class FusedEncoder:
     """Encoder with frozen weights, fused for fast inference on a CPU.
 
     Args:
-        encoder: on the CPU; later changes to it do not affect the fused weights.
+        encoder: later changes to it do not affect the fused weights.
         dtype: data type of the matrix products inside the blocks, float32 or bfloat16.
         pack: packs the weights of the projections.
 
@@ -62,11 +62,11 @@ class FusedEncoder:
         """Embed the patches of standardized log-mel ``[W, T, F]``, float32 ``[W, N, D]``.
 
         The result is that of `Encoder.forward` without the class token. Each core encodes the same
-        number of windows, and all of them together those that remain.
+        number of windows; the remaining windows are encoded by all cores together.
 
         Raises:
             ValueError: if hooks were added to the encoder.
-            TypeError: for a tensor of `torch.func`, whose transforms other threads don't see.
+            TypeError: for a tensor of `torch.func`, whose transforms are local to a thread.
         """
         self.check_hooks()
         address(mel_WTF, "log-mel")
@@ -106,7 +106,7 @@ class StreamState:
         self.state = mlstm.empty_state(like_HK[None, None])
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """The state as a compiled block takes it."""
+        """The state in the form that a compiled block expects."""
         return self.context, *self.state
 
     def convolve(self, x_BSE: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

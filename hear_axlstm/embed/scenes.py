@@ -26,7 +26,7 @@ def scenes_of(
 ) -> Iterator[tuple[AudioClip | Skipped, Tensor | Skipped]]:
     """Yield each clip with its scene embedding ``[D']`` on the CPU, or the reason for having none.
 
-    Clips that are broken, silent or shorter than 25 ms have none. Shows progress.
+    Clips that are broken, silent or shorter than 25 ms have no embedding. Shows progress.
     """
     total = len(clips) if isinstance(clips, Sized) else None
     held = round(Budget.of(embedder.device).held_seconds * embedder.sample_rate)

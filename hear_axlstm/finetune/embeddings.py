@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def embed(embedder: Embedder, clips: Sequence[AudioClip]) -> list[Tensor | Skipped]:
-    """Scene embedding ``[D']`` of each clip, from the cache if possible, or why it has none.
+    """Scene embedding ``[D']`` of each clip, from the cache if possible, or the reason it has none.
 
     A cached embedding is used if the weights, the file's path, size and date, and the span are
     unchanged. If the cache can't be written, embeddings are computed each time, with a warning.

@@ -230,7 +230,7 @@ class MLSTMBlock(nn.Module):
     """
 
     use_mixer = False
-    """Compute everything between the norm and the residual with the backend's mixer, including
+    """Compute the block between norm and residual with fused weights and the backend's mixer, with
     gradients. Faster in training, but submodules are not called, so their hooks don't fire."""
 
     def __init__(self, config: ModelConfig, index: int = 0) -> None:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 SWITCH = "HEAR_AXLSTM_BACKEND"
 BACKENDS = ("auto", "torch", "cpu", "triton")
-WIDE = 1 << 20  # weights with at least this many values are faster with MKL than `gemm` (5 to 20 %)
+WIDE = 1 << 20  # weights with more values are 5 to 20 % faster with MKL than with `gemm`
 TOLERANCE = 1e-3  # of the self-check, relative to the largest value
 
 _chosen: dict[str, str] = {}  # by kind of device

@@ -141,7 +141,7 @@ class Mixer(Protocol):
             weights: fused weights; used in float32.
             heads: H.
             gates: function from pre-activations to the cell's gates.
-            workspace: scratch memory without gradients; it also holds the result.
+            workspace: scratch memory for calls without gradients; it also holds the result.
 
         Returns:
             ``[B, S, E]`` in the same dtype.

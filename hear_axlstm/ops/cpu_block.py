@@ -63,7 +63,7 @@ class CompiledBlock:
         workspace: Workspace,
         state: Sequence[Tensor] = (),
     ) -> None:
-        """Update float32 tokens ``[B, S, D]`` in place, with as many threads as `workspace` has.
+        """Update float32 tokens ``[B, S, D]`` in place, in `workspace.threads` threads.
 
         Args:
             tokens_BSD: tokens of whole windows, or of a part of one.

@@ -38,9 +38,9 @@ class _BlockWeights(ctypes.Structure):
     ]
 
 
-# The parameters of each function: T, f and d are tensors of the function's dtype, float32 and
-# float64; i and x numbers, integer and float; S are Sizes, W Weights or their gradients, B those of
-# a whole block, from `block_weights`.
+# The parameters of each function. T, f and d are tensors of the function's dtype, float32 and
+# float64; i and x are integers and floats; S is Sizes; W is Weights or their gradients; B is the
+# weights of a whole block, from `block_weights`.
 SIGNATURES = {
     "before_cell": "SWTiiiTTTf",
     "after_cell": "SWTffTTxxiiiT",

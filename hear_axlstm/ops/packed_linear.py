@@ -34,7 +34,7 @@ class PackedLinear:
             self.weight = fixed_weight(weight)
 
     def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
-        """``[..., in]`` -> ``[..., out]`` in the weight's dtype, perhaps in the named workspace."""
+        """``[..., in]`` -> ``[..., out]`` in the weight's dtype; may be stored in `workspace`."""
         x = x.to(self.dtype)
         if not self.is_packed:
             return linear(x, self.weight)

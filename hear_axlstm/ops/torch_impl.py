@@ -270,7 +270,7 @@ def mixer(
     k_BSHK = _by_heads(_map(c_BSE, weights.key), heads)
     v_BSHK = _by_heads(_map(x_BSE, weights.value), heads)
     h_BSHK = cell(c_BSHK.to(low), k_BSHK.to(low), v_BSHK.to(low), gates).float()
-    # Layer norm over K by hand: torch's own is slow for short rows
+    # Layer norm over K, written out because torch's is slow for short rows
     h_BSHK = h_BSHK - h_BSHK.mean(-1, keepdim=True)
     length = torch.linalg.vector_norm(h_BSHK, dim=-1, keepdim=True)
     h_BSHK.mul_(torch.rsqrt(length.square() / h_BSHK.shape[-1] + NORM_EPS))

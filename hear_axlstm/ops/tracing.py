@@ -16,12 +16,12 @@ def address(x: Tensor, name: str) -> int:
     """Address of a tensor's first element.
 
     Raises:
-        TypeError: for a tensor of `torch.func`, as in a gradient or vmap.
+        TypeError: for a tensor wrapped by `torch.func`, as in grad or vmap.
     """
     try:
         return x.data_ptr()
     except RuntimeError as error:
         raise TypeError(
-            f"{name}: a tensor without its own memory, as passed by torch.func: use the model "
+            f"{name}: a tensor without storage, as passed by torch.func: use the model "
             "unfused (model.unfuse())"
         ) from error

@@ -12,7 +12,7 @@ class Workspace:
     For one caller, without gradients. A tensor is valid until its name is requested again.
 
     Args:
-        threads: number of threads that `Block` shares its work among.
+        threads: number of threads that `CompiledBlock` divides its work among.
     """
 
     def __init__(self, threads: int = 1) -> None:

@@ -41,7 +41,7 @@ def write(tmp_path: Path, text: str, encoding: str = "utf-8") -> Path:
 
 
 def pairs(path: Path) -> list[tuple[str, str]]:
-    rows = read_labeled(path).rows
+    rows, _ = read_labeled(path)
     return [(Path(str(row.clip.source)).name, row.clip.labels[0]) for row in rows]
 
 
@@ -146,26 +146,26 @@ def test_metadata_is_read_as_published(name: str, tmp_path: Path) -> None:
     (tmp_path / table).write_text(text, "utf-8")
     (tmp_path / audio).touch()
     separator = "," if len(labels) > 1 else None
-    (row,) = read_labeled(tmp_path / table, separator=separator).rows
+    ((row,), _) = read_labeled(tmp_path / table, separator=separator)
     assert row.clip.source == str(tmp_path / audio) and row.clip.labels == labels
     assert (row.clip.start, row.clip.end) == (0.0, None)
     assert row.split == ("valid" if name == "FSD50K" else "")
 
 
 def test_a_clip_of_two_classes_is_refused_by_its_lines(tmp_path: Path) -> None:
-    twice = read_labeled(write(tmp_path, PLAIN + "0.wav,a\n"))
-    assert len(twice.rows) == 4
+    twice, _ = read_labeled(write(tmp_path, PLAIN + "0.wav,a\n"))
+    assert len(twice) == 4
     path = write(tmp_path, PLAIN + "0.wav,b\n")
     with pytest.raises(LabelsError, match=r"0.wav is 'a' in line 2 and 'b' in line 6"):
         read_labeled(path)
-    (first, *_) = read_labeled(path, separator=";").rows
+    (first, *_), _ = read_labeled(path, separator=";")
     assert first.clip.labels == ("a", "b")
 
 
 def test_another_separator_is_suspected(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path, 'path,label\n0.wav,"Rain,Wind"\n1.wav,Rain\n')
-    warn_of_separator(read_labeled(path, separator=";").rows, ";")
+    warn_of_separator(read_labeled(path, separator=";")[0], ";")
     assert "pass --separator ','" in caplog.text
     caplog.clear()
-    warn_of_separator(read_labeled(path, separator=",").rows, ",")
+    warn_of_separator(read_labeled(path, separator=",")[0], ",")
     assert not caplog.text

@@ -31,7 +31,7 @@ class Row:
     with_decoder: bool
     """Whether the parameters include a decoder."""
     recipe: str
-    """The same settings in `hear_axlstm.pretrain.recipes`, or empty."""
+    """Recipe with the same settings in `hear_axlstm.pretrain.recipes`, or empty."""
     scores: Mapping[str, Score]
     """Column -> score in percent; empty where the paper prints none for the row's model."""
     aggregate: Score
@@ -50,7 +50,7 @@ def rows(table: PublishedTable) -> tuple[Row, ...]:
 
 
 def printed(table: PublishedTable) -> dict[str, Score]:
-    """Recipe -> printed s(m), of the rows whose settings are one of ours."""
+    """Recipe -> printed s(m), for the rows that have a recipe."""
     return {row.recipe: row.aggregate for row in rows(table) if row.recipe}
 
 

@@ -1,4 +1,4 @@
-"""Confusion matrices and per-class scores, from the predictions that heareval stored."""
+"""Confusion matrices and per-class scores, from the stored test predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Systems against each other, seed by seed."""
+"""Differences between systems, seed by seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Comparison:
 
 
 def comparisons(results: Results) -> list[Comparison]:
-    """Every system against every other."""
+    """Compare every system with every other."""
     labels = [model.label for model in results.plan.models]
     scores = {label: _per_seed(results, label) for label in labels}
     return [

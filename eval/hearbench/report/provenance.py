@@ -22,7 +22,7 @@ from hearbench.systems.registry import NAMED, System
 
 @dataclass(frozen=True)
 class Provenance:
-    """Tables of text: a heading and rows each."""
+    """Facts about the evaluation, and tables of its systems and tasks."""
 
     facts: tuple[tuple[str, str], ...]
     system_heads: tuple[str, ...]
@@ -32,7 +32,7 @@ class Provenance:
 
 
 def provenance(results: Results) -> Provenance:
-    """Gather it from the plan, the runs' files and this machine."""
+    """Gather the provenance from the plan, the files of the runs and this machine."""
     plan = results.plan
     probe_hours = sum(run.seconds for run in results.runs) / 3600
     facts = {

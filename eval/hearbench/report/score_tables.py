@@ -38,7 +38,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Row:
-    """One system's scores, in the order of the heads; None where there is none."""
+    """One system's scores, in the order of the heads; None where a score is missing."""
 
     name: str
     group: str
@@ -105,7 +105,7 @@ def measured(results: Results, scales: Sequence[str] = (THESE,)) -> ScoreTable:
 
 
 def beside(results: Results) -> ScoreTable | None:
-    """Ours and the paper's Table 2, on those of its tasks that were evaluated in full, if any."""
+    """Our scores and the paper's Table 2, for its tasks that were evaluated in full, if any."""
     by_column = {
         column.short: task for task in results.plan.tasks if (column := published.column(task))
     }

@@ -89,7 +89,7 @@ def evaluate_systems(
         out: the evaluation's folder.
         options: how to evaluate.
         note: called with each message for the user: notes on the tasks, and at the end the table of
-            scores, also if the evaluation is interrupted.
+            scores, even if the evaluation is interrupted.
 
     Raises:
         PlanError, TaskError, SystemSpecError, HearevalError: naming what is wrong and the remedy.

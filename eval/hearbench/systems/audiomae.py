@@ -69,7 +69,7 @@ class AudioMae(nn.Module):
         self.scene_embedding_size = self.timestamp_embedding_size = encoder.pos_embed.shape[-1]
 
     def forward(self, audio_Bn: Tensor) -> tuple[Tensor, int]:
-        """Moments [B, C, R, D], and the number of them, of C R, without padding (at least one)."""
+        """Moments [B, C, R, D], and how many of the C R moments are not padding (at least one)."""
         frames = self.fbank(audio_Bn - audio_Bn.mean(dim=-1, keepdim=True))
         left = (frames.shape[1] - 1) % CHUNK + 1
         chunks = (in_chunks(frames, CHUNK) - fbank.MEAN) / (2 * fbank.DEVIATION)

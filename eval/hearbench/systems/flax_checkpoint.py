@@ -60,7 +60,7 @@ def _extension(kind: int, data: bytes) -> Any:
         return msgpack.ExtType(kind, data)
     shape, dtype, values = msgpack.unpackb(data, raw=False)
     if dtype not in DTYPES:
-        return msgpack.ExtType(kind, data)  # an integer, say: none of the parameters is one
+        return msgpack.ExtType(kind, data)  # e.g. an integer; parameters are floating-point
     if math.prod(shape) * DTYPES[dtype].itemsize != len(values):
         raise ValueError(f"an array of shape {list(shape)} has {len(values)} bytes")
     flat = torch.frombuffer(bytearray(values), dtype=DTYPES[dtype]) if values else torch.empty(0)

@@ -15,7 +15,7 @@ from torch import Tensor
 from hearbench.systems.chunks import as_batch
 from hearbench.systems.htk_mel import N_MELS, SAMPLE_RATE, HtkLogMel
 
-FRAMES, HOP = 21, 5  # of one timestamp embedding, and to the next: 210 ms every 50 ms
+FRAMES, HOP = 21, 5  # frames per timestamp embedding, and from one to the next: 210 ms, 50 ms
 HOP_MS = 50.0
 
 

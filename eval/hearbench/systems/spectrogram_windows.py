@@ -48,7 +48,7 @@ class ChunkedModel(nn.Module):
         return in_chunks(self.filled(log_mel), CHUNK), -(-frames // PATCH[0])
 
     def run(self, chunks: Tensor, reduced: Callable[[Tensor], Tensor]) -> Tensor:
-        """`reduced` of the rows of each chunk [B, C, ...]."""
+        """Apply `reduced` to the rows of each chunk: [B, C, ...]."""
         return in_batches(lambda part: reduced(self.encoder(part)), chunks, self.at_once)
 
 

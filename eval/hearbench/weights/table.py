@@ -1,7 +1,7 @@
 """Published checkpoints of the paper's other systems, from table.csv, with sources and licenses.
 
 Addresses and names are those of the authors' READMEs and code; the URL of BEATs is a shared access
-signature that its authors publish, valid to the year 3022. Nothing here was downloaded: whether a
+signature that its authors publish, valid to the year 3022. No download was tested: whether a
 Drive folder holds a run under exactly this name is not known, so runs are looked for by a prefix.
 """
 
@@ -97,7 +97,7 @@ def find(folder: Path, wanted: Iterable[Weights] = CHECKPOINTS.values()) -> dict
 
 
 def _is(weights: Weights, path: Path) -> bool:
-    """Whether a path is what these weights are called officially."""
+    """Whether a path has the official name of these weights."""
     if weights.is_run:
         return weights.is_called(path.name) and path.is_dir()
     if weights.hub:  # as `save_pretrained` or a clone of the hub's repository leaves it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hear_axlstm.audio.random_access import RandomAccess
 
 ID3V1_BYTES = 128
-APE_BYTES = 32  # of the head, and of the foot; their byte 23 says which of the two there are
+APE_BYTES = 32  # of the header and of the footer; byte 23 of each says which of them exist
 
 
 def tag_end(file: RandomAccess, at: int, stop: int) -> int | None:

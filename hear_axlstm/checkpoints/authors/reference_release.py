@@ -30,7 +30,7 @@ HEAD_SIZE = 64  # channels of an attention head of the release's SSAST, in all s
 WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
 POSITION_TOLERANCE = 1e-3  # of positions stored in half precision
 
-# The release's names and ours. A block's follow "blocks.N." and "encoder.blocks.N.".
+# The release's names and ours. Names in a block follow "blocks.N." and "encoder.blocks.N.".
 NAMES = {
     "cls_token": "encoder.cls_token",
     "mask_token": "mask_token",

@@ -10,7 +10,7 @@
 
 namespace {
 
-// Fixed weights of a block: as in cpu_block.py.
+// Fixed weights of a block, in the layout of `_BlockWeights` in library.py.
 struct BlockWeights {
     Weights mixer;
     const float* norm;      // [D]
@@ -31,12 +31,12 @@ struct Scratch {
         xz = space + CONTEXT * 2 * E;
         c = xz + 2 * size, k = c + size, v = k + size, u = v + size;
     }
-    T* normed() const { return u; }  // [B S, D], while there are no sums
-    T* mixed() const { return xz; }  // in the place of x, [B S, 2 E]
+    T* normed() const { return u; }  // [B S, D], until the sums are computed
+    T* mixed() const { return xz; }  // overwrites x, [B S, 2 E]
 };
 
 // The cell's gates as [N, S] from their logarithms [B, S, H], for scores without the keys' factor
-// 1 / sqrt(K); see `mlstm.stabilize_after`. m [N], if there is one, becomes that after the last
+// 1 / sqrt(K); see `mlstm.stabilize_after`. m [N], if given, is updated to that after the last
 // token.
 struct Gates {
     Buffer<double> a, running_max;

@@ -17,7 +17,7 @@ public:
     // Starts a block whose rows see up to this many keys.
     void start_block(Index seen) { seen_ = whole_groups(seen), reference_ = INFINITY; }
 
-    // The row's own factor.
+    // The factor of a row, exp(reference - M_t).
     ALWAYS float factor(double running_max) {
         if (reference_ - running_max > MODERATE) {
             reference_ = running_max;
@@ -29,7 +29,7 @@ public:
         return exp_of(float(reference_ - running_max));
     }
 
-    // The keys' factors.
+    // The factors of the keys, exp(a_s - reference).
     const float* columns() const { return columns_.data(); }
 
 private:
@@ -76,7 +76,7 @@ INLINE float weigh_backward(const float* decay, float factor, float d_sum, Index
     return sum_of(sum);
 }
 
-// A block [rows, columns], of which `seen` columns count, as the left factor.
+// A block [rows, columns] as the left factor; only its first `seen` columns are used.
 INLINE Left<float> left(const float* block, Index, Index, Index columns, float*) {
     return {block, columns, 1};
 }
@@ -89,7 +89,7 @@ INLINE Left<BFloat16> left(const float* block, Index rows, Index seen, Index col
     return {packed, columns, 2};
 }
 
-// Its transpose as the left factor.
+// The transpose of such a block as the left factor.
 INLINE Left<float> left_transposed(const float* block, Index, Index, Index columns, float*) {
     return {block, 1, columns};
 }

@@ -21,8 +21,8 @@ INLINE Index words_of(Index numbers) {
 template <class T>
 constexpr Index PIECE = IN_WORD<T> == 1 ? 192 : 1 << 30;
 
-// Which tiles of a product count: all of them; those with a column at or before the row; with the
-// row's own step or earlier ones; with it or later ones. The others are not needed or are zero.
+// The tiles of a product that are computed: all; those with a column at or before the row; those
+// with a step at or before the row; those with a step at or after it. The rest is zero or unused.
 enum class Shape { WHOLE, COLUMNS_TO_ROW, STEPS_TO_ROW, STEPS_FROM_ROW };
 
 constexpr Index BLOCK = 96;        // query rows at once; even and whole tiles

@@ -143,7 +143,7 @@ INLINE void layer_norm(const float* tokens, const float* norm, Index rows, Index
 
 }  // namespace
 
-// Checked by library.py: the version of the functions below, and what the weights are shaped by.
+// Checked by library.py: the version of all exported functions, and the sizes in weights' shapes.
 extern "C" const Index constants[] = {8, WIDTH, PLACES};
 
 #define ENTRY_POINTS(T, NAME)                                                                      \

@@ -1,6 +1,6 @@
 // The functions of interior.cpp that block.cpp calls, in the version for the processor at hand.
 //
-// Pointers, because clang gives a function that exists in several versions another symbol.
+// Function pointers, because clang changes the symbol of a function that has `target_clones`.
 
 #pragma once
 

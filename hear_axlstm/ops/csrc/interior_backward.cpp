@@ -15,7 +15,7 @@ struct Gradients {
     float *conv, *conv_bias, *key, *value, *gates_c, *gates_x, *gate_bias, *norm, *skip;
 };
 
-// From d out [B, S, E] to d u [N, S, K], d sums and d floor [N, S], and, by way of the skip and the
+// From d out [B, S, E] to d u [N, S, K], d sums and d floor [N, S], and, through the skip and the
 // output gate, to d c [N, S, K] and d z.
 template <class T>
 INLINE void after_cell(const T* u, const float* sums, const float* floor, const T* c, const T* xz,
@@ -94,7 +94,7 @@ INLINE void linear_lanes(const float* in, const float* weight, Index outputs, In
     for (Index r = 0; r < R; ++r) std::memcpy(d_in + r * E, &d_in_rows[r], sizeof(V));
 }
 
-// Passes a type without a value, since each processor passes vectors in its own way.
+// Passes a type without a value, since calling conventions for vectors differ between targets.
 template <class T>
 struct Type {
     using type = T;
@@ -142,7 +142,7 @@ struct Scratch {
     Buffer<float> rows, d_x;
 };
 
-// As `before_cell`, of R tokens from token s of window b on.
+// As `before_cell`, for R tokens of window b, starting at token s.
 template <Index R, class T>
 INLINE void before_cell_rows(const T* xz, const Sizes& sizes, const Weights& weights, Index b,
                              Index s, const float* d_gates, const float* d_c, const T* d_q,

@@ -1,4 +1,4 @@
-// Numbers and vector loops for the compiled part of an mLSTM block: see interior.cpp.
+// Number types, structs of sizes and weights, and row operations shared by the C++ kernels.
 
 #pragma once
 

@@ -6,12 +6,12 @@
 
 #include <functional>
 
-constexpr Index WORTH_A_THREAD = 1 << 22;  // FLOPs, longer than it takes to hand work over
+constexpr Index WORTH_A_THREAD = 1 << 22;  // FLOPs that outweigh the cost of handing work over
 
 // Calls part(i) for all i < parts, each on a thread of its own if there are enough.
 void share(Index parts, const std::function<void(Index)>& part);
 
-// Calls work(first, end) for parts of the items on up to that many threads, this one among them.
+// Calls work(first, end) for parts of the items, on at most `threads` threads including this one.
 template <class Work>
 void in_parts(Index items, Index flops, Index threads, Work work) {
     const Index parts = std::max(Index(1), std::min({items, threads, flops / WORTH_A_THREAD}));

@@ -118,7 +118,7 @@ __attribute__((noinline)) void multiply_tile(Left<T> a, Right b, Index steps, In
     }
 }
 
-// Any number of rows of G groups, at most R at once. Five are the patches of a stream's step.
+// Any number of rows of G groups, at most R at once. Five rows are one time step of a stream.
 template <Index R, Index G, bool ADDED, class T, class Out>
 INLINE void multiply_rows(Index rows, Left<T> a, Right b, Index steps, Index columns, Out* out,
                           Index out_row) {

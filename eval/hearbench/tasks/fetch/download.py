@@ -58,7 +58,7 @@ def download(url: str, path: Path, size: int | None = None, *, attempts: int | N
     """Download `url` to `path`, resuming an earlier attempt if the file has not changed.
 
     Partial data are kept in `<path>.part`, with a record of the file's version. After a dropped
-    connection the download is retried, a few times without progress.
+    connection the download is retried, until several attempts in a row make no progress.
 
     Args:
         url: URL of the file.
@@ -141,7 +141,7 @@ def _attempt(session: requests.Session, url: str, part: Path, progress: Progress
     with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         _check_status(response)
         if state and response.status_code == 416 and have == state.size:
-            return  # complete: only its name was not changed
+            return  # complete, but not renamed yet
         if state and not _continues(response, state, have):
             state, have = None, 0
             if response.status_code != 200:  # a range of something else
