@@ -118,7 +118,7 @@ sanitize: $(READY) ## Run the C++ tests under AddressSanitizer and UBSan [CXX=cl
 	@$(CXX) -O1 -g -w $(LANGUAGE) -DEACH_CPU= $(SANITIZERS) -shared \
 	    $(KERNELS) -o build/sanitized/hear_axlstm/ops/_cpu.so
 	@cd build/sanitized && ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=$(ASAN))" \
-	    "$(abspath $(BIN))/python" -m pytest -q --capture=sys -p no:cacheprovider tests/ops/test_cpu.py tests/ops/test_gemm.py
+	    "$(abspath $(BIN))/python" -m pytest -q --capture=sys -p no:cacheprovider tests/ops/test_cpu_mixer.py tests/ops/test_cpu_block.py tests/ops/test_packed_linear.py
 	@echo "The sanitizers found nothing."
 
 lint: $(READY) ## Check style and types

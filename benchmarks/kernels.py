@@ -94,12 +94,17 @@ def padded_mlstm_kernels(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: 
     return h[:, :, :tokens, :size].transpose(1, 2)
 
 
+def fused(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
+    """The Triton kernel."""
+    return triton_impl.quadratic_cell(q, k, v, *mlstm.stabilize(log_i, log_f))
+
+
 def _forms() -> dict[str, Form]:
     forms: dict[str, Form] = {
         "plain": plain_parallel,
         "plain, compiled": torch.compile(plain_parallel, dynamic=False),
         "mlstm.parallel": mlstm.parallel,
-        "fused": lambda q, k, v, *gates: triton_impl.mlstm_sum(q, k, v, *mlstm.stabilize(*gates)),
+        "fused": fused,
     }
     if find_spec("mlstm_kernels"):
         forms["mlstm_kernels, padded"] = padded_mlstm_kernels

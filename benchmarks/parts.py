@@ -18,13 +18,13 @@ from torch.profiler import profile, record_function
 from hear_axlstm.config import preset
 from hear_axlstm.models.patch_embed import random_mask
 from hear_axlstm.models.pretraining import MaskedPatchModel
-from hear_axlstm.ops import cpu
+from hear_axlstm.ops import cpu_mixer
 from hear_axlstm.ops.backends import backend
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise")
 KERNELS = {  # of each part, without "_backward"
     "convolution, maps, gates": "before_cell",
-    "cell": "cell_sums",
+    "cell": "weighted_sum",
     "head norm, skip, output gate": "after_cell",
 }
 PARTS = ("projections", *KERNELS, "rest")
@@ -52,13 +52,13 @@ def parts(name: str, clips: int = 4, rounds: int = 3) -> dict[str, tuple[float, 
 @contextmanager
 def _profiled(times: Counter[str]) -> Iterator[None]:
     """Add the CPU time within the context to its parts, in microseconds."""
-    call = cpu.call
+    call = cpu_mixer.call
 
     def recorded(name: str, *arguments: Any) -> None:
         with record_function(f"kernel {name}"):
             call(name, *arguments)
 
-    with mock.patch.object(cpu, "call", recorded), profile() as profiler:
+    with mock.patch.object(cpu_mixer, "call", recorded), profile() as profiler:
         yield
     for event in profiler.key_averages():
         times[_part_of(event.key)] += event.self_cpu_time_total

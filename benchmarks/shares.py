@@ -12,7 +12,8 @@ from hear_axlstm.config import preset
 from hear_axlstm.embed.fused import FusedMLSTM
 from hear_axlstm.models.mlstm import MLSTMBlock
 from hear_axlstm.ops.backends import backend
-from hear_axlstm.ops.cpu import Call, before_cell, cell_sums
+from hear_axlstm.ops.cpu_mixer import Pass, before_cell, weighted_sum
+from hear_axlstm.ops.library import Sizes
 from hear_axlstm.ops.workspace import Workspace
 
 WINDOWS, TOKENS = 4, 251
@@ -30,13 +31,13 @@ def shares(name: str, dtype: torch.dtype, rounds: int) -> list[str]:
     low = tokens.to(dtype)
     xz = block.up(low, workspace, "xz")
     out = torch.randn(WINDOWS, TOKENS, MLSTMBlock.inner_dim(config)).to(dtype)
-    sizes = WINDOWS, TOKENS, block.heads, block.head_size // 4
-    given, _ = before_cell(xz, Call(sizes, tuple(block.weights), plain.gates, workspace))
+    sizes = Sizes(WINDOWS, TOKENS, block.heads, block.head_size // 4)
+    given, _ = before_cell(xz, Pass(sizes, tuple(block.weights), plain.gates, workspace))
 
     works: dict[str, Work] = {
         "block": lambda: block(tokens, workspace),
         "projections": lambda: (block.up(low, workspace, "xz"), block.down(out, workspace, "down")),
-        "cell": lambda: cell_sums(sizes, given, workspace),
+        "cell": lambda: weighted_sum(sizes, given, workspace),
     }
     seconds = in_turns({key: often(work, 20) for key, work in works.items()}, rounds, tokens.device)
     parts = [seconds["projections"], seconds["cell"]]

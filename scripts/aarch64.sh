@@ -47,4 +47,4 @@ aarch64-linux-gnu-g++ -O3 -std=c++17 -fPIC -fopenmp-simd -pthread -Wall -Wextra 
 export PYTHONPATH=$tree:$packages
 exec qemu-aarch64 -L "$root" -E LD_LIBRARY_PATH="$packages/torch/lib:$packages/torch.libs" \
     "$root/usr/bin/python3.11" -m pytest -q --capture=sys -p no:cacheprovider \
-    "${@:-tests/ops/test_cpu.py}"
+    "${@:-tests/ops/test_cpu_mixer.py}"

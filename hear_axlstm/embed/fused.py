@@ -16,12 +16,12 @@ from hear_axlstm.models import layers, mlstm
 from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.models.mlstm import MLSTMBlock
 from hear_axlstm.ops import torch_impl
-from hear_axlstm.ops.backends import compiled_block, is_compiled, mixer_for, packed
+from hear_axlstm.ops.backends import compiled_block, mixer_for, packed, uses_library
 from hear_axlstm.ops.contract import CONV_WIDTH, NORM_EPS, CellGates
 from hear_axlstm.ops.cores import on_each_core, on_one_core
 from hear_axlstm.ops.fuse import fuse_weights
 from hear_axlstm.ops.packed_linear import PackedLinear
-from hear_axlstm.ops.tracing import address
+from hear_axlstm.ops.tracing import check_storage
 from hear_axlstm.ops.workspace import Workspace
 
 WINDOWS_AT_ONCE = 4  # with fewer, weights are read more often; more do not fit in the cache
@@ -69,7 +69,7 @@ class FusedEncoder:
             TypeError: for a tensor of `torch.func`, whose transforms are local to a thread.
         """
         self.check_hooks()
-        address(mel_WTF, "log-mel")
+        check_storage(mel_WTF, "log-mel")
         patches_WND, cores = self.patches(mel_WTF), torch.get_num_threads()
         shared = len(patches_WND) % cores if self._can_share else 0
         own = len(patches_WND) - shared
@@ -160,7 +160,7 @@ class FusedMLSTM:
         self, tokens_BSD: Tensor, workspace: Workspace, state: StreamState | None
     ) -> Tensor:
         mixer = None if state else mixer_for(tokens_BSD, self.head_size)
-        if self.compiled and (mixer or (state and is_compiled(tokens_BSD))):
+        if self.compiled and (mixer or (state and uses_library(tokens_BSD))):
             before = state.tensors() if state else ()
             self.compiled(tokens_BSD, self._log_gates, workspace, before)
             return tokens_BSD
@@ -186,7 +186,7 @@ class FusedMLSTM:
             return inner(q, k, v, *self._log_gates(raw_BSG))
 
         convolve = state.convolve if state else torch_impl.convolve
-        return torch_impl.mixer(xz_BSE, self.weights, self.heads, cell, convolve)
+        return torch_impl.fused_interior(xz_BSE, self.weights, self.heads, cell, convolve)
 
 
 def _fuse_block(block: nn.Module, index: int, dtype: torch.dtype, pack: Pack) -> Block:

@@ -77,7 +77,7 @@ def _train_step(
         return [math.ceil(frame_count(len(clip), mel) / width) for clip in batch[0]]
 
     width = classifier.config.window_frames
-    classifier.encoder.use_mixer()
+    classifier.encoder.enable_mixer()
     parts = ((classifier.encoder, config.encoder_lr), (classifier.head, config.head_lr))
     groups = [
         group

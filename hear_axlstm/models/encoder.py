@@ -92,11 +92,11 @@ class Encoder(nn.Module):
                 "torch.no_grad(), or call model.unfuse() or model.train() before training"
             )
 
-    def use_mixer(self, enabled: bool = True) -> None:
+    def enable_mixer(self) -> None:
         """Make mLSTM blocks use the backend's mixer, see `MLSTMBlock.use_mixer`."""
         for block in self.blocks:
             if isinstance(block, MLSTMBlock):
-                block.use_mixer = enabled
+                block.use_mixer = True
 
     def train(self, mode: bool = True) -> Encoder:
         """Set training mode as in `torch.nn.Module`; this drops fused weights."""

@@ -38,7 +38,7 @@ from hear_axlstm.models.layers import (
 )
 from hear_axlstm.models.tensor_names import use_file_names
 from hear_axlstm.ops import torch_impl
-from hear_axlstm.ops.backends import mixer_for, mlstm_sum
+from hear_axlstm.ops.backends import mixer_for, quadratic_cell
 from hear_axlstm.ops.contract import (
     LARGEST_EXPONENT,
     MAP_WIDTH,
@@ -118,7 +118,7 @@ def cell(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tenso
 
 def parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
     """Hidden states in the quadratic form, computed by the backend; arguments as in `cell`."""
-    return mlstm_sum(q, k, v, *stabilize(log_i, log_f))
+    return quadratic_cell(q, k, v, *stabilize(log_i, log_f))
 
 
 def chunkwise(

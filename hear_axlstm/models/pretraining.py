@@ -23,7 +23,7 @@ class MaskedPatchModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.encoder.use_mixer()
+        self.encoder.enable_mixer()
         self.mask_token = nn.Parameter(torch.empty(config.dim, dtype=torch.float32))
         nn.init.normal_(self.mask_token, std=0.02)
         hidden = nn.Linear(config.dim, config.dim, dtype=torch.float32)

@@ -18,8 +18,8 @@ import os
 import torch
 from torch import Tensor
 
-from hear_axlstm.ops import cpu, library, torch_impl, triton_impl
-from hear_axlstm.ops.contract import Mixer, MixerWeights, MLSTMSum, is_short
+from hear_axlstm.ops import cpu_mixer, library, torch_impl, triton_impl
+from hear_axlstm.ops.contract import Mixer, MixerWeights, QuadraticCell, is_short
 from hear_axlstm.ops.cpu_block import CompiledBlock
 from hear_axlstm.ops.matmul import is_for_mkl
 from hear_axlstm.ops.packed_linear import PackedLinear
@@ -47,24 +47,24 @@ def backend(device_type: str) -> str:
     return _chosen[device_type]
 
 
-def mlstm_sum(
+def quadratic_cell(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> Tensor:
-    """Hidden states of the cell by the backend; see `hear_axlstm.ops.contract.MLSTMSum`."""
+    """Hidden states of the cell by the backend; see `hear_axlstm.ops.contract.QuadraticCell`."""
     by_triton = backend(q.device.type) == "triton" and q.dtype in triton_impl.DTYPES
-    form: MLSTMSum = triton_impl.mlstm_sum if by_triton else torch_impl.mlstm_sum
+    form: QuadraticCell = triton_impl.quadratic_cell if by_triton else torch_impl.quadratic_cell
     return form(q, k, v, a, running_max, floor)
 
 
 def mixer_for(x_BSD: Tensor, head_size: int) -> Mixer | None:
     """Return the backend's function for the interior of a block, if it has one for such windows."""
-    has_mixer = is_compiled(x_BSD) and is_short(x_BSD.shape[1], head_size)
-    return cpu.mixer if has_mixer else None
+    has_mixer = uses_library(x_BSD) and is_short(x_BSD.shape[1], head_size)
+    return cpu_mixer.mixer if has_mixer else None
 
 
-def is_compiled(x: Tensor) -> bool:
+def uses_library(x: Tensor) -> bool:
     """Whether the backend for tensors like this one is the compiled library."""
-    return x.device.type == "cpu" and cpu.is_usable(x) and backend("cpu") == "cpu"
+    return x.device.type == "cpu" and cpu_mixer.is_usable(x) and backend("cpu") == "cpu"
 
 
 def compiled_block(
@@ -122,7 +122,7 @@ def triton_agrees(device_type: str) -> bool:
     leaves = [x.to(device_type).requires_grad_() for x in (q, k, v, a, running_max, floor)]
     results = []
     try:
-        for form in (torch_impl.mlstm_sum, triton_impl.mlstm_sum):
+        for form in (torch_impl.quadratic_cell, triton_impl.quadratic_cell):
             h = form(*leaves)
             results.append((h, *torch.autograd.grad(h.square().sum(), leaves)))
     except Exception as error:  # a compiler's errors have any type

@@ -102,7 +102,7 @@ class FusedWeights(NamedTuple):
     """Down-projection ``[D, E]``, channels by head, interleaved."""
 
 
-class MLSTMSum(Protocol):
+class QuadraticCell(Protocol):
     """The hidden states of the cell from its gates, which every backend computes."""
 
     def __call__(

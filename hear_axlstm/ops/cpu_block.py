@@ -21,8 +21,8 @@ from hear_axlstm.ops.contract import (
     LogGateFunction,
     MixerWeights,
 )
-from hear_axlstm.ops.cpu import check_shapes
-from hear_axlstm.ops.library import call
+from hear_axlstm.ops.cpu_mixer import check_shapes
+from hear_axlstm.ops.library import Sizes, call
 from hear_axlstm.ops.packed_linear import PackedLinear
 from hear_axlstm.ops.workspace import Workspace
 
@@ -74,7 +74,7 @@ class CompiledBlock:
                 after the earlier tokens, see `hear_axlstm.models.mlstm.State`; updated in place.
         """
         batch, tokens, width = map(int, tokens_BSD.shape)
-        sizes = batch, tokens, self.heads, self.inner // self.heads // MAP_WIDTH
+        sizes = Sizes(batch, tokens, self.heads, self.inner // self.heads // MAP_WIDTH)
         if width != self.width or (state and batch != 1):
             raise ValueError(f"tokens have shape {tuple(tokens_BSD.shape)}, not [B, S, {width}]")
         empty, threads = partial(workspace.empty, like=tokens_BSD), workspace.threads

@@ -7,13 +7,13 @@ import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hear_axlstm.ops.contract import CONV_WIDTH, MAP_WIDTH, MixerWeights
-from hear_axlstm.ops.tracing import address
+from hear_axlstm.ops.tracing import check_storage
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +21,23 @@ INTERFACE = 8  # version of the functions below, incremented with every change
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
+class Sizes(NamedTuple):
+    """Sizes of the tensors inside a block."""
+
+    windows: int
+    tokens: int
+    heads: int
+    maps: int
+    """4 x 4 blocks of a head in the block-diagonal maps."""
+
+    @property
+    def head_size(self) -> int:
+        """Head size, K."""
+        return self.maps * MAP_WIDTH
+
+
 class _Sizes(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("windows", "tokens", "heads", "blocks")]
+    _fields_ = [(name, ctypes.c_int64) for name in Sizes._fields]
 
 
 class _Weights(ctypes.Structure):
@@ -49,8 +64,8 @@ SIGNATURES = {
     "after_cell_backward": "SWTffTTxxTTfffTW",
     "before_cell_backward": "SWTffTTTTW",
     "gemm": "TTiiiiT",
-    "cell_sums": "STTTddiTf",
-    "cell_sums_backward": "STTTddTfiTTTff",
+    "weighted_sum": "STTTddiTf",
+    "weighted_sum_backward": "STTTddTfiTTTff",
 }
 _STRUCTS: dict[str, type[ctypes.Structure]] = {"S": _Sizes, "W": _Weights, "B": _BlockWeights}
 _NUMBERS: dict[str, Any] = {"i": ctypes.c_int64, "x": ctypes.c_float}
@@ -109,7 +124,7 @@ def block_weights(
         norm: scale of the first norm, float32.
         up: packed projection, like `down`.
         down: packed projection.
-        numbers: model width, `EPS` for scores without 1 / sqrt(K), `NORM_EPS`, largest exponent.
+        numbers: model width, `EPS` for scores without 1 / sqrt(K), `NORM_EPS`, `LARGEST_EXPONENT`.
     """
     addresses = [_address(norm, torch.float32, "norm")]
     addresses += [_address(weight, weight.dtype, "projection") for weight in (up, down)]
@@ -128,7 +143,8 @@ def _address(tensor: Any, dtype: torch.dtype, name: str) -> int:
             f"{name}: a tensor of {tensor.dtype} on {tensor.device} with strides {tensor.stride()} "
             f"instead of a dense one of {dtype} on the CPU"
         )
-    return address(tensor, name)
+    check_storage(tensor, name)
+    return tensor.data_ptr()
 
 
 @cache

@@ -26,10 +26,10 @@ MODERATE = 64.0  # exp(MODERATE) and products of it are far from the limits of f
 WINDOWS = {"cpu": 8, "cuda": 64}  # processed at once; bounds the memory of S x S matrices
 
 
-def mlstm_sum(
+def quadratic_cell(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> Tensor:
-    """Hidden states of the cell on any device; see `hear_axlstm.ops.contract.MLSTMSum`."""
+    """Hidden states of the cell on any device; see `hear_axlstm.ops.contract.QuadraticCell`."""
     return normalize(*weighted_sum(q, k, v, a, running_max), floor, q.shape[-1])
 
 
@@ -243,7 +243,7 @@ class _GatedNorm(torch.autograd.Function):
         return grad_h, grad * skip, grad_z, grad_scale, grad_skip
 
 
-def mixer(
+def fused_interior(
     xz_BSE: Tensor,
     weights: MixerWeights,
     heads: int,

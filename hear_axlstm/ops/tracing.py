@@ -12,14 +12,10 @@ def is_traced(x: Tensor) -> bool:
     return not is_plain or torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def address(x: Tensor, name: str) -> int:
-    """Address of a tensor's first element.
-
-    Raises:
-        TypeError: for a tensor wrapped by `torch.func`, as in grad or vmap.
-    """
+def check_storage(x: Tensor, name: str) -> None:
+    """Raise TypeError for a tensor wrapped by `torch.func`, as in grad or vmap."""
     try:
-        return x.data_ptr()
+        x.data_ptr()
     except RuntimeError as error:
         raise TypeError(
             f"{name}: a tensor without storage, as passed by torch.func: use the model "

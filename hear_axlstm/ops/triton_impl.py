@@ -31,10 +31,10 @@ def is_available(device: torch.device) -> bool:
     return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def mlstm_sum(
+def quadratic_cell(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> Tensor:
-    """Hidden states of the cell on a GPU; see `hear_axlstm.ops.contract.MLSTMSum`.
+    """Hidden states of the cell on a GPU; see `hear_axlstm.ops.contract.QuadraticCell`.
 
     Differentiable once in all arguments. Products of bfloat16 and float16 are accumulated in
     float32. Those of float32 follow `torch.set_float32_matmul_precision`: with "highest", the

@@ -53,7 +53,7 @@ _hidden_states = _tuned(kernels.hidden_states)
 _gradient = _tuned(kernels.gradient)
 
 
-@torch.library.custom_op("hear_axlstm::mlstm_sum", mutates_args=())
+@torch.library.custom_op("hear_axlstm::quadratic_cell", mutates_args=())
 def forward(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -53,7 +53,8 @@ def test_axlstm_needs_what_torch_counts_but_for_zeros_and_recomputation(
 ) -> None:
     monkeypatch.setattr(mlstm, "is_short", lambda *_: True)
     model = MaskedPatchModel(config)
-    model.encoder.use_mixer(False)
+    for block in model.encoder.blocks:
+        block.use_mixer = False
     assert counted(model) - not_needed(model) == training_flops(config)
 
 

@@ -34,7 +34,7 @@ def inputs(
 
 
 def errors(
-    leaves: list[Tensor], form: Callable[..., Tensor] = triton_impl.mlstm_sum
+    leaves: list[Tensor], form: Callable[..., Tensor] = triton_impl.quadratic_cell
 ) -> dict[str, float]:
     return cell.errors(leaves, form)
 
@@ -89,14 +89,14 @@ def test_strong_gates(gate: float) -> None:
 def test_gate_sums_in_the_thousands_keep_their_differences() -> None:
     leaves = inputs((1, 70, 2, 48))
     q, k, v, a, running_max, floor = leaves
-    near = triton_impl.mlstm_sum(*leaves)
-    far = triton_impl.mlstm_sum(q, k, v, a + 12345.678, running_max + 12345.678, floor)
+    near = triton_impl.quadratic_cell(*leaves)
+    far = triton_impl.quadratic_cell(q, k, v, a + 12345.678, running_max + 12345.678, floor)
     torch.testing.assert_close(far, near, rtol=1e-5, atol=1e-6)
 
 
 def test_inputs_with_any_strides_are_read_within_their_bounds() -> None:
     leaves = inputs((2, 37, 2, 144))
-    expected = triton_impl.mlstm_sum(*leaves)
+    expected = triton_impl.quadratic_cell(*leaves)
 
     def within_nan(x: Tensor) -> Tensor:
         frame = x.new_full([size + 3 for size in x.shape], torch.nan)
@@ -104,9 +104,9 @@ def test_inputs_with_any_strides_are_read_within_their_bounds() -> None:
         return view.copy_(x.detach())
 
     framed = [within_nan(x).requires_grad_() for x in leaves]
-    assert torch.equal(triton_impl.mlstm_sum(*framed), expected)
+    assert torch.equal(triton_impl.quadratic_cell(*framed), expected)
     transposed = [x.detach().mT.contiguous().mT for x in leaves[:3]]  # K is not contiguous
-    assert torch.equal(triton_impl.mlstm_sum(*transposed, *leaves[3:]), expected)
+    assert torch.equal(triton_impl.quadratic_cell(*transposed, *leaves[3:]), expected)
     assert_accurate(framed)
 
 
@@ -121,7 +121,7 @@ def test_nothing_is_written_outside_of_the_outputs(monkeypatch: pytest.MonkeyPat
     leaves = inputs((1, 37, 3, 130))
     with monkeypatch.context() as patched:
         patched.setattr(triton_operators.torch, "empty", framed_empty)
-        triton_impl.mlstm_sum(*leaves).square().sum().backward()
+        triton_impl.quadratic_cell(*leaves).square().sum().backward()
     assert len(frames) == 10  # h, n, gates; 1 / N and dn, six gradients
     for frame in frames:
         assert torch.all(frame[:band] == 7) and torch.all(frame[-band:] == 7)
@@ -132,17 +132,17 @@ def test_nothing_is_written_outside_of_the_outputs(monkeypatch: pytest.MonkeyPat
 def test_gates_that_are_nearly_shut_have_finite_gradients(backend: ModuleType) -> None:
     qkv = inputs((1, 9, 2, 24))[:3]
     shut = torch.full((1, 9, 2), -900.0, device=DEVICE, requires_grad=True)
-    h = backend.mlstm_sum(*qkv, *mlstm.stabilize(shut, torch.full_like(shut, -0.1)))
+    h = backend.quadratic_cell(*qkv, *mlstm.stabilize(shut, torch.full_like(shut, -0.1)))
     for gradient in torch.autograd.grad(h.sum(), [*qkv, shut]):
         assert gradient.isfinite().all()
 
 
 def test_another_default_dtype() -> None:
     leaves = inputs((1, 20, 2, 24))
-    expected = torch.autograd.grad(triton_impl.mlstm_sum(*leaves).sum(), leaves)
+    expected = torch.autograd.grad(triton_impl.quadratic_cell(*leaves).sum(), leaves)
     torch.set_default_dtype(torch.bfloat16)
     try:
-        found = torch.autograd.grad(triton_impl.mlstm_sum(*leaves).sum(), leaves)
+        found = torch.autograd.grad(triton_impl.quadratic_cell(*leaves).sum(), leaves)
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(map(torch.equal, found, expected))
@@ -151,9 +151,9 @@ def test_another_default_dtype() -> None:
 def test_pytorch_accepts_the_operators() -> None:
     leaves = inputs((1, 20, 2, 24))
     torch.library.opcheck(triton_operators.forward, tuple(leaves))
-    compiled = torch.compile(triton_impl.mlstm_sum, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(triton_impl.quadratic_cell, backend="aot_eager", fullgraph=True)
     found = torch.autograd.grad(compiled(*leaves).square().sum(), leaves)
-    expected = torch.autograd.grad(triton_impl.mlstm_sum(*leaves).square().sum(), leaves)
+    expected = torch.autograd.grad(triton_impl.quadratic_cell(*leaves).square().sum(), leaves)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -162,13 +162,15 @@ def test_auto_takes_triton_after_a_check(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert backends.triton_agrees(DEVICE.type)
-    monkeypatch.setattr(triton_impl, "mlstm_sum", lambda *x: 1.01 * torch_impl.mlstm_sum(*x))
+    monkeypatch.setattr(
+        triton_impl, "quadratic_cell", lambda *x: 1.01 * torch_impl.quadratic_cell(*x)
+    )
     assert not backends.triton_agrees(DEVICE.type)
 
     def fail(*_: Tensor) -> Tensor:
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(triton_impl, "mlstm_sum", fail)
+    monkeypatch.setattr(triton_impl, "quadratic_cell", fail)
     assert not backends.triton_agrees(DEVICE.type)
     assert ["disagree" in caplog.messages[0], "no such instruction" in caplog.messages[1]] == [1, 1]
 
@@ -182,19 +184,19 @@ def test_constants_agree_with_the_cell() -> None:
 def test_bad_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v, *gates = inputs((1, 5, 2, 24))
     with pytest.raises(ValueError, match="float64"):
-        triton_impl.mlstm_sum(q.double(), k.double(), v.double(), *gates)
+        triton_impl.quadratic_cell(q.double(), k.double(), v.double(), *gates)
     with pytest.raises(ValueError, match="bfloat16"):
-        triton_impl.mlstm_sum(q, k.bfloat16(), v, *gates)
+        triton_impl.quadratic_cell(q, k.bfloat16(), v, *gates)
     with pytest.raises(ValueError, match=r"\(1, 4, 2, 24\)"):
-        triton_impl.mlstm_sum(q, k[:, :4], v, *gates)
+        triton_impl.quadratic_cell(q, k[:, :4], v, *gates)
     with pytest.raises(ValueError, match="meta"):
-        triton_impl.mlstm_sum(q.to("meta"), k, v, *gates)
+        triton_impl.quadratic_cell(q.to("meta"), k, v, *gates)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert not triton_impl.is_available(torch.device("cpu"))
     monkeypatch.setattr(triton_impl, "HAS_TRITON", False)
     assert not triton_impl.is_available(DEVICE)
     with pytest.raises(ImportError, match=r"\[kernels\]"):
-        triton_impl.mlstm_sum(q, k, v, *gates)
+        triton_impl.quadratic_cell(q, k, v, *gates)
 
 
 @pytest.mark.slow

@@ -1,35 +1,10 @@
-// The kernels of products.h and cell.h for each instruction set, and the choice among them.
+// The kernels of products.h and weighted_sum.h for each instruction set, and the choice among them.
 //
-// Shapes: as in interior.cpp.
+// Shapes: as in around_cell.cpp.
 
-#include "parallel.h"
 #include "dispatch.h"
-
-namespace {
-
-using Word = std::uint32_t;
-
-template <class T>
-constexpr Index IN_WORD = sizeof(Word) / sizeof(T);
-
-template <class T>
-INLINE Index words_of(Index numbers) {
-    return (numbers + IN_WORD<T> - 1) / IN_WORD<T>;
-}
-
-// Steps per partial sum: longer sums of floats lose precision; bfloat16 factors lose more anyway.
-template <class T>
-constexpr Index PIECE = IN_WORD<T> == 1 ? 192 : 1 << 30;
-
-// The tiles of a product that are computed: all; those with a column at or before the row; those
-// with a step at or before the row; those with a step at or after it. The rest is zero or unused.
-enum class Shape { WHOLE, COLUMNS_TO_ROW, STEPS_TO_ROW, STEPS_FROM_ROW };
-
-constexpr Index BLOCK = 96;        // query rows at once; even and whole tiles
-constexpr Index CACHED = 1 << 17;  // bytes of the left factor that stay in the cache
-constexpr double MODERATE = 40.0;  // exp(MODERATE) times a negligible weight is negligible
-
-}  // namespace
+#include "parallel.h"
+#include "tiles.h"
 
 #ifdef __clang__
 #define UNROLLED _Pragma("unroll")
@@ -44,7 +19,7 @@ constexpr Index VECTOR_BYTES = 16, ROWS = 8, AT_ONCE = 3;  // a tile fills the r
 constexpr Index VECTOR_BYTES = 16, ROWS = 4, AT_ONCE = 2;
 #endif
 #include "products.h"
-#include "cell.h"
+#include "weighted_sum.h"
 }  // namespace plain
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -66,7 +41,7 @@ BEGIN_TARGET("avx2,fma,f16c,bmi,bmi2,lzcnt")
 namespace avx2 {
 constexpr Index VECTOR_BYTES = 32, ROWS = 6, AT_ONCE = 2;
 #include "products.h"
-#include "cell.h"
+#include "weighted_sum.h"
 }  // namespace avx2
 END_TARGET
 
@@ -74,7 +49,7 @@ BEGIN_TARGET("avx2,fma,f16c,bmi,bmi2,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,av
 namespace avx512 {
 constexpr Index VECTOR_BYTES = 64, ROWS = 8, AT_ONCE = 3;
 #include "products.h"
-#include "cell.h"
+#include "weighted_sum.h"
 }  // namespace avx512
 END_TARGET
 
@@ -83,7 +58,7 @@ BEGIN_TARGET("avx2,fma,f16c,bmi,bmi2,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,av
 namespace avx512_bf16 {
 constexpr Index VECTOR_BYTES = 64, ROWS = 8, AT_ONCE = 3;
 #include "products.h"
-#include "cell.h"
+#include "weighted_sum.h"
 }  // namespace avx512_bf16
 END_TARGET
 #endif
@@ -155,26 +130,26 @@ extern "C" Index gemm_is_fastest() {
             BY_ISA(product<false>(x, K, packed, rows, K, columns, first, end, out))                \
         });                                                                                        \
     }                                                                                              \
-    extern "C" void cell_sums_##NAME(const Sizes* sizes, const T* q, const T* k, const T* v,       \
-                                     const double* a, const double* running_max, Index threads,    \
-                                     T* u, float* n) {                                             \
+    extern "C" void weighted_sum_##NAME(const Sizes* sizes, const T* q, const T* k, const T* v,    \
+                                        const double* a, const double* running_max, Index threads, \
+                                        T* u, float* n) {                                          \
         const Index S = sizes->S, K = sizes->K(), heads = sizes->B * sizes->H;                     \
         in_parts(heads, 2 * heads * S * S * K, threads, [=](Index head, Index end) {               \
             const Index s = head * S, at = s * K;                                                  \
-            BY_ISA(sums(q + at, k + at, v + at, end - head, S, K, a + s, running_max + s, u + at,  \
-                        n + s))                                                                    \
+            BY_ISA(weighted_sum(q + at, k + at, v + at, end - head, S, K, a + s, running_max + s,  \
+                                u + at, n + s))                                                    \
         });                                                                                        \
     }                                                                                              \
-    extern "C" void cell_sums_backward_##NAME(                                                     \
+    extern "C" void weighted_sum_backward_##NAME(                                                  \
         const Sizes* sizes, const T* q, const T* k, const T* v, const double* a,                   \
         const double* running_max, const T* d_u, const float* d_n, Index threads, T* d_q, T* d_k,  \
         T* d_v, float* d_a, float* d_running_max) {                                                \
         const Index S = sizes->S, K = sizes->K(), heads = sizes->B * sizes->H;                     \
         in_parts(heads, 5 * heads * S * S * K, threads, [=](Index head, Index end) {               \
             const Index s = head * S, at = s * K;                                                  \
-            BY_ISA(gradients(q + at, k + at, v + at, end - head, S, K, a + s, running_max + s,     \
-                             d_u + at, d_n + s, d_q + at, d_k + at, d_v + at, d_a + s,             \
-                             d_running_max + s))                                                   \
+            BY_ISA(weighted_sum_backward(q + at, k + at, v + at, end - head, S, K, a + s,          \
+                                         running_max + s, d_u + at, d_n + s, d_q + at, d_k + at,   \
+                                         d_v + at, d_a + s, d_running_max + s))                    \
         });                                                                                        \
     }
 
@@ -195,22 +170,23 @@ void project_onto(const T* x, Index x_row, const T* packed, Index rows, Index K,
 }
 
 template <class T>
-void cell(const T* q, const T* k, const T* v, const double* a, const double* running_max,
-          Index first, Index end, Index S, Index K, const State& state, T* u, float* n) {
+void cell_sums(const T* q, const T* k, const T* v, const double* a, const double* running_max,
+               Index first, Index end, Index S, Index K, const State& state, T* u, float* n) {
     const Index heads = end - first, s = first * S, at = s * K;
     q += at, k += at, v += at, u += at, a += s, running_max += s, n += s;
-    const auto sums = [=] { BY_ISA(sums(q, k, v, heads, S, K, a, running_max, u, n)) };
+    const auto sums = [=] { BY_ISA(weighted_sum(q, k, v, heads, S, K, a, running_max, u, n)) };
     sums();
     if (!state.memory) return;
     float *memory = state.memory + first * K * K, *normalizer = state.normalizer + first * K;
-    BY_ISA(carry(q, k, v, heads, S, K, a, running_max, state.m + first, memory, normalizer, u, n))
+    BY_ISA(
+        add_state(q, k, v, heads, S, K, a, running_max, state.m + first, memory, normalizer, u, n))
 }
 
 #define INSTANCES(T)                                                                               \
     template void project(const T*, const T*, Index, Index, Index, T*);                            \
     template void project_onto(const T*, Index, const T*, Index, Index, Index, float*);            \
-    template void cell(const T*, const T*, const T*, const double*, const double*, Index, Index,   \
-                       Index, Index, const State&, T*, float*);
+    template void cell_sums(const T*, const T*, const T*, const double*, const double*, Index,     \
+                            Index, Index, Index, const State&, T*, float*);
 
 INSTANCES(float)
 INSTANCES(BFloat16)

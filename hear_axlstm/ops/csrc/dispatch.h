@@ -21,5 +21,5 @@ struct State {
 
 // The sums of heads [first, end); a, running_max and n are [N, S], the others [N, S, K].
 template <class T>
-void cell(const T* q, const T* k, const T* v, const double* a, const double* running_max,
-          Index first, Index end, Index S, Index K, const State& state, T* u, float* n);
+void cell_sums(const T* q, const T* k, const T* v, const double* a, const double* running_max,
+               Index first, Index end, Index S, Index K, const State& state, T* u, float* n);

@@ -1,4 +1,4 @@
-// Number types, structs of sizes and weights, and row operations shared by the C++ kernels.
+// Number types, and the structs of sizes and weights that the C++ kernels share.
 
 #pragma once
 
@@ -116,72 +116,3 @@ INLINE float exp_of(float given) {
 INLINE float sigmoid(float x) { return 1.0f / (1.0f + exp_of(-x)); }
 
 INLINE float silu(float x) { return x * sigmoid(x); }
-
-template <Index R>
-using Rows = std::integral_constant<Index, R>;
-
-// Calls work(Rows<R>, row) for MOST rows at a time, or for one. The last tile
-// overlaps the previous one.
-template <Index MOST, class Work>
-INLINE void in_rows(Index rows, Work work) {
-    for (Index row = 0; row + MOST <= rows; row += MOST) work(Rows<MOST>(), row);
-    if (rows >= MOST && rows % MOST) work(Rows<MOST>(), rows - MOST);
-    for (Index row = 0; rows < MOST && row < rows; ++row) work(Rows<1>(), row);
-}
-
-// Copies a row whose channels are ordered by place, [4, H, J], to or from H heads, each a row
-// [4, J] of a matrix [S, K].
-template <class T>
-INLINE void to_heads(const float* row, const Sizes& sizes, T* heads) {
-    for (Index h = 0; h < sizes.H; ++h)
-        for (Index p = 0; p < PLACES; ++p) {
-            const float* from = row + (p * sizes.H + h) * sizes.J;
-            T* to = heads + h * sizes.S * sizes.K() + p * sizes.J;
-            VECTORIZED
-            for (Index j = 0; j < sizes.J; ++j) put(to + j, from[j]);
-        }
-}
-
-template <class T>
-INLINE void from_heads(const T* heads, const Sizes& sizes, float* row) {
-    for (Index h = 0; h < sizes.H; ++h)
-        for (Index p = 0; p < PLACES; ++p) {
-            const T* from = heads + h * sizes.S * sizes.K() + p * sizes.J;
-            float* to = row + (p * sizes.H + h) * sizes.J;
-            VECTORIZED
-            for (Index j = 0; j < sizes.J; ++j) to[j] = get(from[j]);
-        }
-}
-
-// The causal convolution of row s of x, before its SiLU; rows before the first one are zero.
-template <class T>
-INLINE void convolve_row(const T* xz, Index s, Index E, const Weights& weights, float* out) {
-    static_assert(WIDTH == 4);
-    const float *w = weights.conv, *bias = weights.conv_bias;
-    if (s >= WIDTH - 1) {
-        const T *x1 = xz - 2 * E, *x2 = x1 - 2 * E, *x3 = x2 - 2 * E;
-        VECTORIZED
-        for (Index e = 0; e < E; ++e)
-            out[e] = bias[e] + w[3 * E + e] * get(xz[e]) + w[2 * E + e] * get(x1[e]) +
-                     w[E + e] * get(x2[e]) + w[e] * get(x3[e]);
-        return;
-    }
-    std::copy(bias, bias + E, out);
-    for (Index delay = 0; delay <= s; ++delay)
-        for (Index e = 0; e < E; ++e) out[e] += w[(3 - delay) * E + e] * get(xz[e - delay * 2 * E]);
-}
-
-// hidden = u times factor minus its mean; returns 1 / sqrt(variance + eps).
-template <class T>
-INLINE float normalize_row(const T* u, float factor, Index K, float eps, float* hidden) {
-    float mean = 0.0f, square = 0.0f;
-#pragma omp simd reduction(+ : mean)
-    for (Index i = 0; i < K; ++i) mean += hidden[i] = get(u[i]) * factor;
-    mean /= float(K);
-#pragma omp simd reduction(+ : square)
-    for (Index i = 0; i < K; ++i) {
-        hidden[i] -= mean;
-        square += hidden[i] * hidden[i];
-    }
-    return 1.0f / std::sqrt(square / float(K) + eps);
-}

@@ -1,4 +1,4 @@
-// The functions of interior.cpp that block.cpp calls, in the version for the processor at hand.
+// The functions of around_cell.cpp that block.cpp calls, in the version for the processor at hand.
 //
 // Function pointers, because clang changes the symbol of a function that has `target_clones`.
 
@@ -7,7 +7,7 @@
 #include "numbers.h"
 
 template <class T>
-struct Interior {
+struct AroundCell {
     void (*before_cell)(const Sizes*, const Weights*, const T* xz, Index earlier, Index first,
                         Index end, T* c, T* k, T* v, float* gates);
     void (*after_cell)(const Sizes*, const Weights*, const T* u, const float* sums,
@@ -19,4 +19,4 @@ struct Interior {
 
 // For float and BFloat16.
 template <class T>
-Interior<T> interior();
+AroundCell<T> around_cell();

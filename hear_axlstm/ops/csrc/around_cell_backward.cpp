@@ -1,6 +1,7 @@
-// Gradients of the functions in interior.cpp. Those of weights are added to the given tensors.
+// Gradients of the functions in around_cell.cpp. Those of weights are added to the given tensors.
 
 #include "numbers.h"
+#include "rows.h"
 
 namespace {
 
@@ -18,10 +19,11 @@ struct Gradients {
 // From d out [B, S, E] to d u [N, S, K], d sums and d floor [N, S], and, through the skip and the
 // output gate, to d c [N, S, K] and d z.
 template <class T>
-INLINE void after_cell(const T* u, const float* sums, const float* floor, const T* c, const T* xz,
-                       const Sizes& sizes, const Weights& weights, float cell_eps, float norm_eps,
-                       const T* d_out, T* d_u, float* d_sums, float* d_floor, float* d_c, T* d_xz,
-                       const Gradients& d) {
+INLINE void after_cell_backward(const T* u, const float* sums, const float* floor, const T* c,
+                                const T* xz, const Sizes& sizes, const Weights& weights,
+                                float cell_eps, float norm_eps, const T* d_out, T* d_u,
+                                float* d_sums, float* d_floor, float* d_c, T* d_xz,
+                                const Gradients& d) {
     const Index S = sizes.S, K = sizes.K(), E = sizes.E();
     Buffer<float> rows(2 * K);
     float *normed = rows.data(), *d_hidden = normed + K;
@@ -112,8 +114,8 @@ INLINE void in_lanes(Index numbers, Work work) {
 
 // Adds to d in and d weight of a block-diagonal map of R rows [R, E], from d out.
 template <Index R>
-INLINE void map_rows(const float* in, const float* weight, const float* d_out, Index E, float* d_in,
-                     float* d_weight) {
+INLINE void map_rows_backward(const float* in, const float* weight, const float* d_out, Index E,
+                              float* d_in, float* d_weight) {
     const Index HJ = E / PLACES;
     for (Index p = 0; p < PLACES; ++p)
         in_lanes(HJ, [&](auto lanes, Index j) ALWAYS {
@@ -127,8 +129,8 @@ INLINE void map_rows(const float* in, const float* weight, const float* d_out, I
 
 // Adds to d in and d weight of the gates of R rows [R, E].
 template <Index R>
-INLINE void gate_rows(const float* in, const float* weight, const float* d_gates, Index G, Index E,
-                      float* d_in, float* d_weight) {
+INLINE void gate_rows_backward(const float* in, const float* weight, const float* d_gates, Index G,
+                               Index E, float* d_in, float* d_weight) {
     in_lanes(E, [&](auto lanes, Index e) ALWAYS {
         linear_lanes<typename decltype(lanes)::type, R>(
             in + e, weight + e, G, E, E, d_in + e, d_weight + e,
@@ -137,16 +139,17 @@ INLINE void gate_rows(const float* in, const float* weight, const float* d_gates
 }
 
 // Buffers for ROWS tokens, and for d x of a window.
-struct Scratch {
-    Scratch(Index S, Index E) : rows(6 * ROWS * E), d_x(S * E) {}
+struct Buffers {
+    Buffers(Index S, Index E) : rows(6 * ROWS * E), d_x(S * E) {}
     Buffer<float> rows, d_x;
 };
 
 // As `before_cell`, for R tokens of window b, starting at token s.
 template <Index R, class T>
-INLINE void before_cell_rows(const T* xz, const Sizes& sizes, const Weights& weights, Index b,
-                             Index s, const float* d_gates, const float* d_c, const T* d_q,
-                             const T* d_k, const T* d_v, Scratch& scratch, const Gradients& d) {
+INLINE void before_cell_rows_backward(const T* xz, const Sizes& sizes, const Weights& weights,
+                                      Index b, Index s, const float* d_gates, const float* d_c,
+                                      const T* d_q, const T* d_k, const T* d_v, Buffers& scratch,
+                                      const Gradients& d) {
     const Index E = sizes.E(), S = sizes.S, G = 2 * sizes.H, token = b * S + s;
     float *x_rows = scratch.rows.data(), *before = x_rows + R * E, *c_rows = before + R * E,
           *d_before = c_rows + R * E, *d_key = d_before + R * E, *d_value = d_key + R * E,
@@ -167,11 +170,11 @@ INLINE void before_cell_rows(const T* xz, const Sizes& sizes, const Weights& wei
         from_heads(d_k + at, sizes, d_key + row);
         from_heads(d_v + at, sizes, d_value + row);
     }
-    map_rows<R>(c_rows, weights.key, d_key, E, d_before, d.key);
-    map_rows<R>(x_rows, weights.value, d_value, E, d_x, d.value);
+    map_rows_backward<R>(c_rows, weights.key, d_key, E, d_before, d.key);
+    map_rows_backward<R>(x_rows, weights.value, d_value, E, d_x, d.value);
     const float* d_g = d_gates + token * G;
-    gate_rows<R>(c_rows, weights.gates_c, d_g, G, E, d_before, d.gates_c);
-    gate_rows<R>(x_rows, weights.gates_x, d_g, G, E, d_x, d.gates_x);
+    gate_rows_backward<R>(c_rows, weights.gates_c, d_g, G, E, d_before, d.gates_c);
+    gate_rows_backward<R>(x_rows, weights.gates_x, d_g, G, E, d_x, d.gates_x);
     for (Index r = 0; r < R; ++r) {
         float *d_row = d_before + r * E, *before_row = before + r * E;
         for (Index g = 0; g < G; ++g) d.gate_bias[g] += d_g[r * G + g];
@@ -197,15 +200,16 @@ INLINE void before_cell_rows(const T* xz, const Sizes& sizes, const Weights& wei
 // From the gradients of the gates' pre-activations [B, S, 2 H], of c (from the skip), q, k and v
 // [N, S, K] to d x.
 template <class T>
-INLINE void before_cell(const T* xz, const Sizes& sizes, const Weights& weights,
-                        const float* d_gates, const float* d_c, const T* d_q, const T* d_k,
-                        const T* d_v, T* d_xz, const Gradients& d) {
+INLINE void before_cell_backward(const T* xz, const Sizes& sizes, const Weights& weights,
+                                 const float* d_gates, const float* d_c, const T* d_q, const T* d_k,
+                                 const T* d_v, T* d_xz, const Gradients& d) {
     const Index E = sizes.E(), S = sizes.S;
-    Scratch scratch(S, E);
+    Buffers scratch(S, E);
     for (Index b = 0; b < sizes.B; ++b) {
         std::fill(scratch.d_x.begin(), scratch.d_x.end(), 0.0f);
         const auto rows = [&](auto R, Index s) ALWAYS {
-            before_cell_rows<R>(xz, sizes, weights, b, s, d_gates, d_c, d_q, d_k, d_v, scratch, d);
+            before_cell_rows_backward<R>(xz, sizes, weights, b, s, d_gates, d_c, d_q, d_k, d_v,
+                                         scratch, d);
         };
         const Index most = S / ROWS * ROWS;
         for (Index s = 0; s < most; s += ROWS) rows(Rows<ROWS>(), s);
@@ -227,13 +231,13 @@ INLINE void before_cell(const T* xz, const Sizes& sizes, const Weights& weights,
         const float* floor, const T* c, const T* xz, float cell_eps, float norm_eps,               \
         const T* d_out, T* d_u, float* d_sums, float* d_floor, float* d_c, T* d_xz,                \
         const Gradients* d) {                                                                      \
-        after_cell(u, sums, floor, c, xz, *sizes, *weights, cell_eps, norm_eps, d_out, d_u,        \
+        after_cell_backward(u, sums, floor, c, xz, *sizes, *weights, cell_eps, norm_eps, d_out, d_u,        \
                    d_sums, d_floor, d_c, d_xz, *d);                                                \
     }                                                                                              \
     extern "C" EACH_CPU void before_cell_backward_##NAME(                                          \
         const Sizes* sizes, const Weights* weights, const T* xz, const float* d_gates,             \
         const float* d_c, const T* d_q, const T* d_k, const T* d_v, T* d_xz, const Gradients* d) { \
-        before_cell(xz, *sizes, *weights, d_gates, d_c, d_q, d_k, d_v, d_xz, *d);                  \
+        before_cell_backward(xz, *sizes, *weights, d_gates, d_c, d_q, d_k, d_v, d_xz, *d);         \
     }
 
 ENTRY_POINTS(float, float32)

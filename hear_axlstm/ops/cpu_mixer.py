@@ -1,4 +1,4 @@
-"""The backend for CPUs: the interior of an mLSTM block in compiled C++ (`csrc/`), with gradients.
+"""The mixer for CPUs: the interior of an mLSTM block in compiled C++ (`csrc/`), with gradients.
 
 `pip install` compiles it if there is a C++ compiler. The projections around it are left to
 `matmul.py`. For the backward pass, the up-projection and the cell's inputs and sums are stored;
@@ -26,7 +26,7 @@ from hear_axlstm.ops.contract import (
     GateFunction,
     MixerWeights,
 )
-from hear_axlstm.ops.library import call
+from hear_axlstm.ops.library import Sizes, call
 from hear_axlstm.ops.precision import autocast_dtype
 from hear_axlstm.ops.tracing import is_traced
 from hear_axlstm.ops.workspace import Workspace
@@ -47,19 +47,18 @@ class CellInput(NamedTuple):
     """Lower bound of the normalizer, sqrt(K) exp(-m), float32 ``[N, S]``."""
 
 
-class Call(NamedTuple):
-    """Arguments shared by all functions of one forward or backward pass."""
+class Pass(NamedTuple):
+    """Arguments shared by all functions of a forward or backward pass."""
 
-    sizes: tuple[int, int, int, int]
-    """Windows, tokens, heads, blocks of a head."""
+    sizes: Sizes
     weights: tuple[Tensor, ...]
     gates: GateFunction
     workspace: Workspace
 
     @property
-    def head_size(self) -> int:
-        """Head size, K."""
-        return self.sizes[3] * MAP_WIDTH
+    def epsilons(self) -> tuple[float, float]:
+        """The cell's for scores without the keys' factor 1 / sqrt(K), and the norm's."""
+        return EPS * math.sqrt(self.sizes.head_size), NORM_EPS
 
 
 def is_usable(x: Tensor) -> bool:
@@ -78,12 +77,12 @@ def mixer(
     """Compute the interior of a block; see `hear_axlstm.ops.contract.Mixer`."""
     xz_BSE, tensors = xz_BSE.contiguous(), tuple(weight.float() for weight in weights)
     batch, tokens, double = map(int, xz_BSE.shape)
-    sizes = batch, tokens, heads, double // 2 // heads // MAP_WIDTH
+    sizes = Sizes(batch, tokens, heads, double // 2 // heads // MAP_WIDTH)
     check_shapes(double, tensors, heads)
     if workspace is None:
         return _Mixer.apply(xz_BSE, sizes, gates, *tensors)
-    at = Call(sizes, tensors, gates, workspace)
-    return _after_cell(xz_BSE, at, before_cell(xz_BSE, at)[0])[0]
+    args = Pass(sizes, tensors, gates, workspace)
+    return _after_cell(xz_BSE, args, before_cell(xz_BSE, args)[0])[0]
 
 
 def check_shapes(double: int, weights: tuple[Tensor, ...], heads: int) -> None:
@@ -97,14 +96,14 @@ def check_shapes(double: int, weights: tuple[Tensor, ...], heads: int) -> None:
             raise ValueError(f"{name} has shape {tuple(weight.shape)} instead of {shape}")
 
 
-def _after_cell(xz_BSE: Tensor, at: Call, given: CellInput) -> tuple[Tensor, Tensor, Tensor]:
+def _after_cell(xz_BSE: Tensor, args: Pass, given: CellInput) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the result and the cell's sums."""
-    u_NSK, n_NS = cell_sums(at.sizes, given, at.workspace)
+    u_NSK, n_NS = weighted_sum(args.sizes, given, args.workspace)
     batch, tokens, double = xz_BSE.shape
     inner, heads = double // 2, len(n_NS)
-    out_BSE = at.workspace.empty("out", batch, tokens, inner, like=xz_BSE)
-    after = u_NSK, n_NS, given.floor, given.c, xz_BSE, EPS * math.sqrt(at.head_size), NORM_EPS
-    call("after_cell", at.sizes, at.weights, *after, 0, heads, inner, out_BSE)
+    out_BSE = args.workspace.empty("out", batch, tokens, inner, like=xz_BSE)
+    after = u_NSK, n_NS, given.floor, given.c, xz_BSE, *args.epsilons
+    call("after_cell", args.sizes, args.weights, *after, 0, heads, inner, out_BSE)
     return out_BSE, u_NSK, n_NS
 
 
@@ -113,13 +112,13 @@ class _Mixer(torch.autograd.Function):
     def forward(
         ctx: Any,
         xz_BSE: Tensor,
-        sizes: tuple[int, int, int, int],
+        sizes: Sizes,
         gates: GateFunction,
         *weights: Tensor,
     ) -> Tensor:
-        at = Call(sizes, weights, gates, Workspace())
-        given, raw_BSG = before_cell(xz_BSE, at)
-        out_BSE, *sums = _after_cell(xz_BSE, at, given)
+        args = Pass(sizes, weights, gates, Workspace())
+        given, raw_BSG = before_cell(xz_BSE, args)
+        out_BSE, *sums = _after_cell(xz_BSE, args, given)
         ctx.sizes, ctx.gates = sizes, gates
         ctx.save_for_backward(xz_BSE, *given[:3], raw_BSG, *sums, *weights)
         return out_BSE
@@ -128,35 +127,36 @@ class _Mixer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out_BSE: Tensor) -> tuple[Tensor | None, ...]:
         xz_BSE, c, k, v, raw_BSG, u_NSK, n_NS, *weights = ctx.saved_tensors
-        at = Call(ctx.sizes, tuple(weights), ctx.gates, Workspace())
+        args = Pass(ctx.sizes, tuple(weights), ctx.gates, Workspace())
         with torch.enable_grad():
             raw_BSG = raw_BSG.detach().requires_grad_()
-            gates = _by_heads(at.gates(raw_BSG), at.head_size)
+            gates = _by_heads(args.gates(raw_BSG), args.sizes.head_size)
         given = CellInput(c, k, v, *(x.detach() for x in gates))
         d_weights = tuple(torch.zeros_like(weight) for weight in weights)
         d_xz_BSE, d_u_NSK, d_n_NS = (torch.empty_like(x) for x in (xz_BSE, u_NSK, n_NS))
         d_floor_NS = torch.empty_like(given.floor)
         d_c = torch.empty_like(c, dtype=torch.float32)
-        after = u_NSK, n_NS, given.floor, c, xz_BSE, EPS * math.sqrt(at.head_size), NORM_EPS
+        after = u_NSK, n_NS, given.floor, c, xz_BSE, *args.epsilons
         d_after = d_u_NSK, d_n_NS, d_floor_NS, d_c, d_xz_BSE, d_weights
         d_out_BSE = d_out_BSE.contiguous()
-        call("after_cell_backward", at.sizes, at.weights, *after, d_out_BSE, *d_after)
-        *d_qkv, d_a_NS, d_max_NS = cell_sums_backward(at.sizes, given, d_u_NSK, d_n_NS)
+        call("after_cell_backward", args.sizes, args.weights, *after, d_out_BSE, *d_after)
+        *d_qkv, d_a_NS, d_max_NS = weighted_sum_backward(args.sizes, given, d_u_NSK, d_n_NS)
         d_gates = d_a_NS.double(), d_max_NS.double(), d_floor_NS
         (d_raw_BSG,) = torch.autograd.grad(gates, raw_BSG, d_gates)
         before = xz_BSE, d_raw_BSG.contiguous(), d_c, *d_qkv, d_xz_BSE, d_weights
-        call("before_cell_backward", at.sizes, at.weights, *before)
+        call("before_cell_backward", args.sizes, args.weights, *before)
         return d_xz_BSE, None, None, *d_weights
 
 
-def before_cell(xz_BSE: Tensor, at: Call) -> tuple[CellInput, Tensor]:
+def before_cell(xz_BSE: Tensor, args: Pass) -> tuple[CellInput, Tensor]:
     """Compute the cell's inputs and the gates' pre-activations ``[B, S, 2 H]``."""
-    batch, tokens, heads, _ = at.sizes
-    empty, shape = partial(at.workspace.empty, like=xz_BSE), (batch * heads, tokens, at.head_size)
+    batch, tokens, heads, _ = args.sizes
+    empty = partial(args.workspace.empty, like=xz_BSE)
+    shape = batch * heads, tokens, args.sizes.head_size
     c, k, v = (empty(name, *shape) for name in "ckv")
     raw_BSG = empty("gates", batch, tokens, 2 * heads, dtype=torch.float32)
-    call("before_cell", at.sizes, at.weights, xz_BSE, 0, 0, batch * tokens, c, k, v, raw_BSG)
-    return CellInput(c, k, v, *_by_heads(at.gates(raw_BSG), at.head_size)), raw_BSG
+    call("before_cell", args.sizes, args.weights, xz_BSE, 0, 0, batch * tokens, c, k, v, raw_BSG)
+    return CellInput(c, k, v, *_by_heads(args.gates(raw_BSG), args.sizes.head_size)), raw_BSG
 
 
 def _by_heads(gates: CellGates, head_size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,22 +165,20 @@ def _by_heads(gates: CellGates, head_size: int) -> tuple[Tensor, Tensor, Tensor]
     return a.double(), running_max.double(), floor.float() * math.sqrt(head_size)
 
 
-def cell_sums(
-    sizes: tuple[int, ...], given: CellInput, workspace: Workspace
-) -> tuple[Tensor, Tensor]:
+def weighted_sum(sizes: Sizes, given: CellInput, workspace: Workspace) -> tuple[Tensor, Tensor]:
     """Compute the cell's sums u ``[N, S, K]`` and n ``[N, S]``; see `torch_impl.weighted_sum`."""
     u_NSK = workspace.empty("u", *given.v.shape, like=given.v)
     n_NS = workspace.empty("n", *given.floor.shape, like=given.floor)
-    call("cell_sums", sizes, *given[:5], torch.get_num_threads(), u_NSK, n_NS)
+    call("weighted_sum", sizes, *given[:5], torch.get_num_threads(), u_NSK, n_NS)
     return u_NSK, n_NS
 
 
-def cell_sums_backward(
-    sizes: tuple[int, ...], given: CellInput, d_u_NSK: Tensor, d_n_NS: Tensor
+def weighted_sum_backward(
+    sizes: Sizes, given: CellInput, d_u_NSK: Tensor, d_n_NS: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, a and the running maximum."""
     d_q, d_k, d_v = (torch.empty_like(given.c) for _ in "qkv")
     d_a, d_max = torch.empty_like(given.floor), torch.empty_like(given.floor)
     d_sums = d_u_NSK, d_n_NS, torch.get_num_threads()
-    call("cell_sums_backward", sizes, *given[:5], *d_sums, d_q, d_k, d_v, d_a, d_max)
+    call("weighted_sum_backward", sizes, *given[:5], *d_sums, d_q, d_k, d_v, d_a, d_max)
     return d_q, d_k, d_v, d_a, d_max

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hear_axlstm.ops import library
-from hear_axlstm.ops.cpu import CellInput, cell_sums, cell_sums_backward
-from hear_axlstm.ops.library import gemm_columns
+from hear_axlstm.ops.cpu_mixer import CellInput, weighted_sum, weighted_sum_backward
+from hear_axlstm.ops.library import Sizes, gemm_columns
 from hear_axlstm.ops.packed_linear import PackedLinear
 from hear_axlstm.ops.workspace import Workspace
 
@@ -83,16 +83,16 @@ def cell_input(tokens: int, head_size: int, span: float, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("span", [0.0, 5.0, 300.0])  # the last one leaves the range of float32
 def test_sums_of_the_cell(tokens: int, head_size: int, span: float, dtype: torch.dtype) -> None:
     given = cell_input(tokens, head_size, span, dtype)
-    sizes = 2, tokens, 4, head_size // 4
+    sizes = Sizes(2, tokens, 4, head_size // 4)
     exact = [x.double().requires_grad_() for x in given[:5]]
     q, k, v, a, running_max = exact
     future = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
     exponents = (a[:, None, :] - running_max[:, :, None]).masked_fill(future, -torch.inf)
     weights = q @ k.mT * exponents.exp()
     expected: tuple[Tensor, ...] = (weights @ v, weights.sum(-1))
-    sums = cell_sums(sizes, given, Workspace())
+    sums = weighted_sum(sizes, given, Workspace())
     d_u, d_n = torch.randn(sums[0].shape).to(dtype), torch.randn(sums[1].shape)
-    gradients = cell_sums_backward(sizes, given, d_u, d_n)
+    gradients = weighted_sum_backward(sizes, given, d_u, d_n)
     expected += torch.autograd.grad(expected, exact, [d_u.double(), d_n.double()])
     for ours, theirs in zip((*sums, *gradients), expected, strict=True):
         assert ours.isfinite().all()
@@ -105,8 +105,11 @@ def test_threads_change_no_sum_of_the_cell() -> None:
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            sums = cell_sums((2, 251, 4, 72), given, Workspace())
-            found[count] = *sums, *cell_sums_backward((2, 251, 4, 72), given, given.v, sums[1])
+            sums = weighted_sum(Sizes(2, 251, 4, 72), given, Workspace())
+            found[count] = (
+                *sums,
+                *weighted_sum_backward(Sizes(2, 251, 4, 72), given, given.v, sums[1]),
+            )
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(one, three) for one, three in zip(found[1], found[3], strict=True))

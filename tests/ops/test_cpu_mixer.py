@@ -5,11 +5,8 @@ from __future__ import annotations
 import copy
 import ctypes
 import logging
-import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -17,37 +14,18 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
 
 from hear_axlstm import get_scene_embeddings, load_model
-from hear_axlstm.config import InputGate, preset
-from hear_axlstm.models.mlstm import MLSTMBlock, log_gates
-from hear_axlstm.ops import backends, cpu, library, torch_impl
-from hear_axlstm.ops.cpu_block import CompiledBlock
+from hear_axlstm.config import InputGate
+from hear_axlstm.models.mlstm import MLSTMBlock
+from hear_axlstm.ops import backends, cpu_mixer, library, torch_impl
 from hear_axlstm.ops.fuse import fuse_weights
-from hear_axlstm.ops.packed_linear import PackedLinear
-from hear_axlstm.ops.workspace import Workspace
-from tests.helpers.platforms import posix_only
+from tests.helpers.mlstm_blocks import lively_block, outputs_of
 from tests.helpers.rounding import assert_accurate
 
 pytestmark = pytest.mark.skipif(
     not library.is_available() and shutil.which("c++") is None, reason="there is no C++ compiler"
 )
-
-
-def lively_block(
-    input_gate: InputGate = "exponential", gates: float = 1.0, **settings: int
-) -> MLSTMBlock:
-    """A block with weights that matter, and pre-activations of the gates of about `gates`."""
-    torch.manual_seed(0)
-    block = MLSTMBlock(replace(preset("axlstm_tiny"), input_gate=input_gate, **settings))
-    block.use_mixer = True
-    for parameter in block.parameters():
-        parameter.data.add_(torch.randn_like(parameter) * 0.05)
-    for gate in (block.igate, block.fgate):
-        gate.weight.data.mul_(gates)
-        gate.bias.data.mul_(gates)
-    return block
 
 
 def up_projection(block: MLSTMBlock, tokens: int) -> Tensor:
@@ -58,24 +36,14 @@ def up_projection(block: MLSTMBlock, tokens: int) -> Tensor:
 @torch.no_grad()
 def both(block: MLSTMBlock, tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     xz, weights = up_projection(block, tokens).to(dtype), fuse_weights(block.tensors(), 4).mixer
-    found = cpu.mixer(xz, weights, block.heads, block.gates)
-    return found.float(), torch_impl.mixer(xz, weights, block.heads, cell_of(block)).float()
+    found = cpu_mixer.mixer(xz, weights, block.heads, block.gates)
+    return found.float(), torch_impl.fused_interior(
+        xz, weights, block.heads, cell_of(block)
+    ).float()
 
 
 def cell_of(block: MLSTMBlock) -> Callable[..., Tensor]:
-    return lambda q, k, v, raw: torch_impl.mlstm_sum(q, k, v, *block.gates(raw))
-
-
-def outputs_of(block: MLSTMBlock) -> Callable[..., list[Tensor]]:
-    """The block as a function of tokens and parameters, by PyTorch in float64."""
-    plain = copy.deepcopy(block).double()
-    plain.use_mixer = False
-    names = [name for name, _ in plain.named_parameters()]
-
-    def function(tokens: Tensor, *values: Tensor) -> list[Tensor]:
-        return [functional_call(plain, dict(zip(names, values, strict=True)), (tokens,))]
-
-    return function
+    return lambda q, k, v, raw: torch_impl.quadratic_cell(q, k, v, *block.gates(raw))
 
 
 @torch.no_grad()
@@ -190,9 +158,9 @@ def test_another_default_device() -> None:
     tokens = torch.randn(2, 20, block.proj_up.in_features)
     expected = gradients(block, tokens, torch.float32)
     given = up_projection(block, 20), fuse_weights(block.tensors(), 4).mixer, 4, block.gates
-    mixed = cpu.mixer(*given)
+    mixed = cpu_mixer.mixer(*given)
     with torch.device("meta"):
-        assert torch.equal(cpu.mixer(*given), mixed)
+        assert torch.equal(cpu_mixer.mixer(*given), mixed)
     again = gradients(block, tokens, torch.float32)
     assert all(torch.equal(again[name], gradient) for name, gradient in expected.items())
 
@@ -253,63 +221,19 @@ def test_wrong_arguments_never_reach_the_library() -> None:
     weights = fuse_weights(block.tensors(), 4).mixer
     xz = up_projection(block, 20)
     with pytest.raises(ValueError, match=r"conv has shape \(4, 576\) instead of \(4, 288\)"):
-        cpu.mixer(xz[..., :576], weights, 4, block.gates)
+        cpu_mixer.mixer(xz[..., :576], weights, 4, block.gates)
     with pytest.raises(TypeError, match="float64"):
-        cpu.mixer(xz.double(), weights, 4, block.gates)
+        cpu_mixer.mixer(xz.double(), weights, 4, block.gates)
     sizes, sums = (1, 8, 4, 4), torch.zeros(4, 8)
     q, k, v, u = torch.zeros(4, 4, 8, 16).unbind()
     a = torch.zeros(4, 8, dtype=torch.float64)
     good = sizes, q, k, v, a, a, 1, u, sums
-    library.call("cell_sums", *good)
+    library.call("weighted_sum", *good)
     for place, wrong in ((1, q.mT), (4, a.float()), (6, 1.0), (8, a)):
         with pytest.raises((TypeError, ctypes.ArgumentError)):
-            library.call("cell_sums", *good[:place], wrong, *good[place + 1 :])
-    with pytest.raises(TypeError, match="cell_sums takes 9 arguments"):
-        library.call("cell_sums", *good[:-1])
-
-
-def whole_block(block: MLSTMBlock, dtype: torch.dtype) -> CompiledBlock:
-    up, weights, down = fuse_weights(block.tensors(), block.heads, dtype)
-    packed = [PackedLinear(weight, library.gemm_columns()) for weight in (up, down)]
-    return CompiledBlock(1.0 + block.norm.weight, packed[0], weights, packed[1], block.heads)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("tokens", [1, 5, 129])
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_whole_block(tokens: int, threads: int, dtype: torch.dtype) -> None:
-    block = lively_block()
-    inputs = torch.randn(2, tokens, block.proj_up.in_features)
-    found = inputs.clone()
-    log_gates = partial(split_gates, block)
-    whole_block(block, dtype)(found, log_gates, Workspace(threads))
-    assert_accurate([found], outputs_of(block), [inputs, *block.parameters()], dtype)
-
-
-def split_gates(block: MLSTMBlock, raw_BSG: Tensor) -> tuple[Tensor, Tensor]:
-    raw_i, raw_f = raw_BSG.chunk(2, dim=-1)
-    return log_gates(raw_i, raw_f, block.input_gate)
-
-
-@torch.no_grad()
-@posix_only
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_fork_has_threads_of_its_own() -> None:
-    block, tokens = lively_block(), torch.randn(1, 129, 192)
-    whole, log_gates = whole_block(block, torch.float32), partial(split_gates, block)
-
-    def computed() -> Tensor:
-        found = tokens.clone()
-        whole(found, log_gates, Workspace(threads=3))
-        return found
-
-    expected = computed()
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)  # those of OpenMP, which torch uses, do not survive a fork
-        os._exit(0 if torch.equal(computed(), expected) else 1)
-    assert os.waitpid(child, 0)[1] == 0
+            library.call("weighted_sum", *good[:place], wrong, *good[place + 1 :])
+    with pytest.raises(TypeError, match="weighted_sum takes 9 arguments"):
+        library.call("weighted_sum", *good[:-1])
 
 
 def test_gradients_in_bfloat16() -> None:

@@ -112,19 +112,19 @@ INLINE Left<BFloat16> left_transposed(const float* block, Index rows, Index seen
 // u_t = sum_s w_ts v_s and n_t = sum_s w_ts with w_ts = q_t . k_s exp(a_s - M_t) for s <= t, for
 // some heads.
 template <class T>
-void sums(const T* q, const T* k, const T* v, Index heads, Index S, Index K, const double* a,
-          const double* running_max, T* u, float* n) {
+void weighted_sum(const T* q, const T* k, const T* v, Index heads, Index S, Index K,
+                  const double* a, const double* running_max, T* u, float* n) {
     const Index steps = K / IN_WORD<T>, columns = whole_groups(S), stride = row_stride(S);
     Buffer<Word> keys(columns * steps), values(words_of<T>(S) * whole_groups(K));
-    Buffer<float> scores(BLOCK * stride);
-    Buffer<T> lower(IN_WORD<T> == 1 ? 0 : BLOCK * stride);
+    Buffer<float> scores(QUERY_ROWS * stride);
+    Buffer<T> lower(IN_WORD<T> == 1 ? 0 : QUERY_ROWS * stride);
     Decay decay(S);
     for (; heads > 0; --heads) {
         decay.start(a, S);
         const Right keys_KS = pack_transposed(k, S, K, keys.data());
         const Right values_SK = pack(v, S, K, values.data());
-        for (Index first = 0; first < S; first += BLOCK) {
-            const Index rows = std::min(BLOCK, S - first), seen = first + rows;
+        for (Index first = 0; first < S; first += QUERY_ROWS) {
+            const Index rows = std::min(QUERY_ROWS, S - first), seen = first + rows;
             multiply<false>(Shape::COLUMNS_TO_ROW, first, rows, steps, columns,
                             Left<T>{q + first * K, K, IN_WORD<T>}, keys_KS, scores.data(), stride);
             decay.start_block(seen);
@@ -144,17 +144,18 @@ void sums(const T* q, const T* k, const T* v, Index heads, Index S, Index K, con
 
 // Gradients of q, k, v, a and M from those of u and n, for some heads.
 template <class T>
-void gradients(const T* q, const T* k, const T* v, Index heads, Index S, Index K, const double* a,
-               const double* running_max, const T* d_u, const float* d_n, T* d_q, T* d_k, T* d_v,
-               float* d_a, float* d_running_max) {
+void weighted_sum_backward(const T* q, const T* k, const T* v, Index heads, Index S, Index K,
+                           const double* a, const double* running_max, const T* d_u,
+                           const float* d_n, T* d_q, T* d_k, T* d_v, float* d_a,
+                           float* d_running_max) {
     const Index steps = K / IN_WORD<T>, columns = whole_groups(S), stride = row_stride(S);
     const Index wide_K = whole_groups(K);
     const Index words = words_of<T>(S) * wide_K;
     Buffer<Word> keys(words), queries(words), d_sums(words);
     Buffer<Word> keys_t(columns * steps), values_t(columns * steps);
-    Buffer<float> scores(BLOCK * stride), d_scores(BLOCK * stride), d_a_sum(columns);
+    Buffer<float> scores(QUERY_ROWS * stride), d_scores(QUERY_ROWS * stride), d_a_sum(columns);
     Buffer<float> d_k_sum(S * wide_K), d_v_sum(S * wide_K);
-    Buffer<T> lower(IN_WORD<T> == 1 ? 0 : BLOCK * stride);
+    Buffer<T> lower(IN_WORD<T> == 1 ? 0 : QUERY_ROWS * stride);
     Decay decay(S);
     for (; heads > 0; --heads) {
         decay.start(a, S);
@@ -165,8 +166,8 @@ void gradients(const T* q, const T* k, const T* v, Index heads, Index S, Index K
         const Right d_u_SK = pack(d_u, S, K, d_sums.data());
         for (Buffer<float>* sum : {&d_k_sum, &d_v_sum, &d_a_sum})
             std::fill(sum->begin(), sum->end(), 0.0f);
-        for (Index first = 0; first < S; first += BLOCK) {
-            const Index rows = std::min(BLOCK, S - first), seen = first + rows;
+        for (Index first = 0; first < S; first += QUERY_ROWS) {
+            const Index rows = std::min(QUERY_ROWS, S - first), seen = first + rows;
             multiply<false>(Shape::COLUMNS_TO_ROW, first, rows, steps, columns,
                             Left<T>{q + first * K, K, IN_WORD<T>}, keys_KS, scores.data(), stride);
             multiply<false>(Shape::COLUMNS_TO_ROW, first, rows, steps, columns,
@@ -208,9 +209,9 @@ void gradients(const T* q, const T* k, const T* v, Index heads, Index S, Index K
 // that after the last token, for some heads. memory [K, K], value by key, and normalizer [K] are
 // divided by exp(m).
 template <class T>
-void carry(const T* q, const T* k, const T* v, Index heads, Index S, Index K, const double* a,
-           const double* running_max, const double* m, float* memory, float* normalizer, T* u,
-           float* n) {
+void add_state(const T* q, const T* k, const T* v, Index heads, Index S, Index K, const double* a,
+               const double* running_max, const double* m, float* memory, float* normalizer, T* u,
+               float* n) {
     const Index wide_S = whole_groups(S);
     Buffer<float> queries(S * K), keys(S * K), values(S * K), before(K * wide_S);
     Buffer<Word> queries_t(K * wide_S), packed_keys(S * whole_groups(K));

@@ -9,7 +9,8 @@
 // size, E = H K. Channels of x are ordered by their place in the 4 x 4 block, [4, H, J]; those of a
 // head, [4, J].
 
-#include "interior.h"
+#include "around_cell.h"
+#include "rows.h"
 
 namespace {
 
@@ -168,11 +169,11 @@ ENTRY_POINTS(float, float32)
 ENTRY_POINTS(BFloat16, bfloat16)
 
 template <>
-Interior<float> interior() {
+AroundCell<float> around_cell() {
     return {before_cell_float32, after_cell_float32, layer_norm_float32};
 }
 
 template <>
-Interior<BFloat16> interior() {
+AroundCell<BFloat16> around_cell() {
     return {before_cell_bfloat16, after_cell_bfloat16, layer_norm_bfloat16};
 }
