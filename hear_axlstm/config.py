@@ -114,6 +114,8 @@ class ModelConfig:
         for name in ("flip", "mask_keeps_position"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
+        if self.dim % 4:
+            raise ValueError(f"dim={self.dim} must be a multiple of 4, for the position embedding")
         if self.window_frames % self.patch[0] or self.mel.n_mels % self.patch[1]:
             raise ValueError(
                 f"patch {self.patch} does not tile a window of {self.window_frames} frames x "

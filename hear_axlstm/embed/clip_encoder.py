@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,15 @@ class ClipEncoder(nn.Module):
         """Drop the fused weights, so that gradients are available; returns the model."""
         self.encoder.fused = None
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "is_fused": self.encoder.fused is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        is_fused = state.pop("is_fused")
+        super().__setstate__(state)
+        if is_fused:
+            self.fuse()
 
     @property
     def device(self) -> torch.device:

@@ -18,7 +18,7 @@ from hear_axlstm.models.mlstm import MLSTMBlock
 from hear_axlstm.ops import torch_impl
 from hear_axlstm.ops.backends import compiled_block, mixer_for, packed, uses_library
 from hear_axlstm.ops.contract import CONV_WIDTH, NORM_EPS, CellGates
-from hear_axlstm.ops.cores import on_each_core, on_one_core
+from hear_axlstm.ops.cores import on_each_core, on_one_core, thread_count
 from hear_axlstm.ops.fuse import fuse_weights
 from hear_axlstm.ops.packed_linear import PackedLinear
 from hear_axlstm.ops.tracing import check_storage
@@ -70,7 +70,7 @@ class FusedEncoder:
         """
         self.check_hooks()
         check_storage(mel_WTF, "log-mel")
-        patches_WND, cores = self.patches(mel_WTF), torch.get_num_threads()
+        patches_WND, cores = self.patches(mel_WTF), thread_count()
         shared = len(patches_WND) % cores if self._can_share else 0
         own = len(patches_WND) - shared
         parts = -(-own // WINDOWS_AT_ONCE)

@@ -103,6 +103,9 @@ class Encoder(nn.Module):
         self.fused = None if mode else self.fused
         return super().train(mode)
 
+    def __getstate__(self) -> dict[str, Any]:  # packed weights are for this processor alone
+        return {**self.__dict__, "fused": None}
+
     def _apply(self, *arguments: Any, **options: Any) -> Any:  # .to(), .cuda(), .float(), ...
         before = self.cls_token.device, self.cls_token.dtype
         super()._apply(*arguments, **options)

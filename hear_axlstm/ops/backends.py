@@ -51,7 +51,7 @@ def quadratic_cell(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> Tensor:
     """Hidden states of the cell by the backend; see `hear_axlstm.ops.contract.QuadraticCell`."""
-    by_triton = backend(q.device.type) == "triton" and q.dtype in triton_impl.DTYPES
+    by_triton = backend(q.device.type) == "triton" and triton_impl.supports(q)
     form: QuadraticCell = triton_impl.quadratic_cell if by_triton else torch_impl.quadratic_cell
     return form(q, k, v, a, running_max, floor)
 

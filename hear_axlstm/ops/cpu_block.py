@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
@@ -49,12 +48,9 @@ class CompiledBlock:
         if up.shape != (2 * inner, width) or norm.shape != (width,) or width > inner:
             raise ValueError(f"projections {up.shape}, {down.shape} and norm {norm.shape}")
         self.heads, self.width, self.inner, self.dtype = heads, width, inner, up.dtype
-        self._given = norm, up, weights, down, heads
+        self._tensors = norm, up.weight, weights, down.weight  # used through their addresses
         numbers = width, EPS * math.sqrt(inner // heads), NORM_EPS, LARGEST_EXPONENT
         self._weights = library.block_weights(weights, norm, up.weight, down.weight, numbers)
-
-    def __reduce__(self) -> tuple[Any, ...]:  # addresses can't be copied or pickled
-        return CompiledBlock, self._given
 
     def __call__(
         self,

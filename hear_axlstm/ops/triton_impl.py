@@ -14,6 +14,7 @@ from torch import Tensor
 
 HAS_TRITON = find_spec("triton") is not None
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LARGEST_HEAD = 1280  # head size whose running sum fits in registers
 OLDEST_CAPABILITY = (8, 0)  # the first with tensor cores for bfloat16 and TF32
 
 
@@ -29,6 +30,11 @@ def is_available(device: torch.device) -> bool:
             torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY
         )
     return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def supports(q: Tensor) -> bool:
+    """Whether there are kernels for queries ``[B, S, H, K]`` of this dtype and head size."""
+    return q.dtype in DTYPES and q.shape[-1] <= LARGEST_HEAD
 
 
 def quadratic_cell(

@@ -48,10 +48,8 @@ class Checkpoint:
 
     @property
     def is_finite(self) -> bool:
-        """Whether the last loss and gradient, and all weights and moments are finite."""
-        bad_steps = self.tensors.get("interval.in_a_row")
-        finite = all(bool(tensor.isfinite().all()) for tensor in self.tensors.values())
-        return finite and not bad_steps
+        """Whether all weights and moments are finite; a skipped step leaves them unchanged."""
+        return all(bool(tensor.isfinite().all()) for tensor in self.tensors.values())
 
     def part(self, name: str) -> dict[str, Tensor]:
         """Tensors whose names start with a prefix, by name without the prefix."""

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,6 +17,7 @@ from hear_axlstm.config import PRESETS, ModelConfig, preset
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.fused import FusedEncoder
 from hear_axlstm.models.encoder import Encoder
+from hear_axlstm.ops import cores, library
 from hear_axlstm.ops.cores import on_each_core
 
 TINY = preset("axlstm_tiny")
@@ -140,6 +142,18 @@ def test_a_fused_model_can_be_copied(copied: Callable[[Embedder], Embedder]) -> 
     assert twin.encoder.fused is not None and torch.equal(embedded(twin), expected)
 
 
+@pytest.mark.parametrize("architecture", ["axlstm", "ssast"])
+def test_a_pickled_model_is_fused_for_the_processor_that_loads_it(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Embedder(replace(preset(f"{architecture}_tiny"), depth=2)).fuse()
+    expected = embedded(model)
+    with monkeypatch.context() as patch:  # packed as on another processor
+        patch.setattr(library, "gemm_columns", lambda: 2)
+        pickled = pickle.dumps(model.fuse())
+    torch.testing.assert_close(embedded(pickle.loads(pickled)), expected)
+
+
 @pytest.mark.parametrize("use", [Embedder.scene, Embedder.forward])
 def test_a_fused_model_refuses_gradients(use: Callable) -> None:
     model = tiny().fuse()
@@ -235,6 +249,21 @@ def test_threads_are_left_as_they_were() -> None:
     try:
         assert on_each_core(work, range(5)) == [1] * 5
         assert torch.get_num_threads() == 3 and seen == [3]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_new_thread_waits_for_the_number_while_workers_start() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            with cores._starting:
+                torch.set_num_threads(1)
+                seen = pool.submit(cores.thread_count)
+                time.sleep(0.1)
+                torch.set_num_threads(3)
+            assert seen.result() == 3
     finally:
         torch.set_num_threads(before)
 

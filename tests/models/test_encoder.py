@@ -234,13 +234,14 @@ def test_config_survives_json_and_refuses_nonsense() -> None:
         ({"input_gate": "relu"}, "input_gate"),
         ({"mask_ratio": 1.0}, "mask_ratio"),
         ({"window_frames": 202}, "window of 202"),
+        ({"dim": 30}, "dim=30 must be a multiple of 4"),
     ):
         with pytest.raises(ValueError, match=named):
             ModelConfig(**wrong)  # type: ignore[arg-type]
     for wrong, named in (
         ({"architecture": "mamba"}, "architecture='mamba': choose one of axlstm, ssast"),
-        ({"dim": 50, "expansion": 1}, "inner width 50"),
-        ({"architecture": "ssast", "dim": 50}, "inner width 50"),
+        ({"dim": 52, "expansion": 1, "heads": 3}, "inner width 52"),
+        ({"architecture": "ssast", "dim": 52, "heads": 3}, "inner width 52"),
     ):
         with pytest.raises(ValueError, match=named):
             Encoder(ModelConfig(**wrong))  # type: ignore[arg-type]

@@ -52,6 +52,16 @@ def assert_accurate(leaves: list[Tensor]) -> None:
     assert max(errors(leaves).values()) < max(moved.values())
 
 
+def test_supported_head_sizes_have_a_tiling() -> None:
+    make = triton_operators.triton.Config
+    tilings = triton_operators.TILINGS
+    configs = [make({"ROWS": rows, "COLS": cols}, warps) for rows, cols, warps, _ in tilings]
+    for size, supported in ((16, True), (576, True), (1280, True), (1284, False), (2304, False)):
+        head, rest = triton_operators.head_tiles(size)
+        fitting = triton_operators._fitting(configs, {}, HEAD=head, REST=rest)
+        assert triton_impl.supports(torch.empty(1, 1, 1, size)) == supported == bool(fitting)
+
+
 @pytest.mark.parametrize("tokens", [5, 37, 70])
 def test_float32_equals_the_definition(tokens: int) -> None:
     assert_accurate(inputs((1, tokens, 2, 144)))

@@ -121,6 +121,16 @@ def test_any_flipped_bit_and_any_cut_is_found(tmp_path: Path) -> None:
         load_latest(tmp_path)
 
 
+def test_the_state_after_a_skipped_step_is_saved_and_damage_is_not(tmp_path: Path) -> None:
+    skipped = {**SMALL.tensors, "interval.in_a_row": torch.tensor(1.0)}
+    damaged = {"model.a": torch.full((3, 4), torch.nan)}
+    with CheckpointManager(tmp_path, kept=2) as manager:
+        manager.save(replace(SMALL, tensors=skipped), milestone=False)
+        manager.save(replace(SMALL, step=8, tensors=damaged), milestone=False)
+    (saved,) = list_checkpoints(tmp_path)
+    assert checkpoints.load(saved).step == 7
+
+
 def test_the_last_few_and_the_milestones_stay(tones: Path, tmp_path: Path) -> None:
     config = replace(CONFIG, keep_checkpoints=3, checkpoint_every=2, milestone_epochs=1.5)
     pretrain(config, tones, tmp_path)  # an epoch has 7.125 steps
