@@ -2,7 +2,7 @@
 
 Every figure is a median over rounds in which the forms take turns. The plain way is
 `tests.reference.mlstm`: float32, the S x S matrices materialized, one 2 s window after another,
-left to autograd. `benchmarks.data`, `.kernels`, `.latency` and `.scaling` measure the rest.
+left to autograd. The other modules of the package measure the rest, each by a command of its own.
 """
 
 from __future__ import annotations
