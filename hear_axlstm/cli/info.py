@@ -13,7 +13,8 @@ import tyro
 
 from hear_axlstm import __version__
 from hear_axlstm.checkpoints import manifest
-from hear_axlstm.checkpoints.authors.published import PUBLISHED, TAG, cache
+from hear_axlstm.checkpoints.authors.published import PUBLISHED, TAG
+from hear_axlstm.checkpoints.cache import weights_dir
 from hear_axlstm.checkpoints.format import read_settings
 from hear_axlstm.checkpoints.resolve import RANDOM
 from hear_axlstm.checkpoints.shapes import parameters
@@ -63,7 +64,7 @@ def _machine() -> dict[str, str]:
         f"{torch.__version__}, {platform.platform(terse=True)}",
         "devices": ", ".join(_devices()),
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
-        "cache": f"{cache()} ({len(here)} of the {len(PUBLISHED)} downloadable weights, "
+        "cache": f"{weights_dir()} ({len(here)} of the {len(PUBLISHED)} downloadable weights, "
         f"{size:.0f} MB)",
         "CPU kernel": _kernel(),
     }
