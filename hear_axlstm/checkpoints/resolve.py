@@ -55,9 +55,15 @@ def locate(spec: str) -> Path:
             f'(a download), or random ones: {spec}.{RANDOM}, or weights="random" '
             "(on the command line --random-weights)"
         )
-    if spec.removesuffix(f".{RANDOM}") in PRESETS:
+    if random_preset(spec):
         raise ValueError(f"{spec} names random weights, which have no file: name saved weights")
     return _from_disk(spec)
+
+
+def random_preset(spec: str) -> str | None:
+    """The preset of ``PRESET.random``, or None for another name."""
+    name, _, tag = spec.rpartition(".")
+    return name if tag == RANDOM and name in PRESETS else None
 
 
 def manifest() -> dict[str, Any]:
