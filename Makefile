@@ -9,7 +9,7 @@ MODULES ?= $(or $(SYSTEMS),naive random axlstm_tiny) $(MODULE)
 ENGINE  ?= heareval
 SEEDS   ?= $(if $(TASKS_DIR),10,3)
 OUT     ?= runs/eval
-TABLE   ?= expansion
+TABLE   ?= table3
 RUNS    ?= runs/ablations/runs
 PROCESSES ?= 2
 
@@ -56,7 +56,7 @@ endif
 	@echo "Weights and log: $(RUN). Next: make eval-all MODULES='naive hear_axlstm@$(RUN)/model.safetensors'"
 
 ablations: OUT = $(if $(DATA),runs/ablations,runs/miniature/ablations)
-ablations: $(READY) ## Train and score the rows of TABLE=comparison|expansion|patch|gating [DATA= EPOCHS= BATCH= LR= TRAININGS= TASKS_DIR= TASKS= SEEDS= ENGINE= JOBS= OUT=]
+ablations: $(READY) ## Train and score the rows of TABLE=table2|table3|table4|table5 [DATA= EPOCHS= BATCH= LR= TRAININGS= TASKS_DIR= TASKS= SEEDS= ENGINE= JOBS= OUT=]
 	@PYTHONPATH=eval $(BIN)/python -m paper ablations $(if $(DATA),"$(DATA)") --table $(TABLE) --seeds $(SEEDS) --engine $(ENGINE) $(if $(JOBS),--jobs $(JOBS)) \
 	    --out "$(OUT)" $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch-size $(BATCH)) \
 	    $(if $(LR),--lr $(LR)) $(if $(TRAININGS),--trainings $(TRAININGS)) $(if $(TASKS_DIR),--tasks-dir "$(TASKS_DIR)") $(if $(TASKS),--tasks $(TASKS))

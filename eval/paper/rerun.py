@@ -27,7 +27,7 @@ from hearbench.stats import Score
 from hearbench.tasks.folders import find_tasks
 from hearbench.weights.fetch import default_folder, get_all
 from hearbench.weights.table import CHECKPOINTS, find
-from paper.ablations import PaperError
+from paper.rows import PaperError
 
 log = logging.getLogger(__name__)
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from hearbench.errors import HearbenchError
 from hearbench.published import PublishedTable
 
-TableName = Literal["comparison", "expansion", "patch", "gating"]
+
+class PaperError(HearbenchError, ValueError):
+    """Raised if rows of a table can't be trained or scored."""
+
+
+def run_name(recipe: str, seed: int) -> str:
+    """Name of the folder of a row's training run."""
+    return f"{recipe}-seed{seed}" if seed else recipe
 
 
 @dataclass(frozen=True)
 class Table:
     """A table of the paper."""
 
-    name: PublishedTable
     title: str
     settings: tuple[str, ...]
     """Fields of `ModelConfig` in which its rows differ."""
@@ -23,9 +29,8 @@ class Table:
     does not print."""
 
 
-TABLES: dict[TableName, Table] = {
-    "comparison": Table(
-        "table2",
+TABLES: dict[PublishedTable, Table] = {
+    "table2": Table(
         "Table 2: AxLSTM against SSAST",
         ("dim",),
         (
@@ -37,8 +42,7 @@ TABLES: dict[TableName, Table] = {
             "axlstm_base",
         ),
     ),
-    "expansion": Table(
-        "table3",
+    "table3": Table(
         "Table 3: expansion factor",
         ("expansion",),
         (
@@ -48,8 +52,7 @@ TABLES: dict[TableName, Table] = {
             "axlstm_tiny_e4_flip",
         ),
     ),
-    "patch": Table(
-        "table4",
+    "table4": Table(
         "Table 4: patch size",
         ("patch",),
         (
@@ -61,8 +64,7 @@ TABLES: dict[TableName, Table] = {
             "axlstm_tiny_e2_flip_4x8",
         ),
     ),
-    "gating": Table(
-        "table5",
+    "table5": Table(
         "Table 5: exponential gate and flip",
         ("expansion", "input_gate", "flip"),
         (

@@ -20,11 +20,9 @@ from hearbench.published import PublishedTable
 from hearbench.report.exports import markdown_rows, markdown_table
 from hearbench.report.score_tables import beside
 from hearbench.results import PAPER, SCALES, THESE, Results
-from paper.ablations import PaperError, run_name
-from paper.rows import TABLES, Table
+from paper.rows import TABLES, PaperError, Table, run_name
 
 ANCHOR = "naive"  # scored with the rows: without it the worst row would be the zero of s(m)
-BY_NAME = {table.name: table for table in TABLES.values()}
 
 
 def finished(name: PublishedTable, runs: Path) -> dict[str, Path]:
@@ -34,12 +32,12 @@ def finished(name: PublishedTable, runs: Path) -> dict[str, Path]:
         PaperError: if there are none.
     """
     found: dict[str, Path] = {}
-    for recipe in BY_NAME[name].rows:
+    for recipe in TABLES[name].rows:
         names = (run_name(recipe, seed) for seed in count())
         files = ((training, runs / training / checkpoints.FILE_NAME) for training in names)
         found |= takewhile(lambda pair: pair[1].is_file(), files)
     if not found:
-        first = BY_NAME[name].rows[0]
+        first = TABLES[name].rows[0]
         raise PaperError(
             f"{runs} has no finished row of {name}: train them with `make ablations`, or one by "
             f"`axlstm pretrain DATA --recipe {first} --run {runs / first}`"
@@ -66,7 +64,7 @@ def markdown(name: PublishedTable, trained: Mapping[str, Path], results: Results
 
     Table 2 is followed by all of its published rows, on the official tasks that were evaluated.
     """
-    table, printed = BY_NAME[name], published.printed(name)
+    table, printed = TABLES[name], published.printed(name)
     scale = PAPER if results.aggregates[PAPER] else THESE
     heads = ["recipe", *table.settings, "parameters", "validation loss"]
     heads += [*(task.path.name for task in results.plan.tasks), SCALES[scale], "printed s(m)"]

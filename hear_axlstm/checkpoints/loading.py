@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from hear_axlstm.checkpoints.format import ENCODER, fill, read
-from hear_axlstm.checkpoints.resolve import RANDOM, locate, manifest
+from hear_axlstm.checkpoints.resolve import RANDOM, locate, manifest, random_preset
 from hear_axlstm.config import PRESETS, Layout, ModelConfig, preset
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.models.pretraining import MaskedPatchModel
@@ -31,8 +31,8 @@ def load_embedder(
     name = spec or manifest()["default"]
     if weights == RANDOM and name not in PRESETS:
         raise ValueError(f"weights={RANDOM!r} needs a preset ({', '.join(PRESETS)}), not {spec!r}")
-    drawn = name if weights == RANDOM else name.removesuffix(f".{RANDOM}")
-    if weights == RANDOM or (drawn != name and drawn in PRESETS):
+    drawn = name if weights == RANDOM else random_preset(name)
+    if drawn is not None:
         return _random_embedder(preset(drawn), seed, layout)
     return _embedder_from_file(locate(name), layout)
 

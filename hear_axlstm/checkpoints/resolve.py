@@ -13,8 +13,9 @@ from typing import Any
 
 from hear_axlstm.checkpoints import hub
 from hear_axlstm.checkpoints.authors import fetch
-from hear_axlstm.checkpoints.authors.published import PUBLISHED, TAG, cache, is_offline
+from hear_axlstm.checkpoints.authors.published import PUBLISHED, TAG
 from hear_axlstm.checkpoints.authors.runs import newest_in_folder
+from hear_axlstm.checkpoints.cache import is_offline, weights_dir
 from hear_axlstm.checkpoints.checksum import MANIFEST, verify
 from hear_axlstm.checkpoints.format import FILE_NAME
 from hear_axlstm.checkpoints.unfinished import newest_of_run
@@ -41,7 +42,7 @@ def locate(spec: str) -> Path:
         return hub.download(spec, FILE_NAME)
     if spec in PUBLISHED:
         if not (PUBLISHED[spec].path.is_file() or is_offline()):
-            log.warning("%s is not in the cache: downloading it to %s", spec, cache())
+            log.warning("%s is not in the cache: downloading it to %s", spec, weights_dir())
         return fetch.get(PUBLISHED[spec])
     for preset, entry in manifest()["weights"].items():
         if spec in (preset, shipped_name(preset)):
@@ -54,9 +55,15 @@ def locate(spec: str) -> Path:
             f'(a download), or random ones: {spec}.{RANDOM}, or weights="random" '
             "(on the command line --random-weights)"
         )
-    if spec.removesuffix(f".{RANDOM}") in PRESETS:
+    if random_preset(spec):
         raise ValueError(f"{spec} names random weights, which have no file: name saved weights")
     return _from_disk(spec)
+
+
+def random_preset(spec: str) -> str | None:
+    """The preset of ``PRESET.random``, or None for another name."""
+    name, _, tag = spec.rpartition(".")
+    return name if tag == RANDOM and name in PRESETS else None
 
 
 def manifest() -> dict[str, Any]:

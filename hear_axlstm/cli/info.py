@@ -13,9 +13,10 @@ import tyro
 
 from hear_axlstm import __version__
 from hear_axlstm.checkpoints import manifest
-from hear_axlstm.checkpoints.authors.published import PUBLISHED, TAG, cache
+from hear_axlstm.checkpoints.authors.published import PUBLISHED, TAG
+from hear_axlstm.checkpoints.cache import weights_dir
 from hear_axlstm.checkpoints.format import read_settings
-from hear_axlstm.checkpoints.resolve import RANDOM
+from hear_axlstm.checkpoints.resolve import RANDOM, random_preset
 from hear_axlstm.checkpoints.shapes import parameters
 from hear_axlstm.cli.weights import local_file
 from hear_axlstm.config import PRESETS
@@ -63,7 +64,7 @@ def _machine() -> dict[str, str]:
         f"{torch.__version__}, {platform.platform(terse=True)}",
         "devices": ", ".join(_devices()),
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
-        "cache": f"{cache()} ({len(here)} of the {len(PUBLISHED)} downloadable weights, "
+        "cache": f"{weights_dir()} ({len(here)} of the {len(PUBLISHED)} downloadable weights, "
         f"{size:.0f} MB)",
         "CPU kernel": _kernel(),
     }
@@ -78,8 +79,8 @@ def _devices() -> list[str]:
 
 
 def _describe(name: str) -> dict[str, Any]:
-    drawn = name.removesuffix(f".{RANDOM}")
-    config, training = (PRESETS[drawn], {}) if drawn in PRESETS else read_settings(local_file(name))
+    known = random_preset(name) or name
+    config, training = (PRESETS[known], {}) if known in PRESETS else read_settings(local_file(name))
     return {
         "name": name,
         "parameters": parameters(config),
@@ -95,7 +96,7 @@ def _describe(name: str) -> dict[str, Any]:
 
 def _weights(name: str) -> list[str]:
     """Tags of a preset's weights, and whether the downloadable ones are in the cache."""
-    if name.removesuffix(f".{RANDOM}") != name:
+    if random_preset(name):
         return [RANDOM]
     if name not in PRESETS:
         return ["here"]

@@ -12,6 +12,7 @@ import tyro
 from hear_axlstm import checkpoints
 from hear_axlstm.checkpoints.authors import fetch, published
 from hear_axlstm.checkpoints.authors.published import PUBLISHED, Published
+from hear_axlstm.checkpoints.cache import weights_dir
 from hear_axlstm.checkpoints.format import read_settings
 from hear_axlstm.checkpoints.resolve import shipped_name
 from hear_axlstm.checkpoints.shapes import parameters
@@ -40,7 +41,7 @@ class ListAll:
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for line in lines:
             print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
-        print(f"cache: {published.cache()} (a download is three to four times the size)")
+        print(f"cache: {weights_dir()} (a download is three to four times the size)")
         print("next: axlstm weights get NAME, or load_model(NAME) in Python")
 
 

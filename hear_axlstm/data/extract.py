@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hear_axlstm.audio.loader import (
+from hear_axlstm.audio.decode_ahead import (
     AHEAD,
     Decoded,
     decode_usable,

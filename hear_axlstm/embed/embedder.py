@@ -18,6 +18,7 @@ from hear_axlstm.audio.mel import Statistics
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed import inputs
 from hear_axlstm.embed.clip_encoder import ClipEncoder
+from hear_axlstm.embed.clip_loader import Loader
 from hear_axlstm.embed.eager import eager
 from hear_axlstm.embed.inputs import (
     ArrayAudio,
@@ -28,7 +29,6 @@ from hear_axlstm.embed.inputs import (
     Kind,
     TensorAudio,
 )
-from hear_axlstm.embed.loading import Loader
 from hear_axlstm.embed.stream import Stream
 from hear_axlstm.embed.windows import step_times
 

@@ -20,7 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hear_axlstm.audio.loader import Decoded, decode_ahead, decode_usable, groups, sample_count
+from hear_axlstm.audio.decode_ahead import (
+    Decoded,
+    decode_ahead,
+    decode_usable,
+    groups,
+    sample_count,
+)
 from hear_axlstm.audio.skipped import Skipped, summary
 from hear_axlstm.audio.sources import open_source
 from hear_axlstm.data.shards import (

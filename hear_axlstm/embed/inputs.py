@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from hear_axlstm.audio.loader import MAX_AMPLITUDE, WINDOW_SECONDS
+from hear_axlstm.audio.decode_ahead import MAX_AMPLITUDE, SHORTEST_SECONDS
 from hear_axlstm.audio.sources import AudioClip
 
 Samples: TypeAlias = NDArray[np.floating]
@@ -86,7 +86,7 @@ def parse(audio: Any, lengths: Iterable[int] | None, sample_rate: int, errors: s
     if lengths is not None and ndim != 2:
         raise ValueError("lengths belong to a padded batch [clips, samples]: leave them out")
     if ndim == 2:
-        _check_channels(audio.shape, round(WINDOW_SECONDS * sample_rate))
+        _check_channels(audio.shape, round(SHORTEST_SECONDS * sample_rate))
         items = list(audio) if lengths is None else _cut(audio, _integers(lengths))
     elif ndim is not None or _is_one_clip(audio):
         if errors == "skip":

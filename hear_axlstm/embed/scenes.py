@@ -12,7 +12,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hear_axlstm.audio.loader import Decoded, decode_ahead, decode_usable, groups, sample_count
+from hear_axlstm.audio.decode_ahead import (
+    Decoded,
+    decode_ahead,
+    decode_usable,
+    groups,
+    sample_count,
+)
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.embed.embedder import Embedder

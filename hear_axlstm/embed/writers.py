@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hear_axlstm.audio.loader import groups
+from hear_axlstm.audio.decode_ahead import groups
 from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.data.shards import Record, Shard, Summary
 from hear_axlstm.files import naming_full_disk, replacing, write_text

@@ -2,12 +2,12 @@
 
 `axlstm finetune` trains and writes it; using it needs no extra.
 
-Shapes: B clips, n samples, D' embedding size, C classes.
+Shapes: B or n clips, D' embedding size, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hear_axlstm import checkpoints
+from hear_axlstm.audio.io import AudioError
+from hear_axlstm.audio.skipped import Skipped
+from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.config import PRESETS, ModelConfig
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.inputs import Audio
+from hear_axlstm.embed.scenes import scenes_of
 from hear_axlstm.ops.precision import autocast_to
 
 FILE_NAME = "classifier.safetensors"
@@ -167,3 +171,18 @@ def load_classifier(path: str | Path) -> Classifier:
         classifier = Classifier(config, labels, facts["hidden"])
     checkpoints.fill(classifier, tensors, path)
     return classifier.infer()
+
+
+def logits_of(classifier: Classifier, clips: Sequence[AudioClip]) -> Tensor:
+    """Logits ``[n, C]`` on the CPU, with the classifier's current weights.
+
+    Raises:
+        AudioError: for a file without usable audio.
+    """
+    logits = []
+    for clip, scene in scenes_of(classifier, clips):
+        if isinstance(scene, Skipped):
+            raise AudioError(f"{clip.id}: {scene.reason}")
+        with torch.no_grad():
+            logits.append(classifier.logits(scene).cpu())
+    return torch.stack(logits)

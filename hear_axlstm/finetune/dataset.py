@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hear_axlstm.audio.decode_ahead import decode_ahead, decode_usable
 from hear_axlstm.audio.labels import (
     SEPARATOR,
     SPLITS,
@@ -26,7 +27,6 @@ from hear_axlstm.audio.labels import (
     read_labeled,
     warn_of_separator,
 )
-from hear_axlstm.audio.loader import decode_ahead, decode_usable
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.config import MelConfig

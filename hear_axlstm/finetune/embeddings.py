@@ -19,8 +19,7 @@ from torch import Tensor
 
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip
-from hear_axlstm.checkpoints.authors.published import CACHE_VARIABLE
-from hear_axlstm.checkpoints.authors.published import cache as weights_cache
+from hear_axlstm.checkpoints.cache import CACHE_VARIABLE, cache_dir
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.scenes import scenes_of
 from hear_axlstm.files import digest
@@ -34,7 +33,7 @@ def embed(embedder: Embedder, clips: Sequence[AudioClip]) -> list[Tensor | Skipp
     A cached embedding is used if the weights, the file's path, size and date, and the span are
     unchanged. If the cache can't be written, embeddings are computed each time, with a warning.
     """
-    folder = weights_cache().parent / f"scenes-{_digest(embedder)}"
+    folder = cache_dir() / f"scenes-{_digest(embedder)}"
     files = [folder / f"{_key(clip)}.npy" for clip in clips]
     found: list[Tensor | Skipped | None] = [_read(file) for file in files]
     can_write = True

@@ -6,8 +6,6 @@ Shapes: n clips, D' embedding size, C classes.
 from __future__ import annotations
 
 import copy
-import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,41 +13,13 @@ from torch import Tensor
 
 from hear_axlstm.finetune.classifier import Classifier, Head
 from hear_axlstm.finetune.config import FinetuneConfig
+from hear_axlstm.finetune.early_stopping import Best, named
 from hear_axlstm.finetune.metrics import loss, scores
 from hear_axlstm.progress import Progress
 from hear_axlstm.training.logging import JsonLines
 
 EPOCHS, PATIENCE, BATCH_SIZE = 200, 20, 64
 SMALLEST_STD = 1e-3  # relative to the mean; keeps constant channels from being amplified
-
-
-@dataclass
-class Best:
-    """The best epoch so far by a validation metric, with ties broken by the validation loss."""
-
-    metric: str
-    score: float = -math.inf
-    loss: float = math.inf
-    waited: int = 0
-    """Epochs since then."""
-
-    def take(self, found: dict[str, float]) -> bool:
-        """Record the scores of an epoch; returns whether they are the best so far.
-
-        Raises:
-            ValueError: if the metric is not defined on the validation clips.
-        """
-        if math.isnan(found[self.metric]):
-            raise ValueError(
-                f"{self.metric} is not defined on the validation clips, which all have the same "
-                "class: add others, or choose another metric"
-            )
-        better = (found[self.metric], -found["loss"]) > (self.score, -self.loss)
-        if better:
-            self.score, self.loss, self.waited = found[self.metric], found["loss"], 0
-        else:
-            self.waited += 1
-        return better
 
 
 def train_head(
@@ -109,8 +79,3 @@ def _fit_statistics(head: Head, scenes_nD: Tensor) -> None:
     head.mean.copy_(scenes_nD.mean(0))
     std = scenes_nD.std(0, correction=0)
     head.std.copy_(std.clamp(min=SMALLEST_STD * std.mean() + torch.finfo(std.dtype).tiny))
-
-
-def named(split: str, found: dict[str, float]) -> dict[str, float]:
-    """Prefix the names of scores with the split, as in the log."""
-    return {f"{split}_{name}": value for name, value in found.items()}

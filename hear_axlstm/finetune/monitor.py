@@ -1,26 +1,16 @@
-"""Evaluation during fine-tuning: the validation clips are scored, and the best classifier is kept.
-
-Shapes: n clips, C classes.
-"""
+"""Evaluation during fine-tuning: the validation clips are scored, the best classifier is kept."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from hear_axlstm.audio.io import AudioError
-from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip
-from hear_axlstm.embed.scenes import scenes_of
-from hear_axlstm.finetune.classifier import FILE_NAME, Classifier
+from hear_axlstm.finetune.classifier import FILE_NAME, Classifier, logits_of
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.dataset import Dataset
-from hear_axlstm.finetune.heads import Best, named
+from hear_axlstm.finetune.early_stopping import Best, named
 from hear_axlstm.finetune.metrics import scores
 from hear_axlstm.training.trainer import DivergedError, Trainer
 
@@ -88,18 +78,3 @@ class FinetuneMonitor:
             lines.write(step=step, epoch=epoch, **values)
         if self.best.take(found):
             self.classifier.save(self.trainer.run / FILE_NAME, {"epoch": epoch})
-
-
-def logits_of(classifier: Classifier, clips: Sequence[AudioClip]) -> Tensor:
-    """Logits ``[n, C]`` on the CPU, with the classifier's current weights.
-
-    Raises:
-        AudioError: for a file without usable audio.
-    """
-    logits = []
-    for clip, scene in scenes_of(classifier, clips):
-        if isinstance(scene, Skipped):
-            raise AudioError(f"{clip.id}: {scene.reason}")
-        with torch.no_grad():
-            logits.append(classifier.logits(scene).cpu())
-    return torch.stack(logits)

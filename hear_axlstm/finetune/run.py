@@ -14,14 +14,13 @@ from torch import Tensor
 from hear_axlstm import load_model
 from hear_axlstm.audio.skipped import Skipped, summary, write_report
 from hear_axlstm.files import write_text
-from hear_axlstm.finetune.classifier import FILE_NAME, Classifier, load_classifier
+from hear_axlstm.finetune.classifier import FILE_NAME, Classifier, load_classifier, logits_of
 from hear_axlstm.finetune.config import MLP_WIDTH, FinetuneConfig
 from hear_axlstm.finetune.dataset import Dataset, check, read_dataset, report_broken
 from hear_axlstm.finetune.embeddings import embed
 from hear_axlstm.finetune.full import train_encoder
 from hear_axlstm.finetune.heads import train_head
 from hear_axlstm.finetune.metrics import check_libraries, draw_confusion, scores
-from hear_axlstm.finetune.monitor import logits_of
 from hear_axlstm.training.checkpoint_manager import list_checkpoints
 from hear_axlstm.training.distributed import init_distributed
 from hear_axlstm.training.resume import CHECKPOINTS, lock_dir

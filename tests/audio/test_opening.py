@@ -11,7 +11,7 @@ import pytest
 
 from hear_axlstm.audio import AudioError, load_audio
 from hear_axlstm.audio.clips import AudioClip
-from hear_axlstm.audio.loader import decode
+from hear_axlstm.audio.decode_ahead import decode
 from hear_axlstm.audio.skipped import Skipped
 from tests.helpers.platforms import posix_only
 from tests.helpers.sound_files import encode, noise

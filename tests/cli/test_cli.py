@@ -19,7 +19,7 @@ import soundfile
 import torch
 
 from hear_axlstm import __version__, cli, load_model
-from hear_axlstm.checkpoints.authors.published import cache
+from hear_axlstm.checkpoints.cache import weights_dir
 from hear_axlstm.cli import info as info_module
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.finetune.classifier import Classifier, Labels
@@ -103,7 +103,7 @@ def test_info_takes_names_and_prints_a_table(typed: Callable[..., tuple[int, str
     assert __version__ in machine["versions"] and torch.__version__ in machine["versions"]
     assert machine["threads"].startswith(f"{torch.get_num_threads()} of ")
     assert machine["devices"].startswith(f"cpu (backend {backend('cpu')})")
-    assert machine["cache"].startswith(f"{cache()} (")
+    assert machine["cache"].startswith(f"{weights_dir()} (")
     assert (machine["CPU kernel"] == "in use") == (backend("cpu") == "cpu")
 
 

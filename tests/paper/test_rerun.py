@@ -15,9 +15,9 @@ from hearbench.run.plan import Model, Plan
 from hearbench.stats import Score
 from hearbench.systems.registry import Fingerprint, parse_systems
 from hearbench.tasks.description import TaskError
-from paper.ablations import PaperError
 from paper.cli.rerun import rerun
 from paper.rerun import markdown, specs
+from paper.rows import PaperError
 from tests.helpers import system_checkpoints as write
 from tests.helpers.evaluation import task
 

@@ -1,6 +1,6 @@
 """The weights that the authors publish: finding, downloading, reading and converting them.
 
-published           the list of weights, and the user's cache of them
+published           the list of weights, and their files in the user's cache
 fetch               gets one into the cache, from Google Drive (drive) or from a file
 runs, archives      the checkpoint among the files of a run, in folders and zips
 reference_release   a checkpoint of the release -> settings and tensors of this package

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from hear_axlstm.checkpoints.authors.published import CACHE_VARIABLE, Published, cache
+from hear_axlstm.checkpoints.authors.published import Published
 from hear_axlstm.checkpoints.authors.runs import choose, not_found
+from hear_axlstm.checkpoints.cache import CACHE_VARIABLE, weights_dir
 from hear_axlstm.files import DISK_FULL
 from hear_axlstm.progress import Progress
 
@@ -161,11 +162,12 @@ def _explained(error: Exception) -> DriveError:
 
 def disk_reason(error: OSError) -> str:
     """Reason and remedy for an error of the cache's disk."""
+    cache = weights_dir()
     if error.errno in DISK_FULL or "no space" in str(error).lower():
-        return f"no space is left in {cache()}: set {CACHE_VARIABLE} to a folder on another disk"
+        return f"no space is left in {cache}: set {CACHE_VARIABLE} to a folder on another disk"
     cause = error.__cause__ or error
     reason = getattr(cause, "strerror", None) or cause
-    file = Path(error.filename or cache())
-    if file not in (cache(), *cache().parents) and cache() not in file.parents:
+    file = Path(error.filename or cache)
+    if file not in (cache, *cache.parents) and cache not in file.parents:
         return f"{file} can't be read ({reason})"
-    return f"{cache()} can't be used ({reason}): set {CACHE_VARIABLE} to a folder you can write to"
+    return f"{cache} can't be used ({reason}): set {CACHE_VARIABLE} to a folder you can write to"

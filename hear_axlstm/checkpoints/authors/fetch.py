@@ -14,9 +14,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hear_axlstm.checkpoints.authors import archives, drive
-from hear_axlstm.checkpoints.authors.published import OFFLINE_VARIABLE, Published, cache, is_offline
+from hear_axlstm.checkpoints.authors.published import Published
 from hear_axlstm.checkpoints.authors.reference_release import is_release, read_release
 from hear_axlstm.checkpoints.authors.runs import choose, newest, not_found, run_in
+from hear_axlstm.checkpoints.cache import OFFLINE_VARIABLE, is_offline, weights_dir
 from hear_axlstm.checkpoints.checksum import sha256
 from hear_axlstm.checkpoints.format import Contents, save_tensors
 from hear_axlstm.config import ModelConfig, preset
@@ -75,8 +76,8 @@ def _explain(error: ValueError | OSError) -> tuple[type[Exception], str]:
 
 @contextmanager
 def _lock(weights: Published) -> Iterator[None]:
-    cache().mkdir(parents=True, exist_ok=True)
-    lock = FileLock(cache() / f".{weights.name}.lock")
+    weights_dir().mkdir(parents=True, exist_ok=True)
+    lock = FileLock(weights_dir() / f".{weights.name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:

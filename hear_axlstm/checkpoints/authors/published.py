@@ -1,22 +1,17 @@
-"""The list of the authors' weights, and the user's cache of them.
+"""The list of the authors' weights, and their files in the user's cache.
 
-The cache is ``weights`` in the folder HEAR_AXLSTM_CACHE, or in the platform's cache folder. For
-each name it contains ``NAME.safetensors``, converted from a checkpoint, and ``NAME.sha256``, the
-checksum of that checkpoint, with which later downloads are compared.
+For each name the cache contains ``NAME.safetensors``, converted from a checkpoint, and
+``NAME.sha256``, the checksum of that checkpoint, with which later downloads are compared.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
+from hear_axlstm.checkpoints.cache import weights_dir
 
-CACHE_VARIABLE = "HEAR_AXLSTM_CACHE"
-OFFLINE_VARIABLE = "HEAR_AXLSTM_OFFLINE"
-OFF = ("", "0", "false", "no", "off")
 TAG = "audioset"
 
 
@@ -51,17 +46,17 @@ class Published:
     @property
     def path(self) -> Path:
         """Path of the converted weights, which may not exist yet."""
-        return cache() / f"{self.name}.safetensors"
+        return weights_dir() / f"{self.name}.safetensors"
 
     @property
     def record(self) -> Path:
         """Path of the checkpoint's checksum, in the format of `sha256sum`."""
-        return cache() / f"{self.name}.sha256"
+        return weights_dir() / f"{self.name}.sha256"
 
     @property
     def downloads(self) -> Path:
         """Folder for downloads, complete or partial."""
-        return cache() / f"{self.name}.download"
+        return weights_dir() / f"{self.name}.download"
 
     @property
     def remedy(self) -> str:
@@ -84,17 +79,6 @@ PUBLISHED = {
     )
 }
 """All weights that can be downloaded, by name."""
-
-
-def cache() -> Path:
-    """The user's folder for converted weights; it may not exist yet."""
-    chosen = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("hear_axlstm")
-    return Path(chosen).expanduser() / "weights"
-
-
-def is_offline() -> bool:
-    """Whether HEAR_AXLSTM_OFFLINE forbids downloads."""
-    return os.environ.get(OFFLINE_VARIABLE, "").strip().lower() not in OFF
 
 
 def remove(weights: Published) -> bool:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from hear_axlstm.audio.loader import Decoded, decode_ahead, fault, map_ahead, prefetch
+from hear_axlstm.audio.decode_ahead import Decoded, decode_ahead, fault, map_ahead, prefetch
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import AudioClip
 
@@ -45,7 +45,7 @@ def test_an_error_comes_where_its_result_would() -> None:
 def test_faults_of_samples() -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype("f4")
     assert fault(noise, 16_000) is None
-    assert fault(noise[:399], 16_000) == "too short: 399 samples, but one window needs 400"
+    assert fault(noise[:399], 16_000) == "too short: 399 samples, at least 400 are needed"
     for samples, kind in ((noise * 1e-5, "silent"), (noise * 1e17, "too loud")):
         assert Skipped("a", str(fault(samples, 16_000))).kind == kind
     assert str(fault(np.full(16_000, 0.3, "f4"), 16_000)).startswith("silent")

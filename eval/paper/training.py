@@ -16,24 +16,19 @@ from hear_axlstm.data.pack import pack
 from hear_axlstm.pretrain.recipes import RECIPES
 from hear_axlstm.pretrain.run import pretrain
 from hear_axlstm.training.signals import Interrupted
-from hearbench.errors import HearbenchError
+from hearbench.published import PublishedTable
 from hearbench.synthetic.writer import write_corpus
-from paper.rows import TABLES, TableName
+from paper.rows import TABLES, PaperError, run_name
 
 TOY: dict[str, Any] = {"epochs": 4.0, "batch_size": 16, "lr": 1e-3}  # for the generated corpus
 
 
-class PaperError(HearbenchError, ValueError):
-    """Raised for a row that can't be trained, or has not been trained."""
-
-
-def run_name(recipe: str, seed: int) -> str:
-    """Name of the folder of a row's training run."""
-    return f"{recipe}-seed{seed}" if seed else recipe
-
-
 def train(
-    table: TableName, data: Path | None, out: Path, changes: Mapping[str, Any], trainings: int = 1
+    table: PublishedTable,
+    data: Path | None,
+    out: Path,
+    changes: Mapping[str, Any],
+    trainings: int = 1,
 ) -> Path:
     """Train the rows of a table one after another; finished ones are skipped, others resumed.
 

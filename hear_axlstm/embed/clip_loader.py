@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import hear_axlstm
+from hear_axlstm.audio.decode_ahead import SHORTEST_SECONDS, SILENCE, groups, map_ahead
 from hear_axlstm.audio.io import AudioError, load_audio
-from hear_axlstm.audio.loader import SILENCE, WINDOW_SECONDS, groups, map_ahead
 from hear_axlstm.audio.resample import RATES, resampled
 from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.embed.inputs import (
@@ -204,6 +204,6 @@ def _resampled(samples: Any, rate: float, name: str, sample_rate: int) -> NDArra
 
 
 def _remark(samples: Tensor, sample_rate: int) -> str:
-    if len(samples) < round(WINDOW_SECONDS * sample_rate):
-        return f"shorter than {1000 * WINDOW_SECONDS:g} ms"
+    if len(samples) < round(SHORTEST_SECONDS * sample_rate):
+        return f"shorter than {1000 * SHORTEST_SECONDS:g} ms"
     return "silent" if (samples - samples.mean()).abs().amax().item() < SILENCE else ""

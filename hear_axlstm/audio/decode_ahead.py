@@ -1,4 +1,4 @@
-"""Decode-ahead loader: decodes files in the background, in order and in bounded memory.
+"""Decoding of files ahead of their use: in the background, in order and in bounded memory.
 
 All commands share the loop `map_ahead`: `decode_ahead` uses it to decode clips in threads, packing
 to extract features in processes, and training to prepare the next batch.
@@ -26,7 +26,7 @@ AHEAD = 8  # clips in flight per worker
 LONGEST = 3600.0  # seconds; bounds a worker's memory
 SILENCE = 1e-4  # peak in full scale, -80 dB: three steps of 16-bit audio
 MAX_AMPLITUDE = 1e15  # the power of louder samples overflows float32
-WINDOW_SECONDS = 0.025  # of the front end; shorter clips have no spectrum
+SHORTEST_SECONDS = 0.025  # one frame of the front end; shorter clips have no spectrum
 HELD_SAMPLES = 16_000 * 600  # decoded and waiting; no further clips are started above this
 HELD_BYTES = 1 << 28  # bytes of files read from tars that are in flight
 
@@ -62,9 +62,9 @@ def decode(
 
 def fault(waveform: NDArray[np.float32], sample_rate: int) -> str | None:
     """Why samples are unusable (too short, silent or too loud), or None if they are usable."""
-    shortest = round(WINDOW_SECONDS * sample_rate)
+    shortest = round(SHORTEST_SECONDS * sample_rate)
     if waveform.size < shortest:
-        return f"too short: {plural(waveform.size, 'sample')}, but one window needs {shortest}"
+        return f"too short: {plural(waveform.size, 'sample')}, at least {shortest} are needed"
     if np.abs(waveform - waveform.mean(dtype=np.float64)).max() < SILENCE:
         return "silent: its peak is below -80 dB of full scale"
     if np.abs(waveform).max() > MAX_AMPLITUDE:

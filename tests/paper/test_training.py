@@ -12,13 +12,14 @@ import torch
 
 from hear_axlstm import checkpoints
 from hear_axlstm.pretrain import recipes
+from hearbench.published import PublishedTable
 from hearbench.results import PAPER, THESE, Results
 from hearbench.run.plan import Plan
 from hearbench.stats import Score
 from hearbench.systems.registry import parse_systems
-from paper import ablations, tables
-from paper.ablations import PaperError
-from paper.rows import TABLES, TableName
+from paper import tables
+from paper.rows import TABLES, PaperError
+from paper.training import train
 from tests.helpers.evaluation import task
 
 TINY = {"epochs": 1.0, "batch_size": 4, "device": "cpu"}
@@ -32,11 +33,10 @@ def small_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(recipes.RECIPES, name, replace(config, model=model))
 
 
-def shorten(monkeypatch: pytest.MonkeyPatch, table: TableName, rows: int) -> None:
+def shorten(monkeypatch: pytest.MonkeyPatch, table: PublishedTable, rows: int) -> None:
     """Leave a table its first rows."""
     short = replace(TABLES[table], rows=TABLES[table].rows[:rows])
     monkeypatch.setitem(TABLES, table, short)
-    monkeypatch.setitem(tables.BY_NAME, short.name, short)
 
 
 @pytest.fixture
@@ -58,12 +58,12 @@ def scored(plan: Plan, scores: dict[str, float]) -> Results:
 @pytest.mark.usefixtures("small_rows")
 def test_rows_are_trained_once_and_tabled(audio: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    runs = ablations.train("expansion", audio, out, TINY)
-    names = TABLES["expansion"].rows
+    runs = train("table3", audio, out, TINY)
+    names = TABLES["table3"].rows
     trained = tables.finished("table3", runs)
     assert trained == {name: runs / name / "model.safetensors" for name in names}
     logs = [(path.parent / "log.jsonl").read_bytes() for path in trained.values()]
-    assert ablations.train("expansion", audio, out, TINY) == runs
+    assert train("table3", audio, out, TINY) == runs
     assert [(path.parent / "log.jsonl").read_bytes() for path in trained.values()] == logs
     systems = parse_systems(tables.systems(trained))
     assert [system.label for system in systems] == ["naive", *names]
@@ -88,8 +88,8 @@ def test_rows_are_trained_once_and_tabled(audio: Path, tmp_path: Path) -> None:
 def test_rows_are_trained_with_several_seeds(
     audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shorten(monkeypatch, "expansion", 2)
-    runs = ablations.train("expansion", audio, tmp_path, TINY, trainings=2)
+    shorten(monkeypatch, "table3", 2)
+    runs = train("table3", audio, tmp_path, TINY, trainings=2)
     trained = tables.finished("table3", runs)
     first, second = list(trained)[:2]
     assert (first, second, len(trained)) == ("ssast_tiny", "ssast_tiny-seed1", 4)
@@ -101,7 +101,7 @@ def test_rows_are_trained_with_several_seeds(
     assert row.endswith("| -, - | 20.0, 30.0 | 20.0, 30.0 (25.0) | 55.6 ± 0.2 |")  # too few clips
     assert untested.endswith("| -, - | -, - | -, - | 66.9 ± 0.3 |")
     with pytest.raises(PaperError, match="trainings=0"):
-        ablations.train("expansion", audio, tmp_path, TINY, trainings=0)
+        train("table3", audio, tmp_path, TINY, trainings=0)
 
 
 def test_no_finished_row_says_how_to_train_one(tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ def test_no_finished_row_says_how_to_train_one(tmp_path: Path) -> None:
 def test_rows_of_other_settings_are_not_mixed_in(
     audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shorten(monkeypatch, "patch", 1)
+    shorten(monkeypatch, "table4", 1)
     out = tmp_path / "out"
-    ablations.train("patch", audio, out, TINY)
+    train("table4", audio, out, TINY)
     with pytest.raises(PaperError, match=r"other settings \(epochs\)"):
-        ablations.train("patch", audio, out, {**TINY, "epochs": 2.0})
+        train("table4", audio, out, {**TINY, "epochs": 2.0})
