@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import json
 import re
 import runpy
 import shlex
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import dropwhile, takewhile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,8 @@ from hear_axlstm.config import PRESETS, preset
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.export import export
 from hear_axlstm.finetune.classifier import Classifier, Labels
+from hearbench.results import THESE
+from hearbench.stats import Score
 from hearbench.systems.registry import fingerprint, parse_system
 from scripts import gallery, results
 from scripts.corpus import __main__ as corpus
@@ -162,21 +163,24 @@ def test_the_gallery_is_drawn(folder: Path, tmp_path: Path) -> None:
         gallery.main(folder / "recordings", ("other",), out=tmp_path)
 
 
-def test_the_pictures_of_results_are_drawn(folder: Path, tmp_path: Path) -> None:
-    systems, tasks = ("random", "axlstm_tiny"), ("birds", "words")
-    value = {"mean": 50.0, "half_width": 2.0}
-    record = {
-        "tasks": [{"path": f"tasks/{task}"} for task in tasks],
-        "means": [{"system": s, "task": t, **value} for s in systems for t in tasks],
-        "s(m)": {"these systems": {s: {"mean": 50.0, "half_width": None} for s in systems}},
-    }
-    (tmp_path / "results.json").write_text(json.dumps(record), "utf-8")
-    results.scores(tmp_path, tmp_path / "scores.png")
+def test_the_pictures_of_results_are_drawn(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systems, tasks, score = ("random", "axlstm_tiny"), ("birds", "words"), Score(50.0, 2.0, 10)
+    found = SimpleNamespace(
+        plan=SimpleNamespace(tasks=[SimpleNamespace(path=Path(task)) for task in tasks]),
+        cells={(system, task): score for system in systems for task in tasks},
+        aggregates={THESE: dict.fromkeys(systems, score)},
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(results.Plan, "load", lambda _: None)
+        patch.setattr(results, "collect", lambda _: found)
+        results.scores(tmp_path, tmp_path / "scores.png")
     results.reconstruction((folder / "night.wav",), out=tmp_path / "reconstruction.png")
     for name in ("scores.png", "reconstruction.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 150 and len(picture.convert("L").getcolors() or ()) > 20
-    with pytest.raises(ValueError, match=r"results\.json is missing"):
+    with pytest.raises(ValueError, match=r"plan\.json does not exist: evaluate first"):
         results.scores(folder, tmp_path / "none.png")
     with pytest.raises(ValueError, match=r"clip\.wav is too short: give recordings of 2 s"):
         results.reconstruction((folder / "clip.wav",), out=tmp_path / "short.png")

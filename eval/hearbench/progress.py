@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, TextIO, TypeVar
+from collections.abc import Callable
+from typing import Any, TextIO
 
-import joblib
 from tqdm import tqdm
-from tqdm.contrib.concurrent import thread_map
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 SECONDS_A_LINE = 60.0
 LINE = "{desc}: {n_fmt}/{total_fmt} {unit}s [{elapsed}<{remaining}{postfix}]"
@@ -53,17 +48,3 @@ class Progress(tqdm):
                 self.display()
             self.delay = math.inf  # nothing to clear
         super().close()
-
-
-def in_threads(
-    function: Callable[[Item], Result], items: Sequence[Item], **options: Any
-) -> list[Result]:
-    """Results of a function that releases the GIL, called in one thread per CPU.
-
-    Args:
-        function: called with each item.
-        items: the items.
-        options: those of the progress bar.
-    """
-    workers = joblib.cpu_count()
-    return thread_map(function, items, max_workers=workers, tqdm_class=Progress, **options)

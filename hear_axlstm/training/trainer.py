@@ -163,7 +163,7 @@ class Trainer:
             stop, late = stop_sync.poll(bool(self.stop), late)
             milestone = done and self._is_milestone()
             if stop or late or milestone or self._is_due(self.config.checkpoint_every):
-                self._save(milestone)
+                self._save(milestone, stop or milestone or self._is_over())
                 saved_at = time.monotonic()
             if stop:
                 stop_sync.finish()
@@ -225,7 +225,8 @@ class Trainer:
                 f"learning rate (now {peaks}), or set clip_norm, in a new run"
             )
 
-    def _save(self, milestone: bool) -> None:
+    def _save(self, milestone: bool, required: bool) -> None:
+        """Save a checkpoint; after skipped steps only if required, so that good ones are kept."""
         if self.manager is None:
             return
         step = self.train_step
@@ -233,6 +234,8 @@ class Trainer:
         if step.average is not None:
             parts["average"] = step.average.tensors
         tensors = collect(step.model, step.optimizers, parts)
+        if tensors["interval.in_a_row"] > 0 and not required:
+            return
         state = self.monitor.state()
         checkpoint = Checkpoint(self.step, self.settings, self.fingerprint, tensors, state)
         self.manager.save(checkpoint, milestone)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import soundfile
 
-from hearbench.progress import in_threads
+from hearbench.in_threads import in_threads
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, is_sample_rate
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import soundfile
 
 from hearbench.audio import AudioError, load_audio
-from hearbench.progress import in_threads
+from hearbench.in_threads import in_threads
 from hearbench.tasks.audio import check_audio, clip_paths
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, is_sample_rate, read_task

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from hearbench.audio import load_audio, wav
-from hearbench.progress import in_threads
+from hearbench.in_threads import in_threads
 from hearbench.tasks.audio import check_audio, clip_paths
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, is_sample_rate
