@@ -6,6 +6,7 @@ threads that share every operation.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Lock
@@ -17,6 +18,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _starting = Lock()
+
+
+def _renew_lock() -> None:
+    global _starting
+    _starting = Lock()
+
+
+if hasattr(os, "register_at_fork"):  # a fork while workers start would copy a lock that is held
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def thread_count() -> int:

@@ -1,6 +1,7 @@
 """Fused weights on a CPU against the modules that they were made of."""
 
 import copy
+import os
 import pickle
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from hear_axlstm.embed.fused import FusedEncoder
 from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.ops import cores, library
 from hear_axlstm.ops.cores import on_each_core
+from tests.helpers.platforms import posix_only
 
 TINY = preset("axlstm_tiny")
 
@@ -266,6 +268,16 @@ def test_a_new_thread_waits_for_the_number_while_workers_start() -> None:
             assert seen.result() == 3
     finally:
         torch.set_num_threads(before)
+
+
+@posix_only
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_while_workers_start_does_not_wait_for_them() -> None:
+    with cores._starting:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if cores._starting.acquire(timeout=5) else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_mistakes_on_a_core_are_raised() -> None:
