@@ -24,7 +24,7 @@ def score_rows(
 
     Raises:
         PaperError: if no row is trained.
-        Others: as `evaluate_systems` does.
+        PlanError, TaskError, SystemSpecError, HearevalError, SweepError: as `evaluate_systems`.
     """
     trained = finished(table, runs)
     evaluation = evaluate_systems(systems(trained), out / "eval", options, note)
