@@ -32,7 +32,7 @@ def shares(name: str, dtype: torch.dtype, rounds: int) -> list[str]:
     xz = block.up(low, workspace, "xz")
     out = torch.randn(WINDOWS, TOKENS, MLSTMBlock.inner_dim(config)).to(dtype)
     sizes = Sizes(WINDOWS, TOKENS, block.heads, block.head_size // 4)
-    given, _ = before_cell(xz, Pass(sizes, tuple(block.weights), plain.gates, workspace))
+    given, _ = before_cell(xz, Pass(sizes, tuple(block.weights), block.gates, workspace))
 
     works: dict[str, Work] = {
         "block": lambda: block(tokens, workspace),

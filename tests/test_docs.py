@@ -35,7 +35,7 @@ from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.export import export
 from hear_axlstm.finetune.classifier import Classifier, Labels
 from hearbench.results import THESE
-from hearbench.stats import Score
+from hearbench.stats import Estimate
 from hearbench.systems.registry import fingerprint, parse_system
 from scripts import gallery, results
 from scripts.corpus import __main__ as corpus
@@ -166,7 +166,7 @@ def test_the_gallery_is_drawn(folder: Path, tmp_path: Path) -> None:
 def test_the_pictures_of_results_are_drawn(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    systems, tasks, score = ("random", "axlstm_tiny"), ("birds", "words"), Score(50.0, 2.0, 10)
+    systems, tasks, score = ("random", "axlstm_tiny"), ("birds", "words"), Estimate(50.0, 2.0, 10)
     found = SimpleNamespace(
         plan=SimpleNamespace(tasks=[SimpleNamespace(path=Path(task)) for task in tasks]),
         cells={(system, task): score for system in systems for task in tasks},

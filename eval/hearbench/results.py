@@ -18,8 +18,8 @@ from hearbench import published
 from hearbench.run.plan import Plan, task_record
 from hearbench.stats import (
     AggregateError,
+    Estimate,
     Run,
-    Score,
     aggregate,
     aggregate_paper,
     by_seed,
@@ -38,9 +38,9 @@ class Results:
     plan: Plan
     runs: tuple[Run, ...]
     """A system and task with an infinite or NaN score are left out."""
-    cells: dict[tuple[str, str], Score]
+    cells: dict[tuple[str, str], Estimate]
     """(system, task) -> mean and interval in percent; absent without a finished run."""
-    aggregates: dict[str, dict[str, Score]]
+    aggregates: dict[str, dict[str, Estimate]]
     """Scale -> system -> s(m)."""
     refused: dict[str, dict[str, str]]
     """Scale -> system -> why it has no s(m)."""
@@ -57,8 +57,8 @@ def collect(plan: Plan) -> Results:
     tasks = [task.path.name for task in plan.tasks]
     columns = {task.path.name: published.column(task) for task in plan.tasks}
     official = {task: column.short for task, column in columns.items() if column}
-    cells: dict[tuple[str, str], Score] = {}
-    aggregates: dict[str, dict[str, Score]] = {scale: {} for scale in SCALES}
+    cells: dict[tuple[str, str], Estimate] = {}
+    aggregates: dict[str, dict[str, Estimate]] = {scale: {} for scale in SCALES}
     refused: dict[str, dict[str, str]] = {scale: {} for scale in SCALES}
     notes = [
         f"{run.system} on {run.task} has no mean: seed {run.seed} scored {run.score}."

@@ -63,7 +63,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Score:
+class Estimate:
     """A mean over seeds and the spread of the seeds."""
 
     mean: float
@@ -105,13 +105,13 @@ class Score:
         return f"{self.mean:.1f} {self.spread}".rstrip()
 
 
-def summarize(values: Sequence[float]) -> Score:
+def summarize(values: Sequence[float]) -> Estimate:
     """Mean, two-sided 95 % Student t interval and range of one value per seed."""
     n = len(values)
     half_width = None
     if n > 1:
         half_width = float(student_t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n)
-    return Score(fmean(values), half_width, n, min(values), max(values))
+    return Estimate(fmean(values), half_width, n, min(values), max(values))
 
 
 def by_seed(runs: Iterable[Run], system: str) -> dict[int, dict[str, float]]:
@@ -133,7 +133,7 @@ def score_ranges(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
     return {task: (e[1], e[0]) if task in lower else e for task, e in extremes.items()}
 
 
-def aggregate(runs: Sequence[Run], system: str, tasks: Sequence[str]) -> Score:
+def aggregate(runs: Sequence[Run], system: str, tasks: Sequence[str]) -> Estimate:
     """s(m) of `system` over `tasks` relative to `runs`, see `aggregate_by_seed`."""
     return summarize(list(aggregate_by_seed(runs, system, tasks).values()))
 
@@ -176,7 +176,7 @@ def _place(
     return 100.0 * fmean(parts)
 
 
-def aggregate_paper(runs: Sequence[Run], system: str, columns: Mapping[str, str]) -> Score:
+def aggregate_paper(runs: Sequence[Run], system: str, columns: Mapping[str, str]) -> Estimate:
     """s(m) of `system` on the scale of the paper's Table 2.
 
     Args:

@@ -23,7 +23,7 @@ from hearbench.errors import WeightsError
 from hearbench.report.exports import markdown_rows
 from hearbench.results import PAPER, SCALES, THESE, Results
 from hearbench.run.evaluate import Options
-from hearbench.stats import Score
+from hearbench.stats import Estimate
 from hearbench.tasks.folders import find_tasks
 from hearbench.weights.fetch import default_folder, get_all
 from hearbench.weights.table import CHECKPOINTS, find
@@ -187,14 +187,14 @@ def markdown(results: Results, evaluated: Mapping[str, str]) -> str:
 
 
 def _measured(
-    results: Results, label: str, printed: Mapping[str, Score | None], aggregate: Score | None
+    results: Results, label: str, printed: Mapping[str, Estimate | None], aggregate: Estimate | None
 ) -> list[str]:
     cells = [_beside(results.cells.get((label, name)), score) for name, score in printed.items()]
     these, paper = (results.aggregates[scale].get(label) for scale in (THESE, PAPER))
     return [*cells, str(these or "-"), _beside(paper, aggregate)]
 
 
-def _beside(ours: Score | None, theirs: Score | None) -> str:
+def _beside(ours: Estimate | None, theirs: Estimate | None) -> str:
     """Our score, and its distance from the printed one in standard errors of the difference."""
     if ours is None:
         return "-"
@@ -205,7 +205,7 @@ def _beside(ours: Score | None, theirs: Score | None) -> str:
     return f"{ours} ({(ours.mean - theirs.mean) / error:+.1f})" if error else str(ours)
 
 
-def _standard_error(score: Score) -> float | None:
+def _standard_error(score: Estimate) -> float | None:
     if score.half_width is None or score.seeds < 2:
         return None
     return score.half_width / float(stats.t.ppf(0.975, score.seeds - 1))

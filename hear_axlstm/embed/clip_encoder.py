@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,12 @@ from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.fused import FusedEncoder
 from hear_axlstm.embed.windows import Budget, Window, batches, cut
 from hear_axlstm.models.encoder import Encoder
+from hear_axlstm.ops.cores import on_each_core, on_one_core
 from hear_axlstm.ops.precision import Precision, autocast_to, product_dtype
-from hear_axlstm.ops.tracing import is_traced
+from hear_axlstm.ops.tracing import check_storage, is_traced
+
+FRAMES_AT_ONCE = 256  # of the front end on a core; their spectrum fits in the cache
+R = TypeVar("R")
 
 
 class ClipEncoder(nn.Module):
@@ -112,6 +116,32 @@ class ClipEncoder(nn.Module):
         self, audio: Iterable[Tensor], statistics: Statistics | None = None
     ) -> Tensor:
         """Scene embeddings of clips ``[n]`` of any lengths, float32 ``[B, D']``."""
+        clips = list(audio)
+        return self._on_cores(lambda: self._encode_scenes(clips, statistics), clips)
+
+    def encode_steps(
+        self, audio: Iterable[Tensor], statistics: Statistics | None = None
+    ) -> list[Tensor]:
+        """All time steps of clips ``[n]`` of any lengths, each float32 ``[J, D']``.
+
+        The center of a clip's last step may be past its end, see `step_times`.
+        """
+        clips = list(audio)
+        return self._on_cores(lambda: self._encode_steps(clips, statistics), clips)
+
+    def _on_cores(self, work: Callable[[], R], clips: Sequence[Tensor]) -> R:
+        """Call `work`, which embeds the clips; with fused weights, see `ops.cores`.
+
+        Raises:
+            TypeError: for a tensor of `torch.func`, whose transforms are local to a thread.
+        """
+        if self.encoder.fused is None or any(map(is_traced, clips)):
+            return work()
+        for clip in clips:
+            check_storage(clip, "audio")
+        return on_one_core(work)
+
+    def _encode_scenes(self, audio: Sequence[Tensor], statistics: Statistics | None) -> Tensor:
         sums: dict[int, list[Tensor]] = defaultdict(list)
         counts: dict[int, int] = defaultdict(int)
         for batch, steps_WJD in self._encoded(audio, statistics):
@@ -124,13 +154,7 @@ class ClipEncoder(nn.Module):
                 counts[window.clip] += steps
         return torch.stack([torch.stack(sums[c]).sum(0) / counts[c] for c in range(len(sums))])
 
-    def encode_steps(
-        self, audio: Iterable[Tensor], statistics: Statistics | None = None
-    ) -> list[Tensor]:
-        """All time steps of clips ``[n]`` of any lengths, each float32 ``[J, D']``.
-
-        The center of a clip's last step may be past its end, see `step_times`.
-        """
+    def _encode_steps(self, audio: Sequence[Tensor], statistics: Statistics | None) -> list[Tensor]:
         parts: dict[int, list[Tensor]] = defaultdict(list)
         for batch, steps_WJD in self._encoded(audio, statistics):
             for window, steps_JD in zip(batch, steps_WJD, strict=True):
@@ -138,10 +162,10 @@ class ClipEncoder(nn.Module):
         return [torch.cat(parts[clip]) for clip in range(len(parts))]
 
     def _encoded(
-        self, audio: Iterable[Tensor], statistics: Statistics | None
+        self, audio: Sequence[Tensor], statistics: Statistics | None
     ) -> Iterator[tuple[list[Window], Tensor]]:
         """Yield the windows of all clips in batches, with their time steps ``[W, J, D']``."""
-        log_mels = self._log_mels(list(audio), statistics)
+        log_mels = self._log_mels(audio, statistics)
         width = self.config.window_frames
         # A causal encoder is not affected by padding at the end, so it is left out, unless rows
         # mix early and late tokens.
@@ -160,8 +184,15 @@ class ClipEncoder(nn.Module):
         log_mels: dict[int, Tensor] = {}
         for members in same.values():
             waveforms = torch.stack([audio[index] for index in members]).float()
-            log_mels.update(zip(members, standardize(self.mel(waveforms), statistics), strict=True))
+            log_mel_BTF = self._log_mel(waveforms)
+            log_mels.update(zip(members, standardize(log_mel_BTF, statistics), strict=True))
         return [log_mels[index] for index in range(len(audio))]
+
+    def _log_mel(self, waveforms_Bn: Tensor) -> Tensor:
+        if self.encoder.fused is None or is_traced(waveforms_Bn):
+            return self.mel(waveforms_Bn)
+        passes = self.mel.passes(waveforms_Bn, most=FRAMES_AT_ONCE)
+        return torch.cat(on_each_core(self.mel.of_frames, passes), dim=1)
 
     def _encode(self, windows: Tensor) -> Tensor:
         """Encode windows ``[W, T, F]`` to time steps ``[W, T / 4, D']``."""

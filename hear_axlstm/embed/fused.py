@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.models.mlstm import MLSTMBlock
 from hear_axlstm.ops import torch_impl
 from hear_axlstm.ops.backends import compiled_block, mixer_for, packed, uses_library
-from hear_axlstm.ops.contract import CONV_WIDTH, NORM_EPS, CellGates
+from hear_axlstm.ops.contract import CONV_WIDTH, NORM_EPS
 from hear_axlstm.ops.cores import on_each_core, on_one_core, thread_count
 from hear_axlstm.ops.fuse import fuse_weights
 from hear_axlstm.ops.packed_linear import PackedLinear
@@ -80,13 +81,12 @@ class FusedEncoder:
         if own or not shared:
             done = on_each_core(self._encode, own_WND.tensor_split(max(1, min(parts, own))))
         if shared:
-            done.append(on_one_core(lambda: self._encode(shared_WND, cores)))
+            done.append(on_one_core(lambda: self._encode(shared_WND)))
         return torch.cat(done)
 
-    @torch.no_grad()  # applies to the current thread only
-    def _encode(self, patches_BND: Tensor, threads: int = 1) -> Tensor:
+    def _encode(self, patches_BND: Tensor) -> Tensor:
         cls = self.cls_token.expand(len(patches_BND), 1, -1)
-        tokens, workspace = torch.cat([cls, patches_BND], dim=1), Workspace(threads)
+        tokens, workspace = torch.cat([cls, patches_BND], dim=1), Workspace()
         for block in self.blocks:
             tokens = block(tokens, workspace)
         return self.norm(tokens[:, 1:])
@@ -133,7 +133,8 @@ class FusedMLSTM:
     def __init__(self, block: MLSTMBlock, dtype: torch.dtype, pack: Pack = packed) -> None:
         self.norm, self.reverse = 1.0 + block.norm.weight, block.reverse
         self.heads, self.head_size = block.heads, block.skip.numel() // block.heads
-        self.input_gate = block.input_gate
+        self.log_gates = partial(mlstm.split_gates, input_gate=block.input_gate)
+        self.gates = partial(mlstm.cell_gates, input_gate=block.input_gate)
         up, self.weights, down = fuse_weights(block.tensors(), block.heads, dtype)
         self.up, self.down = pack(up), pack(down)
         self.compiled = compiled_block(self.norm, self.up, self.weights, self.down, self.heads)
@@ -162,28 +163,21 @@ class FusedMLSTM:
         mixer = None if state else mixer_for(tokens_BSD, self.head_size)
         if self.compiled and (mixer or (state and uses_library(tokens_BSD))):
             before = state.tensors() if state else ()
-            self.compiled(tokens_BSD, self._log_gates, workspace, before)
+            self.compiled(tokens_BSD, self.log_gates, workspace, before)
             return tokens_BSD
         normed = nnf.layer_norm(tokens_BSD, tokens_BSD.shape[-1:], self.norm, eps=NORM_EPS)
         xz = self.up(normed, workspace, "xz")
         if mixer:
-            mixed = mixer(xz, self.weights, self.heads, self._gates, workspace)
+            mixed = mixer(xz, self.weights, self.heads, self.gates, workspace)
         else:
             mixed = self._by_torch(xz, state)
         return tokens_BSD + self.down(mixed, workspace, "down").float()
-
-    def _gates(self, raw_BSG: Tensor) -> CellGates:
-        return mlstm.stabilize(*self._log_gates(raw_BSG))
-
-    def _log_gates(self, raw_BSG: Tensor) -> tuple[Tensor, Tensor]:
-        raw_i, raw_f = raw_BSG.chunk(2, dim=-1)
-        return mlstm.log_gates(raw_i, raw_f, self.input_gate)
 
     def _by_torch(self, xz_BSE: Tensor, state: StreamState | None) -> Tensor:
         inner = state.cell if state else mlstm.cell
 
         def cell(q: Tensor, k: Tensor, v: Tensor, raw_BSG: Tensor) -> Tensor:
-            return inner(q, k, v, *self._log_gates(raw_BSG))
+            return inner(q, k, v, *self.log_gates(raw_BSG))
 
         convolve = state.convolve if state else torch_impl.convolve
         return torch_impl.fused_interior(xz_BSE, self.weights, self.heads, cell, convolve)

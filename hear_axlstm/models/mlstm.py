@@ -20,6 +20,7 @@ Shapes: B windows, S tokens, D model width, E inner width, H heads, K = E / H he
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -75,6 +76,17 @@ def log_gates(
     """
     log_i = input_BSH if input_gate == "exponential" else nnf.logsigmoid(input_BSH)
     return log_i, nnf.logsigmoid(forget_BSH)
+
+
+def split_gates(raw_BSG: Tensor, input_gate: InputGate) -> tuple[Tensor, Tensor]:
+    """`log_gates` of pre-activations ``[B, S, 2 H]``, input gates first."""
+    raw_i, raw_f = raw_BSG.chunk(2, dim=-1)
+    return log_gates(raw_i, raw_f, input_gate)
+
+
+def cell_gates(raw_BSG: Tensor, input_gate: InputGate) -> CellGates:
+    """The gates of windows from their pre-activations ``[B, S, 2 H]``, input gates first."""
+    return stabilize(*split_gates(raw_BSG, input_gate))
 
 
 def stabilize(log_i: Tensor, log_f: Tensor) -> CellGates:
@@ -283,12 +295,8 @@ class MLSTMBlock(nn.Module):
     def _by_mixer(self, y_BSD: Tensor, mixer: Mixer) -> Tensor:
         fused = fuse_weights(self.tensors(), self.heads, autocast_dtype(y_BSD))
         xz_BSE = linear(y_BSD, fused.up)
-        return linear(mixer(xz_BSE, fused.mixer, self.heads, self.gates), fused.down)
-
-    def gates(self, raw_BSG: Tensor) -> CellGates:
-        """Convert pre-activations ``[B, S, 2 H]``, input gates first, to a backend's inputs."""
-        raw_i, raw_f = raw_BSG.chunk(2, dim=-1)
-        return stabilize(*log_gates(raw_i, raw_f, self.input_gate))
+        gates = partial(cell_gates, input_gate=self.input_gate)
+        return linear(mixer(xz_BSE, fused.mixer, self.heads, gates), fused.down)
 
     def tensors(self) -> BlockTensors:
         """The parameters that fused weights are made from."""

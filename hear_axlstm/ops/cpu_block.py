@@ -20,6 +20,7 @@ from hear_axlstm.ops.contract import (
     LogGateFunction,
     MixerWeights,
 )
+from hear_axlstm.ops.cores import thread_count
 from hear_axlstm.ops.cpu_mixer import check_shapes
 from hear_axlstm.ops.library import Sizes, call
 from hear_axlstm.ops.packed_linear import PackedLinear
@@ -59,7 +60,7 @@ class CompiledBlock:
         workspace: Workspace,
         state: Sequence[Tensor] = (),
     ) -> None:
-        """Update float32 tokens ``[B, S, D]`` in place, in `workspace.threads` threads.
+        """Update float32 tokens ``[B, S, D]`` in place, shared by `cores.thread_count` threads.
 
         Args:
             tokens_BSD: tokens of whole windows, or of a part of one.
@@ -73,7 +74,7 @@ class CompiledBlock:
         sizes = Sizes(batch, tokens, self.heads, self.inner // self.heads // MAP_WIDTH)
         if width != self.width or (state and batch != 1):
             raise ValueError(f"tokens have shape {tuple(tokens_BSD.shape)}, not [B, S, {width}]")
-        empty, threads = partial(workspace.empty, like=tokens_BSD), workspace.threads
+        empty, threads = partial(workspace.empty, like=tokens_BSD), thread_count()
         scratch = empty("block", (batch * tokens + 1) * 6 * self.inner, dtype=self.dtype)
         raw_BSG = empty("gates", batch, tokens, 2 * self.heads)
         if not state:

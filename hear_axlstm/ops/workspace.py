@@ -10,13 +10,9 @@ class Workspace:
     """Reusable scratch tensors by name; avoids page faults on newly allocated memory.
 
     For one caller, without gradients. A tensor is valid until its name is requested again.
-
-    Args:
-        threads: number of threads that `CompiledBlock` divides its work among.
     """
 
-    def __init__(self, threads: int = 1) -> None:
-        self.threads = threads
+    def __init__(self) -> None:
         self._tensors: dict[str, Tensor] = {}
 
     def empty(

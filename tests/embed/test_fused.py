@@ -1,13 +1,10 @@
 """Fused weights on a CPU against the modules that they were made of."""
 
 import copy
-import os
 import pickle
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Event, Timer
 
 import pytest
 import torch
@@ -18,9 +15,8 @@ from hear_axlstm.config import PRESETS, ModelConfig, preset
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.fused import FusedEncoder
 from hear_axlstm.models.encoder import Encoder
-from hear_axlstm.ops import cores, library
-from hear_axlstm.ops.cores import on_each_core
-from tests.helpers.platforms import posix_only
+from hear_axlstm.ops import library
+from tests.helpers.threads import torch_threads
 
 TINY = preset("axlstm_tiny")
 
@@ -60,15 +56,10 @@ def test_same_as_the_encoder(config: ModelConfig, windows: int) -> None:
 def test_cores_share_the_windows_that_remain(windows: int) -> None:
     """Also if two callers want the cores at once."""
     encoder, mel = lively(TINY), torch.randn(windows, 96, 80)
-    fused, exact, threads = FusedEncoder(encoder, torch.float32), expected(encoder, mel), 3
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with ThreadPoolExecutor(2) as pool:
-            for found in pool.map(fused, [mel] * 6):
-                torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
-    finally:
-        torch.set_num_threads(before)
+    fused, exact = FusedEncoder(encoder, torch.float32), expected(encoder, mel)
+    with torch_threads(3), ThreadPoolExecutor(2) as pool:
+        for found in pool.map(fused, [mel] * 6):
+            torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -231,61 +222,3 @@ def test_a_model_that_was_made_in_inference_mode() -> None:
         encoder, mel = lively(TINY), torch.randn(1, 48, 80)
         found = FusedEncoder(encoder, torch.float32)(mel)
     torch.testing.assert_close(found, expected(encoder, mel), rtol=1e-4, atol=1e-4)
-
-
-def test_threads_are_left_as_they_were() -> None:
-    """Also for threads that are born while others work alone."""
-    before, seen = torch.get_num_threads(), []
-
-    def work(item: int) -> int:
-        assert started.wait(60)
-        return torch.get_num_threads()
-
-    def begin() -> None:
-        seen.append(torch.get_num_threads())
-        started.set()
-
-    torch.set_num_threads(3)
-    started, later = Event(), Timer(0.5, begin)
-    later.start()
-    try:
-        assert on_each_core(work, range(5)) == [1] * 5
-        assert torch.get_num_threads() == 3 and seen == [3]
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_a_new_thread_waits_for_the_number_while_workers_start() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            with cores._starting:
-                torch.set_num_threads(1)
-                seen = pool.submit(cores.thread_count)
-                time.sleep(0.1)
-                torch.set_num_threads(3)
-            assert seen.result() == 3
-    finally:
-        torch.set_num_threads(before)
-
-
-@posix_only
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_fork_while_workers_start_does_not_wait_for_them() -> None:
-    with cores._starting:
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if cores._starting.acquire(timeout=5) else 1)
-    assert os.waitpid(child, 0)[1] == 0
-
-
-def test_mistakes_on_a_core_are_raised() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(ZeroDivisionError):
-            on_each_core(lambda item: 1 // item, range(3))
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)

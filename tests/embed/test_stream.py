@@ -14,6 +14,7 @@ from hear_axlstm import load_model
 from hear_axlstm.config import ModelConfig, preset
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.stream import Stream
+from tests.helpers.threads import torch_threads
 
 STATISTICS = (-5.0, 4.0)
 NOISE = np.random.default_rng(0).normal(0, 0.1, 90_000).astype(np.float32)
@@ -169,16 +170,13 @@ def test_bad_samples_are_refused_and_change_nothing() -> None:
 
 def test_a_step_uses_one_thread_and_leaves_the_setting() -> None:
     seen: list[int] = []
-    model, threads = small(), torch.get_num_threads()
+    model = small()
     stream = model.stream(STATISTICS)
     encode = stream._encode
     stream._encode = lambda *given: seen.append(torch.get_num_threads()) or encode(*given)  # type: ignore[method-assign,func-returns-value]
-    torch.set_num_threads(3)
-    try:
+    with torch_threads(3):
         stream.push(NOISE[:8000])
         assert seen == [1] and torch.get_num_threads() == 3
         with pytest.raises(ValueError, match="finite"):
             stream.push(np.full(800, np.nan, dtype=np.float32))
         assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(threads)

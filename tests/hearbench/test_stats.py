@@ -9,8 +9,8 @@ from hearbench import published
 from hearbench.stats import (
     PAPER_RANGES,
     AggregateError,
+    Estimate,
     Run,
-    Score,
     aggregate,
     aggregate_paper,
     paper_score,
@@ -115,4 +115,4 @@ def test_few_seeds_are_shown_with_their_range() -> None:
     assert str(two) == "66.7 (63.2 to 70.1)" and two.spread == "(63.2 to 70.1)"
     assert str(summarize([50.0])) == "50.0"
     assert str(summarize([1.0, 2.0, 3.0, 4.0, 5.0])) == "3.0 ± 2.0"
-    assert str(Score(50.0, 0.5, 2)) == "50.0 ± 0.5"  # published: single seeds are not known
+    assert str(Estimate(50.0, 0.5, 2)) == "50.0 ± 0.5"  # published: single seeds are not known

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from hear_axlstm.config import InputGate, preset
-from hear_axlstm.models.mlstm import MLSTMBlock
+from hear_axlstm.models.mlstm import MLSTMBlock, cell_gates
+from hear_axlstm.ops.contract import GateFunction
 
 
 def lively_block(
@@ -27,6 +29,11 @@ def lively_block(
         gate.weight.data.mul_(gates)
         gate.bias.data.mul_(gates)
     return block
+
+
+def gates_of(block: MLSTMBlock) -> GateFunction:
+    """The block's gates as functions of their pre-activations."""
+    return partial(cell_gates, input_gate=block.input_gate)
 
 
 def outputs_of(block: MLSTMBlock) -> Callable[..., list[Tensor]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hear_axlstm.models.mlstm import MLSTMBlock, log_gates
+from hear_axlstm.models.mlstm import MLSTMBlock, split_gates
 from hear_axlstm.ops import library
 from hear_axlstm.ops.cpu_block import CompiledBlock
 from hear_axlstm.ops.fuse import fuse_weights
@@ -19,6 +19,7 @@ from hear_axlstm.ops.workspace import Workspace
 from tests.helpers.mlstm_blocks import lively_block, outputs_of
 from tests.helpers.platforms import posix_only
 from tests.helpers.rounding import assert_accurate
+from tests.helpers.threads import torch_threads
 
 pytestmark = pytest.mark.skipif(
     not library.is_available() and shutil.which("c++") is None, reason="there is no C++ compiler"
@@ -39,14 +40,10 @@ def test_a_whole_block(tokens: int, threads: int, dtype: torch.dtype) -> None:
     block = lively_block()
     inputs = torch.randn(2, tokens, block.proj_up.in_features)
     found = inputs.clone()
-    log_gates = partial(split_gates, block)
-    whole_block(block, dtype)(found, log_gates, Workspace(threads))
+    log_gates = partial(split_gates, input_gate=block.input_gate)
+    with torch_threads(threads):
+        whole_block(block, dtype)(found, log_gates, Workspace())
     assert_accurate([found], outputs_of(block), [inputs, *block.parameters()], dtype)
-
-
-def split_gates(block: MLSTMBlock, raw_BSG: Tensor) -> tuple[Tensor, Tensor]:
-    raw_i, raw_f = raw_BSG.chunk(2, dim=-1)
-    return log_gates(raw_i, raw_f, block.input_gate)
 
 
 @torch.no_grad()
@@ -54,16 +51,17 @@ def split_gates(block: MLSTMBlock, raw_BSG: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_has_threads_of_its_own() -> None:
     block, tokens = lively_block(), torch.randn(1, 129, 192)
-    whole, log_gates = whole_block(block, torch.float32), partial(split_gates, block)
+    whole = whole_block(block, torch.float32)
+    log_gates = partial(split_gates, input_gate=block.input_gate)
 
     def computed() -> Tensor:
         found = tokens.clone()
-        whole(found, log_gates, Workspace(threads=3))
+        whole(found, log_gates, Workspace())
         return found
 
-    expected = computed()
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)  # those of OpenMP, which torch uses, do not survive a fork
-        os._exit(0 if torch.equal(computed(), expected) else 1)
+    with torch_threads(3):
+        expected = computed()
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if torch.equal(computed(), expected) else 1)
     assert os.waitpid(child, 0)[1] == 0

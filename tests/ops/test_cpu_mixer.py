@@ -20,7 +20,7 @@ from hear_axlstm.config import InputGate
 from hear_axlstm.models.mlstm import MLSTMBlock
 from hear_axlstm.ops import backends, cpu_mixer, library, torch_impl
 from hear_axlstm.ops.fuse import fuse_weights
-from tests.helpers.mlstm_blocks import lively_block, outputs_of
+from tests.helpers.mlstm_blocks import gates_of, lively_block, outputs_of
 from tests.helpers.rounding import assert_accurate
 
 pytestmark = pytest.mark.skipif(
@@ -36,14 +36,14 @@ def up_projection(block: MLSTMBlock, tokens: int) -> Tensor:
 @torch.no_grad()
 def both(block: MLSTMBlock, tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     xz, weights = up_projection(block, tokens).to(dtype), fuse_weights(block.tensors(), 4).mixer
-    found = cpu_mixer.mixer(xz, weights, block.heads, block.gates)
+    found = cpu_mixer.mixer(xz, weights, block.heads, gates_of(block))
     return found.float(), torch_impl.fused_interior(
         xz, weights, block.heads, cell_of(block)
     ).float()
 
 
 def cell_of(block: MLSTMBlock) -> Callable[..., Tensor]:
-    return lambda q, k, v, raw: torch_impl.quadratic_cell(q, k, v, *block.gates(raw))
+    return lambda q, k, v, raw: torch_impl.quadratic_cell(q, k, v, *gates_of(block)(raw))
 
 
 @torch.no_grad()
@@ -157,7 +157,7 @@ def test_another_default_device() -> None:
     block = lively_block()
     tokens = torch.randn(2, 20, block.proj_up.in_features)
     expected = gradients(block, tokens, torch.float32)
-    given = up_projection(block, 20), fuse_weights(block.tensors(), 4).mixer, 4, block.gates
+    given = up_projection(block, 20), fuse_weights(block.tensors(), 4).mixer, 4, gates_of(block)
     mixed = cpu_mixer.mixer(*given)
     with torch.device("meta"):
         assert torch.equal(cpu_mixer.mixer(*given), mixed)
@@ -221,9 +221,9 @@ def test_wrong_arguments_never_reach_the_library() -> None:
     weights = fuse_weights(block.tensors(), 4).mixer
     xz = up_projection(block, 20)
     with pytest.raises(ValueError, match=r"conv has shape \(4, 576\) instead of \(4, 288\)"):
-        cpu_mixer.mixer(xz[..., :576], weights, 4, block.gates)
+        cpu_mixer.mixer(xz[..., :576], weights, 4, gates_of(block))
     with pytest.raises(TypeError, match="float64"):
-        cpu_mixer.mixer(xz.double(), weights, 4, block.gates)
+        cpu_mixer.mixer(xz.double(), weights, 4, gates_of(block))
     sizes, sums = (1, 8, 4, 4), torch.zeros(4, 8)
     q, k, v, u = torch.zeros(4, 4, 8, 16).unbind()
     a = torch.zeros(4, 8, dtype=torch.float64)

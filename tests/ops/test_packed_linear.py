@@ -13,6 +13,7 @@ from hear_axlstm.ops.cpu_mixer import CellInput, weighted_sum, weighted_sum_back
 from hear_axlstm.ops.library import Sizes, gemm_columns
 from hear_axlstm.ops.packed_linear import PackedLinear
 from hear_axlstm.ops.workspace import Workspace
+from tests.helpers.threads import torch_threads
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -49,14 +50,10 @@ def test_projection(rows: int, inputs: int, outputs: int, dtype: torch.dtype) ->
 def test_threads_change_nothing() -> None:
     torch.manual_seed(0)
     x, projection = torch.randn(3, 251, 768), PackedLinear(torch.randn(2304, 768), gemm_columns())
-    threads = torch.get_num_threads()
     found = {}
-    try:
-        for count in (1, 3):
-            torch.set_num_threads(count)
+    for count in (1, 3):
+        with torch_threads(count):
             found[count] = projection(x, Workspace(), "out")
-    finally:
-        torch.set_num_threads(threads)
     assert torch.equal(found[1], found[3])
 
 
@@ -101,15 +98,9 @@ def test_sums_of_the_cell(tokens: int, head_size: int, span: float, dtype: torch
 
 def test_threads_change_no_sum_of_the_cell() -> None:
     given, found = cell_input(251, 288, 1.0, torch.float32), {}
-    threads = torch.get_num_threads()
-    try:
-        for count in (1, 3):
-            torch.set_num_threads(count)
+    for count in (1, 3):
+        with torch_threads(count):
             sums = weighted_sum(Sizes(2, 251, 4, 72), given, Workspace())
-            found[count] = (
-                *sums,
-                *weighted_sum_backward(Sizes(2, 251, 4, 72), given, given.v, sums[1]),
-            )
-    finally:
-        torch.set_num_threads(threads)
+            gradients = weighted_sum_backward(Sizes(2, 251, 4, 72), given, given.v, sums[1])
+            found[count] = (*sums, *gradients)
     assert all(torch.equal(one, three) for one, three in zip(found[1], found[3], strict=True))

@@ -12,7 +12,7 @@ import requests
 from hearbench.results import PAPER, THESE, Results
 from hearbench.run.evaluate import Options
 from hearbench.run.plan import Model, Plan
-from hearbench.stats import Score
+from hearbench.stats import Estimate
 from hearbench.systems.registry import Fingerprint, parse_systems
 from hearbench.tasks.description import TaskError
 from paper.cli.rerun import rerun
@@ -90,7 +90,7 @@ def test_our_scores_stand_below_the_printed_ones(tmp_path: Path) -> None:
     labels = ("BEATs-iter3=beats@x.pt", "spectrum")
     models = tuple(Model(s, Fingerprint("feed", 16_000, 0, "")) for s in parse_systems(labels))
     plan = Plan(tmp_path, models, tasks, 10)
-    ours = {"BEATs-iter3": Score(84.7, 0.3, 10), "spectrum": Score(30.0, None, 1)}
+    ours = {"BEATs-iter3": Estimate(84.7, 0.3, 10), "spectrum": Estimate(30.0, None, 1)}
     cells = {(name, t.path.name): score for name, score in ours.items() for t in tasks}
     results = Results(plan, (), cells, {THESE: ours, PAPER: {}}, {THESE: {}, PAPER: {}}, ())
     lines = markdown(results, {"BEATs-iter3": ""}).splitlines()

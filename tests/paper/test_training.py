@@ -15,7 +15,7 @@ from hear_axlstm.pretrain import recipes
 from hearbench.published import PublishedTable
 from hearbench.results import PAPER, THESE, Results
 from hearbench.run.plan import Plan
-from hearbench.stats import Score
+from hearbench.stats import Estimate
 from hearbench.systems.registry import parse_systems
 from paper import tables
 from paper.rows import TABLES, PaperError
@@ -50,7 +50,7 @@ def audio(tmp_path: Path) -> Path:
 
 def scored(plan: Plan, scores: dict[str, float]) -> Results:
     """As if each system had this score on every task, and this s(m)."""
-    column = {name: Score(mean, None, 1) for name, mean in scores.items()}
+    column = {name: Estimate(mean, None, 1) for name, mean in scores.items()}
     cells = {(name, t.path.name): mean for name, mean in column.items() for t in plan.tasks}
     return Results(plan, (), cells, {THESE: column, PAPER: {}}, {THESE: {}, PAPER: {}}, ())
 

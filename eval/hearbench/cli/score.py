@@ -14,7 +14,7 @@ from hearbench.published import PublishedTable
 from hearbench.report.exports import summary
 from hearbench.results import PAPER, THESE, Results, collect
 from hearbench.run.plan import Plan
-from hearbench.stats import AggregateError, Score, paper_score
+from hearbench.stats import AggregateError, Estimate, paper_score
 
 
 def score(
@@ -102,7 +102,7 @@ def _line(row: dict[str, Any]) -> str:
         text += f"no s(m): {row['refused']}"
     elif "seeds" in row:
         spread = row["half_width"], row["seeds"], row["lowest"], row["highest"]
-        text += str(Score(row["s"], *spread))
+        text += str(Estimate(row["s"], *spread))
     else:
         text += f"{row['s']:.1f}"
     if "printed" in row:

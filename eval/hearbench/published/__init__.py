@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from hearbench.stats import Score
+from hearbench.stats import Estimate
 from hearbench.tasks.folders import Task
 from hearbench.tasks.official import OFFICIAL, OfficialTask
 
@@ -32,9 +32,9 @@ class Row:
     """Whether the parameters include a decoder."""
     recipe: str
     """Recipe with the same settings in `hear_axlstm.pretrain.recipes`, or empty."""
-    scores: Mapping[str, Score]
+    scores: Mapping[str, Estimate]
     """Column -> score in percent; empty where the paper prints none for the row's model."""
-    aggregate: Score
+    aggregate: Estimate
     """The printed s(m)."""
 
 
@@ -49,7 +49,7 @@ def rows(table: PublishedTable) -> tuple[Row, ...]:
         return tuple(_row(cells, twins) for cells in csv.DictReader(file))
 
 
-def printed(table: PublishedTable) -> dict[str, Score]:
+def printed(table: PublishedTable) -> dict[str, Estimate]:
     """Recipe -> printed s(m), for the rows that have a recipe."""
     return {row.recipe: row.aggregate for row in rows(table) if row.recipe}
 
@@ -68,7 +68,7 @@ def column(task: Task) -> OfficialTask | None:
     return official if in_name else None
 
 
-def _row(cells: Mapping[str, str], twins: Mapping[str, Mapping[str, Score]]) -> Row:
+def _row(cells: Mapping[str, str], twins: Mapping[str, Mapping[str, Estimate]]) -> Row:
     names = [task.short for task in OFFICIAL.values() if task.short in cells]
     scores = {name: _estimate(cells, name) for name in names}
     return Row(
@@ -82,5 +82,5 @@ def _row(cells: Mapping[str, str], twins: Mapping[str, Mapping[str, Score]]) -> 
     )
 
 
-def _estimate(cells: Mapping[str, str], name: str) -> Score:
-    return Score(float(cells[name]), float(cells[f"{name} ±"]), SEEDS)
+def _estimate(cells: Mapping[str, str], name: str) -> Estimate:
+    return Estimate(float(cells[name]), float(cells[f"{name} ±"]), SEEDS)

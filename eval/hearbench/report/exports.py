@@ -10,7 +10,7 @@ from hearbench.report.content import Content
 from hearbench.report.paired_differences import certain
 from hearbench.report.score_tables import Row, ScoreTable, measured, spread
 from hearbench.results import PAPER, THESE, Results
-from hearbench.stats import Score
+from hearbench.stats import Estimate
 
 WORST = 5  # classes listed for each system and task
 
@@ -96,7 +96,7 @@ def _latex(table: ScoreTable) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}", ""])
 
 
-def _tex_cell(cell: Score | None, best: bool) -> str:
+def _tex_cell(cell: Estimate | None, best: bool) -> str:
     if cell is None:
         return "--"
     mean = rf"\mathbf{{{cell.mean:.1f}}}" if best else f"{cell.mean:.1f}"
@@ -131,7 +131,7 @@ def _differences(content: Content) -> str:
     return markdown_rows(heads, rows, numbers=True)
 
 
-def _signed(value: Score) -> str:
+def _signed(value: Estimate) -> str:
     return f"{'+' if value.mean >= 0 else ''}{value}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hearbench.results import Results
-from hearbench.stats import AggregateError, Score, aggregate_by_seed, by_seed, summarize
+from hearbench.stats import AggregateError, Estimate, aggregate_by_seed, by_seed, summarize
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Comparison:
 
     system: str
     reference: str
-    differences: tuple[Score | None, ...]
+    differences: tuple[Estimate | None, ...]
     """For each task, then s(m); None without a common seed."""
 
 
@@ -34,7 +34,7 @@ def comparisons(results: Results) -> list[Comparison]:
     ]
 
 
-def certain(difference: Score | None) -> bool:
+def certain(difference: Estimate | None) -> bool:
     """Whether the 95 % interval of a difference excludes zero."""
     if difference is None or difference.half_width is None:
         return False
@@ -52,6 +52,6 @@ def _per_seed(results: Results, label: str) -> list[dict[int, float]]:
         return [*columns, {}]
 
 
-def _paired(system: dict[int, float], reference: dict[int, float]) -> Score | None:
+def _paired(system: dict[int, float], reference: dict[int, float]) -> Estimate | None:
     common = sorted(system.keys() & reference.keys())
     return summarize([system[seed] - reference[seed] for seed in common]) if common else None

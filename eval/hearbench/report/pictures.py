@@ -18,7 +18,7 @@ from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
 from hearbench.report.confusion import Mistakes
-from hearbench.stats import Score
+from hearbench.stats import Estimate
 
 WIDTH = 4.2  # inches: a phone shows text of 10 points at its full size
 LABELED = 24  # maximum number of classes that a confusion matrix names
@@ -48,7 +48,7 @@ class Mark:
     """One system in a picture."""
 
     name: str
-    value: Score
+    value: Estimate
     measured: bool
     parameters: float | None = None
     """Parameters in millions."""
@@ -114,7 +114,7 @@ def dots(marks: Sequence[Mark], title: str) -> str:
     return _svg(figure, title)
 
 
-def whiskers(*scores: Score) -> NDArray[np.float64]:
+def whiskers(*scores: Estimate) -> NDArray[np.float64]:
     """Lengths of the whiskers below and above the means, [2, scores]."""
     bounds = np.transpose([score.bounds for score in scores])
     return np.abs(bounds - [score.mean for score in scores])

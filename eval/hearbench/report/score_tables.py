@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hearbench import published
 from hearbench.results import PAPER, SCALES, THESE, Results
 from hearbench.run.plan import Model, Plan
-from hearbench.stats import FEW_SEEDS, LOWER_IS_BETTER, NO_FRACTION, Score
+from hearbench.stats import FEW_SEEDS, LOWER_IS_BETTER, NO_FRACTION, Estimate
 from hearbench.tasks.folders import Task
 from hearbench.tasks.official import OFFICIAL
 
@@ -47,7 +47,7 @@ class Row:
     parameters: float | None
     """Parameters in millions; None if there are none or they are not known."""
     with_decoder: bool
-    cells: tuple[Score | None, ...]
+    cells: tuple[Estimate | None, ...]
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _head(task: Task) -> Head:
     return Head(name, kind(task), detail, task.metric in LOWER_IS_BETTER)
 
 
-def _row(model: Model, cells: Sequence[Score | None]) -> Row:
+def _row(model: Model, cells: Sequence[Estimate | None]) -> Row:
     count = model.fingerprint.parameters
     parameters = count / 1e6 if count else None
     return Row(model.label, "Measured", True, parameters, False, tuple(cells))

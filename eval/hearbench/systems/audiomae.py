@@ -16,11 +16,16 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems import fbank
-from hearbench.systems.checkpoint import CheckpointError, checkpoint_path, read_checkpoint, state_in
-from hearbench.systems.chunks import TOKENS_AT_ONCE, as_batch, in_batches, in_chunks
-from hearbench.systems.fbank import patch_centers
-from hearbench.systems.vit import NORM_EPS, Block, PatchEmbedding
+from hearbench.systems.parts import fbank
+from hearbench.systems.parts.checkpoint import (
+    CheckpointError,
+    checkpoint_path,
+    read_checkpoint,
+    state_in,
+)
+from hearbench.systems.parts.chunks import TOKENS_AT_ONCE, as_batch, in_batches, in_chunks
+from hearbench.systems.parts.fbank import patch_centers
+from hearbench.systems.parts.vit import NORM_EPS, Block, PatchEmbedding
 
 Pool = Literal["all", "audio"]
 EXAMPLE = "pretrained.pth"

@@ -18,17 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hearbench.systems import fbank
-from hearbench.systems.beats_attention import Attention, relative_bias
-from hearbench.systems.checkpoint import (
+from hearbench.systems.parts import fbank
+from hearbench.systems.parts.beats_attention import Attention, relative_bias
+from hearbench.systems.parts.checkpoint import (
     Checkpoint,
     CheckpointError,
     checkpoint_path,
     read_checkpoint,
     state_in,
 )
-from hearbench.systems.chunks import TOKENS_AT_ONCE, as_batch, in_batches
-from hearbench.systems.fbank import patch_centers
+from hearbench.systems.parts.chunks import TOKENS_AT_ONCE, as_batch, in_batches
+from hearbench.systems.parts.fbank import patch_centers
 
 EXAMPLE = "BEATs_iter3.pt"
 PATCH = 16

@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hearbench.systems.chunks import as_batch
-from hearbench.systems.htk_mel import N_MELS, SAMPLE_RATE, HtkLogMel
+from hearbench.systems.parts.chunks import as_batch
+from hearbench.systems.parts.htk_mel import N_MELS, SAMPLE_RATE, HtkLogMel
 
 FRAMES, HOP = 21, 5  # frames per timestamp embedding, and from one to the next: 210 ms, 50 ms
 HOP_MS = 50.0

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems import spectrogram_windows as windows
-from hearbench.systems.checkpoint import Checkpoint, CheckpointError, checkpoint_path, latest
-from hearbench.systems.chunks import TOKENS_AT_ONCE, reflected_to
-from hearbench.systems.flax_checkpoint import read_params
-from hearbench.systems.vit import NORM_EPS, Block, PatchEmbedding
+from hearbench.systems.parts import spectrogram_windows as windows
+from hearbench.systems.parts.checkpoint import Checkpoint, CheckpointError, checkpoint_path, latest
+from hearbench.systems.parts.chunks import TOKENS_AT_ONCE, reflected_to
+from hearbench.systems.parts.flax_checkpoint import read_params
+from hearbench.systems.parts.vit import NORM_EPS, Block, PatchEmbedding
 
 get_scene_embeddings = windows.get_scene_embeddings
 get_timestamp_embeddings = windows.get_timestamp_embeddings

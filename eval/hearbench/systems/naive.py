@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems.htk_mel import htk_mel_filters
+from hearbench.systems.parts.htk_mel import htk_mel_filters
 
 SAMPLE_RATE = 16_000  # Hz
 N_FFT = 2_048  # samples: 128 ms

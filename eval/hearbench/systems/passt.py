@@ -13,10 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hearbench.systems.checkpoint import CheckpointError, checkpoint_path, read_checkpoint, state_in
-from hearbench.systems.chunks import TOKENS_AT_ONCE, as_batch, in_batches
-from hearbench.systems.fbank import kaldi_mel_filters
-from hearbench.systems.vit import NORM_EPS, Block, PatchEmbedding
+from hearbench.systems.parts.checkpoint import (
+    CheckpointError,
+    checkpoint_path,
+    read_checkpoint,
+    state_in,
+)
+from hearbench.systems.parts.chunks import TOKENS_AT_ONCE, as_batch, in_batches
+from hearbench.systems.parts.fbank import kaldi_mel_filters
+from hearbench.systems.parts.vit import NORM_EPS, Block, PatchEmbedding
 
 EXAMPLE = "passt-s-f128-p16-s10-ap.476-swa.pt"
 SAMPLE_RATE = 32_000  # Hz

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hearbench.systems.chunks import as_batch
+from hearbench.systems.parts.chunks import as_batch
 
 SAMPLE_RATE = 16_000  # Hz
 WINDOW, HOP = 512, 320  # samples

@@ -15,10 +15,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems import spectrogram_windows as windows
-from hearbench.systems.checkpoint import checkpoint_path, latest, read_checkpoint, state_in
-from hearbench.systems.mamba import MambaMixer, mixer_sizes
-from hearbench.systems.vit import NORM_EPS, PatchEmbedding
+from hearbench.systems.parts import spectrogram_windows as windows
+from hearbench.systems.parts.checkpoint import checkpoint_path, latest, read_checkpoint, state_in
+from hearbench.systems.parts.mamba import MambaMixer, mixer_sizes
+from hearbench.systems.parts.vit import NORM_EPS, PatchEmbedding
 
 get_scene_embeddings = windows.get_scene_embeddings
 get_timestamp_embeddings = windows.get_timestamp_embeddings

@@ -18,17 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hearbench.systems import fbank
-from hearbench.systems.checkpoint import (
+from hearbench.systems.parts import fbank
+from hearbench.systems.parts.checkpoint import (
     Checkpoint,
     CheckpointError,
     checkpoint_path,
     read_checkpoint,
     state_in,
 )
-from hearbench.systems.chunks import TOKENS_AT_ONCE, as_batch, in_batches
-from hearbench.systems.fbank import N_MELS, patch_centers
-from hearbench.systems.vit import NORM_EPS, Block, PatchEmbedding
+from hearbench.systems.parts.chunks import TOKENS_AT_ONCE, as_batch, in_batches
+from hearbench.systems.parts.fbank import N_MELS, patch_centers
+from hearbench.systems.parts.vit import NORM_EPS, Block, PatchEmbedding
 
 EXAMPLE = "SSAST-Base-Patch-400.pth"
 CHUNK = 1_024  # frames

@@ -26,7 +26,7 @@ from hearbench.report.provenance import command
 from hearbench.report.score_tables import measured
 from hearbench.results import collect
 from hearbench.run.plan import Engine, Plan
-from hearbench.stats import Score, by_seed
+from hearbench.stats import Estimate, by_seed
 from hearbench.systems.registry import NAMED, System
 from tests.helpers.evaluation import FOLDERS, MULTILABEL, task, write_evaluation
 
@@ -118,8 +118,8 @@ def test_differences_are_scipy_s_paired_t(content: Content, plan: Plan) -> None:
 
 
 def test_certain_means_that_the_interval_excludes_zero() -> None:
-    assert certain(Score(-2.0, 1.9, 3)) and not certain(Score(-2.0, 2.1, 3))
-    assert not certain(Score(5.0, None, 1)) and not certain(None)
+    assert certain(Estimate(-2.0, 1.9, 3)) and not certain(Estimate(-2.0, 2.1, 3))
+    assert not certain(Estimate(5.0, None, 1)) and not certain(None)
 
 
 def test_confusion_is_sklearn_s(content: Content, plan: Plan) -> None:
@@ -219,9 +219,9 @@ def test_markdown_and_latex(folder: Path) -> None:
 
 
 def test_few_seeds_have_a_range_in_every_format(folder: Path, content: Content) -> None:
-    assert Score(66.7, 44.1, 2, 63.2, 70.2).bounds == (63.2, 70.2)
-    assert Score(66.0, 4.0, 10, 50.0, 70.2).bounds == (62.0, 70.0)
-    assert Score(66.0, None, 1, 66.0, 66.0).bounds == (66.0, 66.0)
+    assert Estimate(66.7, 44.1, 2, 63.2, 70.2).bounds == (63.2, 70.2)
+    assert Estimate(66.0, 4.0, 10, 50.0, 70.2).bounds == (62.0, 70.0)
+    assert Estimate(66.0, None, 1, 66.0, 66.0).bounds == (66.0, 66.0)
     texts = {s: (folder / f"report.{s}").read_text("utf-8") for s in ("html", "md", "tex")}
     for row in content.measured.rows:
         for cell in row.cells:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hearvalidator.validate import ValidateModel
 
-from hearbench.systems.checkpoint import CheckpointError
+from hearbench.systems.parts.checkpoint import CheckpointError
 from tests.helpers.system_checkpoints import WRITERS
 
 

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hearbench.systems import audiomae, beats, mwmae, passt, ssam, ssast
-from hearbench.systems.beats_attention import Attention, relative_bias
-from hearbench.systems.flax_checkpoint import read_params
-from hearbench.systems.mamba import MambaMixer
-from hearbench.systems.vit import NORM_EPS, Block
+from hearbench.systems.parts.beats_attention import Attention, relative_bias
+from hearbench.systems.parts.flax_checkpoint import read_params
+from hearbench.systems.parts.mamba import MambaMixer
+from hearbench.systems.parts.vit import NORM_EPS, Block
 from tests.helpers import system_checkpoints as write
 
 D, HEADS = 128, 2
@@ -101,7 +101,7 @@ def test_beats_attention_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
                 expected[b, i, h] = scores.softmax(0) @ v[b, :, h]
     expected = attention.out_proj(expected.flatten(2))
     for at_once in (1 << 24, 1, 100):
-        monkeypatch.setattr("hearbench.systems.beats_attention.SCORES_AT_ONCE", at_once)
+        monkeypatch.setattr("hearbench.systems.parts.beats_attention.SCORES_AT_ONCE", at_once)
         torch.testing.assert_close(attention(x, bias), expected, rtol=1e-5, atol=1e-5)
 
 

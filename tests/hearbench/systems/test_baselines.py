@@ -10,7 +10,7 @@ import torch
 from hearvalidator.validate import ValidateModel
 
 from hearbench.systems import logmel, msm_mae, spectrum
-from hearbench.systems.htk_mel import HtkLogMel
+from hearbench.systems.parts.htk_mel import HtkLogMel
 
 STAND_IN = """
 import torch

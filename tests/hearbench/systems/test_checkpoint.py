@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from hearbench.systems import audiomae, beats, mwmae, passt, ssam, ssast
-from hearbench.systems.checkpoint import CheckpointError, read_checkpoint
-from hearbench.systems.flax_checkpoint import read_params
+from hearbench.systems.parts.checkpoint import CheckpointError, read_checkpoint
+from hearbench.systems.parts.flax_checkpoint import read_params
 from tests.helpers import system_checkpoints as write
 
 

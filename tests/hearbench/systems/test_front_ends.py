@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from hearbench.systems.chunks import reflected_to
-from hearbench.systems.fbank import HANN, POVEY, KaldiFbank
-from hearbench.systems.htk_mel import LOG_FLOOR, HtkLogMel
+from hearbench.systems.parts.chunks import reflected_to
+from hearbench.systems.parts.fbank import HANN, POVEY, KaldiFbank
+from hearbench.systems.parts.htk_mel import LOG_FLOOR, HtkLogMel
 from hearbench.systems.passt import PasstMel
 
 FIXTURE = np.load(Path(__file__).parents[2] / "fixtures" / "mel_torchaudio.npz")

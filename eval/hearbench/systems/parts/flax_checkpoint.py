@@ -16,7 +16,7 @@ import msgpack
 import torch
 from torch import Tensor
 
-from hearbench.systems.checkpoint import CheckpointError
+from hearbench.systems.parts.checkpoint import CheckpointError
 
 ARRAY, SCALAR = 1, 3  # extension types
 DTYPES = {

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems.chunks import as_batch, in_batches, in_chunks
-from hearbench.systems.htk_mel import HOP, N_MELS, SAMPLE_RATE, HtkLogMel, standardize
+from hearbench.systems.parts.chunks import as_batch, in_batches, in_chunks
+from hearbench.systems.parts.htk_mel import HOP, N_MELS, SAMPLE_RATE, HtkLogMel, standardize
 
 CHUNK = 200  # frames
 PATCH = (4, 16)  # frames, mel bins

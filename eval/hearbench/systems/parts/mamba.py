@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hearbench.systems.checkpoint import Checkpoint, CheckpointError
-from hearbench.systems.chunks import one_thread
+from hearbench.systems.parts.checkpoint import Checkpoint, CheckpointError
+from hearbench.systems.parts.chunks import one_thread
 
 TAPS = 4  # of the causal convolution
 
