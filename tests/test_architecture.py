@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (  # a room may import itself and those before it
-    ("config", "files", "options", "progress", "wording"),
+    ("ahead", "config", "files", "options", "progress", "wording"),
     ("audio",),
     ("ops",),
     ("models",),

@@ -27,7 +27,7 @@ from hear_axlstm.files import digest
 log = logging.getLogger(__name__)
 
 
-def embed(embedder: Embedder, clips: Sequence[AudioClip]) -> list[Tensor | Skipped]:
+def cached_scenes(embedder: Embedder, clips: Sequence[AudioClip]) -> list[Tensor | Skipped]:
     """Scene embedding ``[D']`` of each clip, from the cache if possible, or the reason it has none.
 
     A cached embedding is used if the weights, the file's path, size and date, and the span are
