@@ -9,8 +9,8 @@ from typing import TypeVar
 import torch
 
 from hear_axlstm.ahead import map_ahead
+from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.audio.usable import Decoded, sample_count
 
 AHEAD = 8  # clips in flight per worker

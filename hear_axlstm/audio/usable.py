@@ -9,10 +9,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hear_axlstm.audio.errors import printable
-from hear_axlstm.audio.io import AudioError
+from hear_axlstm.audio.clips import AudioClip
+from hear_axlstm.audio.errors import AudioError, printable
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.wording import plural
 
 LONGEST = 3600.0  # seconds; bounds a worker's memory

@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from hear_axlstm.ahead import groups, map_ahead
+from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.decode_ahead import AHEAD, content_bytes
 from hear_axlstm.audio.mel import LogMel
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.audio.usable import Decoded, compute_decoded, decode_usable, sample_count
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import FRAME_DTYPE, PackError

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hear_axlstm.audio.clips import Source
 from hear_axlstm.audio.skipped import REPORT_NAME, Skipped, summary
-from hear_axlstm.audio.sources import Source, open_source
+from hear_axlstm.audio.sources import open_source
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import (
     FIELD,

@@ -20,10 +20,11 @@ from torch import Tensor
 
 import hear_axlstm
 from hear_axlstm.ahead import groups, map_ahead
+from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.decode_ahead import decoding_threads
-from hear_axlstm.audio.io import AudioError, load_audio
+from hear_axlstm.audio.errors import AudioError
+from hear_axlstm.audio.io import load_audio
 from hear_axlstm.audio.resample import RATES, resampled
-from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.audio.usable import SHORTEST_SECONDS, SILENCE
 from hear_axlstm.embed.inputs import (
     AudioWarning,

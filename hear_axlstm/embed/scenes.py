@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from hear_axlstm.ahead import groups
+from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.decode_ahead import decode_ahead
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.audio.usable import Decoded, compute_decoded, decode_usable, sample_count
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.windows import Budget

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.decode_ahead import decode_ahead
 from hear_axlstm.audio.labels import (
     SEPARATOR,
@@ -28,7 +29,6 @@ from hear_axlstm.audio.labels import (
     warn_of_separator,
 )
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.audio.usable import decode_usable
 from hear_axlstm.config import MelConfig
 from hear_axlstm.finetune.classifier import Labels

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.checkpoints.cache import CACHE_VARIABLE, cache_dir
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.scenes import scenes_of

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from hear_axlstm.audio import labels
-from hear_axlstm.audio.io import AudioError
+from hear_axlstm.audio.clips import AudioClip
+from hear_axlstm.audio.errors import AudioError
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip, FolderSource
+from hear_axlstm.audio.sources import FolderSource
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.scenes import scenes_of
 from hear_axlstm.wording import plural

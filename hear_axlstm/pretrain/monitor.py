@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hear_axlstm.audio.io import AudioError
+from hear_axlstm.audio.errors import AudioError
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain import pictures

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.decode_ahead import decode_ahead
-from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.audio.usable import Decoded
 
 

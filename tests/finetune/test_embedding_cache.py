@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hear_axlstm import load_model
-from hear_axlstm.audio.sources import AudioClip
+from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.finetune.embedding_cache import cached_scenes
 
