@@ -15,6 +15,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from hearbench.errors import HearbenchError
+
 Batch = TypeVar("Batch")
 
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
@@ -24,7 +26,7 @@ SEARCHED_BYTES = 1 << 16
 OGG_PAGE, OGG_END = b"OggS", 4  # beginning of a page, and the flag of the last one
 
 
-class AudioError(ValueError):
+class AudioError(HearbenchError, ValueError):
     """A file without usable audio; the message names the file and the remedy."""
 
 
