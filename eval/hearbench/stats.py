@@ -54,7 +54,7 @@ class Run:
     seconds: float
     """The time of training and testing."""
     engine: str = "heareval"
-    """The engine that trained the probe: `heareval` or `fast` (hearbench.probes.batched)."""
+    """The engine that trained the probe: `heareval` or `fast` (hearbench.probes.fast)."""
 
     @property
     def percent(self) -> float:

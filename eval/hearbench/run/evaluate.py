@@ -11,9 +11,9 @@ import joblib
 import tyro
 
 from hearbench import report
-from hearbench.probes import batched
+from hearbench.probes import fast
 from hearbench.probes.grid import Grid
-from hearbench.probes.heareval_adapter import check_installed
+from hearbench.probes.official import check_installed
 from hearbench.results import Results, collect, write
 from hearbench.run.plan import Engine, Model, Plan, PlanError, lock_dir
 from hearbench.run.sweep import sweep
@@ -152,7 +152,7 @@ def _only_heareval(
     """The folders of the tasks that the engine leaves to heareval, which must be installed."""
     if engine == "heareval":
         return ()
-    names = tuple(task.path.name for task in tasks if not batched.supports(task.metadata))
+    names = tuple(task.path.name for task in tasks if not fast.supports(task.metadata))
     if names:
         listed = ", ".join(names)
         note(f"Trained by heareval, because the fast engine does not support them: {listed}")

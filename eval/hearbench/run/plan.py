@@ -68,7 +68,7 @@ class Plan:
     grid: Grid = "paper"
     """The search space of the probes."""
     engine: Engine = "heareval"
-    """Trainer of the probes: the official heareval, or hearbench.probes.batched if supported."""
+    """Trainer of the probes: the official heareval, or hearbench.probes.fast if supported."""
     only_heareval: tuple[str, ...] = ()
     """Names of the task folders that always use heareval."""
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hearbench.embed.files import row_order
 from hearbench.errors import HearbenchError
-from hearbench.probes.batched.scores import METRICS
+from hearbench.probes.fast.scores import METRICS
 from hearbench.probes.grid import FIXED, own_grid
 from hearbench.tasks.description import (
     Description,
