@@ -6,10 +6,10 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -32,7 +32,7 @@ class SystemSpecError(HearbenchError, ValueError):
 
 @dataclass(frozen=True)
 class System:
-    """A module behind the HEAR API, with the weights and options to load."""
+    """A module behind the HEAR API, with the weights to load."""
 
     label: str
     """Its row in the table."""
@@ -40,8 +40,6 @@ class System:
     """Import name of the module."""
     model: str = ""
     """Path passed to `load_model`; empty for the module's default."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of `load_model` (heareval's `--model-options`)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Fingerprint:
     """Identity and size of a system, found by loading it."""
 
     digest: str
-    """Digest of weights, options and code; embeddings of another digest are never reused."""
+    """Digest of weights and code; embeddings of another digest are never reused."""
     sample_rate: int
     """Sample rate of its input in Hz."""
     parameters: int
@@ -58,30 +56,23 @@ class Fingerprint:
     """The module's `__version__`, or empty."""
 
 
-NAMED = {
-    "naive": System("naive", "hearbench.systems.naive"),
-    "spectrum": System("spectrum", "hearbench.systems.spectrum"),
-    "logmel": System("logmel", "hearbench.systems.logmel"),
-    "random": System("random", "hear_axlstm", "axlstm_tiny", {"weights": "random"}),
-    "ssast_tiny": System("ssast_tiny", "hear_axlstm", "ssast_tiny"),
-    "axlstm_tiny": System("axlstm_tiny", "hear_axlstm"),
-}
-
-
+DEFAULTS = ("naive", "spectrum", "logmel", "random", "ssast_tiny", "axlstm_tiny")
+"""Specs of the systems that are evaluated if none are named."""
+RANDOM = System("random", "hear_axlstm", "axlstm_tiny.random")
 WEIGHTS = re.compile(r"(axlstm|ssast)_(tiny|small|base)(\.\w+)?")
 """Names of weights that hear_axlstm loads."""
 
 
 def parse_systems(specs: Sequence[str]) -> tuple[System, ...]:
-    """The systems that `specs` name: all of `NAMED` if there are none.
+    """The systems that `specs` name: those of `DEFAULTS` if there are none.
 
-    A spec is a name from `NAMED`, `[LABEL=]NAME@CHECKPOINT` with a name from the catalog,
-    `[LABEL=]WEIGHTS` such as `axlstm_base.audioset`, or `[LABEL=]MODULE[@MODEL]`.
+    A spec is `random`, `[LABEL=]NAME[@CHECKPOINT]` with a name from the catalog, `[LABEL=]WEIGHTS`
+    such as `axlstm_base.audioset`, or `[LABEL=]MODULE[@MODEL]`.
 
     Raises:
         SystemSpecError: for a malformed spec, or a label used twice.
     """
-    systems = tuple(parse_system(spec) for spec in specs or NAMED)
+    systems = tuple(parse_system(spec) for spec in specs or DEFAULTS)
     labels = [system.label for system in systems]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise SystemSpecError(f"label {twice[0]!r} is used twice: write LABEL=MODULE[@MODEL]")
@@ -90,11 +81,11 @@ def parse_systems(specs: Sequence[str]) -> tuple[System, ...]:
 
 def parse_system(spec: str) -> System:
     """The system that one spec names (see `parse_systems`)."""
-    if spec in NAMED:
-        return NAMED[spec]
+    if spec == RANDOM.label:
+        return RANDOM
     match = re.fullmatch(r"(?:([\w.+-]+)=)?([A-Za-z_][\w.]*)(?:@(.+))?", spec)
     if match is None:
-        names = ", ".join(NAMED)
+        names = ", ".join(DEFAULTS)
         raise SystemSpecError(f"system {spec!r}: use one of {names}, or [LABEL=]MODULE[@MODEL]")
     label, name, model = match[1], match[2], match[3] or ""
     if not model and WEIGHTS.fullmatch(name):
@@ -132,8 +123,8 @@ def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
         if find_spec(system.module.partition(".")[0]) is None:
             raise SystemSpecError(
                 f"system {system.label!r}: there is no module {system.module!r}: use one of "
-                f"{', '.join(NAMED)}, a name of `hearbench systems` with its checkpoint, or a HEAR "
-                "module that is installed or in the current folder"
+                f"{', '.join(DEFAULTS)}, a name of `hearbench systems` with its checkpoint, or a "
+                "HEAR module that is installed or in the current folder"
             )
     found = []
     for system in systems:
@@ -166,11 +157,11 @@ def load_system(system: System) -> tuple[ModuleType, Any]:
             f"{system.module} is not a HEAR module: it lacks {', '.join(missing)}"
         )
     try:
-        model = module.load_model(*([system.model] if system.model else []), **system.options)
+        model = module.load_model(*([system.model] if system.model else []))
     except (Exception, SystemExit) as error:
         raise SystemSpecError(
-            f"system {system.label!r}: {system.module}.load_model({system.model!r}, "
-            f"**{dict(system.options)}) failed: {type(error).__name__}: {error}"
+            f"system {system.label!r}: {system.module}.load_model({system.model!r}) failed: "
+            f"{type(error).__name__}: {error}"
         ) from error
     if not isinstance(getattr(model, "sample_rate", None), int):
         raise SystemSpecError(f"{system.module}: the model's sample_rate must be an int (HEAR API)")
@@ -180,7 +171,7 @@ def load_system(system: System) -> tuple[ModuleType, Any]:
 def fingerprint(system: System) -> Fingerprint:
     """Load `system` and compute its fingerprint.
 
-    The digest covers the module's name, version, options and source files as far as loading has
+    The digest covers the module's name, version and source files as far as loading has
     imported them, the model's state (a torch module's `state_dict`) and settings (its `config`, if
     that is a dataclass), and the file that it was loaded from, or all files of the folder.
 
@@ -189,9 +180,7 @@ def fingerprint(system: System) -> Fingerprint:
     """
     module, model = load_system(system)
     version = str(getattr(module, "__version__", ""))
-    total = hashlib.sha256(
-        json.dumps([system.module, system.model, dict(system.options), version]).encode()
-    )
+    total = hashlib.sha256(json.dumps([system.module, system.model, version]).encode())
     for file in _sources(module):
         total.update(file.read_bytes())
     parameters = 0

@@ -27,7 +27,7 @@ from hearbench.report.score_tables import measured
 from hearbench.results import collect
 from hearbench.run.plan import Engine, Plan
 from hearbench.stats import Estimate, by_seed
-from hearbench.systems.registry import NAMED, System
+from hearbench.systems.registry import System, parse_system
 from tests.helpers.evaluation import FOLDERS, MULTILABEL, task, write_evaluation
 
 ESC, PARTIAL = "esc50-v2.0.0-full", "mridangam_stroke-v1.5-partial"
@@ -240,9 +240,10 @@ def test_nothing_finished_is_said(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_the_command_repeats_the_plan(plan: Plan) -> None:
+    mine = System("mine", "hear_axlstm", "runs/a b.safetensors")
     models = [
         type(plan.models[0])(system, plan.models[0].fingerprint)
-        for system in (NAMED["random"], System("mine", "hear_axlstm", "runs/a b.safetensors"))
+        for system in (parse_system("random"), mine)
     ]
     words = command(Plan(Path("out"), tuple(models), plan.tasks[:1], 3))
     assert words == (

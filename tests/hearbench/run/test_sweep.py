@@ -19,7 +19,7 @@ from hearbench.run import evaluate, sweep, workers
 from hearbench.run.plan import Model, Plan, PlanError, lock_dir
 from hearbench.run.workers import Failure, Job, SweepError, attempt
 from hearbench.systems import registry
-from hearbench.systems.registry import NAMED, Fingerprint, SystemSpecError
+from hearbench.systems.registry import Fingerprint, SystemSpecError, parse_system
 from hearbench.tasks.audio import with_audio
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import find_tasks
@@ -35,7 +35,7 @@ def plan(tmp_path: Path) -> Plan:
     for name in ("events", "scenes[v1]"):
         write_task(tmp_path / "tasks" / name)
     tasks = tuple(with_audio(task, [16_000]) for task in find_tasks(tmp_path / "tasks"))
-    model = Model(NAMED["naive"], Fingerprint("0", 16_000, 0, ""))
+    model = Model(parse_system("naive"), Fingerprint("0", 16_000, 0, ""))
     plan = Plan(tmp_path / "out", (model,), tasks, 3, engine="fast", only_heareval=("events",))
     for task in tasks:
         done = plan.embeddings(model, task) / "module" / task.path.name / EMBEDDED

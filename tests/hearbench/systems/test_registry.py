@@ -14,8 +14,8 @@ from hearbench.published import rows
 from hearbench.systems import naive
 from hearbench.systems.catalog import CATALOG
 from hearbench.systems.registry import (
+    DEFAULTS,
     HEAR_API,
-    NAMED,
     System,
     SystemSpecError,
     fingerprint,
@@ -31,8 +31,8 @@ class Model(torch.nn.Module):
     def __init__(self, scale):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(3) * scale)
-def load_model(model_file_path="", scale=1.0):
-    return Model(scale)
+def load_model(model_file_path=""):
+    return Model(float(model_file_path or 1))
 def get_scene_embeddings(audio, model):
     return audio[:, :3] * model.weight
 def get_timestamp_embeddings(audio, model):
@@ -52,7 +52,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize(
     ("spec", "system"),
     [
-        ("naive", NAMED["naive"]),
+        ("naive", System("naive", "hearbench.systems.naive")),
+        ("random", System("random", "hear_axlstm", "axlstm_tiny.random")),
+        ("ssast_tiny", System("ssast_tiny", "hear_axlstm", "ssast_tiny")),
         ("hear21passt.base", System("hear21passt.base", "hear21passt.base")),
         ("a.b@runs/x/best.pt", System("a.b-best", "a.b", "runs/x/best.pt")),
         ("mine=a.b@hf://org/repo@v1=2", System("mine", "a.b", "hf://org/repo@v1=2")),
@@ -70,17 +72,18 @@ def test_bad_specs() -> None:
         parse_systems(["naive", "naive=other"])
     assert parse_system("axlstm_base.audioset").model == "axlstm_base.audioset"
     assert parse_system("B=ssast_base").module == "hear_axlstm"
-    assert parse_systems([]) == tuple(NAMED.values())
+    assert parse_systems([]) == parse_systems(DEFAULTS)
+    assert tuple(system.label for system in parse_systems([])) == DEFAULTS
 
 
-def test_fingerprint_follows_weights_options_and_code(module: str, tmp_path: Path) -> None:
+def test_fingerprint_follows_weights_and_code(module: str, tmp_path: Path) -> None:
     first = fingerprint(System("x", module))
     assert fingerprint(System("another label", module)) == first
     assert (first.sample_rate, first.parameters) == (16_000, 3)
-    scaled = fingerprint(System("x", module, options={"scale": 2.0}))
+    scaled = fingerprint(System("x", module, "2.0"))
     (tmp_path / f"{module}.py").write_text(MODULE.replace(":3]", ":2]"), "utf-8")
     edited = fingerprint(System("x", module))
-    sys.modules[module].load_model.__defaults__ = ("", 3.0)
+    sys.modules[module].load_model.__defaults__ = ("3.0",)
     reweighted = fingerprint(System("x", module))
     assert len({first.digest, scaled.digest, edited.digest, reweighted.digest}) == 4
 
@@ -100,8 +103,8 @@ def test_systems_that_cant_be_loaded(module: str, tmp_path: Path) -> None:
         fingerprint(System("x", "absent_module"))
     with pytest.raises(SystemSpecError, match="json is not a HEAR module: it lacks load_model"):
         fingerprint(System("x", "json"))
-    with pytest.raises(SystemSpecError, match="unexpected keyword argument 'size'"):
-        fingerprint(System("x", module, options={"size": 1}))
+    with pytest.raises(SystemSpecError, match="could not convert string to float"):
+        fingerprint(System("x", module, "large"))
     failing = {
         "old": ("import numpy\nnumpy.float", "AttributeError: module 'numpy' has no"),
         "exits": ("import sys\nsys.exit('needs a GPU')", "SystemExit: needs a GPU"),
