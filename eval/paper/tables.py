@@ -46,7 +46,7 @@ def finished(name: PublishedTable, runs: Path) -> dict[str, Path]:
 
 
 def systems(trained: Mapping[str, Path]) -> tuple[str, ...]:
-    """Systems to evaluate, as `hearbench.systems.registry.parse_systems` reads them."""
+    """Systems to evaluate, as `hearbench.systems.specs.parse_systems` reads them."""
     return (ANCHOR, *(f"{training}=hear_axlstm@{path}" for training, path in trained.items()))
 
 

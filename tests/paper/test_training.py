@@ -16,7 +16,7 @@ from hearbench.published import PublishedTable
 from hearbench.results import PAPER, THESE, Results
 from hearbench.run.plan import Plan
 from hearbench.stats import Estimate
-from hearbench.systems.registry import parse_systems
+from hearbench.systems.specs import parse_systems
 from paper import tables
 from paper.rows import TABLES, PaperError
 from paper.training import train

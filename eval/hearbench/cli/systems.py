@@ -10,7 +10,7 @@ import tyro
 from hearbench.cli import unknown
 from hearbench.cli.call import option
 from hearbench.systems.catalog import CATALOG, Card
-from hearbench.systems.registry import DEFAULTS, SystemSpecError
+from hearbench.systems.specs import DEFAULTS, SystemSpecError
 
 HEADS = ("system", "table 2", "kHz", "embedding", "M", "code", "weights")
 LINE = "{:12} {:37} {:4} {:16} {:16} {:23} {:23}"

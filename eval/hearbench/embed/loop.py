@@ -21,7 +21,7 @@ from hearbench.audio import AudioError, decode_ahead, load_audio
 from hearbench.embed.files import EmbeddingFiles, embedded
 from hearbench.embed.model import EmbeddingError, HearModel, check_output
 from hearbench.logs import output_to
-from hearbench.systems.registry import System
+from hearbench.systems.specs import System
 from hearbench.tasks.audio import Clip, find_clips
 from hearbench.tasks.folders import Task
 

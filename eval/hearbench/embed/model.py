@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from hearbench.errors import HearbenchError
-from hearbench.systems.registry import System, load_system
+from hearbench.systems.specs import System, load_system
 from hearbench.tasks.audio import Clip
 
 Rows = NDArray[Any]

@@ -17,7 +17,7 @@ from hearbench.probes.runs import DONE
 from hearbench.report.score_tables import kind
 from hearbench.results import Results, hardware, processor, versions
 from hearbench.run.plan import Model, Plan
-from hearbench.systems.registry import DEFAULTS, System, parse_system
+from hearbench.systems.specs import DEFAULTS, System, parse_system
 
 
 @dataclass(frozen=True)

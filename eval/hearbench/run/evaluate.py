@@ -19,7 +19,8 @@ from hearbench.run.plan import Engine, Model, Plan, PlanError, lock_dir
 from hearbench.run.sweep import sweep
 from hearbench.run.workers import Backend, Failure
 from hearbench.synthetic.writer import chosen_tasks, write_tasks
-from hearbench.systems.registry import fingerprints, parse_systems
+from hearbench.systems.fingerprint import fingerprints
+from hearbench.systems.specs import parse_systems
 from hearbench.tasks.audio import with_audio
 from hearbench.tasks.folders import Task, find_tasks
 from hearbench.tasks.resample import provide_audio
@@ -85,7 +86,7 @@ def evaluate_systems(
     Finished work is never repeated: the same call resumes after an error or Ctrl-C.
 
     Args:
-        systems: specs as `hearbench.systems.registry.parse_systems` takes them.
+        systems: specs as `hearbench.systems.specs.parse_systems` takes them.
         out: the evaluation's folder.
         options: how to evaluate.
         note: called with each message for the user: notes on the tasks, and at the end the table of
@@ -113,7 +114,7 @@ def make_plan(
     """Read the tasks, load each system once and save the plan in `out`.
 
     Args:
-        systems: specs as `hearbench.systems.registry.parse_systems` takes them.
+        systems: specs as `hearbench.systems.specs.parse_systems` takes them.
         out: the evaluation's folder, locked by the caller (`lock_dir`).
         options: how to evaluate.
         note: called with each message to show to the user before the start.

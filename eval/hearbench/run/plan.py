@@ -24,7 +24,8 @@ from hearbench.errors import HearbenchError
 from hearbench.probes.grid import Grid
 from hearbench.probes.runs import finished, test_score
 from hearbench.stats import Run
-from hearbench.systems.registry import Fingerprint, System
+from hearbench.systems.fingerprint import Fingerprint
+from hearbench.systems.specs import System
 from hearbench.tasks.folders import Task
 
 Engine = Literal["heareval", "fast"]

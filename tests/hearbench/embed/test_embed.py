@@ -20,7 +20,7 @@ from hearbench.embed import EmbeddingError, embed, embedded, embedded_seconds, f
 from hearbench.embed import loop as embed_loop
 from hearbench.embed.loop import equal_batches
 from hearbench.embed.model import check_output
-from hearbench.systems.registry import System
+from hearbench.systems.specs import System
 from hearbench.tasks.audio import Clip, find_clips
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, read_task

@@ -26,7 +26,8 @@ from hearbench.probes.runs import finished as is_finished
 from hearbench.results import collect, write
 from hearbench.run.plan import Model, Plan, PlanError
 from hearbench.run.sweep import sweep
-from hearbench.systems.registry import System, fingerprints, parse_system
+from hearbench.systems.fingerprint import fingerprints
+from hearbench.systems.specs import System, parse_system
 from hearbench.tasks.audio import with_audio
 from hearbench.tasks.folders import find_tasks
 

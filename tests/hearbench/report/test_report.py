@@ -27,7 +27,7 @@ from hearbench.report.score_tables import measured
 from hearbench.results import collect
 from hearbench.run.plan import Engine, Plan
 from hearbench.stats import Estimate, by_seed
-from hearbench.systems.registry import System, parse_system
+from hearbench.systems.specs import System, parse_system
 from tests.helpers.evaluation import FOLDERS, MULTILABEL, task, write_evaluation
 
 ESC, PARTIAL = "esc50-v2.0.0-full", "mridangam_stroke-v1.5-partial"

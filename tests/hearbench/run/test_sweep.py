@@ -18,8 +18,9 @@ from hearbench.probes.runs import DONE, SCORES, finished
 from hearbench.run import evaluate, sweep, workers
 from hearbench.run.plan import Model, Plan, PlanError, lock_dir
 from hearbench.run.workers import Failure, Job, SweepError, attempt
-from hearbench.systems import registry
-from hearbench.systems.registry import Fingerprint, SystemSpecError, parse_system
+from hearbench.systems import fingerprint
+from hearbench.systems.fingerprint import Fingerprint
+from hearbench.systems.specs import SystemSpecError, parse_system
 from hearbench.tasks.audio import with_audio
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import find_tasks
@@ -126,7 +127,7 @@ def test_bad_names_are_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluate, "write_tasks", None)
-    monkeypatch.setattr(registry, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(fingerprint, "ProcessPoolExecutor", None)
 
     def plan_of(*systems: str, tasks: tuple[str, ...] = ()) -> None:
         options = evaluate.Options(tasks=tasks, engine="fast")
