@@ -13,9 +13,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from hearbench.embed import embedded
+from hearbench.machine import hardware, processor, versions
 from hearbench.probes.runs import DONE
 from hearbench.report.score_tables import kind
-from hearbench.results import Results, hardware, processor, versions
+from hearbench.results import Results
 from hearbench.run.plan import Model, Plan
 from hearbench.systems.specs import DEFAULTS, System, parse_system
 
