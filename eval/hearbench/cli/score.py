@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from hearbench import published as printed
-from hearbench.cli.call import option
+from hearbench.options import option
 from hearbench.published import PublishedTable
 from hearbench.report.exports import summary
 from hearbench.results import PAPER, THESE, Results, collect

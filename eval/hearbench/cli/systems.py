@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from hearbench.cli import unknown
-from hearbench.cli.call import option
+from hearbench.options import option
 from hearbench.systems.catalog import CATALOG, Card
 from hearbench.systems.specs import DEFAULTS, SystemSpecError
 

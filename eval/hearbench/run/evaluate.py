@@ -11,6 +11,7 @@ import joblib
 import tyro
 
 from hearbench import report
+from hearbench.options import option
 from hearbench.probes import fast
 from hearbench.probes.grid import Grid
 from hearbench.probes.official import check_installed
@@ -30,13 +31,13 @@ from hearbench.tasks.resample import provide_audio
 class Options:
     """How systems are evaluated."""
 
-    tasks_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    tasks_dir: Annotated[Path | None, option("FOLDER")] = None
     """Folder of HEAR task folders. (default: miniature tasks are generated)"""
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
+    tasks: Annotated[tuple[str, ...], option("NAME ...")] = ()
     """Names of the tasks. (default: all in the folder, or all ten miniature tasks)"""
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 10
     """Number of seeds of the probes, starting at 0."""
-    jobs: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    jobs: Annotated[int | None, option("N")] = None
     """Number of parallel steps, with one thread each. (default: one per CPU)"""
     grid: Grid = "paper"
     """Search space of the probes: the paper's 2 points or 8 of heareval's own 16."""

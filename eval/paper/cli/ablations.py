@@ -9,7 +9,8 @@ from typing import Annotated
 import tyro
 
 from hear_axlstm.training.signals import Interrupted
-from hearbench.cli.call import INTERRUPTED, option
+from hearbench.cli.call import INTERRUPTED
+from hearbench.options import option
 from hearbench.published import PublishedTable
 from hearbench.run.evaluate import Options
 from paper.scoring import score_rows
