@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hearbench import published
+from hearbench import paper_tables
 from hearbench.machine import hardware, versions
 from hearbench.run.plan import Plan, task_record
 from hearbench.stats import (
@@ -49,7 +49,7 @@ def collect(plan: Plan) -> Results:
     runs = tuple(run for run in finished if (run.system, run.task) not in broken)
     systems = [model.label for model in plan.models]
     tasks = [task.path.name for task in plan.tasks]
-    columns = {task.path.name: published.column(task) for task in plan.tasks}
+    columns = {task.path.name: paper_tables.column(task) for task in plan.tasks}
     official = {task: column.short for task, column in columns.items() if column}
     cells: dict[tuple[str, str], Estimate] = {}
     aggregates: dict[str, dict[str, Estimate]] = {scale: {} for scale in SCALES}

@@ -71,7 +71,7 @@ class Estimate:
     """Half of the two-sided 95 % interval (Student t); None for a single seed."""
     seeds: int
     lowest: float | None = None
-    """The lowest score of a seed; None where only the mean is known (published scores)."""
+    """The lowest score of a seed; None where only the mean is known (printed scores)."""
     highest: float | None = None
     """The highest score of a seed."""
 

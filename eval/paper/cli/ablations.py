@@ -11,7 +11,7 @@ import tyro
 from hear_axlstm.training.signals import Interrupted
 from hearbench.cli.call import INTERRUPTED
 from hearbench.options import option
-from hearbench.published import PublishedTable
+from hearbench.paper_tables import PaperTable
 from hearbench.run.evaluate import Options
 from paper.scoring import score_rows
 from paper.training import train
@@ -21,7 +21,7 @@ def ablations(
     options: Annotated[Options, tyro.conf.arg(name="")],
     data: Annotated[Path | None, tyro.conf.Positional, option("[DATA]")] = None,
     *,
-    table: PublishedTable = "table3",
+    table: PaperTable = "table3",
     epochs: Annotated[float | None, option("N")] = None,
     batch_size: Annotated[int | None, option("N")] = None,
     lr: Annotated[float | None, option("LR")] = None,

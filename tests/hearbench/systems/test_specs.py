@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 
 from hearbench.cli.systems import systems
-from hearbench.published import rows
+from hearbench.paper_tables import rows
 from hearbench.systems.catalog import CATALOG
 from hearbench.systems.specs import (
     DEFAULTS,
