@@ -100,7 +100,7 @@ def wav(samples: NDArray[np.float32], sample_rate: int) -> bytes:
     return file.getvalue()
 
 
-def decode_ahead(make: Callable[[int], Batch], count: int) -> Iterator[Batch]:
+def prefetch(make: Callable[[int], Batch], count: int) -> Iterator[Batch]:
     """Yield ``make(0)`` to ``make(count - 1)``, each made in a thread while the last is used.
 
     An error in `make` is raised in place of its batch.
