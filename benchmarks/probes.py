@@ -1,4 +1,4 @@
-"""`python -m benchmarks.probes EMBEDDINGS...`: the batched probes against heareval itself.
+"""`python -m benchmarks.probes EMBEDDINGS...`: the engine `fast` against heareval itself.
 
 Takes folders of finished embeddings, OUT/embeddings/TASK/SYSTEM/.../TASK as `hearbench` leaves
 them. Times are CPU times of one seed on one core, cut to a few epochs and measured in turns. Scores
@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from benchmarks.tables import show
 from benchmarks.timing import Work, in_turns, machine
-from hearbench.probes import batched, heareval_adapter
-from hearbench.probes.batched.hardware import Precision, keep_freed_memory
+from hearbench.probes import fast, official
+from hearbench.probes.fast.hardware import Precision, keep_freed_memory
 from hearbench.probes.runs import finished, make_fresh, test_score
 from hearbench.stats import summarize
 
@@ -40,7 +40,7 @@ def main(
         seeds: Seeds of full training; 0 measures the time only.
         epochs: Epochs of the timed runs.
         rounds: Repetitions of these; the table shows medians. 0 leaves them out.
-        precision: Precision of the batched probes' products.
+        precision: Precision of fast's products.
     """
     torch.set_num_threads(1)
     keep_freed_memory()  # for both
@@ -49,10 +49,10 @@ def main(
         (
             "task, system",
             f"heareval, CPU s a seed of {epochs} epochs",
-            "batched",
+            "fast",
             "ratio",
             "heareval, percent",
-            "batched",
+            "fast",
         ),
         (
             _row(folder, seeds, epochs, rounds, precision)
@@ -82,9 +82,10 @@ def _cut(folder: Path, to: Path, epochs: int) -> Path:
 
 def _times(cut: Path, rounds: int, precision: Precision) -> list[str]:
     results = (cut.parent / f"results{number}" for number in itertools.count())
+    log = cut.parent / "log"
     works: dict[str, Work] = {
-        "heareval": lambda: heareval_adapter.predict(cut, next(results), 0, "paper"),
-        "batched": lambda: batched.predict(cut, {0: next(results)}, "paper", precision),
+        "heareval": lambda: official.train_and_test(cut, {0: next(results)}, "paper", log),
+        "fast": lambda: fast.train_and_test(cut, {0: next(results)}, "paper", log, precision),
     }
     theirs, ours = in_turns(works, rounds, torch.device("cpu"), time.process_time).values()
     return [f"{theirs:.1f}", f"{ours:.1f}", f"{theirs / ours:.1f}x"]
@@ -92,7 +93,7 @@ def _times(cut: Path, rounds: int, precision: Precision) -> list[str]:
 
 def _scores(folder: Path, temporary: Path, seeds: int, precision: Precision) -> list[str]:
     folders = {seed: temporary / f"seed{seed}" for seed in range(seeds)}
-    batched.predict(folder, folders, "paper", precision)
+    fast.train_and_test(folder, folders, "paper", temporary / "log", precision)
     task, system = folder.parents[2].name, folder.parents[1].name
     runs = (folder.parents[4] / "predictions" / task / system / "heareval-paper").glob("seed*")
     theirs = _percent([run for run in runs if finished(run)])

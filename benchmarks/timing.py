@@ -10,7 +10,7 @@ import torch
 
 from hear_axlstm.ops.backends import backend
 from hear_axlstm.ops.matmul import matmul
-from hearbench.results import processor
+from hearbench.machine import processor
 
 Work = Callable[[], object]
 

@@ -36,7 +36,8 @@ from hear_axlstm.embed.export import export
 from hear_axlstm.finetune.classifier import Classifier, Labels
 from hearbench.results import THESE
 from hearbench.stats import Estimate
-from hearbench.systems.registry import fingerprint, parse_system
+from hearbench.systems.fingerprint import fingerprint
+from hearbench.systems.specs import parse_system
 from scripts import gallery, results
 from scripts.corpus import __main__ as corpus
 from tests.helpers import system_checkpoints

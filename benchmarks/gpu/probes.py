@@ -1,4 +1,4 @@
-"""The batched probes on tasks of the ten HEAR tasks' sizes, with generated embeddings."""
+"""The engine `fast` on tasks of the ten HEAR tasks' sizes, with generated embeddings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.gpu.sizes import Sizes
 from hear_axlstm.config import preset
-from hearbench.probes import batched
+from hearbench.probes import fast
 from hearbench.probes.runs import finished
 from hearbench.tasks.official import OfficialTask
 from tests.helpers.probe_task import write_embeddings
@@ -39,7 +39,7 @@ def probes(sizes: Sizes, task: OfficialTask) -> dict[str, Any]:
         )
         results = {seed: folder / f"seed{seed}" for seed in range(sizes.seeds)}
         start = time.perf_counter()
-        batched.predict(embeddings, results, "paper")
+        fast.train_and_test(embeddings, results, "paper", folder / "log")
         seconds = time.perf_counter() - start
         if not all(map(finished, results.values())):
             raise RuntimeError("the probes left a seed without its results")

@@ -15,6 +15,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from hearbench.errors import HearbenchError
+
 Batch = TypeVar("Batch")
 
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
@@ -24,7 +26,7 @@ SEARCHED_BYTES = 1 << 16
 OGG_PAGE, OGG_END = b"OggS", 4  # beginning of a page, and the flag of the last one
 
 
-class AudioError(ValueError):
+class AudioError(HearbenchError, ValueError):
     """A file without usable audio; the message names the file and the remedy."""
 
 
@@ -98,7 +100,7 @@ def wav(samples: NDArray[np.float32], sample_rate: int) -> bytes:
     return file.getvalue()
 
 
-def decode_ahead(make: Callable[[int], Batch], count: int) -> Iterator[Batch]:
+def prefetch(make: Callable[[int], Batch], count: int) -> Iterator[Batch]:
     """Yield ``make(0)`` to ``make(count - 1)``, each made in a thread while the last is used.
 
     An error in `make` is raised in place of its batch.

@@ -5,16 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-import platform
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from hearbench import published
+from hearbench import paper_tables
+from hearbench.machine import hardware, versions
 from hearbench.run.plan import Plan, task_record
 from hearbench.stats import (
     AggregateError,
@@ -26,7 +21,6 @@ from hearbench.stats import (
     summarize,
 )
 
-PACKAGES = ("hear_axlstm", "heareval", "pytorch-lightning", "torch", "numpy", "scikit-learn")
 THESE, PAPER = "these systems", "the paper's Table 2"
 SCALES = {THESE: "s(m)", PAPER: "s(m), paper"}
 
@@ -55,7 +49,7 @@ def collect(plan: Plan) -> Results:
     runs = tuple(run for run in finished if (run.system, run.task) not in broken)
     systems = [model.label for model in plan.models]
     tasks = [task.path.name for task in plan.tasks]
-    columns = {task.path.name: published.column(task) for task in plan.tasks}
+    columns = {task.path.name: paper_tables.column(task) for task in plan.tasks}
     official = {task: column.short for task, column in columns.items() if column}
     cells: dict[tuple[str, str], Estimate] = {}
     aggregates: dict[str, dict[str, Estimate]] = {scale: {} for scale in SCALES}
@@ -125,27 +119,3 @@ def _record(results: Results) -> dict[str, Any]:
         "versions": versions(),
         "hardware": hardware(),
     }
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def hardware() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    machine = {"machine": platform.machine(), "system": platform.system()}
-    return {**machine, "cpus": os.cpu_count(), "gpu": gpu}
-
-
-def processor() -> str:
-    """The processor's name on Linux, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -54,7 +54,7 @@ class Run:
     seconds: float
     """The time of training and testing."""
     engine: str = "heareval"
-    """The engine that trained the probe: `heareval` or `fast` (hearbench.probes.batched)."""
+    """The engine that trained the probe: `heareval` or `fast` (hearbench.probes.fast)."""
 
     @property
     def percent(self) -> float:
@@ -71,7 +71,7 @@ class Estimate:
     """Half of the two-sided 95 % interval (Student t); None for a single seed."""
     seeds: int
     lowest: float | None = None
-    """The lowest score of a seed; None where only the mean is known (published scores)."""
+    """The lowest score of a seed; None where only the mean is known (printed scores)."""
     highest: float | None = None
     """The highest score of a seed."""
 

@@ -18,7 +18,7 @@ from hear_axlstm.checkpoints import hub
 from hear_axlstm.checkpoints.authors import fetch
 from hear_axlstm.checkpoints.authors.drive import UnreachableError
 from hear_axlstm.checkpoints.authors.published import PUBLISHED as AUTHORS
-from hearbench import published
+from hearbench import paper_tables
 from hearbench.errors import WeightsError
 from hearbench.report.exports import markdown_rows
 from hearbench.results import PAPER, SCALES, THESE, Results
@@ -158,7 +158,7 @@ def _on_the_hub() -> Iterator[tuple[str, str | Exception]]:
 
 
 def _rows_by_recipe() -> dict[str, str]:
-    return {row.recipe: row.model for row in published.rows("table2") if row.recipe}
+    return {row.recipe: row.model for row in paper_tables.rows("table2") if row.recipe}
 
 
 def markdown(results: Results, evaluated: Mapping[str, str]) -> str:
@@ -169,12 +169,12 @@ def markdown(results: Results, evaluated: Mapping[str, str]) -> str:
         evaluated: as `specs` gives it; the other rows are printed alone.
     """
     tasks = results.plan.tasks
-    columns = {task.path.name: published.column(task) for task in tasks}
+    columns = {task.path.name: paper_tables.column(task) for task in tasks}
     heads = ["system", "source"]
     heads += [column.short if column else name for name, column in columns.items()]
     heads += [SCALES[THESE], SCALES[PAPER]]
     lines = []
-    for row in published.rows("table2"):
+    for row in paper_tables.rows("table2"):
         printed = {name: row.scores[c.short] if c else None for name, c in columns.items()}
         cells = [str(score or "-") for score in printed.values()]
         lines.append([row.model, "printed", *cells, "-", str(row.aggregate)])
@@ -212,7 +212,7 @@ def _standard_error(score: Estimate) -> float | None:
 
 
 def _caption(results: Results, evaluated: Mapping[str, str]) -> str:
-    missing = [r.model for r in published.rows("table2") if r.model not in evaluated]
+    missing = [r.model for r in paper_tables.rows("table2") if r.model not in evaluated]
     return "\n".join([
         "Printed: the paper's Table 2, ten seeds. Here: the published checkpoint, "
         f"{results.plan.seeds} seed(s) of the probe; in brackets the difference from the printed "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hearbench.errors import HearbenchError
-from hearbench.published import PublishedTable
+from hearbench.paper_tables import PaperTable
 
 
 class PaperError(HearbenchError, ValueError):
@@ -29,7 +29,7 @@ class Table:
     does not print."""
 
 
-TABLES: dict[PublishedTable, Table] = {
+TABLES: dict[PaperTable, Table] = {
     "table2": Table(
         "Table 2: AxLSTM against SSAST",
         ("dim",),

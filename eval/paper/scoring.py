@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from hearbench.published import PublishedTable
+from hearbench.paper_tables import PaperTable
 from hearbench.run.evaluate import Evaluation, Options, evaluate_systems
 from paper.tables import finished, systems, write_table
 
 
 def score_rows(
-    table: PublishedTable, runs: Path, out: Path, options: Options, note: Callable[[str], object]
+    table: PaperTable, runs: Path, out: Path, options: Options, note: Callable[[str], object]
 ) -> Evaluation:
     """Evaluate the finished training runs of a table's rows and write OUT/<table>.md.
 

@@ -15,8 +15,8 @@ from statistics import fmean
 
 from hear_axlstm import checkpoints
 from hear_axlstm.config import ModelConfig
-from hearbench import published
-from hearbench.published import PublishedTable
+from hearbench import paper_tables
+from hearbench.paper_tables import PaperTable
 from hearbench.report.exports import markdown_rows, markdown_table
 from hearbench.report.score_tables import beside
 from hearbench.results import PAPER, SCALES, THESE, Results
@@ -25,7 +25,7 @@ from paper.rows import TABLES, PaperError, Table, run_name
 ANCHOR = "naive"  # scored with the rows: without it the worst row would be the zero of s(m)
 
 
-def finished(name: PublishedTable, runs: Path) -> dict[str, Path]:
+def finished(name: PaperTable, runs: Path) -> dict[str, Path]:
     """The finished training runs of its rows: name -> weights.
 
     Raises:
@@ -46,25 +46,23 @@ def finished(name: PublishedTable, runs: Path) -> dict[str, Path]:
 
 
 def systems(trained: Mapping[str, Path]) -> tuple[str, ...]:
-    """Systems to evaluate, as `hearbench.systems.registry.parse_systems` reads them."""
+    """Systems to evaluate, as `hearbench.systems.specs.parse_systems` reads them."""
     return (ANCHOR, *(f"{training}=hear_axlstm@{path}" for training, path in trained.items()))
 
 
-def write_table(
-    name: PublishedTable, trained: Mapping[str, Path], results: Results, out: Path
-) -> Path:
+def write_table(name: PaperTable, trained: Mapping[str, Path], results: Results, out: Path) -> Path:
     """Write OUT/<table>.md and return its path."""
     file = out / f"{name}.md"
     file.write_text(markdown(name, trained, results), "utf-8")
     return file
 
 
-def markdown(name: PublishedTable, trained: Mapping[str, Path], results: Results) -> str:
+def markdown(name: PaperTable, trained: Mapping[str, Path], results: Results) -> str:
     """The table: what a row is, its scores, and the s(m) that the paper prints.
 
-    Table 2 is followed by all of its published rows, on the official tasks that were evaluated.
+    Table 2 is followed by all of its printed rows, on the official tasks that were evaluated.
     """
-    table, printed = TABLES[name], published.printed(name)
+    table, printed = TABLES[name], paper_tables.printed(name)
     scale = PAPER if results.aggregates[PAPER] else THESE
     heads = ["recipe", *table.settings, "parameters", "validation loss"]
     heads += [*(task.path.name for task in results.plan.tasks), SCALES[scale], "printed s(m)"]

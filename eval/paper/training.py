@@ -16,7 +16,7 @@ from hear_axlstm.data.pack import pack
 from hear_axlstm.pretrain.recipes import RECIPES
 from hear_axlstm.pretrain.run import pretrain
 from hear_axlstm.training.signals import Interrupted
-from hearbench.published import PublishedTable
+from hearbench.paper_tables import PaperTable
 from hearbench.synthetic.writer import write_corpus
 from paper.rows import TABLES, PaperError, run_name
 
@@ -24,7 +24,7 @@ TOY: dict[str, Any] = {"epochs": 4.0, "batch_size": 16, "lr": 1e-3}  # for the g
 
 
 def train(
-    table: PublishedTable,
+    table: PaperTable,
     data: Path | None,
     out: Path,
     changes: Mapping[str, Any],

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hearbench.audio import AudioError, decode_ahead, load_audio
+from hearbench.audio import AudioError, load_audio, prefetch
 from tests.helpers.sound_files import encode, noise, without_xing
 
 WAV = encode(noise(2), "WAV")
@@ -62,5 +62,5 @@ def test_missing_files_and_odd_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_batches_are_decoded_in_order(count: int) -> None:
-    assert list(decode_ahead(range(10).__getitem__, count)) == list(range(count))
+def test_prefetched_batches_are_in_order(count: int) -> None:
+    assert list(prefetch(range(10).__getitem__, count)) == list(range(count))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import tyro
 
 from hearbench import cli, progress
+from hearbench.cli.call import call
+from hearbench.errors import HearbenchError
 from hearbench.progress import Progress
 
 
@@ -54,6 +60,32 @@ def test_help_shows_no_empty_defaults(name: str, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         tyro.cli(cli.load(name), args=["--help"])
     assert not re.search(r"\{None\}|\(default: (None)?\)", capsys.readouterr().out)
+
+
+def public_errors() -> Iterator[type[Exception]]:
+    package = Path(cli.__file__).parents[1]
+    for file in package.rglob("*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and re.fullmatch(r"[A-Z]\w*Error", node.name):
+                parts = file.relative_to(package.parent).with_suffix("").parts
+                yield getattr(import_module(".".join(parts)), node.name)
+
+
+def test_every_error_is_one_line_for_the_user(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["hearbench", "fail"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    found = list(public_errors())
+    assert len(found) > 10
+
+    def fail() -> int:
+        raise kind("what is wrong: the remedy")
+
+    for kind in found:
+        assert issubclass(kind, HearbenchError)
+        assert call({"fail": fail}, "hearbench", None) == 2
+        assert capsys.readouterr().err == "error: what is wrong: the remedy\n"
 
 
 @pytest.mark.parametrize("leave", [True, False])

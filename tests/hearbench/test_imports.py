@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import hearbench
-from hearbench.probes.heareval_adapter import HearevalError
+from hearbench.probes.official import HearevalError
 from hearbench.run.evaluate import Options, make_plan
 from tests.helpers.hear_task import write_task
 

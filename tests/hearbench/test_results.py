@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hearbench.cli.score import score
+from hearbench.paper_tables import column
 from hearbench.probes import runs
-from hearbench.published import column
 from hearbench.report.exports import summary
 from hearbench.report.score_tables import _head
 from hearbench.results import collect

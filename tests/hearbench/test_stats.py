@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from hearbench import published
+from hearbench import paper_tables
 from hearbench.stats import (
     PAPER_RANGES,
     AggregateError,
@@ -90,7 +90,7 @@ def test_nothing_to_compare_refuses_the_aggregate() -> None:
 
 def test_paper_frame_is_for_the_official_tasks_only() -> None:
     columns = {f"{name}-folder": name for name in PAPER_RANGES}
-    row = next(row for row in published.rows("table2") if row.model == "AxLSTM-T")
+    row = next(row for row in paper_tables.rows("table2") if row.model == "AxLSTM-T")
     runs = runs_of({("x", task): [row.scores[c].mean] for task, c in columns.items()})
     assert aggregate_paper(runs, "x", columns).mean == pytest.approx(70.7, abs=0.05)
     with pytest.raises(AggregateError, match="no score on VL-folder"):
@@ -115,4 +115,4 @@ def test_few_seeds_are_shown_with_their_range() -> None:
     assert str(two) == "66.7 (63.2 to 70.1)" and two.spread == "(63.2 to 70.1)"
     assert str(summarize([50.0])) == "50.0"
     assert str(summarize([1.0, 2.0, 3.0, 4.0, 5.0])) == "3.0 ± 2.0"
-    assert str(Estimate(50.0, 0.5, 2)) == "50.0 ± 0.5"  # published: single seeds are not known
+    assert str(Estimate(50.0, 0.5, 2)) == "50.0 ± 0.5"  # printed: single seeds are not known

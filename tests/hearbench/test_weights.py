@@ -16,7 +16,7 @@ import requests
 
 from hearbench.cli.weights import weights as command
 from hearbench.errors import WeightsError
-from hearbench.published import rows
+from hearbench.paper_tables import rows
 from hearbench.systems.catalog import CATALOG
 from hearbench.weights import fetch
 from hearbench.weights.fetch import get

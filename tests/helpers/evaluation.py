@@ -13,7 +13,8 @@ import torch
 
 from hearbench.probes import runs
 from hearbench.run.plan import Model, Plan
-from hearbench.systems.registry import Fingerprint, System
+from hearbench.systems.fingerprint import Fingerprint
+from hearbench.systems.specs import System
 from hearbench.tasks.folders import Task
 from hearbench.tasks.official import OFFICIAL
 

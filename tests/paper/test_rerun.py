@@ -13,7 +13,8 @@ from hearbench.results import PAPER, THESE, Results
 from hearbench.run.evaluate import Options
 from hearbench.run.plan import Model, Plan
 from hearbench.stats import Estimate
-from hearbench.systems.registry import Fingerprint, parse_systems
+from hearbench.systems.fingerprint import Fingerprint
+from hearbench.systems.specs import parse_systems
 from hearbench.tasks.description import TaskError
 from paper.cli.rerun import rerun
 from paper.rerun import markdown, specs

@@ -7,7 +7,7 @@ import torch
 
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain.recipes import RECIPES
-from hearbench import published
+from hearbench import paper_tables
 from paper.rows import TABLES
 
 
@@ -32,7 +32,7 @@ def test_rows_have_the_settings_that_the_paper_prints() -> None:
     models = [RECIPES[recipe].model for recipe in TABLES["table4"].rows]
     assert [m.grid[0] * m.grid[1] for m in models] == [125, 125, 250, 250, 500, 500]
     assert [m.architecture for m in models] == ["ssast", "axlstm"] * 3
-    printed = published.printed("table5")
+    printed = paper_tables.printed("table5")
     gating = {
         (m.expansion, m.input_gate == "exponential", m.flip): str(printed.get(recipe, "-"))
         for recipe in TABLES["table5"].rows

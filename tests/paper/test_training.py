@@ -12,11 +12,11 @@ import torch
 
 from hear_axlstm import checkpoints
 from hear_axlstm.pretrain import recipes
-from hearbench.published import PublishedTable
+from hearbench.paper_tables import PaperTable
 from hearbench.results import PAPER, THESE, Results
 from hearbench.run.plan import Plan
 from hearbench.stats import Estimate
-from hearbench.systems.registry import parse_systems
+from hearbench.systems.specs import parse_systems
 from paper import tables
 from paper.rows import TABLES, PaperError
 from paper.training import train
@@ -33,7 +33,7 @@ def small_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(recipes.RECIPES, name, replace(config, model=model))
 
 
-def shorten(monkeypatch: pytest.MonkeyPatch, table: PublishedTable, rows: int) -> None:
+def shorten(monkeypatch: pytest.MonkeyPatch, table: PaperTable, rows: int) -> None:
     """Leave a table its first rows."""
     short = replace(TABLES[table], rows=TABLES[table].rows[:rows])
     monkeypatch.setitem(TABLES, table, short)

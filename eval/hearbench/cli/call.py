@@ -7,22 +7,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import tyro
 
 from hearbench.errors import HearbenchError
 
 INTERRUPTED = 130  # the shell's exit status after Ctrl-C
-
-
-def option(metavar: str) -> Any:
-    """Mark an option without a default, or one whose help text describes it.
-
-    Args:
-        metavar: name of the value in the help.
-    """
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
 def call(commands: dict[str, Callable[..., int]], prog: str, description: str | None) -> int:

@@ -10,7 +10,8 @@ import joblib
 import tyro
 from filelock import FileLock, Timeout
 
-from hearbench.cli.call import INTERRUPTED, option
+from hearbench.cli.call import INTERRUPTED
+from hearbench.options import option
 from hearbench.tasks.fetch.archives import Archive, find_archives, needs, read_checksums
 from hearbench.tasks.fetch.download import FetchError
 from hearbench.tasks.fetch.fetch import fetch_task

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from hearbench.cli.call import option
+from hearbench.options import option
 from hearbench.run.evaluate import Options, evaluate_systems
 
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from hearbench import published as printed
-from hearbench.cli.call import option
-from hearbench.published import PublishedTable
+from hearbench import paper_tables
+from hearbench.options import option
+from hearbench.paper_tables import PaperTable
 from hearbench.report.exports import summary
 from hearbench.results import PAPER, THESE, Results, collect
 from hearbench.run.plan import Plan
@@ -21,7 +21,7 @@ def score(
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[OUT]")] = Path("runs/eval"),
     *,
     scale: Annotated[Literal["these", "paper"] | None, option("these|paper")] = None,
-    published: Annotated[PublishedTable | None, option("|".join(get_args(PublishedTable)))] = None,
+    printed: Annotated[PaperTable | None, option("|".join(get_args(PaperTable)))] = None,
     json: bool = False,
 ) -> int:
     """Print aggregated scores s(m), and the table of an evaluation.
@@ -30,24 +30,24 @@ def score(
         out: the evaluation's folder.
         scale: s(m) relative to the runs of "these" systems, or on the scale of the "paper"'s
             Table 2; both if not given.
-        published: score the printed rows of this table of the paper instead of an evaluation.
+        printed: score the printed rows of this table of the paper instead of an evaluation.
         json: print JSON.
     """
-    if published is not None:
-        rows = published_scores(published, scale)
+    if printed is not None:
+        rows = printed_scores(printed, scale)
     else:
         results = collect(Plan.load(out.resolve()))
         rows = evaluation_scores(results, scale)
     if json:
         print(json_format.dumps(rows, indent=2, ensure_ascii=False))
-    elif published is not None or scale is not None:
+    elif printed is not None or scale is not None:
         print("\n".join(_line(row) for row in rows))
     else:
         print("\n" + summary(results))
     return 0
 
 
-def published_scores(table: PublishedTable, scale: str | None) -> list[dict[str, Any]]:
+def printed_scores(table: PaperTable, scale: str | None) -> list[dict[str, Any]]:
     """s(m) of a printed table's rows, computed from their task scores and as printed.
 
     Raises:
@@ -58,10 +58,10 @@ def published_scores(table: PublishedTable, scale: str | None) -> list[dict[str,
             "s(m) relative to these systems needs their single runs, but the paper prints means: "
             "use --scale paper"
         )
-    return [_published_score(row) for row in printed.rows(table)]
+    return [_printed_score(row) for row in paper_tables.rows(table)]
 
 
-def _published_score(row: printed.Row) -> dict[str, Any]:
+def _printed_score(row: paper_tables.Row) -> dict[str, Any]:
     found: dict[str, Any] = {"system": row.model, "recipe": row.recipe, "scale": PAPER}
     try:
         found |= {"s": round(paper_score({t: e.mean for t, e in row.scores.items()}), 3)}

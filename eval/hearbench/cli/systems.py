@@ -8,9 +8,9 @@ from typing import Annotated
 import tyro
 
 from hearbench.cli import unknown
-from hearbench.cli.call import option
+from hearbench.options import option
 from hearbench.systems.catalog import CATALOG, Card
-from hearbench.systems.registry import NAMED, SystemSpecError
+from hearbench.systems.specs import DEFAULTS, SystemSpecError
 
 HEADS = ("system", "table 2", "kHz", "embedding", "M", "code", "weights")
 LINE = "{:12} {:37} {:4} {:16} {:16} {:23} {:23}"
@@ -37,7 +37,7 @@ def systems(name: Annotated[str | None, tyro.conf.Positional, option("[NAME]")] 
             "\nRun one as NAME@CHECKPOINT: hearbench run --systems beats@BEATs_iter3.pt naive\n"
             "Choices where the paper is silent: hearbench systems NAME\n"
             "Any other module with the HEAR API: MODULE@MODEL; short names: "
-            f"{', '.join(NAMED)}"
+            f"{', '.join(DEFAULTS)}"
         )
         return 0
     if name not in CATALOG:

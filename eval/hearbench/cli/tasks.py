@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from hearbench.cli.call import option
+from hearbench.options import option
 from hearbench.tasks.check import ValidationReport, check_task
 from hearbench.tasks.folders import task_folders
 from hearbench.tasks.official import LICENSES, OFFICIAL

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from hearbench.cli import unknown
-from hearbench.cli.call import option
 from hearbench.errors import WeightsError
+from hearbench.options import option
 from hearbench.weights.fetch import default_folder, get_all
 from hearbench.weights.table import CHECKPOINTS, Weights, find
 

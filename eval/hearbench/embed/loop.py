@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hearbench.audio import AudioError, decode_ahead, load_audio
+from hearbench.audio import AudioError, load_audio, prefetch
 from hearbench.embed.files import EmbeddingFiles, embedded
 from hearbench.embed.model import EmbeddingError, HearModel, check_output
 from hearbench.logs import output_to
-from hearbench.systems.registry import System
+from hearbench.systems.specs import System
 from hearbench.tasks.audio import Clip, find_clips
 from hearbench.tasks.folders import Task
 
@@ -98,7 +98,7 @@ def _embed_clips(model: HearModel, task: Task, files: EmbeddingFiles) -> Iterato
     def load(index: int) -> NDArray[np.float32]:
         return np.stack([_samples(clip, rate) for clip in batches[index]])
 
-    for batch, audio_Bn in zip(batches, decode_ahead(load, len(batches)), strict=True):
+    for batch, audio_Bn in zip(batches, prefetch(load, len(batches)), strict=True):
         files.put(batch, *_compute(model, batch, audio_Bn, files.is_event))
         done += sum(clip.samples for clip in batch)
         yield done / rate

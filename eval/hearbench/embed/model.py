@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hearbench.systems.registry import System, load_system
+from hearbench.errors import HearbenchError
+from hearbench.systems.specs import System, load_system
 from hearbench.tasks.audio import Clip
 
 Rows = NDArray[Any]
 COVERED = 0.5  # minimum share of a clip that its time steps cover
 
 
-class EmbeddingError(ValueError):
+class EmbeddingError(HearbenchError, ValueError):
     """Raised for a model's output that no probe can be trained on."""
 
 

@@ -18,7 +18,7 @@ from mteb.models.abs_encoder import AbsEncoder
 from numpy.typing import NDArray
 
 from hearbench.progress import Progress
-from hearbench.systems.registry import load_system, parse_system
+from hearbench.systems.specs import load_system, parse_system
 
 
 class HearEncoder(AbsEncoder):

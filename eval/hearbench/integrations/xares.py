@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems.registry import load_system, parse_system
+from hearbench.systems.specs import load_system, parse_system
 
 PROBE_SECONDS = 4  # length of the clip that the timestamp spacing is measured on
 

@@ -20,7 +20,7 @@ class Content:
     title: str
     lead: str
     measured: ScoreTable
-    published: ScoreTable | None
+    printed: ScoreTable | None
     """None if no task is one of the paper's."""
     comparisons: tuple[Comparison, ...]
     mistakes: tuple[Mistakes, ...]

@@ -23,7 +23,7 @@ def summary(results: Results) -> str:
 
 
 def markdown(content: Content) -> str:
-    """Tables for reading: scores, published scores, differences, worst classes, provenance."""
+    """Tables for reading: scores, printed scores, differences, worst classes, provenance."""
     parts = [f"# {content.title}", content.lead]
     parts += [f"- {note}" for note in content.results.notes]
     for table in _tables(content):
@@ -51,7 +51,7 @@ def markdown_table(table: ScoreTable) -> str:
     for row in table.rows:
         cells = [str(cell or "-") for cell in row.cells]
         best = [f"**{c}**" if table.is_best(row, i) else c for i, c in enumerate(cells)]
-        name = f"{row.name} (published)" if not row.measured else row.name
+        name = f"{row.name} (printed)" if not row.measured else row.name
         rows.append((name, _millions(row), *best))
     return markdown_rows(heads, rows, numbers=True)
 
@@ -64,7 +64,7 @@ def table_csv(content: Content) -> str:
     writer.writerow([*heads, "mean", "half_width", "seeds", "best"])
     for table in _tables(content):
         for row in table.rows:
-            source = "measured" if row.measured else "published"
+            source = "measured" if row.measured else "printed"
             size = "" if row.parameters is None else f"{row.parameters:.6g}"
             for index, (head, cell) in enumerate(zip(table.heads, row.cells, strict=True)):
                 values = ["", "", ""]
@@ -110,7 +110,7 @@ def _escaped(text: str) -> str:
 
 
 def _tables(content: Content) -> list[ScoreTable]:
-    return [content.measured, *([content.published] if content.published else [])]
+    return [content.measured, *([content.printed] if content.printed else [])]
 
 
 def _millions(row: Row) -> str:

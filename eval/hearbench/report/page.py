@@ -47,7 +47,7 @@ def _values(content: Content) -> dict[str, Any]:
         "lead": content.lead,
         "notes": results.notes,
         "measured": content.measured,
-        "published": content.published,
+        "printed": content.printed,
         "no_aggregate": next(iter(results.refused[THESE].values()), ""),
         "references": [
             {"name": name, "pairs": [c for c in content.comparisons if c.reference == name]}
@@ -68,7 +68,7 @@ def _values(content: Content) -> dict[str, Any]:
 
 def _pictures(content: Content) -> dict[str, Any]:
     ours = _marks(content.measured)
-    table = content.published
+    table = content.printed
     theirs = _marks(table) if table and table.heads[-1].text == "s(m)" else []
     return {
         "bars": ours and Markup(pictures.bars(ours, "s(m) of these systems")),

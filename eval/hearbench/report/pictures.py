@@ -56,7 +56,7 @@ class Mark:
 
     @property
     def color(self) -> str:
-        """Measured systems stand out from published ones."""
+        """Measured systems stand out from printed ones."""
         return OURS if self.measured else THEIRS
 
 

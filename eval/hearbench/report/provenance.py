@@ -13,11 +13,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from hearbench.embed import embedded
+from hearbench.machine import hardware, processor, versions
 from hearbench.probes.runs import DONE
 from hearbench.report.score_tables import kind
-from hearbench.results import Results, hardware, processor, versions
+from hearbench.results import Results
 from hearbench.run.plan import Model, Plan
-from hearbench.systems.registry import NAMED, System
+from hearbench.systems.specs import DEFAULTS, System, parse_system
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,9 @@ def command(plan: Plan) -> str:
 
 
 def _spec(system: System) -> str:
-    """The spec of a system for `parse_system`; only named systems keep their options."""
-    for name, named in NAMED.items():
-        if system == named:
-            return name
+    """The spec of a system for `parse_system`: a short one if it is among the defaults."""
+    if system.label in DEFAULTS and parse_system(system.label) == system:
+        return system.label
     return f"{system.label}={system.module}" + (f"@{system.model}" if system.model else "")
 
 
@@ -89,7 +89,6 @@ def _system(plan: Plan, model: Model, results: Results) -> tuple[str, ...]:
     system, found = model.system, model.fingerprint
     loaded = f"{system.module} {found.version}".strip()
     loaded += f" @ {system.model}" if system.model else ""
-    loaded += f" {json.dumps(dict(system.options))}" if system.options else ""
     return (
         system.label,
         loaded,
@@ -103,7 +102,7 @@ def _system(plan: Plan, model: Model, results: Results) -> tuple[str, ...]:
 
 def _corpus(system: System) -> str:
     """The facts about training in the header of a .safetensors file, if there are any."""
-    if system.options.get("weights") == "random" or system.model.endswith(".random"):
+    if system.model.endswith(".random"):
         return "not pretrained"
     if not system.model.endswith(".safetensors"):
         return "-"

@@ -1,11 +1,11 @@
-"""Score tables of a report: this evaluation alone, and compared with published scores."""
+"""Score tables of a report: this evaluation alone, and compared with printed scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hearbench import published
+from hearbench import paper_tables
 from hearbench.results import PAPER, SCALES, THESE, Results
 from hearbench.run.plan import Model, Plan
 from hearbench.stats import FEW_SEEDS, LOWER_IS_BETTER, NO_FRACTION, Estimate
@@ -74,7 +74,7 @@ class ScoreTable:
 
 def kind(task: Task) -> str:
     """The kind of a task by its folder; only the official folders count as official tasks."""
-    if column := published.column(task):
+    if column := paper_tables.column(task):
         return column.area
     if any(column.folder.startswith(f"{task.name}-") for column in OFFICIAL.values()):
         return "Official task in part"
@@ -107,7 +107,7 @@ def measured(results: Results, scales: Sequence[str] = (THESE,)) -> ScoreTable:
 def beside(results: Results) -> ScoreTable | None:
     """Our scores and the paper's Table 2, for its tasks that were evaluated in full, if any."""
     by_column = {
-        column.short: task for task in results.plan.tasks if (column := published.column(task))
+        column.short: task for task in results.plan.tasks if (column := paper_tables.column(task))
     }
     columns = [column for column in OFFICIAL.values() if column.short in by_column]
     if not columns:
@@ -116,17 +116,17 @@ def beside(results: Results) -> ScoreTable | None:
     heads = [_head(by_column[column.short]) for column in columns]
     heads += [Head("s(m)", "Ten tasks", "on the scale of the paper's Table 2")] if placed else []
     rows = []
-    for row in published.rows("table2"):
+    for row in paper_tables.rows("table2"):
         cells = [row.scores[column.short] for column in columns] + [row.aggregate] * bool(placed)
-        group = f"Published: {row.group}"
+        group = f"Printed: {row.group}"
         rows.append(Row(row.model, group, False, row.parameters, row.with_decoder, tuple(cells)))
     for model in results.plan.models:
         label = model.label
         tasks = [by_column[column.short].path.name for column in columns]
         cells_ = [results.cells.get((label, task)) for task in tasks]
         rows.append(_row(model, cells_ + [placed.get(label)] * bool(placed)))
-    return ScoreTable("published", "Beside the published scores", tuple(heads), tuple(rows), (
-        "Published: Table 2 of the paper, ten seeds. Measured: this evaluation, "
+    return ScoreTable("printed", "Beside the printed scores", tuple(heads), tuple(rows), (
+        "Printed: Table 2 of the paper, ten seeds. Measured: this evaluation, "
         f"{plural(results.plan.seeds, 'seed')}. Only complete official tasks, by name and "
         "version, are listed. Best in bold; * includes the decoder. "
         + (
@@ -175,7 +175,7 @@ def _metrics(plan: Plan) -> str:
 
 
 def _head(task: Task) -> Head:
-    column = published.column(task)
+    column = paper_tables.column(task)
     metric = METRICS.get(task.metric, task.metric)
     detail = f"{task.path.name}: {metric}, {task.classes} classes, {task.clips:,} clips"
     name = column.short if column else task.path.name

@@ -11,15 +11,17 @@ import joblib
 import tyro
 
 from hearbench import report
-from hearbench.probes import batched
+from hearbench.options import option
+from hearbench.probes import fast
 from hearbench.probes.grid import Grid
-from hearbench.probes.heareval_adapter import check_installed
+from hearbench.probes.official import check_installed
 from hearbench.results import Results, collect, write
 from hearbench.run.plan import Engine, Model, Plan, PlanError, lock_dir
 from hearbench.run.sweep import sweep
 from hearbench.run.workers import Backend, Failure
 from hearbench.synthetic.writer import chosen_tasks, write_tasks
-from hearbench.systems.registry import fingerprints, parse_systems
+from hearbench.systems.fingerprint import fingerprints
+from hearbench.systems.specs import parse_systems
 from hearbench.tasks.audio import with_audio
 from hearbench.tasks.folders import Task, find_tasks
 from hearbench.tasks.resample import provide_audio
@@ -29,13 +31,13 @@ from hearbench.tasks.resample import provide_audio
 class Options:
     """How systems are evaluated."""
 
-    tasks_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    tasks_dir: Annotated[Path | None, option("FOLDER")] = None
     """Folder of HEAR task folders. (default: miniature tasks are generated)"""
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
+    tasks: Annotated[tuple[str, ...], option("NAME ...")] = ()
     """Names of the tasks. (default: all in the folder, or all ten miniature tasks)"""
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 10
     """Number of seeds of the probes, starting at 0."""
-    jobs: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    jobs: Annotated[int | None, option("N")] = None
     """Number of parallel steps, with one thread each. (default: one per CPU)"""
     grid: Grid = "paper"
     """Search space of the probes: the paper's 2 points or 8 of heareval's own 16."""
@@ -85,7 +87,7 @@ def evaluate_systems(
     Finished work is never repeated: the same call resumes after an error or Ctrl-C.
 
     Args:
-        systems: specs as `hearbench.systems.registry.parse_systems` takes them.
+        systems: specs as `hearbench.systems.specs.parse_systems` takes them.
         out: the evaluation's folder.
         options: how to evaluate.
         note: called with each message for the user: notes on the tasks, and at the end the table of
@@ -113,7 +115,7 @@ def make_plan(
     """Read the tasks, load each system once and save the plan in `out`.
 
     Args:
-        systems: specs as `hearbench.systems.registry.parse_systems` takes them.
+        systems: specs as `hearbench.systems.specs.parse_systems` takes them.
         out: the evaluation's folder, locked by the caller (`lock_dir`).
         options: how to evaluate.
         note: called with each message to show to the user before the start.
@@ -152,7 +154,7 @@ def _only_heareval(
     """The folders of the tasks that the engine leaves to heareval, which must be installed."""
     if engine == "heareval":
         return ()
-    names = tuple(task.path.name for task in tasks if not batched.supports(task.metadata))
+    names = tuple(task.path.name for task in tasks if not fast.supports(task.metadata))
     if names:
         listed = ", ".join(names)
         note(f"Trained by heareval, because the fast engine does not support them: {listed}")

@@ -24,7 +24,8 @@ from hearbench.errors import HearbenchError
 from hearbench.probes.grid import Grid
 from hearbench.probes.runs import finished, test_score
 from hearbench.stats import Run
-from hearbench.systems.registry import Fingerprint, System
+from hearbench.systems.fingerprint import Fingerprint
+from hearbench.systems.specs import System
 from hearbench.tasks.folders import Task
 
 Engine = Literal["heareval", "fast"]
@@ -68,7 +69,7 @@ class Plan:
     grid: Grid = "paper"
     """The search space of the probes."""
     engine: Engine = "heareval"
-    """Trainer of the probes: the official heareval, or hearbench.probes.batched if supported."""
+    """Trainer of the probes: the official heareval, or hearbench.probes.fast if supported."""
     only_heareval: tuple[str, ...] = ()
     """Names of the task folders that always use heareval."""
 

@@ -8,7 +8,7 @@ Both read the same embeddings, and write the same files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,9 +16,7 @@ import torch
 
 from hearbench.embed import embed, embedded, embedded_seconds
 from hearbench.embed.loop import LOG as EMBEDDINGS_LOG
-from hearbench.logs import output_to
-from hearbench.probes import batched, heareval_adapter
-from hearbench.probes.grid import Grid
+from hearbench.probes import fast, official
 from hearbench.probes.runs import finished
 from hearbench.progress import Progress
 from hearbench.run.plan import Model, Plan
@@ -86,9 +84,10 @@ def _jobs_of_heareval(plan: Plan, missing: Sequence[Missing]) -> list[Job]:
         for model, task, embeddings, folders in missing:
             if plan.engine_of(task) == "heareval" and seed in folders:
                 name = f"{model.label} on {task.path.name}, seed {seed}"
-                arguments = (embeddings, folders[seed], seed, plan.grid)
-                log = folders[seed] / heareval_adapter.LOG
-                jobs.append(Job(name, (folders[seed],), log, heareval_adapter.predict, arguments))
+                folder = folders[seed]
+                log = folder / "output.log"
+                arguments = (embeddings, {seed: folder}, plan.grid, log)
+                jobs.append(Job(name, (folder,), log, official.train_and_test, arguments))
     return jobs
 
 
@@ -104,14 +103,8 @@ def _jobs_of_fast(plan: Plan, missing: Sequence[Missing], jobs: int) -> list[Job
             some = {seed: folders[seed] for seed in seeds}
             log = some[seeds[0]].parent / f"output-seed{seeds[0]:02d}.log"
             arguments = (embeddings, some, plan.grid, log)
-            todo.append(Job(name, tuple(some.values()), log, predict_fast, arguments))
+            todo.append(Job(name, tuple(some.values()), log, fast.train_and_test, arguments))
     return todo
-
-
-def predict_fast(embeddings: Path, folders: Mapping[int, Path], grid: Grid, log: Path) -> None:
-    """Train and test the probes of many seeds at once, except those that are finished."""
-    with output_to(log):
-        batched.predict(embeddings, folders, grid)
 
 
 def _missing_runs(plan: Plan) -> list[Missing]:

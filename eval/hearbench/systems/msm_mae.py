@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems.registry import HEAR_API
+from hearbench.systems.specs import HEAR_API
 
 
 class OneByOne(nn.Module):

@@ -15,14 +15,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems.parts import spectrogram_windows as windows
+from hearbench.systems.parts import chunked_model
 from hearbench.systems.parts.checkpoint import Checkpoint, CheckpointError, checkpoint_path, latest
+from hearbench.systems.parts.chunked_model import CHUNK, PATCH, STEPS, TOKENS, ChunkedModel
 from hearbench.systems.parts.chunks import TOKENS_AT_ONCE, reflected_to
 from hearbench.systems.parts.flax_checkpoint import read_params
 from hearbench.systems.parts.vit import NORM_EPS, Block, PatchEmbedding
 
-get_scene_embeddings = windows.get_scene_embeddings
-get_timestamp_embeddings = windows.get_timestamp_embeddings
+get_scene_embeddings = chunked_model.get_scene_embeddings
+get_timestamp_embeddings = chunked_model.get_timestamp_embeddings
 
 EXAMPLE = "mwmae_base_200_4x16_8x128_default_bfloat16_run1"
 UNUSED = r"decoder_|mask_token$"
@@ -45,8 +46,8 @@ class MwMaeEncoder(nn.Module):
         if with_class_token:
             self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.skipped = int(with_class_token)
-        self.pos_embed = nn.Parameter(torch.empty(1, windows.TOKENS + self.skipped, dim))
-        self.patch_embed = PatchEmbedding(dim, windows.PATCH, windows.PATCH)
+        self.pos_embed = nn.Parameter(torch.empty(1, TOKENS + self.skipped, dim))
+        self.patch_embed = PatchEmbedding(dim, PATCH, PATCH)
         self.blocks = nn.Sequential(*(Block(dim, n_heads, gelu="tanh") for _ in range(depth)))
         self.encoder_norm = nn.LayerNorm(dim, eps=NORM_EPS)
 
@@ -56,10 +57,10 @@ class MwMaeEncoder(nn.Module):
         if self.skipped:
             tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
         tokens = self.encoder_norm(self.blocks(tokens + self.pos_embed))
-        return tokens[:, self.skipped :].reshape(len(tokens), windows.STEPS, -1)
+        return tokens[:, self.skipped :].reshape(len(tokens), STEPS, -1)
 
 
-def load_model(model_file_path: str = "") -> windows.ChunkedModel:
+def load_model(model_file_path: str = "") -> ChunkedModel:
     """Load the newest checkpoint of a run.
 
     Args:
@@ -80,10 +81,8 @@ def load_model(model_file_path: str = "") -> windows.ChunkedModel:
     with torch.device("meta"):
         encoder = MwMaeEncoder(dim, depth, n_heads, "cls_token" in tensors)
     checkpoint.fill(encoder, UNUSED)
-    at_once = TOKENS_AT_ONCE // windows.TOKENS
-    return windows.ChunkedModel(
-        encoder, dim, lambda frames: reflected_to(frames, windows.CHUNK), at_once
-    ).eval()
+    at_once = TOKENS_AT_ONCE // TOKENS
+    return ChunkedModel(encoder, dim, lambda frames: reflected_to(frames, CHUNK), at_once).eval()
 
 
 def _torch_name(name: str) -> str:

@@ -15,13 +15,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems.parts import spectrogram_windows as windows
+from hearbench.systems.parts import chunked_model
 from hearbench.systems.parts.checkpoint import checkpoint_path, latest, read_checkpoint, state_in
+from hearbench.systems.parts.chunked_model import BANDS, PATCH, STEPS, TOKENS, ChunkedModel
 from hearbench.systems.parts.mamba import MambaMixer, mixer_sizes
 from hearbench.systems.parts.vit import NORM_EPS, PatchEmbedding
 
-get_scene_embeddings = windows.get_scene_embeddings
-get_timestamp_embeddings = windows.get_timestamp_embeddings
+get_scene_embeddings = chunked_model.get_scene_embeddings
+get_timestamp_embeddings = chunked_model.get_timestamp_embeddings
 
 Layout = Literal["release", "time"]
 EXAMPLE = "ssam_base_200_16x4_4x256_fp16_r1"
@@ -48,8 +49,8 @@ class SsamEncoder(nn.Module):
     def __init__(self, dim: int, blocks: nn.Sequential, layout: Layout) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.empty(1, 1 + windows.TOKENS, dim))
-        self.patch_embed = PatchEmbedding(dim, windows.PATCH, windows.PATCH)
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + TOKENS, dim))
+        self.patch_embed = PatchEmbedding(dim, PATCH, PATCH)
         self.blocks = blocks
         self.encoder_norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.layout = layout
@@ -61,11 +62,11 @@ class SsamEncoder(nn.Module):
         tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
         tokens = self.encoder_norm(self.blocks(tokens + self.pos_embed))[:, 1:]
         if self.layout == "release":
-            return tokens.unflatten(1, (windows.BANDS, windows.STEPS)).transpose(1, 2).flatten(2)
-        return tokens.reshape(len(tokens), windows.STEPS, -1)
+            return tokens.unflatten(1, (BANDS, STEPS)).transpose(1, 2).flatten(2)
+        return tokens.reshape(len(tokens), STEPS, -1)
 
 
-def load_model(model_file_path: str = "", *, layout: Layout = "release") -> windows.ChunkedModel:
+def load_model(model_file_path: str = "", *, layout: Layout = "release") -> ChunkedModel:
     """Load the newest checkpoint of a run.
 
     Args:
@@ -91,4 +92,4 @@ def load_model(model_file_path: str = "", *, layout: Layout = "release") -> wind
         encoder = SsamEncoder(dim, blocks, layout)
     checkpoint.fill(encoder, UNUSED)
     at_once = max(1, STATES_AT_ONCE // (sizes[0] * sizes[1]))
-    return windows.ChunkedModel(encoder, dim, lambda frames: frames, at_once).eval()
+    return ChunkedModel(encoder, dim, lambda frames: frames, at_once).eval()

@@ -12,6 +12,7 @@ from typing import Any
 import gdown
 import requests
 
+from hearbench.errors import HearbenchError
 from hearbench.progress import Progress
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two blocks
@@ -19,7 +20,7 @@ RETRIES = 3
 HOST = "drive.google.com"
 
 
-class DownloadError(RuntimeError):
+class DownloadError(HearbenchError, RuntimeError):
     """Raised if a server refuses or the transfer fails; the message is a reason, not a remedy."""
 
 

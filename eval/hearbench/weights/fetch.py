@@ -79,7 +79,7 @@ def get(weights: Weights, folder: Path, source: Path | None = None) -> Path:
             if not source and (found := _kept(weights, folder)):  # by another process
                 return found
             return _fetch(weights, folder, source)
-    except (HearbenchError, drive.DownloadError, OSError) as error:
+    except (HearbenchError, OSError) as error:
         reason = _disk_reason(error, folder) if isinstance(error, OSError) else error
         remedy = "" if source else f"; {_remedy(weights)}"
         raise WeightsError(f"{weights.name}: {reason}{remedy}") from error

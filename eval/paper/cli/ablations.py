@@ -9,8 +9,9 @@ from typing import Annotated
 import tyro
 
 from hear_axlstm.training.signals import Interrupted
-from hearbench.cli.call import INTERRUPTED, option
-from hearbench.published import PublishedTable
+from hearbench.cli.call import INTERRUPTED
+from hearbench.options import option
+from hearbench.paper_tables import PaperTable
 from hearbench.run.evaluate import Options
 from paper.scoring import score_rows
 from paper.training import train
@@ -20,7 +21,7 @@ def ablations(
     options: Annotated[Options, tyro.conf.arg(name="")],
     data: Annotated[Path | None, tyro.conf.Positional, option("[DATA]")] = None,
     *,
-    table: PublishedTable = "table3",
+    table: PaperTable = "table3",
     epochs: Annotated[float | None, option("N")] = None,
     batch_size: Annotated[int | None, option("N")] = None,
     lr: Annotated[float | None, option("LR")] = None,

@@ -7,19 +7,19 @@ from typing import Annotated
 
 import tyro
 
-from hearbench.published import PublishedTable
+from hearbench.paper_tables import PaperTable
 from hearbench.run.evaluate import Options
 from paper.scoring import score_rows
 
 
 def tables(
-    table: Annotated[PublishedTable, tyro.conf.Positional],
+    table: Annotated[PaperTable, tyro.conf.Positional],
     options: Annotated[Options, tyro.conf.arg(name="")],
     *,
     runs: Path = Path("runs/ablations/runs"),
     out: Path = Path("runs/tables"),
 ) -> int:
-    """Score the trained rows of one of the paper's tables, and compare with the published ones.
+    """Score the trained rows of one of the paper's tables, and compare with the printed ones.
 
     Args:
         table: the table.

@@ -1,4 +1,4 @@
-"""Scores of the batched probes against heareval's functions."""
+"""Scores of the engine `fast` against heareval's functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 
 from heareval.score import available_scores
 
-from hearbench.probes.batched.scores import METRICS
+from hearbench.probes.fast.scores import METRICS
 
 
 @given(

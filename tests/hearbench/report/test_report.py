@@ -27,7 +27,7 @@ from hearbench.report.score_tables import measured
 from hearbench.results import collect
 from hearbench.run.plan import Engine, Plan
 from hearbench.stats import Estimate, by_seed
-from hearbench.systems.registry import NAMED, System
+from hearbench.systems.specs import System, parse_system
 from tests.helpers.evaluation import FOLDERS, MULTILABEL, task, write_evaluation
 
 ESC, PARTIAL = "esc50-v2.0.0-full", "mridangam_stroke-v1.5-partial"
@@ -58,7 +58,7 @@ def stored(plan: Plan, system: int, task: int) -> Iterator[tuple[np.ndarray, np.
             yield predictions["target"].numpy(), predictions["prediction"].numpy()
 
 
-def test_published_scores_stand_beside_official_tasks_only(content: Content) -> None:
+def test_printed_scores_stand_beside_official_tasks_only(content: Content) -> None:
     texts = [head.text for head in content.measured.heads]
     assert texts == ["E50", PARTIAL, "F50K", "x-mini", "s(m)"]
     assert [head.area for head in content.measured.heads] == [
@@ -68,15 +68,15 @@ def test_published_scores_stand_beside_official_tasks_only(content: Content) -> 
         "Generated",
         "All tasks",
     ]
-    assert content.published is not None
-    assert [head.text for head in content.published.heads] == ["E50", "F50K"]  # and no s(m)
-    assert [row.measured for row in content.published.rows] == [False] * 20 + [True] * 3
-    assert "BO, Mri-S, Mri-T, NS-5h, CD, LC, SC-5h, VL missing" in content.published.caption
+    assert content.printed is not None
+    assert [head.text for head in content.printed.heads] == ["E50", "F50K"]  # and no s(m)
+    assert [row.measured for row in content.printed.rows] == [False] * 20 + [True] * 3
+    assert "BO, Mri-S, Mri-T, NS-5h, CD, LC, SC-5h, VL missing" in content.printed.caption
 
 
 def test_all_ten_official_tasks_get_the_paper_s_scale(tmp_path: Path) -> None:
     plan = write_evaluation(tmp_path, tuple(map(task, FOLDERS)), SKILLS, seeds=2)
-    table = gather(collect(plan)).published
+    table = gather(collect(plan)).printed
     assert table is not None and table.heads[-1].text == "s(m)"
     assert [row.cells[-1].mean for row in table.rows[:2]] == [5.1, 74.4]  # type: ignore[union-attr]
     assert all(row.cells[-1].half_width for row in table.rows)  # type: ignore[union-attr]
@@ -193,7 +193,7 @@ def test_page_is_self_contained_and_well_formed(folder: Path) -> None:
         width, height = map(float, ElementTree.fromstring(picture).get("viewBox", "").split()[2:])
         assert width < 310 and height > 0  # text of 10 points keeps its size on a phone
     assert "class &amp; 1" in page and "class & 1" not in page
-    for word in ("Beside the published", "AxLSTM-B", PARTIAL.split("_")[0], "feedfeedfeed"):
+    for word in ("Beside the printed", "AxLSTM-B", PARTIAL.split("_")[0], "feedfeedfeed"):
         assert word in page
 
 
@@ -205,12 +205,12 @@ def test_csv_has_the_same_numbers(folder: Path, content: Content) -> None:
     cell = content.results.cells["high", ESC]
     assert float(ours["high", "E50"]["mean"]) == pytest.approx(cell.mean, abs=1e-4)
     assert ours["high", "E50"]["best"] == "yes" and ours["low", "E50"]["best"] == ""
-    assert {r["column"] for r in lines if r["source"] == "published"} == {"E50", "F50K"}
+    assert {r["column"] for r in lines if r["source"] == "printed"} == {"E50", "F50K"}
 
 
 def test_markdown_and_latex(folder: Path) -> None:
     text = (folder / "report.md").read_text("utf-8")
-    assert "| AxLSTM-B (published) | 65.6 | 79.2 ± 0.6 | 51.0 ± 0.1 |" in text
+    assert "| AxLSTM-B (printed) | 65.6 | 79.2 ± 0.6 | 51.0 ± 0.1 |" in text
     latex = (folder / "report.tex").read_text("utf-8")
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
     assert r"mridangam\_stroke-v1.5-partial" in latex and r"$94.8 \pm" not in latex
@@ -240,9 +240,10 @@ def test_nothing_finished_is_said(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_the_command_repeats_the_plan(plan: Plan) -> None:
+    mine = System("mine", "hear_axlstm", "runs/a b.safetensors")
     models = [
         type(plan.models[0])(system, plan.models[0].fingerprint)
-        for system in (NAMED["random"], System("mine", "hear_axlstm", "runs/a b.safetensors"))
+        for system in (parse_system("random"), mine)
     ]
     words = command(Plan(Path("out"), tuple(models), plan.tasks[:1], 3))
     assert words == (

@@ -13,13 +13,14 @@ import pytest
 from tqdm import tqdm
 
 from hearbench.embed.files import EMBEDDED, embedded
-from hearbench.probes import batched, heareval_adapter
+from hearbench.probes import fast, official
 from hearbench.probes.runs import DONE, SCORES, finished
 from hearbench.run import evaluate, sweep, workers
 from hearbench.run.plan import Model, Plan, PlanError, lock_dir
 from hearbench.run.workers import Failure, Job, SweepError, attempt
-from hearbench.systems import registry
-from hearbench.systems.registry import NAMED, Fingerprint, SystemSpecError
+from hearbench.systems import fingerprint
+from hearbench.systems.fingerprint import Fingerprint
+from hearbench.systems.specs import SystemSpecError, parse_system
 from hearbench.tasks.audio import with_audio
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import find_tasks
@@ -35,7 +36,7 @@ def plan(tmp_path: Path) -> Plan:
     for name in ("events", "scenes[v1]"):
         write_task(tmp_path / "tasks" / name)
     tasks = tuple(with_audio(task, [16_000]) for task in find_tasks(tmp_path / "tasks"))
-    model = Model(NAMED["naive"], Fingerprint("0", 16_000, 0, ""))
+    model = Model(parse_system("naive"), Fingerprint("0", 16_000, 0, ""))
     plan = Plan(tmp_path / "out", (model,), tasks, 3, engine="fast", only_heareval=("events",))
     for task in tasks:
         done = plan.embeddings(model, task) / "module" / task.path.name / EMBEDDED
@@ -61,42 +62,37 @@ def test_fast_takes_all_missing_seeds_of_a_task(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish(plan.predictions(plan.models[0], plan.tasks[1], 1))
-    fast, *official = jobs_of(plan, monkeypatch)
-    embeddings, folders, grid, log = fast.arguments
-    assert fast.step is sweep.predict_fast and grid == "paper"
+    ours, *theirs = jobs_of(plan, monkeypatch)
+    embeddings, folders, grid, log = ours.arguments
+    assert ours.step is fast.train_and_test and grid == "paper"
     assert embeddings == embedded(plan.tasks[1], plan.embeddings(*pair(plan, 1)))
     assert folders == {seed: plan.predictions(*pair(plan, 1), seed) for seed in (0, 2)}
-    assert log.parent.name == "fast-paper" and fast.folders == tuple(folders.values())
-    assert [job.step for job in official] == [heareval_adapter.predict] * 3
-    assert [job.folders[0].name for job in official] == ["seed00", "seed01", "seed02"]
-    assert {job.folders[0].parent.name for job in official} == {"heareval-paper"}
+    assert log.parent.name == "fast-paper" and ours.folders == tuple(folders.values())
+    assert [job.step for job in theirs] == [official.train_and_test] * 3
+    assert [list(job.arguments[1]) for job in theirs] == [[0], [1], [2]]
+    assert [job.folders[0].name for job in theirs] == ["seed00", "seed01", "seed02"]
+    assert {job.folders[0].parent.name for job in theirs} == {"heareval-paper"}
 
 
 def test_seeds_are_shared_among_idle_workers(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    fast = [job for job in jobs_of(plan, monkeypatch, 2) if job.step is sweep.predict_fast]
-    assert [list(job.arguments[1]) for job in fast] == [[0, 2], [1]]
-    assert len({job.log for job in fast}) == 2
-    many = [job for job in jobs_of(plan, monkeypatch, 64) if job.step is sweep.predict_fast]
+    two = [job for job in jobs_of(plan, monkeypatch, 2) if job.step is fast.train_and_test]
+    assert [list(job.arguments[1]) for job in two] == [[0, 2], [1]]
+    assert len({job.log for job in two}) == 2
+    many = [job for job in jobs_of(plan, monkeypatch, 64) if job.step is fast.train_and_test]
     assert [list(job.arguments[1]) for job in many] == [[0], [1], [2]]
 
 
 def test_what_fast_is_asked(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
-
-    def predict(*arguments: Any) -> None:
-        os.write(1, b"trained")
-        calls.append(arguments)
-
-    monkeypatch.setattr(batched, "supports", lambda metadata: metadata["task_name"] != "events")
+    monkeypatch.setattr(fast, "supports", lambda metadata: metadata["task_name"] != "events")
     monkeypatch.setattr(evaluate, "check_installed", lambda why: None)
-    monkeypatch.setattr(batched, "predict", predict)
+    monkeypatch.setattr(fast, "train_and_test", lambda *arguments: calls.append(arguments))
     notes: list[object] = []
     assert evaluate._only_heareval(plan.tasks, "fast", notes.append) == plan.only_heareval
     assert len(notes) == 1 and str(notes[0]).endswith("does not support them: events")
-    fast, *_ = jobs_of(plan, monkeypatch)
-    assert attempt(fast) is None
-    assert calls == [fast.arguments[:3]]
-    assert fast.log.read_text("utf-8") == "trained"
+    first, *_ = jobs_of(plan, monkeypatch)
+    assert attempt(first) is None
+    assert calls == [first.arguments] and first.arguments[-1] == first.log
 
 
 def pair(plan: Plan, task: int) -> tuple[Model, Any]:
@@ -131,7 +127,7 @@ def test_bad_names_are_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluate, "write_tasks", None)
-    monkeypatch.setattr(registry, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(fingerprint, "ProcessPoolExecutor", None)
 
     def plan_of(*systems: str, tasks: tuple[str, ...] = ()) -> None:
         options = evaluate.Options(tasks=tasks, engine="fast")

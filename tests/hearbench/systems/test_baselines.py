@@ -1,4 +1,4 @@
-"""Spectrum, log-mel, and the adapter for modules that process one clip at a time."""
+"""Naive, spectrum, log-mel, and the adapter for modules that process one clip at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from hearvalidator.validate import ValidateModel
 
-from hearbench.systems import logmel, msm_mae, spectrum
+from hearbench.systems import logmel, msm_mae, naive, spectrum
 from hearbench.systems.parts.htk_mel import HtkLogMel
 
 STAND_IN = """
@@ -39,6 +39,28 @@ def get_scene_embeddings(audio, model):
 
 def noise(clips: int, samples: int) -> torch.Tensor:
     return torch.randn(clips, samples, generator=torch.Generator().manual_seed(0)) * 0.1
+
+
+def test_naive_follows_the_hear_api() -> None:
+    model = naive.load_model()
+    audio = torch.rand(2, 16_000) * 2 - 1
+    embeddings, times = naive.get_timestamp_embeddings(audio, model)
+    assert embeddings.shape == (2, 21, 4096) and times.shape == (2, 21)
+    assert times[0, :3].tolist() == [0.0, 50.0, 100.0]
+    scene = naive.get_scene_embeddings(audio, model)
+    # Scenes are averages over frames 250 ms apart, which are every fifth of the timestamps'.
+    torch.testing.assert_close(scene, embeddings[:, ::5].mean(dim=1), rtol=1e-4, atol=1e-4)
+    assert torch.equal(scene, naive.get_scene_embeddings(audio, naive.load_model()))
+
+
+def test_naive_mel_filters_are_triangles_at_rising_frequencies() -> None:
+    filters = naive.load_model().mel_filters
+    assert filters.shape == (1025, 256)
+    assert (filters.sum(dim=0) > 0).all()  # none is empty
+    assert (filters.argmax(dim=0).diff() >= 0).all()
+    tone = torch.sin(2 * torch.pi * 1_000 * torch.arange(16_000) / 16_000)[None]
+    peak = naive.load_model().log_mel(tone, 250)[0, 2].argmax()
+    assert filters[:, peak].argmax().item() * 16_000 / 2_048 == pytest.approx(1_000, abs=20)
 
 
 @pytest.mark.parametrize("module", [spectrum, logmel])

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from hearbench.systems import huggingface
+from hearbench.systems.fingerprint import fingerprint
 from hearbench.systems.huggingface import FAMILIES, load_model
-from hearbench.systems.registry import fingerprint, parse_system
+from hearbench.systems.specs import parse_system
 
 transformers = pytest.importorskip("transformers")
 

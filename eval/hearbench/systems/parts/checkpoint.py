@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from hearbench.errors import HearbenchError
+
 SHOWN = 3  # names of each kind in an error
 HEAD_WIDTH = 64  # of every attention in these systems; checkpoints do not contain it
 
 
-class CheckpointError(ValueError):
+class CheckpointError(HearbenchError, ValueError):
     """Raised for a file without weights of the requested system."""
 
 

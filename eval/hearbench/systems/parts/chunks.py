@@ -5,13 +5,13 @@ Shapes: B clips, n samples, T frames, C chunks of a clip.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from hearbench.systems.parts.single_threads import single_threads, thread_count
 
 TOKENS_AT_ONCE = 2_048  # some 60 MB inside a block of width 768, on each thread
 GPU_FACTOR = 16  # more keeps a GPU busy; on a CPU, reused memory is faster
@@ -59,7 +59,7 @@ def in_batches(function: Callable[[Tensor], Tensor], items: Tensor, at_once: int
     """
     clips, chunks = items.shape[:2]
     count, is_cpu = clips * chunks, items.device.type == "cpu"
-    threads = torch.get_num_threads() if is_cpu else 1
+    threads = thread_count() if is_cpu else 1
     size = max(1, min(at_once if is_cpu else GPU_FACTOR * at_once, -(-count // threads)))
     parts = torch.arange(count, device=items.device).split(size)
 
@@ -69,23 +69,6 @@ def in_batches(function: Callable[[Tensor], Tensor], items: Tensor, at_once: int
 
     if min(threads, len(parts)) == 1:
         return torch.cat([of_part(part) for part in parts]).unflatten(0, (clips, chunks))
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            results = list(pool.map(of_part, parts))
-    finally:
-        torch.set_num_threads(threads)  # new threads would inherit the workers' number
+    with single_threads(min(threads, len(parts))) as pool:
+        results = list(pool.map(of_part, parts))
     return torch.cat(results).unflatten(0, (clips, chunks))
-
-
-@contextmanager
-def one_thread(device: torch.device) -> Iterator[None]:
-    """Run operations on a CPU in the calling thread only."""
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -6,12 +6,14 @@ form. Shapes: B sequences, L tokens, D width, E inner channels, S states of a ch
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hearbench.systems.parts.checkpoint import Checkpoint, CheckpointError
-from hearbench.systems.parts.chunks import one_thread
 
 TAPS = 4  # of the causal convolution
 
@@ -65,7 +67,7 @@ def selective_scan(
     state = x.new_zeros(len(x_BLE), *A_SE.shape)
     decay = torch.empty_like(state)
     y = torch.empty_like(x)[:, :, None]
-    with one_thread(x.device):  # sharing operations this small costs more than it saves
+    with _one_thread(x.device):  # sharing operations this small costs more than it saves
         for y_i, delta_i, update_i, B_i, C_i in zip(y, *inputs, strict=True):
             torch.mul(delta_i, A_SE, out=decay)
             state.mul_(decay.exp_()).addcmul_(update_i, B_i)
@@ -84,3 +86,17 @@ def mixer_sizes(checkpoint: Checkpoint, prefix: str) -> tuple[int, int, int]:
     if not inner or not states or not rank:
         raise CheckpointError(f"{checkpoint.path}: {prefix}A_log has shape {[inner, states]}")
     return inner, states, rank
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """Run operations on a CPU in the calling thread only."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

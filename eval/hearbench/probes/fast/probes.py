@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
 from torch.optim.adam import adam
 
-from hearbench.probes.batched.randomness import Dropout, derived_seeds, initial
+from hearbench.probes.fast.randomness import Dropout, derived_seeds, initial
 from hearbench.probes.grid import Point
 
 Batch = tuple[Tensor, ...]

@@ -1,4 +1,4 @@
-"""The batched probes against heareval itself, and what they leave behind."""
+"""The engine `fast` against heareval itself, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.helpers.probe_task import SMALL, write_embeddings
 
 pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 
-from hearbench.probes import batched, heareval_adapter
-from hearbench.probes.batched import probes, results, train
-from hearbench.probes.batched.data import ProbeData
-from hearbench.probes.batched.randomness import Dropout, derived_seeds, initial
-from hearbench.probes.batched.train import Fit, ProbeState, Trainer
+from hearbench.probes import fast, official
+from hearbench.probes.fast import probes, results, train
+from hearbench.probes.fast.data import ProbeData
+from hearbench.probes.fast.randomness import Dropout, derived_seeds, initial
+from hearbench.probes.fast.train import Fit, ProbeState, Trainer
 from hearbench.probes.grid import GRID_POINTS, Grid, draw, paper_grid
-from hearbench.probes.heareval_adapter import HearevalError
+from hearbench.probes.official import HearevalError
 from hearbench.probes.runs import DONE, SCORES, finished
 
 Probe = Callable[..., torch.nn.Module]
@@ -87,9 +87,9 @@ def test_heareval_learns_the_same(
     metadata = json.loads((embeddings / "task_metadata.json").read_text("utf-8"))
     make = started_alike(3, metadata, task_predictions.FullyConnectedPrediction, still)
     with mock.patch.multiple(task_predictions, FullyConnectedPrediction=make):
-        heareval_adapter.predict(embeddings, tmp_path / "theirs", 3, "paper")
+        official.train_and_test(embeddings, {3: tmp_path / "theirs"}, "paper", tmp_path / "log")
     folders = {3: tmp_path / "ours", 4: tmp_path / "other"}
-    batched.predict(embeddings, folders, "paper", precision="float32")
+    fast.train_and_test(embeddings, folders, "paper", tmp_path / "log", precision="float32")
     (ours, our_tests), (theirs, their_tests) = read(tmp_path / "ours"), read(tmp_path / "theirs")
     assert list(ours) == list(theirs) and ours["score_mode"] == theirs["score_mode"]
     assert {**ours["hparams"], "initialization": ""} == {**theirs["hparams"], "initialization": ""}
@@ -190,12 +190,13 @@ def test_rounded_products_have_gradients() -> None:
 def test_finished_seeds_stay_and_others_are_redone_alike(tmp_path: Path) -> None:
     embeddings = write_embeddings(tmp_path / "task", folds=3, max_epochs=[6])
     folders = {seed: tmp_path / f"seed{seed}" for seed in range(3)}
-    batched.predict(embeddings, folders, "paper")
+    fast.train_and_test(embeddings, folders, "paper", tmp_path / "log")
+    assert (tmp_path / "log").read_text("utf-8").startswith("task: ")
     before = {seed: (folder / SCORES).read_bytes() for seed, folder in folders.items()}
     times = {seed: (folder / DONE).stat().st_mtime_ns for seed, folder in folders.items()}
     (folders[1] / DONE).unlink()  # as if killed before its end
     (folders[1] / "half-finished").touch()
-    batched.predict(embeddings, folders, "paper")
+    fast.train_and_test(embeddings, folders, "paper", tmp_path / "log")
     assert finished(folders[1]) and not (folders[1] / "half-finished").exists()
     again = (folders[1] / SCORES).read_bytes()
     assert read_scores(before[1]) == pytest.approx(read_scores(again), abs=1e-4)
@@ -217,7 +218,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(
     embeddings = write_embeddings(tmp_path / "task", max_epochs=[6])
     monkeypatch.setattr(results, "_write_json", killed)
     with pytest.raises(KeyboardInterrupt):
-        batched.predict(embeddings, {0: tmp_path / "seed"}, "paper")
+        fast.train_and_test(embeddings, {0: tmp_path / "seed"}, "paper", tmp_path / "log")
     assert not finished(tmp_path / "seed")
 
 
@@ -235,11 +236,11 @@ def test_tasks_for_heareval_are_refused(
     embeddings = write_embeddings(tmp_path / "task")
     file = embeddings / "task_metadata.json"
     metadata = json.loads(file.read_text("utf-8"))
-    assert batched.supports(metadata)
+    assert fast.supports(metadata)
     file.write_text(json.dumps(metadata | change), "utf-8")
-    assert not batched.supports(metadata | change)
-    with pytest.raises(batched.ProbeError, match=message):
-        batched.predict(embeddings, {0: tmp_path / "seed"}, "paper")
+    assert not fast.supports(metadata | change)
+    with pytest.raises(fast.ProbeError, match=message):
+        fast.train_and_test(embeddings, {0: tmp_path / "seed"}, "paper", tmp_path / "log")
     assert not (tmp_path / "seed").exists()
 
 
@@ -247,8 +248,8 @@ def test_bad_embeddings_are_named(tmp_path: Path) -> None:
     def expect(message: str, **options: Any) -> Path:
         folder = write_embeddings(tmp_path / message[:9], **options)
         damage.get(message, lambda _: None)(folder)
-        with pytest.raises(batched.ProbeError, match=message):
-            batched.predict(folder, {0: tmp_path / "seed"}, "paper")
+        with pytest.raises(fast.ProbeError, match=message):
+            fast.train_and_test(folder, {0: tmp_path / "seed"}, "paper", tmp_path / "log")
         return folder
 
     def replace(name: str, content: bytes) -> Callable[[Path], object]:
@@ -274,8 +275,8 @@ def test_bad_embeddings_are_named(tmp_path: Path) -> None:
         expect(message)
     expect("leave a last batch of one", clips=1025)
     expect("ends before the first", max_epochs=[2])
-    with pytest.raises(batched.ProbeError, match=r"task_metadata.json is missing"):
-        batched.predict(tmp_path, {0: tmp_path / "seed"}, "paper")
+    with pytest.raises(fast.ProbeError, match=r"task_metadata.json is missing"):
+        fast.train_and_test(tmp_path, {0: tmp_path / "seed"}, "paper", tmp_path / "log")
 
 
 def test_labels_are_never_unpickled(tmp_path: Path) -> None:
@@ -287,8 +288,8 @@ def test_labels_are_never_unpickled(tmp_path: Path) -> None:
 
     folder = write_embeddings(tmp_path / "task", max_epochs=[3])
     (folder / "train.target-labels.pkl").write_bytes(pickle.dumps([Hostile()]))
-    batched.predict(folder, {0: tmp_path / "fast"}, "paper")
+    fast.train_and_test(folder, {0: tmp_path / "fast"}, "paper", tmp_path / "log")
     assert finished(tmp_path / "fast")
     with pytest.raises(HearevalError, match=r"train.target-labels.pkl is not a list of labels"):
-        heareval_adapter.predict(folder, tmp_path / "official", 0, "paper")
+        official.train_and_test(folder, {0: tmp_path / "official"}, "paper", tmp_path / "log")
     assert not (tmp_path / "executed").exists()

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from hear_axlstm.pretrain.recipes import RECIPES
-from hearbench import published
+from hearbench import paper_tables
 from hearbench.cli.score import score
-from hearbench.published import PublishedTable
+from hearbench.paper_tables import PaperTable
 from hearbench.stats import PAPER_RANGES, AggregateError, paper_score
 from hearbench.tasks.official import OFFICIAL
 from tests.helpers.evaluation import FOLDERS, task, write_evaluation
 
 
 def test_table_2_has_twenty_systems_on_ten_tasks() -> None:
-    rows = published.rows("table2")
+    rows = paper_tables.rows("table2")
     assert len({row.model for row in rows}) == 20
     columns = [task.short for task in OFFICIAL.values()]
     assert columns == list(PAPER_RANGES)
@@ -30,25 +30,25 @@ def test_table_2_has_twenty_systems_on_ten_tasks() -> None:
     )
 
 
-@pytest.mark.parametrize("row", published.rows("table2"), ids=lambda row: row.model)
-def test_paper_scale_gives_every_printed_aggregate(row: published.Row) -> None:
+@pytest.mark.parametrize("row", paper_tables.rows("table2"), ids=lambda row: row.model)
+def test_paper_scale_gives_every_printed_aggregate(row: paper_tables.Row) -> None:
     s = paper_score({column: e.mean for column, e in row.scores.items()})
     assert s == pytest.approx(row.aggregate.mean, abs=0.05)
 
 
 @pytest.mark.parametrize("table", ["table3", "table4", "table5"])
-def test_rows_that_stand_in_table_2_have_its_scores_and_others_none(table: PublishedTable) -> None:
-    twins = {row.recipe: row for row in published.rows("table2") if row.recipe}
-    found = [row for row in published.rows(table) if row.scores]
+def test_rows_that_stand_in_table_2_have_its_scores_and_others_none(table: PaperTable) -> None:
+    twins = {row.recipe: row for row in paper_tables.rows("table2") if row.recipe}
+    found = [row for row in paper_tables.rows(table) if row.scores]
     assert [row.recipe for row in found] == [
-        row.recipe for row in published.rows(table) if row.recipe in twins
+        row.recipe for row in paper_tables.rows(table) if row.recipe in twins
     ]
     for row in found:
         assert (row.scores, row.aggregate) == (
             twins[row.recipe].scores,
             twins[row.recipe].aggregate,
         )
-    assert {row.recipe for row in published.rows(table)} <= set(RECIPES)
+    assert {row.recipe for row in paper_tables.rows(table)} <= set(RECIPES)
 
 
 def test_a_missing_column_refuses_the_aggregate() -> None:
@@ -59,7 +59,7 @@ def test_a_missing_column_refuses_the_aggregate() -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_official_tasks_are_known(folder: str) -> None:
-    column = published.column(task(folder))
+    column = paper_tables.column(task(folder))
     assert column is not None and column.folder == folder
 
 
@@ -78,22 +78,22 @@ def test_official_tasks_are_known(folder: str) -> None:
     ids=lambda t: f"{t.path.name} {t.name} {t.mode} {t.clips}",
 )
 def test_parts_and_likenesses_are_not_official(likeness: object) -> None:
-    assert published.column(likeness) is None  # type: ignore[arg-type]
+    assert paper_tables.column(likeness) is None  # type: ignore[arg-type]
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    score(scale="paper", published="table2", json=True)
+    score(scale="paper", printed="table2", json=True)
     found = json.loads(capsys.readouterr().out)
     assert len(found) == 20
     assert all(abs(row["s"] - row["printed"]) <= 0.05 for row in found)
-    score(published="table4", json=True)
+    score(printed="table4", json=True)
     rows = json.loads(capsys.readouterr().out)
     assert [row.get("refused") for row in rows[1:3]] == [
         "the paper prints no task scores for this row",
         None,
     ]
     with pytest.raises(AggregateError, match="use --scale paper"):
-        score(scale="these", published="table2")
+        score(scale="these", printed="table2")
 
 
 def test_an_evaluation_s_missing_tasks_are_named(

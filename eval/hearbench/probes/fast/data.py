@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from hearbench.embed.files import row_order
-from hearbench.probes.batched.scores import METRICS
+from hearbench.errors import HearbenchError
+from hearbench.probes.fast.scores import METRICS
 from hearbench.probes.grid import FIXED, own_grid
 from hearbench.tasks.description import (
     Description,
@@ -27,7 +28,7 @@ from hearbench.tasks.description import (
 )
 
 
-class ProbeError(ValueError):
+class ProbeError(HearbenchError, ValueError):
     """Raised for embeddings or labels that this engine can't train on; the message says why."""
 
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hearbench.probes.batched.data import ProbeData, ProbeError
-from hearbench.probes.batched.hardware import Precision, keep_freed_memory, product_dtype
-from hearbench.probes.batched.probes import BatchedProbes, losses
-from hearbench.probes.batched.scores import score
+from hearbench.probes.fast.data import ProbeData, ProbeError
+from hearbench.probes.fast.hardware import Precision, keep_freed_memory, product_dtype
+from hearbench.probes.fast.probes import BatchedProbes, losses
+from hearbench.probes.fast.scores import score
 from hearbench.probes.grid import Point, Shape
 
 BUDGET = {"cpu": 32 << 20, "cuda": 8 << 30}  # bytes of all probes: a cache, a share of a GPU

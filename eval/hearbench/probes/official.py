@@ -1,4 +1,4 @@
-"""The engine `heareval`: the official package, unmodified, trains the probes of one seed.
+"""The engine `heareval`: the official package, unmodified, trains the probes of each seed.
 
 heareval 2021.1.3 lacks options that the AxLSTM paper's protocol needs, so two of its module globals
 are rebound around the call to its runner: the seeding (a hard-coded 42) and the grid. None of its
@@ -12,6 +12,7 @@ import logging
 import os
 import pickletools
 import shutil
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from hearbench.logs import output_to
 from hearbench.probes.grid import GRID_POINTS, Grid, paper_grid
 from hearbench.probes.runs import finished, make_fresh
 
-LOG = "output.log"
 TRUST_CHECKPOINTS = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
 """Lets torch >= 2.6 load heareval's checkpoints, which contain more than tensors."""
 PACKAGES = ("heareval", "pytorch_lightning", "intervaltree", "sed_eval", "click")
@@ -55,40 +55,50 @@ def check_installed(why: str) -> None:
         )
 
 
-def predict(embeddings: Path, folder: Path, seed: int, grid: Grid) -> None:
-    """Train and test the probes of one seed in `folder`, from scratch, unless already done.
+def train_and_test(embeddings: Path, folders: Mapping[int, Path], grid: Grid, log: Path) -> None:
+    """Train and test the probes of several seeds one after another.
+
+    Finished folders are kept.
 
     Args:
         embeddings: result of `hearbench.embed.embedded`.
-        folder: this seed's folder; heareval writes next to the embeddings, so they are linked here.
-        seed: replaces heareval's 42.
+        folders: folder of the results by seed, which replaces heareval's 42; created, or emptied if
+            unfinished. heareval writes next to the embeddings, so they are linked there.
         grid: `paper` searches 2 settings, `heareval` 8 of its own 16.
+        log: file that the output is appended to; it may be in a seed's folder.
 
     Raises:
         HearevalError: if a package is missing, or a file of labels could run code.
     """
-    if finished(folder):
+    missing = {seed: folder for seed, folder in folders.items() if not finished(folder)}
+    if not missing:
         return
     check_installed("the engine heareval")
     for labels in embeddings.glob("*.target-labels.pkl"):
         check_labels(labels)
-    make_fresh(folder, embeddings)
-    with output_to(folder / LOG), mock.patch.dict(os.environ, TRUST_CHECKPOINTS):
-        from heareval.predictions import runner, task_predictions
+    for seed, folder in missing.items():
+        make_fresh(folder, embeddings)
+        with output_to(log), mock.patch.dict(os.environ, TRUST_CHECKPOINTS):
+            _train_and_test(folder, seed, grid)
 
-        param_grid = {**task_predictions.PARAM_GRID, **(paper_grid() if grid == "paper" else {})}
-        seed_everything = task_predictions.seed_everything
-        changes: dict[str, Any] = {
-            "PARAM_GRID": param_grid,
-            "seed_everything": lambda _, workers=False: seed_everything(seed, workers=workers),
-        }
-        # Absolute, or Lightning's logs would go to ./logs, where seeds overwrite each other.
-        args = [str(folder.resolve()), "--grid-points", str(GRID_POINTS[grid])]
-        try:
-            with mock.patch.multiple(task_predictions, **changes):
-                runner.runner.main(args, standalone_mode=False)
-        finally:
-            close_loggers(folder)
+
+def _train_and_test(folder: Path, seed: int, grid: Grid) -> None:
+    """Run heareval on the embeddings in `folder`, which also gets the results."""
+    from heareval.predictions import runner, task_predictions
+
+    param_grid = {**task_predictions.PARAM_GRID, **(paper_grid() if grid == "paper" else {})}
+    seed_everything = task_predictions.seed_everything
+    changes: dict[str, Any] = {
+        "PARAM_GRID": param_grid,
+        "seed_everything": lambda _, workers=False: seed_everything(seed, workers=workers),
+    }
+    # Absolute, or Lightning's logs would go to ./logs, where seeds overwrite each other.
+    args = [str(folder.resolve()), "--grid-points", str(GRID_POINTS[grid])]
+    try:
+        with mock.patch.multiple(task_predictions, **changes):
+            runner.runner.main(args, standalone_mode=False)
+    finally:
+        close_loggers(folder)
     for checkpoints in folder.glob("lightning_logs/*/checkpoints"):  # up to 0.5 GB per seed
         shutil.rmtree(checkpoints)
 

@@ -1,7 +1,7 @@
 """The engine `fast`: heareval's probes, with all seeds and grid points of a task in batches.
 
 It does not need heareval, but reads the same embeddings and writes the same files by the same
-rules; tests/hearbench/probes/test_batched.py compares the two. It is faster because one model holds
+rules; tests/hearbench/probes/test_fast.py compares the two. It is faster because one model holds
 several probes (`probes`) and because scores are computed for all classes at once (`scores`).
 """
 
@@ -13,24 +13,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hearbench.probes.batched.data import ProbeData, ProbeError, reason_against
-from hearbench.probes.batched.hardware import Precision
-from hearbench.probes.batched.results import write
-from hearbench.probes.batched.train import Fit, Outcome, Trainer
+from hearbench.logs import output_to
+from hearbench.probes.fast.data import ProbeData, ProbeError, reason_against
+from hearbench.probes.fast.hardware import Precision
+from hearbench.probes.fast.results import write
+from hearbench.probes.fast.train import Fit, Outcome, Trainer
 from hearbench.probes.grid import Grid, Point, draw
 from hearbench.probes.runs import finished, make_fresh
 from hearbench.progress import Progress
 
-__all__ = ["ProbeError", "predict", "supports"]
+__all__ = ["ProbeError", "supports", "train_and_test"]
 
 
 def supports(metadata: Mapping[str, Any]) -> bool:
-    """Whether `predict` can train probes for a task of that task_metadata.json."""
+    """Whether `train_and_test` can train probes for a task of that task_metadata.json."""
     return reason_against(metadata) is None
 
 
-def predict(
-    embeddings: Path, folders: Mapping[int, Path], grid: Grid, precision: Precision = "auto"
+def train_and_test(
+    embeddings: Path,
+    folders: Mapping[int, Path],
+    grid: Grid,
+    log: Path,
+    precision: Precision = "auto",
 ) -> None:
     """Train and test the probes of several seeds, and write the same files as heareval.
 
@@ -41,6 +46,7 @@ def predict(
         embeddings: heareval's embeddings of a scene task (`hearbench.embed`).
         folders: folder of the results by seed; created, or emptied if unfinished.
         grid: search space; its points are drawn as in heareval with the same seed.
+        log: file that the output is appended to.
         precision: type of the matrix products in training; "auto" uses bfloat16 if the hardware is
             faster with it (benchmarks/RESULTS.md compares the scores).
 
@@ -56,7 +62,8 @@ def predict(
     points = {seed: draw(grid, data.metadata, seed) for seed in sorted(folders)}
     at_once = min(trainer.at_once(point.shape) for drawn in points.values() for point in drawn)
     fits = sum(map(len, points.values())) + len(folders) * (len(data.folds) - 1)
-    with Progress(total=fits, desc=embeddings.name, unit="fit", disable=None) as bar:
+    options: dict[str, Any] = {"desc": embeddings.name, "unit": "fit", "disable": None}
+    with output_to(log), Progress(total=fits, **options) as bar:
         for first in range(0, len(folders), at_once):
             seeds = list(points)[first : first + at_once]
             start = time.perf_counter()

@@ -26,7 +26,8 @@ from hearbench.probes.runs import finished as is_finished
 from hearbench.results import collect, write
 from hearbench.run.plan import Model, Plan, PlanError
 from hearbench.run.sweep import sweep
-from hearbench.systems.registry import NAMED, System, fingerprints
+from hearbench.systems.fingerprint import fingerprints
+from hearbench.systems.specs import System, parse_system
 from hearbench.tasks.audio import with_audio
 from hearbench.tasks.folders import find_tasks
 
@@ -46,7 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     write_task(folder / "tasks" / "folded", folds=3)
     (folder / "broken_hear_module.py").write_text(BROKEN, "utf-8")
     sys.path.insert(0, str(folder))
-    systems = (NAMED["naive"], System("broken", "broken_hear_module"))
+    systems = (parse_system("naive"), System("broken", "broken_hear_module"))
     models = tuple(Model(s, f) for s, f in zip(systems, fingerprints(systems), strict=True))
     tasks = tuple(with_audio(task, [16_000]) for task in find_tasks(folder / "tasks"))
     plan = Plan(folder / "out", models, tasks, seeds=2)

@@ -13,7 +13,7 @@ from hearbench.stats import Estimate
 from hearbench.tasks.folders import Task
 from hearbench.tasks.official import OFFICIAL, OfficialTask
 
-PublishedTable = Literal["table2", "table3", "table4", "table5"]
+PaperTable = Literal["table2", "table3", "table4", "table5"]
 FOLDER = Path(__file__).parent
 IN_FULL = 0.99  # share of the clips; some archives differ by a few from the stated number
 SEEDS = 10  # behind every printed interval
@@ -39,7 +39,7 @@ class Row:
 
 
 @cache
-def rows(table: PublishedTable) -> tuple[Row, ...]:
+def rows(table: PaperTable) -> tuple[Row, ...]:
     """The rows of one of the paper's tables, in its order.
 
     Tables 3 to 5 print no task scores; a row that is also in Table 2 takes them from there.
@@ -49,7 +49,7 @@ def rows(table: PublishedTable) -> tuple[Row, ...]:
         return tuple(_row(cells, twins) for cells in csv.DictReader(file))
 
 
-def printed(table: PublishedTable) -> dict[str, Estimate]:
+def printed(table: PaperTable) -> dict[str, Estimate]:
     """Recipe -> printed s(m), for the rows that have a recipe."""
     return {row.recipe: row.aggregate for row in rows(table) if row.recipe}
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from hearbench.probes.batched.data import ProbeData
-from hearbench.probes.batched.probes import losses
-from hearbench.probes.batched.scores import score
-from hearbench.probes.batched.train import Outcome
+from hearbench.probes.fast.data import ProbeData
+from hearbench.probes.fast.probes import losses
+from hearbench.probes.fast.scores import score
+from hearbench.probes.fast.train import Outcome
 from hearbench.probes.runs import DONE, SCORES
 
 

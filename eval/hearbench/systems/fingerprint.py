@@ -1,0 +1,123 @@
+"""Fingerprints of systems: digests of everything that an embedding depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, is_dataclass
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from hearbench.systems import catalog, specs
+from hearbench.systems.specs import DEFAULTS, System, SystemSpecError, load_system
+
+COMPUTE_NOTHING = (__name__, catalog.__name__, specs.__name__)
+"""Modules of hearbench.systems that only describe systems."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Identity and size of a system, found by loading it."""
+
+    digest: str
+    """Digest of weights and code; embeddings of another digest are never reused."""
+    sample_rate: int
+    """Sample rate of its input in Hz."""
+    parameters: int
+    """Number of parameters; 0 if there are none or they can't be counted."""
+    version: str
+    """The module's `__version__`, or empty."""
+
+
+def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
+    """The fingerprint of every system, each from a fresh process.
+
+    A system's imports must not change the digest of the next one.
+
+    Raises:
+        SystemSpecError: as `fingerprint` does; for a module that does not exist, before any system
+            is loaded.
+    """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # the console script does not add it; worker processes copy the path
+    for system in systems:
+        if find_spec(system.module.partition(".")[0]) is None:
+            raise SystemSpecError(
+                f"system {system.label!r}: there is no module {system.module!r}: use one of "
+                f"{', '.join(DEFAULTS)}, a name of `hearbench systems` with its checkpoint, or a "
+                "HEAR module that is installed or in the current folder"
+            )
+    found = []
+    for system in systems:
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            try:
+                found.append(process.submit(fingerprint, system).result())
+            except BrokenProcessPool as error:
+                raise SystemSpecError(
+                    f"system {system.label!r}: the process that loaded it died, perhaps for "
+                    "lack of memory: load it by hand, in Python, to see why"
+                ) from error
+    return found
+
+
+def fingerprint(system: System) -> Fingerprint:
+    """Load `system` and compute its fingerprint.
+
+    The digest covers the module's name, version and source files as far as loading has
+    imported them, the model's state (a torch module's `state_dict`) and settings (its `config`, if
+    that is a dataclass), and the file that it was loaded from, or all files of the folder.
+
+    Raises:
+        SystemSpecError: as `load_system` does.
+    """
+    module, model = load_system(system)
+    version = str(getattr(module, "__version__", ""))
+    total = hashlib.sha256(json.dumps([system.module, system.model, version]).encode())
+    for file in _sources(module):
+        total.update(file.read_bytes())
+    parameters = 0
+    if isinstance(model, torch.nn.Module):
+        total.update(_state_digest(model))
+        parameters = sum(p.numel() for p in model.parameters())
+    if is_dataclass(config := getattr(model, "config", None)):
+        total.update(repr(config).encode())
+    for file in _files(Path(system.model)) if system.model else []:
+        total.update(hashlib.sha256(file.read_bytes()).digest())
+    return Fingerprint(total.hexdigest()[:12], model.sample_rate, parameters, version)
+
+
+def _sources(module: ModuleType) -> list[Path]:
+    """The imported source files of a module's package, except those that compute nothing."""
+    package = module.__name__ if hasattr(module, "__path__") else module.__name__.rpartition(".")[0]
+    files = {module.__file__}
+    for name, other in list(sys.modules.items()):
+        if name in COMPUTE_NOTHING:
+            continue
+        if package and (name == package or name.startswith(package + ".")):
+            files.add(getattr(other, "__file__", None))
+    return sorted(Path(file) for file in files if file and file.endswith(".py"))
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in (path, *path.rglob("*")) if p.is_file())
+
+
+def _state_digest(model: torch.nn.Module) -> bytes:
+    total = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        total.update(name.encode())
+        if isinstance(value, torch.Tensor):
+            total.update(str((value.dtype, tuple(value.shape))).encode())
+            raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+            total.update(raw.numpy().tobytes())
+        else:
+            total.update(repr(value).encode())
+    return total.digest()

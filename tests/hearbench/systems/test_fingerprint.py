@@ -1,0 +1,92 @@
+"""Fingerprints change with everything an embedding depends on; systems that can't be loaded."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from hearbench.systems.fingerprint import COMPUTE_NOTHING, _sources, fingerprint, fingerprints
+from hearbench.systems.specs import System, SystemSpecError
+
+MODULE = """
+import torch
+class Model(torch.nn.Module):
+    sample_rate = 16000
+    def __init__(self, scale):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3) * scale)
+def load_model(model_file_path="", scale=1.0):
+    return Model(scale)
+def get_scene_embeddings(audio, model):
+    return audio[:, :3] * model.weight
+def get_timestamp_embeddings(audio, model):
+    return audio[:, None, :3] * model.weight, torch.zeros(len(audio), 1)
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A HEAR module in a file of its own."""
+    name = f"hear_module_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(MODULE, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+def test_fingerprint_follows_weights_and_code(module: str, tmp_path: Path) -> None:
+    first = fingerprint(System("x", module))
+    assert fingerprint(System("another label", module)) == first
+    assert (first.sample_rate, first.parameters) == (16_000, 3)
+    named = fingerprint(System("x", module, "weights.pt"))
+    (tmp_path / f"{module}.py").write_text(MODULE.replace(":3]", ":2]"), "utf-8")
+    edited = fingerprint(System("x", module))
+    sys.modules[module].load_model.__defaults__ = ("", 3.0)
+    reweighted = fingerprint(System("x", module))
+    assert len({first.digest, named.digest, edited.digest, reweighted.digest}) == 4
+
+
+def test_fingerprint_leaves_out_what_computes_nothing() -> None:
+    files = _sources(import_module("hearbench.systems.naive"))
+    assert "naive.py" in {file.name for file in files}
+    assert not set(files) & {Path(str(sys.modules[name].__file__)) for name in COMPUTE_NOTHING}
+
+
+def test_fingerprint_follows_the_files_of_a_folder(module: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model" / "deep"
+    folder.mkdir(parents=True)
+    digests = set()
+    for content in ("{}", '{"normalize": true}'):
+        (folder / "config.json").write_text(content, "utf-8")
+        digests.add(fingerprint(System("x", module, str(folder.parent))).digest)
+    assert len(digests) == 2
+
+
+def test_modules_in_the_current_folder_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lies_here.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])  # as of a script
+    with pytest.raises(SystemSpecError, match="no module 'lies_there'"):
+        fingerprints([System("x", "lies_here"), System("y", "lies_there")])
+
+
+def test_systems_that_cant_be_loaded(module: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemSpecError, match="can't import 'absent_module'"):
+        fingerprint(System("x", "absent_module"))
+    with pytest.raises(SystemSpecError, match="json is not a HEAR module: it lacks load_model"):
+        fingerprint(System("x", "json"))
+    with pytest.raises(SystemSpecError, match="failed: ValueError: the naive baseline takes no"):
+        fingerprint(System("x", "hearbench.systems.naive", "weights.pt"))
+    failing = {
+        "old": ("import numpy\nnumpy.float", "AttributeError: module 'numpy' has no"),
+        "exits": ("import sys\nsys.exit('needs a GPU')", "SystemExit: needs a GPU"),
+        "dies": ("import os\nos._exit(1)", "the process that loaded it died"),
+    }
+    for name, (code, message) in failing.items():
+        (tmp_path / f"{name}_module.py").write_text(code, "utf-8")
+        with pytest.raises(SystemSpecError, match=f"system 'x': .*{message}"):
+            fingerprints([System("x", f"{name}_module")])
