@@ -79,17 +79,14 @@ class LogMel(nn.Module):
         Returns:
             float32 ``[B, T, F]`` with T = 1 + n // hop.
         """
-        return torch.cat([self.of_frames(frames) for frames in self.passes(waveform)], dim=1)
-
-    def passes(self, waveform: Tensor, most: int = FRAMES_PER_PASS) -> Sequence[Tensor]:
-        """Frames ``[B, T, n_fft]`` of whole clips ``[B, n]``, in parts of about `most` frames."""
         c = self.config
         samples, edge = waveform.shape[-1], c.n_fft // 2
         # A reflected edge needs more samples than its width: shorter clips are padded with silence.
         waveform = nn.functional.pad(waveform, (0, max(0, edge + 1 - samples)))
         padded = nn.functional.pad(waveform, (edge, edge), mode="reflect")
         frames_BTn = padded.unfold(-1, c.n_fft, c.hop_length)[:, : frame_count(samples, c)]
-        return frames_BTn.split(max(1, most // len(waveform)), dim=1)
+        passes = frames_BTn.split(max(1, FRAMES_PER_PASS // len(waveform)), dim=1)
+        return torch.cat([self.of_frames(frames) for frames in passes], dim=1)
 
     def of_frames(self, frames_BTn: Tensor) -> Tensor:
         """Compute the log-mel ``[B, T, F]`` of frames ``[B, T, n_fft]`` of the waveform."""

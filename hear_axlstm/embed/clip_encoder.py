@@ -21,11 +21,10 @@ from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.fused import FusedEncoder
 from hear_axlstm.embed.windows import Budget, Window, batches, cut
 from hear_axlstm.models.encoder import Encoder
-from hear_axlstm.ops.cores import on_each_core, on_one_core
+from hear_axlstm.ops.cores import on_each_core, on_one_core, thread_count
 from hear_axlstm.ops.precision import Precision, autocast_to, product_dtype
 from hear_axlstm.ops.tracing import check_storage, is_traced
 
-FRAMES_AT_ONCE = 256  # of the front end on a core; their spectrum fits in the cache
 R = TypeVar("R")
 
 
@@ -37,7 +36,8 @@ def _on_one_core(encode: Callable[..., R]) -> Callable[..., R]:
         model: ClipEncoder, audio: Iterable[Tensor], statistics: Statistics | None = None
     ) -> R:
         clips = list(audio)
-        if model.encoder.fused is None or any(map(is_traced, clips)):
+        fused = model.encoder.fused
+        if fused is None or not fused.can_share or any(map(is_traced, clips)):
             return encode(model, clips, statistics)
         for clip in clips:
             check_storage(clip, "audio")  # transforms of torch.func are local to a thread
@@ -191,8 +191,7 @@ class ClipEncoder(nn.Module):
     def _log_mel_batch(self, waveforms_Bn: Tensor) -> Tensor:
         if self.encoder.fused is None or is_traced(waveforms_Bn):
             return self.mel(waveforms_Bn)
-        passes = self.mel.passes(waveforms_Bn, most=FRAMES_AT_ONCE)
-        return torch.cat(on_each_core(self.mel.of_frames, passes), dim=1)
+        return torch.cat(on_each_core(self.mel, waveforms_Bn.chunk(thread_count())))
 
     def _encode_windows(self, windows: Tensor) -> Tensor:
         """Encode windows ``[W, T, F]`` to time steps ``[W, T / 4, D']``."""

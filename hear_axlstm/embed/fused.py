@@ -50,7 +50,7 @@ class FusedEncoder:
         self.cls_token = encoder.cls_token.detach().clone()
         self.blocks = [_fuse_block(block, n, dtype, pack) for n, block in enumerate(encoder.blocks)]
         self.dtype = dtype
-        self._can_share = all(getattr(block, "compiled", None) for block in self.blocks)
+        self.can_share = all(getattr(block, "compiled", None) for block in self.blocks)
 
     def check_hooks(self) -> None:
         """Raise ValueError if a module of the encoder has hooks: they would not be called."""
@@ -72,7 +72,7 @@ class FusedEncoder:
         self.check_hooks()
         check_storage(mel_WTF, "log-mel")
         patches_WND, cores = self.patches(mel_WTF), thread_count()
-        shared = len(patches_WND) % cores if self._can_share else 0
+        shared = len(patches_WND) % cores if self.can_share else 0
         own = len(patches_WND) - shared
         parts = -(-own // WINDOWS_AT_ONCE)
         parts += -parts % cores  # so that no core is idle at the end

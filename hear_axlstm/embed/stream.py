@@ -160,7 +160,7 @@ class Stream:
 
     def _on_one_core(self, work: Callable[[], Tensor]) -> Tensor:
         """Call `work`, whose operations are too small for several threads of a CPU."""
-        return on_one_core(work) if self._device.type == "cpu" else work()
+        return on_one_core(work, threads=1) if self._device.type == "cpu" else work()
 
     def _advance(self, frames_TF: Tensor) -> Tensor:
         """Steps ``[J, D']`` completed by these and the waiting frames."""

@@ -10,41 +10,68 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
-from threading import Barrier, Lock
-from typing import TypeVar
+from queue import SimpleQueue
+from threading import Barrier, BrokenBarrierError, Lock, Thread
+from typing import Any, TypeVar
 
 import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_starting = Lock()
+
+class _Worker:
+    """A thread in which torch computes with one thread; it waits for work forever."""
+
+    def __init__(self, started: Barrier) -> None:
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        Thread(target=self._serve, args=(started,), daemon=True).start()
+
+    def submit(self, work: Callable[[], R]) -> Future[R]:
+        future: Future[R] = Future()
+        self._work.put((future, work))
+        return future
+
+    def _serve(self, started: Barrier) -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # the first query fixes the number for this thread
+        try:
+            started.wait()
+        except BrokenBarrierError:  # the caller was interrupted
+            return
+        while True:
+            _complete(*self._work.get())
 
 
 class _Conducted(threading.local):
-    """Set in a thread that `on_one_core` started: threads that it may use, and their number."""
+    """What the calls of a thread that `on_one_core` uses may do."""
 
-    pool: ThreadPoolExecutor | None = None
-    threads = 1
+    threads = 0
+    """Number of threads that they may share work with; 0 in other threads."""
+    stop: threading.Event | None = None
+    """Set if the caller was interrupted."""
 
 
 _conducted = _Conducted()
+_starting, _idle = Lock(), list[_Worker]()
 
 
-def _renew_lock() -> None:
+def _after_fork() -> None:
+    """Forget the parent's threads, and a lock that one of them may have held."""
     global _starting
     _starting = Lock()
+    _idle.clear()
 
 
-if hasattr(os, "register_at_fork"):  # a fork while workers start would copy a lock that is held
-    os.register_at_fork(after_in_child=_renew_lock)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def thread_count() -> int:
     """Number of threads that work may be shared by, also while another thread starts its own."""
-    if _conducted.pool:
+    if _conducted.threads:
         return _conducted.threads
     with _starting:
         return torch.get_num_threads()
@@ -52,73 +79,95 @@ def thread_count() -> int:
 
 def on_each_core(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Map items with as many threads as torch may use, each single-threaded itself."""
-    threads = thread_count()
-    if threads == 1 or len(items) == 1:
+    threads = min(thread_count(), len(items))
+    if threads <= 1:
         return [work(item) for item in items]
-    alone = _as_here(work)
-    if _conducted.pool:
-        return list(_conducted.pool.map(alone, items))
-    with _single_threads(min(threads, len(items))) as pool:
-        return list(pool.map(alone, items))
+    stop = _conducted.stop or threading.Event()
+    results: dict[int, R] = {}
+    todo = iter(range(len(items)))
+
+    def take() -> None:
+        with torch.set_grad_enabled(gradients):
+            for index in todo:
+                if stop.is_set():
+                    raise CancelledError
+                results[index] = work(items[index])
+
+    gradients = torch.is_grad_enabled()
+    with _borrowed(threads) as workers:
+        _run(workers, take, stop)
+    return [results[index] for index in range(len(items))]
 
 
-def on_one_core(work: Callable[[], R]) -> R:
+def on_one_core(work: Callable[[], R], threads: int | None = None) -> R:
     """Call `work` in a thread in which torch's operations are not shared by other threads.
 
-    `work` may still use the cores by `on_each_core` and `thread_count`.
+    Args:
+        work: may still use the cores, by `on_each_core` and `thread_count`.
+        threads: number of threads that it may use; by default as many as torch may.
     """
-    threads = thread_count()
-    if threads == 1 or _conducted.pool:
+    available = thread_count()
+    if available == 1 or _conducted.threads:
         return work()
-    with _single_threads(threads + 1) as pool:
+    stop, gradients = threading.Event(), torch.is_grad_enabled()
 
-        def conduct(_: None) -> R:
-            _conducted.pool, _conducted.threads = pool, threads
-            try:
+    def conduct() -> R:
+        _conducted.threads, _conducted.stop = threads or available, stop
+        try:
+            with torch.set_grad_enabled(gradients):
                 return work()
-            finally:
-                _conducted.pool = None
+        finally:
+            _conducted.threads, _conducted.stop = 0, None
 
-        return pool.submit(_as_here(conduct), None).result()
+    with _borrowed(1) as (worker,):
+        return _run([worker], conduct, stop)[0]
 
 
-def _as_here(work: Callable[[T], R]) -> Callable[[T], R]:
-    """Carry the gradient mode of this thread over to others."""
-    gradients = torch.is_grad_enabled()
+def _complete(future: Future[R], work: Callable[[], R]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
 
-    def call(item: T) -> R:
-        with torch.set_grad_enabled(gradients):
-            return work(item)
 
-    return call
+def _run(workers: Sequence[_Worker], work: Callable[[], R], stop: threading.Event) -> list[R]:
+    """Run `work` in each worker; after an error, or an interruption such as Ctrl-C, set `stop`."""
+    futures: list[Future[R]] = []
+    try:
+        for worker in workers:
+            futures.append(worker.submit(work))
+        return [future.result() for future in futures]
+    except BaseException:
+        stop.set()
+        wait(futures)
+        raise
 
 
 @contextmanager
-def _single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Start threads in which torch computes with one thread; drop waiting work after an error."""
+def _borrowed(count: int) -> Iterator[list[_Worker]]:
+    """Idle workers, or new ones, for one caller."""
+    with _starting:
+        workers = [_idle.pop() for _ in range(min(count, len(_idle)))]
+        workers += _start(count - len(workers))
+    try:
+        yield workers
+    finally:
+        with _starting:
+            _idle.extend(workers)
+
+
+def _start(count: int) -> list[_Worker]:
     # The number set in a thread applies to it alone, but later threads inherit it: it is restored
     # once all have started, and callers take turns until then.
-    threads = thread_count()
-    started = Barrier(count + 1)
-
-    def compute_alone() -> None:
-        torch.set_num_threads(1)
-        torch.get_num_threads()  # the first query fixes the number for this thread
+    if not count:
+        return []
+    threads, started = torch.get_num_threads(), Barrier(count + 1)
+    try:
+        workers = [_Worker(started) for _ in range(count)]
         started.wait()
-
-    with ThreadPoolExecutor(count, initializer=compute_alone) as pool:
-        try:
-            with _starting:
-                try:
-                    for _ in range(count):
-                        pool.submit(int)
-                    started.wait()
-                except BaseException:
-                    started.abort()  # otherwise waiting threads would wait forever
-                    raise
-                finally:
-                    torch.set_num_threads(threads)
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    except BaseException:
+        started.abort()  # otherwise waiting threads would wait forever
+        raise
+    finally:
+        torch.set_num_threads(threads)
+    return workers

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.config import PRESETS, ModelConfig, preset
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.fused import FusedEncoder
 from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.ops import library
+from hear_axlstm.ops.cores import thread_count
 from tests.helpers.threads import torch_threads
 
 TINY = preset("axlstm_tiny")
@@ -50,6 +52,33 @@ def test_same_as_the_encoder(config: ModelConfig, windows: int) -> None:
     encoder, mel = lively(config), torch.randn(windows, 48, 80)
     found = FusedEncoder(encoder, torch.float32)(mel)
     torch.testing.assert_close(found, expected(encoder, mel), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("preset_name", "own"), [("axlstm_tiny", 1), ("ssast_tiny", 3)])
+def test_one_window_uses_all_cores(
+    preset_name: str, own: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of torch where its operations are shared, otherwise those of the compiled block."""
+    seen: list[tuple[int, int]] = []
+    encode = FusedEncoder._encode
+
+    def counted(self: FusedEncoder, patches: Tensor) -> Tensor:
+        seen.append((torch.get_num_threads(), thread_count()))
+        return encode(self, patches)
+
+    monkeypatch.setattr(FusedEncoder, "_encode", counted)
+    model = load_model(f"{preset_name}.random")
+    own = own if model.encoder.fused.can_share else 3
+    with torch_threads(3):
+        get_scene_embeddings(torch.randn(1, 16_000) / 10, model)
+    assert seen == [(own, 3)]
+
+
+def test_hooks_of_the_front_end_are_called() -> None:
+    model, calls = load_model("axlstm_tiny.random"), list[int]()
+    model.mel.register_forward_hook(lambda *_: calls.append(1))
+    get_scene_embeddings(torch.randn(1, 16_000) / 10, model)
+    assert calls
 
 
 @pytest.mark.parametrize("windows", [1, 5])

@@ -1,11 +1,13 @@
 """Work on the cores of a CPU, in threads in which torch computes with one thread."""
 
+import faulthandler
 import os
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from threading import Event, Timer, current_thread
+from threading import enumerate as enumerate_threads
 
 import pytest
 import torch
@@ -51,6 +53,31 @@ def test_a_new_thread_waits_for_the_number_while_workers_start() -> None:
         assert seen.result() == 3
 
 
+def test_threads_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Setting their number would be seen by the threads that others start meanwhile."""
+
+    def names() -> set[str]:
+        return set(on_one_core(lambda: on_each_core(lambda _: current_thread().name, range(9))))
+
+    names()
+    monkeypatch.delattr(torch, "set_num_threads")
+    assert names() | names() <= {thread.name for thread in enumerate_threads()}
+
+
+@posix_only
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_starts_its_own_threads() -> None:
+    def work() -> list[int]:
+        return on_one_core(lambda: on_each_core(lambda item: item, range(5)))
+
+    work()
+    child = os.fork()
+    if child == 0:
+        faulthandler.dump_traceback_later(30, exit=True)
+        os._exit(0 if work() == list(range(5)) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 @posix_only
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_while_workers_start_does_not_wait_for_them() -> None:
@@ -86,6 +113,10 @@ def test_work_on_one_core_can_use_all() -> None:
     assert len(set(seen)) == 1 and len(names) == 3 and not names & set(seen)
 
 
+def test_work_on_one_core_may_be_limited_to_fewer() -> None:
+    assert on_one_core(thread_count, threads=1) == 1
+
+
 @pytest.mark.parametrize("enabled", [False, True])
 def test_gradients_are_enabled_where_the_caller_has_them(enabled: bool) -> None:
     def inside(_: int) -> bool:
@@ -110,6 +141,7 @@ def test_an_interruption_drops_the_work_that_waits() -> None:
 
     def inside(item: int) -> None:
         if item == 2:
+            time.sleep(0.2)  # until the main thread waits
             os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.05)
         done.append(item)
