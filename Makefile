@@ -20,7 +20,7 @@ READY := .venv/.ready
 ifdef NPROC
 PRETRAIN = data="$1"; if [ ! -e "$$data/pack.json" ]; then \
     $(BIN)/axlstm pack "$$data" "$(RUN)/pack" && data="$(RUN)/pack" || exit; fi; \
-    $(BIN)/torchrun --standalone --nproc-per-node $(NPROC) -m -- hear_axlstm.cli \
+    $(BIN)/torchrun --standalone --nproc-per-node $(NPROC) -m -- hear_axlstm \
     pretrain "$$data" --model $(CONFIG) --run "$(RUN)"
 else
 PRETRAIN = $(BIN)/axlstm pretrain "$1" --model $(CONFIG) --run "$(RUN)"

@@ -110,7 +110,7 @@ def _on_one_thread(
         ([name, *(f"{a:.0%} ({b:.0%})" for a, b in parts(name).values())] for name in presets),
     )
     show(
-        "chunkwise against parallel, one window, one thread, time of forward and backward:",
+        "chunkwise against quadratic, one window, one thread, time of forward and backward:",
         ("head size", *(f"{tokens} tokens" for tokens in LENGTHS)),
         (_lengths(size, rounds, device) for size in HEAD_SIZES),
     )
@@ -119,11 +119,11 @@ def _on_one_thread(
 def _embedding(
     name: str, clips: int, rounds: int, device: torch.device, peaks: dict[Precision, float]
 ) -> list[str]:
-    model = load_model(name, weights="random").to(device)
+    model = load_model(f"{name}.random").to(device)
     twin = plain(model)
     audio = 0.1 * torch.randn(clips, CLIP_SECONDS * model.sample_rate, device=device)
 
-    models = {p: load_model(name, weights="random", precision=p).to(device) for p in peaks}
+    models = {p: load_model(f"{name}.random", precision=p).to(device) for p in peaks}
     for fused in models.values() if device.type == "cpu" else ():
         fused.fuse()
 
@@ -183,9 +183,9 @@ def _cell(size: int, rounds: int, device: torch.device) -> list[str]:
 
     works: dict[str, Work] = {
         "plain 1": lambda: forward(plain_parallel),
-        "ours 1": lambda: forward(mlstm.parallel),
+        "ours 1": lambda: forward(mlstm.quadratic),
         "plain": lambda: _backward(plain_parallel, inputs),
-        "ours": lambda: _backward(mlstm.parallel, inputs),
+        "ours": lambda: _backward(mlstm.quadratic, inputs),
     }
     s = in_turns(works, rounds, device)
     return [str(size), f"{s['plain 1'] / s['ours 1']:.1f}x", f"{s['plain'] / s['ours']:.1f}x"]
@@ -201,11 +201,11 @@ def _lengths(size: int, rounds: int, device: torch.device) -> list[str]:
     for tokens in LENGTHS:
         inputs = _cell_inputs(1, tokens, size, device)
         works: dict[str, Work] = {
-            "parallel": partial(_backward, mlstm.parallel, inputs),
+            "quadratic": partial(_backward, mlstm.quadratic, inputs),
             "chunkwise": partial(_backward, lambda *x: mlstm.chunkwise(*x)[0], inputs),
         }
         seconds = in_turns(works, rounds, device)
-        ratios.append(seconds["chunkwise"] / seconds["parallel"])
+        ratios.append(seconds["chunkwise"] / seconds["quadratic"])
     return [str(size), *(f"{ratio:.1f}x" for ratio in ratios)]
 
 

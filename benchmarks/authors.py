@@ -94,7 +94,7 @@ def _embedding(name: str, parts: tuple[Tensor, ...], precision: Precision) -> tu
     api.sample_rate, api.frequency_first = RATE, api.model.frequency_first
     api.log_mel_spec = runtime.LogMelSpec(flip_ft=not api.frequency_first)
     api._cpu_mel_spec = False
-    model = hear_axlstm.load_model(name, weights="random", precision=precision)
+    model = hear_axlstm.load_model(f"{name}.random", precision=precision)
 
     def authors() -> None:
         with torch.no_grad():

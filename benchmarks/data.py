@@ -15,7 +15,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from hear_axlstm.audio.decode_ahead import prefetch
+from hear_axlstm.ahead import prefetch
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import FIELD, Corpus
 from hear_axlstm.data.dataset import CropDataset, ResidentCropDataset, split_validation

@@ -103,7 +103,7 @@ def _forms() -> dict[str, Form]:
     forms: dict[str, Form] = {
         "plain": plain_parallel,
         "plain, compiled": torch.compile(plain_parallel, dynamic=False),
-        "mlstm.parallel": mlstm.parallel,
+        "mlstm.quadratic": mlstm.quadratic,
         "fused": fused,
     }
     if find_spec("mlstm_kernels"):

@@ -40,7 +40,7 @@ def main(
 
 
 def _rows(name: str, threads: tuple[int, ...], rounds: int) -> Iterator[list[str]]:
-    model = load_model(name, weights="random")
+    model = load_model(f"{name}.random")
     for count in threads:
         torch.set_num_threads(count)
         yield [name, str(count), *_scenes(model, rounds), _stream(model)]

@@ -50,7 +50,7 @@ def main(
 
 def measure(name: str, clips: int, seconds: int, rounds: int) -> tuple[float, float]:
     """Seconds to embed clips as scenes, and the peak of memory in MB above the loaded model."""
-    model = load_model(name, weights="random")
+    model = load_model(f"{name}.random")
     get_scene_embeddings(torch.zeros(1, model.sample_rate), model)  # folds the weights
     before = _peak_mb()
     audio = 0.1 * torch.randn(clips, seconds * model.sample_rate)

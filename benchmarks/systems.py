@@ -39,7 +39,7 @@ def adapter(name: str, writer: Callable[[Path], Path]) -> Loaded:
 
 def axlstm(preset: str) -> Loaded:
     """A preset of this package, as returned by `load_model`."""
-    model = hear_axlstm.load_model(preset, weights="random")
+    model = hear_axlstm.load_model(f"{preset}.random")
     return model, lambda audio: hear_axlstm.get_scene_embeddings(audio, model)
 
 

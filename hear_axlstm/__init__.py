@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import os
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,6 @@ def __dir__() -> list[str]:
 def load_model(
     model_file_path: str | os.PathLike[str] = "",
     *,
-    weights: Literal["random"] | None = None,
     seed: int = 0,
     precision: Precision = "float32",
     layout: Layout | None = None,
@@ -69,11 +68,10 @@ def load_model(
         model_file_path: name of the weights: ``""`` for the default; a preset (``axlstm_tiny``,
             ``ssast_tiny``) for the weights that ship with the package; or ``PRESET.TAG``, such as
             ``axlstm_base.audioset`` for the authors' weights, downloaded when first used, or
-            ``axlstm_base.random`` for random ones. Or a safetensors file, a folder that contains
-            ``model.safetensors``, ``hf://org/repo[@revision][/file]``, or a ``.pth`` checkpoint or
-            run of the reference release. Known checksums are verified.
-        weights: "random" gives a preset random weights, as a baseline.
-        seed: seed of the random weights.
+            ``axlstm_base.random`` for random ones, a baseline. Or a safetensors file, a folder
+            that contains ``model.safetensors``, ``hf://org/repo[@revision][/file]``, or a ``.pth``
+            checkpoint or run of the reference release. Known checksums are verified.
+        seed: seed of random weights.
         precision: data type of the large matrix products: "float32"; "bfloat16", faster on some
             hardware, with small differences (benchmarks/RESULTS.md); "auto": bfloat16 where it is
             faster (measured on CPUs), else float32. Embeddings are always float32.
@@ -99,9 +97,7 @@ def load_model(
     from hear_axlstm.ops.precision import product_dtype
 
     product_dtype(precision, torch.device("cpu"))  # raises if unknown
-    model = checkpoints.load_embedder(
-        os.fspath(model_file_path), weights=weights, seed=seed, layout=layout
-    )
+    model = checkpoints.load_embedder(os.fspath(model_file_path), seed=seed, layout=layout)
     model.precision = precision
     return model.infer()
 

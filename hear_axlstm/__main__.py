@@ -1,4 +1,4 @@
-"""Run the command `axlstm` as `python -m hear_axlstm`."""
+"""Run the command `axlstm` as `python -m hear_axlstm`, as torchrun does."""
 
 from hear_axlstm.cli import main
 

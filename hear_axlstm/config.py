@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-Architecture = str  # a key of hear_axlstm.models.encoder.BLOCKS
 InputGate = Literal["exponential", "sigmoid"]
 LossOn = Literal["masked", "all"]
 Layout = Literal["time", "release"]
@@ -72,7 +71,7 @@ class ModelConfig:
         ValueError: for an invalid combination of settings.
     """
 
-    architecture: Architecture = "axlstm"
+    architecture: str = "axlstm"
     """mLSTM blocks (``axlstm``) or transformer blocks (``ssast``)."""
     dim: int = 192
     """Width of a token, D."""

@@ -1,9 +1,10 @@
-"""Pictures for results.md: scores, and reconstructions of hidden patches.
+"""Pictures for results.md: scores, scores against training, reconstructions of hidden patches.
 
     python -m scripts.results scores runs/eval
+    python -m scripts.results training
     python -m scripts.results reconstruction bark.wav speech.wav
 
-The third, the learning curves, is `axlstm plot RUNS --out docs/curves.png`.
+The fourth, the learning curves, is `axlstm plot RUNS --out docs/curves.png`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -77,6 +79,38 @@ def scores(
     print(out)
 
 
+def training(
+    table: tyro.conf.Positional[Path] = Path("docs/training.csv"),
+    out: Path = Path("docs/training.png"),
+) -> None:
+    """Draw the score of each task against the number of crops that a model was trained on.
+
+    Args:
+        table: CSV with the columns system, crops (0 for random weights) and one per task.
+        out: PNG to write.
+    """
+    scores = pd.read_csv(table)
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    axes = figure.subplots(2, 5)
+    for axis, task in zip(axes.flat, scores.columns[2:], strict=True):
+        for system, rows in scores.groupby("system"):
+            style = _style(str(system))
+            trained = rows[rows.crops > 0]
+            axis.semilogx(trained.crops / 1000, trained[task], base=2, label=system, **style)
+            for random in rows[rows.crops == 0][task]:
+                axis.axhline(random, color=style["color"], linestyle=":")
+        ticks = sorted(scores.crops[scores.crops > 0].unique() / 1000)
+        axis.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
+        axis.set_title(task, fontsize=9)
+        axis.grid(alpha=0.3)
+    figure.supxlabel("thousands of crops")
+    figure.supylabel("test score, %")
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    FigureCanvasAgg(figure)
+    figure.savefig(out, dpi=110)
+    print(out)
+
+
 def reconstruction(
     audio: tyro.conf.Positional[tuple[Path, ...]],
     model: str = "",
@@ -119,6 +153,7 @@ def _style(system: str) -> dict[str, Any]:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "scores": scores,
+    "training": training,
     "reconstruction": reconstruction,
 }
 

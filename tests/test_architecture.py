@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (  # a room may import itself and those before it
-    ("config", "files", "options", "progress", "wording"),
+    ("ahead", "config", "files", "options", "progress", "wording"),
     ("audio",),
     ("ops",),
     ("models",),
@@ -100,3 +101,29 @@ def test_hearbench_never_imports_the_model() -> None:
         if list(imports(file, "hear_axlstm"))
     ]
     assert not found
+
+
+@cache
+def defined(file: Path) -> set[str]:
+    """The names that a module defines itself, at any depth."""
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    named = (ast.ClassDef, ast.FunctionDef)
+    return {node.name for node in nodes if isinstance(node, named)} | {
+        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+
+
+@pytest.mark.parametrize("package", ["hear_axlstm", "eval/hearbench"])
+def test_names_are_imported_from_where_they_are_defined(package: str) -> None:
+    root = ROOT / package
+    known = modules(root)
+    elsewhere = []
+    for file in known.values():
+        for target in imports(file, root.name):
+            module, _, name = target.rpartition(".")
+            is_special = name.startswith("__") or known.get(module, file).name == "__init__.py"
+            if target in known or module not in known or is_special:
+                continue  # a module, or the public names of a package
+            if name not in defined(known[module]):
+                elsewhere.append(f"{file}: {target}")
+    assert not elsewhere

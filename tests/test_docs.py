@@ -221,7 +221,7 @@ def test_commands_exist(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "axlstm embark recordings",
         "axlstm embed recordings --out a.npy --kinds scene",
         "axlstm embed recordings --out a.npy --kind scenes",
-        "torchrun -m -- hear_axlstm.cli pretrain packed --modell axlstm_tiny",
+        "torchrun -m -- hear_axlstm pretrain packed --modell axlstm_tiny",
         "hearbench runs",
         "python -m benchmarks.nothing",
         "python -m benchmarks.latency --turns 3",
@@ -301,8 +301,8 @@ def commands(page: str) -> Iterator[list[str]]:
 
 def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether this is a command of ours, and then that it and its options exist."""
-    if "hear_axlstm.cli" in words:  # under torchrun
-        words = ["axlstm", *words[words.index("hear_axlstm.cli") + 1 :]]
+    if "hear_axlstm" in words:  # under torchrun
+        words = ["axlstm", *words[words.index("hear_axlstm") + 1 :]]
     match [word.removeprefix(".venv/bin/") for word in words]:
         case ["axlstm", "--version" | "--help" | "--completion", *_]:
             pass

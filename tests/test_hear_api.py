@@ -129,12 +129,12 @@ def test_bad_audio_gets_one_clear_error(model: Embedder, kind: str) -> None:
 def test_random_weights_are_seeded_and_asked_for() -> None:
     torch.manual_seed(5)
     first, state = load_model("ssast_small.random"), torch.get_rng_state()
-    second = load_model("ssast_small", weights="random")
+    second = load_model("ssast_small.random")
     assert torch.equal(first.encoder.cls_token, second.encoder.cls_token)
     assert torch.equal(state, torch.get_rng_state())  # the caller's generator is left alone
-    with pytest.raises(ValueError, match=r'ssast_small\.audioset.*weights="random"'):
+    with pytest.raises(ValueError, match=r"ssast_small\.audioset.*ssast_small\.random"):
         load_model("ssast_small")
-    other = load_model("ssast_small", weights="random", seed=1)
+    other = load_model("ssast_small.random", seed=1)
     assert not torch.equal(first.encoder.cls_token, other.encoder.cls_token)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hear_axlstm.audio.io import AudioError, load_audio
+    from hear_axlstm.audio.errors import AudioError
+    from hear_axlstm.audio.io import load_audio
 
 __all__ = ["AudioError", "load_audio"]
 

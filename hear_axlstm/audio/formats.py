@@ -220,7 +220,7 @@ def fault_of_unknown(file: RandomAccess) -> Fault:
         )
     after_tags = skip_tags(file, 0, file.size)
     if after_tags == file.size:
-        raise Fault("not decodable: a tag without audio: copy the file again")
+        return Fault("not decodable: a tag without audio: copy the file again")
     head = file.at(after_tags, 1 << 12)
     description = describe_other(head) or f"unknown audio format: {CONVERT}"
     return Fault(f"not decodable: {description}")

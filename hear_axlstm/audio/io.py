@@ -12,8 +12,6 @@ from hear_axlstm.audio.containers.part import Block
 from hear_axlstm.audio.decoders import open_part
 from hear_axlstm.audio.errors import AudioError, Fault, printable
 from hear_axlstm.audio.formats import (
-    AUDIO_SUFFIXES,
-    OTHER_AUDIO_SUFFIXES,
     fault_of_unknown,
     find_parts,
 )
@@ -21,8 +19,6 @@ from hear_axlstm.audio.opening import AudioFile, open_file, source_name
 from hear_axlstm.audio.random_access import RandomAccess
 from hear_axlstm.audio.resample import check_rate, resampled
 from hear_axlstm.wording import duration
-
-__all__ = ["AUDIO_SUFFIXES", "OTHER_AUDIO_SUFFIXES", "AudioError", "AudioFile", "load_audio"]
 
 LONGEST_SECONDS = 24 * 3600.0  # a day at 16 kHz takes 5.5 GB
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip, TableSource
+from hear_axlstm.audio.sources import TableSource
 from hear_axlstm.wording import indented, plural
 
 log = logging.getLogger(__name__)

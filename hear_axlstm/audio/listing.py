@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from hear_axlstm.audio.io import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
+from hear_axlstm.audio.formats import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
 from hear_axlstm.wording import plural
 
 SHOWN = 5  # file extensions that a message lists

@@ -11,6 +11,7 @@ from pathlib import Path
 from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.files import replacing
 
+REPORT_NAME = "report.csv"
 HEADER = ("id", "reason")
 LOUD_SHARE = 0.1  # warn above this share of clips left out
 

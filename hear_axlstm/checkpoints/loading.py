@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from hear_axlstm.checkpoints.format import ENCODER, fill, read
-from hear_axlstm.checkpoints.resolve import RANDOM, locate, manifest, random_preset
-from hear_axlstm.config import PRESETS, Layout, ModelConfig, preset
+from hear_axlstm.checkpoints.resolve import locate, manifest, random_preset
+from hear_axlstm.config import Layout, ModelConfig, preset
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.models.pretraining import MaskedPatchModel
 
@@ -18,21 +17,10 @@ from hear_axlstm.models.pretraining import MaskedPatchModel
 FREE = ("mask_ratio", "mask_keeps_position", "loss_on", "layout")
 
 
-def load_embedder(
-    spec: str,
-    *,
-    weights: Literal["random"] | None,
-    seed: int,
-    layout: Layout | None,
-) -> Embedder:
+def load_embedder(spec: str, *, seed: int, layout: Layout | None) -> Embedder:
     """Load the embedding model that `hear_axlstm.load_model` returns; see there."""
-    if weights not in (None, RANDOM):
-        raise ValueError(f"weights={weights!r}: use {RANDOM!r}, or leave it out and name a file")
     name = spec or manifest()["default"]
-    if weights == RANDOM and name not in PRESETS:
-        raise ValueError(f"weights={RANDOM!r} needs a preset ({', '.join(PRESETS)}), not {spec!r}")
-    drawn = name if weights == RANDOM else random_preset(name)
-    if drawn is not None:
+    if drawn := random_preset(name):
         return _random_embedder(preset(drawn), seed, layout)
     return _embedder_from_file(locate(name), layout)
 

@@ -50,10 +50,11 @@ def locate(spec: str) -> Path:
                 verify(path)
                 return path
     if spec in PRESETS:
+        authors = f"{spec}.{TAG}"
+        download = f"{authors} (the authors' weights, a download) or " * (authors in PUBLISHED)
         raise ValueError(
-            f"no weights of {spec} ship with the package: use {spec}.{TAG}, the authors' weights "
-            f'(a download), or random ones: {spec}.{RANDOM}, or weights="random" '
-            "(on the command line --random-weights)"
+            f"no weights of {spec} ship with the package: use {download}{spec}.{RANDOM} (random "
+            "weights)"
         )
     if random_preset(spec):
         raise ValueError(f"{spec} names random weights, which have no file: name saved weights")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from hear_axlstm import load_model
 from hear_axlstm.cli import SOME_FAILED
-from hear_axlstm.embed.files import Kind, embed_files
+from hear_axlstm.embed.files import Stored, embed_files
 from hear_axlstm.ops.precision import Precision
 from hear_axlstm.options import option
 from hear_axlstm.training.distributed import init_distributed
@@ -29,11 +29,9 @@ def embed(
     *,
     out: Path,
     model: Annotated[str, option("WEIGHTS")] = "",
-    random_weights: bool = False,
-    kind: Kind = "scene",
+    kind: Stored = "scene",
     path_column: Annotated[str | None, option("COLUMN")] = None,
     precision: Precision = "float32",
-    batch_seconds: Annotated[float | None, option("SECONDS")] = None,
     device: str = "auto",
 ) -> None:
     """Embed audio of any sample rate and number of channels.
@@ -43,7 +41,7 @@ def embed(
     longer than an hour (split these with start/end columns in a CSV) are listed in report.csv, and
     the exit code is 3 (0 under torchrun, which would otherwise restart). To run one process per
     GPU:
-    `torchrun --nproc-per-node 8 -m -- hear_axlstm.cli embed ...`.
+    `torchrun --nproc-per-node 8 -m -- hear_axlstm embed ...`.
 
     Args:
         inputs: Files, folders, patterns such as '**/*.flac', CSV or TSV files with the column path,
@@ -52,22 +50,18 @@ def embed(
         out: scenes.npy (with scenes.npy.ids.txt), a .parquet file, or a folder for one .npy per
             clip.
         model: Preset, file, folder or hf://org/repo (default: axlstm_tiny).
-        random_weights: Use random weights, as a baseline; the model must be a preset.
         kind: One embedding per clip, one every 40 ms, or both.
         path_column: Column of paths in a CSV (default: a usual name such as path or filename).
         precision: Precision of large matrix products; "auto" uses bfloat16 where it is faster.
-        batch_seconds: Seconds of audio per batch (default: 300).
         device: "auto", or a torch device.
     """
     with init_distributed(device, patience=PATIENCE) as context:
-        weights: Literal["random"] | None = "random" if random_weights else None
-        embedder = load_model(model, weights=weights, precision=precision)
+        embedder = load_model(model, precision=precision)
         report = embed_files(
             inputs,
             out,
             embedder.to(context.device),
             kind,
-            batch_seconds=batch_seconds,
             path_column=path_column,
             context=context,
         )

@@ -17,7 +17,6 @@ def export(
     out: tyro.conf.Positional[Path],
     *,
     model: str = "",
-    random_weights: bool = False,
     kind: Kind = "scene",
 ) -> None:
     """Write an embedding model as ONNX or as a torch.export program.
@@ -25,11 +24,10 @@ def export(
     Args:
         out: File to write: OUT.onnx, or OUT.pt2 for torch.export.load.
         model: Preset, file, folder or hf://org/repo; by default the shipped weights.
-        random_weights: Use random weights; the model must be a preset.
         kind: "scene" for one embedding per clip, "timestamp" for one every 40 ms with its time.
     """
     for library in ("torch.onnx", "onnxscript"):  # their warnings do not concern this model
         logging.getLogger(library).setLevel(logging.ERROR)
     warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, about its own exporter
-    embedder = load_model(model, weights="random" if random_weights else None)
+    embedder = load_model(model)
     print(f"exported: {write_graph(embedder, out, kind)}")

@@ -101,11 +101,11 @@ def _weights(name: str) -> list[str]:
     if name not in PRESETS:
         return ["here"]
     shipped = manifest()["weights"].get(name)
-    here = PUBLISHED[f"{name}.{TAG}"].path.is_file()
-    return [
-        *([f"{shipped['tag']} (ships)"] if shipped else []),
-        f"{TAG} ({'downloaded' if here else 'to download'}{'' if shipped else '; none ship'})",
-    ]
+    tags = [f"{shipped['tag']} (ships)"] if shipped else []
+    if authors := PUBLISHED.get(f"{name}.{TAG}"):
+        state = "downloaded" if authors.path.is_file() else "to download"
+        tags.append(f"{TAG} ({state}{'' if shipped else '; none ship'})")
+    return tags or [f"{RANDOM} (none ship)"]
 
 
 def _kernel() -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from hear_axlstm.data.estimate import estimate as forecast
+from hear_axlstm.data.estimate import estimate_pack
 from hear_axlstm.data.pack import pack as pack_audio
 from hear_axlstm.options import option
 
@@ -35,7 +35,7 @@ def pack(
         dry_run: Only estimate hours, disk space and time from a small sample.
     """
     if dry_run:
-        print(forecast(audio, out, workers=workers, path_column=path_column))
+        print(estimate_pack(audio, out, workers=workers, path_column=path_column))
         return
     report = pack_audio(audio, out, workers=workers, path_column=path_column)
     print(f"next: axlstm pretrain {out} --run runs/my-run")

@@ -14,9 +14,9 @@ import torch
 import tyro
 from torch import Tensor
 
-from hear_axlstm.audio.clips import Source
+from hear_axlstm.audio.clips import AudioClip, Source
 from hear_axlstm.audio.skipped import Skipped, summary
-from hear_axlstm.audio.sources import AudioClip, open_source
+from hear_axlstm.audio.sources import open_source
 from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.cli import SOME_FAILED
 from hear_axlstm.embed.scenes import scenes_of

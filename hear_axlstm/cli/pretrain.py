@@ -14,7 +14,7 @@ from hear_axlstm.data.corpus import Corpus, is_pack
 from hear_axlstm.data.pack import pack as pack_audio
 from hear_axlstm.options import option
 from hear_axlstm.pretrain.config import PretrainConfig, Variant
-from hear_axlstm.pretrain.estimate import estimate as cost_card
+from hear_axlstm.pretrain.estimate import estimate_run
 from hear_axlstm.pretrain.recipes import RECIPES, settings_of
 from hear_axlstm.pretrain.run import pretrain as train
 from hear_axlstm.training.distributed import is_first_process
@@ -42,7 +42,7 @@ def pretrain(
 ) -> None:
     """Pretrain an encoder on audio, without labels.
 
-    For several GPUs: `torchrun --nproc-per-node 8 -m -- hear_axlstm.cli pretrain ...`.
+    For several GPUs: `torchrun --nproc-per-node 8 -m -- hear_axlstm pretrain ...`.
 
     Args:
         data: Folder written by `axlstm pack`, or a folder of audio, which is packed into OUT/pack.
@@ -61,7 +61,7 @@ def pretrain(
         changes = ", ".join(variant.changes)
         raise ValueError(f"recipe {recipe!r} defines the model: leave out {changes}")
     if estimate:
-        print(cost_card(config, None if data is None else Corpus(data)))
+        print(estimate_run(config, None if data is None else Corpus(data)))
         return
     if data is None or run is None:
         raise ValueError(

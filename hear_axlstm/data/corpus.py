@@ -32,7 +32,6 @@ from hear_axlstm.config import MelConfig
 FORMAT = 2
 INFO_NAME = "pack.json"
 INDEX_NAME = "index.npz"
-REPORT_NAME = "report.csv"
 FRAME_DTYPE = np.dtype("<f2")
 FIELD = "f16"  # extension of the files of frames
 

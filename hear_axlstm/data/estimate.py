@@ -13,7 +13,7 @@ from hear_axlstm.audio.sources import open_source
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import PackError
 from hear_axlstm.data.extract import extract_all
-from hear_axlstm.data.pack import check_workers, choose_device, choose_workers
+from hear_axlstm.data.pack import check_workers, choose_workers, front_end_device
 from hear_axlstm.progress import Progress
 from hear_axlstm.wording import duration, plural
 
@@ -49,7 +49,7 @@ class PackEstimate:
         return text
 
 
-def estimate(
+def estimate_pack(
     audio: str | Path | Sequence[str | Path],
     out: str | Path,
     workers: int | None = None,
@@ -68,7 +68,7 @@ def estimate(
     clips, total = source.sample(SAMPLE_PER_WORKER * (workers or choose_workers(None)))
     workers = max(1, choose_workers(total) if workers is None else workers)
     found, ends = [], [time.monotonic()]
-    results = extract_all(((0, clip) for clip in clips), mel, workers, choose_device(None))
+    results = extract_all(((0, clip) for clip in clips), mel, workers, front_end_device())
     for _, item in Progress(results, "measuring", total=len(clips), unit="clip", leave=False):
         found.append(item if isinstance(item, Skipped) else (len(item.frames), item.frames.nbytes))
         ends.append(time.monotonic())

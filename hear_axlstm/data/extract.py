@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -18,17 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hear_axlstm.audio.decode_ahead import (
-    AHEAD,
-    Decoded,
-    decode_usable,
-    groups,
-    map_ahead,
-    sample_count,
-)
+from hear_axlstm.ahead import groups, map_ahead
+from hear_axlstm.audio.clips import AudioClip
+from hear_axlstm.audio.decode_ahead import AHEAD, content_bytes
 from hear_axlstm.audio.mel import LogMel
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip
+from hear_axlstm.audio.usable import Decoded, compute_decoded, decode_usable, sample_count
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import FRAME_DTYPE, PackError
 
@@ -86,7 +81,7 @@ def _map(work: Callable[[Job], T], jobs: Iterable[Job], workers: int) -> Iterato
     # spawned, since a forked child of a process that has used torch's threads can hang
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
     try:
-        yield from map_ahead(work, jobs, pool, AHEAD * workers)
+        yield from map_ahead(work, jobs, pool, AHEAD * workers, content=content_bytes)
     except BrokenProcessPool as error:
         raise PackError(
             f"one of {workers} worker processes died, perhaps out of memory: "
@@ -127,15 +122,15 @@ def _features_on(
     device: torch.device, decoded: Iterable[tuple[int, Decoded | Skipped]], mel: MelConfig
 ) -> Iterator[tuple[int, Features | Skipped]]:
     """Compute log-mel of consecutive waveforms of equal length in batches."""
+
+    def features(clips: Sequence[Decoded]) -> list[Features | Skipped]:
+        frames = _log_mel(np.stack([clip.waveform for clip in clips]), mel, device)
+        return [_features(clip.id, own) for clip, own in zip(clips, frames, strict=True)]
+
     for _, alike in groupby(decoded, _length):
         for batch in groups(alike, _length, DEVICE_SAMPLES):
-            waveforms = [item.waveform for _, item in batch if isinstance(item, Decoded)]
-            frames = iter(_log_mel(np.stack(waveforms), mel, device) if waveforms else ())
-            for number, item in batch:
-                yield (
-                    number,
-                    item if isinstance(item, Skipped) else _features(item.id, next(frames)),
-                )
+            numbers, items = zip(*batch, strict=True)
+            yield from zip(numbers, compute_decoded(items, features), strict=True)
 
 
 def _length(decoded: tuple[int, Decoded | Skipped]) -> int:

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hear_axlstm.audio.skipped import Skipped, summary
-from hear_axlstm.audio.sources import Source, open_source
+from hear_axlstm.audio.clips import Source
+from hear_axlstm.audio.skipped import REPORT_NAME, Skipped, summary
+from hear_axlstm.audio.sources import open_source
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import (
     FIELD,
     FORMAT,
     INDEX_NAME,
     INFO_NAME,
-    REPORT_NAME,
     ClipIndex,
     Corpus,
     PackError,
@@ -69,7 +69,6 @@ def pack(
     out: str | Path,
     mel: MelConfig | None = None,
     workers: int | None = None,
-    device: str | None = None,
     path_column: str | None = None,
 ) -> PackReport:
     """Pack audio into the folder `out`.
@@ -84,8 +83,6 @@ def pack(
         out: output folder; an existing pack of the same source is updated.
         mel: the front end, by default the paper's.
         workers: number of processes, by default one per CPU; 1 runs in this process.
-        device: torch device for the front end; by default CUDA if available, otherwise each worker
-            computes its own.
         path_column: column of paths in CSV files; by default a usual name such as path or filename.
 
     Raises:
@@ -103,7 +100,7 @@ def pack(
         out.mkdir(parents=True, exist_ok=True)
     with sole_writer(out, LOCK_NAME):
         (out / INFO_NAME).unlink(missing_ok=True)
-        _write(planned, mel, workers, device)
+        _write(planned, mel, workers)
         finish(out, source.name, mel, planned.shards)
     return _report(out)
 
@@ -158,20 +155,18 @@ def choose_workers(clips: int | None) -> int:
     return cpus if clips is None else min(cpus, clips // CLIPS_PER_WORKER)
 
 
-def choose_device(device: str | None) -> torch.device | None:
+def front_end_device() -> torch.device | None:
     """CUDA if available; None leaves the front end to the workers."""
-    if device is None and torch.cuda.is_available():
-        device = "cuda"
-    return None if device is None else torch.device(device)
+    return torch.device("cuda") if torch.cuda.is_available() else None
 
 
-def _write(planned: Plan, mel: MelConfig, workers: int | None, device: str | None) -> None:
+def _write(planned: Plan, mel: MelConfig, workers: int | None) -> None:
     """Write the missing shards."""
     todo, total = planned.missing(planned.shards)
     if workers is None:
         workers = choose_workers(total)
     with (
-        closing(extract_all(jobs(planned, todo), mel, workers, choose_device(device))) as results,
+        closing(extract_all(jobs(planned, todo), mel, workers, front_end_device())) as results,
         Progress(total=total, unit="clip", desc="packing") as bar,
     ):
 

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
+from hear_axlstm.audio.clips import AudioClip, ShardSpec, Source
 from hear_axlstm.audio.skipped import HEADER, Skipped
-from hear_axlstm.audio.sources import AudioClip, ShardSpec, Source
 from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.files import digest, naming_full_disk, write_text
 from hear_axlstm.progress import Progress

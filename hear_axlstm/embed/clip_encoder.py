@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
 from typing import Any, TypeVar
 
 import torch
@@ -26,6 +27,23 @@ from hear_axlstm.ops.tracing import check_storage, is_traced
 
 FRAMES_AT_ONCE = 256  # of the front end on a core; their spectrum fits in the cache
 R = TypeVar("R")
+
+
+def _on_one_core(encode: Callable[..., R]) -> Callable[..., R]:
+    """Encode clips with fused weights in a thread that shares its work itself, see `ops.cores`."""
+
+    @wraps(encode)
+    def call(
+        model: ClipEncoder, audio: Iterable[Tensor], statistics: Statistics | None = None
+    ) -> R:
+        clips = list(audio)
+        if model.encoder.fused is None or any(map(is_traced, clips)):
+            return encode(model, clips, statistics)
+        for clip in clips:
+            check_storage(clip, "audio")  # transforms of torch.func are local to a thread
+        return on_one_core(lambda: encode(model, clips, statistics))
+
+    return call
 
 
 class ClipEncoder(nn.Module):
@@ -112,39 +130,14 @@ class ClipEncoder(nn.Module):
             hashed.update(tensor.cpu().contiguous().numpy().data)
         return hashed.hexdigest()
 
+    @_on_one_core
     def encode_scenes(
         self, audio: Iterable[Tensor], statistics: Statistics | None = None
     ) -> Tensor:
         """Scene embeddings of clips ``[n]`` of any lengths, float32 ``[B, D']``."""
-        clips = list(audio)
-        return self._on_cores(lambda: self._encode_scenes(clips, statistics), clips)
-
-    def encode_steps(
-        self, audio: Iterable[Tensor], statistics: Statistics | None = None
-    ) -> list[Tensor]:
-        """All time steps of clips ``[n]`` of any lengths, each float32 ``[J, D']``.
-
-        The center of a clip's last step may be past its end, see `step_times`.
-        """
-        clips = list(audio)
-        return self._on_cores(lambda: self._encode_steps(clips, statistics), clips)
-
-    def _on_cores(self, work: Callable[[], R], clips: Sequence[Tensor]) -> R:
-        """Call `work`, which embeds the clips; with fused weights, see `ops.cores`.
-
-        Raises:
-            TypeError: for a tensor of `torch.func`, whose transforms are local to a thread.
-        """
-        if self.encoder.fused is None or any(map(is_traced, clips)):
-            return work()
-        for clip in clips:
-            check_storage(clip, "audio")
-        return on_one_core(work)
-
-    def _encode_scenes(self, audio: Sequence[Tensor], statistics: Statistics | None) -> Tensor:
         sums: dict[int, list[Tensor]] = defaultdict(list)
         counts: dict[int, int] = defaultdict(int)
-        for batch, steps_WJD in self._encoded(audio, statistics):
+        for batch, steps_WJD in self._encoded_batches(audio, statistics):
             own = [window.steps(self.config.patch[0]) for window in batch]
             index_J = torch.arange(steps_WJD.shape[1], device=steps_WJD.device)
             inside_WJ = index_J < torch.tensor(own, device=steps_WJD.device)[:, None]
@@ -154,18 +147,25 @@ class ClipEncoder(nn.Module):
                 counts[window.clip] += steps
         return torch.stack([torch.stack(sums[c]).sum(0) / counts[c] for c in range(len(sums))])
 
-    def _encode_steps(self, audio: Sequence[Tensor], statistics: Statistics | None) -> list[Tensor]:
+    @_on_one_core
+    def encode_steps(
+        self, audio: Iterable[Tensor], statistics: Statistics | None = None
+    ) -> list[Tensor]:
+        """All time steps of clips ``[n]`` of any lengths, each float32 ``[J, D']``.
+
+        The center of a clip's last step may be past its end, see `step_times`.
+        """
         parts: dict[int, list[Tensor]] = defaultdict(list)
-        for batch, steps_WJD in self._encoded(audio, statistics):
+        for batch, steps_WJD in self._encoded_batches(audio, statistics):
             for window, steps_JD in zip(batch, steps_WJD, strict=True):
                 parts[window.clip].append(steps_JD[: window.steps(self.config.patch[0])])
         return [torch.cat(parts[clip]) for clip in range(len(parts))]
 
-    def _encoded(
-        self, audio: Sequence[Tensor], statistics: Statistics | None
+    def _encoded_batches(
+        self, audio: Iterable[Tensor], statistics: Statistics | None
     ) -> Iterator[tuple[list[Window], Tensor]]:
         """Yield the windows of all clips in batches, with their time steps ``[W, J, D']``."""
-        log_mels = self._log_mels(audio, statistics)
+        log_mels = self._log_mels(list(audio), statistics)
         width = self.config.window_frames
         # A causal encoder is not affected by padding at the end, so it is left out, unless rows
         # mix early and late tokens.
@@ -173,7 +173,7 @@ class ClipEncoder(nn.Module):
         multiple = self.config.patch[0] if alone else width
         budget = Budget.of(self.device).frames
         for batch in batches([len(mel) for mel in log_mels], width, multiple, budget):
-            yield batch, self._encode(cut(log_mels, batch))
+            yield batch, self._encode_windows(cut(log_mels, batch))
 
     def _log_mels(self, audio: Sequence[Tensor], statistics: Statistics | None) -> list[Tensor]:
         """Standardized log-mel ``[T, F]`` of each clip; clips of equal length form a batch."""
@@ -184,17 +184,17 @@ class ClipEncoder(nn.Module):
         log_mels: dict[int, Tensor] = {}
         for members in same.values():
             waveforms = torch.stack([audio[index] for index in members]).float()
-            log_mel_BTF = self._log_mel(waveforms)
+            log_mel_BTF = self._log_mel_batch(waveforms)
             log_mels.update(zip(members, standardize(log_mel_BTF, statistics), strict=True))
         return [log_mels[index] for index in range(len(audio))]
 
-    def _log_mel(self, waveforms_Bn: Tensor) -> Tensor:
+    def _log_mel_batch(self, waveforms_Bn: Tensor) -> Tensor:
         if self.encoder.fused is None or is_traced(waveforms_Bn):
             return self.mel(waveforms_Bn)
         passes = self.mel.passes(waveforms_Bn, most=FRAMES_AT_ONCE)
         return torch.cat(on_each_core(self.mel.of_frames, passes), dim=1)
 
-    def _encode(self, windows: Tensor) -> Tensor:
+    def _encode_windows(self, windows: Tensor) -> Tensor:
         """Encode windows ``[W, T, F]`` to time steps ``[W, T / 4, D']``."""
         self.encoder.refuse_gradients(windows)
         if self.encoder.fused is not None and not is_traced(windows):

@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import hear_axlstm
-from hear_axlstm.audio.decode_ahead import SHORTEST_SECONDS, SILENCE, groups, map_ahead
-from hear_axlstm.audio.io import AudioError, load_audio
+from hear_axlstm.ahead import groups, map_ahead
+from hear_axlstm.audio.clips import AudioClip
+from hear_axlstm.audio.decode_ahead import decoding_threads
+from hear_axlstm.audio.errors import AudioError
+from hear_axlstm.audio.io import load_audio
 from hear_axlstm.audio.resample import RATES, resampled
-from hear_axlstm.audio.sources import AudioClip
+from hear_axlstm.audio.usable import SHORTEST_SECONDS, SILENCE
 from hear_axlstm.embed.inputs import (
     AudioWarning,
     Errors,
@@ -39,7 +42,6 @@ from hear_axlstm.wording import listed
 
 MOST_CHANNELS = 32  # of a recording; a longer axis of an array is time
 SHOWN = 3  # clips named in a warning
-THREADS = 2  # threads that decode files
 DELAY = 3.0  # seconds before a progress bar appears
 INSIDE = tuple(f"{module.__path__[0]}{os.sep}" for module in (hear_axlstm, torch))
 
@@ -103,10 +105,10 @@ class Loader:
         if all(isinstance(item, (np.ndarray, Tensor)) for item in items) or self.request.is_single:
             yield from bar(map(self._item, indices))
             return
-        most = round(60 * self.sample_rate)
+        threads, most = decoding_threads(), round(60 * self.sample_rate)
         with (
-            ThreadPoolExecutor(THREADS) as pool,
-            closing(map_ahead(self._item, indices, pool, 4 * THREADS, _size, most)) as ahead,
+            ThreadPoolExecutor(threads) as pool,
+            closing(map_ahead(self._item, indices, pool, 4 * threads, _size, most)) as ahead,
         ):
             yield from bar(ahead)
 

@@ -32,7 +32,7 @@ from hear_axlstm.embed.inputs import (
 from hear_axlstm.embed.stream import Stream
 from hear_axlstm.embed.windows import step_times
 
-Standard: TypeAlias = Statistics | tuple[float, float]
+StatisticsLike: TypeAlias = Statistics | tuple[float, float]
 SMALLEST_STD = 1e-3  # of calibration audio's log-mel; constant audio has 1e-5, by rounding
 
 
@@ -86,7 +86,7 @@ class Embedder(ClipEncoder):
         self,
         audio: TensorAudio,
         lengths: Iterable[int] | None = ...,
-        statistics: Standard | None = ...,
+        statistics: StatisticsLike | None = ...,
         errors: Literal["raise"] = ...,
     ) -> Tensor: ...
 
@@ -95,7 +95,7 @@ class Embedder(ClipEncoder):
         self,
         audio: ArrayAudio,
         lengths: Iterable[int] | None = ...,
-        statistics: Standard | None = ...,
+        statistics: StatisticsLike | None = ...,
         errors: Literal["raise"] = ...,
     ) -> NDArray[np.float32]: ...
 
@@ -104,7 +104,7 @@ class Embedder(ClipEncoder):
         self,
         audio: Audio,
         lengths: Iterable[int] | None = ...,
-        statistics: Standard | None = ...,
+        statistics: StatisticsLike | None = ...,
         *,
         errors: Literal["skip"],
     ) -> tuple[Any, list[Failed]]: ...
@@ -115,7 +115,7 @@ class Embedder(ClipEncoder):
         self,
         audio: Audio,
         lengths: Iterable[int] | None = None,
-        statistics: Standard | None = None,
+        statistics: StatisticsLike | None = None,
         errors: Errors = "raise",
     ) -> Any:
         """Embed clips of any length, each as one scene embedding.
@@ -155,7 +155,7 @@ class Embedder(ClipEncoder):
         self,
         audio: Tensor,
         lengths: Iterable[int] | None = ...,
-        statistics: Standard | None = ...,
+        statistics: StatisticsLike | None = ...,
         errors: Literal["raise"] = ...,
     ) -> tuple[Tensor, Tensor]: ...
 
@@ -164,7 +164,7 @@ class Embedder(ClipEncoder):
         self,
         audio: ArrayClip,
         lengths: Iterable[int] | None = ...,
-        statistics: Standard | None = ...,
+        statistics: StatisticsLike | None = ...,
         errors: Literal["raise"] = ...,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
 
@@ -173,7 +173,7 @@ class Embedder(ClipEncoder):
         self,
         audio: Sequence[Tensor] | Sequence[ArrayClip],
         lengths: Iterable[int] | None = ...,
-        statistics: Standard | None = ...,
+        statistics: StatisticsLike | None = ...,
         errors: Literal["raise"] = ...,
     ) -> tuple[list[Any], list[Any]]: ...
 
@@ -182,7 +182,7 @@ class Embedder(ClipEncoder):
         self,
         audio: Audio,
         lengths: Iterable[int] | None = ...,
-        statistics: Standard | None = ...,
+        statistics: StatisticsLike | None = ...,
         *,
         errors: Literal["skip"],
     ) -> tuple[Any, Any, list[Failed]]: ...
@@ -193,7 +193,7 @@ class Embedder(ClipEncoder):
         self,
         audio: Audio,
         lengths: Iterable[int] | None = None,
-        statistics: Standard | None = None,
+        statistics: StatisticsLike | None = None,
         errors: Errors = "raise",
     ) -> Any:
         """Embed clips as timestamp embeddings every 40 ms, and return their times in ms.
@@ -229,7 +229,7 @@ class Embedder(ClipEncoder):
         audio: Audio,
         lengths: Iterable[int] | None = None,
         kind: Kind = "scene",
-        statistics: Standard | None = None,
+        statistics: StatisticsLike | None = None,
         errors: Errors = "raise",
     ) -> Any:
         """Call `embed_scenes`, or `embed_timestamps` if `kind` is "timestamp"."""
@@ -262,7 +262,7 @@ class Embedder(ClipEncoder):
             )
         return Statistics(mean.item(), std.item())
 
-    def stream(self, statistics: Statistics | tuple[float, float]) -> Stream:
+    def stream(self, statistics: StatisticsLike) -> Stream:
         """Return a stream that embeds live audio, each step as soon as it is complete.
 
         Args:

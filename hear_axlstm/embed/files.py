@@ -6,7 +6,6 @@ Shapes: J time steps, D' embedding size.
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,15 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hear_axlstm.audio.decode_ahead import (
-    Decoded,
-    decode_ahead,
-    decode_usable,
-    groups,
-    sample_count,
-)
-from hear_axlstm.audio.skipped import Skipped, summary
+from hear_axlstm.ahead import groups
+from hear_axlstm.audio.decode_ahead import decode_ahead
+from hear_axlstm.audio.skipped import REPORT_NAME, Skipped, summary
 from hear_axlstm.audio.sources import open_source
+from hear_axlstm.audio.usable import Decoded, compute_decoded, decode_usable, sample_count
 from hear_axlstm.data.shards import (
     Plan,
     Record,
@@ -39,7 +34,7 @@ from hear_axlstm.data.shards import (
     write_shards,
 )
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.embed.scenes import decoding_threads, to_tensors
+from hear_axlstm.embed.scenes import to_tensors
 from hear_axlstm.embed.windows import Budget, step_times
 from hear_axlstm.embed.writers import Output, OutputError
 from hear_axlstm.files import naming_full_disk, sole_writer, write_text
@@ -48,7 +43,7 @@ from hear_axlstm.progress import Progress
 from hear_axlstm.training.distributed import DistContext
 from hear_axlstm.wording import duration, plural
 
-Kind = Literal["scene", "timestamp", "both"]
+Stored = Literal["scene", "timestamp", "both"]
 FIELDS: dict[str, tuple[str, ...]] = {"scene": ("scene",), "timestamp": ("steps", "times_ms")}
 FIELDS["both"] = FIELDS["scene"] + FIELDS["timestamp"]
 CLIPS_PER_SHARD = 128
@@ -75,9 +70,8 @@ def embed_files(
     inputs: Sequence[str | Path],
     out: Path,
     embedder: Embedder,
-    kind: Kind = "scene",
+    kind: Stored = "scene",
     *,
-    batch_seconds: float | None = None,
     path_column: str | None = None,
     context: DistContext | None = None,
 ) -> EmbedReport | None:
@@ -93,7 +87,6 @@ def embed_files(
         out: .npy file (with ids in .npy.ids.txt), .parquet file, or a folder for one .npy per clip.
         embedder: the model, on its device.
         kind: kind of embeddings.
-        batch_seconds: seconds of audio per batch, at least 1.
         path_column: column of paths in CSV files; by default a usual name such as path or filename.
         context: the ranks of the run; by default this process alone.
 
@@ -105,10 +98,6 @@ def embed_files(
         OutputError, ValueError: for an output or settings that can't be used.
     """
     context = context or DistContext(embedder.device)
-    if batch_seconds is None:
-        batch_seconds = Budget.of(embedder.device).held_seconds
-    if not 1 <= batch_seconds < math.inf:
-        raise ValueError(f"batch_seconds={batch_seconds} must be a finite number, at least 1")
     output, source = Output(out, FIELDS[kind]), open_source(inputs, path_column)
     request = {
         "kind": kind,
@@ -124,15 +113,30 @@ def embed_files(
         return read_report(output) if context.is_first else None
     if not context.is_first:
         context.barrier()  # until the first rank has locked the folder
-        _write_share(planned, embedder, batch_seconds, context)
+        _write_share(planned, embedder, context)
         return None
-    with naming_full_disk(out):
+    return _embed_on_first_rank(output, planned, embedder, request, context)
+
+
+def _embed_on_first_rank(
+    output: Output,
+    planned: Plan,
+    embedder: Embedder,
+    request: Mapping[str, Any],
+    context: DistContext,
+) -> EmbedReport:
+    """Write this rank's shards, and join those of all ranks.
+
+    Raises:
+        OutputError: if no clip could be embedded.
+    """
+    with naming_full_disk(output.path):
         output.parts.mkdir(parents=True, exist_ok=True)
     with sole_writer(output.parts):
         output.begin(request)
         context.barrier()
-        _write_share(planned, embedder, batch_seconds, context)
-        found = summarize(planned.shards, output.parts / "report.csv")
+        _write_share(planned, embedder, context)
+        found = summarize(planned.shards, output.parts / REPORT_NAME)
         output.keep_report(found)
         if found.clips:
             _finish(output, planned, found, embedder, request)
@@ -173,16 +177,14 @@ def _is_up_to_date(output: Output, planned: Plan, request: Mapping[str, Any]) ->
     )
 
 
-def _write_share(
-    planned: Plan, embedder: Embedder, batch_seconds: float, context: DistContext
-) -> None:
+def _write_share(planned: Plan, embedder: Embedder, context: DistContext) -> None:
     """Compute this rank's missing shards, then wait for the other ranks."""
     own = [shard for shard in planned.shards if shard.number % context.size == context.rank]
     todo, total = planned.missing(own)
     fields = planned.shards[0].fields if planned.shards else ()
-    most = round(batch_seconds * embedder.sample_rate)
+    most = round(Budget.of(embedder.device).held_seconds * embedder.sample_rate)
     work = partial(decode_usable, sample_rate=embedder.sample_rate)
-    found = decode_ahead(jobs(planned, todo), work, decoding_threads(), most)
+    found = decode_ahead(jobs(planned, todo), work, most)
     bar = Progress(total=total, unit="clip", desc="embedding", disable=not context.is_first)
     with closing(found), bar:
         start, samples = time.monotonic(), 0
@@ -205,11 +207,9 @@ def _embedded(
     found: Iterable[Decoded | Skipped], embedder: Embedder, most: int, fields: Sequence[str]
 ) -> Iterator[Record | Skipped]:
     """Embed the clips of one shard in order, in batches of up to `most` samples."""
+    embed = partial(_embed_batch, embedder=embedder, fields=fields)
     for group in groups(found, sample_count, most):
-        decoded = [item for item in group if isinstance(item, Decoded)]
-        records = iter(_embed_batch(decoded, embedder, fields) if decoded else ())
-        for item in group:
-            yield item if isinstance(item, Skipped) else next(records)
+        yield from compute_decoded(group, embed)
 
 
 def _embed_batch(

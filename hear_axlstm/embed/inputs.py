@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from hear_axlstm.audio.decode_ahead import MAX_AMPLITUDE, SHORTEST_SECONDS
-from hear_axlstm.audio.sources import AudioClip
+from hear_axlstm.audio.clips import AudioClip
+from hear_axlstm.audio.usable import MAX_AMPLITUDE, SHORTEST_SECONDS
 
 Samples: TypeAlias = NDArray[np.floating]
 ArrayClip: TypeAlias = (

@@ -12,15 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hear_axlstm.audio.decode_ahead import (
-    Decoded,
-    decode_ahead,
-    decode_usable,
-    groups,
-    sample_count,
-)
+from hear_axlstm.ahead import groups
+from hear_axlstm.audio.clips import AudioClip
+from hear_axlstm.audio.decode_ahead import decode_ahead
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip
+from hear_axlstm.audio.usable import Decoded, compute_decoded, decode_usable, sample_count
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.windows import Budget
 from hear_axlstm.progress import Progress
@@ -34,26 +30,22 @@ def scenes_of(
 
     Clips that are broken, silent or shorter than 25 ms have no embedding. Shows progress.
     """
+
+    def scenes_on_cpu(decoded: Sequence[Decoded]) -> Tensor:
+        return embedder.encode_scenes(to_tensors(decoded, embedder)).cpu()
+
     total = len(clips) if isinstance(clips, Sized) else None
     held = round(Budget.of(embedder.device).held_seconds * embedder.sample_rate)
     work = partial(decode_usable, sample_rate=embedder.sample_rate, longest=None)
-    found = decode_ahead(((clip, clip) for clip in clips), work, decoding_threads(), held)
+    found = decode_ahead(((clip, clip) for clip in clips), work, held)
     with closing(found), Progress(total=total, desc="embedding", unit="clip") as bar:
         for group in groups(found, lambda pair: sample_count(pair[1]), held):
-            decoded = [item for _, item in group if isinstance(item, Decoded)]
-            scenes = iter(
-                embedder.encode_scenes(to_tensors(decoded, embedder)).cpu() if decoded else ()
-            )
-            for clip, item in group:
-                yield clip, item if isinstance(item, Skipped) else next(scenes)
+            scenes = compute_decoded([item for _, item in group], scenes_on_cpu)
+            for (clip, _), scene in zip(group, scenes, strict=True):
+                yield clip, scene
                 bar.update()
 
 
 def to_tensors(clips: Sequence[Decoded], embedder: Embedder) -> list[Tensor]:
     """Samples of decoded clips as tensors on the model's device."""
     return [torch.from_numpy(clip.waveform).to(embedder.device) for clip in clips]
-
-
-def decoding_threads() -> int:
-    """Number of threads that decode files while the model computes."""
-    return max(2, torch.get_num_threads())

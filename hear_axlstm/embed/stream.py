@@ -53,7 +53,7 @@ class Stream:
     ) -> None:
         config = encoder.config
         if not encoder.causal:
-            what = "ssast" if config.architecture == "ssast" else "a model with flip=True"
+            what = "a model with flip=True" if config.flip else config.architecture
             raise ValueError(
                 f"{what} can't embed a stream, because its steps depend on later ones: use an "
                 "axlstm preset without flip, or embed(...) once the clip is complete"

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from hear_axlstm.audio.decode_ahead import groups
+from hear_axlstm.ahead import groups
+from hear_axlstm.audio.skipped import REPORT_NAME
 from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.data.shards import Record, Shard, Summary
 from hear_axlstm.files import naming_full_disk, replacing, write_text
 
 GROUP_BYTES = 1 << 26  # embeddings in a row group of a Parquet file
 NAME_BYTES = 240  # longest file name; file systems allow 255, including the suffix
-REPORT = "report.csv"
 REQUEST = "request.json"
 SHOWN = 60  # characters of a value in a message
 PATH_BYTES = 2_000  # longest relative path
@@ -73,7 +73,7 @@ class Output:
     @property
     def report(self) -> Path:
         """File that lists the clips that were left out, and why."""
-        return self._beside(REPORT)
+        return self._beside(REPORT_NAME)
 
     @property
     def parts(self) -> Path:
@@ -95,7 +95,8 @@ class Output:
             return None
         except (FileNotFoundError, NotADirectoryError):
             pass
-        if self.parts.exists() or (self.path.is_dir() and set(os.listdir(self.path)) <= {REPORT}):
+        is_empty = self.path.is_dir() and set(os.listdir(self.path)) <= {REPORT_NAME}
+        if self.parts.exists() or is_empty:
             return None
         raise OutputError(
             f"{self.path} exists and was not made by axlstm embed: choose another name, or delete "
@@ -128,7 +129,7 @@ class Output:
         """Copy the list of clips that were left out from the parts, if there are any."""
         self.report.unlink(missing_ok=True)
         if found.kinds:
-            shutil.copyfile(self.parts / REPORT, self.report)
+            shutil.copyfile(self.parts / REPORT_NAME, self.report)
 
     def size(self) -> int:
         """Total size of the embeddings in bytes, to detect a truncated or deleted output."""

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hear_axlstm.audio.decode_ahead import prefetch
+from hear_axlstm.ahead import prefetch
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.dataset import Dataset
 from hear_axlstm.training.step import Batch

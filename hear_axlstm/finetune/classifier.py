@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hear_axlstm import checkpoints
-from hear_axlstm.audio.io import AudioError
+from hear_axlstm.audio.clips import AudioClip
+from hear_axlstm.audio.errors import AudioError
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.config import PRESETS, ModelConfig
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.inputs import Audio

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hear_axlstm.audio.decode_ahead import decode_ahead, decode_usable
+from hear_axlstm.audio.clips import AudioClip
+from hear_axlstm.audio.decode_ahead import decode_ahead
 from hear_axlstm.audio.labels import (
     SEPARATOR,
     SPLITS,
@@ -28,7 +29,7 @@ from hear_axlstm.audio.labels import (
     warn_of_separator,
 )
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip
+from hear_axlstm.audio.usable import decode_usable
 from hear_axlstm.config import MelConfig
 from hear_axlstm.finetune.classifier import Labels
 from hear_axlstm.finetune.config import FinetuneConfig
@@ -36,8 +37,6 @@ from hear_axlstm.progress import Progress
 from hear_axlstm.wording import indented, listed, plural
 
 log = logging.getLogger(__name__)
-
-THREADS = 2  # threads that decode files
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def _with_files(rows: Sequence[LabeledRow]) -> tuple[list[LabeledRow], tuple[Ski
 def _unusable(rows: Sequence[LabeledRow]) -> list[Skipped]:
     """Clips that can't be decoded or are silent or too short, found without embedding them."""
     work = partial(decode_usable, sample_rate=MelConfig().sample_rate, longest=None)
-    found = decode_ahead(((row.clip, row.clip) for row in rows), work, THREADS)
+    found = decode_ahead(((row.clip, row.clip) for row in rows), work)
     with closing(found), Progress(total=len(rows), desc="checking", unit="clip") as bar:
         unusable = []
         for clip, decoded in found:

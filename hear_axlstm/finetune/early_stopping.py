@@ -33,8 +33,3 @@ class Best:
         else:
             self.waited += 1
         return better
-
-
-def named(split: str, found: dict[str, float]) -> dict[str, float]:
-    """Prefix the names of scores with the split, as in the log."""
-    return {f"{split}_{name}": value for name, value in found.items()}

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hear_axlstm.finetune.classifier import Classifier, Head
 from hear_axlstm.finetune.config import FinetuneConfig
-from hear_axlstm.finetune.early_stopping import Best, named
-from hear_axlstm.finetune.metrics import loss, scores
+from hear_axlstm.finetune.early_stopping import Best
+from hear_axlstm.finetune.metrics import loss, named, scores
 from hear_axlstm.progress import Progress
 from hear_axlstm.training.logging import JsonLines
 

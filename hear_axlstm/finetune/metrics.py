@@ -113,3 +113,8 @@ def draw_confusion(labels: Labels, logits: Tensor, targets: Tensor, title: str, 
         axis.set(xticks=[], yticks=[])
     axis.set(xlabel="predicted class", ylabel="class", title=title)
     figure.savefig(path, dpi=110)
+
+
+def named(split: str, found: dict[str, float]) -> dict[str, float]:
+    """Prefix the names of scores with the split, as in the log."""
+    return {f"{split}_{name}": value for name, value in found.items()}

@@ -10,8 +10,8 @@ from typing import Any
 from hear_axlstm.finetune.classifier import FILE_NAME, Classifier, logits_of
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.dataset import Dataset
-from hear_axlstm.finetune.early_stopping import Best, named
-from hear_axlstm.finetune.metrics import scores
+from hear_axlstm.finetune.early_stopping import Best
+from hear_axlstm.finetune.metrics import named, scores
 from hear_axlstm.training.trainer import DivergedError, Trainer
 
 PATIENCE = 5

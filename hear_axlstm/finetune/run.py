@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 
 from hear_axlstm import load_model
-from hear_axlstm.audio.skipped import Skipped, summary, write_report
+from hear_axlstm.audio.skipped import REPORT_NAME, Skipped, summary, write_report
 from hear_axlstm.files import write_text
 from hear_axlstm.finetune.classifier import FILE_NAME, Classifier, load_classifier, logits_of
 from hear_axlstm.finetune.config import MLP_WIDTH, FinetuneConfig
 from hear_axlstm.finetune.dataset import Dataset, check, read_dataset, report_broken
-from hear_axlstm.finetune.embeddings import embed
+from hear_axlstm.finetune.embedding_cache import cached_scenes
 from hear_axlstm.finetune.full import train_encoder
 from hear_axlstm.finetune.heads import train_head
 from hear_axlstm.finetune.metrics import check_libraries, draw_confusion, scores
 from hear_axlstm.training.checkpoint_manager import list_checkpoints
 from hear_axlstm.training.distributed import init_distributed
+from hear_axlstm.training.logging import LOG_NAME
 from hear_axlstm.training.resume import CHECKPOINTS, lock_dir
 from hear_axlstm.wording import plural
 
-CONFUSION, SCORES, SETTINGS, LOG = "confusion.png", "scores.json", "config.json", "log.jsonl"
-REPORT = "report.csv"
+CONFUSION, SCORES, SETTINGS = "confusion.png", "scores.json", "config.json"
 
 
 class Scores(dict[str, dict[str, float]]):
@@ -73,7 +73,7 @@ def finetune(train: Path, out: Path, config: FinetuneConfig) -> Scores:
             dataset, embeddings = _embed(classifier, dataset, train, config)
             if not list_checkpoints(out / CHECKPOINTS):
                 pairs = {split: (x, dataset.targets(split)) for split, x in embeddings.items()}
-                log = out / ("head.jsonl" if config.mode == "full" else LOG)
+                log = out / ("head.jsonl" if config.mode == "full" else LOG_NAME)
                 train_head(classifier, pairs["train"], pairs["valid"], config, log)
         if config.mode == "full":
             train_encoder(classifier, dataset, config, out, context)
@@ -105,12 +105,12 @@ def _write(
     found = Scores({s: scores(dataset.labels, logits[s], targets[s]) for s in logits})
     classifier.save(out / FILE_NAME, {"scores": found, "settings": config.to_dict()})
     write_text(out / SCORES, json.dumps(found, indent=2) + "\n")
-    (out / REPORT).unlink(missing_ok=True)
+    (out / REPORT_NAME).unlink(missing_ok=True)
     if dataset.left_out:
-        write_report(out / REPORT, dataset.left_out)
+        write_report(out / REPORT_NAME, dataset.left_out)
         kinds = Counter(skipped.kind for skipped in dataset.left_out)
         kept = sum(map(len, dataset.splits.values()))
-        found.left_out = summary(kept, kinds, f"see {out / REPORT}")
+        found.left_out = summary(kept, kinds, f"see {out / REPORT_NAME}")
     if not config.multilabel:
         split = list(logits)[-1]
         clips, accuracy = plural(len(targets[split]), "clip"), found[split]["accuracy"]
@@ -125,7 +125,7 @@ def _embed(
 ) -> tuple[Dataset, dict[str, Tensor]]:
     """Embed all splits; returns the decodable clips and their embeddings ``[n, D']``."""
     clips = [clip for members in dataset.splits.values() for clip in members]
-    embedded = dict(zip(clips, embed(classifier, clips), strict=True))
+    embedded = dict(zip(clips, cached_scenes(classifier, clips), strict=True))
     broken = [
         Skipped(str(clip.source), scene.reason)
         for clip, scene in embedded.items()

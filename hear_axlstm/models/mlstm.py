@@ -124,11 +124,11 @@ def cell(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tenso
         h ``[B, S, H, K]`` in the dtype of v.
     """
     if is_short(q.shape[1], q.shape[3]):
-        return parallel(q, k, v, log_i, log_f)
+        return quadratic(q, k, v, log_i, log_f)
     return chunkwise(q, k, v, log_i, log_f)[0]
 
 
-def parallel(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
+def quadratic(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
     """Hidden states in the quadratic form, computed by the backend; arguments as in `cell`."""
     return quadratic_cell(q, k, v, *stabilize(log_i, log_f))
 

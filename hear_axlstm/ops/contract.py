@@ -21,7 +21,7 @@ NORM_EPS = 1e-5  # added to the variance in both norms of an mLSTM block
 LARGEST_EXPONENT = 80.0  # in the normalizer's lower bound: a larger one would overflow float32
 CONV_WIDTH = 4  # tokens in the causal convolution's kernel
 MAP_WIDTH = 4  # channels in each block of a block-diagonal map
-PARALLEL_TOKENS = 7  # times K: up to this length the quadratic form is faster (measured)
+QUADRATIC_TOKENS = 7  # times K: up to this length the quadratic form is faster (measured)
 
 
 class CellGates(NamedTuple):
@@ -153,4 +153,4 @@ class Mixer(Protocol):
 
 def is_short(tokens: int, head_size: int) -> bool:
     """Whether the quadratic form of the cell is faster than the chunkwise one."""
-    return tokens <= PARALLEL_TOKENS * head_size
+    return tokens <= QUADRATIC_TOKENS * head_size

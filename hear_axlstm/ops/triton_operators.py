@@ -75,7 +75,7 @@ def forward(
     return h, n, gates
 
 
-@torch.library.custom_op("hear_axlstm::mlstm_sum_backward", mutates_args=())
+@torch.library.custom_op("hear_axlstm::quadratic_cell_backward", mutates_args=())
 def backward(
     grad_h: Tensor, q: Tensor, k: Tensor, v: Tensor, floor: Tensor, h: Tensor, n: Tensor,
     gates: Tensor,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from hear_axlstm.audio.decode_ahead import prefetch
+from hear_axlstm.ahead import prefetch
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.data.dataset import CropDataset
 from hear_axlstm.training.distributed import DistContext

@@ -29,7 +29,7 @@ BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments, float32
 
 
 @dataclass(frozen=True)
-class CostCard:
+class RunEstimate:
     """Cost of a run; `str` formats it."""
 
     config: PretrainConfig
@@ -78,9 +78,9 @@ class CostCard:
         return "\n".join(f"{name:<13}{text}" for name, text in lines.items())
 
 
-def estimate(
+def estimate_run(
     config: PretrainConfig, corpus: Corpus | None = None, seconds: float = MEASURE_SECONDS
-) -> CostCard:
+) -> RunEstimate:
     """Estimate the cost of a run by counting and by measuring on this machine.
 
     The measurement trains on as many micro-batches as fit into the time, at most the run's batch.
@@ -108,7 +108,7 @@ def estimate(
         model = MaskedPatchModel(config.model).to(device)
         train_step = make_train_step(model, config, DistContext(device))
         size, rate, peak = _measure(train_step, config.model, seconds)
-    return CostCard(
+    return RunEstimate(
         config=config,
         clips=clips,
         disk_bytes=disk,

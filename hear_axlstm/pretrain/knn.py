@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from hear_axlstm.audio import labels
-from hear_axlstm.audio.io import AudioError
+from hear_axlstm.audio.clips import AudioClip
+from hear_axlstm.audio.errors import AudioError
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip, FolderSource
+from hear_axlstm.audio.sources import FolderSource
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.scenes import scenes_of
 from hear_axlstm.wording import plural
@@ -24,7 +25,7 @@ NEIGHBORS = 5
 SPLITS = ("train", "test")
 
 
-class ProbeError(ValueError):
+class LabeledSetError(ValueError):
     """Raised for an unusable labeled set; the message names the remedy."""
 
 
@@ -55,15 +56,15 @@ class LabeledClips:
         return right.float().mean().item()
 
 
-def read_labeled(source: str | Path) -> LabeledClips:
-    """Find labeled clips.
+def find_labeled_clips(source: str | Path) -> LabeledClips:
+    """Find the clips to score.
 
     Args:
         source: a CSV with the columns path (relative to it) and label, and optionally split (train
             or test); or a folder with one subfolder of audio per class.
 
     Raises:
-        ProbeError: if there is nothing to score, or a file is missing.
+        LabeledSetError: if there is nothing to score, or a file is missing.
         TableError, SourceError, LabelsError: for a CSV or folder that can't be used.
     """
     source = Path(source)
@@ -74,19 +75,21 @@ def read_labeled(source: str | Path) -> LabeledClips:
         rows, _ = labels.read_labeled(source)
         splits = {row.split for row in rows}
         if splits - {"", *SPLITS}:
-            raise ProbeError(f"probe={source}: each split must be one of {', '.join(SPLITS)}")
+            raise LabeledSetError(f"probe={source}: each split must be one of {', '.join(SPLITS)}")
         test = tuple(row.split == "test" for row in rows) if splits != {""} else None
         clips = LabeledClips(tuple(row.clip for row in rows), test)
     else:
-        raise ProbeError(f"probe={source} does not exist: give a CSV, or a folder of classes")
+        raise LabeledSetError(f"probe={source} does not exist: give a CSV, or a folder of classes")
     classes = len({clip.labels[0] for clip in clips.clips})
     if classes < 2:
-        raise ProbeError(f"probe={source} has {plural(classes, 'class')}: two or more are needed")
+        raise LabeledSetError(
+            f"probe={source} has {plural(classes, 'class')}: two or more are needed"
+        )
     if clips.test is not None and (all(clips.test) or not any(clips.test)):
-        raise ProbeError(f"probe={source} needs clips of both splits, train and test")
+        raise LabeledSetError(f"probe={source} needs clips of both splits, train and test")
     missing = [clip.source for clip in clips.clips if not Path(str(clip.source)).is_file()]
     if missing:
-        raise ProbeError(
+        raise LabeledSetError(
             f"probe={source} names {plural(len(missing), 'missing file')}, the first is "
             f"{missing[0]!s}"
         )

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from hear_axlstm.audio.io import AudioError
+from hear_axlstm.audio.errors import AudioError
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain import pictures
 from hear_axlstm.pretrain.batches import CropBatch
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.knn import read_labeled
+from hear_axlstm.pretrain.knn import find_labeled_clips
 from hear_axlstm.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class PretrainMonitor:
         batch: returns the batch of a step, whose first clips are shown if there is no validation.
 
     Raises:
-        ProbeError: if the labeled clips can't be used.
+        LabeledSetError: if the labeled clips can't be used.
     """
 
     is_over = False
@@ -67,7 +67,7 @@ class PretrainMonitor:
                 "no pictures: matplotlib is missing; run pip install '.[train]' in the clone"
             )
         if config.probe is not None:
-            self.labeled = read_labeled(config.probe)
+            self.labeled = find_labeled_clips(config.probe)
             with torch.random.fork_rng(devices=[]):  # its own encoder is random, and replaced
                 self.embedder = Embedder(config.model).to(self._device())
             self.embedder.encoder = model.encoder

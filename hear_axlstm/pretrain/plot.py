@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hear_axlstm.training.logging import read_log
+from hear_axlstm.training.logging import LOG_NAME, read_log
 
-LOG_NAME = "log.jsonl"
 WIDE_RANGE = 8.0  # ratio of largest to smallest value above which a logarithmic axis is used
 
 

@@ -26,13 +26,13 @@ from hear_axlstm.training.checkpoint_manager import list_checkpoints, load_lates
 from hear_axlstm.training.checkpoints import Checkpoint
 from hear_axlstm.training.device import keep_freed_memory
 from hear_axlstm.training.distributed import DistContext, init_distributed
-from hear_axlstm.training.logging import read_log
+from hear_axlstm.training.logging import LOG_NAME, read_log
 from hear_axlstm.training.resume import CHECKPOINTS, Resume, find_resume, lock_dir
 from hear_axlstm.training.schedule import Schedule
 from hear_axlstm.training.signals import StopRequest
 from hear_axlstm.training.trainer import Trainer
 
-LOG, CONFIG = "log.jsonl", "config.json"
+CONFIG = "config.json"
 VALIDATION_SEED = 0  # the same crops and masks in every epoch and run, so that losses compare
 
 
@@ -119,7 +119,7 @@ def _assemble(
 def _write_weights(trainer: Trainer, model: MaskedPatchModel, corpus: Corpus) -> Path:
     """Write model.safetensors, with the facts for a model card in its header."""
     path = trainer.run / checkpoints.FILE_NAME
-    lines = read_log(trainer.run / LOG)
+    lines = read_log(trainer.run / LOG_NAME)
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
     facts = {
         "clips": len(corpus),

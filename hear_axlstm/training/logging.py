@@ -17,6 +17,7 @@ from hear_axlstm.files import write_text
 
 log = logging.getLogger(__name__)
 
+LOG_NAME = "log.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
 
@@ -72,7 +73,7 @@ class RunLog:
     """
 
     def __init__(self, run: Path, step: int, settings: dict[str, Any]) -> None:
-        self.lines = JsonLines(run / "log.jsonl", step)
+        self.lines = JsonLines(run / LOG_NAME, step)
         self.run, self.step, self.settings = run, step, settings
 
     @cached_property

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from hear_axlstm.audio.containers.flac import CRC_8, _crc
-from hear_axlstm.audio.io import AudioError, load_audio
+from hear_axlstm.audio.errors import AudioError
+from hear_axlstm.audio.io import load_audio
 from tests.helpers.sound_files import encode, encode_by_ffmpeg, noise, ogg_pages
 
 KINDS = [

@@ -7,8 +7,9 @@ import av
 import numpy as np
 import pytest
 
+from hear_axlstm.audio.errors import AudioError
 from hear_axlstm.audio.formats import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
-from hear_axlstm.audio.io import AudioError, load_audio
+from hear_axlstm.audio.io import load_audio
 from tests.helpers.sound_files import encode, encode_by_ffmpeg, noise
 
 OTHERS = {

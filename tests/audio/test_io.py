@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from hear_axlstm.audio.decoders import BLOCK_SAMPLES
-from hear_axlstm.audio.io import AudioError, load_audio
+from hear_axlstm.audio.errors import AudioError
+from hear_axlstm.audio.io import load_audio
 from tests.helpers.sound_files import encode, encode_by_ffmpeg, noise
 
 

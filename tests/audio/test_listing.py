@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.listing import SourceError, list_folder, match_pattern
-from hear_axlstm.audio.sources import AudioClip, FolderSource, open_source
+from hear_axlstm.audio.sources import FolderSource, open_source
 from tests.helpers.platforms import posix_only
 
 pytestmark = posix_only  # for the links in the folder

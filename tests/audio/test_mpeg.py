@@ -8,7 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from hear_axlstm.audio.io import AudioError, load_audio
+from hear_axlstm.audio.errors import AudioError
+from hear_axlstm.audio.io import load_audio
 from tests.helpers.sound_files import ape_tag, encode, id3v2, noise, without_xing
 
 SECONDS = 3

@@ -11,8 +11,8 @@ import pytest
 
 from hear_axlstm.audio import AudioError, load_audio
 from hear_axlstm.audio.clips import AudioClip
-from hear_axlstm.audio.decode_ahead import decode
 from hear_axlstm.audio.skipped import Skipped
+from hear_axlstm.audio.usable import decode
 from tests.helpers.platforms import posix_only
 from tests.helpers.sound_files import encode, noise
 

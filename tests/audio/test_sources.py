@@ -22,7 +22,7 @@ from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import FolderSource, open_source
 from hear_axlstm.audio.tables import TableError
 from hear_axlstm.data.corpus import Corpus
-from hear_axlstm.data.estimate import estimate
+from hear_axlstm.data.estimate import estimate_pack
 from hear_axlstm.data.pack import pack
 
 
@@ -179,11 +179,14 @@ def test_tars_by_url_and_a_broken_connection_is_tried_again(
     assert Corpus(tmp_path / "again").fingerprint == Corpus(tmp_path / "whole").fingerprint
 
 
-def test_the_front_end_on_a_device_equals_the_workers(audio: Path, tmp_path: Path) -> None:
+def test_the_front_end_on_a_device_equals_the_workers(
+    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     soundfile.write(audio / "odd.wav", np.random.default_rng(9).normal(0, 0.1, 9_999), 16_000)
     (audio / "broken.wav").write_bytes(b"RIFF")
     pack(audio, tmp_path / "plain", workers=1)
-    pack(audio, tmp_path / "device", workers=1, device="cpu")
+    monkeypatch.setattr("hear_axlstm.data.pack.front_end_device", lambda: torch.device("cpu"))
+    pack(audio, tmp_path / "device", workers=1)
     plain, device = clips(tmp_path / "plain"), clips(tmp_path / "device")
     assert list(plain) == list(device) and len(plain) == 7
     for name, frames in plain.items():
@@ -193,7 +196,7 @@ def test_the_front_end_on_a_device_equals_the_workers(audio: Path, tmp_path: Pat
 
 def test_an_estimate_comes_close_and_writes_nothing(audio: Path, tmp_path: Path) -> None:
     (audio / "broken.wav").write_bytes(b"RIFF")
-    told = estimate(audio, tmp_path / "pack", workers=1)
+    told = estimate_pack(audio, tmp_path / "pack", workers=1)
     assert not (tmp_path / "pack").exists()
     report = pack(audio, tmp_path / "pack", workers=1)
     assert (told.clips, told.sampled) == (7, 7) and told.usable == pytest.approx(6 / 7)
@@ -207,7 +210,7 @@ def test_an_estimate_extrapolates(
 ) -> None:
     monkeypatch.setattr("hear_axlstm.data.estimate.SAMPLE_PER_WORKER", 2)
     for source in (audio, tars):
-        told = estimate(source, tmp_path / "pack", workers=1)
+        told = estimate_pack(source, tmp_path / "pack", workers=1)
         assert (told.clips, told.sampled) == (6, 2)
         assert told.hours == pytest.approx(12 / 3600, rel=0.01)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.labels import LabelsError, read_labeled, warn_of_separator
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip, TableSource
+from hear_axlstm.audio.sources import TableSource
 from hear_axlstm.audio.tables import Table, TableError
 
 ROWS = [(f"{i}.wav", "ab"[i % 2]) for i in range(4)]

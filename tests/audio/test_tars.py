@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from hear_axlstm.audio import tars
+from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip, TarSource
+from hear_axlstm.audio.sources import TarSource
 from hear_axlstm.wording import plural
 
 BLOCK = 512

@@ -216,7 +216,7 @@ def test_labels_that_the_terminal_can_not_show_cost_nothing(tmp_path: Path) -> N
     classifier.save(tmp_path / "classifier.safetensors", {})
     soundfile.write(os.fsencode(tmp_path) + b"/caf\xe9.wav", np.sin(np.arange(800)), 16_000,
                     format="WAV")  # fmt: skip
-    command = [sys.executable, "-m", "hear_axlstm.cli", "predict", str(tmp_path), str(tmp_path)]
+    command = [sys.executable, "-m", "hear_axlstm", "predict", str(tmp_path), str(tmp_path)]
     environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
     result = subprocess.run(command, capture_output=True, text=True, env=environ)
     assert result.returncode == 0, result.stderr

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from hear_axlstm.audio.decode_ahead import prefetch
+from hear_axlstm.ahead import prefetch
 from hear_axlstm.audio.mel import standardize
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import FIELD, Corpus

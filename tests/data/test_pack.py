@@ -18,7 +18,7 @@ from hear_axlstm.audio.listing import SourceError
 from hear_axlstm.audio.mel import LogMel
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import Corpus, PackError, is_pack
-from hear_axlstm.data.estimate import estimate
+from hear_axlstm.data.estimate import estimate_pack
 from hear_axlstm.data.pack import pack
 from hear_axlstm.data.shards import Shard
 
@@ -88,7 +88,7 @@ def test_unusable_files_are_listed_and_stop_nothing(audio: Path, tmp_path: Path)
     assert "WARNING: 55%, 6 of 11 left out (silent: 2, " in str(report)
 
 
-@pytest.mark.parametrize("command", [pack, estimate])
+@pytest.mark.parametrize("command", [pack, estimate_pack])
 def test_no_workers_are_refused(
     command: Callable[..., object], audio: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hear_axlstm.audio.labels import LabelsError
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.dataset import read_dataset
-from hear_axlstm.pretrain.knn import read_labeled
+from hear_axlstm.pretrain.knn import find_labeled_clips
 from tests.helpers.labeled import PITCHES, Row, rows_of, write
 
 
@@ -64,7 +64,7 @@ def test_columns_that_are_not_there(
         read_dataset(tones, replace(config, **change))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("read", [read_dataset, lambda file, _: read_labeled(file)])
+@pytest.mark.parametrize("read", [read_dataset, lambda file, _: find_labeled_clips(file)])
 def test_a_csv_of_another_encoding_is_named(
     read: Callable[[Path, FinetuneConfig], object], tmp_path: Path, config: FinetuneConfig
 ) -> None:
@@ -79,7 +79,7 @@ def test_a_csv_of_another_encoding_is_named(
 def test_a_mark_before_the_header_is_no_column(tones: Path) -> None:
     marked = tones.with_name("marked.csv")
     marked.write_text(tones.read_text(encoding="utf-8"), encoding="utf-8-sig")
-    assert len(read_labeled(marked).clips) == 30
+    assert len(find_labeled_clips(marked).clips) == 30
 
 
 def test_rows_that_nothing_can_be_learned_from(

@@ -69,7 +69,7 @@ def in_chunks(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> 
 
 
 FORMS = {
-    "parallel": mlstm.parallel,
+    "quadratic": mlstm.quadratic,
     "exportable": exportable_cell,
     "chunkwise": in_chunks,
 }
@@ -135,7 +135,7 @@ def test_any_shape_equals_the_recurrence(
     gates = mlstm.log_gates(raw_i, raw_f, input_gate)
     expected = step_by_step(q, k, v, *gates)
     bound = sum_rounding(tokens + size + GATES)
-    assert relative_error(mlstm.parallel(q, k, v, *gates), expected) < bound
+    assert relative_error(mlstm.quadratic(q, k, v, *gates), expected) < bound
     chunks, _ = mlstm.chunkwise(q, k, v, *gates, chunk=chunk)
     assert relative_error(chunks, expected) < bound
 
@@ -273,7 +273,7 @@ def test_windows_together_equal_windows_one_by_one(monkeypatch: pytest.MonkeyPat
     leaves = [t.requires_grad_() for t in (q.abs(), k.abs(), *others)]
 
     def run() -> tuple[Tensor, ...]:
-        h = mlstm.parallel(*leaves[:3], *mlstm.log_gates(leaves[3], leaves[4], "exponential"))
+        h = mlstm.quadratic(*leaves[:3], *mlstm.log_gates(leaves[3], leaves[4], "exponential"))
         return h, *torch.autograd.grad(h.square().sum(), leaves)
 
     one_by_one = run()
@@ -285,7 +285,7 @@ def test_windows_together_equal_windows_one_by_one(monkeypatch: pytest.MonkeyPat
 def test_bfloat16_stays_close() -> None:
     q, k, v, raw_i, raw_f = inputs((1, 251, 4, 144), 3.0, seed=3)
     gates = mlstm.log_gates(raw_i, raw_f, "exponential")
-    low = mlstm.parallel(q.bfloat16(), k.bfloat16(), v.bfloat16(), *gates)
+    low = mlstm.quadratic(q.bfloat16(), k.bfloat16(), v.bfloat16(), *gates)
     assert low.dtype == torch.bfloat16
     expected = head_norm(step_by_step(q, k, v, *gates))
     cosine = nnf.cosine_similarity(head_norm(low.double()), expected, dim=-1)
@@ -311,7 +311,7 @@ def test_moderate_exponents_may_be_factored(monkeypatch: pytest.MonkeyPatch) -> 
     results = []
     for limit in (64.0, 0.0):
         monkeypatch.setattr(torch_impl, "MODERATE", limit)
-        results.append(run(mlstm.parallel, *leaves))
+        results.append(run(mlstm.quadratic, *leaves))
         assert_accurate(results[-1], lambda *x: run(step_by_step, *x), leaves)
     assert not any(map(torch.equal, *results))
 
@@ -327,7 +327,7 @@ def test_long_windows_go_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_token_sees_the_future() -> None:
     q, k, v, raw_i, raw_f = inputs((1, 200, 2, 12), 5.0, seed=4)
     q, k = q.abs(), k.abs()
-    whole = mlstm.parallel(q, k, v, *mlstm.log_gates(raw_i, raw_f, "exponential"))
+    whole = mlstm.quadratic(q, k, v, *mlstm.log_gates(raw_i, raw_f, "exponential"))
     start = [t[:, :150] for t in (q, k, v, raw_i, raw_f)]
-    part = mlstm.parallel(*start[:3], *mlstm.log_gates(*start[3:], "exponential"))
+    part = mlstm.quadratic(*start[:3], *mlstm.log_gates(*start[3:], "exponential"))
     assert relative_error(whole[:, :150], part.double()) < sum_rounding(150 + 12)

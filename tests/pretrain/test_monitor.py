@@ -25,7 +25,7 @@ from hear_axlstm.models.patch_embed import patchify
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain import knn, pictures
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.knn import ProbeError, read_labeled
+from hear_axlstm.pretrain.knn import LabeledSetError, find_labeled_clips
 from hear_axlstm.pretrain.monitor import PretrainMonitor
 from hear_axlstm.pretrain.plot import plot
 from hear_axlstm.pretrain.run import pretrain
@@ -74,7 +74,7 @@ def test_a_run_is_scored_and_drawn_every_few_epochs(watched_run: Path, tones: Pa
 
 
 def test_the_probe_scores_what_the_hear_api_gives(watched_run: Path, tones: Path) -> None:
-    expected = read_labeled(tones).score(load_model(str(watched_run)))
+    expected = find_labeled_clips(tones).score(load_model(str(watched_run)))
     assert accuracies(watched_run)[-1][1] == expected > 0.9
 
 
@@ -143,14 +143,14 @@ def test_neighbors_vote_as_in_scikit_learn(split: bool) -> None:
 
 
 def test_labels_come_from_folders_or_a_csv(tones: Path, tmp_path: Path) -> None:
-    clips = read_labeled(tones)
+    clips = find_labeled_clips(tones)
     labels = {clip.labels for clip in clips.clips}
     assert (len(clips.clips), labels, clips.test) == (16, {("low",), ("high",)}, None)
     (tmp_path / "a.wav").touch()
     with open(tmp_path / "clips.csv", "w", encoding="utf-8", newline="") as file:
         rows = [["path", "label", "split"], ["a.wav", "a", "train"], ["a.wav", "b", "test"]]
         csv.writer(file).writerows(rows)
-    clips = read_labeled(tmp_path / "clips.csv")
+    clips = find_labeled_clips(tmp_path / "clips.csv")
     paths = [clip.source for clip in clips.clips]
     assert (paths, clips.test) == ([str(tmp_path / "a.wav")] * 2, (False, True))
 
@@ -170,9 +170,9 @@ def test_unusable_labels_are_named(rows: str, message: str, tmp_path: Path) -> N
     (tmp_path / "a.wav").touch()
     (tmp_path / "clips.csv").write_text(rows, "utf-8")
     with pytest.raises(ValueError, match=message):
-        read_labeled(tmp_path / "clips.csv")
-    with pytest.raises(ProbeError, match="does not exist"):
-        read_labeled(tmp_path / "nowhere")
+        find_labeled_clips(tmp_path / "clips.csv")
+    with pytest.raises(LabeledSetError, match="does not exist"):
+        find_labeled_clips(tmp_path / "nowhere")
 
 
 def test_pictures_show_what_was_hidden_and_what_the_model_made_of_it() -> None:

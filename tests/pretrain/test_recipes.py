@@ -1,4 +1,4 @@
-"""Recipes and cost card: the paper's numbers."""
+"""Recipes and estimates of runs: the paper's numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hear_axlstm.cli import pretrain as command
 from hear_axlstm.config import PRESETS, ModelConfig
 from hear_axlstm.models.pretraining import training_flops
 from hear_axlstm.pretrain.config import PretrainConfig, Variant
-from hear_axlstm.pretrain.estimate import audioset_bytes, estimate
+from hear_axlstm.pretrain.estimate import audioset_bytes, estimate_run
 from hear_axlstm.pretrain.recipes import OPEN_RECIPE, RECIPES
 
 
@@ -28,7 +28,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], PretrainConfig]:
 
     def parse(options: str) -> PretrainConfig:
         found: list[PretrainConfig] = []
-        monkeypatch.setattr(command, "cost_card", lambda config, corpus: found.append(config))
+        monkeypatch.setattr(command, "estimate_run", lambda config, corpus: found.append(config))
         cli.parse("pretrain", ["pretrain", "--estimate", *options.split()])
         return found[0]
 
@@ -80,10 +80,10 @@ def test_a_variant_is_what_was_said_of_it() -> None:
     assert found == replace(PRESETS["ssast_small"], patch=(8, 16), loss_on="all")
 
 
-def test_the_cost_card_adds_up() -> None:
+def test_the_estimate_adds_up() -> None:
     config = PretrainConfig(model=ModelConfig(dim=32, depth=1), device="cpu", precision="float32")
     before = torch.get_rng_state()
-    card = estimate(config, seconds=0.2)
+    card = estimate_run(config, seconds=0.2)
     assert torch.equal(torch.get_rng_state(), before)
     assert (card.clips, card.steps, card.disk_bytes) == (2_000_000, 195_312, 320_320_000_000)
     assert card.flops == 1024 * training_flops(config.model)

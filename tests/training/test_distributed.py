@@ -142,7 +142,7 @@ def test_torchrun_stops_resumes_and_finishes(tones: Path, tmp_path: Path) -> Non
     run = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     torchrun += ["--nproc-per-node=2", "--signals-to-handle=SIGUSR1,SIGTERM,SIGINT"]
-    command = [*torchrun, "-m", "--", "hear_axlstm.cli", "pretrain", str(tones), "--run", str(run)]
+    command = [*torchrun, "-m", "--", "hear_axlstm", "pretrain", str(tones), "--run", str(run)]
     command += ["--model", "axlstm_tiny", "--expansion", "2", "--patch", "8", "16"]
     command += ["--epochs", "1", "--batch-size", "7", "--log-every", "2", "--device", "cpu"]
 

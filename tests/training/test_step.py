@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from hear_axlstm.config import Architecture, ModelConfig
+from hear_axlstm.config import ModelConfig
 from hear_axlstm.models import encoder
 from hear_axlstm.models.patch_embed import random_mask
 from hear_axlstm.models.pretraining import MaskedPatchModel
@@ -111,7 +111,7 @@ def learned(config: ModelConfig, compile: bool = False, again: bool = False) -> 
 
 @pytest.mark.parametrize("architecture", ["axlstm", "ssast"])
 def test_computing_activations_again_changes_no_gradient(
-    architecture: Architecture, monkeypatch: pytest.MonkeyPatch
+    architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(MODEL, architecture=architecture, depth=2)
     checkpoint = Mock(wraps=encoder.checkpoint)

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import AudioClip
 from hear_axlstm.checkpoints.cache import CACHE_VARIABLE, cache_dir
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.scenes import scenes_of
@@ -27,7 +27,7 @@ from hear_axlstm.files import digest
 log = logging.getLogger(__name__)
 
 
-def embed(embedder: Embedder, clips: Sequence[AudioClip]) -> list[Tensor | Skipped]:
+def cached_scenes(embedder: Embedder, clips: Sequence[AudioClip]) -> list[Tensor | Skipped]:
     """Scene embedding ``[D']`` of each clip, from the cache if possible, or the reason it has none.
 
     A cached embedding is used if the weights, the file's path, size and date, and the span are

@@ -1,0 +1,88 @@
+"""Work ahead of the use of its results: in the background, in order and in bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Batch = TypeVar("Batch")
+
+HELD_BYTES = 1 << 28  # of file contents in items that are in flight
+
+
+def map_ahead(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    pool: Executor,
+    ahead: int,
+    size: Callable[[Result], int] | None = None,
+    held: int = 0,
+    content: Callable[[Item], int] | None = None,
+) -> Generator[Result]:
+    """Ordered ``map(work, items)`` in a pool, with a bounded number of items in flight.
+
+    Args:
+        work: function applied to each item; its error is raised in place of its result.
+        items: consumed one at a time, when there is room.
+        pool: executor; it is not shut down, but pending work is cancelled.
+        ahead: maximum number of items in flight.
+        size: size of a waiting result.
+        held: sum of sizes of waiting results above which no item is started; 0 for no bound.
+        content: bytes of file content in an item; if their sum reaches `HELD_BYTES`, no further
+            item is started.
+    """
+    items, waiting = iter(items), deque[tuple[Future[Result], int]]()
+
+    def has_room() -> bool:
+        if len(waiting) >= ahead or sum(held_bytes for _, held_bytes in waiting) >= HELD_BYTES:
+            return False
+        if size is None or not held:
+            return True
+        done = (future for future, _ in waiting if future.done() and not future.exception())
+        return sum(size(future.result()) for future in done) < held
+
+    def begin() -> None:
+        while has_room():
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            waiting.append((pool.submit(work, item), content(item) if content else 0))
+
+    try:
+        begin()
+        while waiting:
+            result = waiting.popleft()[0].result()
+            begin()
+            yield result
+    finally:
+        for future, _ in waiting:
+            future.cancel()
+
+
+def groups(items: Iterable[Item], size: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
+    """Group consecutive items whose sizes sum to at most `most`; a larger item is alone."""
+    group: list[Item] = []
+    held = 0
+    for item in items:
+        if group and held + size(item) > most:
+            yield group
+            group, held = [], 0
+        group.append(item)
+        held += size(item)
+    if group:
+        yield group
+
+
+def prefetch(make: Callable[[int], Batch], first: int, end: int) -> Iterator[Batch]:
+    """Yield ``make(step)`` for the steps `first` <= step < `end`, each made one ahead in a thread.
+
+    An error in `make` is raised in place of its batch.
+    """
+    with ThreadPoolExecutor(1) as pool, closing(map_ahead(make, range(first, end), pool, 1)) as got:
+        yield from got

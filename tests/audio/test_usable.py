@@ -1,0 +1,25 @@
+"""Decoded clips, and which of them can be used."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hear_axlstm.audio.skipped import Skipped
+from hear_axlstm.audio.usable import Decoded, compute_decoded, fault
+
+
+def test_faults_of_samples() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype("f4")
+    assert fault(noise, 16_000) is None
+    assert fault(noise[:399], 16_000) == "too short: 399 samples, at least 400 are needed"
+    for samples, kind in ((noise * 1e-5, "silent"), (noise * 1e17, "too loud")):
+        assert Skipped("a", str(fault(samples, 16_000))).kind == kind
+    assert str(fault(np.full(16_000, 0.3, "f4"), 16_000)).startswith("silent")
+
+
+def test_skipped_clips_stay_in_place() -> None:
+    clips = [Decoded(name, np.zeros(1, "f4")) for name in "abc"]
+    skipped = Skipped("d", "silent")
+    found = compute_decoded([clips[0], skipped, *clips[1:]], lambda batch: [c.id for c in batch])
+    assert found == ["a", skipped, "b", "c"]
+    assert compute_decoded([skipped], lambda _: 1 // 0) == [skipped]  # type: ignore[return-value]
