@@ -169,7 +169,9 @@ def test_interrupt_and_go_on(tmp_path: Path) -> None:
         *("run", "--tasks-dir", tmp_path / "tasks", "--systems", "naive"),
         *("--seeds", 2, "--jobs", 1, "--out", tmp_path / "out"),
     )
-    process = subprocess.Popen(run, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        run, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     deadline = time.monotonic() + 300
     while not list(tmp_path.glob(f"out/predictions/**/{DONE}")):
         assert time.monotonic() < deadline

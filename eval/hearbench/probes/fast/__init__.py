@@ -46,7 +46,7 @@ def train_and_test(
         embeddings: heareval's embeddings of a scene task (`hearbench.embed`).
         folders: folder of the results by seed; created, or emptied if unfinished.
         grid: search space; its points are drawn as in heareval with the same seed.
-        log: file that the output is appended to.
+        log: file that the output is appended to; it must be outside `folders`.
         precision: type of the matrix products in training; "auto" uses bfloat16 if the hardware is
             faster with it (benchmarks/RESULTS.md compares the scores).
 
@@ -62,8 +62,7 @@ def train_and_test(
     points = {seed: draw(grid, data.metadata, seed) for seed in sorted(folders)}
     at_once = min(trainer.at_once(point.shape) for drawn in points.values() for point in drawn)
     fits = sum(map(len, points.values())) + len(folders) * (len(data.folds) - 1)
-    options: dict[str, Any] = {"desc": embeddings.name, "unit": "fit", "disable": None}
-    with output_to(log), Progress(total=fits, **options) as bar:
+    with output_to(log), Progress(total=fits, desc=embeddings.name, unit="fit") as bar:
         for first in range(0, len(folders), at_once):
             seeds = list(points)[first : first + at_once]
             start = time.perf_counter()
