@@ -301,7 +301,7 @@ def commands(page: str) -> Iterator[list[str]]:
 
 def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether this is a command of ours, and then that it and its options exist."""
-    if "hear_axlstm" in words:  # under torchrun
+    if "-- hear_axlstm" in " ".join(words):  # under torchrun
         words = ["axlstm", *words[words.index("hear_axlstm") + 1 :]]
     match [word.removeprefix(".venv/bin/") for word in words]:
         case ["axlstm", "--version" | "--help" | "--completion", *_]:
