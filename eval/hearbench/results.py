@@ -10,7 +10,7 @@ from typing import Any
 
 from hearbench import paper_tables
 from hearbench.machine import hardware, versions
-from hearbench.run.plan import Plan, task_record
+from hearbench.run.plan import Plan, model_record, task_record
 from hearbench.stats import (
     AggregateError,
     Estimate,
@@ -101,7 +101,7 @@ def write(results: Results) -> None:
 def _record(results: Results) -> dict[str, Any]:
     plan = results.plan
     return {
-        "systems": [asdict(model) for model in plan.models],
+        "systems": [model_record(model) for model in plan.models],
         "tasks": [task_record(task) for task in plan.tasks],
         "seeds": plan.seeds,
         "grid": plan.grid,

@@ -21,6 +21,7 @@ from hearbench.audio import AudioError, load_audio, prefetch
 from hearbench.embed.files import EmbeddingFiles, embedded
 from hearbench.embed.model import EmbeddingError, HearModel, check_output
 from hearbench.logs import output_to
+from hearbench.systems.fingerprint import Fingerprint
 from hearbench.systems.specs import System
 from hearbench.tasks.audio import Clip, find_clips
 from hearbench.tasks.folders import Task
@@ -32,7 +33,13 @@ PROGRESS = "progress.txt"  # seconds of audio embedded so far, and seconds that 
 LOG = "embeddings.log"
 
 
-def embed(system: System, task: Task, folder: Path, threads: int = 1) -> None:
+def embed(
+    system: System,
+    task: Task,
+    folder: Path,
+    threads: int = 1,
+    fingerprint: Fingerprint | None = None,
+) -> None:
     """Compute the embeddings of one task under `folder`, unless they exist.
 
     Args:
@@ -40,8 +47,10 @@ def embed(system: System, task: Task, folder: Path, threads: int = 1) -> None:
         task: the task, with audio at the model's rate.
         folder: folder of this system and task; see `hearbench.embed.files` for its files.
         threads: number of threads for torch on a CPU.
+        fingerprint: what the system must still have; None for any.
 
     Raises:
+        SystemSpecError: if the system can't be loaded, or has another fingerprint.
         TaskError: for audio at another rate, or with several channels.
         AudioError: for a file that can't be decoded.
         EmbeddingError: if the model fails, its embeddings are not finite or not one per clip, or
@@ -52,7 +61,7 @@ def embed(system: System, task: Task, folder: Path, threads: int = 1) -> None:
     with output_to(folder / LOG):
         torch.set_num_threads(threads)
         begun = time.monotonic() - _progress(folder)[1]
-        model = HearModel(system)
+        model = HearModel(system, fingerprint)
         with EmbeddingFiles(folder / system.module / task.path.name, task) as files:
             for seconds in _embed_clips(model, task, files):
                 spent = time.monotonic() - begun

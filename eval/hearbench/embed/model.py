@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from hearbench.errors import HearbenchError
+from hearbench.systems.fingerprint import Fingerprint, check_unchanged
 from hearbench.systems.specs import System, load_system
 from hearbench.tasks.audio import Clip
 
@@ -28,14 +29,20 @@ class EmbeddingError(HearbenchError, ValueError):
 class HearModel:
     """The model of a system, on the GPU if there is one.
 
+    Args:
+        system: the system.
+        fingerprint: what it must still have; None for any.
+
     Raises:
-        SystemSpecError: if it can't be loaded.
+        SystemSpecError: if it can't be loaded, or has another fingerprint.
         EmbeddingError: if it is a model of neither torch nor TensorFlow.
     """
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, fingerprint: Fingerprint | None = None) -> None:
         self.module: Any
         self.module, self.model = load_system(system)
+        if fingerprint is not None:
+            check_unchanged(system, self.module, self.model, fingerprint)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tensorflow: Any = None
         if isinstance(self.model, torch.nn.Module):

@@ -116,7 +116,7 @@ class Plan:
 
     def _record(self) -> dict[str, Any]:
         return {
-            "models": [asdict(model) for model in self.models],
+            "models": [model_record(model) for model in self.models],
             "tasks": [task_record(task) for task in self.tasks],
             "seeds": self.seeds,
             "grid": self.grid,
@@ -174,6 +174,13 @@ def lock_dir(out: Path) -> Iterator[None]:
         raise PlanError(f"{out} is not writable ({error.strerror}): choose another --out") from None
     with lock:
         yield
+
+
+def model_record(model: Model) -> dict[str, Any]:
+    """A model as JSON, without the names of its source files."""
+    record = asdict(model)
+    del record["fingerprint"]["sources"]
+    return record
 
 
 def task_record(task: Task) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
     todo = []
     for model, task, folder in missing:
         name = f"{model.label} on {task.path.name}, embeddings"
-        arguments = (model.system, task, folder, threads)
+        arguments = (model.system, task, folder, threads, model.fingerprint)
         todo.append(Job(name, (folder,), folder / EMBEDDINGS_LOG, embed, arguments))
     total = sum(_hours(task, model.fingerprint.sample_rate) for model, task, _ in missing)
     options = {"unit": "h", "smoothing": 0, "bar_format": HOURS, "disable": not todo}

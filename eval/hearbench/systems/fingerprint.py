@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -35,6 +36,8 @@ class Fingerprint:
     """Number of parameters; 0 if there are none or they can't be counted."""
     version: str
     """The module's `__version__`, or empty."""
+    sources: tuple[Path, ...] = field(default=(), compare=False, repr=False)
+    """The source files that the digest covers; empty for a system read from a plan."""
 
 
 def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
@@ -79,22 +82,52 @@ def fingerprint(system: System) -> Fingerprint:
         SystemSpecError: as `load_system` does.
     """
     module, model = load_system(system)
-    version = str(getattr(module, "__version__", ""))
-    total = hashlib.sha256(json.dumps([system.module, system.model, version]).encode())
-    for file in _sources(module):
+    sources = _sources(module)
+    digest = _digest(system, module, model, sources)
+    is_torch = isinstance(model, torch.nn.Module)
+    parameters = sum(p.numel() for p in model.parameters()) if is_torch else 0
+    return Fingerprint(digest, model.sample_rate, parameters, _version(module), sources)
+
+
+def check_unchanged(system: System, module: ModuleType, model: Any, before: Fingerprint) -> None:
+    """Check that a system that was loaded again is the one with the fingerprint `before`.
+
+    The source files compared are those of `before`: this process may have imported more of them.
+
+    Raises:
+        SystemSpecError: if its weights, settings, source files or files of weights differ.
+    """
+    try:
+        if _digest(system, module, model, before.sources) == before.digest:
+            return
+    except FileNotFoundError:
+        pass  # deleted since
+    is_folder = system.model and Path(system.model).is_dir()
+    instead = f", or name a file instead of the folder {system.model}" if is_folder else ""
+    raise SystemSpecError(
+        f"system {system.label!r}: its weights or code have changed since the evaluation began: "
+        f"run the same command again{instead}"
+    )
+
+
+def _digest(system: System, module: ModuleType, model: Any, sources: Sequence[Path]) -> str:
+    total = hashlib.sha256(json.dumps([system.module, system.model, _version(module)]).encode())
+    for file in sources:
         total.update(file.read_bytes())
-    parameters = 0
     if isinstance(model, torch.nn.Module):
         total.update(_state_digest(model))
-        parameters = sum(p.numel() for p in model.parameters())
     if is_dataclass(config := getattr(model, "config", None)):
         total.update(repr(config).encode())
     for file in _files(Path(system.model)) if system.model else []:
         total.update(hashlib.sha256(file.read_bytes()).digest())
-    return Fingerprint(total.hexdigest()[:12], model.sample_rate, parameters, version)
+    return total.hexdigest()[:12]
 
 
-def _sources(module: ModuleType) -> list[Path]:
+def _version(module: ModuleType) -> str:
+    return str(getattr(module, "__version__", ""))
+
+
+def _sources(module: ModuleType) -> tuple[Path, ...]:
     """The imported source files of a module's package, except those that compute nothing."""
     package = module.__name__ if hasattr(module, "__path__") else module.__name__.rpartition(".")[0]
     files = {module.__file__}
@@ -103,7 +136,7 @@ def _sources(module: ModuleType) -> list[Path]:
             continue
         if package and (name == package or name.startswith(package + ".")):
             files.add(getattr(other, "__file__", None))
-    return sorted(Path(file) for file in files if file and file.endswith(".py"))
+    return tuple(sorted(Path(file) for file in files if file and file.endswith(".py")))
 
 
 def _files(path: Path) -> list[Path]:

@@ -20,7 +20,8 @@ from hearbench.embed import EmbeddingError, embed, embedded, embedded_seconds, f
 from hearbench.embed import loop as embed_loop
 from hearbench.embed.loop import equal_batches
 from hearbench.embed.model import check_output
-from hearbench.systems.specs import System
+from hearbench.systems.fingerprint import fingerprint
+from hearbench.systems.specs import System, SystemSpecError
 from hearbench.tasks.audio import Clip, find_clips
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, read_task
@@ -243,3 +244,50 @@ def test_errors_name_the_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     clip.write_bytes(b"noise")
     with pytest.raises(TaskError, match=r"valid-1.wav: not decodable"):
         embed(NAIVE, task, tmp_path / "noise")
+
+
+SCALED = """
+from pathlib import Path
+import torch
+from hearbench.systems import naive
+def load_model(folder):
+    model = naive.load_model()
+    newest = max(Path(folder).glob("*.txt"))
+    model.projection *= float(newest.read_text("utf-8"))
+    return model
+def get_scene_embeddings(audio, model):
+    import changing_system.needed_later
+    return naive.get_scene_embeddings(audio, model)
+get_timestamp_embeddings = naive.get_timestamp_embeddings
+"""
+
+
+def test_weights_or_code_that_change_before_they_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Imports of earlier jobs in the same process are no change."""
+    package, weights = tmp_path / "changing_system", tmp_path / "weights"
+    package.mkdir()
+    weights.mkdir()
+    (package / "__init__.py").write_text(SCALED, "utf-8")
+    (package / "needed_later.py").write_text("SIZE = 1", "utf-8")
+    (weights / "step-1.txt").write_text("1", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    tasks = [read_task(write_task(tmp_path / name)) for name in ("one", "two", "three")]
+    system = System("mine", package.name, str(weights))
+    before = fingerprint(system)
+    for task in tasks[:2]:
+        embed(system, task, tmp_path / "out" / task.name, fingerprint=before)
+    assert fingerprint(system) != before
+    (weights / "step-2.txt").write_text("2", "utf-8")
+    message = "'mine': its weights or code have changed .* again, or .* the folder .*weights$"
+    with pytest.raises(SystemSpecError, match=message):
+        embed(system, tasks[2], tmp_path / "out" / "three", fingerprint=before)
+    assert embedded(tasks[2], tmp_path / "out" / "three") is None
+    (weights / "step-2.txt").unlink()
+    (package / "__init__.py").write_text(SCALED + "\n", "utf-8")
+    with pytest.raises(SystemSpecError, match="its weights or code have changed"):
+        embed(system, tasks[2], tmp_path / "out" / "three", fingerprint=before)
+    (package / "__init__.py").unlink()
+    with pytest.raises(SystemSpecError, match="its weights or code have changed"):
+        embed(system, tasks[2], tmp_path / "out" / "three", fingerprint=before)
