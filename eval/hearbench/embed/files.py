@@ -32,7 +32,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from hearbench.tasks.audio import Clip
+from hearbench.tasks.audio import Clip, check_unchanged
 from hearbench.tasks.folders import Task
 
 Rows = NDArray[Any]
@@ -127,12 +127,16 @@ class EmbeddingFiles:
 
         Args:
             profile: the content of profile.embeddings.json.
+
+        Raises:
+            TaskError: if one of the task's descriptions has changed, see `check_unchanged`.
         """
         self._commit()
-        for name in ("task_metadata.json", "labelvocabulary.csv"):
+        labels = [f"{split}.json" for split in self.order]
+        for name in ("task_metadata.json", "labelvocabulary.csv", *labels):
+            check_unchanged(self.task, self.task.path / name)
             shutil.copyfile(self.task.path / name, self.folder / name)
         for split in self.order:
-            shutil.copyfile(self.task.path / f"{split}.json", self.folder / f"{split}.json")
             self._finish_split(split)
         (self.folder / "profile.embeddings.json").write_text(json.dumps(profile, indent=4), "utf-8")
         (self.folder / EMBEDDED).touch()

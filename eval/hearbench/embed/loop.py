@@ -23,7 +23,7 @@ from hearbench.embed.model import EmbeddingError, HearModel, check_output
 from hearbench.logs import output_to
 from hearbench.systems.fingerprint import Fingerprint
 from hearbench.systems.specs import System
-from hearbench.tasks.audio import Clip, find_clips
+from hearbench.tasks.audio import Clip, check_unchanged, find_clips
 from hearbench.tasks.folders import Task
 
 SAMPLES_PER_BATCH = 84 * 16_000  # heareval's batch size, whatever the sample rate
@@ -51,7 +51,8 @@ def embed(
 
     Raises:
         SystemSpecError: if the system can't be loaded, or has another fingerprint.
-        TaskError: for audio at another rate, or with several channels.
+        TaskError: for audio at another rate, or with several channels, and for a file that has
+            changed since the task's digests were computed.
         AudioError: for a file that can't be decoded.
         EmbeddingError: if the model fails, its embeddings are not finite or not one per clip, or
             its timestamps are invalid.
@@ -105,7 +106,7 @@ def _embed_clips(model: HearModel, task: Task, files: EmbeddingFiles) -> Iterato
     batches = equal_batches(missing, _samples_at_once(model, missing, files.is_event))
 
     def load(index: int) -> NDArray[np.float32]:
-        return np.stack([_samples(clip, rate) for clip in batches[index]])
+        return np.stack([_samples(task, clip, rate) for clip in batches[index]])
 
     for batch, audio_Bn in zip(batches, prefetch(load, len(batches)), strict=True):
         files.put(batch, *_compute(model, batch, audio_Bn, files.is_event))
@@ -113,8 +114,9 @@ def _embed_clips(model: HearModel, task: Task, files: EmbeddingFiles) -> Iterato
         yield done / rate
 
 
-def _samples(clip: Clip, rate: int) -> NDArray[np.float32]:
+def _samples(task: Task, clip: Clip, rate: int) -> NDArray[np.float32]:
     samples = load_audio(clip.path, rate)
+    check_unchanged(task, clip.path)
     if len(samples) != clip.samples:
         raise AudioError(
             f"{clip.path}: decodes to {len(samples):,} samples, its header declares "

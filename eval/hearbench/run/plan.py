@@ -184,8 +184,9 @@ def model_record(model: Model) -> dict[str, Any]:
 
 
 def task_record(task: Task) -> dict[str, Any]:
-    """A task as JSON, without its metadata and labels."""
-    names = [f.name for f in fields(task) if f.name not in ("metadata", "labels")]
+    """A task as JSON, without the contents of its files."""
+    left_out = ("contents", "metadata", "labels")
+    names = [f.name for f in fields(task) if f.name not in left_out]
     return {**{name: getattr(task, name) for name in names}, "path": str(task.path)}
 
 

@@ -55,7 +55,7 @@ def with_audio(task: Task, sample_rates: Collection[int]) -> Task:
         TaskError: if audio is missing, see `check_audio`.
     """
     descriptions = [path for path in task.path.iterdir() if path.suffix in (".json", ".csv")]
-    digests = {}
+    digests, by_file = {}, {}
     for rate in sorted(sample_rates):
         check_audio(task, rate)
         files = sorted(descriptions) + clip_paths(task, rate)
@@ -63,9 +63,24 @@ def with_audio(task: Task, sample_rates: Collection[int]) -> Task:
         contents = in_threads(_file_digest, files, **bar)
         total = hashlib.sha256()
         for file, digest in zip(files, contents, strict=True):
-            total.update(file.relative_to(task.path).as_posix().encode() + digest)
+            name = file.relative_to(task.path).as_posix()
+            total.update(name.encode() + digest)
+            by_file[name] = digest
         digests[rate] = total.hexdigest()[:8]
-    return replace(task, digests=digests)
+    return replace(task, digests=digests, contents=by_file)
+
+
+def check_unchanged(task: Task, file: Path) -> None:
+    """Check that a file of `task` has the content that the task's digests cover, if it has any.
+
+    Raises:
+        TaskError: naming the file.
+    """
+    before = task.contents.get(file.relative_to(task.path).as_posix())
+    if before is not None and _file_digest(file) != before:
+        raise TaskError(
+            f"{file} has changed since the evaluation began: run the same command again"
+        )
 
 
 def check_audio(task: Task, sample_rate: int) -> None:

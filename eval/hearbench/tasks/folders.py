@@ -35,6 +35,8 @@ class Task:
     """Names of the splits."""
     digests: Mapping[int, str] = field(default_factory=dict, hash=False)
     """Sample rate in Hz -> digest of labels and audio, see `with_audio`."""
+    contents: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+    """File in the folder -> digest of its content; empty for a task read from a plan."""
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The content of task_metadata.json; empty for a task read from a plan."""
     labels: Labels = field(default_factory=dict, compare=False, repr=False)

@@ -22,7 +22,7 @@ from hearbench.embed.loop import equal_batches
 from hearbench.embed.model import check_output
 from hearbench.systems.fingerprint import fingerprint
 from hearbench.systems.specs import System, SystemSpecError
-from hearbench.tasks.audio import Clip, find_clips
+from hearbench.tasks.audio import Clip, find_clips, with_audio
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, read_task
 
@@ -291,3 +291,16 @@ def test_weights_or_code_that_change_before_they_are_used(
     (package / "__init__.py").unlink()
     with pytest.raises(SystemSpecError, match="its weights or code have changed"):
         embed(system, tasks[2], tmp_path / "out" / "three", fingerprint=before)
+
+
+@pytest.mark.parametrize("name", [f"{SAMPLE_RATE}/valid/valid-1.wav", "train.json"])
+def test_audio_or_labels_that_change_before_they_are_used(tmp_path: Path, name: str) -> None:
+    task = with_audio(read_task(write_task(tmp_path / "tones")), [SAMPLE_RATE])
+    content = (task.path / name).read_bytes()
+    (task.path / name).write_bytes(content[:-2] + content[:-3:-1])
+    with pytest.raises(TaskError, match=f"{name} has changed .*: run the same command again"):
+        embed(NAIVE, task, tmp_path / "out")
+    assert embedded(task, tmp_path / "out") is None
+    (task.path / name).write_bytes(content)
+    embed(NAIVE, task, tmp_path / "out")
+    assert embedded(task, tmp_path / "out") is not None
