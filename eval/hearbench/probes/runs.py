@@ -12,9 +12,12 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Literal
 
 SCORES = "test.predicted-scores.json"
 DONE = "prediction-done.json"
+ProductType = Literal["float32", "bfloat16"]
+"""Type of the matrix products in training by the engine `fast`."""
 
 
 def make_fresh(folder: Path, embeddings: Path) -> None:
@@ -29,14 +32,14 @@ def make_fresh(folder: Path, embeddings: Path) -> None:
                 shutil.copyfile(file, folder / file.name)
 
 
-def finished(folder: Path) -> bool:
-    """Whether the run in `folder` is complete."""
+def finished(folder: Path, precision: ProductType | None = None) -> bool:
+    """Whether the run in `folder` is complete, with products of this type; None for any."""
     try:
-        return (
-            "time" in json.loads((folder / DONE).read_text("utf-8")) and (folder / SCORES).is_file()
-        )
+        done = json.loads((folder / DONE).read_text("utf-8"))
     except (FileNotFoundError, ValueError):  # absent, or cut off while it was written
         return False
+    of_type = precision is None or done.get("precision") == precision
+    return "time" in done and of_type and (folder / SCORES).is_file()
 
 
 def test_score(folder: Path) -> tuple[float, float]:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, confusion_matrix
 
-from hearbench.probes.runs import finished
 from hearbench.run.plan import Model, Plan
 from hearbench.tasks.folders import Task
 
@@ -56,8 +55,8 @@ def mistakes(plan: Plan, model: Model, task: Task) -> Mistakes | None:
     Returns:
         None for an event task, whose predictions are for frames, or if no seed is finished.
     """
-    folders = [plan.predictions(model, task, seed) for seed in range(plan.seeds)]
-    folders = [folder for folder in folders if finished(folder)]
+    finished = [seed for seed in range(plan.seeds) if plan.finished(model, task, seed)]
+    folders = [plan.predictions(model, task, seed) for seed in finished]
     if not folders:
         return None
     metadata = json.loads((folders[0] / "task_metadata.json").read_text("utf-8"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from hearbench.probes import fast
 from hearbench.probes.grid import Grid
 from hearbench.probes.official import check_installed
 from hearbench.results import Results, collect, write
-from hearbench.run.plan import Engine, Model, Plan, PlanError, lock_dir
+from hearbench.run.plan import Engine, Model, Plan, PlanError, earlier_precision, lock_dir
 from hearbench.run.sweep import sweep
 from hearbench.run.workers import Backend, Failure
 from hearbench.synthetic.writer import chosen_tasks, write_tasks
@@ -144,6 +144,8 @@ def make_plan(
     plan = Plan(
         out.resolve(), models, tasks, options.seeds, options.grid, options.engine, only_heareval
     )
+    if options.engine == "fast":
+        plan = replace(plan, precision=earlier_precision(out) or fast.fastest_precision())
     plan.save()
     return plan
 

@@ -12,8 +12,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from hearbench.errors import HearbenchError
 from hearbench.probes.grid import Grid
-from hearbench.probes.runs import finished, test_score
+from hearbench.probes.runs import DONE, ProductType, finished, test_score
 from hearbench.stats import Run
 from hearbench.systems.fingerprint import Fingerprint
 from hearbench.systems.specs import System
@@ -72,6 +73,8 @@ class Plan:
     """Trainer of the probes: the official heareval, or hearbench.probes.fast if supported."""
     only_heareval: tuple[str, ...] = ()
     """Names of the task folders that always use heareval."""
+    precision: ProductType = "float32"
+    """Type of the products of the engine `fast`; runs with another one count as missing."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -80,6 +83,8 @@ class Plan:
             raise PlanError(f"grid={self.grid!r}: choose one of {get_args(Grid)}")
         if self.engine not in get_args(Engine):
             raise PlanError(f"engine={self.engine!r}: choose one of {get_args(Engine)}")
+        if self.precision not in get_args(ProductType):
+            raise PlanError(f"precision={self.precision!r}: choose one of {get_args(ProductType)}")
 
     def engine_of(self, task: Task) -> Engine:
         """The engine that trains the probes of `task`."""
@@ -94,6 +99,11 @@ class Plan:
         folder = self.out / "predictions" / self._pair(model, task)
         return folder / f"{self.engine_of(task)}-{self.grid}" / f"seed{seed:02d}"
 
+    def finished(self, model: Model, task: Task, seed: int) -> bool:
+        """Whether the run of one system, task and seed is complete."""
+        is_fast = self.engine_of(task) == "fast"
+        return finished(self.predictions(model, task, seed), self.precision if is_fast else None)
+
     def _pair(self, model: Model, task: Task) -> Path:
         return Path(task.slug(model.fingerprint.sample_rate), model.slug)
 
@@ -102,8 +112,8 @@ class Plan:
         for model in self.models:
             for task in self.tasks:
                 for seed in range(self.seeds):
-                    folder = self.predictions(model, task, seed)
-                    if finished(folder):
+                    if self.finished(model, task, seed):
+                        folder = self.predictions(model, task, seed)
                         yield _read_run(model, task, seed, folder, self.engine_of(task))
 
     def save(self) -> None:
@@ -122,6 +132,7 @@ class Plan:
             "grid": self.grid,
             "engine": self.engine,
             "only_heareval": self.only_heareval,
+            "precision": self.precision,
         }
 
     @classmethod
@@ -147,6 +158,7 @@ class Plan:
                 content["grid"],
                 content["engine"],
                 tuple(content["only_heareval"]),
+                content.get("precision") or _trained_precision(out) or "float32",
             )
         except FileNotFoundError:
             raise PlanError(f"{file} does not exist: evaluate first (hearbench run)") from None
@@ -154,6 +166,23 @@ class Plan:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PlanError(f"{file} can't be read ({error}): evaluate again") from error
+
+
+def earlier_precision(out: Path) -> ProductType | None:
+    """The type of the products of an earlier evaluation by `fast` in `out`; None without one."""
+    with suppress(PlanError):
+        earlier = Plan.load(out)
+        if earlier.engine == "fast":
+            return earlier.precision
+    return _trained_precision(out)
+
+
+def _trained_precision(out: Path) -> ProductType | None:
+    """The type of the products of most finished runs of `fast`; older plans don't record it."""
+    found: Counter[ProductType] = Counter()
+    for file in out.glob(f"predictions/*/*/fast-*/seed*/{DONE}"):
+        found.update(t for t in get_args(ProductType) if finished(file.parent, t))
+    return found.most_common(1)[0][0] if found else None
 
 
 @contextmanager

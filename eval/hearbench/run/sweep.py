@@ -17,7 +17,6 @@ import torch
 from hearbench.embed import embed, embedded, embedded_seconds
 from hearbench.embed.loop import LOG as EMBEDDINGS_LOG
 from hearbench.probes import fast, official
-from hearbench.probes.runs import finished
 from hearbench.progress import Progress
 from hearbench.run.plan import Model, Plan
 from hearbench.run.workers import Backend, Failure, Job, run
@@ -71,10 +70,10 @@ def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
 
 def _train(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
     missing = _missing_runs(plan)
-    folders = [folder for *_, seeds in missing for folder in seeds.values()]
-    bar = Progress(desc="probes", total=len(folders), unit="run", disable=not folders)
+    runs = [(model, task, seed) for model, task, _, folders in missing for seed in folders]
+    bar = Progress(desc="probes", total=len(runs), unit="run", disable=not runs)
     todo = _jobs_of_fast(plan, missing, jobs) + _jobs_of_heareval(plan, missing)
-    return _compute(todo, bar, lambda: sum(map(finished, folders)), jobs, backend)
+    return _compute(todo, bar, lambda: sum(plan.finished(*r) for r in runs), jobs, backend)
 
 
 def _jobs_of_heareval(plan: Plan, missing: Sequence[Missing]) -> list[Job]:
@@ -102,7 +101,7 @@ def _jobs_of_fast(plan: Plan, missing: Sequence[Missing], jobs: int) -> list[Job
             name = f"{model.label} on {task.path.name}, seeds {', '.join(map(str, seeds))}"
             some = {seed: folders[seed] for seed in seeds}
             log = some[seeds[0]].parent / f"output-seed{seeds[0]:02d}.log"
-            arguments = (embeddings, some, plan.grid, log)
+            arguments = (embeddings, some, plan.grid, log, plan.precision)
             todo.append(Job(name, tuple(some.values()), log, fast.train_and_test, arguments))
     return todo
 
@@ -112,8 +111,8 @@ def _missing_runs(plan: Plan) -> list[Missing]:
     missing = []
     for model, task in _pairs(plan):
         embeddings = embedded(task, plan.embeddings(model, task))
-        folders = {seed: plan.predictions(model, task, seed) for seed in range(plan.seeds)}
-        todo = {seed: folder for seed, folder in folders.items() if not finished(folder)}
+        seeds = [seed for seed in range(plan.seeds) if not plan.finished(model, task, seed)]
+        todo = {seed: plan.predictions(model, task, seed) for seed in seeds}
         if embeddings is not None and todo:
             missing.append((model, task, embeddings, todo))
     return missing

@@ -24,7 +24,7 @@ from tests.helpers.probe_task import SMALL, write_embeddings
 pytest.importorskip("heareval", reason="heareval is not installed: make setup")
 
 from hearbench.probes import fast, official
-from hearbench.probes.fast import probes, results, train
+from hearbench.probes.fast import hardware, probes, results, train
 from hearbench.probes.fast.data import ProbeData
 from hearbench.probes.fast.randomness import Dropout, derived_seeds, initial
 from hearbench.probes.fast.train import Fit, ProbeState, Trainer
@@ -202,6 +202,20 @@ def test_finished_seeds_stay_and_others_are_redone_alike(tmp_path: Path) -> None
     assert read_scores(before[1]) != pytest.approx(read_scores(before[0]), abs=1e-2)
     for seed in (0, 2):
         assert (folders[seed] / DONE).stat().st_mtime_ns == times[seed]
+
+
+def test_seeds_with_products_of_another_type_are_redone(tmp_path: Path) -> None:
+    embeddings = write_embeddings(tmp_path / "task", max_epochs=[6])
+    folders = {0: tmp_path / "seed0"}
+    for precision in ("bfloat16", "float32", "auto"):
+        fast.train_and_test(embeddings, folders, "paper", tmp_path / "log", precision)
+        kept = "float32" if precision == "auto" else precision
+        assert finished(folders[0], kept)
+
+
+def test_the_fastest_type_is_measured_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_has_fast_bfloat16", None)
+    assert fast.fastest_precision() in ("float32", "bfloat16")
 
 
 def read_scores(file: bytes) -> list[float]:

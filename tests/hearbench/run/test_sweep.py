@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from hearbench.embed.files import EMBEDDED, embedded
 from hearbench.probes import fast, official
 from hearbench.probes.runs import DONE, SCORES, finished
 from hearbench.run import evaluate, sweep, workers
-from hearbench.run.plan import Model, Plan, PlanError, lock_dir
+from hearbench.run.plan import Model, Plan, PlanError, earlier_precision, lock_dir
 from hearbench.run.workers import Failure, Job, SweepError, attempt
 from hearbench.systems import fingerprint
 from hearbench.systems.fingerprint import Fingerprint
@@ -45,10 +47,10 @@ def plan(tmp_path: Path) -> Plan:
     return plan
 
 
-def finish(folder: Path) -> None:
+def finish(folder: Path, precision: str = "float32") -> None:
     folder.mkdir(parents=True)
     (folder / SCORES).write_text('{"test": {"test_score": 0.5}}', "utf-8")
-    (folder / DONE).write_text('{"time": 1.0}', "utf-8")
+    (folder / DONE).write_text(json.dumps({"time": 1.0, "precision": precision}), "utf-8")
 
 
 def jobs_of(plan: Plan, monkeypatch: pytest.MonkeyPatch, workers: int = 1) -> list[Job]:
@@ -63,8 +65,8 @@ def test_fast_takes_all_missing_seeds_of_a_task(
 ) -> None:
     finish(plan.predictions(plan.models[0], plan.tasks[1], 1))
     ours, *theirs = jobs_of(plan, monkeypatch)
-    embeddings, folders, grid, log = ours.arguments
-    assert ours.step is fast.train_and_test and grid == "paper"
+    embeddings, folders, grid, log, precision = ours.arguments
+    assert ours.step is fast.train_and_test and (grid, precision) == ("paper", "float32")
     assert embeddings == embedded(plan.tasks[1], plan.embeddings(*pair(plan, 1)))
     assert folders == {seed: plan.predictions(*pair(plan, 1), seed) for seed in (0, 2)}
     assert log.parent.name == "fast-paper" and ours.folders == tuple(folders.values())
@@ -92,7 +94,7 @@ def test_what_fast_is_asked(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None
     assert len(notes) == 1 and str(notes[0]).endswith("does not support them: events")
     first, *_ = jobs_of(plan, monkeypatch)
     assert attempt(first) is None
-    assert calls == [first.arguments] and first.arguments[-1] == first.log
+    assert calls == [first.arguments] and first.arguments[-2] == first.log
 
 
 def pair(plan: Plan, task: int) -> tuple[Model, Any]:
@@ -111,6 +113,45 @@ def test_engines_never_mix(plan: Plan) -> None:
     }
     other = Plan(plan.out, plan.models, plan.tasks, 3, engine="heareval")
     assert {(run.task, run.engine) for run in other.runs()} == {("events", "heareval")}
+
+
+def test_types_of_products_never_mix(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of `fast` with products of another type is missing; heareval's has no type."""
+    folders = [plan.predictions(*pair(plan, 1), seed) for seed in range(3)]
+    for seed, precision in enumerate(("float32", "bfloat16", "bfloat16")):
+        finish(folders[seed], precision)
+    finish(plan.predictions(*pair(plan, 0), 0), "none")
+    rounded = replace(plan, precision="bfloat16")
+    assert [(r.engine, r.seed) for r in plan.runs()] == [("heareval", 0), ("fast", 0)]
+    assert [(r.engine, r.seed) for r in rounded.runs()] == [
+        ("heareval", 0),
+        ("fast", 1),
+        ("fast", 2),
+    ]
+    first, *_ = jobs_of(rounded, monkeypatch)
+    assert first.arguments[1] == {0: folders[0]} and first.arguments[-1] == "bfloat16"
+    rounded.save()
+    file = plan.out / "plan.json"
+    content = json.loads(file.read_text("utf-8"))
+    del content["precision"]  # as in older versions: that of most runs counts
+    file.write_text(json.dumps(content), "utf-8")
+    assert Plan.load(plan.out) == rounded and earlier_precision(plan.out) == "bfloat16"
+
+
+def test_the_type_of_products_is_measured_once(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter(("bfloat16", "float32"))
+    monkeypatch.setattr(fast, "fastest_precision", lambda: next(measured))
+    monkeypatch.setattr(evaluate, "fingerprints", lambda _: [plan.models[0].fingerprint])
+
+    def type_in(out: str) -> str:
+        options = evaluate.Options(tmp_path / "tasks", engine="fast")
+        made = evaluate.make_plan(("naive",), tmp_path / out, options, print)
+        assert Plan.load(made.out) == made
+        return made.precision
+
+    assert [type_in(out) for out in ("one", "one", "two")] == ["bfloat16", "bfloat16", "float32"]
 
 
 def test_plans_without_a_valid_engine_are_refused(plan: Plan) -> None:

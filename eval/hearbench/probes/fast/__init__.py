@@ -15,14 +15,14 @@ from typing import Any
 
 from hearbench.logs import output_to
 from hearbench.probes.fast.data import ProbeData, ProbeError, reason_against
-from hearbench.probes.fast.hardware import Precision
+from hearbench.probes.fast.hardware import Precision, fastest_precision
 from hearbench.probes.fast.results import write
 from hearbench.probes.fast.train import Fit, Outcome, Trainer
 from hearbench.probes.grid import Grid, Point, draw
 from hearbench.probes.runs import finished, make_fresh
 from hearbench.progress import Progress
 
-__all__ = ["ProbeError", "supports", "train_and_test"]
+__all__ = ["ProbeError", "fastest_precision", "supports", "train_and_test"]
 
 
 def supports(metadata: Mapping[str, Any]) -> bool:
@@ -39,8 +39,9 @@ def train_and_test(
 ) -> None:
     """Train and test the probes of several seeds, and write the same files as heareval.
 
-    Finished folders are kept. Seeds are processed one after another if they don't all fit in
-    memory. A folder counts as finished (`runs.finished`) only when complete.
+    Finished folders are kept, except those with products of another type. Seeds are processed one
+    after another if they don't all fit in memory. A folder counts as finished (`runs.finished`)
+    only when complete.
 
     Args:
         embeddings: heareval's embeddings of a scene task (`hearbench.embed`).
@@ -48,13 +49,15 @@ def train_and_test(
         grid: search space; its points are drawn as in heareval with the same seed.
         log: file that the output is appended to; it must be outside `folders`.
         precision: type of the matrix products in training; "auto" uses bfloat16 if the hardware is
-            faster with it (benchmarks/RESULTS.md compares the scores).
+            faster with it (benchmarks/RESULTS.md compares the scores), and keeps finished folders
+            of any type.
 
     Raises:
         ProbeError: for a task that only heareval supports (see `supports`), and for embeddings or
             labels that no probe can be trained on.
     """
-    folders = {seed: folder for seed, folder in folders.items() if not finished(folder)}
+    kept = None if precision == "auto" else precision
+    folders = {seed: folder for seed, folder in folders.items() if not finished(folder, kept)}
     if not folders:
         return
     data = ProbeData(embeddings)

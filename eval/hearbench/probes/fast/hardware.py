@@ -5,10 +5,14 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from multiprocessing import get_context
 from typing import Literal, get_args
 
 import torch
+
+from hearbench.probes.runs import ProductType
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -16,6 +20,26 @@ GAIN = 1.25  # minimum speedup at which "auto" chooses bfloat16
 
 # glibc's mallopt: keep up to 2 GB of freed memory, take blocks of up to 1 GB from it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def fastest_precision() -> ProductType:
+    """The name of the type that "auto" chooses for training on this machine.
+
+    A fresh process measures it with one thread, as probes are trained.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(_fastest_precision).result()
+
+
+def _fastest_precision() -> ProductType:
+    torch.set_num_threads(1)
+    is_rounded = product_dtype("auto", default_device()) == torch.bfloat16
+    return "bfloat16" if is_rounded else "float32"
+
+
+def default_device() -> torch.device:
+    """A GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def product_dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -18,7 +18,12 @@ import torch
 from torch import Tensor
 
 from hearbench.probes.fast.data import ProbeData, ProbeError
-from hearbench.probes.fast.hardware import Precision, keep_freed_memory, product_dtype
+from hearbench.probes.fast.hardware import (
+    Precision,
+    default_device,
+    keep_freed_memory,
+    product_dtype,
+)
 from hearbench.probes.fast.probes import BatchedProbes, losses
 from hearbench.probes.fast.scores import score
 from hearbench.probes.grid import Point, Shape
@@ -89,7 +94,7 @@ class Trainer:
         self, data: ProbeData, precision: Precision, device: torch.device | None = None
     ) -> None:
         self.data = data
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or default_device()
         self.product_dtype = product_dtype(precision, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
