@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,7 +180,7 @@ def test_nothing_is_computed_again_until_a_file_changes(
     (audio / "0005.wav").write_bytes(b"junk")
     run = files._embed_batch
     monkeypatch.setattr(
-        files, "_embed_batch", lambda batch, *rest: computed.extend(batch) or run(batch, *rest)
+        files, "_embed_batch", lambda batch, **rest: computed.extend(batch) or run(batch, **rest)
     )
     report = embed([str(audio)], out, model)
     assert report.skipped and len(computed) == 11
@@ -235,7 +236,7 @@ def test_a_run_without_usable_audio_leaves_only_its_report(model: str, tmp_path:
         assert (tmp_path / report).exists() and not any("parts" in path.name for path in left)
 
 
-def interrupt(*_: object) -> None:
+def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -245,11 +246,11 @@ def test_an_interrupted_run_goes_on(
     small_shards(monkeypatch)
     out, run, calls = tmp_path / "o.npy", files._embed_batch, []
 
-    def stops(batch: list, *rest: object) -> object:
+    def stops(batch: list, **rest: Any) -> object:
         calls.append(len(batch))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return run(batch, *rest)  # type: ignore[arg-type]
+        return run(batch, **rest)
 
     monkeypatch.setattr(files, "_embed_batch", stops)
     with pytest.raises(KeyboardInterrupt):
