@@ -136,8 +136,9 @@ def _is_up_to_date(out: Path, source: Source, mel: MelConfig, fingerprint: str) 
 
 
 def _is_ours(path: Path) -> bool:
-    name = path.name.removesuffix(".partial")
-    return name.startswith("shard-") or name in (INDEX_NAME, REPORT_NAME, INFO_NAME, LOCK_NAME)
+    own = (INDEX_NAME, REPORT_NAME, INFO_NAME, LOCK_NAME)
+    unfinished = path.suffix == ".partial" and path.name.startswith(own)
+    return path.name.startswith("shard-") or path.name in own or unfinished
 
 
 def _opens(out: Path) -> bool:
