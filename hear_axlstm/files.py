@@ -5,8 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import platform
+import re
+import secrets
+import time
+import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,6 +26,7 @@ REMEDIES = {
     errno.EACCES: "change its permissions, or choose another folder",
     errno.EPERM: "change its permissions, or choose another folder",
 }
+LEFTOVER_SECONDS = 24 * 3600  # no process leaves a temporary file alone for that long
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -28,21 +34,62 @@ DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file next to `path` that replaces it if nothing fails.
 
+    Each call has its own, so of several processes that write `path` the last one replaces it. Those
+    left by killed processes are removed by the next call for the same `path`.
+
     Raises:
         IsADirectoryError: at once, if `path` is a folder.
         OSError: if the disk is full; the message names the file and the remedy.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    partial = path.with_name(path.name + ".partial")
+    _remove_leftovers(path)
+    owner = f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+    partial = path.with_name(f"{path.name}.{owner}.partial")
     try:
         with naming_full_disk(path):
             yield partial
             with open(partial, "rb+") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
+    except OSError as error:
+        if error.filename == str(partial):
+            error.filename = str(path)  # the name that the user knows
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files of `path` whose process has ended or which are a day old."""
+    pattern = re.compile(rf"{re.escape(path.name)}\.(\w+)-(\d+)-\w+\.partial")
+    with suppress(OSError):
+        for name in os.listdir(path.parent):
+            if not (owner := pattern.fullmatch(name)):
+                continue
+            partial = path.with_name(name)
+            is_old = time.time() - partial.stat().st_mtime > LEFTOVER_SECONDS
+            if is_old or (owner[1] == _machine() and not _is_running(int(owner[2]))):
+                partial.unlink()
+
+
+def _machine() -> str:
+    """A short name for this machine, since process ids of others mean nothing here."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _is_running(process: int) -> bool:
+    """Whether a process of this machine may still be running."""
+    if os.name == "nt":  # where os.kill would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import os
 import re
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 
 import hearbench.progress
 from hear_axlstm import progress as module
-from hear_axlstm.files import naming_full_disk, replacing, sole_writer
+from hear_axlstm.files import naming_full_disk, replacing, sole_writer, write_text
 from hear_axlstm.progress import Progress
+from tests.helpers.platforms import die, posix_only
+from tests.helpers.runs import start_process
 
 
 def test_a_full_disk_is_named_with_the_remedy(tmp_path: Path) -> None:
@@ -27,6 +30,43 @@ def test_a_full_disk_is_named_with_the_remedy(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.errno == errno.ENOSPC
     assert path.read_text("utf-8") == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_of_two_writers_the_last_one_replaces_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    with replacing(path) as first, open(first, "w", encoding="utf-8") as file:
+        file.write("first\n" * 3)
+        file.flush()
+        with replacing(path) as second:
+            second.write_text("second", "utf-8")
+        assert path.read_text("utf-8") == "second"
+        file.write("first\n")
+    assert path.read_text("utf-8") == "first\n" * 4
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def write_half_and_die(path: Path) -> None:
+    with replacing(path) as partial:
+        partial.write_text("half", "utf-8")
+        die()
+
+
+@posix_only
+def test_what_killed_processes_leave_is_removed_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    for _ in range(2):
+        process = start_process(write_half_and_die, path)
+        process.join()
+        assert process.exitcode and not path.exists()
+        assert len(list(tmp_path.glob("out.csv.*.partial"))) == 1
+    other, old = (tmp_path / f"out.csv.elsewhere-{n}-aa.partial" for n in (1, 2))
+    unrelated = tmp_path / "my.out.csv.elsewhere-2-aa.partial"
+    for kept in (other, old, unrelated):
+        kept.touch()
+    for kept in (old, unrelated):
+        os.utime(kept, (0, 0))
+    write_text(path, "whole")
+    assert set(tmp_path.iterdir()) == {path, other, unrelated}
 
 
 def test_a_folder_has_one_writer(tmp_path: Path) -> None:

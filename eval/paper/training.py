@@ -14,7 +14,7 @@ from typing import Any
 from hear_axlstm.data.corpus import is_pack
 from hear_axlstm.data.pack import pack
 from hear_axlstm.pretrain.recipes import RECIPES
-from hear_axlstm.pretrain.run import pretrain
+from hear_axlstm.pretrain.run import CONFIG, pretrain
 from hear_axlstm.training.signals import Interrupted
 from hearbench.paper_tables import PaperTable
 from hearbench.synthetic.writer import write_corpus
@@ -34,7 +34,8 @@ def train(
 
     Args:
         table: the table.
-        data: a pack or a folder of audio; None generates a small corpus and trains for minutes.
+        data: a pack or a folder of audio, which is packed before the first run and not updated
+            afterwards; None generates a small corpus and trains for minutes.
         out: folder of all tables.
         changes: settings that override the recipes' own.
         trainings: number of training runs per row, with seeds from 0.
@@ -52,12 +53,14 @@ def train(
     try:
         if data is None:
             data, changes = write_corpus(out / "corpus"), {**TOY, **changes}
-        packed = data if is_pack(data) else pack(data, out / "pack").folder
+        if not is_pack(data):
+            started = any((out / "runs").glob(f"*/{CONFIG}"))
+            data = pack(data, out / "pack", update=not started).folder
         for number, (recipe, seed) in enumerate(rows, start=1):
             name = run_name(recipe, seed)
             print(f"[{number}/{len(rows)}] {name}", flush=True)
             config = replace(RECIPES[recipe], **changes, seed=seed)
-            pretrain(config, packed, out / "runs" / name)
+            pretrain(config, data, out / "runs" / name)
     except Interrupted:
         raise
     except (ValueError, RuntimeError, OSError) as error:

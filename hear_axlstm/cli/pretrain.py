@@ -12,13 +12,15 @@ import tyro
 
 from hear_axlstm.data.corpus import Corpus, is_pack
 from hear_axlstm.data.pack import pack as pack_audio
+from hear_axlstm.files import sole_writer
 from hear_axlstm.options import option
 from hear_axlstm.pretrain.config import PretrainConfig, Variant
 from hear_axlstm.pretrain.estimate import estimate_run
 from hear_axlstm.pretrain.recipes import RECIPES, settings_of
 from hear_axlstm.pretrain.run import pretrain as train
+from hear_axlstm.training.checkpoint_manager import list_checkpoints
 from hear_axlstm.training.distributed import is_first_process
-from hear_axlstm.training.resume import Resume
+from hear_axlstm.training.resume import CHECKPOINTS, LOCK, Resume
 from hear_axlstm.training.signals import is_under_torchrun
 
 
@@ -45,7 +47,8 @@ def pretrain(
     For several GPUs: `torchrun --nproc-per-node 8 -m -- hear_axlstm pretrain ...`.
 
     Args:
-        data: Folder written by `axlstm pack`, or a folder of audio, which is packed into OUT/pack.
+        data: Folder written by `axlstm pack`, or a folder of audio, which is packed into OUT/pack;
+            a run that is resumed keeps its pack.
         run: Folder for the log, checkpoints and the final weights.
         recipe: One of the paper's runs, or open-corpus; options given here override it, except
             model options of the paper's runs.
@@ -72,9 +75,21 @@ def pretrain(
     elif is_under_torchrun():
         raise ValueError(f"{data} is not a pack: make one with `axlstm pack` before torchrun")
     else:
-        report = pack_audio(data, run / "pack")
-        print(report)
-        packed = report.folder
+        packed = _pack(data, run)
     weights = train(config, packed, run, resume)
     if is_first_process():
         print(f"weights: {weights}\nnext: load_model({str(weights)!r}) in Python")
+
+
+def _pack(audio: Path, run: Path) -> Path:
+    """Pack audio into the run's folder, unless the run has been trained on its pack already.
+
+    Raises:
+        BlockingIOError: if another process is packing or training there.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with sole_writer(run, LOCK):
+        started = bool(list_checkpoints(run / CHECKPOINTS))
+        report = pack_audio(audio, run / "pack", update=not started)
+    print(report)
+    return report.folder

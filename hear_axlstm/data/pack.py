@@ -70,6 +70,7 @@ def pack(
     mel: MelConfig | None = None,
     workers: int | None = None,
     path_column: str | None = None,
+    update: bool = True,
 ) -> PackReport:
     """Pack audio into the folder `out`.
 
@@ -84,6 +85,8 @@ def pack(
         mel: the front end, by default the paper's.
         workers: number of processes, by default one per CPU; 1 runs in this process.
         path_column: column of paths in CSV files; by default a usual name such as path or filename.
+        update: whether to update a finished pack after a change of its source; False keeps it for
+            the runs that were trained on it.
 
     Raises:
         SourceError, TableError: if there is no audio.
@@ -95,6 +98,10 @@ def pack(
     planned = plan(source, out, (FIELD,), [repr(mel)])
     if _is_up_to_date(out, source, mel, planned.fingerprint):
         log.info("%s is up to date", out)
+        return _report(out)
+    info = read_info(out)
+    if not update and info is not None and info["fingerprint"] != planned.fingerprint:
+        log.warning("using %s as it is, although %s has changed since", out, source.name)
         return _report(out)
     with naming_full_disk(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -129,8 +136,9 @@ def _is_up_to_date(out: Path, source: Source, mel: MelConfig, fingerprint: str) 
 
 
 def _is_ours(path: Path) -> bool:
-    name = path.name.removesuffix(".partial")
-    return name.startswith("shard-") or name in (INDEX_NAME, REPORT_NAME, INFO_NAME, LOCK_NAME)
+    own = (INDEX_NAME, REPORT_NAME, INFO_NAME, LOCK_NAME)
+    unfinished = path.suffix == ".partial" and path.name.startswith(own)
+    return path.name.startswith("shard-") or path.name in own or unfinished
 
 
 def _opens(out: Path) -> bool:

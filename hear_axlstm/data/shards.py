@@ -209,21 +209,25 @@ class Summary:
     """Fingerprint of the inputs; a different one after transient failures."""
     first: Skipped | None
     """The first clip that was skipped."""
+    foreign: Shard | None
+    """The first shard that was made from other inputs than planned."""
 
 
 def summarize(shards: Sequence[Shard], report: Path) -> Summary:
     """Sum up finished shards, and list skipped inputs in a CSV."""
     kinds: Counter[str] = Counter()
-    fingerprints, clips, first = [], 0, None
+    fingerprints, clips, first, foreign = [], 0, None, None
     with naming_full_disk(report), open(report, "w", **OPEN_CSV) as file:
         writer = csv.writer(file)
         writer.writerow(HEADER)
         for shard in shards:
             made = shard.read()
             fingerprints.append(made["fingerprint"])
+            if made["fingerprint"] not in ("", shard.fingerprint):  # empty: a transient failure
+                foreign = foreign or shard
             skipped = [Skipped(*skip) for skip in made["skipped"]]
             writer.writerows((skip.id, skip.reason) for skip in skipped)
             kinds.update(skip.kind for skip in skipped)
             first = first or (skipped[0] if skipped else None)
             clips += len(made["clips"]["id"])
-    return Summary(clips, kinds, digest(fingerprints), first)
+    return Summary(clips, kinds, digest(fingerprints), first, foreign)

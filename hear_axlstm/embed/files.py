@@ -95,7 +95,8 @@ def embed_files(
 
     Raises:
         SourceError, TableError: if there is no audio.
-        OutputError, ValueError: for an output or settings that can't be used.
+        OutputError, ValueError: for an output or settings that can't be used, or if the ranks have
+            different weights or files.
     """
     context = context or DistContext(embedder.device)
     output, source = Output(out, FIELDS[kind]), open_source(inputs, path_column)
@@ -104,11 +105,16 @@ def embed_files(
         "source": source.name,
         "path_column": path_column,
         "model": embedder.config.to_dict(),
-        "weights": embedder.digest(),
+        "weights": _weights(embedder, context),
         "precision": _precision(embedder, context),
     }
     settings = [json.dumps(request, default=str)]
     planned = plan(source, output.parts, output.fields, settings, CLIPS_PER_SHARD)
+    if not context.agrees(planned.fingerprint):
+        raise ValueError(
+            f"{source.name} is not the same on every rank: when no file in it is being added or "
+            "changed, run the same command again"
+        )
     if context.broadcast(context.is_first and _is_up_to_date(output, planned, request)):
         return read_report(output) if context.is_first else None
     if not context.is_first:
@@ -128,7 +134,7 @@ def _embed_on_first_rank(
     """Write this rank's shards, and join those of all ranks.
 
     Raises:
-        OutputError: if no clip could be embedded.
+        OutputError: if no clip could be embedded, or another run has changed the shards.
     """
     with naming_full_disk(output.path):
         output.parts.mkdir(parents=True, exist_ok=True)
@@ -137,6 +143,11 @@ def _embed_on_first_rank(
         context.barrier()
         _write_share(planned, embedder, context)
         found = summarize(planned.shards, output.parts / REPORT_NAME)
+        if found.foreign:
+            raise OutputError(
+                f"{found.foreign.sidecar} was made from other files by another process: when no "
+                "other process writes there, run the same command again"
+            )
         output.keep_report(found)
         if found.clips:
             _finish(output, planned, found, embedder, request)
@@ -147,6 +158,21 @@ def _embed_on_first_rank(
     return read_report(output)
 
 
+def _weights(embedder: Embedder, context: DistContext) -> str:
+    """Digest of the weights.
+
+    Raises:
+        ValueError: if the ranks differ.
+    """
+    found = embedder.digest()
+    if not context.agrees(found):
+        raise ValueError(
+            f"the weights are not the same on every rank ({found} on rank {context.rank}): give "
+            "all ranks the same file with --model"
+        )
+    return found
+
+
 def _precision(embedder: Embedder, context: DistContext) -> str:
     """Name of the products' data type, which "auto" chooses by a measurement.
 
@@ -154,10 +180,10 @@ def _precision(embedder: Embedder, context: DistContext) -> str:
         ValueError: if the ranks differ.
     """
     name = str(product_dtype(embedder.precision, embedder.device)).removeprefix("torch.")
-    first = context.broadcast(name)
-    if first != name:
+    if not context.agrees(name):
         raise ValueError(
-            f"precision 'auto' is {first} on rank 0 but {name} here: choose one with --precision"
+            f"precision 'auto' is not the same on every rank ({name} on rank {context.rank}): "
+            "choose one with --precision"
         )
     return name
 

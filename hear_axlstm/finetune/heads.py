@@ -48,7 +48,7 @@ def train_head(
     best, kept = Best(config.watched), copy.deepcopy(head.state_dict())
     size = config.batch_size or BATCH_SIZE
     epochs = config.epochs or EPOCHS
-    lines = JsonLines(log, step=0)
+    lines = JsonLines(log, step=None)
     bar = Progress(range(1, epochs + 1), "head", unit="epoch")
     for epoch in bar:
         total = torch.zeros((), device=device)

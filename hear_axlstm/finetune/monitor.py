@@ -73,8 +73,6 @@ class FinetuneMonitor:
                 f"the validation loss is not finite after step {step}: lower lr and encoder_lr, "
                 f"now {self.config.head_lr:g} and {self.config.encoder_lr:g}, in a new folder"
             )
-        values = named("valid", found)
-        if not any(line["step"] == step and "valid_loss" in line for line in lines.read()):
-            lines.write(step=step, epoch=epoch, **values)
+        lines.write(step=step, epoch=epoch, **named("valid", found))
         if self.best.take(found):
             self.classifier.save(self.trainer.run / FILE_NAME, {"epoch": epoch})

@@ -231,7 +231,9 @@ def _validate(config: PretrainConfig, corpus: Corpus, run: Path, context: DistCo
             f"{corpus.folder} was packed with {corpus.mel}, but the model needs "
             f"{config.model.mel}: pack the audio again with the model's settings"
         )
-    if context.broadcast(corpus.fingerprint) != corpus.fingerprint:
-        raise ValueError(f"{corpus.folder} differs from rank 0's: use the same pack everywhere")
+    if not context.agrees(corpus.fingerprint):
+        raise ValueError(
+            f"{corpus.folder} is not the same pack on every rank: use the same pack everywhere"
+        )
     if config.init is not None and not list_checkpoints(run / CHECKPOINTS):
         checkpoints.locate(config.init)

@@ -57,6 +57,12 @@ class DistContext:
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
+    def agrees(self, value: object) -> bool:
+        """Whether all ranks have rank 0's value; the answer is the same on every rank."""
+        differing = torch.tensor([float(self.broadcast(value) != value)])
+        self.all_reduce([differing])
+        return not differing.item()
+
     def barrier(self) -> None:
         """Wait until all ranks have reached this point."""
         self.all_reduce([torch.zeros(1)])

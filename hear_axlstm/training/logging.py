@@ -26,13 +26,14 @@ class JsonLines:
 
     Args:
         path: the file, created if it does not exist.
-        step: step that the run starts from. Lines of later steps, left by an interrupted run,
-            are dropped, since they will be written again.
+        step: step that the run resumes from; None for a new run. Lines of later steps, left by an
+            interrupted run, are dropped, since they will be written again; a new run keeps none.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int | None) -> None:
         self.path = path
-        kept = [line for line in read_log(path) if line["step"] <= step]
+        before = [] if step is None else read_log(path)
+        kept = [line for line in before if line["step"] <= step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def read(self) -> list[dict[str, Any]]:
@@ -68,11 +69,11 @@ class RunLog:
 
     Args:
         run: the run's folder.
-        step: step that the run starts from, as for `JsonLines`.
+        step: step that the run resumes from, as for `JsonLines`.
         settings: JSON-ready settings of the run, for the sinks that show them.
     """
 
-    def __init__(self, run: Path, step: int, settings: dict[str, Any]) -> None:
+    def __init__(self, run: Path, step: int | None, settings: dict[str, Any]) -> None:
         self.lines = JsonLines(run / LOG_NAME, step)
         self.run, self.step, self.settings = run, step, settings
 
@@ -121,14 +122,15 @@ class _TensorBoard:
         self.writer.close()
 
 
-def _tensorboard(run: Path, step: int) -> _TensorBoard | None:
+def _tensorboard(run: Path, step: int | None) -> _TensorBoard | None:
     # Not torch.utils.tensorboard, which imports TensorFlow if a module of that name is installed.
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
-    # Steps after `step` that an interrupted run wrote will be repeated.
-    return _TensorBoard(SummaryWriter(str(run / TENSORBOARD_FOLDER), purge_step=step + 1))
+    # What an interrupted run wrote after `step` will be repeated; a new run keeps nothing.
+    first = 0 if step is None else step + 1
+    return _TensorBoard(SummaryWriter(str(run / TENSORBOARD_FOLDER), purge_step=first))
 
 
 class _WandB:

@@ -109,7 +109,8 @@ class Trainer:
         if start is not None:
             self._restore(start)
             log.info("resuming %s at step %d of %d", run, self.step, schedule.steps)
-        self.log = RunLog(run, self.step, dict(settings)) if context.is_first else None
+        resumed = None if start is None else start.step
+        self.log = RunLog(run, resumed, dict(settings)) if context.is_first else None
         self.bar: Any = None
         self.manager: CheckpointManager | None = None
         train_step.on_rows = self._count_rows

@@ -186,6 +186,14 @@ def test_packs_are_not_mixed_or_overwritten(audio: Path, tmp_path: Path) -> None
     assert len(Corpus(out)) == 5
 
 
+def test_what_a_killed_pack_leaves_is_no_other_file(audio: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pack"
+    out.mkdir()
+    for name in ("pack.json", "shard-00000.json", "shard-00000.f16"):
+        (out / f"{name}.0a-1-2b.partial").touch()
+    assert pack(audio, out).clips == 5
+
+
 @pytest.mark.slow
 def test_a_killed_pack_goes_on(tmp_path: Path) -> None:
     for seed in range(1500):

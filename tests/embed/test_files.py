@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +19,17 @@ import soundfile
 
 from hear_axlstm import checkpoints, load_model
 from hear_axlstm.audio.io import load_audio
+from hear_axlstm.audio.sources import FolderSource, open_source
 from hear_axlstm.config import ModelConfig
+from hear_axlstm.data.shards import Shard
 from hear_axlstm.embed import files, writers
 from hear_axlstm.embed.files import EmbedReport, embed_files
 from hear_axlstm.embed.writers import OutputError
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.ops import precision
 from hear_axlstm.ops.precision import Precision
+from hear_axlstm.training.distributed import init_distributed
+from tests.helpers.runs import run_ranks
 
 SIZE = 80  # of the small model's embeddings
 FORMATS = {"a.wav": (16_000, 1), "b.flac": (44_100, 2), "c.ogg": (22_050, 1), "d.mp3": (48_000, 2)}
@@ -179,7 +185,7 @@ def test_nothing_is_computed_again_until_a_file_changes(
     (audio / "0005.wav").write_bytes(b"junk")
     run = files._embed_batch
     monkeypatch.setattr(
-        files, "_embed_batch", lambda batch, *rest: computed.extend(batch) or run(batch, *rest)
+        files, "_embed_batch", lambda batch, **rest: computed.extend(batch) or run(batch, **rest)
     )
     report = embed([str(audio)], out, model)
     assert report.skipped and len(computed) == 11
@@ -235,7 +241,7 @@ def test_a_run_without_usable_audio_leaves_only_its_report(model: str, tmp_path:
         assert (tmp_path / report).exists() and not any("parts" in path.name for path in left)
 
 
-def interrupt(*_: object) -> None:
+def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -245,11 +251,11 @@ def test_an_interrupted_run_goes_on(
     small_shards(monkeypatch)
     out, run, calls = tmp_path / "o.npy", files._embed_batch, []
 
-    def stops(batch: list, *rest: object) -> object:
+    def stops(batch: list, **rest: Any) -> object:
         calls.append(len(batch))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return run(batch, *rest)  # type: ignore[arg-type]
+        return run(batch, **rest)
 
     monkeypatch.setattr(files, "_embed_batch", stops)
     with pytest.raises(KeyboardInterrupt):
@@ -395,17 +401,58 @@ def test_auto_precision_is_recorded_as_what_it_was(
         embed_files([mixed / "a.wav"], tmp_path / "a.npy", load_model(model, precision="auto"))
 
 
-def test_ranks_of_different_precision_are_refused(model: str) -> None:
-    class OtherRank:
-        """A rank whose first rank computes in bfloat16."""
+def embed_in_a_rank(audio: Path, out: Path, models: list[str], differs: str) -> None:
+    """Embed with something else on rank 1, and leave a note of the error."""
+    with init_distributed("cpu") as context:
+        chosen: Precision = "float32"
+        if context.rank and differs == "files":
+            files.open_source = with_one_file_less
+        if context.rank and differs == "precision":
+            chosen = "bfloat16"
+        embedder = load_model(models[context.rank], precision=chosen)
+        with pytest.raises(ValueError, match="not the same on every rank") as caught:
+            embed_files([audio], out, embedder, context=context)
+    out.with_name(f"note-{context.rank}").write_text(str(caught.value), "utf-8")
 
-        calls = 0
 
-        def broadcast(self, value: str) -> str:
-            self.calls += 1
-            return "bfloat16"
+def with_one_file_less(*arguments: Any) -> FolderSource:
+    source = open_source(*arguments)
+    assert isinstance(source, FolderSource)
+    del source._entries[3]
+    return source
 
-    context = OtherRank()
-    with pytest.raises(ValueError, match="bfloat16 on rank 0 but float32 here"):
-        files._precision(load_model(model), context)  # type: ignore[arg-type]
-    assert context.calls == 1  # rank 0 takes part in one broadcast
+
+@pytest.mark.parametrize(
+    ("differs", "remedy"),
+    [
+        ("files", "run the same command again"),
+        ("weights", "give all ranks the same file"),
+        ("precision", "choose one with --precision"),
+    ],
+)
+def test_ranks_that_differ_are_refused_on_every_rank(
+    differs: str, remedy: str, model: str, many: Path, tmp_path: Path
+) -> None:
+    other, whole = tmp_path / "other.safetensors", MaskedPatchModel(ModelConfig(dim=16, depth=1))
+    checkpoints.save(other, whole, {}, next(whole.parameters()).dtype)
+    models = [model, str(other) if differs == "weights" else model]
+    run_ranks(2, embed_in_a_rank, many, tmp_path / "o.npy", models, differs)
+    notes = [(tmp_path / f"note-{rank}").read_text("utf-8") for rank in range(2)]
+    assert all(remedy in note for note in notes)
+    assert not list(tmp_path.glob("o.npy*")), "nothing is written"
+
+
+def test_shards_of_other_files_are_not_joined(
+    model: str, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch)
+    out, write = tmp_path / "o.npy", Shard.write
+
+    def written_by_another(shard: Shard, found: Any) -> None:
+        write(replace(shard, fingerprint="other") if shard.number == 2 else shard, found)
+
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match=r"shard-00002.*again"):
+        patch.setattr(Shard, "write", written_by_another)
+        embed([str(many)], out, model)
+    assert not out.exists()
+    assert embed([str(many)], out, model).clips == 24

@@ -15,7 +15,11 @@ def test_full_mode_starts_from_the_probe_and_keeps_the_best(
     tones: Path, config: FinetuneConfig, tmp_path: Path
 ) -> None:
     config = replace(config, mode="full", epochs=2, encoder_lr=1e-3, log_every=1)
+    for name in ("log", "head"):  # of a run that was killed before its first checkpoint
+        scored = '{"step": 0, "epoch": 0, "valid_accuracy": 2.0, "valid_loss": 0.0}\n'
+        (tmp_path / f"{name}.jsonl").write_text(scored, "utf-8")
     finetune(tones, tmp_path, config)
+    assert read_log(tmp_path / "head.jsonl")[0]["step"] == 1
     lines = read_log(tmp_path / "log.jsonl")
     scored = [line for line in lines if "valid_accuracy" in line]
     assert [line["epoch"] for line in scored] == [0, 1, 2]

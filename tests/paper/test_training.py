@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +108,21 @@ def test_rows_are_trained_with_several_seeds(
 def test_no_finished_row_says_how_to_train_one(tmp_path: Path) -> None:
     with pytest.raises(PaperError, match="axlstm pretrain DATA --recipe ssast_tiny_8x16"):
         tables.finished("table4", tmp_path)
+
+
+@pytest.mark.usefixtures("small_rows")
+def test_all_rows_are_trained_on_the_same_pack(
+    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        shorten(patch, "table3", 1)
+        train("table3", audio, out, TINY)
+    shutil.copy(audio / "0.wav", audio / "new.wav")
+    shorten(monkeypatch, "table3", 2)
+    runs = train("table3", audio, out, TINY)
+    facts = [checkpoints.read(path)[1] for path in tables.finished("table3", runs).values()]
+    assert [fact["clips"] for fact in facts] == [4, 4]
 
 
 @pytest.mark.usefixtures("small_rows")

@@ -1,6 +1,7 @@
 """Settings: which stay through a run, and a batch that suits the corpus."""
 
 import logging
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 import soundfile
 
 import hear_axlstm.cli.pretrain as cli
+from hear_axlstm.data.corpus import Corpus, PackError
+from hear_axlstm.files import sole_writer
 from hear_axlstm.pretrain.config import PretrainConfig, TrainConfig, Variant, suited_batch
 from hear_axlstm.pretrain.run import pretrain
 from hear_axlstm.training.config import RunConfig
+from hear_axlstm.training.resume import CHECKPOINTS, LOCK
 from tests.helpers.runs import CONFIG
 
 
@@ -72,3 +76,37 @@ def test_audio_that_is_packed_on_the_way_is_reported(
     cli.pretrain(tmp_path, run=tmp_path / "run", variant=Variant(), config=CONFIG)
     printed = capsys.readouterr().out
     assert "4 clips" in printed and "WARNING: 20%, 1 of 5 left out" in printed
+
+
+def test_a_run_keeps_the_pack_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    audio, run = tmp_path / "audio", tmp_path / "run"
+    audio.mkdir()
+
+    def start(source: Path = audio) -> Corpus:
+        cli.pretrain(source, run=run, variant=Variant(), config=CONFIG)
+        return Corpus(run / "pack")
+
+    def add(name: str) -> None:
+        noise = 0.1 * np.random.default_rng(0).standard_normal(8000)
+        soundfile.write(audio / name, noise, 16_000)
+
+    monkeypatch.setattr(cli, "train", lambda config, packed, run, resume: run)
+    add("0.wav")
+    assert len(start()) == 1
+    add("1.wav")
+    with sole_writer(run, LOCK), pytest.raises(BlockingIOError, match="by another process"):
+        start()
+    assert len(Corpus(run / "pack")) == 1, "another process is training on it"
+    packed = start()
+    assert len(packed) == 2, "nothing has been trained on it"
+    (run / CHECKPOINTS).mkdir()
+    (run / CHECKPOINTS / "step-00000001.safetensors").touch()
+    add("2.wav")
+    assert start().fingerprint == packed.fingerprint
+    assert f"although {audio} has changed since" in caplog.text
+    (tmp_path / "other").mkdir()
+    shutil.copy(audio / "0.wav", tmp_path / "other")
+    with pytest.raises(PackError, match="is a pack of"):
+        start(tmp_path / "other")

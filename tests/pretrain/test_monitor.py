@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import signal
 import struct
 import sys
 from dataclasses import replace
@@ -30,6 +31,8 @@ from hear_axlstm.pretrain.monitor import PretrainMonitor
 from hear_axlstm.pretrain.plot import plot
 from hear_axlstm.pretrain.run import pretrain
 from hear_axlstm.training.logging import JsonLines, RunLog, read_log
+from hear_axlstm.training.signals import Interrupted
+from hear_axlstm.training.step import TrainStep
 
 MODEL = ModelConfig(dim=32, depth=1)
 CONFIG = PretrainConfig(
@@ -97,6 +100,27 @@ def test_a_run_that_starts_over_is_scored_once_at_the_start(
 
     with monkeypatch.context() as patch, pytest.raises(KeyError):
         patch.setattr(PretrainMonitor, "on_epoch_end", crash)
+        pretrain(config, packed, tmp_path)
+    pretrain(config, packed, tmp_path)
+    assert accuracies(tmp_path) == accuracies(watched_run)
+
+
+def test_a_new_run_keeps_no_score_of_an_earlier_one(
+    watched_run: Path, tones: Path, tmp_path: Path
+) -> None:
+    """An earlier run in the folder that was killed before its first checkpoint."""
+    scored = {"step": 0, "epoch": 0.0, "probe_accuracy": -1.0}
+    (tmp_path / "log.jsonl").write_text(json.dumps(scored) + "\n", "utf-8")
+    pretrain(replace(CONFIG, probe=str(tones)), watched_run.parent / "pack", tmp_path)
+    assert accuracies(tmp_path) == accuracies(watched_run)
+
+
+def test_a_run_stopped_before_its_first_step_keeps_its_score(
+    watched_run: Path, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, packed = replace(CONFIG, probe=str(tones)), watched_run.parent / "pack"
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after step 0"):
+        patch.setattr(TrainStep, "step", lambda *_: signal.raise_signal(signal.SIGINT) or 0)
         pretrain(config, packed, tmp_path)
     pretrain(config, packed, tmp_path)
     assert accuracies(tmp_path) == accuracies(watched_run)
