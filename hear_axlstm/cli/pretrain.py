@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from hear_axlstm.audio.sources import open_source
 from hear_axlstm.data.corpus import Corpus, is_pack
 from hear_axlstm.data.pack import pack as pack_audio
 from hear_axlstm.files import sole_writer
@@ -85,8 +86,11 @@ def _pack(audio: Path, run: Path) -> Path:
     """Pack audio into the run's folder, unless the run has been trained on its pack already.
 
     Raises:
+        SourceError, TableError: if there is no audio.
         BlockingIOError: if another process is packing or training there.
     """
+    if str(audio) != "-":  # standard input can be read only once
+        open_source(audio)  # raises before a folder is made
     run.mkdir(parents=True, exist_ok=True)
     with sole_writer(run, LOCK):
         started = bool(list_checkpoints(run / CHECKPOINTS))
