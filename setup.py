@@ -7,8 +7,8 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-# The CPU kernels, called through ctypes. Without a compiler the installation succeeds all the
-# same, and PyTorch computes the same results, but more slowly.
+# The CPU kernels, called through ctypes. Without a compiler the installation still succeeds,
+# and PyTorch computes the same results, but more slowly.
 THREADS = [] if platform.system() == "Windows" else ["-pthread"]
 VECTORS = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
 kernels = Extension(
@@ -42,9 +42,9 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-# The weights that ship live in the top-level folder `weights/`, where a reader finds them beside
-# their model cards, and travel inside the wheel as the package `hear_axlstm_weights`, so that
-# `importlib.resources` finds them in a checkout and in an installed wheel alike.
+# The weights that ship are in the top-level folder `weights/`, next to their model cards, and are
+# installed as the package `hear_axlstm_weights`, so that `importlib.resources` finds them both in a
+# checkout and in an installed wheel.
 setup(
     cmdclass={"bdist_wheel": PlatformWheel, "build_ext": BuildLibrary},
     ext_modules=[kernels],

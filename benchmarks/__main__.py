@@ -1,8 +1,8 @@
 """`python -m benchmarks`: embedding, training and the cell compared with a plain implementation.
 
-Every figure is a median over rounds in which the forms take turns. The plain way is
-`tests.reference.mlstm`: float32, the S x S matrices materialized, one 2 s window after another,
-left to autograd. The other modules of the package measure the rest, each by a command of its own.
+Every figure is a median over rounds that alternate between the implementations. The plain one is
+`tests.reference.mlstm`: float32, with materialized S x S matrices, one 2 s window after another, by
+ordinary autograd. The other modules of this package have their own commands.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ def main(
     )
 
     show(
-        f"Embedding {clips} clips of 10 s, x real time (x the plain way; share of the peak):",
+        f"Embedding {clips} clips of 10 s, x real time (speedup over plain; share of the peak):",
         ("preset", "plain", *peaks, "cosine per step", "per scene"),
         (_embedding(name, clips, rounds, where, peaks) for name in tqdm(presets, leave=False)),
     )
     show(
-        f"Training steps of {batch} clips, clips/s (x the plain way; share of the peak):",
-        ("preset", "plain", *peaks, "kept for backward, MB a clip (plain)"),
+        f"Training steps of {batch} clips, clips/s (speedup over plain; share of the peak):",
+        ("preset", "plain", *peaks, "kept for backward, MB per clip (plain)"),
         (_training(name, batch, rounds, where, peaks) for name in tqdm(presets, leave=False)),
     )
     torch.set_num_threads(1)  # as the cell runs in both, with one window per core
@@ -95,7 +95,7 @@ def _on_one_thread(
 ) -> None:
     """Measure the cell alone, and where the time goes."""
     show(
-        "The cell alone, 4 windows of 251 tokens, one thread, x the plain form:",
+        "The cell alone, 4 windows of 251 tokens, one thread, speedup over the plain form:",
         ("head size", "forward", "forward and backward"),
         (_cell(size, rounds, device) for size in HEAD_SIZES),
     )

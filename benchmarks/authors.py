@@ -1,9 +1,9 @@
-"""`python -m benchmarks.authors CHECKOUT`: the authors' own code beside this package, in turns.
+"""`python -m benchmarks.authors CHECKOUT`: the authors' own code compared with this package.
 
 CHECKOUT is a clone of https://github.com/SarthakYadav/axlstm-official. Its imports need einops,
 ml_collections and the Python part of torchaudio. Nothing else should run: other work slows many
-small operations more than a few large ones. The share is that of the products' peak rate, for the
-FLOPs that the mathematics needs (`training_flops`).
+small operations more than a few large ones. The share is the fraction of the products' peak
+rate, counting the FLOPs of `training_flops`.
 """
 
 from __future__ import annotations

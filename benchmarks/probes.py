@@ -1,8 +1,8 @@
 """`python -m benchmarks.probes EMBEDDINGS...`: the engine `fast` against heareval itself.
 
 Takes folders of finished embeddings, OUT/embeddings/TASK/SYSTEM/.../TASK as `hearbench` leaves
-them. Times are CPU times of one seed on one core, cut to a few epochs and measured in turns. Scores
-are of full training, heareval's from its finished runs in OUT/predictions.
+them. Times are CPU times of one seed on one core, cut to a few epochs and measured alternately.
+Scores are those of full training; heareval's come from its finished runs in OUT/predictions.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main(
         f"{machine(torch.device('cpu'))}, {precision}",
         (
             "task, system",
-            f"heareval, CPU s a seed of {epochs} epochs",
+            f"heareval, CPU s per seed of {epochs} epochs",
             "fast",
             "ratio",
             "heareval, percent",

@@ -98,7 +98,7 @@ def main(
     if unknown := sorted(set(systems) - set(SYSTEMS)):
         raise SystemExit(f"unknown system {unknown[0]!r}: choose from {', '.join(SYSTEMS)}")
     show(
-        f"{machine(torch.device('cpu'))}; {clips} clips of {seconds:g} s a call:",
+        f"{machine(torch.device('cpu'))}; {clips} clips of {seconds:g} s per call:",
         ("system", "parameters", "embedding", "x real time", "CPU seconds per minute of audio"),
         (_row(name, seconds, clips, rounds) for name in systems or SYSTEMS),
     )

@@ -1,4 +1,4 @@
-"""Work ahead of the use of its results: in the background, in order and in bounded memory."""
+"""Background computation ahead of the use of its results, in order and in bounded memory."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def map_ahead(
 
 
 def groups(items: Iterable[Item], size: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
-    """Group consecutive items whose sizes sum to at most `most`; a larger item is alone."""
+    """Group consecutive items whose sizes sum to at most `most`; larger items get their own."""
     group: list[Item] = []
     held = 0
     for item in items:

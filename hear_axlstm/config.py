@@ -189,7 +189,7 @@ def check_keys(cls: type, values: Mapping[str, Any]) -> None:
     known = {f.name for f in fields(cls)}
     if unknown := sorted(set(values) - known):
         raise ValueError(
-            f"unknown {cls.__name__} setting(s) {unknown}, perhaps of another version: "
+            f"unknown {cls.__name__} setting(s) {unknown}, perhaps from another version: "
             f"the known ones are {sorted(known)}"
         )
 

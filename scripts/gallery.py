@@ -92,7 +92,7 @@ def generated_clips() -> Sounds:
 
 
 def generated_recording() -> tuple[NDArray[np.float32], NDArray[np.float32], list[Event]]:
-    """Events over faint rain, another sound of the class that is sought, and when events are."""
+    """Events over faint rain, another sound of the class to find, and when events are."""
     rng = np.random.default_rng(1)
     starts = [GAP_SECONDS + n * (EVENT_SECONDS + GAP_SECONDS) for n in range(len(EVENTS))]
     seconds = starts[-1] + EVENT_SECONDS + GAP_SECONDS

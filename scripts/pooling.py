@@ -1,4 +1,4 @@
-"""Other ways to make a clip's embedding: other poolings over time, other layers, log-mel beside it.
+"""Compare poolings over time, layers, and added log-mel statistics for a clip's embedding.
 
     python -m scripts.pooling TASKS pitch-notes percussion-4 speech_commands-12words
 

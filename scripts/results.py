@@ -1,4 +1,4 @@
-"""Pictures for results.md: scores, scores against training, reconstructions of hidden patches.
+"""Pictures for results.md: scores, scores against training, reconstructions of masked patches.
 
     python -m scripts.results scores runs/eval
     python -m scripts.results training
@@ -116,7 +116,7 @@ def reconstruction(
     model: str = "",
     out: Path = Path("docs/reconstruction.png"),
 ) -> None:
-    """Draw the first window of recordings, half of its patches hidden, and what the model fills in.
+    """Draw the first window of recordings: masked, reconstructed and original.
 
     Args:
         audio: Recordings of 2 s or more.
@@ -141,7 +141,7 @@ def reconstruction(
     generator = torch.Generator().manual_seed(0)
     mask_BN = random_mask(len(audio), grid[0] * grid[1], config.mask_ratio, generator)
     shown = pictures.panels(network, torch.cat(windows), mask_BN)
-    title = f"{config.architecture}: half of the patches hidden, and filled in"
+    title = f"{config.architecture}: half of the patches masked, and reconstructed"
     pictures.draw(shown, seconds, title, out)
     print(out)
 

@@ -1,4 +1,6 @@
-"""Make a run's weights ship with the package: `python scripts/ship_weights.py FILE PRESET --tag`.
+"""Add a run's weights to those that ship with the package.
+
+    python scripts/ship_weights.py FILE PRESET --tag TAG --trained-on TEXT
 
 Writes weights/PRESET.safetensors in float16 and enters it into weights/manifest.json; write its
 model card, weights/PRESET.md, by hand.

@@ -59,7 +59,7 @@ class Worker:
                 return self._connection.recv()
         except (EOFError, OSError) as error:
             self._process.join(1)
-            raise WorkError(f"its process ended with {self._process.exitcode}") from error
+            raise WorkError(f"its process ended with exit code {self._process.exitcode}") from error
         raise WorkError(f"stopped after {seconds:.0f} s")
 
     def close(self) -> None:

@@ -80,7 +80,7 @@ def _probes(names: list[str], good: Results) -> str:
         if name.startswith("probes/") and (r := good.get(name)):
             figures = [f"{r['seconds']:.1f}", f"{r['seconds_a_seed']:.2f}"]
             rows.append([name[7:], f"{r['clips']:,}", str(r["seeds"]), str(r["epochs"]), *figures])
-    header = ("task's size", "clips", "seeds", "epochs", "s", "s a seed")
+    header = ("task's size", "clips", "seeds", "epochs", "s", "s per seed")
     return _table("Batched probes on generated embeddings", header, rows)
 
 

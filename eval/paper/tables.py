@@ -94,8 +94,8 @@ def _caption(table: Table, scale: str, results: Results) -> str:
     )
     return (
         f"{table.title}. The printed s(m) are the paper's. {scale} {results.plan.seeds} seed(s) "
-        "of the probes. Several values in a cell are of several training runs, with their mean in "
-        "brackets. Losses of different patch sizes are not comparable."
+        "of the probes. Several values in a cell come from several training runs, with their mean "
+        "in brackets. Losses of different patch sizes are not comparable."
     )
 
 
@@ -115,7 +115,7 @@ def _facts(table: Table, paths: Sequence[Path]) -> list[str]:
 
 
 def _scores(trainings: Sequence[str], results: Results, scale: str) -> list[str]:
-    """Scores on each task, then s(m), followed by its mean if several trainings all have one."""
+    """Scores on each task, then s(m), followed by its mean if all of several runs have one."""
     tasks = [task.path.name for task in results.plan.tasks]
     cells = [_listed(results.cells.get((one, task)) for one in trainings) for task in tasks]
     placed = results.aggregates[scale]

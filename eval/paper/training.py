@@ -1,6 +1,6 @@
 """Trains the rows of the paper's tables; `paper.tables` shows them.
 
-OUT/runs/<recipe>/           a row's training; rows that several tables share are trained once
+OUT/runs/<recipe>/           a row's training run; rows that tables share are trained once
 OUT/runs/<recipe>-seed1/     the same with another seed of initial weights, order, crops and masks
 """
 

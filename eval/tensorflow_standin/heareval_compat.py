@@ -1,4 +1,4 @@
-"""Lets heareval and hear-validator run unmodified beside a current torch, without TensorFlow.
+"""Lets heareval and hear-validator run unmodified with a current torch, without TensorFlow.
 
 A .pth file imports this module whenever Python starts. It adds an import hook that
 
@@ -59,7 +59,7 @@ class Finder:
     @classmethod
     def find_spec(cls, name, path=None, target=None):
         """The stand-in's spec, or None to leave the module to Python."""
-        _hide()  # also here, for an official module that runs as `python -m` has no other moment
+        _hide()  # also here, since a module run by `python -m` is not loaded by OfficialLoader
         if name.startswith(f"{PREDICTIONS}."):
             os.environ.setdefault(VARIABLE, "1")
         if name == "tensorflow" and _is_official(_importer()) and not PathFinder.find_spec(name):
@@ -73,16 +73,16 @@ class Finder:
 
     @staticmethod
     def create_module(spec):
-        """The stand-in, needing no further work."""
+        """Create the stand-in module."""
         return StandIn()
 
     @staticmethod
     def exec_module(module) -> None:
-        """Nothing is left to do."""
+        """Do nothing: `create_module` returns a complete module."""
 
 
 def _hide() -> None:
-    """Take the stand-in away from everyone but the modules that hold it already."""
+    """Remove the stand-in from sys.modules; modules that imported it keep it."""
     module = sys.modules.get("tensorflow")
     if isinstance(module, StandIn) and not module.__spec__._initializing:
         del sys.modules["tensorflow"]

@@ -1,4 +1,4 @@
-"""Puts the .pth file, which setuptools has no setting for, beside the module."""
+"""Installs the .pth file next to the module; setuptools has no setting for it."""
 
 from pathlib import Path
 

@@ -111,7 +111,7 @@ def _blocks(file: RandomAccess, start: float, end: float | None, longest: float)
         if decoder.frames is None:
             before += decoder.position / rate
     if start and not taken:
-        raise Fault(f"too short: ends at {before:g} s, the span begins at {start:g} s")
+        raise Fault(f"too short: ends at {before:g} s, but the span begins at {start:g} s")
 
 
 def _check_length(seconds: float, longest: float) -> None:

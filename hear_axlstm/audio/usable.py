@@ -50,11 +50,11 @@ def fault(waveform: NDArray[np.float32], sample_rate: int) -> str | None:
     """Why samples are unusable (too short, silent or too loud), or None if they are usable."""
     shortest = round(SHORTEST_SECONDS * sample_rate)
     if waveform.size < shortest:
-        return f"too short: {plural(waveform.size, 'sample')}, at least {shortest} are needed"
+        return f"too short: {plural(waveform.size, 'sample')}, but {shortest} are needed"
     if np.abs(waveform - waveform.mean(dtype=np.float64)).max() < SILENCE:
         return "silent: its peak is below -80 dB of full scale"
     if np.abs(waveform).max() > MAX_AMPLITUDE:
-        return "too loud: its power is not a finite number, export it again"
+        return "too loud: its power is not a finite number; export it again"
     return None
 
 

@@ -18,7 +18,7 @@ FREE = ("mask_ratio", "mask_keeps_position", "loss_on", "layout")
 
 
 def load_embedder(spec: str, *, seed: int, layout: Layout | None) -> Embedder:
-    """Load the embedding model that `hear_axlstm.load_model` returns; see there."""
+    """Load an embedding model; arguments as for `hear_axlstm.load_model`."""
     name = spec or manifest()["default"]
     if drawn := random_preset(name):
         return _random_embedder(preset(drawn), seed, layout)

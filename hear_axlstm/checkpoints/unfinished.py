@@ -21,7 +21,7 @@ WEIGHTS = "model."  # prefix of the names of the weights
 
 
 def is_training_checkpoint(header: Mapping[str, str]) -> bool:
-    """Whether a safetensors file with this header contains the state of a training."""
+    """Whether a safetensors file with this header contains the state of a training run."""
     return {"step", "config", "crc32"} <= header.keys()
 
 

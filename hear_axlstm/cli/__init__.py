@@ -22,7 +22,7 @@ from hear_axlstm import __version__
 
 COMMANDS = {
     "embed": "Embed audio files, folders or tars into a file of embeddings.",
-    "info": "List presets and files of weights with their settings.",
+    "info": "Show the settings of presets and weights, and facts about this machine.",
     "weights": "List, download and remove weights by name.",
     "finetune": "Train a classifier on labeled clips.",
     "predict": "Classify audio files with a classifier from finetune.",
@@ -33,7 +33,7 @@ COMMANDS = {
     "convert": "Convert a checkpoint of the reference release to safetensors.",
     "push": "Publish weights on the Hugging Face hub.",
 }
-"""Names and one-line descriptions, in the order of use; NAME.NAME in this folder is the command."""
+"""Names and one-line descriptions, in the order of use; each is function NAME of module NAME."""
 
 LEFT, FAILED, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130  # exit codes
 

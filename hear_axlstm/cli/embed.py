@@ -49,7 +49,8 @@ def embed(
             one per line.
         out: scenes.npy (with scenes.npy.ids.txt), a .parquet file, or a folder for one .npy per
             clip.
-        model: Preset, file, folder or hf://org/repo (default: axlstm_tiny).
+        model: Name of weights such as axlstm_base.audioset, file, folder or hf://org/repo (default:
+            axlstm_tiny).
         kind: One embedding per clip, one every 40 ms, or both.
         path_column: Column of paths in a CSV (default: a usual name such as path or filename).
         precision: Precision of large matrix products; "auto" uses bfloat16 where it is faster.

@@ -23,7 +23,8 @@ def export(
 
     Args:
         out: File to write: OUT.onnx, or OUT.pt2 for torch.export.load.
-        model: Preset, file, folder or hf://org/repo; by default the shipped weights.
+        model: Name of weights such as axlstm_base.audioset, file, folder or hf://org/repo; by
+            default the shipped weights.
         kind: "scene" for one embedding per clip, "timestamp" for one every 40 ms with its time.
     """
     for library in ("torch.onnx", "onnxscript"):  # their warnings do not concern this model

@@ -99,7 +99,7 @@ def _weights(name: str) -> list[str]:
     if random_preset(name):
         return [RANDOM]
     if name not in PRESETS:
-        return ["here"]
+        return ["local"]
     shipped = manifest()["weights"].get(name)
     tags = [f"{shipped['tag']} (ships)"] if shipped else []
     if authors := PUBLISHED.get(f"{name}.{TAG}"):
@@ -116,9 +116,9 @@ def _kernel() -> str:
     if library.is_available():
         reason = f"switched off by {SWITCH}={os.environ.get(SWITCH)}; unset it"
     elif find_spec("hear_axlstm.ops._cpu"):
-        reason = f"not usable, as it does not load or fit this version; {reinstall}"
+        reason = f"not usable, because it does not load or is from another version; {reinstall}"
     else:
-        reason = f"not built, as there was no C++ compiler; install one and {reinstall}"
+        reason = f"not built, because no C++ compiler was found; install one and {reinstall}"
     return f"{reason}. PyTorch is used instead: the same results, but slower"
 
 

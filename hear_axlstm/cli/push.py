@@ -39,7 +39,7 @@ def push(
         dry_run: Only print the model card.
     """
     if not re.fullmatch(hub.REPO, repo):
-        raise ValueError(f"repo={repo!r}: write org/repo")
+        raise ValueError(f"repo={repo!r} must have the form org/repo")
     path = checkpoints.locate(weights)
     if is_release(path):
         raise ValueError(f"{path} is not in this package's format: use `axlstm convert` first")

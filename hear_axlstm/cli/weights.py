@@ -19,7 +19,7 @@ from hear_axlstm.checkpoints.shapes import parameters
 from hear_axlstm.cli import unknown
 from hear_axlstm.config import PRESETS
 
-COLUMNS = ("name", "parameters", "width", "trained on", "from", "license", "size", "here")
+COLUMNS = ("name", "parameters", "width", "trained on", "from", "license", "size", "local")
 DRIVE = "Google Drive"
 Names = Annotated[
     tuple[str, ...],
@@ -41,7 +41,7 @@ class ListAll:
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for line in lines:
             print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
-        print(f"cache: {weights_dir()} (a download is three to four times the size)")
+        print(f"cache: {weights_dir()} (a download is three to four times the size listed)")
         print("next: axlstm weights get NAME, or load_model(NAME) in Python")
 
 

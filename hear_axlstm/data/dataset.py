@@ -117,7 +117,7 @@ class CropDataset:
         Args:
             step: step of the run.
             patches: patches per crop, N.
-            ratio: share of the patches to hide.
+            ratio: share of the patches to mask.
             rank: the rank.
             world_size: number of ranks.
         """

@@ -151,7 +151,7 @@ def _log_mel(waveforms: NDArray[np.float32], mel: MelConfig, device: torch.devic
 
 def _features(clip_id: str, frames: NDArray[np.float16]) -> Features | Skipped:
     if not np.isfinite(frames).all():
-        return Skipped(clip_id, "too loud: its power is not a finite number, export it again")
+        return Skipped(clip_id, "too loud: its power is not a finite number; export it again")
     # statistics of the stored, rounded values
     mean, std = frames.mean(dtype=np.float64), frames.std(dtype=np.float64, ddof=1)
     return Features(clip_id, frames, float(mean), float(std))

@@ -112,8 +112,8 @@ def embed_files(
     planned = plan(source, output.parts, output.fields, settings, CLIPS_PER_SHARD)
     if not context.agrees(planned.fingerprint):
         raise ValueError(
-            f"{source.name} is not the same on every rank: when no file in it is being added or "
-            "changed, run the same command again"
+            f"{source.name} is not the same on every rank: wait until no files are being added or "
+            "changed, then run the same command again"
         )
     if context.broadcast(context.is_first and _is_up_to_date(output, planned, request)):
         return read_report(output) if context.is_first else None
@@ -145,8 +145,8 @@ def _embed_on_first_rank(
         found = summarize(planned.shards, output.parts / REPORT_NAME)
         if found.foreign:
             raise OutputError(
-                f"{found.foreign.sidecar} was made from other files by another process: when no "
-                "other process writes there, run the same command again"
+                f"{found.foreign.sidecar} was made from other files by another process: wait until "
+                "no other process is writing there, then run the same command again"
             )
         output.keep_report(found)
         if found.clips:

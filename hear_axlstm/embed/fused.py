@@ -25,7 +25,7 @@ from hear_axlstm.ops.packed_linear import PackedLinear
 from hear_axlstm.ops.tracing import check_storage
 from hear_axlstm.ops.workspace import Workspace
 
-WINDOWS_AT_ONCE = 4  # with fewer, weights are read more often; more do not fit in the cache
+WINDOWS_AT_ONCE = 2  # one would double the calls from Python; more do not fit in the cache
 Block = Callable[[Tensor, Workspace], Tensor]  # tokens [B, S, D] to tokens, perhaps in place
 Pack = Callable[[Tensor], PackedLinear]
 

@@ -28,7 +28,7 @@ class TrainConfig:
     mode: Mode = "linear"
     """What to train: a "linear" or "mlp" head, or "full", the encoder after a linear head."""
     model: Annotated[str, option("WEIGHTS")] = ""
-    """Encoder: preset, file, folder or hf://org/repo (default: axlstm_tiny)."""
+    """Encoder: name of weights, file, folder or hf://org/repo (default: axlstm_tiny)."""
     labels: Annotated[str, option("COLUMN")] = "label"
     """Column of the class labels (default: label, labels, category or class)."""
     path_column: Annotated[str | None, option("COLUMN")] = None

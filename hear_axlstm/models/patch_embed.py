@@ -1,7 +1,7 @@
 """Patches of a spectrogram, their positions, and random masks (paper section 2.2).
 
 Shapes: B windows, T mel frames, F mel bins, N patches (time-major: the patches of one time step
-are adjacent), p values of a patch (frames first), D model width. In a mask, True hides a patch.
+are adjacent), p values of a patch (frames first), D model width. In a mask, True means masked.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class PatchEmbedding(nn.Module):
 def random_mask(
     batch: int, patches: int, ratio: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Hide ``round(ratio * patches)`` patches of each row, drawn without replacement.
+    """Mask ``round(ratio * patches)`` patches of each row, drawn without replacement.
 
     Returns:
         bool ``[batch, patches]`` on the generator's device.
@@ -78,5 +78,5 @@ def random_mask(
 
 
 def apply_mask(tokens_BND: Tensor, mask_BN: Tensor, mask_token: Tensor) -> Tensor:
-    """Replace hidden tokens with the mask token ``[D]``, or with one per position ``[N, D]``."""
+    """Replace masked tokens with the mask token ``[D]``, or with one per position ``[N, D]``."""
     return torch.where(mask_BN[..., None], mask_token.to(tokens_BND.dtype), tokens_BND)

@@ -1,4 +1,4 @@
-"""The pretraining model: hide patches, encode, reconstruct them (paper section 2.2, equation 11).
+"""The pretraining model: mask patches, encode, reconstruct them (paper section 2.2, equation 11).
 
 Shapes: B windows, T mel frames, F mel bins, N patches, p values of a patch.
 """
@@ -37,7 +37,7 @@ class MaskedPatchModel(nn.Module):
     def forward(self, mel_BTF: Tensor, mask_BN: Tensor) -> Tensor:
         """Mean squared reconstruction error, a scalar in float32.
 
-        It averages over the hidden patches, or over all with ``loss_on="all"``.
+        It averages over the masked patches, or over all with ``loss_on="all"``.
         """
         target = patchify(mel_BTF, self.config.patch)
         squared = (self.reconstruct(mel_BTF, mask_BN).float() - target).square().mean(-1)

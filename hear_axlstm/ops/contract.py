@@ -56,7 +56,7 @@ class BlockTensors(NamedTuple):
     k_proj: Tensor
     v_proj: Tensor
     igate: Tensor
-    """Input gate ``[H, 3 E]``, applied to [q, k, v]; the forget gate is alike."""
+    """Input gate ``[H, 3 E]``, applied to [q, k, v]; the forget gate has the same shape."""
     igate_bias: Tensor
     """Its bias, ``[H]``."""
     fgate: Tensor
@@ -83,7 +83,7 @@ class MixerWeights(NamedTuple):
     gates_c: Tensor
     """Gates ``[2 H, E]``, input gates first, channels interleaved; applied to c."""
     gates_x: Tensor
-    """Gates ``[2 H, E]``, likewise; applied to x."""
+    """Gates ``[2 H, E]``, in the same order; applied to x."""
     gate_bias: Tensor
     """Bias of the gates, ``[2 H]``."""
     head_norm: Tensor

@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 
 class _Worker:
-    """A thread in which torch computes with one thread; it waits for work forever."""
+    """A daemon thread that runs submitted work with single-threaded torch."""
 
     def __init__(self, started: Barrier) -> None:
         self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
@@ -46,7 +46,7 @@ class _Worker:
 
 
 class _Conducted(threading.local):
-    """What the calls of a thread that `on_one_core` uses may do."""
+    """Thread-local settings of calls made inside `on_one_core`."""
 
     threads = 0
     """Number of threads that they may share work with; 0 in other threads."""
@@ -78,7 +78,7 @@ def thread_count() -> int:
 
 
 def on_each_core(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Map items with as many threads as torch may use, each single-threaded itself."""
+    """Map items in as many threads as torch may use; in each, torch is single-threaded."""
     threads = min(thread_count(), len(items))
     if threads <= 1:
         return [work(item) for item in items]

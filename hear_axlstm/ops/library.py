@@ -176,7 +176,7 @@ def _library() -> ctypes.CDLL | None:
         log.warning("%s can't be loaded and is not used: reinstall (%s)", spec.origin, error)
         return None
     if tuple(exported) != (INTERFACE, CONV_WIDTH, MAP_WIDTH):
-        log.warning("%s is of another version and is not used: reinstall", spec.origin)
+        log.warning("%s is from another version and is not used: reinstall", spec.origin)
         return None
     library.gemm_columns.restype = library.gemm_is_fastest.restype = ctypes.c_int64
     return library

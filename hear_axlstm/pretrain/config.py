@@ -78,7 +78,7 @@ class TrainConfig:
     )
     """The encoder to train; on the command line, a `Variant`."""
     init: Annotated[str | None, option("WEIGHTS")] = None
-    """Weights to start from: a preset, file, folder or hf://org/repo (default: random)."""
+    """Weights to start from: a name, file, folder or hf://org/repo (default: random)."""
     epochs: float = 100.0
     """Passes over the clips; each takes one random crop of a clip."""
     batch_size: Annotated[int | None, option("N")] = None

@@ -52,7 +52,7 @@ def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "au
 
     Raises:
         ValueError: if data, settings or an earlier run in `run` don't fit together.
-        BlockingIOError: if another training is running there.
+        BlockingIOError: if another training run is active there.
         Interrupted: after SIGINT, SIGTERM or SIGUSR1, with everything saved.
         DivergedError: if the loss was not finite for too many steps in a row.
         CheckpointError: if a checkpoint can't be written, or none can be read.

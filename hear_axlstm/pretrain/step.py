@@ -21,7 +21,7 @@ def make_train_step(model: nn.Module, config: PretrainConfig, context: DistConte
 
     Args:
         model: maps log-mel ``[rows, W, F]`` and mask ``[rows, N]`` to the mean loss of the rows;
-            each row hides the same number of patches. Identical on all ranks.
+            each row masks the same number of patches. Identical on all ranks.
         config: settings of the run.
         context: the ranks that train together.
     """

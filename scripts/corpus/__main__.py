@@ -26,9 +26,9 @@ from scripts.corpus.sources import (
 )
 
 LEAST_AGREEING = 12
-"""Agreeing pairs from which `overlaps` reports a clip; speech and notes reach it by chance."""
+"""Number of matching pairs from which `overlaps` reports a clip; some reach it by chance."""
 COPY = 0.9
-"""Correlation from which `overlaps` calls a suspect a copy."""
+"""Correlation from which `overlaps` counts a suspect as a copy."""
 
 
 def fetch(

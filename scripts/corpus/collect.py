@@ -45,7 +45,7 @@ TYPICAL_GAP = 0.2  # seconds that a joined sound adds to a source's share
 
 
 class Collector:
-    """Writes clips below a folder, and remembers what it took and what it left out.
+    """Writes clips below a folder, and records which files were taken and left out.
 
     Args:
         out: folder of the corpus.

@@ -67,7 +67,7 @@ def test_a_span_is_that_part_of_the_whole(tmp_path: Path) -> None:
     span = load_audio(tmp_path / "tone.flac", start=0.5, end=1.25)
     np.testing.assert_array_equal(span, whole[8_000:20_000])
     assert load_audio(tmp_path / "tone.flac", start=1.5, end=9.0).size == 8_000
-    with pytest.raises(AudioError, match="ends at 2 s, the span begins at 3 s"):
+    with pytest.raises(AudioError, match="ends at 2 s, but the span begins at 3 s"):
         load_audio(tmp_path / "tone.flac", start=3.0)
     for start, end in ((-1.0, None), (1.0, 1.0), (0.0, math.nan), (math.nan, None)):
         with pytest.raises(AudioError, match=r"start=|end="):

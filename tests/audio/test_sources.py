@@ -226,7 +226,7 @@ def test_many_files_make_larger_shards_not_more(
 
 def test_reasons_are_counted_by_kind() -> None:
     for reason, kind in (
-        ("too short: 160 samples, at least 400 are needed", "too short"),
+        ("too short: 160 samples, but 400 are needed", "too short"),
         ("not decodable (Format not recognised): copy it", "not decodable"),
         ("truncated, its header tells of more data: copy it again", "truncated"),
     ):

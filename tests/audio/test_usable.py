@@ -11,7 +11,7 @@ from hear_axlstm.audio.usable import Decoded, compute_decoded, fault
 def test_faults_of_samples() -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype("f4")
     assert fault(noise, 16_000) is None
-    assert fault(noise[:399], 16_000) == "too short: 399 samples, at least 400 are needed"
+    assert fault(noise[:399], 16_000) == "too short: 399 samples, but 400 are needed"
     for samples, kind in ((noise * 1e-5, "silent"), (noise * 1e17, "too loud")):
         assert Skipped("a", str(fault(samples, 16_000))).kind == kind
     assert str(fault(np.full(16_000, 0.3, "f4"), 16_000)).startswith("silent")

@@ -23,7 +23,10 @@ def test_a_worker_answers_until_something_fails() -> None:
 
 @pytest.mark.parametrize(
     ("work", "seconds", "message"),
-    [(partial(time.sleep, 60), 0.2, "stopped after"), (partial(os._exit, 3), 60, "ended with 3")],
+    [
+        (partial(time.sleep, 60), 0.2, "stopped after"),
+        (partial(os._exit, 3), 60, "ended with exit code 3"),
+    ],
 )
 def test_what_hangs_or_dies_is_ended(work: partial, seconds: float, message: str) -> None:
     worker = Worker({})

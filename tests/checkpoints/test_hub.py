@@ -256,7 +256,7 @@ def test_push_takes_a_card_and_an_existing_repository(hub: Hub, run: Path, tmp_p
 
 @pytest.mark.parametrize("repo", ["a", "a/b/c", "a/b@v2", "/a", ""])
 def test_push_refuses_what_load_model_could_not_name(repo: str, run: Path) -> None:
-    with pytest.raises(ValueError, match=f"repo='{repo}': write org/repo"):
+    with pytest.raises(ValueError, match=f"repo='{repo}' must have the form org/repo"):
         push(str(run), repo, dry_run=True)
 
 

@@ -34,7 +34,7 @@ def test_settings_of_earlier_runs_are_read() -> None:
     for name in ("schedule", "cooldown", "optimizer", "ema", "balance", "mix"):
         del earlier[name]
     assert PretrainConfig.from_dict(earlier) == CONFIG
-    with pytest.raises(ValueError, match=r"look_every.*of another version"):
+    with pytest.raises(ValueError, match=r"look_every.*from another version"):
         PretrainConfig.from_dict({**earlier, "look_every": 5})
 
 

@@ -36,7 +36,7 @@ def fetch_tasks(
 
     Args:
         folder: folder of task folders; archives and unfinished tasks are in its .fetch.
-        tasks: names of the tasks (see `hearbench tasks`), or their first parts; by default all.
+        tasks: names of the tasks (see `hearbench tasks`), or prefixes such as esc50; default: all.
         rates: sample rates to provide, in Hz; the archives have 48000.
         url: source of the archives instead of Zenodo: URL/<archive>.
         checksums: file in the format of `sha256sum` or `md5sum`, instead of Zenodo's MD5 sums.

@@ -35,7 +35,7 @@ def systems(name: Annotated[str | None, tyro.conf.Positional, option("[NAME]")] 
                 print(f"{system:12} {getattr(card, field)}")
         print(
             "\nRun one as NAME@CHECKPOINT: hearbench run --systems beats@BEATs_iter3.pt naive\n"
-            "Choices where the paper is silent: hearbench systems NAME\n"
+            "Choices that a paper leaves open: hearbench systems NAME\n"
             "Any other module with the HEAR API: MODULE@MODEL; short names: "
             f"{', '.join(DEFAULTS)}"
         )

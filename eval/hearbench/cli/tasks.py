@@ -22,7 +22,7 @@ def tasks(
 ) -> int:
     """List the ten tasks of the paper, and check those in a folder file by file.
 
-    A task "differs" if it is valid but its numbers of clips or classes are not the published ones.
+    A task "differs" if it is valid but its clip or class counts are not the published ones.
 
     Args:
         folder: folder of HEAR task folders; without it the ten tasks are only listed.
@@ -55,6 +55,6 @@ def _row(name: str, found: ValidationReport | None) -> str:
     elif found is not None and found.task is not None:
         task = found.task
         numbers = (task.metric, task.folds, task.classes, task.clips)
-        state = "there" if published in (None, numbers) else "differs"
+        state = "ok" if published in (None, numbers) else "differs"
     rest = (f"{official.hours:.1f}", official.license or "unknown") if official else ("-", "-")
     return LINE.format(name, state, *numbers, *rest)

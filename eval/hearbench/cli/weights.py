@@ -59,7 +59,7 @@ def weights(
 
 def _list(folder: Path) -> int:
     here = find(folder) if folder.is_dir() else {}
-    print(LINE.format("weights", "system", "table 2", "license", "here", "published at"))
+    print(LINE.format("weights", "system", "table 2", "license", "local", "published at"))
     for chosen in CHECKPOINTS.values():
         print(_row(chosen, chosen in here))
     print(f"\nDownload into {folder} with: hearbench weights get NAME...")

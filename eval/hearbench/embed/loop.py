@@ -1,7 +1,7 @@
 """Embedding of a task: batches of equally long clips, decoded ahead, resumable.
 
 Clips of equal length share a batch (heareval does not batch tasks of mixed lengths), and the next
-batch is decoded meanwhile.
+batch is decoded in the background.
 
 Shapes: B clips, n samples, T time steps, D embedding size.
 """
@@ -119,7 +119,7 @@ def _samples(task: Task, clip: Clip, rate: int) -> NDArray[np.float32]:
     check_unchanged(task, clip.path)
     if len(samples) != clip.samples:
         raise AudioError(
-            f"{clip.path}: decodes to {len(samples):,} samples, its header declares "
+            f"{clip.path}: decodes to {len(samples):,} samples, but its header declares "
             f"{clip.samples:,}: copy it again"
         )
     return samples

@@ -74,7 +74,7 @@ class HearEncoder(AbsEncoder):
     def _wave(self, clip: Mapping[str, Any]) -> NDArray[np.float32]:
         """One channel at the model's rate."""
         wave = np.asarray(clip["array"], dtype=np.float32)
-        if wave.ndim == 2:  # [channels, samples], as datasets has it
+        if wave.ndim == 2:  # [channels, samples], as in datasets
             wave = wave.mean(axis=0)
         rate = int(clip["sampling_rate"])
         if rate != self.model.sample_rate:

@@ -8,7 +8,7 @@ from hearbench.progress import Progress
 from hearbench.report.confusion import Mistakes, mistakes
 from hearbench.report.paired_differences import Comparison, comparisons
 from hearbench.report.provenance import Provenance, provenance
-from hearbench.report.score_tables import ScoreTable, beside, measured, plural
+from hearbench.report.score_tables import ScoreTable, compared_with_printed, measured, plural
 from hearbench.results import THESE, Results
 
 
@@ -21,7 +21,7 @@ class Content:
     lead: str
     measured: ScoreTable
     printed: ScoreTable | None
-    """None if no task is one of the paper's."""
+    """Comparison with the paper's Table 2; None if no task is one of its tasks."""
     comparisons: tuple[Comparison, ...]
     mistakes: tuple[Mistakes, ...]
     """Mistakes, ordered by task, then system."""
@@ -39,7 +39,7 @@ def gather(results: Results) -> Content:
         f"{plural(len(plan.models), 'system')} on {plural(len(plan.tasks), 'task')}",
         _lead(results),
         measured(results),
-        beside(results),
+        compared_with_printed(results),
         tuple(comparisons(results)),
         tuple(entry for entry in found if entry is not None),
         provenance(results),

@@ -104,7 +104,7 @@ def measured(results: Results, scales: Sequence[str] = (THESE,)) -> ScoreTable:
     return ScoreTable("measured", "Scores", tuple(heads), tuple(rows), caption)
 
 
-def beside(results: Results) -> ScoreTable | None:
+def compared_with_printed(results: Results) -> ScoreTable | None:
     """Our scores and the paper's Table 2, for its tasks that were evaluated in full, if any."""
     by_column = {
         column.short: task for task in results.plan.tasks if (column := paper_tables.column(task))
@@ -125,7 +125,7 @@ def beside(results: Results) -> ScoreTable | None:
         tasks = [by_column[column.short].path.name for column in columns]
         cells_ = [results.cells.get((label, task)) for task in tasks]
         rows.append(_row(model, cells_ + [placed.get(label)] * bool(placed)))
-    return ScoreTable("printed", "Beside the printed scores", tuple(heads), tuple(rows), (
+    return ScoreTable("printed", "Compared with printed scores", tuple(heads), tuple(rows), (
         "Printed: Table 2 of the paper, ten seeds. Measured: this evaluation, "
         f"{plural(results.plan.seeds, 'seed')}. Only complete official tasks, by name and "
         "version, are listed. Best in bold; * includes the decoder. "

@@ -35,7 +35,7 @@ IDLE_TIMEOUT = 300  # seconds after which an idle worker ends
 
 
 class SweepError(HearbenchError, RuntimeError):
-    """Raised if the workers themselves broke down."""
+    """Raised if worker processes died, or could not be started."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def run(
                     failures.append(failure)
         except Exception as error:  # from the backend: `attempt` raises none
             raise SweepError(
-                f"a worker broke down, perhaps killed for lack of memory ({type(error).__name__}): "
+                f"a worker process died, perhaps out of memory ({type(error).__name__}): "
                 "run the same command with fewer --jobs; finished work is kept"
             ) from error
         finally:

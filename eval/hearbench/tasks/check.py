@@ -70,12 +70,12 @@ def _check_rate(task: Task, rate: int, seconds: float | None) -> Iterator[str]:
     usual, _ = Counter(lengths.values()).most_common(1)[0]
     if abs(usual / rate - seconds) > TOLERANCE:
         yield (
-            f"{task.path / str(rate)}: clips last {usual / rate:g} s, task_metadata.json says "
-            f"{seconds:g} s"
+            f"{task.path / str(rate)}: clips last {usual / rate:g} s, but "
+            f"task_metadata.json says {seconds:g} s"
         )
     for file, samples in lengths.items():
         if samples != usual:
-            yield f"{file}: {samples} samples, the other clips have {usual}"
+            yield f"{file}: {samples} samples, but the other clips have {usual}"
 
 
 def _decode(file: Path, rate: int) -> int | str:
@@ -85,7 +85,7 @@ def _decode(file: Path, rate: int) -> int | str:
         if header.samplerate != rate:
             return f"{file}: {header.samplerate} Hz in a folder of {rate} Hz"
         if header.channels != 1:
-            return f"{file}: {header.channels} channels, HEAR tasks are mono"
+            return f"{file}: {header.channels} channels, but HEAR tasks are mono"
         return load_audio(file, rate).size
     except soundfile.LibsndfileError as error:
         return f"{file}: not decodable ({error.error_string.rstrip('.')})"

@@ -193,7 +193,9 @@ def _check_labels(
                 f"{file}: label {shown(unknown[0])} of {clip} is not in labelvocabulary.csv"
             )
         if metadata["prediction_type"] == "multiclass" and not events and len(labels) != 1:
-            raise TaskError(f"{file}: {clip} has {len(labels)} labels, multiclass needs one")
+            raise TaskError(
+                f"{file}: {clip} has {len(labels)} labels, but a multiclass task needs one per clip"
+            )
 
 
 def _check_event(file: Path, clip: str, event: Any) -> None:

@@ -277,7 +277,7 @@ def test_bad_embeddings_are_named(tmp_path: Path) -> None:
         "contains NaN": replace("train.embeddings.npy", np.full((75, 16), np.nan, "f4").tobytes()),
         "valid can't be read": replace("valid.embeddings.npy", b"0123"),
         "'class 9' of": replace("train.json", labels(["class 9"])),
-        "multiclass needs one": replace("train.json", labels([])),
+        "a multiclass task needs one": replace("train.json", labels([])),
         "75, 16\\] for 2 clips": replace(
             "train.json", b'{"train-0.wav": ["class 0"], "train-1.wav": ["class 0"]}'
         ),

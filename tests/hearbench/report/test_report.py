@@ -193,7 +193,7 @@ def test_page_is_self_contained_and_well_formed(folder: Path) -> None:
         width, height = map(float, ElementTree.fromstring(picture).get("viewBox", "").split()[2:])
         assert width < 310 and height > 0  # text of 10 points keeps its size on a phone
     assert "class &amp; 1" in page and "class & 1" not in page
-    for word in ("Beside the printed", "AxLSTM-B", PARTIAL.split("_")[0], "feedfeedfeed"):
+    for word in ("Compared with printed", "AxLSTM-B", PARTIAL.split("_")[0], "feedfeedfeed"):
         assert word in page
 
 
@@ -230,7 +230,10 @@ def test_few_seeds_have_a_range_in_every_format(folder: Path, content: Content) 
                 assert f"({cell.lowest:.1f} to {cell.highest:.1f})" in text
     pairs = [value for pair in content.comparisons for value in pair.differences if value]
     assert all(value.spread in texts["html"] for value in pairs)
-    ours = texts["md"].partition("## Beside")[0] + texts["md"].partition("## Two systems")[2]
+    ours = (
+        texts["md"].partition("## Compared with printed")[0]
+        + texts["md"].partition("## Two systems")[2]
+    )
     assert "±" not in ours and "Whiskers: range of the seeds" in texts["html"]
 
 

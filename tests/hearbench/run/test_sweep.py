@@ -215,7 +215,7 @@ def test_jobs_run_in_other_processes(tmp_path: Path) -> None:
     pids = {file.name.split("-")[1] for file in tmp_path.glob("?-*")}
     assert len(pids) == 1 and str(os.getpid()) not in pids
     killed = [Job("killed", (tmp_path / "k",), tmp_path / "log", die, (tmp_path / "k",))]
-    with pytest.raises(SweepError, match="a worker broke down, perhaps killed"):
+    with pytest.raises(SweepError, match="a worker process died, perhaps out of memory"):
         workers.run(killed, 1, "loky", tqdm(disable=True), lambda: 0.0)
 
 

@@ -40,7 +40,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut off": (cut_off, "test-3.wav: truncated"),
     "rate": (rewrite(SECOND, 8_000), "test-3.wav: 8000 Hz in a folder of 16000 Hz"),
     "stereo": (rewrite(np.stack([SECOND] * 2, axis=1)), "test-3.wav: 2 channels"),
-    "longer": (rewrite(np.r_[SECOND, 0]), "test-3.wav: 4001 samples, the other clips have 4000"),
+    "longer": (
+        rewrite(np.r_[SECOND, 0]),
+        "test-3.wav: 4001 samples, but the other clips have 4000",
+    ),
     "not finite": (rewrite(np.r_[SECOND[1:], np.nan]), "test-3.wav: contains NaN"),
     "other rate": (lambda task: (task / "8000").mkdir(), "8000/train is missing"),
     "no rate": (lambda task: (task / "16000").rename(task / "x"), "contains no audio"),
@@ -62,7 +65,7 @@ def test_damage_is_found(kind: str, tmp_path: Path) -> None:
 def test_durations(tmp_path: Path) -> None:
     wrong = write_task(tmp_path / "wrong", sample_duration=0.3)
     (problem,) = check_task(wrong).problems
-    assert problem.endswith("16000: clips last 0.25 s, task_metadata.json says 0.3 s")
+    assert problem.endswith("16000: clips last 0.25 s, but task_metadata.json says 0.3 s")
     varying = write_task(tmp_path / "varying", sample_duration=None)
     rewrite(SECOND[:100])(varying)
     assert check_task(varying).problems == ()
@@ -89,7 +92,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "fsd50k-v1.0-full").mkdir()
     assert tasks(tmp_path) == 1
     output = capsys.readouterr().out
-    assert row(output, "tones") == ["tones", "there", "top1_acc", "1", "2", "36", "-", "-"]
+    assert row(output, "tones") == ["tones", "ok", "top1_acc", "1", "2", "36", "-", "-"]
     assert row(output, "esc50-v2.0.0-full")[1:6] == ["differs", "top1_acc", "5", "2", "60"]
     assert row(output, "fsd50k-v1.0-full")[1:3] == ["broken", "mAP"]
     assert "task_metadata.json is missing" in output and "8 of the ten are missing" in output

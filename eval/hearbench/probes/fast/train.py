@@ -181,7 +181,9 @@ class Trainer:
     def _values(self, logits_GNC: Tensor, y_NC: Tensor) -> list[float]:
         """Validation value of each probe, for early stopping and selection."""
         if not torch.isfinite(logits_GNC).all():
-            raise ProbeError(f"{self.data.embeddings}: a probe diverged: are the embeddings huge?")
+            raise ProbeError(
+                f"{self.data.embeddings}: a probe diverged: check for very large embedding values"
+            )
         if self.by_loss:
             return losses(logits_GNC, y_NC, self.data.multilabel).tolist()
         predictions = self.data.predictions(logits_GNC)
@@ -197,5 +199,5 @@ def _check_batches(clips: int, shape: Shape) -> None:
     if shape.max_epochs < shape.check_val_every_n_epoch:
         raise ProbeError(
             f"max_epochs={shape.max_epochs} ends before the first check of the validation score: "
-            f"allow {shape.check_val_every_n_epoch}"
+            f"use at least {shape.check_val_every_n_epoch}"
         )

@@ -1,4 +1,4 @@
-"""Threads in each of which torch computes with one thread.
+"""Worker threads in which torch computes single-threaded.
 
 torch's number of threads applies to the thread that sets it, but later threads inherit the number
 that was set last anywhere.

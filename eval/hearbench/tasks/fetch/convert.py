@@ -52,7 +52,7 @@ def convert(
             more = f" and {len(problems) - 1:,} more problems" if len(problems) > 1 else ""
             raise FetchError(
                 f"{archive} does not contain the whole task ({problems[0]}{more}): "
-                "delete it and run again to download it anew"
+                "delete it and run the command again"
             )
     except FetchError:
         shutil.rmtree(folder)
@@ -86,8 +86,7 @@ def _convert_members(
                 running.popleft().result()
     except AudioError as error:
         raise FetchError(
-            f"{archive} contains an unusable clip ({error}): delete it and run again to "
-            "download it anew"
+            f"{archive} contains an unusable clip ({error}): delete it and run the command again"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

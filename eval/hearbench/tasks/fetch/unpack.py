@@ -62,7 +62,7 @@ def members(archive: Path, folder: str, sample_rate: int, largest: int) -> Itera
                     yield Member(path, content.read())
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise FetchError(
-            f"{archive} is damaged ({error}): delete it and run again to download it anew"
+            f"{archive} is damaged ({error}): delete it and run the command again"
         ) from error
 
 
