@@ -115,7 +115,7 @@ sanitize: $(READY) ## Run the C++ tests under AddressSanitizer and UBSan [CXX=cl
 	@rm -rf build/sanitized && mkdir -p build/sanitized
 	@cp -r hear_axlstm tests pyproject.toml build/sanitized # so that no other library is imported
 	@rm -f build/sanitized/hear_axlstm/ops/_cpu*
-	@$(CXX) -O1 -g -w $(LANGUAGE) -DEACH_CPU= $(SANITIZERS) -shared \
+	@$(CXX) -O1 -g -w $(LANGUAGE) $(SANITIZERS) -shared \
 	    $(KERNELS) -o build/sanitized/hear_axlstm/ops/_cpu.so
 	@cd build/sanitized && ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=$(ASAN))" \
 	    "$(abspath $(BIN))/python" -m pytest -q --capture=sys -p no:cacheprovider tests/ops/test_cpu_mixer.py tests/ops/test_cpu_block.py tests/ops/test_packed_linear.py

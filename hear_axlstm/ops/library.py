@@ -149,11 +149,7 @@ def _address(tensor: Any, dtype: torch.dtype, name: str) -> int:
 
 @cache
 def _function(name: str, suffix: str) -> Callable[..., None]:
-    symbol = f"{name}_{suffix}"
-    try:
-        function = getattr(_library(), symbol)
-    except AttributeError:  # clang 14's name for a function compiled for several processors
-        function = getattr(_library(), f"{symbol}.ifunc")
+    function = getattr(_library(), f"{name}_{suffix}")
     function.restype = None
     function.argtypes = [
         _NUMBERS.get(kind)

@@ -2,10 +2,9 @@
 //
 // Tokens are float; tensors around the block are T.
 //
-// Shapes: as in around_cell.cpp; D model width, at most E.
+// Shapes: as in around_cell.h; D model width, at most E.
 
 #include "dispatch.h"
-#include "around_cell.h"
 #include "parallel.h"
 
 namespace {
@@ -67,18 +66,16 @@ void block_begin(const Sizes& sizes, const BlockWeights& weights, const float* t
     const Index D = weights.D, E = sizes.E(), rows = sizes.B * sizes.S;
     const Index earlier = context ? CONTEXT : 0;
     const Scratch<T> scratch(space, sizes);
-    const AroundCell<T> around = around_cell<T>();
     in_parts(rows, 4 * rows * D * E, threads, [&](Index first, Index end) {
         T* normed = scratch.normed() + first * D;
-        around.layer_norm(tokens + first * D, weights.norm, end - first, D, weights.norm_eps,
-                          normed);
+        layer_norm(tokens + first * D, weights.norm, end - first, D, weights.norm_eps, normed);
         project(normed, up, end - first, D, 2 * E, scratch.xz + first * 2 * E);
     });
     for (Index i = 0; i < earlier; ++i)
         std::copy_n(context + i * E, E, scratch.xz + (i - earlier) * 2 * E);
     in_parts(rows, WORK * rows * E, threads, [&](Index first, Index end) {
-        around.before_cell(&sizes, &weights.mixer, scratch.xz, earlier, first, end, scratch.c,
-                           scratch.k, scratch.v, gates);
+        before_cell(scratch.xz, sizes, weights.mixer, earlier, first, end, scratch.c, scratch.k,
+                    scratch.v, gates);
     });
     for (Index i = 0; i < earlier; ++i)
         std::copy_n(scratch.xz + (sizes.S + i - earlier) * 2 * E, E, context + i * E);
@@ -94,7 +91,6 @@ void block_end(const Sizes& sizes, const BlockWeights& weights, const float* log
     const Index D = weights.D, E = sizes.E(), S = sizes.S;
     const Index heads = sizes.B * sizes.H, rows = sizes.B * S;
     const Scratch<T> scratch(space, sizes);
-    const AroundCell<T> around = around_cell<T>();
     const Buffer<double> before(m, m ? m + heads : m);
     const State state{before.data(), memory, normalizer};
     const Gates gates(log_i, log_f, m, weights.largest_exponent, sizes);
@@ -102,9 +98,9 @@ void block_end(const Sizes& sizes, const BlockWeights& weights, const float* log
     in_parts(heads, (2 * S + WORK) * rows * E, threads, [&](Index first, Index end) {
         cell_sums(scratch.c, scratch.k, scratch.v, gates.a.data(), gates.running_max.data(), first,
                   end, S, sizes.K(), state, scratch.u, sums.data());
-        around.after_cell(&sizes, &weights.mixer, scratch.u, sums.data(), gates.floor.data(),
-                          scratch.c, scratch.xz, weights.cell_eps, weights.norm_eps, first, end,
-                          2 * E, scratch.mixed());
+        after_cell(scratch.u, sums.data(), gates.floor.data(), scratch.c, scratch.xz, sizes,
+                   weights.mixer, weights.cell_eps, weights.norm_eps, first, end, 2 * E,
+                   scratch.mixed());
     });
     in_parts(rows, 2 * rows * D * E, threads, [&](Index first, Index end) {
         project_onto(scratch.mixed() + first * 2 * E, 2 * E, down, end - first, E, D,

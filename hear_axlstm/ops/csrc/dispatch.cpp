@@ -1,6 +1,8 @@
-// The kernels of products.h and weighted_sum.h for each instruction set, and the choice among them.
+// The kernels for each instruction set, and the choice among them.
 //
-// Shapes: as in around_cell.cpp.
+// Optional: setup.py compiles them if there is a compiler, and library.py calls them.
+//
+// Shapes: as in around_cell.h.
 
 #include "dispatch.h"
 #include "parallel.h"
@@ -20,6 +22,9 @@ constexpr Index VECTOR_BYTES = 16, ROWS = 4, AT_ONCE = 2;
 #endif
 #include "products.h"
 #include "weighted_sum.h"
+#include "rows.h"
+#include "around_cell.h"
+#include "around_cell_backward.h"
 }  // namespace plain
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -42,6 +47,9 @@ namespace avx2 {
 constexpr Index VECTOR_BYTES = 32, ROWS = 6, AT_ONCE = 2;
 #include "products.h"
 #include "weighted_sum.h"
+#include "rows.h"
+#include "around_cell.h"
+#include "around_cell_backward.h"
 }  // namespace avx2
 END_TARGET
 
@@ -50,6 +58,9 @@ namespace avx512 {
 constexpr Index VECTOR_BYTES = 64, ROWS = 8, AT_ONCE = 3;
 #include "products.h"
 #include "weighted_sum.h"
+#include "rows.h"
+#include "around_cell.h"
+#include "around_cell_backward.h"
 }  // namespace avx512
 END_TARGET
 
@@ -59,6 +70,9 @@ namespace avx512_bf16 {
 constexpr Index VECTOR_BYTES = 64, ROWS = 8, AT_ONCE = 3;
 #include "products.h"
 #include "weighted_sum.h"
+#include "rows.h"
+#include "around_cell.h"
+#include "around_cell_backward.h"
 }  // namespace avx512_bf16
 END_TARGET
 #endif
@@ -106,6 +120,9 @@ Index group() {
 
 }  // namespace
 
+// Checked by library.py: the version of all exported functions, and the sizes in weights' shapes.
+extern "C" const Index constants[] = {8, WIDTH, PLACES};
+
 // Columns of a packed group.
 extern "C" Index gemm_columns() { return group(); }
 
@@ -122,7 +139,77 @@ extern "C" Index gemm_is_fastest() {
 #endif
 }
 
+template <class T>
+void layer_norm(const float* tokens, const float* norm, Index rows, Index D, float eps, T* out) {
+    BY_ISA(layer_norm(tokens, norm, rows, D, eps, out))
+}
+
+template <class T>
+void before_cell(const T* xz, const Sizes& sizes, const Weights& weights, Index earlier,
+                 Index first, Index end, T* c, T* k, T* v, float* gates) {
+    BY_ISA(before_cell(xz, sizes, weights, earlier, first, end, c, k, v, gates))
+}
+
+template <class T>
+void after_cell(const T* u, const float* sums, const float* floor, const T* c, const T* xz,
+                const Sizes& sizes, const Weights& weights, float cell_eps, float norm_eps,
+                Index first, Index end, Index out_row, T* out) {
+    BY_ISA(after_cell(u, sums, floor, c, xz, sizes, weights, cell_eps, norm_eps, first, end,
+                      out_row, out))
+}
+
+template <class T>
+void project(const T* x, const T* packed, Index rows, Index K, Index columns, T* out) {
+    const Word* words = reinterpret_cast<const Word*>(packed);
+    BY_ISA(product<false>(x, K, words, rows, K, columns, 0, columns / group(), out))
+}
+
+template <class T>
+void project_onto(const T* x, Index x_row, const T* packed, Index rows, Index K, Index columns,
+                  float* out) {
+    const Word* words = reinterpret_cast<const Word*>(packed);
+    BY_ISA(product<true>(x, x_row, words, rows, K, columns, 0, columns / group(), out))
+}
+
+template <class T>
+void cell_sums(const T* q, const T* k, const T* v, const double* a, const double* running_max,
+               Index first, Index end, Index S, Index K, const State& state, T* u, float* n) {
+    const Index heads = end - first, s = first * S, at = s * K;
+    q += at, k += at, v += at, u += at, a += s, running_max += s, n += s;
+    const auto sums = [=] { BY_ISA(weighted_sum(q, k, v, heads, S, K, a, running_max, u, n)) };
+    sums();
+    if (!state.memory) return;
+    float *memory = state.memory + first * K * K, *normalizer = state.normalizer + first * K;
+    BY_ISA(
+        add_state(q, k, v, heads, S, K, a, running_max, state.m + first, memory, normalizer, u, n))
+}
+
 #define ENTRY_POINTS(T, NAME)                                                                      \
+    extern "C" void before_cell_##NAME(const Sizes* sizes, const Weights* weights, const T* xz,    \
+                                       Index earlier, Index first, Index end, T* c, T* k, T* v,    \
+                                       float* gates) {                                             \
+        before_cell(xz, *sizes, *weights, earlier, first, end, c, k, v, gates);                    \
+    }                                                                                              \
+    extern "C" void after_cell_##NAME(const Sizes* sizes, const Weights* weights, const T* u,      \
+                                      const float* sums, const float* floor, const T* c,           \
+                                      const T* xz, float cell_eps, float norm_eps, Index first,    \
+                                      Index end, Index out_row, T* out) {                          \
+        after_cell(u, sums, floor, c, xz, *sizes, *weights, cell_eps, norm_eps, first, end,        \
+                   out_row, out);                                                                  \
+    }                                                                                              \
+    extern "C" void after_cell_backward_##NAME(                                                    \
+        const Sizes* sizes, const Weights* weights, const T* u, const float* sums,                 \
+        const float* floor, const T* c, const T* xz, float cell_eps, float norm_eps,               \
+        const T* d_out, T* d_u, float* d_sums, float* d_floor, float* d_c, T* d_xz,                \
+        const Gradients* d) {                                                                      \
+        BY_ISA(after_cell_backward(u, sums, floor, c, xz, *sizes, *weights, cell_eps, norm_eps,    \
+                                   d_out, d_u, d_sums, d_floor, d_c, d_xz, *d))                    \
+    }                                                                                              \
+    extern "C" void before_cell_backward_##NAME(                                                   \
+        const Sizes* sizes, const Weights* weights, const T* xz, const float* d_gates,             \
+        const float* d_c, const T* d_q, const T* d_k, const T* d_v, T* d_xz, const Gradients* d) { \
+        BY_ISA(before_cell_backward(xz, *sizes, *weights, d_gates, d_c, d_q, d_k, d_v, d_xz, *d))  \
+    }                                                                                              \
     extern "C" void gemm_##NAME(const T* x, const Word* packed, Index rows, Index K,               \
                                 Index columns, Index threads, T* out) {                            \
         const Index flops = 2 * rows * K * columns;                                                \
@@ -156,33 +243,12 @@ extern "C" Index gemm_is_fastest() {
 ENTRY_POINTS(float, float32)
 ENTRY_POINTS(BFloat16, bfloat16)
 
-template <class T>
-void project(const T* x, const T* packed, Index rows, Index K, Index columns, T* out) {
-    const Word* words = reinterpret_cast<const Word*>(packed);
-    BY_ISA(product<false>(x, K, words, rows, K, columns, 0, columns / group(), out))
-}
-
-template <class T>
-void project_onto(const T* x, Index x_row, const T* packed, Index rows, Index K, Index columns,
-                  float* out) {
-    const Word* words = reinterpret_cast<const Word*>(packed);
-    BY_ISA(product<true>(x, x_row, words, rows, K, columns, 0, columns / group(), out))
-}
-
-template <class T>
-void cell_sums(const T* q, const T* k, const T* v, const double* a, const double* running_max,
-               Index first, Index end, Index S, Index K, const State& state, T* u, float* n) {
-    const Index heads = end - first, s = first * S, at = s * K;
-    q += at, k += at, v += at, u += at, a += s, running_max += s, n += s;
-    const auto sums = [=] { BY_ISA(weighted_sum(q, k, v, heads, S, K, a, running_max, u, n)) };
-    sums();
-    if (!state.memory) return;
-    float *memory = state.memory + first * K * K, *normalizer = state.normalizer + first * K;
-    BY_ISA(
-        add_state(q, k, v, heads, S, K, a, running_max, state.m + first, memory, normalizer, u, n))
-}
-
 #define INSTANCES(T)                                                                               \
+    template void layer_norm(const float*, const float*, Index, Index, float, T*);                 \
+    template void before_cell(const T*, const Sizes&, const Weights&, Index, Index, Index, T*, T*, \
+                              T*, float*);                                                         \
+    template void after_cell(const T*, const float*, const float*, const T*, const T*,             \
+                             const Sizes&, const Weights&, float, float, Index, Index, Index, T*); \
     template void project(const T*, const T*, Index, Index, Index, T*);                            \
     template void project_onto(const T*, Index, const T*, Index, Index, Index, float*);            \
     template void cell_sums(const T*, const T*, const T*, const double*, const double*, Index,     \

@@ -4,6 +4,19 @@
 
 #include "numbers.h"
 
+// See around_cell.h.
+template <class T>
+void layer_norm(const float* tokens, const float* norm, Index rows, Index D, float eps, T* out);
+
+template <class T>
+void before_cell(const T* xz, const Sizes& sizes, const Weights& weights, Index earlier,
+                 Index first, Index end, T* c, T* k, T* v, float* gates);
+
+template <class T>
+void after_cell(const T* u, const float* sums, const float* floor, const T* c, const T* xz,
+                const Sizes& sizes, const Weights& weights, float cell_eps, float norm_eps,
+                Index first, Index end, Index out_row, T* out);
+
 // out [rows, columns] = x [rows, K] times a packed matrix.
 template <class T>
 void project(const T* x, const T* packed, Index rows, Index K, Index columns, T* out);

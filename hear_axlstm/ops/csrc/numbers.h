@@ -11,12 +11,6 @@
 #include <utility>
 #include <vector>
 
-#if defined(EACH_CPU)  // set by the compiler's options, e.g. empty for the sanitizers
-#elif defined(__x86_64__) && defined(__GNUC__)
-#define EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define EACH_CPU
-#endif
 #ifdef __GNUC__
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are only passed to inlined functions
 #endif
@@ -45,6 +39,11 @@ struct Weights {
     const float *norm, *skip;        // [H K]
 };
 
+// Gradients of the weights, shaped like them.
+struct Gradients {
+    float *conv, *conv_bias, *key, *value, *gates_c, *gates_x, *gate_bias, *norm, *skip;
+};
+
 struct BFloat16 {
     std::uint16_t bits;
 };
@@ -62,13 +61,6 @@ struct InLines {
 
 template <class T>
 using Buffer = std::vector<T, InLines<T>>;
-
-template <class V, class T>
-INLINE V load(const T* from) {
-    V vector;
-    std::memcpy(&vector, from, sizeof vector);
-    return vector;
-}
 
 INLINE float get(float x) { return x; }
 

@@ -1,8 +1,6 @@
-// Operations on rows of tokens, for around_cell.cpp and around_cell_backward.cpp.
-
-#pragma once
-
-#include "numbers.h"
+// Operations on rows of tokens, for around_cell.h and around_cell_backward.h.
+//
+// No include guard, as in products.h.
 
 template <Index R>
 using Rows = std::integral_constant<Index, R>;
@@ -16,17 +14,25 @@ INLINE void in_rows(Index rows, Work work) {
     for (Index row = 0; rows < MOST && row < rows; ++row) work(Rows<1>(), row);
 }
 
+// Stores numbers in the type of `to`; the last vector overlaps the one before it.
+template <class T>
+INLINE void copy_row(const float* from, Index count, T* to) {
+    if (count < GROUP) {
+        for (Index i = 0; i < count; ++i) put(to + i, from[i]);
+        return;
+    }
+    for (Index i = 0; i + GROUP < count; i += GROUP) store(to + i, read<Vector>(from + i));
+    store(to + count - GROUP, read<Vector>(from + count - GROUP));
+}
+
 // Copies a row whose channels are ordered by place, [4, H, J], to or from H heads, each a row
 // [4, J] of a matrix [S, K].
 template <class T>
 INLINE void to_heads(const float* row, const Sizes& sizes, T* heads) {
     for (Index h = 0; h < sizes.H; ++h)
-        for (Index p = 0; p < PLACES; ++p) {
-            const float* from = row + (p * sizes.H + h) * sizes.J;
-            T* to = heads + h * sizes.S * sizes.K() + p * sizes.J;
-            VECTORIZED
-            for (Index j = 0; j < sizes.J; ++j) put(to + j, from[j]);
-        }
+        for (Index p = 0; p < PLACES; ++p)
+            copy_row(row + (p * sizes.H + h) * sizes.J, sizes.J,
+                     heads + h * sizes.S * sizes.K() + p * sizes.J);
 }
 
 template <class T>

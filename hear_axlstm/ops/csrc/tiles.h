@@ -22,6 +22,7 @@ constexpr Index PIECE = IN_WORD<T> == 1 ? 192 : 1 << 30;
 // with a step at or before the row; those with a step at or after it. The rest is zero or unused.
 enum class Shape { WHOLE, COLUMNS_TO_ROW, STEPS_TO_ROW, STEPS_FROM_ROW };
 
+constexpr Index TOKENS = 4;        // tokens at once around the cell, which share reads of weights
 constexpr Index QUERY_ROWS = 96;   // query rows at once; even and whole tiles
 constexpr Index CACHED = 1 << 17;  // bytes of the left factor that stay in the cache
 constexpr double MODERATE = 40.0;  // exp(MODERATE) times a negligible weight is negligible

@@ -1,29 +1,14 @@
-// Gradients of the functions in around_cell.cpp. Those of weights are added to the given tensors.
-
-#include "numbers.h"
-#include "rows.h"
-
-namespace {
-
-constexpr Index ROWS = 4;  // tokens at once, so that gradients of weights are updated once for all
-
-// Numbers that are processed together, whatever the size of the processor's vectors.
-using ManyLanes = float __attribute__((vector_size(32)));
-using FourLanes = float __attribute__((vector_size(16)));
-
-// Gradients of the weights, shaped like them.
-struct Gradients {
-    float *conv, *conv_bias, *key, *value, *gates_c, *gates_x, *gate_bias, *norm, *skip;
-};
+// Gradients of the functions in around_cell.h. Those of weights are added to the given tensors.
+//
+// No include guard, as in products.h.
 
 // From d out [B, S, E] to d u [N, S, K], d sums and d floor [N, S], and, through the skip and the
 // output gate, to d c [N, S, K] and d z.
 template <class T>
-INLINE void after_cell_backward(const T* u, const float* sums, const float* floor, const T* c,
-                                const T* xz, const Sizes& sizes, const Weights& weights,
-                                float cell_eps, float norm_eps, const T* d_out, T* d_u,
-                                float* d_sums, float* d_floor, float* d_c, T* d_xz,
-                                const Gradients& d) {
+void after_cell_backward(const T* u, const float* sums, const float* floor, const T* c, const T* xz,
+                         const Sizes& sizes, const Weights& weights, float cell_eps, float norm_eps,
+                         const T* d_out, T* d_u, float* d_sums, float* d_floor, float* d_c, T* d_xz,
+                         const Gradients& d) {
     const Index S = sizes.S, K = sizes.K(), E = sizes.E();
     Buffer<float> rows(2 * K);
     float *normed = rows.data(), *d_hidden = normed + K;
@@ -73,19 +58,19 @@ INLINE void after_cell_backward(const T* u, const float* sums, const float* floo
             }
 }
 
-// Gradients of out_n = sum_e in_e weight_ne, for some lanes e of R rows. Rows of `in` and d in are
+// Gradients of out_n = sum_e in_e weight_ne, for the lanes of V in R rows. Rows of `in` and d in are
 // E numbers apart, weights of consecutive outputs `step`; d_of(n, r) is d out.
 template <class V, Index R, class GradientOf>
 INLINE void linear_lanes(const float* in, const float* weight, Index outputs, Index step, Index E,
                          float* d_in, float* d_weight, GradientOf d_of) {
     V in_rows[R], d_in_rows[R];
     for (Index r = 0; r < R; ++r) {
-        in_rows[r] = load<V>(in + r * E);
-        d_in_rows[r] = load<V>(d_in + r * E);
+        in_rows[r] = read<V>(in + r * E);
+        d_in_rows[r] = read<V>(d_in + r * E);
     }
     for (Index n = 0; n < outputs; ++n) {
-        const V w = load<V>(weight + n * step);
-        V d_w = load<V>(d_weight + n * step);
+        const V w = read<V>(weight + n * step);
+        V d_w = read<V>(d_weight + n * step);
         for (Index r = 0; r < R; ++r) {
             const auto d = d_of(n, r);
             d_in_rows[r] += w * d;
@@ -105,10 +90,8 @@ struct Type {
 // Calls work(type of the lanes, first) for all numbers.
 template <class Work>
 INLINE void in_lanes(Index numbers, Work work) {
-    constexpr Index MANY = sizeof(ManyLanes) / sizeof(float), FOUR = 4;
     Index i = 0;
-    for (; i + MANY <= numbers; i += MANY) work(Type<ManyLanes>(), i);
-    for (; i + FOUR <= numbers; i += FOUR) work(Type<FourLanes>(), i);
+    for (; i + GROUP <= numbers; i += GROUP) work(Type<Vector>(), i);
     for (; i < numbers; ++i) work(Type<float>(), i);
 }
 
@@ -123,7 +106,7 @@ INLINE void map_rows_backward(const float* in, const float* weight, const float*
             const Index at = p * HJ + j, at_weight = p * E + j;
             linear_lanes<V, R>(
                 in + at, weight + at_weight, PLACES, HJ, E, d_in + at, d_weight + at_weight,
-                [&](Index q, Index r) ALWAYS { return load<V>(d_out + r * E + q * HJ + j); });
+                [&](Index q, Index r) ALWAYS { return read<V>(d_out + r * E + q * HJ + j); });
         });
 }
 
@@ -138,9 +121,9 @@ INLINE void gate_rows_backward(const float* in, const float* weight, const float
     });
 }
 
-// Buffers for ROWS tokens, and for d x of a window.
+// Buffers for TOKENS tokens, and for d x of a window.
 struct Buffers {
-    Buffers(Index S, Index E) : rows(6 * ROWS * E), d_x(S * E) {}
+    Buffers(Index S, Index E) : rows(6 * TOKENS * E), d_x(S * E) {}
     Buffer<float> rows, d_x;
 };
 
@@ -200,9 +183,9 @@ INLINE void before_cell_rows_backward(const T* xz, const Sizes& sizes, const Wei
 // From the gradients of the gates' pre-activations [B, S, 2 H], of c (from the skip), q, k and v
 // [N, S, K] to d x.
 template <class T>
-INLINE void before_cell_backward(const T* xz, const Sizes& sizes, const Weights& weights,
-                                 const float* d_gates, const float* d_c, const T* d_q, const T* d_k,
-                                 const T* d_v, T* d_xz, const Gradients& d) {
+void before_cell_backward(const T* xz, const Sizes& sizes, const Weights& weights,
+                          const float* d_gates, const float* d_c, const T* d_q, const T* d_k,
+                          const T* d_v, T* d_xz, const Gradients& d) {
     const Index E = sizes.E(), S = sizes.S;
     Buffers scratch(S, E);
     for (Index b = 0; b < sizes.B; ++b) {
@@ -211,8 +194,8 @@ INLINE void before_cell_backward(const T* xz, const Sizes& sizes, const Weights&
             before_cell_rows_backward<R>(xz, sizes, weights, b, s, d_gates, d_c, d_q, d_k, d_v,
                                          scratch, d);
         };
-        const Index most = S / ROWS * ROWS;
-        for (Index s = 0; s < most; s += ROWS) rows(Rows<ROWS>(), s);
+        const Index most = S / TOKENS * TOKENS;
+        for (Index s = 0; s < most; s += TOKENS) rows(Rows<TOKENS>(), s);
         for (Index s = most; s < S; ++s) rows(Rows<1>(), s);
         for (Index s = 0; s < S; ++s) {
             const float* d_x = scratch.d_x.data() + s * E;
@@ -222,23 +205,3 @@ INLINE void before_cell_backward(const T* xz, const Sizes& sizes, const Weights&
         }
     }
 }
-
-}  // namespace
-
-#define ENTRY_POINTS(T, NAME)                                                                      \
-    extern "C" EACH_CPU void after_cell_backward_##NAME(                                           \
-        const Sizes* sizes, const Weights* weights, const T* u, const float* sums,                 \
-        const float* floor, const T* c, const T* xz, float cell_eps, float norm_eps,               \
-        const T* d_out, T* d_u, float* d_sums, float* d_floor, float* d_c, T* d_xz,                \
-        const Gradients* d) {                                                                      \
-        after_cell_backward(u, sums, floor, c, xz, *sizes, *weights, cell_eps, norm_eps, d_out, d_u,        \
-                   d_sums, d_floor, d_c, d_xz, *d);                                                \
-    }                                                                                              \
-    extern "C" EACH_CPU void before_cell_backward_##NAME(                                          \
-        const Sizes* sizes, const Weights* weights, const T* xz, const float* d_gates,             \
-        const float* d_c, const T* d_q, const T* d_k, const T* d_v, T* d_xz, const Gradients* d) { \
-        before_cell_backward(xz, *sizes, *weights, d_gates, d_c, d_q, d_k, d_v, d_xz, *d);         \
-    }
-
-ENTRY_POINTS(float, float32)
-ENTRY_POINTS(BFloat16, bfloat16)
