@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
 from queue import SimpleQueue
-from threading import Barrier, BrokenBarrierError, Lock, Thread
+from threading import Barrier, Lock, Thread
 from typing import Any, TypeVar
 
 import torch
@@ -37,10 +37,7 @@ class _Worker:
     def _serve(self, started: Barrier) -> None:
         torch.set_num_threads(1)
         torch.get_num_threads()  # the first query fixes the number for this thread
-        try:
-            started.wait()
-        except BrokenBarrierError:  # the caller was interrupted
-            return
+        started.wait()
         while True:
             _complete(*self._work.get())
 
@@ -157,17 +154,19 @@ def _borrowed(count: int) -> Iterator[list[_Worker]]:
 
 
 def _start(count: int) -> list[_Worker]:
-    # The number set in a thread applies to it alone, but later threads inherit it: it is restored
-    # once all have started, and callers take turns until then.
-    if not count:
-        return []
-    threads, started = torch.get_num_threads(), Barrier(count + 1)
-    try:
-        workers = [_Worker(started) for _ in range(count)]
+    """Start workers, from a thread of their own."""
+    workers: list[_Worker] = []
+
+    def start() -> None:
+        # The number set in a thread applies to it, and to all threads that are new after that:
+        # theirs is restored once all workers have started, and callers take turns until then.
+        inherited, started = torch.get_num_threads(), Barrier(count + 1)
+        workers.extend(_Worker(started) for _ in range(count))
         started.wait()
-    except BaseException:
-        started.abort()  # otherwise waiting threads would wait forever
-        raise
-    finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(inherited)
+
+    if count:
+        starter = Thread(target=start, daemon=True)  # its own number may differ from the caller's
+        starter.start()
+        starter.join()
     return workers

@@ -113,6 +113,13 @@ def test_work_on_one_core_can_use_all() -> None:
     assert len(set(seen)) == 1 and len(names) == 3 and not names & set(seen)
 
 
+def test_later_threads_have_their_number_after_nested_work() -> None:
+    on_one_core(lambda: on_each_core(lambda item: item, range(9)))
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3
+        assert pool.submit(thread_count).result() == 3
+
+
 def test_work_on_one_core_may_be_limited_to_fewer() -> None:
     assert on_one_core(thread_count, threads=1) == 1
 
