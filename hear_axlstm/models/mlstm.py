@@ -20,6 +20,7 @@ Shapes: B windows, S tokens, D model width, E inner width, H heads, K = E / H he
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -66,16 +67,27 @@ class State(NamedTuple):
     """The stabilizer, float64 ``[B, H]``."""
 
 
+def log_exponential(raw: Tensor) -> Tensor:
+    """Logarithm of the exponential gate: the pre-activation itself."""
+    return raw
+
+
+LOG_INPUT_GATES: Mapping[InputGate, Callable[[Tensor], Tensor]] = {
+    "exponential": log_exponential,
+    "sigmoid": nnf.logsigmoid,
+}
+"""Logarithm of each activation of the input gate, from its pre-activation: the exponential of
+equation 7, and the sigmoid of the paper's ablation (Table 5)."""
+
+
 def log_gates(
     input_BSH: Tensor, forget_BSH: Tensor, input_gate: InputGate
 ) -> tuple[Tensor, Tensor]:
     """Compute the logarithms of the input and forget gates from their pre-activations.
 
-    All backends use this function. The forget gate is a sigmoid; the input gate is an exponential
-    (equation 7) or, in the paper's ablation (Table 5), a sigmoid.
+    All backends use this function. The forget gate is a sigmoid.
     """
-    log_i = input_BSH if input_gate == "exponential" else nnf.logsigmoid(input_BSH)
-    return log_i, nnf.logsigmoid(forget_BSH)
+    return LOG_INPUT_GATES[input_gate](input_BSH), nnf.logsigmoid(forget_BSH)
 
 
 def split_gates(raw_BSG: Tensor, input_gate: InputGate) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Interfaces of a backend: the sums of the mLSTM cell, and the interior of its block.
 
-`hear_axlstm.models.mlstm` has the equations. A backend is independent of gate activations: it
-receives the vectors derived from them (`CellGates`).
+`hear_axlstm.models.mlstm` has the equations. A backend does not depend on the gates' activations:
+it receives vectors computed from the gates (`CellGates`), or a function that computes them.
 
 Shapes: B windows, S tokens, D model width, H heads, K head size, E = H K inner width, J = K / 4
 blocks of a head in the block-diagonal maps.
