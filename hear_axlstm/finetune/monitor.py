@@ -44,7 +44,7 @@ class FinetuneMonitor:
             self._score(0, 0.0)
         self._set_training()
 
-    def on_epoch_end(self, step: int, before: float, epoch: float, last: bool) -> None:
+    def on_epoch_end(self, step: int, epoch: float, last: bool) -> None:
         """Score the validation clips; see `training.trainer.Monitor`."""
         self._score(step, epoch)
         self._set_training()

@@ -83,14 +83,14 @@ class PretrainMonitor:
         if not any("probe_accuracy" in line for line in self.lines.read()):
             self._score(step=0, epoch=0.0)
 
-    def on_epoch_end(self, step: int, before: float, epoch: float, last: bool) -> None:
+    def on_epoch_end(self, step: int, epoch: float, last: bool) -> None:
         """Evaluate; see `training.trainer.Monitor`."""
         if self.validation is not None:
             loss = self.trainer.train_step.evaluate(self.validation)
             if self.lines is not None:
                 self.lines.write(step=step, epoch=epoch, validation_loss=loss)
-        every = self.config.eval_every
-        if self.lines is None or (not last and before // every == epoch // every):
+        is_due = last or self.trainer.ends_epochs(self.config.eval_every)
+        if self.lines is None or not is_due:
             return
         average = self.trainer.train_step.average
         self.model.eval()

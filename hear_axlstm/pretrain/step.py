@@ -44,7 +44,7 @@ def make_train_step(model: nn.Module, config: PretrainConfig, context: DistConte
         precision=product_dtype(config.precision, device),
         clip_norm=config.clip_norm,
         average=None if config.ema is None else WeightAverage(model, config.ema),
-        adapt=config.micro_batch is None,
+        halve_on_oom=config.micro_batch is None,
     )
 
 

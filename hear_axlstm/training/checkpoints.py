@@ -39,8 +39,7 @@ class Checkpoint:
     step: int
     settings: Mapping[str, Any]
     """Settings of the run, JSON-ready."""
-    data: str
-    """Fingerprint of the data."""
+    data_fingerprint: str
     tensors: Mapping[str, Tensor]
     """Tensors on the CPU; names start with model., optimizer., interval. or average."""
     state: Mapping[str, Any] = field(default_factory=dict)
@@ -104,7 +103,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "step": str(checkpoint.step),
         "config": json.dumps(checkpoint.settings),
-        "corpus": checkpoint.data,
+        "corpus": checkpoint.data_fingerprint,
         "state": json.dumps(checkpoint.state),
         "versions": f"hear_axlstm {version('hear_axlstm')}, torch {torch.__version__}",
     }

@@ -71,7 +71,7 @@ def step_unless(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
         optimizer.step()
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: Callable[[float], float]) -> None:
-    """Set the learning rate of each group to `rate` of its peak."""
+def set_lr(optimizer: torch.optim.Optimizer, lr_of_peak: Callable[[float], float]) -> None:
+    """Set the learning rate of each group to `lr_of_peak` of its peak."""
     for group in optimizer.param_groups:
-        group["lr"] = rate(group["peak"])
+        group["lr"] = lr_of_peak(group["peak"])
