@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 ScheduleName = Literal["cosine", "wsd"]
 OptimizerName = Literal["adamw", "muon"]
 
+CONFIG = "config.json"  # the settings, in the folder of a run
 DEFAULT_MODEL = "axlstm_tiny"
 MLSTM_ONLY = ("expansion", "flip", "input_gate")
 REFERENCE_BATCH = 256  # the batch size that `base_lr` refers to

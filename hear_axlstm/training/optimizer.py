@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SMALLEST_MATRIX = 16  # minimum rows and columns for Muon; gates and convolutions have fewer
-
 Group = dict[str, Any]
 """A parameter group of an optimizer; `peak` is its highest learning rate."""
 
@@ -38,13 +36,6 @@ def parameter_groups(
 def adamw(groups: Sequence[Group], betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.AdamW:
     """Fused AdamW, the only variant that can skip a step on the device, see `step_unless`."""
     return torch.optim.AdamW(groups, betas=betas, fused=True)
-
-
-def is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a full matrix inside the blocks, as Muon is meant for."""
-    return (
-        ".blocks." in f".{name}" and parameter.ndim == 2 and min(parameter.shape) >= SMALLEST_MATRIX
-    )
 
 
 def muon(groups: Sequence[Group]) -> torch.optim.Optimizer:
