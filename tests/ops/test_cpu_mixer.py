@@ -38,9 +38,7 @@ def up_projection(block: MLSTMBlock, tokens: int) -> Tensor:
 def both(block: MLSTMBlock, tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     xz, weights = up_projection(block, tokens).to(dtype), fuse_weights(block.tensors(), 4).mixer
     found = cpu_mixer.mixer(xz, weights, block.heads, gates_of(block))
-    return found.float(), torch_impl.fused_interior(
-        xz, weights, block.heads, cell_of(block)
-    ).float()
+    return found.float(), torch_impl.fused_mixer(xz, weights, block.heads, cell_of(block)).float()
 
 
 def cell_of(block: MLSTMBlock) -> Callable[..., Tensor]:
