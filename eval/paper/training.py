@@ -13,8 +13,9 @@ from typing import Any
 
 from hear_axlstm.data.corpus import is_pack
 from hear_axlstm.data.pack import pack
+from hear_axlstm.pretrain.config import CONFIG
 from hear_axlstm.pretrain.recipes import RECIPES
-from hear_axlstm.pretrain.run import CONFIG, pretrain
+from hear_axlstm.pretrain.run import pretrain
 from hear_axlstm.training.signals import Interrupted
 from hearbench.paper_tables import PaperTable
 from hearbench.synthetic.writer import write_corpus

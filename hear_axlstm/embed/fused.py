@@ -180,7 +180,7 @@ class FusedMLSTM:
             return inner(q, k, v, *self.log_gates(raw_BSG))
 
         convolve = state.convolve if state else torch_impl.convolve
-        return torch_impl.fused_interior(xz_BSE, self.weights, self.heads, cell, convolve)
+        return torch_impl.fused_mixer(xz_BSE, self.weights, self.heads, cell, convolve)
 
 
 def _fuse_block(block: nn.Module, index: int, dtype: torch.dtype, pack: Pack) -> Block:
