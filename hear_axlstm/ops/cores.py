@@ -42,16 +42,16 @@ class _Worker:
             _complete(*self._work.get())
 
 
-class _Conducted(threading.local):
-    """Thread-local settings of calls made inside `on_one_core`."""
+class _Sharing(threading.local):
+    """Thread-local settings of work inside `without_torch_threads`, which shares cores itself."""
 
     threads = 0
-    """Number of threads that they may share work with; 0 in other threads."""
+    """Number of threads that it may use; 0 in other threads."""
     stop: threading.Event | None = None
     """Set if the caller was interrupted."""
 
 
-_conducted = _Conducted()
+_sharing = _Sharing()
 _starting, _idle = Lock(), list[_Worker]()
 
 
@@ -68,8 +68,8 @@ if hasattr(os, "register_at_fork"):
 
 def thread_count() -> int:
     """Number of threads that work may be shared by, also while another thread starts its own."""
-    if _conducted.threads:
-        return _conducted.threads
+    if _sharing.threads:
+        return _sharing.threads
     with _starting:
         return torch.get_num_threads()
 
@@ -79,7 +79,7 @@ def on_each_core(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     threads = min(thread_count(), len(items))
     if threads <= 1:
         return [work(item) for item in items]
-    stop = _conducted.stop or threading.Event()
+    stop = _sharing.stop or threading.Event()
     results: dict[int, R] = {}
     todo = iter(range(len(items)))
 
@@ -96,7 +96,7 @@ def on_each_core(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     return [results[index] for index in range(len(items))]
 
 
-def on_one_core(work: Callable[[], R], threads: int | None = None) -> R:
+def without_torch_threads(work: Callable[[], R], threads: int | None = None) -> R:
     """Call `work` in a thread in which torch's operations are not shared by other threads.
 
     Args:
@@ -104,20 +104,20 @@ def on_one_core(work: Callable[[], R], threads: int | None = None) -> R:
         threads: number of threads that it may use; by default as many as torch may.
     """
     available = thread_count()
-    if available == 1 or _conducted.threads:
+    if available == 1 or _sharing.threads:
         return work()
     stop, gradients = threading.Event(), torch.is_grad_enabled()
 
-    def conduct() -> R:
-        _conducted.threads, _conducted.stop = threads or available, stop
+    def run() -> R:
+        _sharing.threads, _sharing.stop = threads or available, stop
         try:
             with torch.set_grad_enabled(gradients):
                 return work()
         finally:
-            _conducted.threads, _conducted.stop = 0, None
+            _sharing.threads, _sharing.stop = 0, None
 
     with _borrowed(1) as (worker,):
-        return _run([worker], conduct, stop)[0]
+        return _run([worker], run, stop)[0]
 
 
 def _complete(future: Future[R], work: Callable[[], R]) -> None:
