@@ -11,7 +11,7 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -175,27 +175,22 @@ def jobs(planned: Plan, wanted: Iterable[int]) -> Iterator[tuple[int, AudioClip 
             yield from ((number, clip) for clip in spec.clips)
 
 
-def write_shards(
-    todo: Mapping[int, Shard],
-    results: Iterable[tuple[int, T]],
-    to_records: Callable[[Iterator[T]], Iterator[Record | Skipped]],
-    on_shard: Callable[[int], None] = lambda done: None,
-) -> None:
-    """Write shards from one ordered stream of results, so that no worker waits at a shard's end.
+def by_shard(
+    todo: Mapping[int, Shard], results: Iterable[tuple[int, T]]
+) -> Iterator[tuple[Shard, Iterator[T]]]:
+    """Split one ordered stream of results by shard, so that no worker waits at a shard's end.
+
+    Use the results of a shard before taking the next one. Shards without results come last.
 
     Args:
         todo: shards by number.
         results: results, each with the number of its shard.
-        to_records: converts the results of one shard to records.
-        on_shard: called with the number of finished shards.
     """
     empty = dict(todo)
     for number, group in groupby(results, lambda result: result[0]):
-        todo[number].write(to_records(result for _, result in group))
-        del empty[number]
-        on_shard(len(todo) - len(empty))
+        yield empty.pop(number), (result for _, result in group)
     for shard in empty.values():  # tars without clips
-        shard.write(())
+        yield shard, iter(())
 
 
 @dataclass(frozen=True)
