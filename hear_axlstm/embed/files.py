@@ -200,14 +200,14 @@ def _write_share(planned: Plan, embedder: Embedder, context: DistContext) -> Non
     own = [shard for shard in planned.shards if shard.number % context.size == context.rank]
     todo, total = planned.missing(own)
     fields = planned.shards[0].fields if planned.shards else ()
-    most = round(Budget.of(embedder.device).held_seconds * embedder.sample_rate)
+    held = Budget.of(embedder.device).held_samples(embedder.sample_rate)
     work = partial(decode_usable, sample_rate=embedder.sample_rate)
-    found = decode_ahead(jobs(planned, todo), work, most)
+    found = decode_ahead(jobs(planned, todo), work, held)
     bar = Progress(total=total, unit="clip", desc="embedding", disable=not context.is_first)
     with closing(found), bar:
         shown = _Shown(bar, embedder.sample_rate)
         for shard, decoded in by_shard(todo, found):
-            shard.write(shown(_embedded(decoded, embedder, most, fields)))
+            shard.write(shown(_embedded(decoded, embedder, held, fields)))
     context.barrier()
 
 
@@ -231,11 +231,11 @@ class _Shown:
 
 
 def _embedded(
-    found: Iterable[Decoded | Skipped], embedder: Embedder, most: int, fields: Sequence[str]
+    found: Iterable[Decoded | Skipped], embedder: Embedder, held: int, fields: Sequence[str]
 ) -> Iterator[Record | Skipped]:
-    """Embed the clips of one shard in order, in batches of up to `most` samples."""
+    """Embed the clips of one shard in order, in batches of up to `held` samples."""
     embed = partial(_embed_batch, embedder=embedder, fields=fields)
-    for group in groups(found, sample_count, most):
+    for group in groups(found, sample_count, held):
         yield from compute_decoded(group, embed)
 
 
