@@ -23,6 +23,7 @@ from hear_axlstm.data.corpus import (
     FORMAT,
     INDEX_NAME,
     INFO_NAME,
+    OPEN_SHARDS,
     ClipIndex,
     Corpus,
     PackError,
@@ -36,6 +37,7 @@ from hear_axlstm.wording import duration, plural
 
 log = logging.getLogger(__name__)
 
+CLIPS_PER_SHARD = 256  # 10 s clips: 41 MB of log-mel; more where there would be too many shards
 CLIPS_PER_WORKER = 64  # with fewer, starting a process is not worth it
 LOCK_NAME = "pack.lock"
 
@@ -87,7 +89,7 @@ def pack(
     """
     check_workers(workers)
     source, out, mel = open_source(audio, path_column), Path(out), mel or MelConfig()
-    planned = plan(source, out, (FIELD,), [repr(mel)])
+    planned = plan(source, out, (FIELD,), [repr(mel)], CLIPS_PER_SHARD, OPEN_SHARDS)
     if _is_up_to_date(out, source, mel, planned.fingerprint):
         log.info("%s is up to date", out)
         return _report(out)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from hear_axlstm.audio.clips import AudioClip, ShardSpec, Source
+from hear_axlstm.audio.clips import AudioClip, ClipGroup, Source
 from hear_axlstm.audio.skipped import HEADER, Skipped
 from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.files import digest, naming_full_disk, write_text
@@ -120,8 +120,10 @@ class Plan:
     """The shards planned for the clips of one source."""
 
     source: Source
-    size: int | None
-    """Clips per shard; None leaves it to the source."""
+    size: int
+    """Clips per shard, unless there would be too many shards."""
+    most: int | None
+    """Maximum number of shards of a source of single files."""
     shards: list[Shard]
     sizes: list[int | None]
     """Number of clips of each shard, if known."""
@@ -146,7 +148,8 @@ def plan(
     folder: Path,
     fields: tuple[str, ...],
     settings: Sequence[str],
-    size: int | None = None,
+    size: int,
+    most: int | None = None,
 ) -> Plan:
     """List a source, without decoding anything.
 
@@ -155,24 +158,27 @@ def plan(
         folder: folder for the shards.
         fields: fields of the records.
         settings: everything besides the audio that the records depend on, as text.
-        size: clips per shard; None leaves it to the source.
+        size: clips per shard; the clips of a tar are always one shard.
+        most: number of shards above which `size` is doubled; None for no bound.
     """
     shards, sizes = [], []
-    specs = Progress(source.shards(size), "listing", unit="shard", leave=False)
-    for number, spec in enumerate(specs):
-        made_from = digest([*settings, *spec.inputs()])
+    groups = Progress(source.groups(size, most), "listing", unit="shard", leave=False)
+    for number, group in enumerate(groups):
+        made_from = digest([*settings, *group.inputs()])
         shards.append(Shard(folder, number, made_from, fields))
-        sizes.append(spec.size)
-    return Plan(source, size, shards, sizes)
+        sizes.append(group.size)
+    return Plan(source, size, most, shards, sizes)
 
 
 def jobs(planned: Plan, wanted: Iterable[int]) -> Iterator[tuple[int, AudioClip | Skipped]]:
     """Yield the clips of the wanted shards, each with the number of its shard."""
     numbers = set(wanted)
-    specs: Iterable[ShardSpec] = planned.source.shards(planned.size) if numbers else ()
-    for number, spec in enumerate(specs):
+    groups: Iterable[ClipGroup] = (
+        planned.source.groups(planned.size, planned.most) if numbers else ()
+    )
+    for number, group in enumerate(groups):
         if number in numbers:
-            yield from ((number, clip) for clip in spec.clips)
+            yield from ((number, clip) for clip in group.clips)
 
 
 def by_shard(

@@ -13,7 +13,6 @@ import pytest
 import soundfile
 import torch
 
-from hear_axlstm.audio import sources
 from hear_axlstm.audio.listing import SourceError
 from hear_axlstm.audio.mel import LogMel
 from hear_axlstm.config import MelConfig
@@ -116,7 +115,7 @@ def test_the_result_does_not_depend_on_workers(audio: Path, tmp_path: Path) -> N
 def test_only_what_changed_is_made_again(
     audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "CLIPS_PER_SHARD", 2)
+    monkeypatch.setattr("hear_axlstm.data.pack.CLIPS_PER_SHARD", 2)
     made: list[int] = []
     write = Shard.write
 
@@ -153,7 +152,7 @@ def test_only_what_changed_is_made_again(
 def test_an_interrupted_pack_goes_on(
     audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "CLIPS_PER_SHARD", 2)
+    monkeypatch.setattr("hear_axlstm.data.pack.CLIPS_PER_SHARD", 2)
     pack(audio, tmp_path / "whole")
     write = Shard.write
 
