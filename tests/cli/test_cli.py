@@ -145,7 +145,7 @@ def test_bash_completes(typed: str, expected: str, bash_script: str) -> None:
     [
         (True, object(), "switched off by HEAR_AXLSTM_BACKEND=torch; unset it"),
         (False, object(), "does not load .*reinstall"),
-        (False, None, r"no C\+\+ compiler; install one and .*reinstall"),
+        (False, None, r"no C\+\+ compiler was found; install one and .*reinstall"),
     ],
 )
 def test_info_says_why_the_kernel_is_not_in_use(
