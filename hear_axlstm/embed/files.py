@@ -26,9 +26,9 @@ from hear_axlstm.audio.sources import open_source
 from hear_axlstm.audio.usable import Decoded, compute_decoded, decode_usable, sample_count
 from hear_axlstm.data.shards import Plan, Record, Summary, by_shard, jobs, plan, summarize
 from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.embed.output import Output, OutputError
 from hear_axlstm.embed.scenes import to_tensors
 from hear_axlstm.embed.windows import Budget, step_times
-from hear_axlstm.embed.writers import Output, OutputError
 from hear_axlstm.files import naming_full_disk, sole_writer, write_text
 from hear_axlstm.ops.precision import product_dtype
 from hear_axlstm.progress import Progress
