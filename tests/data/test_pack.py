@@ -19,7 +19,7 @@ from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import Corpus, PackError, is_pack
 from hear_axlstm.data.estimate import estimate_pack
 from hear_axlstm.data.pack import pack
-from hear_axlstm.data.shards import Shard
+from hear_axlstm.data.shards import Shard, by_shard
 
 
 def write_noise(path: Path, seconds: float, seed: int = 0) -> np.ndarray:
@@ -147,6 +147,13 @@ def test_only_what_changed_is_made_again(
         (audio / "part0" / f"{number}.wav").unlink()
     assert pack(audio, out).clips == 3
     assert len(list(out.glob("shard-*.f16"))) == 2, "shards without files are removed"
+
+
+def test_results_are_split_by_shard(tmp_path: Path) -> None:
+    todo = {number: Shard(tmp_path, number, "", ()) for number in (1, 3, 4)}
+    found = by_shard(todo, iter([(3, "a"), (3, "b"), (4, "c")]))
+    split = [(shard.number, list(results)) for shard, results in found]
+    assert split == [(3, ["a", "b"]), (4, ["c"]), (1, [])]  # shards without results come last
 
 
 def test_an_interrupted_pack_goes_on(
