@@ -68,7 +68,7 @@ def test_rows_are_trained_once_and_tabled(audio: Path, tmp_path: Path) -> None:
     assert [(path.parent / "log.jsonl").read_bytes() for path in trained.values()] == logs
     systems = parse_systems(tables.systems(trained))
     assert [system.label for system in systems] == ["naive", *names]
-    assert [system.model for system in systems[1:]] == [str(path) for path in trained.values()]
+    assert [system.checkpoint for system in systems[1:]] == [str(path) for path in trained.values()]
 
     trained.pop(names[3])
     results = scored(Plan(out, (), (), 1), {names[0]: 20.0, names[2]: 80.0})

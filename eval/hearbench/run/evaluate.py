@@ -16,7 +16,7 @@ from hearbench.probes import fast
 from hearbench.probes.grid import Grid
 from hearbench.probes.official import check_installed
 from hearbench.results import Results, collect, write
-from hearbench.run.plan import Engine, Model, Plan, PlanError, earlier_precision, lock_dir
+from hearbench.run.plan import Engine, EvaluatedSystem, Plan, PlanError, earlier_precision, lock_dir
 from hearbench.run.sweep import sweep
 from hearbench.run.workers import Backend, Failure
 from hearbench.synthetic.writer import chosen_tasks, write_tasks
@@ -135,14 +135,14 @@ def make_plan(
         tasks = find_tasks(options.tasks_dir, options.tasks)
         only_heareval = _only_heareval(tasks, options.engine, note)
         prints = fingerprints(chosen)
-    models = tuple(Model(system, found) for system, found in zip(chosen, prints, strict=True))
-    rates = {model.fingerprint.sample_rate for model in models}
+    evaluated = tuple(map(EvaluatedSystem, chosen, prints))
+    rates = {system.fingerprint.sample_rate for system in evaluated}
     for task in tasks:
         for sentence in provide_audio(task, rates):
             note(sentence)
     tasks = tuple(with_audio(task, rates) for task in tasks)
     plan = Plan(
-        out.resolve(), models, tasks, options.seeds, options.grid, options.engine, only_heareval
+        out.resolve(), evaluated, tasks, options.seeds, options.grid, options.engine, only_heareval
     )
     if options.engine == "fast":
         plan = replace(plan, precision=earlier_precision(out) or fast.fastest_precision())

@@ -18,12 +18,12 @@ from hearbench.embed import embed, embedded, embedded_seconds
 from hearbench.embed.loop import LOG as EMBEDDINGS_LOG
 from hearbench.probes import fast, official
 from hearbench.progress import Progress
-from hearbench.run.plan import Model, Plan
+from hearbench.run.plan import EvaluatedSystem, Plan
 from hearbench.run.workers import Backend, Failure, Job, run
 from hearbench.tasks.audio import find_clips
 from hearbench.tasks.folders import Task
 
-Missing = tuple[Model, Task, Path, dict[int, Path]]
+Missing = tuple[EvaluatedSystem, Task, Path, dict[int, Path]]
 """A system, a task, its embeddings, and seed -> folder of the runs that are missing."""
 
 HOURS = (
@@ -46,18 +46,18 @@ def sweep(plan: Plan, jobs: int, backend: Backend = "loky") -> list[Failure]:
 
 def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
     missing = [
-        (model, task, plan.embeddings(model, task))
-        for model, task in _pairs(plan)
-        if embedded(task, plan.embeddings(model, task)) is None
+        (system, task, plan.embeddings(system, task))
+        for system, task in _pairs(plan)
+        if embedded(task, plan.embeddings(system, task)) is None
     ]
     # With few jobs, the remaining cores are used within the jobs.
     threads = max(1, jobs // max(1, len(missing))) if backend == "loky" else 1
     todo = []
-    for model, task, folder in missing:
-        name = f"{model.label} on {task.path.name}, embeddings"
-        arguments = (model.system, task, folder, threads, model.fingerprint)
+    for system, task, folder in missing:
+        name = f"{system.label} on {task.path.name}, embeddings"
+        arguments = (system.system, task, folder, threads, system.fingerprint)
         todo.append(Job(name, (folder,), folder / EMBEDDINGS_LOG, embed, arguments))
-    total = sum(_hours(task, model.fingerprint.sample_rate) for model, task, _ in missing)
+    total = sum(_hours(task, system.fingerprint.sample_rate) for system, task, _ in missing)
     options = {"unit": "h", "smoothing": 0, "bar_format": HOURS, "disable": not todo}
     bar = Progress(desc="embeddings", total=total, **options)
 
@@ -70,7 +70,7 @@ def _embed(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
 
 def _train(plan: Plan, jobs: int, backend: Backend) -> list[Failure]:
     missing = _missing_runs(plan)
-    runs = [(model, task, seed) for model, task, _, folders in missing for seed in folders]
+    runs = [(system, task, seed) for system, task, _, folders in missing for seed in folders]
     bar = Progress(desc="probes", total=len(runs), unit="run", disable=not runs)
     todo = _jobs_of_fast(plan, missing, jobs) + _jobs_of_heareval(plan, missing)
     return _compute(todo, bar, lambda: sum(plan.finished(*r) for r in runs), jobs, backend)
@@ -80,9 +80,9 @@ def _jobs_of_heareval(plan: Plan, missing: Sequence[Missing]) -> list[Job]:
     """One job per run, ordered by seed, so that every task has results early."""
     jobs = []
     for seed in range(plan.seeds):
-        for model, task, embeddings, folders in missing:
+        for system, task, embeddings, folders in missing:
             if plan.engine_of(task) == "heareval" and seed in folders:
-                name = f"{model.label} on {task.path.name}, seed {seed}"
+                name = f"{system.label} on {task.path.name}, seed {seed}"
                 folder = folders[seed]
                 log = folder / "output.log"
                 arguments = (embeddings, {seed: folder}, plan.grid, log)
@@ -94,11 +94,11 @@ def _jobs_of_fast(plan: Plan, missing: Sequence[Missing], jobs: int) -> list[Job
     """One job per system and task, or several with some seeds each so that no worker is idle."""
     todo = []
     of_fast = [pair for pair in missing if plan.engine_of(pair[1]) == "fast"]
-    for model, task, embeddings, folders in of_fast:
+    for system, task, embeddings, folders in of_fast:
         parts = min(len(folders), -(-jobs // len(of_fast)))
         for part in range(parts):
             seeds = sorted(folders)[part::parts]
-            name = f"{model.label} on {task.path.name}, seeds {', '.join(map(str, seeds))}"
+            name = f"{system.label} on {task.path.name}, seeds {', '.join(map(str, seeds))}"
             some = {seed: folders[seed] for seed in seeds}
             log = some[seeds[0]].parent / f"output-seed{seeds[0]:02d}.log"
             arguments = (embeddings, some, plan.grid, log, plan.precision)
@@ -109,19 +109,19 @@ def _jobs_of_fast(plan: Plan, missing: Sequence[Missing], jobs: int) -> list[Job
 def _missing_runs(plan: Plan) -> list[Missing]:
     """List the embedded tasks that have seeds without probes."""
     missing = []
-    for model, task in _pairs(plan):
-        embeddings = embedded(task, plan.embeddings(model, task))
-        seeds = [seed for seed in range(plan.seeds) if not plan.finished(model, task, seed)]
-        todo = {seed: plan.predictions(model, task, seed) for seed in seeds}
+    for system, task in _pairs(plan):
+        embeddings = embedded(task, plan.embeddings(system, task))
+        seeds = [seed for seed in range(plan.seeds) if not plan.finished(system, task, seed)]
+        todo = {seed: plan.predictions(system, task, seed) for seed in seeds}
         if embeddings is not None and todo:
-            missing.append((model, task, embeddings, todo))
+            missing.append((system, task, embeddings, todo))
     return missing
 
 
-def _pairs(plan: Plan) -> list[tuple[Model, Task]]:
+def _pairs(plan: Plan) -> list[tuple[EvaluatedSystem, Task]]:
     """Every (system, task), the long tasks first so that no worker idles at the end."""
     tasks = sorted(plan.tasks, key=lambda task: -task.clips * task.folds)
-    return [(model, task) for task in tasks for model in plan.models]
+    return [(system, task) for task in tasks for system in plan.systems]
 
 
 @lru_cache
