@@ -37,19 +37,19 @@ class Options:
     """Names of the tasks. (default: all in the folder, or all ten miniature tasks)"""
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 10
     """Number of seeds of the probes, starting at 0."""
-    jobs: Annotated[int | None, option("N")] = None
-    """Number of parallel steps, with one thread each. (default: one per CPU)"""
+    workers: Annotated[int | None, tyro.conf.arg(name="jobs"), option("N")] = None
+    """Number of parallel jobs, with one thread each. (default: one per CPU)"""
     grid: Grid = "paper"
     """Search space of the probes: the paper's 2 points or 8 of heareval's own 16."""
     engine: Engine = "heareval"
     """Trainer of the probes: the official heareval, or our own, which trains all seeds of a task
     at once. Event tasks always go to heareval."""
     backend: Backend = "loky"
-    """Backend that runs the steps: loky on this machine, dask and ray on clusters."""
+    """Backend that runs the jobs: loky on this machine, dask and ray on clusters."""
 
     def __post_init__(self) -> None:
-        if self.jobs is not None and self.jobs < 1:
-            raise PlanError(f"jobs={self.jobs}: use 1 or more")
+        if self.workers is not None and self.workers < 1:
+            raise PlanError(f"workers={self.workers} (--jobs): use 1 or more")
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class Evaluation:
     results: Results
     """The results of all finished runs."""
     failures: tuple[Failure, ...]
-    """The steps that failed; the same call computes them again."""
+    """The jobs that failed; the same call computes them again."""
 
     @property
     def outcome(self) -> str:
         """The failures, the location of the results and the next step, in words."""
-        lines = [f"Failed: {step.name}: {step.error}\n  log: {step.log}" for step in self.failures]
+        lines = [f"Failed: {job.name}: {job.error}\n  log: {job.log}" for job in self.failures]
         files = "table.md, results.csv and results.json"
         lines.append(f"Report: {self.out}/report/report.html; scores: {files}.")
         again = "fix the cause, then run the same command again."
@@ -100,7 +100,7 @@ def evaluate_systems(
     with lock_dir(out):
         plan = make_plan(systems, out, options, note)
         try:
-            failures = sweep(plan, options.jobs or joblib.cpu_count(), options.backend)
+            failures = sweep(plan, options.workers or joblib.cpu_count(), options.backend)
         finally:
             results = collect(plan)
             write(results)

@@ -52,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     tasks = tuple(with_audio(task, [16_000]) for task in find_tasks(folder / "tasks"))
     plan = Plan(folder / "out", evaluated, tasks, seeds=2)
     plan.save()
-    failures = sweep(plan, jobs=2)
+    failures = sweep(plan, workers=2)
     sys.path.remove(str(folder))
     assert {failure.name for failure in failures} == {
         "broken on folded, embeddings",
@@ -106,7 +106,7 @@ def test_seeds_differ_and_a_half_finished_one_is_redone_alike(finished: Plan) ->
     (folder / DONE).unlink()  # as if it had been killed before its end
     (folder / "half-finished").touch()
     assert not is_finished(folder)
-    assert sweep(again, jobs=2) == []  # in the same workers
+    assert sweep(again, workers=2) == []  # in the same workers
     assert is_finished(folder) and not (folder / "half-finished").exists()
     assert torch.equal(logits(again, 0), before)
 
@@ -115,7 +115,7 @@ def test_finished_runs_are_not_repeated(finished: Plan) -> None:
     files = list(finished.out.glob(f"predictions/**/{DONE}"))
     times = [file.stat().st_mtime_ns for file in files]
     assert len(files) == 4
-    assert sweep(Plan(finished.out, finished.systems[:1], finished.tasks, 2), jobs=1) == []
+    assert sweep(Plan(finished.out, finished.systems[:1], finished.tasks, 2), workers=1) == []
     assert [file.stat().st_mtime_ns for file in files] == times
 
 

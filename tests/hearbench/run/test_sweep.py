@@ -55,8 +55,8 @@ def finish(folder: Path, precision: str = "float32") -> None:
 
 def jobs_of(plan: Plan, monkeypatch: pytest.MonkeyPatch, workers: int = 1) -> list[Job]:
     jobs: list[Job] = []
-    monkeypatch.setattr(sweep, "_compute", lambda todo, *_rest: jobs.extend(todo) or [])
-    assert sweep.sweep(plan, jobs=workers) == []
+    monkeypatch.setattr(sweep, "run", lambda todo, *_rest: jobs.extend(todo) or [])
+    assert sweep.sweep(plan, workers) == []
     return jobs
 
 
@@ -66,21 +66,21 @@ def test_fast_takes_all_missing_seeds_of_a_task(
     finish(plan.predictions(plan.systems[0], plan.tasks[1], 1))
     ours, *theirs = jobs_of(plan, monkeypatch)
     embeddings, folders, grid, log, precision = ours.arguments
-    assert ours.step is fast.train_and_test and (grid, precision) == ("paper", "float32")
+    assert ours.function is fast.train_and_test and (grid, precision) == ("paper", "float32")
     assert embeddings == embedded(plan.tasks[1], plan.embeddings(*pair(plan, 1)))
     assert folders == {seed: plan.predictions(*pair(plan, 1), seed) for seed in (0, 2)}
     assert log.parent.name == "fast-paper" and ours.folders == tuple(folders.values())
-    assert [job.step for job in theirs] == [official.train_and_test] * 3
+    assert [job.function for job in theirs] == [official.train_and_test] * 3
     assert [list(job.arguments[1]) for job in theirs] == [[0], [1], [2]]
     assert [job.folders[0].name for job in theirs] == ["seed00", "seed01", "seed02"]
     assert {job.folders[0].parent.name for job in theirs} == {"heareval-paper"}
 
 
 def test_seeds_are_shared_among_idle_workers(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    two = [job for job in jobs_of(plan, monkeypatch, 2) if job.step is fast.train_and_test]
+    two = [job for job in jobs_of(plan, monkeypatch, 2) if job.function is fast.train_and_test]
     assert [list(job.arguments[1]) for job in two] == [[0, 2], [1]]
     assert len({job.log for job in two}) == 2
-    many = [job for job in jobs_of(plan, monkeypatch, 64) if job.step is fast.train_and_test]
+    many = [job for job in jobs_of(plan, monkeypatch, 64) if job.function is fast.train_and_test]
     assert [list(job.arguments[1]) for job in many] == [[0], [1], [2]]
 
 
