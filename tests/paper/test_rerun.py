@@ -63,7 +63,7 @@ def test_without_a_connection_each_server_is_asked_once(
     monkeypatch.setattr("requests.adapters.HTTPAdapter.send", refuse)
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr("hear_axlstm.checkpoints.authors.drive.RETRIES", 0)
-    monkeypatch.setattr("hearbench.weights.drive.RETRIES", 1)
+    monkeypatch.setattr("hearbench.weights.fetch.ATTEMPTS", 1)
     monkeypatch.setattr("hear_axlstm.checkpoints.hub.download", missing)
     monkeypatch.setenv("HEAR_AXLSTM_CACHE", str(tmp_path))
     monkeypatch.setenv("HEARBENCH_CACHE", str(tmp_path))

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from hearbench import download
 from hearbench.cli.fetch_tasks import fetch_tasks
+from hearbench.download import FetchError
 from hearbench.tasks.check import check_task
-from hearbench.tasks.fetch import archives, convert, download, fetch, unpack
+from hearbench.tasks.fetch import archives, convert, fetch, unpack
 from hearbench.tasks.fetch.archives import Archive, find_archives, needs, read_checksums
-from hearbench.tasks.fetch.download import FetchError
 from hearbench.tasks.fetch.fetch import fetch_task
 from hearbench.tasks.fetch.unpack import members
 from hearbench.tasks.official import MIRRORS, OFFICIAL, Mirror

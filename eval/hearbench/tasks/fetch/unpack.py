@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from hearbench.tasks.fetch.download import FetchError
+from hearbench.download import FetchError
 
 LARGEST_MEMBER = 64 << 20  # bytes; half a minute of 48 kHz audio has 3 to 12 million
 LARGEST_HEADER = 1 << 20  # bytes, with long names and extended attributes
