@@ -16,7 +16,7 @@ from hearbench.stats import Estimate
 from hearbench.systems.fingerprint import Fingerprint
 from hearbench.systems.specs import parse_systems
 from hearbench.tasks.description import TaskError
-from paper.cli.rerun import rerun
+from paper.commands import rerun
 from paper.rerun import markdown, specs
 from paper.rows import PaperError
 from tests.helpers import system_checkpoints as write
