@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -23,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from hearbench.errors import HearbenchError
 from hearbench.probes.grid import Grid
-from hearbench.probes.runs import DONE, ProductType, finished, test_score
+from hearbench.probes.runs import ProductType, finished, test_score
 from hearbench.stats import Run
 from hearbench.systems.fingerprint import Fingerprint
 from hearbench.systems.specs import System
@@ -155,7 +154,7 @@ class Plan:
                 content["grid"],
                 content["engine"],
                 tuple(content["only_heareval"]),
-                content.get("precision") or _trained_precision(out) or "float32",
+                content.get("precision", cls.precision),
             )
         except FileNotFoundError:
             raise PlanError(f"{file} does not exist: evaluate first (hearbench run)") from None
@@ -171,15 +170,7 @@ def earlier_precision(out: Path) -> ProductType | None:
         earlier = Plan.load(out)
         if earlier.engine == "fast":
             return earlier.precision
-    return _trained_precision(out)
-
-
-def _trained_precision(out: Path) -> ProductType | None:
-    """The type of the products of most finished runs of `fast`; older plans don't record it."""
-    found: Counter[ProductType] = Counter()
-    for file in out.glob(f"predictions/*/*/fast-*/seed*/{DONE}"):
-        found.update(t for t in get_args(ProductType) if finished(file.parent, t))
-    return found.most_common(1)[0][0] if found else None
+    return None
 
 
 @contextmanager
