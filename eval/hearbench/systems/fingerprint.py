@@ -20,7 +20,7 @@ import torch
 from hearbench.systems import catalog, specs
 from hearbench.systems.specs import DEFAULTS, System, SystemSpecError, load_system
 
-COMPUTE_NOTHING = (__name__, catalog.__name__, specs.__name__)
+COMPUTE_NOTHING = (str(__package__), __name__, catalog.__name__, specs.__name__)
 """Modules of hearbench.systems that only describe systems."""
 
 
