@@ -103,7 +103,8 @@ def _facts(table: Table, paths: Sequence[Path]) -> list[str]:
     """Settings, parameters and validation losses of a row's trainings, from the weight files."""
     contents = [checkpoints.read(path) for path in paths]
     losses = [
-        training.get("validation_loss", training.get("held_out_loss"))  # the latter in older files
+        # the second name is that of weights/ssast_tiny.safetensors
+        training.get("validation_loss", training.get("held_out_loss"))
         for _, training, _ in contents
     ]
     config, _, tensors = contents[0]
