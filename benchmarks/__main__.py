@@ -7,7 +7,7 @@ ordinary autograd. The other modules of this package have their own commands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -18,8 +18,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as nnf
 from tqdm import tqdm
 
-from benchmarks.parts import PARTS, parts
-from benchmarks.shares import shares
 from benchmarks.tables import show
 from benchmarks.timing import Work, in_turns, machine, product_rate
 from hear_axlstm import get_scene_embeddings, load_model
@@ -87,32 +85,15 @@ def main(
         (_training(name, batch, rounds, where, peaks) for name in tqdm(presets, leave=False)),
     )
     torch.set_num_threads(1)  # as the cell runs in both, with one window per core
-    _on_one_thread(presets, rounds, where, peaks)
-
-
-def _on_one_thread(
-    presets: tuple[str, ...], rounds: int, device: torch.device, precisions: Collection[Precision]
-) -> None:
-    """Measure the cell alone, and where the time goes."""
     show(
         "The cell alone, 4 windows of 251 tokens, one thread, speedup over the plain form:",
         ("head size", "forward", "forward and backward"),
-        (_cell(size, rounds, device) for size in HEAD_SIZES),
-    )
-    show(
-        f"Shares of an mLSTM block's time, 4 windows, one thread, {', '.join(precisions)}:",
-        ("preset", "projections", "cell", "rest"),
-        (_shares(name, rounds, precisions) for name in presets if name.startswith("axlstm")),
-    )
-    show(
-        "Where the time of a training step goes, 4 clips, one thread, float32, % (backward):",
-        ("preset", *PARTS),
-        ([name, *(f"{a:.0%} ({b:.0%})" for a, b in parts(name).values())] for name in presets),
+        (_cell(size, rounds, where) for size in HEAD_SIZES),
     )
     show(
         "chunkwise against quadratic, one window, one thread, time of forward and backward:",
         ("head size", *(f"{tokens} tokens" for tokens in LENGTHS)),
-        (_lengths(size, rounds, device) for size in HEAD_SIZES),
+        (_lengths(size, rounds, where) for size in HEAD_SIZES),
     )
 
 
@@ -189,11 +170,6 @@ def _cell(size: int, rounds: int, device: torch.device) -> list[str]:
     }
     s = in_turns(works, rounds, device)
     return [str(size), f"{s['plain 1'] / s['ours 1']:.1f}x", f"{s['plain'] / s['ours']:.1f}x"]
-
-
-def _shares(name: str, rounds: int, precisions: Collection[Precision]) -> list[str]:
-    columns = [shares(name, PRECISIONS[p], rounds) for p in precisions]
-    return [name, *(", ".join(cells) for cells in zip(*columns, strict=True))]
 
 
 def _lengths(size: int, rounds: int, device: torch.device) -> list[str]:

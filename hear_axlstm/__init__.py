@@ -27,7 +27,7 @@ __version__ = version("hear_axlstm")
 # Public names defined elsewhere are imported on first use, so that settings and the command
 # line's help don't load PyTorch.
 _LAZY = {
-    "AudioError": "hear_axlstm.audio.io",
+    "AudioError": "hear_axlstm.audio.errors",
     "Classifier": "hear_axlstm.finetune.classifier",
     "Embedder": "hear_axlstm.embed.embedder",
     "load_classifier": "hear_axlstm.finetune.classifier",

@@ -12,17 +12,17 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Batch = TypeVar("Batch")
 
-HELD_BYTES = 1 << 28  # of file contents in items that are in flight
+MAX_INPUT_BYTES = 1 << 28  # of file contents in items that are in flight
 
 
 def map_ahead(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     pool: Executor,
-    ahead: int,
+    max_in_flight: int,
     size: Callable[[Result], int] | None = None,
-    held: int = 0,
-    content: Callable[[Item], int] | None = None,
+    max_waiting: int = 0,
+    input_bytes: Callable[[Item], int] | None = None,
 ) -> Generator[Result]:
     """Ordered ``map(work, items)`` in a pool, with a bounded number of items in flight.
 
@@ -30,21 +30,21 @@ def map_ahead(
         work: function applied to each item; its error is raised in place of its result.
         items: consumed one at a time, when there is room.
         pool: executor; it is not shut down, but pending work is cancelled.
-        ahead: maximum number of items in flight.
+        max_in_flight: maximum number of items in flight.
         size: size of a waiting result.
-        held: sum of sizes of waiting results above which no item is started; 0 for no bound.
-        content: bytes of file content in an item; if their sum reaches `HELD_BYTES`, no further
-            item is started.
+        max_waiting: sum of sizes of waiting results above which no item is started; 0 for no bound.
+        input_bytes: bytes of file content in an item; if their sum reaches `MAX_INPUT_BYTES`, no
+            further item is started.
     """
     items, waiting = iter(items), deque[tuple[Future[Result], int]]()
 
     def has_room() -> bool:
-        if len(waiting) >= ahead or sum(held_bytes for _, held_bytes in waiting) >= HELD_BYTES:
+        if len(waiting) >= max_in_flight or sum(n for _, n in waiting) >= MAX_INPUT_BYTES:
             return False
-        if size is None or not held:
+        if size is None or not max_waiting:
             return True
         done = (future for future, _ in waiting if future.done() and not future.exception())
-        return sum(size(future.result()) for future in done) < held
+        return sum(size(future.result()) for future in done) < max_waiting
 
     def begin() -> None:
         while has_room():
@@ -52,7 +52,7 @@ def map_ahead(
                 item = next(items)
             except StopIteration:
                 return
-            waiting.append((pool.submit(work, item), content(item) if content else 0))
+            waiting.append((pool.submit(work, item), input_bytes(item) if input_bytes else 0))
 
     try:
         begin()

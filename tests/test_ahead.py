@@ -18,12 +18,12 @@ def test_no_more_is_begun_while_enough_waits() -> None:
         return 10
 
     with ThreadPoolExecutor(1) as pool:
-        results = map_ahead(work, range(100), pool, 50, size=lambda result: result, held=20)
+        results = map_ahead(work, range(100), pool, 50, size=lambda result: result, max_waiting=20)
         next(results)
         pool.submit(threading.Event().is_set).result()  # all that was submitted is done
         next(results)
         results.close()
-    assert len(begun) < 60  # one round of `ahead` at the most before any is finished
+    assert len(begun) < 60  # one round of `max_in_flight` at the most before any is finished
 
 
 def test_an_error_comes_where_its_result_would() -> None:

@@ -215,6 +215,15 @@ def test_commands_exist(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(found) or page in ("api.md", "architecture.md", "faq.md")  # these have none
 
 
+def test_embed_commands_of_one_block_have_different_outputs() -> None:
+    """An output belongs to one request, so a second command with another one is rejected."""
+    for name, page in PAGES.items():
+        for language, code in BLOCK.findall(page):
+            found = [words for words in commands(f"```{language}\n{code}```") if "--out" in words]
+            outputs = [w[w.index("--out") + 1] for w in found if w[:2] == ["axlstm", "embed"]]
+            assert len(set(outputs)) == len(outputs), f"{name}: {outputs}"
+
+
 @pytest.mark.parametrize(
     "line",
     [

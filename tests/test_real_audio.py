@@ -67,5 +67,5 @@ def test_a_linear_probe_on_esc50_is_as_good_as_heareval_s(tmp_path: Path) -> Non
             folder = Path(TASKS, ESC50, "16000", f"fold0{fold}").resolve()
             writer.writerows([folder / name, label[0], fold + 1] for name, label in labels.items())
     config = FinetuneConfig(model="axlstm_tiny", test_fold="1", valid_fold="2", device="cpu")
-    found = finetune(tmp_path / "esc50.csv", tmp_path / "run", config)
+    found = finetune(tmp_path / "esc50.csv", tmp_path / "run", config).scores
     assert found["test"]["accuracy"] > 0.4308 - 0.01

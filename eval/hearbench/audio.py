@@ -19,11 +19,9 @@ from hearbench.errors import HearbenchError
 
 Batch = TypeVar("Batch")
 
-FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
+FORMATS = ("WAV", "WAVEX", "FLAC")
 UNKNOWN_SIZE = 0x7FFF0000  # bytes; programs that write into a pipe declare this many or more
 UNKNOWN_FRAMES = 1 << 40  # libsndfile reports more for a FLAC that does not declare its length
-SEARCHED_BYTES = 1 << 16
-OGG_PAGE, OGG_END = b"OggS", 4  # beginning of a page, and the flag of the last one
 
 
 class AudioError(HearbenchError, ValueError):
@@ -35,7 +33,7 @@ def load_audio(
 ) -> NDArray[np.float32]:
     """Decode a file, average its channels and resample it to `sample_rate`.
 
-    WAV, FLAC, Ogg and MP3 are supported if they declare their length; HEAR tasks are WAV.
+    WAV and FLAC are supported if they declare their length; HEAR tasks are WAV.
 
     Args:
         source: path of the file, or its content.
@@ -81,9 +79,7 @@ def _fault(content: BinaryIO, file: soundfile.SoundFile, longest: float | None) 
             return f"{file.format} is not supported: convert it to WAV"
         if file.format.startswith("WAV") and (fault := _fault_of_wav(content)):
             return fault
-        if file.format == "OGG" and not _is_ended(content):
-            return "truncated, its last Ogg page is missing: copy it again"
-        if file.frames > UNKNOWN_FRAMES or (file.format == "MP3" and not _has_length(content)):
+        if file.frames > UNKNOWN_FRAMES:
             return "does not declare its length: convert it to WAV"
         if longest is not None and file.frames > longest * file.samplerate:
             return f"too long, more than {longest:g} s: cut it"
@@ -135,22 +131,3 @@ def _fault_of_wav(content: BinaryIO) -> str | None:
             return "truncated, its header declares more data: copy it again" if is_cut else None
         content.seek(size + size % 2, os.SEEK_CUR)
     return "truncated, it has no data chunk: copy it again"
-
-
-def _is_ended(content: BinaryIO) -> bool:
-    content.seek(max(0, content.seek(0, os.SEEK_END) - SEARCHED_BYTES))
-    tail = content.read()
-    flags = tail[tail.rfind(OGG_PAGE) :][5:6]
-    return bool(flags and flags[0] & OGG_END)
-
-
-def _has_length(content: BinaryIO) -> bool:
-    """Whether an MP3 has a Xing, Info or VBRI header."""
-    content.seek(0)
-    head = content.read(10)
-    if head.startswith(b"ID3"):  # four digits of seven bits
-        content.seek(10 + sum(digit << 7 * (3 - at) for at, digit in enumerate(head[6:10])))
-    else:
-        content.seek(0)
-    start = content.read(SEARCHED_BYTES)
-    return any(tag in start for tag in (b"Xing", b"Info", b"VBRI"))

@@ -1,4 +1,4 @@
-"""Redirection of a step's output to its own log file."""
+"""Redirection of a job's output to its own log file."""
 
 from __future__ import annotations
 

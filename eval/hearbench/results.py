@@ -10,7 +10,7 @@ from typing import Any
 
 from hearbench import paper_tables
 from hearbench.machine import hardware, versions
-from hearbench.run.plan import Plan, model_record, task_record
+from hearbench.run.plan import Plan, system_record, task_record
 from hearbench.stats import (
     AggregateError,
     Estimate,
@@ -47,7 +47,7 @@ def collect(plan: Plan) -> Results:
     finished = tuple(plan.runs())
     broken = {(r.system, r.task): r for r in finished if not math.isfinite(r.score)}
     runs = tuple(run for run in finished if (run.system, run.task) not in broken)
-    systems = [model.label for model in plan.models]
+    systems = [system.label for system in plan.systems]
     tasks = [task.path.name for task in plan.tasks]
     columns = {task.path.name: paper_tables.column(task) for task in plan.tasks}
     official = {task: column.short for task, column in columns.items() if column}
@@ -101,7 +101,7 @@ def write(results: Results) -> None:
 def _record(results: Results) -> dict[str, Any]:
     plan = results.plan
     return {
-        "systems": [model_record(model) for model in plan.models],
+        "systems": [system_record(system) for system in plan.systems],
         "tasks": [task_record(task) for task in plan.tasks],
         "seeds": plan.seeds,
         "grid": plan.grid,

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
 from hearbench.cli.call import call
-from paper.cli.ablations import ablations
-from paper.cli.rerun import rerun
-from paper.cli.tables import tables
+from paper.commands import ablations, rerun, tables
 
 
 def main() -> int:
     """The command line."""
-    commands: dict[str, Callable[..., int]] = {
-        "ablations": ablations,
-        "tables": tables,
-        "rerun": rerun,
-    }
+    commands = {command.__name__: command for command in (ablations, tables, rerun)}
     return call(commands, "python -m paper", __doc__)
 
 

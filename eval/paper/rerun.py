@@ -181,7 +181,7 @@ def markdown(results: Results, evaluated: Mapping[str, str]) -> str:
         if row.model in evaluated:
             lines.append(["", "here", *_measured(results, row.model, printed, row.aggregate)])
     for label in OWN:
-        if any(model.label == label for model in results.plan.models):
+        if any(system.label == label for system in results.plan.systems):
             lines.append([label, "here", *_measured(results, label, dict.fromkeys(columns), None)])
     return f"{markdown_rows(heads, lines)}\n\n{_caption(results, evaluated)}\n"
 

@@ -18,7 +18,7 @@ from hear_axlstm.config import ModelConfig
 from hearbench import paper_tables
 from hearbench.paper_tables import PaperTable
 from hearbench.report.exports import markdown_rows, markdown_table
-from hearbench.report.score_tables import beside
+from hearbench.report.score_tables import compared_with_printed
 from hearbench.results import PAPER, SCALES, THESE, Results
 from paper.rows import TABLES, PaperError, Table, run_name
 
@@ -80,7 +80,7 @@ def markdown(name: PaperTable, trained: Mapping[str, Path], results: Results) ->
         parts.append(f"Not trained: {', '.join(missing)}.")
     if results.notes:
         parts.append("\n".join(f"- {note}" for note in results.notes))
-    if name == "table2" and (whole := beside(results)):
+    if name == "table2" and (whole := compared_with_printed(results)):
         parts += [markdown_table(whole), whole.caption]
     return "\n\n".join(parts) + "\n"
 
@@ -103,7 +103,8 @@ def _facts(table: Table, paths: Sequence[Path]) -> list[str]:
     """Settings, parameters and validation losses of a row's trainings, from the weight files."""
     contents = [checkpoints.read(path) for path in paths]
     losses = [
-        training.get("validation_loss", training.get("held_out_loss"))  # the latter in older files
+        # the second name is that of weights/ssast_tiny.safetensors
+        training.get("validation_loss", training.get("held_out_loss"))
         for _, training, _ in contents
     ]
     config, _, tensors = contents[0]

@@ -6,15 +6,16 @@ OUT/runs/<recipe>-seed1/     the same with another seed of initial weights, orde
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hear_axlstm.data.corpus import is_pack
 from hear_axlstm.data.pack import pack
+from hear_axlstm.pretrain.config import CONFIG
 from hear_axlstm.pretrain.recipes import RECIPES
-from hear_axlstm.pretrain.run import CONFIG, pretrain
+from hear_axlstm.pretrain.run import pretrain
 from hear_axlstm.training.signals import Interrupted
 from hearbench.paper_tables import PaperTable
 from hearbench.synthetic.writer import write_corpus
@@ -28,6 +29,7 @@ def train(
     data: Path | None,
     out: Path,
     changes: Mapping[str, Any],
+    note: Callable[[str], object],
     trainings: int = 1,
 ) -> Path:
     """Train the rows of a table one after another; finished ones are skipped, others resumed.
@@ -38,6 +40,7 @@ def train(
             afterwards; None generates a small corpus and trains for minutes.
         out: folder of all tables.
         changes: settings that override the recipes' own.
+        note: called with the name of each row before it is trained.
         trainings: number of training runs per row, with seeds from 0.
 
     Returns:
@@ -58,7 +61,7 @@ def train(
             data = pack(data, out / "pack", update=not started).folder
         for number, (recipe, seed) in enumerate(rows, start=1):
             name = run_name(recipe, seed)
-            print(f"[{number}/{len(rows)}] {name}", flush=True)
+            note(f"[{number}/{len(rows)}] {name}")
             config = replace(RECIPES[recipe], **changes, seed=seed)
             pretrain(config, data, out / "runs" / name)
     except Interrupted:

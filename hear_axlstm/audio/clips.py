@@ -41,14 +41,14 @@ class AudioClip:
 
 
 @dataclass(frozen=True)
-class ShardSpec:
-    """The clips of one shard."""
+class ClipGroup:
+    """Consecutive clips of a source: a number of single files, or one tar."""
 
     clips: Iterable[AudioClip | Skipped]
     size: int | None
     """Number of clips, if known without reading them."""
     inputs: Callable[[], Iterable[str]]
-    """What the shard is made from, as text that changes when a file does."""
+    """What the clips are read from, as text that changes when a file does."""
 
 
 class Source(Protocol):
@@ -57,8 +57,14 @@ class Source(Protocol):
     name: str
     """Absolute name, to distinguish sources."""
 
-    def shards(self, size: int | None = None) -> Iterator[ShardSpec]:
-        """All clips, shard by shard; single files are grouped into shards of `size`."""
+    def clips(self) -> Iterator[AudioClip | Skipped]:
+        """All clips."""
+
+    def groups(self, size: int, most: int | None = None) -> Iterator[ClipGroup]:
+        """All clips, in groups of `size`; a tar is always one group.
+
+        The groups are larger if a source of single files would have more than `most` of them.
+        """
 
     def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
         """About `size` representative clips, and the total number of clips."""

@@ -34,7 +34,7 @@ def decode_ahead(
     Args:
         jobs: clips, each with a key that is returned with it.
         work: function that decodes one clip, e.g. `decode`.
-        held_samples: maximum number of decoded samples that wait; bounds memory.
+        held_samples: number of decoded samples that wait above which no clip is started.
     """
 
     def keyed(job: tuple[Key, AudioClip | Skipped]) -> tuple[Key, Decoded | Skipped]:

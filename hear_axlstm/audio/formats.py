@@ -58,16 +58,12 @@ PARSERS: dict[str, Callable[[RandomAccess, int, int], list[Part]]] = {
 }
 """Functions that find the recordings in a file, by container."""
 
-BY_FFMPEG = (
+BY_FFMPEG: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
     (b"#!AMR", "AMR", "amr"),
     (b"MAC ", "Monkey's Audio", "ape"),
     (b"wvpk", "WavPack", "wv"),
     (b"TTA1", "TTA", "tta"),
-    (b"ADIF", "AAC", "aac"),
-    (b"\xff\xf0", "AAC", "aac"),
-    (b"\xff\xf1", "AAC", "aac"),
-    (b"\xff\xf8", "AAC", "aac"),
-    (b"\xff\xf9", "AAC", "aac"),
+    ((b"ADIF", b"\xff\xf0", b"\xff\xf1", b"\xff\xf8", b"\xff\xf9"), "AAC", "aac"),
 )
 """First bytes, name and FFmpeg demuxer of formats that don't declare a length in bytes."""
 
@@ -84,12 +80,11 @@ BY_SNDFILE: tuple[bytes, ...] = (
 SAVE_AGAIN = "download the audio file again"
 NOT_AUDIO = "not audio: pass an audio file"
 UNPACK = "not audio: unpack it"
-OTHER_BINARY = (
+OTHER_BINARY: tuple[tuple[bytes | tuple[bytes, ...], str], ...] = (
     (b"\x89PNG", f"a picture (PNG), {NOT_AUDIO}"),
     (b"\xff\xd8\xff", f"a picture (JPEG), {NOT_AUDIO}"),
     (b"GIF8", f"a picture (GIF), {NOT_AUDIO}"),
-    (b"II*\0", f"a picture (TIFF), {NOT_AUDIO}"),
-    (b"MM\0*", f"a picture (TIFF), {NOT_AUDIO}"),
+    ((b"II*\0", b"MM\0*"), f"a picture (TIFF), {NOT_AUDIO}"),
     (b"%PDF", f"a PDF document, {NOT_AUDIO}"),
     (b"\x7fELF", f"a program, {NOT_AUDIO}"),
     (b"SQLite format", f"an SQLite database, {NOT_AUDIO}"),
@@ -101,35 +96,30 @@ OTHER_BINARY = (
     (b"7z\xbc\xaf", f"a 7-Zip archive, {UNPACK}"),
     (b"Rar!", f"a RAR archive, {UNPACK}"),
     (b"MThd", "MIDI, which has notes, not audio: render it to WAV"),
-    (b"\x80\4\x95", f"a Python pickle, {NOT_AUDIO}"),
-    (b"\x80\5\x95", f"a Python pickle, {NOT_AUDIO}"),
+    ((b"\x80\4\x95", b"\x80\5\x95"), f"a Python pickle, {NOT_AUDIO}"),
     (b"\x93NUMPY", "a NumPy array: load it with numpy.load and pass the array"),
     (b"\x89HDF", "an HDF5 file: read it with h5py and pass the array"),
     (b".ra\xfd", f"RealAudio, which is not supported: {CONVERT}"),
     (b".RMF", f"RealMedia, which is not supported: {CONVERT}"),
-    (b"DSD ", f"DSD, which is not supported: {CONVERT}"),
-    (b"MPCK", f"Musepack, which is not supported: {CONVERT}"),
-    (b"MP+", f"Musepack, which is not supported: {CONVERT}"),
-    (b"FRM8", f"DSD, which is not supported: {CONVERT}"),
+    ((b"DSD ", b"FRM8"), f"DSD, which is not supported: {CONVERT}"),
+    ((b"MPCK", b"MP+"), f"Musepack, which is not supported: {CONVERT}"),
     (b"tBaK", f"TAK, which is not supported: {CONVERT}"),
     (b"OFR ", f"OptimFROG, which is not supported: {CONVERT}"),
     (b"ajkg", f"Shorten, which is not supported: {CONVERT}"),
     (b"Extended Module:", "a module (XM), which has notes, not audio: render it to WAV"),
 )
-OTHER_TEXT = (
+OTHER_TEXT: tuple[tuple[bytes | tuple[bytes, ...], str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file: run `git lfs pull`"),
     (b"/annex/objects/", "a git-annex pointer, not the file: run `git annex get`"),
-    (b"<!doctype html", f"a web page (HTML), not audio: {SAVE_AGAIN}"),
-    (b"<html", f"a web page (HTML), not audio: {SAVE_AGAIN}"),
-    (b"<head", f"a web page (HTML), not audio: {SAVE_AGAIN}"),
+    ((b"<!doctype html", b"<html", b"<head"), f"a web page (HTML), not audio: {SAVE_AGAIN}"),
     (b"<?xml", f"XML text, not audio, perhaps a server's response: {SAVE_AGAIN}"),
     (b"{\\rtf", f"a text document (RTF), {NOT_AUDIO}"),
-    (b"{", f"JSON text, not audio, perhaps a server's response: {SAVE_AGAIN}"),
-    (b"[{", f"JSON text, not audio, perhaps a server's response: {SAVE_AGAIN}"),
+    ((b"{", b"[{"), f"JSON text, not audio, perhaps a server's response: {SAVE_AGAIN}"),
     (b"<svg", f"a picture (SVG), {NOT_AUDIO}"),
     (b"#extm3u", "a playlist (M3U), not audio: pass the files that it lists"),
     (b"[playlist]", "a playlist (PLS), not audio: pass the files that it lists"),
 )
+"""First bytes of files that are not audio, in lower case those of text, and what they are."""
 
 
 def find_parts(file: RandomAccess) -> list[Part]:

@@ -1,8 +1,8 @@
 """Audio sources: files, folders, patterns, CSVs, tars and standard input as lists of clips.
 
 Every command lists its audio here. A source lists its clips in a fixed order, without decoding
-them, in groups that become one shard each. Groups are created lazily, so that millions of clips
-don't have to fit in memory.
+them, one by one or in groups. Both are created lazily, so that millions of clips don't have to fit
+in memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
 
-from hear_axlstm.audio.clips import AudioClip, ShardSpec, Source
+from hear_axlstm.audio.clips import AudioClip, ClipGroup, Source
 from hear_axlstm.audio.errors import printable
 from hear_axlstm.audio.listing import (
     SourceError,
@@ -34,8 +34,6 @@ from hear_axlstm.wording import plural
 
 log = logging.getLogger(__name__)
 
-CLIPS_PER_SHARD = 256  # 10 s clips: 41 MB of log-mel; more where there would be too many shards
-OPEN_SHARDS = 512  # a mapped file holds a descriptor, and many systems grant only 1024
 TABLE_SUFFIXES = (".csv", ".tsv")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 STDIN = "-"
@@ -123,15 +121,13 @@ class SingleFiles:
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def shards(self, size: int | None = None) -> Iterator[ShardSpec]:
-        """All clips in groups of `size`, by default the size of a shard in a pack."""
+    def groups(self, size: int, most: int | None = None) -> Iterator[ClipGroup]:
+        """All clips in groups of `size`, which is doubled until there are at most `most`."""
         clips = self.clips()
-        if size is None:
-            size = CLIPS_PER_SHARD
-            while len(self) > size * OPEN_SHARDS:
-                size *= 2
+        while most is not None and len(self) > size * most:
+            size *= 2
         while members := tuple(islice(clips, size)):
-            yield ShardSpec(members, len(members), partial(_stamps, members))
+            yield ClipGroup(members, len(members), partial(_stamps, members))
 
     def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
         """Evenly spaced clips, and the total number of clips."""
@@ -260,7 +256,7 @@ class TableSource(SingleFiles):
 
 
 class TarSource:
-    """The audio files in tars, one shard per tar; the webdataset library opens URLs.
+    """The audio files in tars, one group per tar; the webdataset library opens URLs.
 
     Args:
         pattern: paths or URLs with braces to expand, e.g. ``train-{000..127}.tar``.
@@ -271,11 +267,15 @@ class TarSource:
         self.name = pattern if is_remote(pattern) else os.path.abspath(pattern)
         self._above = os.path.commonprefix(self.urls).rfind("/") + 1  # noqa: RUF071 (URLs, too)
 
-    def shards(self, size: int | None = None) -> Iterator[ShardSpec]:
+    def clips(self) -> Iterator[AudioClip | Skipped]:
         """All clips, tar by tar."""
+        return chain.from_iterable(map(self._read, self.urls))
+
+    def groups(self, size: int, most: int | None = None) -> Iterator[ClipGroup]:
+        """The clips of each tar, of any number."""
         for url in self.urls:
             stamp = url if is_remote(url) else f"{url[self._above :]}:{_stamp(url)}"
-            yield ShardSpec(self._read(url), None, partial(iter, [stamp]))
+            yield ClipGroup(self._read(url), None, partial(iter, [stamp]))
 
     def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
         """Clips of the first tar; the others are assumed to contain as many."""
@@ -307,11 +307,17 @@ class SeveralSources:
         self._sources = sources
         self.name = ", ".join(source.name for _, source in sources)
 
-    def shards(self, size: int | None = None) -> Iterator[ShardSpec]:
+    def clips(self) -> Iterator[AudioClip | Skipped]:
         """All clips, source by source."""
         for name, source in self._sources:
-            for spec in source.shards(size):
-                yield _below(name, spec) if name else spec
+            yield from _below(name, source.clips())
+
+    def groups(self, size: int, most: int | None = None) -> Iterator[ClipGroup]:
+        """The groups of each source."""
+        for name, source in self._sources:
+            for group in source.groups(size, most):
+                inputs = partial(_inputs_below, name, group) if name else group.inputs
+                yield ClipGroup(_below(name, group.clips), group.size, inputs)
 
     def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
         """Clips of each source, and the total number of clips."""
@@ -319,9 +325,13 @@ class SeveralSources:
         return list(chain.from_iterable(clips for clips, _ in parts)), sum(n for _, n in parts)
 
 
-def _below(name: str, spec: ShardSpec) -> ShardSpec:
-    clips = (replace(clip, id=f"{name.rstrip('/')}/{clip.id}") for clip in spec.clips)
-    return ShardSpec(clips, spec.size, lambda: [name, *spec.inputs()])
+def _below(name: str, clips: Iterable[AudioClip | Skipped]) -> Iterator[AudioClip | Skipped]:
+    for clip in clips:
+        yield replace(clip, id=f"{name.rstrip('/')}/{clip.id}") if name else clip
+
+
+def _inputs_below(name: str, group: ClipGroup) -> list[str]:
+    return [name, *group.inputs()]
 
 
 def _stamps(clips: Iterable[AudioClip | Skipped]) -> Iterator[str]:

@@ -46,7 +46,7 @@ def decode(
         return Skipped(clip.id, f"failed with {type(error).__name__} ({error})")
 
 
-def fault(waveform: NDArray[np.float32], sample_rate: int) -> str | None:
+def unusable_reason(waveform: NDArray[np.float32], sample_rate: int) -> str | None:
     """Why samples are unusable (too short, silent or too loud), or None if they are usable."""
     shortest = round(SHORTEST_SECONDS * sample_rate)
     if waveform.size < shortest:
@@ -61,9 +61,9 @@ def fault(waveform: NDArray[np.float32], sample_rate: int) -> str | None:
 def decode_usable(
     clip: AudioClip | Skipped, sample_rate: int, longest: float | None = LONGEST
 ) -> Decoded | Skipped:
-    """Decode a clip like `decode`, but also skip clips with a `fault`."""
+    """Decode a clip like `decode`, but also skip unusable clips."""
     found = decode(clip, sample_rate, longest)
-    if isinstance(found, Decoded) and (reason := fault(found.waveform, sample_rate)):
+    if isinstance(found, Decoded) and (reason := unusable_reason(found.waveform, sample_rate)):
         return Skipped(found.id, reason)
     return found
 

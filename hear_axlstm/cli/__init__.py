@@ -1,5 +1,12 @@
 """The command line `axlstm COMMAND`, with one file per command.
 
+    embed, predict                embeddings, or classes, of audio files
+    weights, info, convert, push  weights: get, describe, convert, publish
+    pack, pretrain, plot          training without labels
+    finetune                      training on labeled clips
+    export                        the model for other runtimes
+    completion                    the Tab key in a shell
+
 The list of commands, the version and unknown commands are handled without loading PyTorch; a
 command's module is imported when it is called.
 """
@@ -35,7 +42,7 @@ COMMANDS = {
 }
 """Names and one-line descriptions, in the order of use; each is function NAME of module NAME."""
 
-LEFT, FAILED, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130  # exit codes
+OK, FAILED, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130  # exit codes
 
 
 def main() -> None:
@@ -43,7 +50,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
-        sys.exit(LEFT if arguments else FAILED)
+        sys.exit(OK if arguments else FAILED)
     name = arguments[0]
     if name in ("-V", "--version"):
         python, system = platform.python_version(), platform.platform(terse=True)
@@ -141,7 +148,7 @@ def run(name: str, arguments: Sequence[str]) -> None:
         if is_first_process():
             print(f"axlstm: {stop}", file=sys.stderr)
         # torchrun would restart a process that failed
-        sys.exit(LEFT if is_under_torchrun() else INTERRUPTED)
+        sys.exit(OK if is_under_torchrun() else INTERRUPTED)
     except OtherRankError:
         sys.exit(1)  # that rank reports its own error
     except KeyboardInterrupt:
@@ -152,7 +159,7 @@ def run(name: str, arguments: Sequence[str]) -> None:
     except BrokenPipeError as error:
         if is_stdout_open():
             fail(str(error))
-        sys.exit(LEFT)
+        sys.exit(OK)
     except OSError as error:
         from hear_axlstm.files import explain
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from hear_axlstm.finetune.classifier import FILE_NAME
+from hear_axlstm.finetune.classifier import CLASSIFIER_FILE
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.run import finetune as train_classifier
 
@@ -26,10 +26,7 @@ def finetune(
         out: Folder for the classifier, its scores and the log.
         config: Settings.
     """
-    found = train_classifier(train, out, config)
-    for split, scores in found.items():
-        numbers = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        print(f"{split}: {numbers}")
-    print(f"classifier: {out / FILE_NAME}\nnext: axlstm predict {out / FILE_NAME} recordings/")
-    if found.left_out:
-        print(found.left_out)
+    report = train_classifier(train, out, config)
+    file = out / CLASSIFIER_FILE
+    print(f"classifier: {file}\nnext: axlstm predict {file} recordings/")
+    print(report)

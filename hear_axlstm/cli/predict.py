@@ -74,8 +74,7 @@ def _write(
     ranks = range(1, top + 1)
     writer.writerow(["path", *(f"{name}_{n}" for n in ranks for name in ("label", "probability"))])
     broken, number = [], 0
-    clips = (clip for spec in source.shards() for clip in spec.clips)
-    for clip, scene in scenes_of(classifier, clips):
+    for clip, scene in scenes_of(classifier, source.clips()):
         number += 1
         if isinstance(scene, Tensor):
             writer.writerow([_name(clip), *_top(classifier, scene, top)])

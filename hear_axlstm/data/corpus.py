@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hear_axlstm.audio.sources import OPEN_SHARDS
 from hear_axlstm.config import MelConfig
 
 FORMAT = 2
@@ -34,6 +33,7 @@ INFO_NAME = "pack.json"
 INDEX_NAME = "index.npz"
 FRAME_DTYPE = np.dtype("<f2")
 FIELD = "f16"  # extension of the files of frames
+OPEN_SHARDS = 512  # a mapped file holds a descriptor, and many systems grant only 1024
 
 
 class PackError(ValueError):

@@ -81,7 +81,7 @@ def _map(work: Callable[[Job], T], jobs: Iterable[Job], workers: int) -> Iterato
     # spawned, since a forked child of a process that has used torch's threads can hang
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
     try:
-        yield from map_ahead(work, jobs, pool, AHEAD * workers, content=content_bytes)
+        yield from map_ahead(work, jobs, pool, AHEAD * workers, input_bytes=content_bytes)
     except BrokenProcessPool as error:
         raise PackError(
             f"one of {workers} worker processes died, perhaps out of memory: "

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,27 +23,21 @@ from hear_axlstm.data.corpus import (
     FORMAT,
     INDEX_NAME,
     INFO_NAME,
+    OPEN_SHARDS,
     ClipIndex,
     Corpus,
     PackError,
     read_info,
 )
 from hear_axlstm.data.extract import Features, extract_all
-from hear_axlstm.data.shards import (
-    Plan,
-    Record,
-    Shard,
-    jobs,
-    plan,
-    summarize,
-    write_shards,
-)
+from hear_axlstm.data.shards import Plan, Record, Shard, by_shard, jobs, plan, summarize
 from hear_axlstm.files import naming_full_disk, sole_writer, write_text
 from hear_axlstm.progress import Progress
 from hear_axlstm.wording import duration, plural
 
 log = logging.getLogger(__name__)
 
+CLIPS_PER_SHARD = 256  # 10 s clips: 41 MB of log-mel; more where there would be too many shards
 CLIPS_PER_WORKER = 64  # with fewer, starting a process is not worth it
 LOCK_NAME = "pack.lock"
 
@@ -95,7 +89,7 @@ def pack(
     """
     check_workers(workers)
     source, out, mel = open_source(audio, path_column), Path(out), mel or MelConfig()
-    planned = plan(source, out, (FIELD,), [repr(mel)])
+    planned = plan(source, out, (FIELD,), [repr(mel)], CLIPS_PER_SHARD, OPEN_SHARDS)
     if _is_up_to_date(out, source, mel, planned.fingerprint):
         log.info("%s is up to date", out)
         return _report(out)
@@ -177,17 +171,16 @@ def _write(planned: Plan, mel: MelConfig, workers: int | None) -> None:
         closing(extract_all(jobs(planned, todo), mel, workers, front_end_device())) as results,
         Progress(total=total, unit="clip", desc="packing") as bar,
     ):
-
-        def extrapolate(done: int) -> None:
+        for done, (shard, found) in enumerate(by_shard(todo, results), 1):
+            shard.write(_records(found, bar))
             if total is None:  # assumes that the remaining tars have as many clips
                 bar.total = bar.n * len(todo) // done
 
-        def records(found: Iterator[Features | Skipped]) -> Iterator[Record | Skipped]:
-            for item in found:
-                bar.update()
-                yield item if isinstance(item, Skipped) else record(item)
 
-        write_shards(todo, results, records, extrapolate)
+def _records(found: Iterable[Features | Skipped], bar: Progress) -> Iterator[Record | Skipped]:
+    for item in found:
+        bar.update()
+        yield item if isinstance(item, Skipped) else record(item)
 
 
 def record(item: Features) -> Record:

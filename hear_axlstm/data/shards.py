@@ -11,7 +11,7 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from hear_axlstm.audio.clips import AudioClip, ShardSpec, Source
+from hear_axlstm.audio.clips import AudioClip, ClipGroup, Source
 from hear_axlstm.audio.skipped import HEADER, Skipped
 from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.files import digest, naming_full_disk, write_text
@@ -120,8 +120,10 @@ class Plan:
     """The shards planned for the clips of one source."""
 
     source: Source
-    size: int | None
-    """Clips per shard; None leaves it to the source."""
+    size: int
+    """Clips per shard, unless there would be too many shards."""
+    most: int | None
+    """Maximum number of shards of a source of single files."""
     shards: list[Shard]
     sizes: list[int | None]
     """Number of clips of each shard, if known."""
@@ -146,7 +148,8 @@ def plan(
     folder: Path,
     fields: tuple[str, ...],
     settings: Sequence[str],
-    size: int | None = None,
+    size: int,
+    most: int | None = None,
 ) -> Plan:
     """List a source, without decoding anything.
 
@@ -155,47 +158,45 @@ def plan(
         folder: folder for the shards.
         fields: fields of the records.
         settings: everything besides the audio that the records depend on, as text.
-        size: clips per shard; None leaves it to the source.
+        size: clips per shard; the clips of a tar are always one shard.
+        most: number of shards above which `size` is doubled; None for no bound.
     """
     shards, sizes = [], []
-    specs = Progress(source.shards(size), "listing", unit="shard", leave=False)
-    for number, spec in enumerate(specs):
-        made_from = digest([*settings, *spec.inputs()])
+    groups = Progress(source.groups(size, most), "listing", unit="shard", leave=False)
+    for number, group in enumerate(groups):
+        made_from = digest([*settings, *group.inputs()])
         shards.append(Shard(folder, number, made_from, fields))
-        sizes.append(spec.size)
-    return Plan(source, size, shards, sizes)
+        sizes.append(group.size)
+    return Plan(source, size, most, shards, sizes)
 
 
 def jobs(planned: Plan, wanted: Iterable[int]) -> Iterator[tuple[int, AudioClip | Skipped]]:
     """Yield the clips of the wanted shards, each with the number of its shard."""
     numbers = set(wanted)
-    specs: Iterable[ShardSpec] = planned.source.shards(planned.size) if numbers else ()
-    for number, spec in enumerate(specs):
+    groups: Iterable[ClipGroup] = (
+        planned.source.groups(planned.size, planned.most) if numbers else ()
+    )
+    for number, group in enumerate(groups):
         if number in numbers:
-            yield from ((number, clip) for clip in spec.clips)
+            yield from ((number, clip) for clip in group.clips)
 
 
-def write_shards(
-    todo: Mapping[int, Shard],
-    results: Iterable[tuple[int, T]],
-    to_records: Callable[[Iterator[T]], Iterator[Record | Skipped]],
-    on_shard: Callable[[int], None] = lambda done: None,
-) -> None:
-    """Write shards from one ordered stream of results, so that no worker waits at a shard's end.
+def by_shard(
+    todo: Mapping[int, Shard], results: Iterable[tuple[int, T]]
+) -> Iterator[tuple[Shard, Iterator[T]]]:
+    """Split one ordered stream of results by shard, so that no worker waits at a shard's end.
+
+    Use the results of a shard before taking the next one. Shards without results come last.
 
     Args:
         todo: shards by number.
         results: results, each with the number of its shard.
-        to_records: converts the results of one shard to records.
-        on_shard: called with the number of finished shards.
     """
     empty = dict(todo)
     for number, group in groupby(results, lambda result: result[0]):
-        todo[number].write(to_records(result for _, result in group))
-        del empty[number]
-        on_shard(len(todo) - len(empty))
+        yield empty.pop(number), (result for _, result in group)
     for shard in empty.values():  # tars without clips
-        shard.write(())
+        yield shard, iter(())
 
 
 @dataclass(frozen=True)

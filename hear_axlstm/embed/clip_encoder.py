@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import wraps
 from typing import Any, TypeVar
 
 import torch
@@ -21,29 +20,12 @@ from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.fused import FusedEncoder
 from hear_axlstm.embed.windows import Budget, Window, batches, cut
 from hear_axlstm.models.encoder import Encoder
-from hear_axlstm.ops.cores import on_each_core, on_one_core, thread_count
+from hear_axlstm.ops.cores import on_each_core, thread_count, without_torch_threads
 from hear_axlstm.ops.precision import Precision, autocast_to, product_dtype
 from hear_axlstm.ops.tracing import check_storage, is_traced
 
 R = TypeVar("R")
-
-
-def _on_one_core(encode: Callable[..., R]) -> Callable[..., R]:
-    """Encode clips with fused weights in a thread that shares its work itself, see `ops.cores`."""
-
-    @wraps(encode)
-    def call(
-        model: ClipEncoder, audio: Iterable[Tensor], statistics: Statistics | None = None
-    ) -> R:
-        clips = list(audio)
-        fused = model.encoder.fused
-        if fused is None or not fused.can_share or any(map(is_traced, clips)):
-            return encode(model, clips, statistics)
-        for clip in clips:
-            check_storage(clip, "audio")  # transforms of torch.func are local to a thread
-        return on_one_core(lambda: encode(model, clips, statistics))
-
-    return call
+Encode = Callable[[list[Tensor], Statistics | None], R]
 
 
 class ClipEncoder(nn.Module):
@@ -130,14 +112,36 @@ class ClipEncoder(nn.Module):
             hashed.update(tensor.cpu().contiguous().numpy().data)
         return hashed.hexdigest()
 
-    @_on_one_core
     def encode_scenes(
         self, audio: Iterable[Tensor], statistics: Statistics | None = None
     ) -> Tensor:
         """Scene embeddings of clips ``[n]`` of any lengths, float32 ``[B, D']``."""
+        return self._sharing_cores(self._scenes, list(audio), statistics)
+
+    def encode_steps(
+        self, audio: Iterable[Tensor], statistics: Statistics | None = None
+    ) -> list[Tensor]:
+        """All time steps of clips ``[n]`` of any lengths, each float32 ``[J, D']``.
+
+        The center of a clip's last step may be past its end, see `step_times`.
+        """
+        return self._sharing_cores(self._steps, list(audio), statistics)
+
+    def _sharing_cores(
+        self, encode: Encode[R], clips: list[Tensor], statistics: Statistics | None
+    ) -> R:
+        """Encode clips; with compiled blocks, in a thread that shares its work itself."""
+        fused = self.encoder.fused
+        if fused is None or not fused.is_compiled or any(map(is_traced, clips)):
+            return encode(clips, statistics)
+        for clip in clips:
+            check_storage(clip, "audio")  # transforms of torch.func are local to a thread
+        return without_torch_threads(lambda: encode(clips, statistics))
+
+    def _scenes(self, clips: list[Tensor], statistics: Statistics | None) -> Tensor:
         sums: dict[int, list[Tensor]] = defaultdict(list)
         counts: dict[int, int] = defaultdict(int)
-        for batch, steps_WJD in self._encoded_batches(audio, statistics):
+        for batch, steps_WJD in self._encoded_batches(clips, statistics):
             own = [window.steps(self.config.patch[0]) for window in batch]
             index_J = torch.arange(steps_WJD.shape[1], device=steps_WJD.device)
             inside_WJ = index_J < torch.tensor(own, device=steps_WJD.device)[:, None]
@@ -147,25 +151,18 @@ class ClipEncoder(nn.Module):
                 counts[window.clip] += steps
         return torch.stack([torch.stack(sums[c]).sum(0) / counts[c] for c in range(len(sums))])
 
-    @_on_one_core
-    def encode_steps(
-        self, audio: Iterable[Tensor], statistics: Statistics | None = None
-    ) -> list[Tensor]:
-        """All time steps of clips ``[n]`` of any lengths, each float32 ``[J, D']``.
-
-        The center of a clip's last step may be past its end, see `step_times`.
-        """
+    def _steps(self, clips: list[Tensor], statistics: Statistics | None) -> list[Tensor]:
         parts: dict[int, list[Tensor]] = defaultdict(list)
-        for batch, steps_WJD in self._encoded_batches(audio, statistics):
+        for batch, steps_WJD in self._encoded_batches(clips, statistics):
             for window, steps_JD in zip(batch, steps_WJD, strict=True):
                 parts[window.clip].append(steps_JD[: window.steps(self.config.patch[0])])
         return [torch.cat(parts[clip]) for clip in range(len(parts))]
 
     def _encoded_batches(
-        self, audio: Iterable[Tensor], statistics: Statistics | None
+        self, clips: Sequence[Tensor], statistics: Statistics | None
     ) -> Iterator[tuple[list[Window], Tensor]]:
         """Yield the windows of all clips in batches, with their time steps ``[W, J, D']``."""
-        log_mels = self._log_mels(list(audio), statistics)
+        log_mels = self._log_mels(clips, statistics)
         width = self.config.window_frames
         # A causal encoder is not affected by padding at the end, so it is left out, unless rows
         # mix early and late tokens.
@@ -175,18 +172,18 @@ class ClipEncoder(nn.Module):
         for batch in batches([len(mel) for mel in log_mels], width, multiple, budget):
             yield batch, self._encode_windows(cut(log_mels, batch))
 
-    def _log_mels(self, audio: Sequence[Tensor], statistics: Statistics | None) -> list[Tensor]:
+    def _log_mels(self, clips: Sequence[Tensor], statistics: Statistics | None) -> list[Tensor]:
         """Standardized log-mel ``[T, F]`` of each clip; clips of equal length form a batch."""
         self.check_dtype()
         same: dict[int, list[int]] = defaultdict(list)
-        for index, clip in enumerate(audio):
+        for index, clip in enumerate(clips):
             same[len(clip)].append(index)
         log_mels: dict[int, Tensor] = {}
         for members in same.values():
-            waveforms = torch.stack([audio[index] for index in members]).float()
+            waveforms = torch.stack([clips[index] for index in members]).float()
             log_mel_BTF = self._log_mel_batch(waveforms)
             log_mels.update(zip(members, standardize(log_mel_BTF, statistics), strict=True))
-        return [log_mels[index] for index in range(len(audio))]
+        return [log_mels[index] for index in range(len(clips))]
 
     def _log_mel_batch(self, waveforms_Bn: Tensor) -> Tensor:
         if self.encoder.fused is None or is_traced(waveforms_Bn):

@@ -43,6 +43,8 @@ from hear_axlstm.wording import listed
 MOST_CHANNELS = 32  # of a recording; a longer axis of an array is time
 SHOWN = 3  # clips named in a warning
 DELAY = 3.0  # seconds before a progress bar appears
+AHEAD = 4  # clips in flight per thread
+AHEAD_SECONDS = 60.0  # decoded and waiting; no further clips are started above this
 INSIDE = tuple(f"{module.__path__[0]}{os.sep}" for module in (hear_axlstm, torch))
 
 
@@ -78,7 +80,7 @@ class Loader:
         self._remarks: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        held = round(Budget.of(self.device).held_seconds * self.sample_rate)
+        held = Budget.of(self.device).held_samples(self.sample_rate)
         for group in groups(self._items(), _size, held):
             self.failed += [item for item in group if isinstance(item, Failed)]
             good = [item for item in group if isinstance(item, Loaded)]
@@ -105,10 +107,10 @@ class Loader:
         if all(isinstance(item, (np.ndarray, Tensor)) for item in items) or self.request.is_single:
             yield from bar(map(self._item, indices))
             return
-        threads, most = decoding_threads(), round(60 * self.sample_rate)
+        threads, waiting = decoding_threads(), round(AHEAD_SECONDS * self.sample_rate)
         with (
             ThreadPoolExecutor(threads) as pool,
-            closing(map_ahead(self._item, indices, pool, 4 * threads, _size, most)) as ahead,
+            closing(map_ahead(self._item, indices, pool, AHEAD * threads, _size, waiting)) as ahead,
         ):
             yield from bar(ahead)
 

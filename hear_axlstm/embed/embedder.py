@@ -35,6 +35,13 @@ from hear_axlstm.embed.windows import step_times
 StatisticsLike: TypeAlias = Statistics | tuple[float, float]
 SMALLEST_STD = 1e-3  # of calibration audio's log-mel; constant audio has 1e-5, by rounding
 
+# Abbreviations for overloads
+Lengths: TypeAlias = Iterable[int] | None
+Fixed: TypeAlias = StatisticsLike | None
+Clips: TypeAlias = "Sequence[Tensor] | Sequence[ArrayClip]"
+Raise: TypeAlias = Literal["raise"]
+Skip: TypeAlias = Literal["skip"]
+
 
 class Embedder(ClipEncoder):
     """Log-mel front end and encoder with the attributes required by the HEAR API.
@@ -85,28 +92,23 @@ class Embedder(ClipEncoder):
     def embed_scenes(  # type: ignore[overload-overlap]
         self,
         audio: TensorAudio,
-        lengths: Iterable[int] | None = ...,
-        statistics: StatisticsLike | None = ...,
-        errors: Literal["raise"] = ...,
+        lengths: Lengths = ...,
+        statistics: Fixed = ...,
+        errors: Raise = ...,
     ) -> Tensor: ...
 
     @overload
     def embed_scenes(
         self,
         audio: ArrayAudio,
-        lengths: Iterable[int] | None = ...,
-        statistics: StatisticsLike | None = ...,
-        errors: Literal["raise"] = ...,
+        lengths: Lengths = ...,
+        statistics: Fixed = ...,
+        errors: Raise = ...,
     ) -> NDArray[np.float32]: ...
 
     @overload
     def embed_scenes(
-        self,
-        audio: Audio,
-        lengths: Iterable[int] | None = ...,
-        statistics: StatisticsLike | None = ...,
-        *,
-        errors: Literal["skip"],
+        self, audio: Audio, lengths: Lengths = ..., statistics: Fixed = ..., *, errors: Skip
     ) -> tuple[Any, list[Failed]]: ...
 
     @eager
@@ -152,39 +154,22 @@ class Embedder(ClipEncoder):
 
     @overload
     def embed_timestamps(
-        self,
-        audio: Tensor,
-        lengths: Iterable[int] | None = ...,
-        statistics: StatisticsLike | None = ...,
-        errors: Literal["raise"] = ...,
+        self, audio: Tensor, lengths: Lengths = ..., statistics: Fixed = ..., errors: Raise = ...
     ) -> tuple[Tensor, Tensor]: ...
 
     @overload
     def embed_timestamps(  # type: ignore[overload-overlap]
-        self,
-        audio: ArrayClip,
-        lengths: Iterable[int] | None = ...,
-        statistics: StatisticsLike | None = ...,
-        errors: Literal["raise"] = ...,
+        self, audio: ArrayClip, lengths: Lengths = ..., statistics: Fixed = ..., errors: Raise = ...
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
 
     @overload
     def embed_timestamps(
-        self,
-        audio: Sequence[Tensor] | Sequence[ArrayClip],
-        lengths: Iterable[int] | None = ...,
-        statistics: StatisticsLike | None = ...,
-        errors: Literal["raise"] = ...,
+        self, audio: Clips, lengths: Lengths = ..., statistics: Fixed = ..., errors: Raise = ...
     ) -> tuple[list[Any], list[Any]]: ...
 
     @overload
     def embed_timestamps(
-        self,
-        audio: Audio,
-        lengths: Iterable[int] | None = ...,
-        statistics: StatisticsLike | None = ...,
-        *,
-        errors: Literal["skip"],
+        self, audio: Audio, lengths: Lengths = ..., statistics: Fixed = ..., *, errors: Skip
     ) -> tuple[Any, Any, list[Failed]]: ...
 
     @eager

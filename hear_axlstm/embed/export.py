@@ -116,7 +116,7 @@ def exportable_cell(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tenso
     weights_BHTS = torch.exp(seen_BHTS - running_max_BHT1).to(q.dtype)
     scores_BHTS = torch.bmm(q, k.mT).view_as(weights_BHTS) * weights_BHTS
     u_BHSK = torch.bmm(scores_BHTS.flatten(0, 1), v).unflatten(0, scores_BHTS.shape[:2])
-    floor = mlstm.least_normalizer(total_f + running_max_BHT1[..., 0].transpose(1, 2))
+    floor = mlstm.normalizer_floor(total_f + running_max_BHT1[..., 0].transpose(1, 2))
     n_BSH = scores_BHTS.float().sum(-1).transpose(1, 2)
     return torch_impl.normalize(u_BHSK.transpose(1, 2), n_BSH, floor, q.shape[-1])
 

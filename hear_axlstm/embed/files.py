@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,19 +24,11 @@ from hear_axlstm.audio.decode_ahead import decode_ahead
 from hear_axlstm.audio.skipped import REPORT_NAME, Skipped, summary
 from hear_axlstm.audio.sources import open_source
 from hear_axlstm.audio.usable import Decoded, compute_decoded, decode_usable, sample_count
-from hear_axlstm.data.shards import (
-    Plan,
-    Record,
-    Summary,
-    jobs,
-    plan,
-    summarize,
-    write_shards,
-)
+from hear_axlstm.data.shards import Plan, Record, Summary, by_shard, jobs, plan, summarize
 from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.embed.output import Output, OutputError
 from hear_axlstm.embed.scenes import to_tensors
 from hear_axlstm.embed.windows import Budget, step_times
-from hear_axlstm.embed.writers import Output, OutputError
 from hear_axlstm.files import naming_full_disk, sole_writer, write_text
 from hear_axlstm.ops.precision import product_dtype
 from hear_axlstm.progress import Progress
@@ -208,33 +200,42 @@ def _write_share(planned: Plan, embedder: Embedder, context: DistContext) -> Non
     own = [shard for shard in planned.shards if shard.number % context.size == context.rank]
     todo, total = planned.missing(own)
     fields = planned.shards[0].fields if planned.shards else ()
-    most = round(Budget.of(embedder.device).held_seconds * embedder.sample_rate)
+    held = Budget.of(embedder.device).held_samples(embedder.sample_rate)
     work = partial(decode_usable, sample_rate=embedder.sample_rate)
-    found = decode_ahead(jobs(planned, todo), work, most)
+    found = decode_ahead(jobs(planned, todo), work, held)
     bar = Progress(total=total, unit="clip", desc="embedding", disable=not context.is_first)
     with closing(found), bar:
-        start, samples = time.monotonic(), 0
-
-        def records(decoded: Iterator[Decoded | Skipped]) -> Iterator[Record | Skipped]:
-            nonlocal samples
-            for item in _embedded(decoded, embedder, most, fields):
-                bar.update()
-                if isinstance(item, Record):
-                    samples += int(item.facts["samples"])
-                    speed = samples / embedder.sample_rate / (time.monotonic() - start)
-                    bar.set_postfix_str(f"{speed:.1f} x real time", refresh=False)
-                yield item
-
-        write_shards(todo, found, records)
+        shown = _Shown(bar, embedder.sample_rate)
+        for shard, decoded in by_shard(todo, found):
+            shard.write(shown(_embedded(decoded, embedder, held, fields)))
     context.barrier()
 
 
+@dataclass
+class _Shown:
+    """Counts the records that it passes on, and shows the speed over all of them."""
+
+    bar: Progress
+    sample_rate: int
+    samples: int = 0
+    start: float = field(default_factory=time.monotonic)
+
+    def __call__(self, records: Iterable[Record | Skipped]) -> Iterator[Record | Skipped]:
+        for item in records:
+            self.bar.update()
+            if isinstance(item, Record):
+                self.samples += int(item.facts["samples"])
+                speed = self.samples / self.sample_rate / (time.monotonic() - self.start)
+                self.bar.set_postfix_str(f"{speed:.1f} x real time", refresh=False)
+            yield item
+
+
 def _embedded(
-    found: Iterable[Decoded | Skipped], embedder: Embedder, most: int, fields: Sequence[str]
+    found: Iterable[Decoded | Skipped], embedder: Embedder, held: int, fields: Sequence[str]
 ) -> Iterator[Record | Skipped]:
-    """Embed the clips of one shard in order, in batches of up to `most` samples."""
+    """Embed the clips of one shard in order, in batches of up to `held` samples."""
     embed = partial(_embed_batch, embedder=embedder, fields=fields)
-    for group in groups(found, sample_count, most):
+    for group in groups(found, sample_count, held):
         yield from compute_decoded(group, embed)
 
 

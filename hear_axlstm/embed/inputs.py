@@ -34,6 +34,9 @@ Audio: TypeAlias = "ArrayAudio | TensorAudio"
 Kind = Literal["scene", "timestamp"]
 Errors = Literal["raise", "skip"]
 
+# At least so many clips of at most so many samples (25 ms and 0.5 ms at 16 kHz) can't be a batch:
+# they are the samples and channels of one recording.
+CLEARLY_SAMPLES, CLEARLY_CHANNELS = 400, 8
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -139,7 +142,7 @@ def check_batch(audio: Tensor, device: torch.device) -> None:
         )
     if audio.numel() == 0:
         raise ValueError(f"audio of shape {tuple(audio.shape)} has no samples: pass at least one")
-    _check_channels(audio.shape, 9 if len(audio) >= 400 else 0)
+    _check_channels(audio.shape, CLEARLY_CHANNELS + 1 if len(audio) >= CLEARLY_SAMPLES else 0)
     _check_values(audio, "audio", device)
 
 

@@ -35,7 +35,7 @@ def scenes_of(
         return embedder.encode_scenes(to_tensors(decoded, embedder)).cpu()
 
     total = len(clips) if isinstance(clips, Sized) else None
-    held = round(Budget.of(embedder.device).held_seconds * embedder.sample_rate)
+    held = Budget.of(embedder.device).held_samples(embedder.sample_rate)
     work = partial(decode_usable, sample_rate=embedder.sample_rate, longest=None)
     found = decode_ahead(((clip, clip) for clip in clips), work, held)
     with closing(found), Progress(total=total, desc="embedding", unit="clip") as bar:

@@ -18,12 +18,13 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from hear_axlstm.audio.mel import LogMel, Statistics, frame_count, standardize
-from hear_axlstm.embed.fused import FusedEncoder, FusedMLSTM, StreamState
+from hear_axlstm.embed.fused import FusedEncoder
+from hear_axlstm.embed.fused_block import FusedMLSTM, StreamState
 from hear_axlstm.embed.inputs import check_clip
 from hear_axlstm.embed.windows import step_centers, step_times
 from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.ops.backends import packed_for_few
-from hear_axlstm.ops.cores import on_one_core
+from hear_axlstm.ops.cores import without_torch_threads
 from hear_axlstm.ops.precision import Precision, autocast_to, product_dtype
 from hear_axlstm.ops.workspace import Workspace
 
@@ -108,7 +109,7 @@ class Stream:
         for part in new.split(round(BLOCK_SECONDS * self._config.mel.sample_rate)):
             self._count += len(part)
             self._samples = torch.cat([self._samples, part])
-            found.append(self._on_one_core(lambda: self._advance(self._new_frames())))
+            found.append(self._in_one_thread(lambda: self._advance(self._new_frames())))
         centers = step_centers(first, self._done_steps, self._config).float()
         return self._answer(found, centers)
 
@@ -131,7 +132,7 @@ class Stream:
             frames_TF = self._new_frames()[:left]
             padding = -(len(self._frames_TF) + len(frames_TF)) % config.patch[0]
             frames_TF = nnf.pad(frames_TF, (0, 0, 0, padding))
-            found.append(self._on_one_core(lambda: self._advance(frames_TF)))
+            found.append(self._in_one_thread(lambda: self._advance(frames_TF)))
         times = (
             step_times(self._count, config)[first:] if self._count else torch.zeros(0, device="cpu")
         )
@@ -158,9 +159,9 @@ class Stream:
         self._done_frames += len(frames_Tn)
         return standardize(log_mel_TF, self._statistics)
 
-    def _on_one_core(self, work: Callable[[], Tensor]) -> Tensor:
+    def _in_one_thread(self, work: Callable[[], Tensor]) -> Tensor:
         """Call `work`, whose operations are too small for several threads of a CPU."""
-        return on_one_core(work, threads=1) if self._device.type == "cpu" else work()
+        return without_torch_threads(work, threads=1) if self._device.type == "cpu" else work()
 
     def _advance(self, frames_TF: Tensor) -> Tensor:
         """Steps ``[J, D']`` completed by these and the waiting frames."""

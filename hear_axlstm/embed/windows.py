@@ -34,6 +34,10 @@ class Budget(NamedTuple):
         """Return the budget for a type of device."""
         return BUDGETS.get(device.type, BUDGETS["cpu"])
 
+    def held_samples(self, sample_rate: int) -> int:
+        """`held_seconds` in samples."""
+        return round(self.held_seconds * sample_rate)
+
 
 BUDGETS = {"cpu": Budget(300.0, 12_800, 1_600), "cuda": Budget(300.0, 51_200, 51_200)}
 

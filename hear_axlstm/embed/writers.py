@@ -1,4 +1,4 @@
-"""Output of embeddings: a .npy or .parquet file, or a folder with one .npy per clip.
+"""Formats of embeddings: a .npy or .parquet file, or a folder with one .npy per clip.
 
 Shards are joined by copying, one clip or file at a time, so that memory does not grow with them.
 Shapes: N clips, J time steps, D' embedding size.
@@ -8,158 +8,23 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hear_axlstm.ahead import groups
-from hear_axlstm.audio.skipped import REPORT_NAME
 from hear_axlstm.audio.tables import OPEN_CSV
-from hear_axlstm.data.shards import Record, Shard, Summary
-from hear_axlstm.files import naming_full_disk, replacing, write_text
+from hear_axlstm.data.shards import Record, Shard
 
 GROUP_BYTES = 1 << 26  # embeddings in a row group of a Parquet file
 NAME_BYTES = 240  # longest file name; file systems allow 255, including the suffix
-REQUEST = "request.json"
-SHOWN = 60  # characters of a value in a message
 PATH_BYTES = 2_000  # longest relative path
 WINDOWS = os.name == "nt"
-
-
-class OutputError(ValueError):
-    """Raised for an unusable output; the message names the remedy."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """The output of a run and the files that accompany it.
-
-    Raises:
-        OutputError: if the format can't store these fields.
-        ModuleNotFoundError: if the format's library is not installed.
-    """
-
-    path: Path
-    fields: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        suffix = self.path.suffix.lower()
-        if suffix and suffix not in WRITERS:
-            raise OutputError(f"{self.path}: choose {', '.join(WRITERS)}, or a folder's name")
-        if suffix == ".npy" and self.fields != ("scene",):
-            raise OutputError(f"{self.path} can hold scenes only: choose .parquet or a folder")
-        if suffix and self.path.is_dir():
-            raise OutputError(f"{self.path} is a folder: choose another name, or delete it")
-        if suffix == ".parquet":
-            parquet_library()
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether each clip has its own files."""
-        return not self.path.suffix
-
-    @property
-    def stamp(self) -> Path:
-        """File that records what the embeddings were made from, written last."""
-        return self._beside("embed.json")
-
-    @property
-    def report(self) -> Path:
-        """File that lists the clips that were left out, and why."""
-        return self._beside(REPORT_NAME)
-
-    @property
-    def parts(self) -> Path:
-        """Folder of the shards that have not been joined yet."""
-        return self._beside("parts")
-
-    def _beside(self, name: str) -> Path:
-        return self.path / name if self.is_folder else Path(f"{self.path}.{name}")
-
-    def read_stamp(self) -> dict[str, Any] | None:
-        """Read the stamp of an earlier run; None if there is none or its output is incomplete.
-
-        Raises:
-            OutputError: if there are other files in its place.
-        """
-        try:
-            return json.loads(self.stamp.read_text("utf-8")) if self.path.exists() else None
-        except ValueError:
-            return None
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        is_empty = self.path.is_dir() and set(os.listdir(self.path)) <= {REPORT_NAME}
-        if self.parts.exists() or is_empty:
-            return None
-        raise OutputError(
-            f"{self.path} exists and was not made by axlstm embed: choose another name, or delete "
-            "it"
-        )
-
-    def check_request(self, made: Mapping[str, Any] | None, request: Mapping[str, Any]) -> None:
-        """Raise if the output, described by its stamp, or its parts belong to another request.
-
-        Raises:
-            OutputError: naming what differs.
-        """
-        path, before = self.path, (made or {}).get("request")
-        if before is None and (self.parts / REQUEST).exists():
-            path, before = self.parts, json.loads((self.parts / REQUEST).read_text("utf-8"))
-        plain = json.loads(json.dumps(request, default=str))
-        if before is not None and before != plain:
-            names = [name for name, value in plain.items() if before.get(name) != value]
-            names = [name for name in names if name != "weights" or "model" not in names]
-            changes = ", ".join(_change(name, before.get(name), plain[name]) for name in names)
-            raise OutputError(
-                f"{path} was made with another {changes}: choose another output, or delete it"
-            )
-
-    def begin(self, request: Mapping[str, Any]) -> None:
-        """Record the request that the parts belong to."""
-        write_text(self.parts / REQUEST, json.dumps(request, default=str))
-
-    def keep_report(self, found: Summary) -> None:
-        """Copy the list of clips that were left out from the parts, if there are any."""
-        self.report.unlink(missing_ok=True)
-        if found.kinds:
-            shutil.copyfile(self.parts / REPORT_NAME, self.report)
-
-    def size(self) -> int:
-        """Total size of the embeddings in bytes, to detect a truncated or deleted output."""
-        if not self.is_folder:
-            return sum(p.stat().st_size for p in (self.path, self._ids) if p.exists())
-        found = (self.path / field for field in self.fields)
-        files = (Path(top, name) for field in found for top, _, names in os.walk(field)
-                 for name in names)  # fmt: skip
-        return sum(file.stat().st_size for file in files)
-
-    @property
-    def _ids(self) -> Path:
-        return self._beside("ids.txt")
-
-    def write(self, shards: Sequence[Shard], size: int) -> None:
-        """Join the shards; `size` is D'. Files are replaced atomically."""
-        with naming_full_disk(self.path):
-            if self.is_folder:
-                _write_folder(self.path, self.parts / "joined", shards, size)
-                return
-            with replacing(self.path) as partial:
-                WRITERS[self.path.suffix.lower()](partial, shards, size)
-            if self.path.suffix.lower() == ".npy":
-                with replacing(self._ids) as partial:
-                    _write_ids(partial, shards)
-
-
-def _change(name: str, before: object, now: object) -> str:
-    values = f"{before!r}, now {now!r}"
-    return f"{name} ({values})" if len(values) <= 2 * SHOWN and name != "weights" else name
 
 
 def read_embedded(shards: Sequence[Shard], size: int) -> Iterator[Record]:
@@ -200,7 +65,7 @@ def _write_ids(path: Path, shards: Sequence[Shard]) -> None:
             file.writelines(f"{' '.join(clip_id.splitlines())}\n" for clip_id in ids)
 
 
-def _write_folder(folder: Path, joined: Path, shards: Sequence[Shard], size: int) -> None:
+def write_folder(folder: Path, joined: Path, shards: Sequence[Shard], size: int) -> None:
     """Write FIELD/ID.npy for each clip, and index.csv; replaces files of an earlier run."""
     shutil.rmtree(joined, ignore_errors=True)
     joined.mkdir()
@@ -311,5 +176,25 @@ def _utf8(clip_id: str) -> str:
     return clip_id.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-WRITERS = {".npy": _write_npy, ".parquet": _write_parquet}
-"""Functions that join shards in one file, by file extension."""
+class Format(NamedTuple):
+    """A file that holds the embeddings of all clips."""
+
+    write: Callable[[Path, Sequence[Shard], int], None]
+    """Joins shards; the last argument is D'."""
+    fields: tuple[str, ...]
+    """Fields that it can hold."""
+    companions: Mapping[str, Callable[[Path, Sequence[Shard]], None]] = {}
+    """Functions that write the files beside it, by the names' endings."""
+    check: Callable[[], object] = lambda: None
+    """Raises ModuleNotFoundError if a library is missing."""
+
+    def holds(self, fields: Sequence[str]) -> bool:
+        """Whether it can hold all of the fields."""
+        return set(fields) <= set(self.fields)
+
+
+FORMATS = {
+    ".npy": Format(_write_npy, ("scene",), {"ids.txt": _write_ids}),
+    ".parquet": Format(_write_parquet, ("scene", "steps", "times_ms"), check=parquet_library),
+}
+"""The formats by file extension."""

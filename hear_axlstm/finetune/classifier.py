@@ -27,8 +27,8 @@ from hear_axlstm.embed.inputs import Audio
 from hear_axlstm.embed.scenes import scenes_of
 from hear_axlstm.ops.precision import autocast_to
 
-FILE_NAME = "classifier.safetensors"
-HEADER_KEY = "classifier"  # among the facts about training in the header of a weights file
+CLASSIFIER_FILE = "classifier.safetensors"
+CLASSIFIER_KEY = "classifier"  # among the facts about training in the header of a weights file
 TRAIN = "train one with `axlstm finetune`"
 
 
@@ -145,7 +145,7 @@ class Classifier(Embedder):
             training: JSON-ready facts about the training.
         """
         facts = {"hidden": self.hidden, **asdict(self.labels)}
-        checkpoints.save(path, self, {**training, HEADER_KEY: facts}, torch.float32)
+        checkpoints.save(path, self, {**training, CLASSIFIER_KEY: facts}, torch.float32)
 
 
 def load_classifier(path: str | Path) -> Classifier:
@@ -159,13 +159,13 @@ def load_classifier(path: str | Path) -> Classifier:
         ValueError: if it is damaged, or has no head.
     """
     path = Path(path).expanduser()
-    path = path / FILE_NAME if path.is_dir() else path
+    path = path / CLASSIFIER_FILE if path.is_dir() else path
     if str(path).partition(".")[0] in PRESETS and not path.exists():
         raise ValueError(f"{path} names an encoder without a head: {TRAIN}")
     config, training, tensors = checkpoints.read(path)
-    if HEADER_KEY not in training:
+    if CLASSIFIER_KEY not in training:
         raise ValueError(f"{path} is an encoder without a head: {TRAIN}")
-    facts = training[HEADER_KEY]
+    facts = training[CLASSIFIER_KEY]
     labels = Labels(tuple(facts["classes"]), facts["multilabel"])
     with torch.device("cpu"):  # whatever the default device is
         classifier = Classifier(config, labels, facts["hidden"])

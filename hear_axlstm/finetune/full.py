@@ -52,14 +52,14 @@ def train_encoder(
         trainer = Trainer(
             run,
             config,
-            config.to_dict(),
-            dataset.fingerprint,
-            _train_step(classifier, config, data.batch_size, context),
-            data,
-            Schedule(steps, min(round(WARMUP * steps), steps - 1)),
-            context,
-            stop,
-            start,
+            settings=config.to_dict(),
+            data_fingerprint=dataset.fingerprint,
+            train_step=_train_step(classifier, config, data.batch_size, context),
+            data=data,
+            schedule=Schedule(steps, min(round(WARMUP * steps), steps - 1)),
+            context=context,
+            stop=stop,
+            start=start,
         )
         trainer.fit(FinetuneMonitor(classifier, dataset, config, trainer), "fine-tuning")
 

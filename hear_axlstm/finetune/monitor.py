@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from hear_axlstm.finetune.classifier import FILE_NAME, Classifier, logits_of
+from hear_axlstm.finetune.classifier import CLASSIFIER_FILE, Classifier, logits_of
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.dataset import Dataset
 from hear_axlstm.finetune.early_stopping import Best
@@ -44,7 +44,7 @@ class FinetuneMonitor:
             self._score(0, 0.0)
         self._set_training()
 
-    def on_epoch_end(self, step: int, before: float, epoch: float, last: bool) -> None:
+    def on_epoch_end(self, step: int, epoch: float, last: bool) -> None:
         """Score the validation clips; see `training.trainer.Monitor`."""
         self._score(step, epoch)
         self._set_training()
@@ -75,4 +75,4 @@ class FinetuneMonitor:
             )
         lines.write(step=step, epoch=epoch, **named("valid", found))
         if self.best.take(found):
-            self.classifier.save(self.trainer.run / FILE_NAME, {"epoch": epoch})
+            self.classifier.save(self.trainer.run / CLASSIFIER_FILE, {"epoch": epoch})

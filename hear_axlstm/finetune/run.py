@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor
 from hear_axlstm import load_model
 from hear_axlstm.audio.skipped import REPORT_NAME, Skipped, summary, write_report
 from hear_axlstm.files import write_text
-from hear_axlstm.finetune.classifier import FILE_NAME, Classifier, load_classifier, logits_of
-from hear_axlstm.finetune.config import MLP_WIDTH, FinetuneConfig
+from hear_axlstm.finetune.classifier import CLASSIFIER_FILE, Classifier, load_classifier, logits_of
+from hear_axlstm.finetune.config import MLP_WIDTH, FinetuneConfig, Mode
 from hear_axlstm.finetune.dataset import Dataset, check, read_dataset, report_broken
 from hear_axlstm.finetune.embedding_cache import cached_scenes
 from hear_axlstm.finetune.full import train_encoder
@@ -30,14 +30,27 @@ from hear_axlstm.wording import plural
 CONFUSION, SCORES, SETTINGS = "confusion.png", "scores.json", "config.json"
 
 
-class Scores(dict[str, dict[str, float]]):
-    """Scores by split and metric."""
+@dataclass(frozen=True)
+class FinetuneReport:
+    """Scores of a classifier, and summary of the clips that were left out."""
 
-    left_out = ""
-    """Summary of the files that were left out and why; empty if there were none."""
+    folder: Path
+    clips: int
+    scores: Mapping[str, Mapping[str, float]]
+    """Scores of the splits valid and, if there is one, test, by metric."""
+    skipped: Mapping[str, int]
+    """Number of files that were left out, by kind of reason; report.csv lists them."""
+
+    def __str__(self) -> str:
+        lines = [
+            f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+            for split, found in self.scores.items()
+        ]
+        missing = summary(self.clips, self.skipped, f"see {self.folder / REPORT_NAME}")
+        return "\n".join([*lines, missing] if missing else lines)
 
 
-def finetune(train: Path, out: Path, config: FinetuneConfig) -> Scores:
+def finetune(train: Path, out: Path, config: FinetuneConfig) -> FinetuneReport:
     """Train a classifier on labeled clips.
 
     Writes classifier.safetensors, scores.json, config.json, a log per stage and, unless multilabel,
@@ -47,9 +60,6 @@ def finetune(train: Path, out: Path, config: FinetuneConfig) -> Scores:
         train: CSV, see `read_dataset`.
         out: folder of this run; repeating the call resumes an interrupted run.
         config: settings.
-
-    Returns:
-        Scores of the splits valid and, if there is one, test.
 
     Raises:
         ModuleNotFoundError: without the extra `finetune`.
@@ -78,19 +88,19 @@ def finetune(train: Path, out: Path, config: FinetuneConfig) -> Scores:
         if config.mode == "full":
             train_encoder(classifier, dataset, config, out, context)
             classifier = load_classifier(out).to(context.device)
-        logits = {
-            split: logits_of(classifier, clips)
-            if config.mode == "full"
-            else _head_logits(classifier, embeddings[split])
-            for split, clips in dataset.splits.items()
-            if split != "train"
-        }
+        logits = _logits(classifier, dataset, embeddings, config.mode)
         return _write(classifier, dataset, logits, config, out)
 
 
-def _head_logits(classifier: Classifier, scenes_nD: Tensor) -> Tensor:
+def _logits(
+    classifier: Classifier, dataset: Dataset, embeddings: Mapping[str, Tensor], mode: Mode
+) -> dict[str, Tensor]:
+    """Logits of the splits to score: from the clips if the encoder was trained too."""
+    splits = {split: clips for split, clips in dataset.splits.items() if split != "train"}
+    if mode == "full":
+        return {split: logits_of(classifier, clips) for split, clips in splits.items()}
     with torch.no_grad():
-        return classifier.logits(scenes_nD).cpu()
+        return {split: classifier.logits(embeddings[split]).cpu() for split in splits}
 
 
 def _write(
@@ -99,25 +109,23 @@ def _write(
     logits: Mapping[str, Tensor],
     config: FinetuneConfig,
     out: Path,
-) -> Scores:
+) -> FinetuneReport:
     """Write the classifier, the scores of the splits, and the last split's confusion matrix."""
     targets = {split: dataset.targets(split) for split in logits}
-    found = Scores({s: scores(dataset.labels, logits[s], targets[s]) for s in logits})
-    classifier.save(out / FILE_NAME, {"scores": found, "settings": config.to_dict()})
+    found = {s: scores(dataset.labels, logits[s], targets[s]) for s in logits}
+    classifier.save(out / CLASSIFIER_FILE, {"scores": found, "settings": config.to_dict()})
     write_text(out / SCORES, json.dumps(found, indent=2) + "\n")
     (out / REPORT_NAME).unlink(missing_ok=True)
     if dataset.left_out:
         write_report(out / REPORT_NAME, dataset.left_out)
-        kinds = Counter(skipped.kind for skipped in dataset.left_out)
-        kept = sum(map(len, dataset.splits.values()))
-        found.left_out = summary(kept, kinds, f"see {out / REPORT_NAME}")
     if not config.multilabel:
         split = list(logits)[-1]
         clips, accuracy = plural(len(targets[split]), "clip"), found[split]["accuracy"]
         title = f"{split}: {clips}, accuracy {accuracy:.1%}"
         path = out / CONFUSION
         draw_confusion(dataset.labels, logits[split], targets[split], title, path)
-    return found
+    kept = sum(map(len, dataset.splits.values()))
+    return FinetuneReport(out, kept, found, Counter(skip.kind for skip in dataset.left_out))
 
 
 def _embed(
@@ -149,7 +157,7 @@ def _claim(out: Path, config: FinetuneConfig, dataset: Dataset) -> None:
     """Check that an earlier run in the folder had the same settings and clips, and record them."""
     path = out / SETTINGS
     settings = {**config.to_dict(), "clips": dataset.fingerprint}
-    trained = (out / FILE_NAME).exists() or list_checkpoints(out / CHECKPOINTS)
+    trained = (out / CLASSIFIER_FILE).exists() or list_checkpoints(out / CHECKPOINTS)
     if path.exists() and trained:
         before = json.loads(path.read_text("utf-8"))
         differs = config.conflicts(before)

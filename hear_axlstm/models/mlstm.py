@@ -20,6 +20,7 @@ Shapes: B windows, S tokens, D model width, E inner width, H heads, K = E / H he
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -66,16 +67,27 @@ class State(NamedTuple):
     """The stabilizer, float64 ``[B, H]``."""
 
 
+def log_exponential(raw: Tensor) -> Tensor:
+    """Logarithm of the exponential gate: the pre-activation itself."""
+    return raw
+
+
+LOG_INPUT_GATES: Mapping[InputGate, Callable[[Tensor], Tensor]] = {
+    "exponential": log_exponential,
+    "sigmoid": nnf.logsigmoid,
+}
+"""Logarithm of each activation of the input gate, from its pre-activation: the exponential of
+equation 7, and the sigmoid of the paper's ablation (Table 5)."""
+
+
 def log_gates(
     input_BSH: Tensor, forget_BSH: Tensor, input_gate: InputGate
 ) -> tuple[Tensor, Tensor]:
     """Compute the logarithms of the input and forget gates from their pre-activations.
 
-    All backends use this function. The forget gate is a sigmoid; the input gate is an exponential
-    (equation 7) or, in the paper's ablation (Table 5), a sigmoid.
+    All backends use this function. The forget gate is a sigmoid.
     """
-    log_i = input_BSH if input_gate == "exponential" else nnf.logsigmoid(input_BSH)
-    return log_i, nnf.logsigmoid(forget_BSH)
+    return LOG_INPUT_GATES[input_gate](input_BSH), nnf.logsigmoid(forget_BSH)
 
 
 def split_gates(raw_BSG: Tensor, input_gate: InputGate) -> tuple[Tensor, Tensor]:
@@ -93,7 +105,7 @@ def stabilize(log_i: Tensor, log_f: Tensor) -> CellGates:
     """a, M and exp(-m) from log gates ``[B, S, H]``, for windows with an empty initial state."""
     total_f, a = _sums(log_i, log_f)
     running_max = a.cummax(dim=1).values
-    return CellGates(a, running_max, least_normalizer(total_f + running_max))
+    return CellGates(a, running_max, normalizer_floor(total_f + running_max))
 
 
 def stabilize_after(log_i: Tensor, log_f: Tensor, m_BH: Tensor) -> tuple[CellGates, Tensor]:
@@ -107,7 +119,7 @@ def stabilize_after(log_i: Tensor, log_f: Tensor, m_BH: Tensor) -> tuple[CellGat
     total_f, a = _sums(log_i, log_f)
     running_max = torch.maximum(a.cummax(dim=1).values, m_BH[:, None])
     m = total_f + running_max
-    return CellGates(a, running_max, least_normalizer(m)), m[:, -1]
+    return CellGates(a, running_max, normalizer_floor(m)), m[:, -1]
 
 
 def cell(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor) -> Tensor:
@@ -224,7 +236,7 @@ def _exact(like: Tensor) -> torch.dtype:
     return torch.float32 if like.device.type == "mps" else torch.float64
 
 
-def least_normalizer(m: Tensor) -> Tensor:
+def normalizer_floor(m: Tensor) -> Tensor:
     """exp(-m), the normalizer's lower bound, finite in float32 so that its gradient is not NaN."""
     return torch.exp((-m).clamp(max=LARGEST_EXPONENT)).float()
 
@@ -256,7 +268,7 @@ class MLSTMBlock(nn.Module):
         small = math.sqrt(2.0 / (5.0 * dim))
         self.heads, self.input_gate = heads, config.input_gate
         self.reverse = config.flip and index % 2 == 1
-        self.cell = cell
+        self.cell = cell  # replaced by a form that can be exported, see `embed/export.py`
         self.norm = LayerNorm(dim)
         self.proj_up = Linear(dim, 2 * inner, bias=False)
         self.conv = CausalConv(inner)

@@ -1,7 +1,7 @@
-"""Interfaces of a backend: the sums of the mLSTM cell, and the interior of its block.
+"""Interfaces of a backend: the mLSTM cell, and the mixer: all between a block's projections.
 
-`hear_axlstm.models.mlstm` has the equations. A backend is independent of gate activations: it
-receives the vectors derived from them (`CellGates`).
+`hear_axlstm.models.mlstm` has the equations. A backend does not depend on the gates' activations:
+it receives vectors computed from the gates (`CellGates`), or a function that computes them.
 
 Shapes: B windows, S tokens, D model width, H heads, K head size, E = H K inner width, J = K / 4
 blocks of a head in the block-diagonal maps.
@@ -18,7 +18,7 @@ from hear_axlstm.ops.workspace import Workspace
 
 EPS = 1e-6  # added to the cell's normalizer
 NORM_EPS = 1e-5  # added to the variance in both norms of an mLSTM block
-LARGEST_EXPONENT = 80.0  # in the normalizer's lower bound: a larger one would overflow float32
+LARGEST_EXPONENT = 80.0  # in the normalizer's floor: a larger one would overflow float32
 CONV_WIDTH = 4  # tokens in the causal convolution's kernel
 MAP_WIDTH = 4  # channels in each block of a block-diagonal map
 QUADRATIC_TOKENS = 7  # times K: up to this length the quadratic form is faster (measured)
@@ -32,7 +32,7 @@ class CellGates(NamedTuple):
     running_max: Tensor
     """M, the running maximum of `a` over the tokens; shaped and typed like `a`."""
     floor: Tensor
-    """exp(-m) with m = F + M, the normalizer's lower bound; float32 ``[B, S, H]``."""
+    """The normalizer's floor, exp(-m) with m = F + M; float32 ``[B, S, H]``."""
 
 
 GateFunction: TypeAlias = Callable[[Tensor], CellGates]
@@ -116,7 +116,7 @@ class QuadraticCell(Protocol):
             v: values ``[B, S, H, K]``, in the dtype of q and k.
             a: log i - F, see `CellGates`.
             running_max: M, see `CellGates`.
-            floor: exp(-m), see `CellGates`.
+            floor: the normalizer's floor, see `CellGates`.
 
         Returns:
             h ``[B, S, H, K]`` in the dtype of v.
@@ -124,7 +124,7 @@ class QuadraticCell(Protocol):
 
 
 class Mixer(Protocol):
-    """The interior of a block, between its projections, which a backend may compute."""
+    """All that a block computes between its projections; a backend may have one."""
 
     def __call__(
         self,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
 from queue import SimpleQueue
-from threading import Barrier, BrokenBarrierError, Lock, Thread
+from threading import Barrier, Lock, Thread
 from typing import Any, TypeVar
 
 import torch
@@ -37,24 +37,21 @@ class _Worker:
     def _serve(self, started: Barrier) -> None:
         torch.set_num_threads(1)
         torch.get_num_threads()  # the first query fixes the number for this thread
-        try:
-            started.wait()
-        except BrokenBarrierError:  # the caller was interrupted
-            return
+        started.wait()
         while True:
             _complete(*self._work.get())
 
 
-class _Conducted(threading.local):
-    """Thread-local settings of calls made inside `on_one_core`."""
+class _Sharing(threading.local):
+    """Thread-local settings of work inside `without_torch_threads`, which shares cores itself."""
 
     threads = 0
-    """Number of threads that they may share work with; 0 in other threads."""
+    """Number of threads that it may use; 0 in other threads."""
     stop: threading.Event | None = None
     """Set if the caller was interrupted."""
 
 
-_conducted = _Conducted()
+_sharing = _Sharing()
 _starting, _idle = Lock(), list[_Worker]()
 
 
@@ -71,8 +68,8 @@ if hasattr(os, "register_at_fork"):
 
 def thread_count() -> int:
     """Number of threads that work may be shared by, also while another thread starts its own."""
-    if _conducted.threads:
-        return _conducted.threads
+    if _sharing.threads:
+        return _sharing.threads
     with _starting:
         return torch.get_num_threads()
 
@@ -82,7 +79,7 @@ def on_each_core(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     threads = min(thread_count(), len(items))
     if threads <= 1:
         return [work(item) for item in items]
-    stop = _conducted.stop or threading.Event()
+    stop = _sharing.stop or threading.Event()
     results: dict[int, R] = {}
     todo = iter(range(len(items)))
 
@@ -99,7 +96,7 @@ def on_each_core(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     return [results[index] for index in range(len(items))]
 
 
-def on_one_core(work: Callable[[], R], threads: int | None = None) -> R:
+def without_torch_threads(work: Callable[[], R], threads: int | None = None) -> R:
     """Call `work` in a thread in which torch's operations are not shared by other threads.
 
     Args:
@@ -107,20 +104,20 @@ def on_one_core(work: Callable[[], R], threads: int | None = None) -> R:
         threads: number of threads that it may use; by default as many as torch may.
     """
     available = thread_count()
-    if available == 1 or _conducted.threads:
+    if available == 1 or _sharing.threads:
         return work()
     stop, gradients = threading.Event(), torch.is_grad_enabled()
 
-    def conduct() -> R:
-        _conducted.threads, _conducted.stop = threads or available, stop
+    def run() -> R:
+        _sharing.threads, _sharing.stop = threads or available, stop
         try:
             with torch.set_grad_enabled(gradients):
                 return work()
         finally:
-            _conducted.threads, _conducted.stop = 0, None
+            _sharing.threads, _sharing.stop = 0, None
 
     with _borrowed(1) as (worker,):
-        return _run([worker], conduct, stop)[0]
+        return _run([worker], run, stop)[0]
 
 
 def _complete(future: Future[R], work: Callable[[], R]) -> None:
@@ -157,17 +154,19 @@ def _borrowed(count: int) -> Iterator[list[_Worker]]:
 
 
 def _start(count: int) -> list[_Worker]:
-    # The number set in a thread applies to it alone, but later threads inherit it: it is restored
-    # once all have started, and callers take turns until then.
-    if not count:
-        return []
-    threads, started = torch.get_num_threads(), Barrier(count + 1)
-    try:
-        workers = [_Worker(started) for _ in range(count)]
+    """Start workers, from a thread of their own."""
+    workers: list[_Worker] = []
+
+    def start() -> None:
+        # The number set in a thread applies to it, and to all threads that are new after that:
+        # theirs is restored once all workers have started, and callers take turns until then.
+        inherited, started = torch.get_num_threads(), Barrier(count + 1)
+        workers.extend(_Worker(started) for _ in range(count))
         started.wait()
-    except BaseException:
-        started.abort()  # otherwise waiting threads would wait forever
-        raise
-    finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(inherited)
+
+    if count:
+        starter = Thread(target=start, daemon=True)  # its own number may differ from the caller's
+        starter.start()
+        starter.join()
     return workers

@@ -243,14 +243,14 @@ class _GatedNorm(torch.autograd.Function):
         return grad_h, grad * skip, grad_z, grad_scale, grad_skip
 
 
-def fused_interior(
+def fused_mixer(
     xz_BSE: Tensor,
     weights: MixerWeights,
     heads: int,
     cell: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     convolve: Callable[[Tensor, Tensor, Tensor], Tensor] = convolve,
 ) -> Tensor:
-    """Compute the interior of an mLSTM block with fused weights, without gradients.
+    """Compute a block between its projections with fused weights, without gradients.
 
     Args:
         xz_BSE: the fused up-projection ``[B, S, 2 E]``; its dtype is that of the large products.

@@ -19,12 +19,14 @@ log = logging.getLogger(__name__)
 ScheduleName = Literal["cosine", "wsd"]
 OptimizerName = Literal["adamw", "muon"]
 
+CONFIG = "config.json"  # the settings, in the folder of a run
 DEFAULT_MODEL = "axlstm_tiny"
 MLSTM_ONLY = ("expansion", "flip", "input_gate")
 REFERENCE_BATCH = 256  # the batch size that `base_lr` refers to
 PAPER_BATCH = 1024
 STEPS_PER_EPOCH = 32  # of a small corpus, with the default batch
 FEW_STEPS = 500  # below this, a warning suggests a smaller batch
+RENAMED = {"probe": "knn", "eval_every": "eval_epochs"}  # settings in files of earlier runs
 
 
 @dataclass(frozen=True)
@@ -169,16 +171,16 @@ class PretrainConfig(RunConfig, TrainConfig):
     """Compile the model with torch.compile; meant for GPUs."""
     milestone_epochs: Annotated[float | None, tyro.conf.arg(metavar="FLOAT|None")] = 10.0
     """Epochs between checkpoints that are kept permanently."""
-    eval_every: int = 5
+    eval_epochs: int = 5
     """Epochs between pictures of reconstructions, and between scores of the labeled clips."""
-    probe: Annotated[str | None, option("LABELED")] = None
-    """Labeled clips for scoring the embeddings by nearest neighbors: a CSV with the columns path
-    and label, or a folder with one subfolder per class."""
+    knn: Annotated[str | None, option("LABELED")] = None
+    """Labeled clips for scoring the embeddings by nearest neighbors (kNN): a CSV with the columns
+    path and label, or a folder with one subfolder per class."""
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
         RunConfig.__post_init__(self)
-        check_positive(self, "eval_every", optional=("micro_batch", "milestone_epochs"))
+        check_positive(self, "eval_epochs", optional=("micro_batch", "milestone_epochs"))
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting as JSON-ready data; `from_dict` reads it back."""
@@ -186,11 +188,12 @@ class PretrainConfig(RunConfig, TrainConfig):
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> PretrainConfig:
-        """Rebuild a config from the data of `to_dict`.
+        """Rebuild a config from the data of `to_dict`, perhaps of an earlier version.
 
         Raises:
             ValueError: for settings that this version does not know.
         """
+        settings = {RENAMED.get(name, name): value for name, value in settings.items()}
         check_keys(cls, settings)
         model, betas = ModelConfig.from_dict(settings["model"]), tuple(settings["betas"])
         return cls(**{**settings, "model": model, "betas": betas})

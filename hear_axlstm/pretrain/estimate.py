@@ -147,6 +147,6 @@ def _step(train_step: TrainStep, model: ModelConfig, clips: int) -> float:
     mel = torch.randn(clips, model.window_frames, model.mel.n_mels)
     mask = random_mask(clips, model.grid[0] * model.grid[1], model.mask_ratio)
     start = time.monotonic()
-    train_step.step((mel, mask), number=0, rate=lambda peak: 0.0)
+    train_step.step((mel, mask), number=0, lr_of_peak=lambda peak: 0.0)
     train_step.take_metrics()  # waits for the device
     return time.monotonic() - start

@@ -1,4 +1,4 @@
-"""kNN monitor: how well nearest neighbors predict the classes of a small labeled set.
+"""kNN evaluation: how well nearest neighbors predict the classes of a small labeled set.
 
 Shapes: n clips, D' embedding size, C classes.
 """
@@ -75,22 +75,22 @@ def find_labeled_clips(source: str | Path) -> LabeledClips:
         rows, _ = labels.read_labeled(source)
         splits = {row.split for row in rows}
         if splits - {"", *SPLITS}:
-            raise LabeledSetError(f"probe={source}: each split must be one of {', '.join(SPLITS)}")
+            raise LabeledSetError(f"knn={source}: each split must be one of {', '.join(SPLITS)}")
         test = tuple(row.split == "test" for row in rows) if splits != {""} else None
         clips = LabeledClips(tuple(row.clip for row in rows), test)
     else:
-        raise LabeledSetError(f"probe={source} does not exist: give a CSV, or a folder of classes")
+        raise LabeledSetError(f"knn={source} does not exist: give a CSV, or a folder of classes")
     classes = len({clip.labels[0] for clip in clips.clips})
     if classes < 2:
         raise LabeledSetError(
-            f"probe={source} has {plural(classes, 'class')}: two or more are needed"
+            f"knn={source} has {plural(classes, 'class')}: two or more are needed"
         )
     if clips.test is not None and (all(clips.test) or not any(clips.test)):
-        raise LabeledSetError(f"probe={source} needs clips of both splits, train and test")
+        raise LabeledSetError(f"knn={source} needs clips of both splits, train and test")
     missing = [clip.source for clip in clips.clips if not Path(str(clip.source)).is_file()]
     if missing:
         raise LabeledSetError(
-            f"probe={source} names {plural(len(missing), 'missing file')}, the first is "
+            f"knn={source} names {plural(len(missing), 'missing file')}, the first is "
             f"{missing[0]!s}"
         )
     return clips

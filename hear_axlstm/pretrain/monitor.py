@@ -18,6 +18,7 @@ from hear_axlstm.pretrain import pictures
 from hear_axlstm.pretrain.batches import CropBatch
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.knn import find_labeled_clips
+from hear_axlstm.pretrain.plot import EARLIER_KNN, KNN
 from hear_axlstm.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ FOLDER = "pictures"
 
 
 class PretrainMonitor:
-    """Computes validation loss every epoch, pictures and kNN accuracy every `eval_every` epochs.
+    """Computes validation loss every epoch, pictures and kNN accuracy every `eval_epochs` epochs.
 
     Pictures and accuracy are computed by the first rank only.
 
@@ -66,8 +67,8 @@ class PretrainMonitor:
             log.warning(
                 "no pictures: matplotlib is missing; run pip install '.[train]' in the clone"
             )
-        if config.probe is not None:
-            self.labeled = find_labeled_clips(config.probe)
+        if config.knn is not None:
+            self.labeled = find_labeled_clips(config.knn)
             with torch.random.fork_rng(devices=[]):  # its own encoder is random, and replaced
                 self.embedder = Embedder(config.model).to(self._device())
             self.embedder.encoder = model.encoder
@@ -80,17 +81,17 @@ class PretrainMonitor:
         """
         if self.labeled is None or self.lines is None or self.trainer.step:
             return
-        if not any("probe_accuracy" in line for line in self.lines.read()):
+        if not any({KNN, EARLIER_KNN} & line.keys() for line in self.lines.read()):
             self._score(step=0, epoch=0.0)
 
-    def on_epoch_end(self, step: int, before: float, epoch: float, last: bool) -> None:
+    def on_epoch_end(self, step: int, epoch: float, last: bool) -> None:
         """Evaluate; see `training.trainer.Monitor`."""
         if self.validation is not None:
             loss = self.trainer.train_step.evaluate(self.validation)
             if self.lines is not None:
                 self.lines.write(step=step, epoch=epoch, validation_loss=loss)
-        every = self.config.eval_every
-        if self.lines is None or (not last and before // every == epoch // every):
+        is_due = last or self.trainer.ends_epochs(self.config.eval_epochs)
+        if self.lines is None or not is_due:
             return
         average = self.trainer.train_step.average
         self.model.eval()
@@ -101,7 +102,7 @@ class PretrainMonitor:
                 try:
                     self._score(step, epoch)
                 except AudioError as error:
-                    log.warning("no probe accuracy at step %d: %s", step, error)
+                    log.warning("no kNN accuracy at step %d: %s", step, error)
         self.model.train()
 
     def state(self) -> Mapping[str, Any]:
@@ -124,7 +125,7 @@ class PretrainMonitor:
         assert self.labeled is not None and self.lines is not None
         accuracy = self.labeled.score(self.embedder.infer())
         self.model.train()
-        self.lines.write(step=step, epoch=epoch, probe_accuracy=accuracy)
+        self.lines.write(step=step, epoch=epoch, **{KNN: accuracy})
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device

@@ -10,6 +10,8 @@ from typing import Any
 
 from hear_axlstm.training.logging import LOG_NAME, read_log
 
+KNN = "knn_accuracy"  # in the log
+EARLIER_KNN = "probe_accuracy"  # in logs of earlier runs
 WIDE_RANGE = 8.0  # ratio of largest to smallest value above which a logarithmic axis is used
 
 
@@ -30,9 +32,9 @@ PANELS = (
     Panel("masked loss (thin: training; marked: validation)", "loss", "validation_loss", True),
     Panel("learning rate", "lr"),
     Panel("gradient norm", "grad_norm", may_be_log=True),
-    Panel("kNN accuracy", "probe_accuracy"),
+    Panel("kNN accuracy", KNN),
 )
-FEW_POINTS = ("probe_accuracy",)
+FEW_POINTS = (KNN,)
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^vX"
 
@@ -114,7 +116,8 @@ def _read(run: Path) -> list[dict[str, Any]]:
     path = run / LOG_NAME
     if not path.is_file():
         raise ValueError(f"{run} is not a run's folder: it has no {LOG_NAME}")
-    return read_log(path)
+    lines = read_log(path)
+    return [{KNN if key == EARLIER_KNN else key: line[key] for key in line} for line in lines]
 
 
 def _labels(runs: Sequence[Path]) -> list[str]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,20 +16,20 @@ from hear_axlstm.data.dataset import CropDataset, dataset_class, split_validatio
 from hear_axlstm.files import write_text
 from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
 from hear_axlstm.pretrain.batches import CropBatch, MaskedCrops
-from hear_axlstm.pretrain.config import PretrainConfig
+from hear_axlstm.pretrain.config import CONFIG, PretrainConfig
 from hear_axlstm.pretrain.monitor import PretrainMonitor
+from hear_axlstm.pretrain.resume import find_start, with_batch_size
+from hear_axlstm.pretrain.schedule import make_schedule
 from hear_axlstm.pretrain.step import make_train_step
-from hear_axlstm.training.checkpoint_manager import list_checkpoints, load_latest
+from hear_axlstm.training.checkpoint_manager import list_checkpoints
 from hear_axlstm.training.checkpoints import Checkpoint
 from hear_axlstm.training.device import keep_freed_memory
 from hear_axlstm.training.distributed import DistContext, init_distributed
 from hear_axlstm.training.logging import LOG_NAME, read_log
-from hear_axlstm.training.resume import CHECKPOINTS, Resume, find_resume, lock_dir
-from hear_axlstm.training.schedule import Schedule
+from hear_axlstm.training.resume import CHECKPOINTS, Resume, lock_dir
 from hear_axlstm.training.signals import StopRequest
 from hear_axlstm.training.trainer import Trainer
 
-CONFIG = "config.json"
 VALIDATION_SEED = 0  # the same crops and masks in every epoch and run, so that losses compare
 
 
@@ -66,8 +63,8 @@ def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "au
         with lock_dir(run, context), StopRequest() as stop:
             start = None
             if context.is_first:
-                config = _with_batch_size(config, corpus, run)
-                start = _find_start(config, corpus, run, resume)
+                config = with_batch_size(config, corpus, run)
+                start = find_start(config, corpus, run, resume)
             config, start = context.broadcast((config, start))
             _check_ranks(config, context.size)
             if context.device.type == "cpu":
@@ -102,14 +99,14 @@ def _assemble(
     trainer = Trainer(
         run,
         config,
-        config.to_dict(),
-        corpus.fingerprint,
-        make_train_step(model, config, context),
-        data,
-        make_schedule(config, len(data.dataset)),
-        context,
-        stop,
-        start,
+        settings=config.to_dict(),
+        data_fingerprint=corpus.fingerprint,
+        train_step=make_train_step(model, config, context),
+        data=data,
+        schedule=make_schedule(config, len(data.dataset)),
+        context=context,
+        stop=stop,
+        start=start,
         milestone_epochs=config.milestone_epochs,
         flops=training_flops(config.model),
     )
@@ -135,15 +132,6 @@ def _write_weights(trainer: Trainer, model: MaskedPatchModel, corpus: Corpus) ->
     return path
 
 
-def make_schedule(config: PretrainConfig, clips: int) -> Schedule:
-    """Make the learning rate schedule of a run on a number of clips."""
-    steps = config.steps(clips)
-    warmup = min(config.steps(clips, config.warmup), steps - 1)
-    if config.schedule == "cosine":
-        return Schedule(steps, warmup)
-    return Schedule(steps, warmup, max(1, min(round(config.cooldown * steps), steps - warmup)))
-
-
 def _datasets(
     config: PretrainConfig, corpus: Corpus, context: DistContext
 ) -> tuple[MaskedCrops, CropBatch | None]:
@@ -160,55 +148,6 @@ def _datasets(
         return data, None
     fixed = CropDataset(corpus, validation, window, len(validation), VALIDATION_SEED)
     return data, MaskedCrops(fixed, config.model, context).batch(0)
-
-
-def _with_batch_size(config: PretrainConfig, corpus: Corpus, run: Path) -> PretrainConfig:
-    """The config with the batch size of the run to resume, or one that suits the corpus."""
-    if config.batch_size is None and list_checkpoints(run / CHECKPOINTS):
-        before = PretrainConfig.from_dict(json.loads((run / CONFIG).read_text("utf-8")))
-        lr = before.lr if config.lr is None else config.lr
-        return replace(config, batch_size=before.batch_size, lr=lr)
-    return config.for_corpus(len(split_validation(corpus)[0]))
-
-
-def _find_start(
-    config: PretrainConfig, corpus: Corpus, run: Path, resume: Resume
-) -> Checkpoint | None:
-    """Find the checkpoint to resume from.
-
-    The number of epochs of a wsd run may change; it resumes from before both cooldowns.
-
-    Raises:
-        ValueError: if `run` holds another run, or one that can't be resumed.
-    """
-    start = find_resume(
-        run,
-        corpus.fingerprint,
-        lambda settings: [] if _differs_in_length(config, settings) else config.conflicts(settings),
-        resume,
-    )
-    if start is None or not _differs_in_length(config, start.settings):
-        return start
-    clips, folder = len(split_validation(corpus)[0]), run / CHECKPOINTS
-    lengths = config, PretrainConfig.from_dict(start.settings)
-    limit = min(make_schedule(length, clips).stable_steps for length in lengths)
-    own = load_latest(folder, accepts=lambda settings: not config.conflicts(settings))
-    if own is not None and own.step > limit:
-        return own  # resumed before with this length
-    start = load_latest(folder, limit)
-    if start is None:
-        raise ValueError(
-            f"{run} has no checkpoint from before its cooldown, which starts at step {limit}: "
-            "start a new run"
-        )
-    return start
-
-
-def _differs_in_length(config: PretrainConfig, settings: Mapping[str, Any]) -> bool:
-    """Whether a wsd run with these settings differs in its length alone."""
-    before = PretrainConfig.from_dict(settings)
-    only_length = config.conflicts(settings) == ["epochs"] and config.warmup == before.warmup
-    return config.schedule == "wsd" and only_length
 
 
 def _check_ranks(config: PretrainConfig, size: int) -> None:

@@ -10,10 +10,12 @@ from hear_axlstm.models.encoder import block_type
 from hear_axlstm.ops.precision import product_dtype
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.training.average import WeightAverage
-from hear_axlstm.training.device import choose_micro_batch
 from hear_axlstm.training.distributed import DistContext
-from hear_axlstm.training.optimizer import adamw, is_block_matrix, muon, parameter_groups
+from hear_axlstm.training.optimizer import adamw, muon, parameter_groups
 from hear_axlstm.training.step import TrainStep
+
+CPU_CHANNELS = 4608  # inner width times clips; more exceeds the cache, less costs more calls
+SMALLEST_MATRIX = 16  # minimum rows and columns for Muon; gates and convolutions have fewer
 
 
 def make_train_step(model: nn.Module, config: PretrainConfig, context: DistContext) -> TrainStep:
@@ -30,7 +32,7 @@ def make_train_step(model: nn.Module, config: PretrainConfig, context: DistConte
     own = rows.stop - rows.start
     if config.micro_batch is None:
         width = block_type(config.model).inner_dim(config.model)
-        micro_batch = choose_micro_batch(own, width, device)
+        micro_batch = _choose_micro_batch(own, width, device)
     else:
         micro_batch = min(config.micro_batch, own)
     return TrainStep(
@@ -44,7 +46,7 @@ def make_train_step(model: nn.Module, config: PretrainConfig, context: DistConte
         precision=product_dtype(config.precision, device),
         clip_norm=config.clip_norm,
         average=None if config.ema is None else WeightAverage(model, config.ema),
-        adapt=config.micro_batch is None,
+        halve_on_oom=config.micro_batch is None,
     )
 
 
@@ -54,9 +56,30 @@ def make_optimizers(model: nn.Module, config: PretrainConfig) -> list[torch.opti
     named = list(model.named_parameters())
     if config.optimizer == "adamw":
         return [adamw(parameter_groups(named, peak, decay), config.betas)]
-    matrices = [(name, p) for name, p in named if is_block_matrix(name, p)]
-    others = [(name, p) for name, p in named if not is_block_matrix(name, p)]
+    matrices = [(name, p) for name, p in named if _is_block_matrix(name, p)]
+    others = [(name, p) for name, p in named if not _is_block_matrix(name, p)]
     return [
         adamw(parameter_groups(others, peak, decay), config.betas),
         muon(parameter_groups(matrices, peak, decay)),
     ]
+
+
+def _choose_micro_batch(clips: int, width: int, device: torch.device) -> int:
+    """Number of `clips` to process at once: few on a CPU, all on an accelerator.
+
+    Args:
+        clips: rows of this rank's batch.
+        width: inner width of the model.
+        device: device of the model.
+    """
+    if device.type != "cpu":
+        return clips
+    share = -(-clips // torch.get_num_threads())  # each thread processes its own micro-batches
+    return max(1, min(CPU_CHANNELS // width, share))
+
+
+def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a full matrix inside the blocks, as Muon is meant for."""
+    return (
+        ".blocks." in f".{name}" and parameter.ndim == 2 and min(parameter.shape) >= SMALLEST_MATRIX
+    )

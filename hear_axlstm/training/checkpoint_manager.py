@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from hear_axlstm.training.checkpoints import PARTIAL, Checkpoint, CheckpointError, load, save
+from hear_axlstm.training.checkpoints import Checkpoint, CheckpointError, load, save
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class CheckpointManager:
         self.kept = kept
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
-        for partial in folder.glob(f"*{PARTIAL}"):
+        for partial in folder.glob("*.partial"):
             partial.unlink()  # left by a killed process
 
     def __enter__(self) -> CheckpointManager:

@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hear_axlstm.files import replacing
 from hear_axlstm.models.tensor_names import file_parameters
 
 FORMAT = "2"
-PARTIAL = ".partial"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # of AdamW and Muon
 
 
@@ -39,8 +39,7 @@ class Checkpoint:
     step: int
     settings: Mapping[str, Any]
     """Settings of the run, JSON-ready."""
-    data: str
-    """Fingerprint of the data."""
+    data_fingerprint: str
     tensors: Mapping[str, Tensor]
     """Tensors on the CPU; names start with model., optimizer., interval. or average."""
     state: Mapping[str, Any] = field(default_factory=dict)
@@ -99,26 +98,24 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: if it can't be written, for example on a full disk.
     """
-    partial = path.with_suffix(PARTIAL)
     header = {
         "format": FORMAT,
         "step": str(checkpoint.step),
         "config": json.dumps(checkpoint.settings),
-        "corpus": checkpoint.data,
+        "corpus": checkpoint.data_fingerprint,
         "state": json.dumps(checkpoint.state),
         "versions": f"hear_axlstm {version('hear_axlstm')}, torch {torch.__version__}",
     }
     header["crc32"] = _checksum(header, checkpoint.tensors)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(dict(checkpoint.tensors), partial, metadata=header)
-        _sync(partial)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file(dict(checkpoint.tensors), partial, metadata=header)
         _sync_names(path.parent)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        reason = error.__cause__ or error  # the error of a full disk names a remedy itself
         raise CheckpointError(
-            f"can't write {path} ({error}): free some space, then run the command again to resume"
+            f"can't write {path} ({reason}): free some space, then run the command again to resume"
         ) from error
 
 
@@ -156,12 +153,6 @@ def _owner(
             if any(parameter is other for other in group["params"]):
                 return optimizer
     raise KeyError("a parameter belongs to no optimizer")
-
-
-def _sync(path: Path) -> None:
-    """Flush a file to disk."""
-    with open(path, "rb+") as file:  # Windows cannot flush a file that is open for reading
-        os.fsync(file.fileno())
 
 
 def _sync_names(folder: Path) -> None:

@@ -8,8 +8,6 @@ import sys
 
 import torch
 
-CPU_CHANNELS = 4608  # inner width times clips; more exceeds the cache, less costs more calls
-
 # glibc's mallopt: keep up to 2 GB of freed memory, take blocks of up to 1 GB from it, and let all
 # threads share it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -71,20 +69,6 @@ def choose_threads(threads: int | None, device: torch.device, local_size: int) -
         torch.set_num_threads(threads)
     elif device.type == "cpu" and local_size > 1:
         torch.set_num_threads(max(1, _cores() // local_size))
-
-
-def choose_micro_batch(clips: int, width: int, device: torch.device) -> int:
-    """Number of `clips` to process at once: few on a CPU, all on an accelerator.
-
-    Args:
-        clips: rows of this rank's batch.
-        width: inner width of the model.
-        device: device of the model.
-    """
-    if device.type != "cpu":
-        return clips
-    share = -(-clips // torch.get_num_threads())  # each thread processes its own micro-batches
-    return max(1, min(CPU_CHANNELS // width, share))
 
 
 def keep_freed_memory() -> None:

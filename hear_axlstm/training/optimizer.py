@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SMALLEST_MATRIX = 16  # minimum rows and columns for Muon; gates and convolutions have fewer
-
 Group = dict[str, Any]
 """A parameter group of an optimizer; `peak` is its highest learning rate."""
 
@@ -40,13 +38,6 @@ def adamw(groups: Sequence[Group], betas: tuple[float, float] = (0.9, 0.95)) -> 
     return torch.optim.AdamW(groups, betas=betas, fused=True)
 
 
-def is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a full matrix inside the blocks, as Muon is meant for."""
-    return (
-        ".blocks." in f".{name}" and parameter.ndim == 2 and min(parameter.shape) >= SMALLEST_MATRIX
-    )
-
-
 def muon(groups: Sequence[Group]) -> torch.optim.Optimizer:
     """Muon (Jordan et al. 2024) with updates scaled to AdamW's, so that its rates apply.
 
@@ -71,7 +62,7 @@ def step_unless(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
         optimizer.step()
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: Callable[[float], float]) -> None:
-    """Set the learning rate of each group to `rate` of its peak."""
+def set_lr(optimizer: torch.optim.Optimizer, lr_of_peak: Callable[[float], float]) -> None:
+    """Set the learning rate of each group to `lr_of_peak` of its peak."""
     for group in optimizer.param_groups:
-        group["lr"] = rate(group["peak"])
+        group["lr"] = lr_of_peak(group["peak"])

@@ -35,7 +35,7 @@ def lock_dir(run: Path, context: DistContext) -> Iterator[None]:
 
 def find_resume(
     run: Path,
-    data: str,
+    data_fingerprint: str,
     conflicts: Callable[[Mapping[str, Any]], Sequence[str]],
     resume: Resume = "auto",
 ) -> Checkpoint | None:
@@ -43,7 +43,7 @@ def find_resume(
 
     Args:
         run: the run's folder.
-        data: fingerprint of the data.
+        data_fingerprint: fingerprint of the data.
         conflicts: returns the names of conflicting settings of a run with the given settings.
         resume: "never" raises for a folder with checkpoints.
 
@@ -61,6 +61,6 @@ def find_resume(
             f"{run} was started with other settings ({', '.join(names)}): "
             "use the same settings to resume, or choose a new folder"
         )
-    if start.data != data:
+    if start.data_fingerprint != data_fingerprint:
         raise ValueError(f"{run} was started with other data: choose a new folder")
     return start

@@ -27,7 +27,7 @@ class Schedule:
         """Number of initial steps that do not depend on the length of the run."""
         return 0 if self.cooldown is None else self.steps - self.cooldown
 
-    def rate(self, step: int, peak: float) -> float:
+    def lr(self, step: int, peak: float) -> float:
         """Learning rate at a step, counted from 0, for a given peak."""
         if step < self.warmup:
             return peak * (step + 1) / self.warmup

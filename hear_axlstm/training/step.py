@@ -15,12 +15,17 @@ from torch import Tensor, nn
 from hear_axlstm.ops.cores import on_each_core
 from hear_axlstm.training.average import WeightAverage
 from hear_axlstm.training.distributed import DistContext
-from hear_axlstm.training.optimizer import set_rate, step_unless
+from hear_axlstm.training.optimizer import set_lr, step_unless
 
 log = logging.getLogger(__name__)
 
 Batch = tuple[Tensor | Sequence[Tensor], ...]
 """Sequences of equal length with one entry per row: tensors ``[rows, ...]`` or lists of tensors."""
+
+OnRows = Callable[[int], bool]
+"""Called after each micro-batch with its number of rows; False aborts the step."""
+
+CONSECUTIVE_BAD = "in_a_row"  # the metric's name in checkpoints
 
 
 class TrainStep:
@@ -38,7 +43,7 @@ class TrainStep:
         precision: type of the matrix products in `loss`.
         clip_norm: norm to clip gradients to.
         average: average of the weights to update.
-        adapt: whether to halve `micro_batch` instead of failing when memory runs out.
+        halve_on_oom: whether to halve `micro_batch` instead of failing when memory runs out.
     """
 
     def __init__(
@@ -55,20 +60,24 @@ class TrainStep:
         precision: torch.dtype = torch.float32,
         clip_norm: float | None = None,
         average: WeightAverage | None = None,
-        adapt: bool = True,
+        halve_on_oom: bool = True,
     ) -> None:
         self.model, self.loss, self.optimizers = model, loss, optimizers
         self.context, self.device = context, context.device
         self.batch_size, self.micro_batch, self.cost = batch_size, micro_batch, cost
         self.workers, self.precision, self.clip_norm = workers, precision, clip_norm
-        self.average, self.adapt = average, adapt
+        self.average, self.halve_on_oom = average, halve_on_oom
         self.parameters = list(model.parameters())
-        self.on_rows: Callable[[int], bool] = lambda rows: True
-        """Called after each micro-batch with its number of rows; False aborts the step."""
         self._counting = threading.Lock()
         self.metrics = self._no_metrics()
 
-    def step(self, batch: Batch, number: int, rate: Callable[[float], float]) -> bool:
+    def step(
+        self,
+        batch: Batch,
+        number: int,
+        lr_of_peak: Callable[[float], float],
+        on_rows: OnRows = lambda rows: True,
+    ) -> bool:
         """Train on this rank's rows of a batch.
 
         A step whose loss or gradient is not finite leaves weights and moments unchanged.
@@ -76,12 +85,13 @@ class TrainStep:
         Args:
             batch: the rows of this rank.
             number: index of the step, from 0.
-            rate: maps the peak learning rate of a parameter group to that of this step.
+            lr_of_peak: maps the peak learning rate of a parameter group to that of this step.
+            on_rows: shows progress and may abort the step, see `OnRows`.
 
         Returns:
             False if the step was aborted; then nothing has changed.
         """
-        loss = self._backward_what_fits(batch)
+        loss = self._backward_what_fits(batch, on_rows)
         if loss is None:
             self._zero_grad()
             return False
@@ -92,7 +102,7 @@ class TrainStep:
             nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
         bad = (~(loss.isfinite() & norm.isfinite())).float()
         for optimizer in self.optimizers:
-            set_rate(optimizer, rate)
+            set_lr(optimizer, lr_of_peak)
             step_unless(optimizer, bad)
         self._zero_grad()
         if self.average is not None:
@@ -118,19 +128,19 @@ class TrainStep:
     def take_metrics(self) -> dict[str, float]:
         """Means since the last call and number of consecutive bad steps; waits for the device."""
         found = {name: value.item() for name, value in self.metrics.items()}
-        self.metrics = self._no_metrics() | {"in_a_row": self.metrics["in_a_row"]}
+        self.metrics = self._no_metrics() | {CONSECUTIVE_BAD: self.metrics[CONSECUTIVE_BAD]}
         good = found.pop("good") or math.nan
         for name in ("loss", "grad_norm"):
             found[name] /= good
         return found
 
-    def _backward_what_fits(self, batch: Batch) -> Tensor | None:
+    def _backward_what_fits(self, batch: Batch, on_rows: OnRows) -> Tensor | None:
         """Sum the gradients of a batch; halve the micro-batch if memory runs out."""
         while True:
             try:
-                return self._backward(batch)
+                return self._backward(batch, on_rows)
             except torch.OutOfMemoryError as error:
-                if not self.adapt or self.micro_batch == 1:
+                if not self.halve_on_oom or self.micro_batch == 1:
                     raise MemoryError(
                         f"a micro-batch of {self.micro_batch} does not fit in the memory of "
                         f"{self.device}: lower micro_batch; the result stays the same"
@@ -140,11 +150,11 @@ class TrainStep:
             self.micro_batch = (self.micro_batch + 1) // 2
             log.warning("out of memory: continuing with micro_batch=%d", self.micro_batch)
 
-    def _backward(self, batch: Batch) -> Tensor | None:
+    def _backward(self, batch: Batch, on_rows: OnRows) -> Tensor | None:
         """Set the gradients of a batch; None if the step is aborted."""
         parts = self._parts(batch)
         shares = [parts[n :: self.workers] for n in range(max(1, min(self.workers, len(parts))))]
-        done = on_each_core(lambda share: self._gradients(batch, share), shares)
+        done = on_each_core(lambda share: self._gradients(batch, share, on_rows), shares)
         sums = [result for result in done if result is not None]
         if len(sums) < len(done):
             return None
@@ -157,7 +167,7 @@ class TrainStep:
         return total
 
     def _gradients(
-        self, batch: Batch, parts: Sequence[slice]
+        self, batch: Batch, parts: Sequence[slice], on_rows: OnRows
     ) -> tuple[Tensor, list[Tensor]] | None:
         """Summed loss and gradients of some micro-batches; None if the step is aborted."""
         total = torch.zeros((), device=self.device)
@@ -169,7 +179,7 @@ class TrainStep:
             torch._foreach_add_(gradients, torch.autograd.grad(loss, self.parameters))
             total += loss.detach()
             with self._counting:
-                if not self.on_rows(len(fields[0])):
+                if not on_rows(len(fields[0])):
                     return None
         return total, gradients
 
@@ -199,7 +209,7 @@ class TrainStep:
             parameter.grad = None
 
     def _no_metrics(self) -> dict[str, Tensor]:
-        names = ("loss", "grad_norm", "skipped", "in_a_row", "good")
+        names = ("loss", "grad_norm", "skipped", CONSECUTIVE_BAD, "good")
         return {name: torch.zeros((), device=self.device) for name in names}
 
     def _add_to_metrics(self, loss: Tensor, norm: Tensor, bad: Tensor) -> None:
@@ -208,7 +218,7 @@ class TrainStep:
         sums["grad_norm"] += norm.where(~is_bad, 0.0)
         sums["good"] += 1.0 - bad
         sums["skipped"] += bad
-        sums["in_a_row"] = (sums["in_a_row"] + 1.0) * bad
+        sums[CONSECUTIVE_BAD] = (sums[CONSECUTIVE_BAD] + 1.0) * bad
 
 
 def _to(field: Tensor | Sequence[Tensor], device: torch.device) -> Tensor | list[Tensor]:

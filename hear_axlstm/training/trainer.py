@@ -21,7 +21,7 @@ from hear_axlstm.training.meter import Meter
 from hear_axlstm.training.resume import CHECKPOINTS
 from hear_axlstm.training.schedule import Schedule
 from hear_axlstm.training.signals import Interrupted, StopRequest
-from hear_axlstm.training.step import Batch, TrainStep
+from hear_axlstm.training.step import CONSECUTIVE_BAD, Batch, TrainStep
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +50,11 @@ class Monitor(Protocol):
     def on_start(self) -> None:
         """Called before the first step after a start or a resume."""
 
-    def on_epoch_end(self, step: int, before: float, epoch: float, last: bool) -> None:
+    def on_epoch_end(self, step: int, epoch: float, last: bool) -> None:
         """Called after the last step of each epoch and of the run.
 
         Args:
             step: number of steps done.
-            before: epochs done one step earlier.
             epoch: epochs done.
             last: whether training ends here.
         """
@@ -74,7 +73,7 @@ class Trainer:
         run: the run's folder.
         config: execution settings.
         settings: all settings of the run, JSON-ready, for checkpoints and logs.
-        fingerprint: fingerprint of the data.
+        data_fingerprint: fingerprint of the data.
         train_step: the model and its optimizer step.
         data: the batches.
         schedule: steps and learning rates.
@@ -85,12 +84,16 @@ class Trainer:
         flops: FLOPs of a row, for the log.
     """
 
+    monitor: Monitor
+    """Set by `fit`."""
+
     def __init__(
         self,
         run: Path,
         config: RunConfig,
+        *,
         settings: Mapping[str, Any],
-        fingerprint: str,
+        data_fingerprint: str,
         train_step: TrainStep,
         data: Data,
         schedule: Schedule,
@@ -101,7 +104,7 @@ class Trainer:
         flops: int | None = None,
     ) -> None:
         self.run, self.config, self.settings = run, config, settings
-        self.fingerprint, self.train_step, self.data = fingerprint, train_step, data
+        self.data_fingerprint, self.train_step, self.data = data_fingerprint, train_step, data
         self.schedule, self.context, self.stop = schedule, context, stop
         self.milestone_epochs, self.flops = milestone_epochs, flops
         self.step = 0 if start is None else start.step
@@ -113,7 +116,6 @@ class Trainer:
         self.log = RunLog(run, resumed, dict(settings)) if context.is_first else None
         self.bar: Any = None
         self.manager: CheckpointManager | None = None
-        train_step.on_rows = self._count_rows
 
     def fit(self, monitor: Monitor, title: str) -> None:
         """Train from the current step to the last.
@@ -149,14 +151,15 @@ class Trainer:
         logged_step, saved_at = self.step, time.monotonic()
         while not self._is_over():
             batch = meter.next(upcoming)
-            done = self.train_step.step(batch, self.step, partial(self.schedule.rate, self.step))
+            lr_of_peak = partial(self.schedule.lr, self.step)
+            done = self.train_step.step(batch, self.step, lr_of_peak, self._count_rows)
             self.step += done
             if done and self._is_due(self.config.log_every):
                 self._report(meter, self.step - logged_step)
                 logged_step = self.step
-            if done and (self.step == self.schedule.steps or self._ends_epochs(1)):
-                before, last = self.data.epoch_at(self.step - 1), self.step == self.schedule.steps
-                self.monitor.on_epoch_end(self.step, before, self.epoch, last)
+            last = self.step == self.schedule.steps
+            if done and (last or self.ends_epochs(1)):
+                self.monitor.on_epoch_end(self.step, self.epoch, last)
             minutes = (time.monotonic() - saved_at) / 60
             late = self.context.is_first and minutes >= self.config.checkpoint_minutes
             if late:
@@ -176,6 +179,11 @@ class Trainer:
         """Epochs done."""
         return self.data.epoch_at(self.step)
 
+    def ends_epochs(self, every: float) -> bool:
+        """Whether the last step reached or passed a multiple of `every` epochs."""
+        before = self.data.epoch_at(self.step - 1)
+        return math.floor(self.epoch / every) > math.floor(before / every)
+
     def _is_over(self) -> bool:
         return self.step >= self.schedule.steps or self.monitor.is_over
 
@@ -183,14 +191,9 @@ class Trainer:
         return self.step % every == 0 or self._is_over()
 
     def _is_milestone(self) -> bool:
-        return self._ends_epochs(self.milestone_epochs) or self.step == self.schedule.stable_steps
-
-    def _ends_epochs(self, every: float | None) -> bool:
-        """Whether the last step reached or passed a multiple of `every` epochs."""
-        if every is None:
-            return False
-        before = self.data.epoch_at(self.step - 1)
-        return math.floor(self.epoch / every) > math.floor(before / every)
+        every = self.milestone_epochs
+        is_due = every is not None and self.ends_epochs(every)
+        return is_due or self.step == self.schedule.stable_steps
 
     def _count_rows(self, rows: int) -> bool:
         """Show progress after a micro-batch; return whether to continue the step."""
@@ -205,23 +208,23 @@ class Trainer:
 
     def _report(self, meter: Meter, steps: int) -> None:
         means = self.train_step.take_metrics()
-        in_a_row = means.pop("in_a_row")
+        consecutive_bad = means.pop(CONSECUTIVE_BAD)
         speed = meter.take(steps * self.train_step.batch_size)
         if self.log is not None:
-            rate = self.train_step.optimizers[0].param_groups[0]["lr"]
-            self.log.write(step=self.step, epoch=self.epoch, **means, lr=rate, **speed)
+            lr = self.train_step.optimizers[0].param_groups[0]["lr"]
+            self.log.write(step=self.step, epoch=self.epoch, **means, lr=lr, **speed)
         if self.bar is not None:
             state = f"epoch {self.epoch:.1f}, loss {means['loss']:.4f}"
             self.bar.set_postfix_str(state, refresh=False)
             self.bar.update(self.step * self.train_step.batch_size - self.bar.n)
-        self._check_diverged(in_a_row)
+        self._check_diverged(consecutive_bad)
 
-    def _check_diverged(self, in_a_row: float) -> None:
-        if in_a_row >= self.config.stop_after_bad_steps:
+    def _check_diverged(self, consecutive_bad: float) -> None:
+        if consecutive_bad >= self.config.stop_after_bad_steps:
             groups = [g for o in self.train_step.optimizers for g in o.param_groups]
             peaks = ", ".join(f"{peak:g}" for peak in dict.fromkeys(g["peak"] for g in groups))
             raise DivergedError(
-                f"the loss was not finite in {in_a_row:.0f} steps in a row, up to step "
+                f"the loss was not finite in {consecutive_bad:.0f} steps in a row, up to step "
                 f"{self.step}; the checkpoints in {self.run / CHECKPOINTS} are older. Lower the "
                 f"learning rate (now {peaks}), or set clip_norm, in a new run"
             )
@@ -235,10 +238,10 @@ class Trainer:
         if step.average is not None:
             parts["average"] = step.average.tensors
         tensors = collect(step.model, step.optimizers, parts)
-        if tensors["interval.in_a_row"] > 0 and not required:
+        if tensors[f"interval.{CONSECUTIVE_BAD}"] > 0 and not required:
             return
         state = self.monitor.state()
-        checkpoint = Checkpoint(self.step, self.settings, self.fingerprint, tensors, state)
+        checkpoint = Checkpoint(self.step, self.settings, self.data_fingerprint, tensors, state)
         self.manager.save(checkpoint, milestone)
 
     def _restore(self, start: Checkpoint) -> None:

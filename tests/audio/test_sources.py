@@ -15,7 +15,6 @@ import pytest
 import soundfile
 import torch
 
-from hear_axlstm.audio import sources
 from hear_axlstm.audio.listing import SourceError
 from hear_axlstm.audio.mel import LogMel
 from hear_axlstm.audio.skipped import Skipped
@@ -215,13 +214,18 @@ def test_an_estimate_extrapolates(
         assert told.hours == pytest.approx(12 / 3600, rel=0.01)
 
 
-def test_many_files_make_larger_shards_not_more(
-    audio: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, "CLIPS_PER_SHARD", 1)
-    assert [unit.size for unit in FolderSource(audio).shards()] == 6 * [1]
-    monkeypatch.setattr(sources, "OPEN_SHARDS", 3)
-    assert [unit.size for unit in FolderSource(audio).shards()] == 3 * [2]
+def test_many_files_make_larger_groups_not_more(audio: Path) -> None:
+    source = FolderSource(audio)
+    assert [group.size for group in source.groups(1)] == 6 * [1]
+    assert [group.size for group in source.groups(1, most=3)] == 3 * [2]
+
+
+def test_groups_hold_the_clips_in_order(audio: Path, tars: Path) -> None:
+    for inputs in (audio, tars, (audio, tars)):
+        source = open_source(inputs)
+        groups = [list(group.clips) for group in source.groups(4)]
+        assert [clip for group in groups for clip in group] == list(source.clips())
+        assert len(groups) > 1
 
 
 def test_reasons_are_counted_by_kind() -> None:

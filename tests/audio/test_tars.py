@@ -28,8 +28,7 @@ def write(path: Path, clips: int = 4, mode: str = "w") -> Path:
 
 def read(path: Path) -> tuple[list[str], str]:
     """Names of the clips, and why the others are missing."""
-    (spec,) = TarSource(str(path)).shards()
-    found = list(spec.clips)
+    found = list(TarSource(str(path)).clips())
     reasons = [clip.reason for clip in found if isinstance(clip, Skipped)]
     return [clip.id for clip in found if isinstance(clip, AudioClip)], "; ".join(reasons)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.usable import Decoded, compute_decoded, fault
+from hear_axlstm.audio.usable import Decoded, compute_decoded, unusable_reason
 
 
 def test_faults_of_samples() -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype("f4")
-    assert fault(noise, 16_000) is None
-    assert fault(noise[:399], 16_000) == "too short: 399 samples, but 400 are needed"
+    assert unusable_reason(noise, 16_000) is None
+    assert unusable_reason(noise[:399], 16_000) == "too short: 399 samples, but 400 are needed"
     for samples, kind in ((noise * 1e-5, "silent"), (noise * 1e17, "too loud")):
-        assert Skipped("a", str(fault(samples, 16_000))).kind == kind
-    assert str(fault(np.full(16_000, 0.3, "f4"), 16_000)).startswith("silent")
+        assert Skipped("a", str(unusable_reason(samples, 16_000))).kind == kind
+    assert str(unusable_reason(np.full(16_000, 0.3, "f4"), 16_000)).startswith("silent")
 
 
 def test_skipped_clips_stay_in_place() -> None:

@@ -21,7 +21,7 @@ import torch
 from hear_axlstm import __version__, cli, load_model
 from hear_axlstm.checkpoints.cache import weights_dir
 from hear_axlstm.cli import info as info_module
-from hear_axlstm.config import ModelConfig
+from hear_axlstm.config import PRESETS, ModelConfig
 from hear_axlstm.finetune.classifier import Classifier, Labels
 from hear_axlstm.ops.backends import backend
 
@@ -87,7 +87,7 @@ def test_every_command_has_a_function_of_its_name() -> None:
 
 def test_info_lists_presets_as_json(typed: Callable[..., tuple[int, str, str]]) -> None:
     rows = {row["name"]: row for row in json.loads(typed("info", "--json")[1])}
-    assert len(rows) == 6
+    assert list(rows) == list(PRESETS)
     assert rows["axlstm_tiny"]["parameters"] == 4_343_584
     assert rows["axlstm_base"]["scene_embedding_size"] == 3840
     assert rows["ssast_small"]["patch"] == [4, 16]
@@ -145,7 +145,7 @@ def test_bash_completes(typed: str, expected: str, bash_script: str) -> None:
     [
         (True, object(), "switched off by HEAR_AXLSTM_BACKEND=torch; unset it"),
         (False, object(), "does not load .*reinstall"),
-        (False, None, r"no C\+\+ compiler; install one and .*reinstall"),
+        (False, None, r"no C\+\+ compiler was found; install one and .*reinstall"),
     ],
 )
 def test_info_says_why_the_kernel_is_not_in_use(

@@ -13,14 +13,13 @@ import pytest
 import soundfile
 import torch
 
-from hear_axlstm.audio import sources
 from hear_axlstm.audio.listing import SourceError
 from hear_axlstm.audio.mel import LogMel
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import Corpus, PackError, is_pack
 from hear_axlstm.data.estimate import estimate_pack
 from hear_axlstm.data.pack import pack
-from hear_axlstm.data.shards import Shard
+from hear_axlstm.data.shards import Shard, by_shard
 
 
 def write_noise(path: Path, seconds: float, seed: int = 0) -> np.ndarray:
@@ -116,7 +115,7 @@ def test_the_result_does_not_depend_on_workers(audio: Path, tmp_path: Path) -> N
 def test_only_what_changed_is_made_again(
     audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "CLIPS_PER_SHARD", 2)
+    monkeypatch.setattr("hear_axlstm.data.pack.CLIPS_PER_SHARD", 2)
     made: list[int] = []
     write = Shard.write
 
@@ -150,10 +149,17 @@ def test_only_what_changed_is_made_again(
     assert len(list(out.glob("shard-*.f16"))) == 2, "shards without files are removed"
 
 
+def test_results_are_split_by_shard(tmp_path: Path) -> None:
+    todo = {number: Shard(tmp_path, number, "", ()) for number in (1, 3, 4)}
+    found = by_shard(todo, iter([(3, "a"), (3, "b"), (4, "c")]))
+    split = [(shard.number, list(results)) for shard, results in found]
+    assert split == [(3, ["a", "b"]), (4, ["c"]), (1, [])]  # shards without results come last
+
+
 def test_an_interrupted_pack_goes_on(
     audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "CLIPS_PER_SHARD", 2)
+    monkeypatch.setattr("hear_axlstm.data.pack.CLIPS_PER_SHARD", 2)
     pack(audio, tmp_path / "whole")
     write = Shard.write
 

@@ -24,7 +24,7 @@ from hear_axlstm.config import ModelConfig
 from hear_axlstm.data.shards import Shard
 from hear_axlstm.embed import files, writers
 from hear_axlstm.embed.files import EmbedReport, embed_files
-from hear_axlstm.embed.writers import OutputError
+from hear_axlstm.embed.output import OutputError
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.ops import precision
 from hear_axlstm.ops.precision import Precision
@@ -286,7 +286,7 @@ def test_mistakes_get_one_clear_error(model: str, mixed: Path, tmp_path: Path) -
         ([f"{tmp_path}/no.wav"], out, {}, "no.wav does not exist: check the path"),
         ([str(tmp_path)], out, {}, "contains no audio files"),
         (audio, tmp_path / "o.wav", {}, "choose .npy, .parquet"),
-        (audio, out, {"kind": "both"}, "scenes only"),
+        (audio, out, {"kind": "both"}, "can hold only scene: choose .parquet or a folder"),
         ([str(mixed / "junk.wav")], out, {}, "no clip could be embedded"),
     ):
         with pytest.raises(ValueError, match=remedy):

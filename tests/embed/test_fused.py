@@ -68,7 +68,7 @@ def test_one_window_uses_all_cores(
 
     monkeypatch.setattr(FusedEncoder, "_encode", counted)
     model = load_model(f"{preset_name}.random")
-    own = own if model.encoder.fused.can_share else 3
+    own = own if model.encoder.fused.is_compiled else 3
     with torch_threads(3):
         get_scene_embeddings(torch.randn(1, 16_000) / 10, model)
     assert seen == [(own, 3)]

@@ -25,8 +25,9 @@ from tests.helpers.labeled import PITCHES, RATE, Row, rows_of, write
 def test_a_probe_learns_pitches_and_predicts_from_its_file(
     mode: str, tones: Path, config: FinetuneConfig, tmp_path: Path
 ) -> None:
-    found = finetune(tones, tmp_path / "run", replace(config, mode=mode))  # type: ignore[arg-type]
-    assert found["test"]["accuracy"] > 0.9 and found["test"]["AUC"] > 0.95
+    report = finetune(tones, tmp_path / "run", replace(config, mode=mode))  # type: ignore[arg-type]
+    found = report.scores["test"]
+    assert found["accuracy"] > 0.9 and found["AUC"] > 0.95
     classifier = load_classifier(tmp_path / "run")
     assert classifier.labels == Labels(("high", "low", "middle"), False)
     probabilities = classifier.predict_proba(tones.parent / "0.wav")
@@ -43,7 +44,7 @@ def test_a_probe_learns_pitches_and_predicts_from_its_file(
         "scores.json",
     }
     assert written == expected
-    assert json.loads((tmp_path / "run" / "scores.json").read_text("utf-8")) == found
+    assert json.loads((tmp_path / "run" / "scores.json").read_text("utf-8")) == report.scores
 
 
 def test_the_file_is_an_encoder_too(tones: Path, config: FinetuneConfig, tmp_path: Path) -> None:
@@ -72,8 +73,8 @@ def test_several_labels_a_clip(config: FinetuneConfig, tmp_path: Path) -> None:
         )
         rows.append({"path": f"{index}.wav", "label": ";".join(names), "fold": index % 2})
     config = replace(config, multilabel=True)
-    found = finetune(write(tmp_path / "tags.csv", rows), tmp_path / "run", config)
-    assert found["test"]["mAP"] > 0.9 and set(found["test"]) == {"loss", "mAP", "AUC"}
+    found = finetune(write(tmp_path / "tags.csv", rows), tmp_path / "run", config).scores["test"]
+    assert found["mAP"] > 0.9 and set(found) == {"loss", "mAP", "AUC"}
     predicted = load_classifier(tmp_path / "run").predict(torch.randn(2, RATE) * 0.02)
     assert predicted.shape == (2, 3) and predicted.dtype == bool
     assert not (tmp_path / "run" / "confusion.png").exists()
@@ -121,8 +122,8 @@ def test_files_that_are_missing_or_broken_are_listed_or_skipped(
     file = write(tmp_path / "some.csv", [*rows_of(tones), *extra])
     with pytest.raises(LabelsError, match=r"1 file can't be used:\n  .*broken\.wav: not deco"):
         finetune(file, tmp_path / "run", config)
-    found = finetune(file, tmp_path / "other", replace(config, skip_broken=True))
-    assert found["test"]["accuracy"] > 0.9
+    report = finetune(file, tmp_path / "other", replace(config, skip_broken=True))
+    assert report.scores["test"]["accuracy"] > 0.9
 
 
 def test_what_was_left_out_is_counted(tones: Path, config: FinetuneConfig, tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_what_was_left_out_is_counted(tones: Path, config: FinetuneConfig, tmp_p
     names = (tmp_path / "broken.wav", tmp_path / "gone.wav")
     extra = [{"path": path, "label": "low", "fold": 0} for path in names]
     file = write(tmp_path / "some.csv", [*rows_of(tones), *extra])
-    found = finetune(file, tmp_path / "run", replace(config, skip_broken=True, epochs=1))
-    assert found.left_out.startswith("2 of 32 left out (no such file: 1, ")
+    report = finetune(file, tmp_path / "run", replace(config, skip_broken=True, epochs=1))
+    assert str(report).splitlines()[-1].startswith("2 of 32 left out (no such file: 1, ")
     with open(tmp_path / "run" / "report.csv", encoding="utf-8", newline="") as report:
         assert {row["id"] for row in csv.DictReader(report)} == set(map(str, names))

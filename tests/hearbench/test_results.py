@@ -49,7 +49,7 @@ def test_scores_that_are_no_numbers_cost_one_cell(
 ) -> None:
     tasks = (task("esc50-v2.0.0-full"), task("tones-v1-full"))
     plan = write_evaluation(tmp_path, tasks, {"a": 30.0, "b": 60.0})
-    folder = plan.predictions(plan.models[1], tasks[1], 1)
+    folder = plan.predictions(plan.systems[1], tasks[1], 1)
     (folder / runs.SCORES).write_text(json.dumps({"test": {"test_score": score_}}), "utf-8")
     results = collect(plan)
     assert set(results.cells) == {("a", t.path.name) for t in tasks} | {("b", "esc50-v2.0.0-full")}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,6 +150,24 @@ def test_finished_work_is_kept_and_half_finished_work_redone(
     write_corpus(out, 3)
     assert [path.stat().st_mtime_ns for path in sorted(out.iterdir())] == before
     assert len(list(write_corpus(out, 4).glob("*.wav"))) == 4
+
+
+def test_what_two_processes_ask_for_at_once_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    render = writer._render
+
+    def slowly(*arguments: Any) -> None:
+        made.append(arguments)
+        time.sleep(0.3)
+        render(*arguments)
+
+    monkeypatch.setattr(writer, "_render", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(write_corpus, [tmp_path / "corpus"] * 2, [3, 3]))
+    assert len(made) == 1 and found == [tmp_path / "corpus"] * 2
+    assert len(list(found[0].glob("*.wav"))) == 3
 
 
 def test_only_the_tasks_that_were_asked_for_are_generated(

@@ -41,7 +41,7 @@ def test_the_table_has_every_other_row_of_table_2(capsys: pytest.CaptureFixture[
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     """A server of files; there is no wait between two attempts to reach it."""
-    monkeypatch.setattr("hearbench.tasks.fetch.download.PAUSE", 0.0)
+    monkeypatch.setattr("hearbench.download.PAUSE", 0.0)
     with serving() as server:
         yield server
 

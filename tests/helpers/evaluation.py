@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from hearbench.probes import runs
-from hearbench.run.plan import Model, Plan
+from hearbench.run.plan import EvaluatedSystem, Plan
 from hearbench.systems.fingerprint import Fingerprint
 from hearbench.systems.specs import System
 from hearbench.tasks.folders import Task
@@ -47,18 +47,20 @@ def write_evaluation(
     out: Path, tasks: tuple[Task, ...], skills: Mapping[str, float], seeds: int = 3
 ) -> Plan:
     """A plan whose runs are finished: a system's skill is its chance to be right, in percent."""
-    models = tuple(
-        Model(System(label, "module"), Fingerprint("feed" * 3, 16_000, 4_000_000 * n, "1"))
+    systems = tuple(
+        EvaluatedSystem(
+            System(label, "module"), Fingerprint("feed" * 3, 16_000, 4_000_000 * n, "1")
+        )
         for n, label in enumerate(skills)
     )
-    plan = Plan(out, models, tasks, seeds)
+    plan = Plan(out, systems, tasks, seeds)
     plan.save()
     rng = np.random.default_rng(0)
-    for model in models:
+    for system in systems:
         for task in tasks:
             for seed in range(seeds):
-                skill = skills[model.system.label] + rng.normal(0, 1)
-                _write_run(plan.predictions(model, task, seed), task, skill / 100, rng)
+                skill = skills[system.label] + rng.normal(0, 1)
+                _write_run(plan.predictions(system, task, seed), task, skill / 100, rng)
     return plan
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import pytest
@@ -20,6 +21,7 @@ from tests.helpers.rounding import assert_accurate, sum_rounding
 from tests.reference.mlstm import plain_parallel
 
 GATES = 30  # roundings of the largest gate, in units of eps
+INPUT_GATES = {"exponential": math.exp, "sigmoid": lambda x: 1 / (1 + math.exp(-x))}
 
 
 def sums_step_by_step(
@@ -80,6 +82,17 @@ def inputs(shape: tuple[int, int, int, int], gate: float, seed: int) -> list[Ten
     generator = torch.Generator().manual_seed(seed)
     qkv = [torch.randn(shape, generator=generator) for _ in range(3)]
     return qkv + [(torch.rand(shape[:3], generator=generator) * 2 - 1) * gate for _ in range(2)]
+
+
+@pytest.mark.parametrize("input_gate", get_args(InputGate))
+def test_every_gate_has_the_values_of_its_formula(input_gate: InputGate) -> None:
+    raw = torch.linspace(-30, 30, 61, dtype=torch.float64)
+    log_i, log_f = mlstm.log_gates(raw, raw, input_gate)
+    expected = [
+        [math.log(INPUT_GATES[name](x)) for x in raw.tolist()] for name in (input_gate, "sigmoid")
+    ]
+    torch.testing.assert_close(torch.stack([log_i, log_f]), raw.new_tensor(expected))
+    assert set(mlstm.LOG_INPUT_GATES) == set(get_args(InputGate))
 
 
 @pytest.mark.parametrize("gate", [1.0, 10.0, 30.0])

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hear_axlstm.ops import cores
-from hear_axlstm.ops.cores import on_each_core, on_one_core, thread_count
+from hear_axlstm.ops.cores import on_each_core, thread_count, without_torch_threads
 from tests.helpers.platforms import posix_only
 from tests.helpers.threads import torch_threads
 
@@ -57,7 +57,9 @@ def test_threads_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Setting their number would be seen by the threads that others start meanwhile."""
 
     def names() -> set[str]:
-        return set(on_one_core(lambda: on_each_core(lambda _: current_thread().name, range(9))))
+        return set(
+            without_torch_threads(lambda: on_each_core(lambda _: current_thread().name, range(9)))
+        )
 
     names()
     monkeypatch.delattr(torch, "set_num_threads")
@@ -68,7 +70,7 @@ def test_threads_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_starts_its_own_threads() -> None:
     def work() -> list[int]:
-        return on_one_core(lambda: on_each_core(lambda item: item, range(5)))
+        return without_torch_threads(lambda: on_each_core(lambda item: item, range(5)))
 
     work()
     child = os.fork()
@@ -92,12 +94,12 @@ def test_errors_on_a_core_are_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         on_each_core(lambda item: 1 // item, range(3))
     with pytest.raises(ZeroDivisionError):
-        on_one_core(lambda: 1 // 0)
+        without_torch_threads(lambda: 1 // 0)
 
 
-def test_work_on_one_core_can_use_all() -> None:
+def test_work_without_torch_threads_can_use_all_cores() -> None:
     def work() -> tuple[int, int, list[tuple[int, int, str]]]:
-        on_one_core(lambda: seen.append(current_thread().name))  # the same thread
+        without_torch_threads(lambda: seen.append(current_thread().name))  # the same thread
         seen.append(current_thread().name)
         return torch.get_num_threads(), thread_count(), on_each_core(inside, range(9))
 
@@ -106,15 +108,22 @@ def test_work_on_one_core_can_use_all() -> None:
         return torch.get_num_threads(), thread_count(), current_thread().name
 
     seen: list[str] = []
-    mine, shared, others = on_one_core(work)
+    mine, shared, others = without_torch_threads(work)
     assert (mine, shared) == (1, 3)
     assert [other[:2] for other in others] == [(1, 1)] * 9
     names = {name for *_, name in others}
     assert len(set(seen)) == 1 and len(names) == 3 and not names & set(seen)
 
 
-def test_work_on_one_core_may_be_limited_to_fewer() -> None:
-    assert on_one_core(thread_count, threads=1) == 1
+def test_later_threads_have_their_number_after_nested_work() -> None:
+    without_torch_threads(lambda: on_each_core(lambda item: item, range(9)))
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3
+        assert pool.submit(thread_count).result() == 3
+
+
+def test_it_may_be_limited_to_fewer() -> None:
+    assert without_torch_threads(thread_count, threads=1) == 1
 
 
 @pytest.mark.parametrize("enabled", [False, True])
@@ -124,7 +133,7 @@ def test_gradients_are_enabled_where_the_caller_has_them(enabled: bool) -> None:
 
     with torch.set_grad_enabled(enabled):
         assert on_each_core(inside, range(3)) == [enabled] * 3
-        assert on_one_core(lambda: on_each_core(inside, range(3))) == [enabled] * 3
+        assert without_torch_threads(lambda: on_each_core(inside, range(3))) == [enabled] * 3
 
 
 @posix_only
@@ -149,7 +158,7 @@ def test_an_interruption_drops_the_work_that_waits() -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # some shells ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
-            on_one_core(work)
+            without_torch_threads(work)
     finally:
         signal.signal(signal.SIGINT, before)
     assert len(done) < 500 and isinstance(errors[0], CancelledError)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hear_axlstm.models.mlstm import MLSTMBlock, split_gates
 from hear_axlstm.ops import library
-from hear_axlstm.ops.cores import on_one_core
+from hear_axlstm.ops.cores import without_torch_threads
 from hear_axlstm.ops.cpu_block import CompiledBlock
 from hear_axlstm.ops.fuse import fuse_weights
 from hear_axlstm.ops.packed_linear import PackedLinear
@@ -57,7 +57,9 @@ def test_a_fork_has_threads_of_its_own() -> None:
 
     def computed() -> Tensor:
         found = tokens.clone()
-        on_one_core(lambda: whole(found, log_gates, Workspace()))  # OpenMP does not survive a fork
+        without_torch_threads(
+            lambda: whole(found, log_gates, Workspace())
+        )  # OpenMP does not survive a fork
         return found
 
     with torch_threads(3):

@@ -11,12 +11,12 @@ import requests
 
 from hearbench.results import PAPER, THESE, Results
 from hearbench.run.evaluate import Options
-from hearbench.run.plan import Model, Plan
+from hearbench.run.plan import EvaluatedSystem, Plan
 from hearbench.stats import Estimate
 from hearbench.systems.fingerprint import Fingerprint
 from hearbench.systems.specs import parse_systems
 from hearbench.tasks.description import TaskError
-from paper.cli.rerun import rerun
+from paper.commands import rerun
 from paper.rerun import markdown, specs
 from paper.rows import PaperError
 from tests.helpers import system_checkpoints as write
@@ -38,7 +38,7 @@ def test_checkpoints_are_found_by_their_official_names(tmp_path: Path) -> None:
     systems = {system.label: system for system in parse_systems(tuple(found.values()))}
     assert set(systems) == set(found)
     assert systems["BEATs-iter3"].module == "hearbench.systems.beats"
-    assert Path(systems["SSAM-Base"].model).is_dir()
+    assert Path(systems["SSAM-Base"].checkpoint).is_dir()
     assert systems["AxLSTM-T"].module == "hear_axlstm"
     (tmp_path / "empty").mkdir()
     with pytest.raises(PaperError, match="contains no checkpoint under its official name"):
@@ -63,7 +63,7 @@ def test_without_a_connection_each_server_is_asked_once(
     monkeypatch.setattr("requests.adapters.HTTPAdapter.send", refuse)
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr("hear_axlstm.checkpoints.authors.drive.RETRIES", 0)
-    monkeypatch.setattr("hearbench.weights.drive.RETRIES", 1)
+    monkeypatch.setattr("hearbench.weights.fetch.ATTEMPTS", 1)
     monkeypatch.setattr("hear_axlstm.checkpoints.hub.download", missing)
     monkeypatch.setenv("HEAR_AXLSTM_CACHE", str(tmp_path))
     monkeypatch.setenv("HEARBENCH_CACHE", str(tmp_path))
@@ -89,8 +89,10 @@ def test_tasks_are_checked_before_a_download(tmp_path: Path) -> None:
 def test_our_scores_stand_below_the_printed_ones(tmp_path: Path) -> None:
     tasks = (task("esc50-v2.0.0-full"), task("esc50-part"))
     labels = ("BEATs-iter3=beats@x.pt", "spectrum")
-    models = tuple(Model(s, Fingerprint("feed", 16_000, 0, "")) for s in parse_systems(labels))
-    plan = Plan(tmp_path, models, tasks, 10)
+    evaluated = tuple(
+        EvaluatedSystem(s, Fingerprint("feed", 16_000, 0, "")) for s in parse_systems(labels)
+    )
+    plan = Plan(tmp_path, evaluated, tasks, 10)
     ours = {"BEATs-iter3": Estimate(84.7, 0.3, 10), "spectrum": Estimate(30.0, None, 1)}
     cells = {(name, t.path.name): score for name, score in ours.items() for t in tasks}
     results = Results(plan, (), cells, {THESE: ours, PAPER: {}}, {THESE: {}, PAPER: {}}, ())

@@ -59,16 +59,16 @@ def scored(plan: Plan, scores: dict[str, float]) -> Results:
 @pytest.mark.usefixtures("small_rows")
 def test_rows_are_trained_once_and_tabled(audio: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    runs = train("table3", audio, out, TINY)
+    runs = train("table3", audio, out, TINY, print)
     names = TABLES["table3"].rows
     trained = tables.finished("table3", runs)
     assert trained == {name: runs / name / "model.safetensors" for name in names}
     logs = [(path.parent / "log.jsonl").read_bytes() for path in trained.values()]
-    assert train("table3", audio, out, TINY) == runs
+    assert train("table3", audio, out, TINY, print) == runs
     assert [(path.parent / "log.jsonl").read_bytes() for path in trained.values()] == logs
     systems = parse_systems(tables.systems(trained))
     assert [system.label for system in systems] == ["naive", *names]
-    assert [system.model for system in systems[1:]] == [str(path) for path in trained.values()]
+    assert [system.checkpoint for system in systems[1:]] == [str(path) for path in trained.values()]
 
     trained.pop(names[3])
     results = scored(Plan(out, (), (), 1), {names[0]: 20.0, names[2]: 80.0})
@@ -90,7 +90,7 @@ def test_rows_are_trained_with_several_seeds(
     audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shorten(monkeypatch, "table3", 2)
-    runs = train("table3", audio, tmp_path, TINY, trainings=2)
+    runs = train("table3", audio, tmp_path, TINY, print, trainings=2)
     trained = tables.finished("table3", runs)
     first, second = list(trained)[:2]
     assert (first, second, len(trained)) == ("ssast_tiny", "ssast_tiny-seed1", 4)
@@ -102,7 +102,7 @@ def test_rows_are_trained_with_several_seeds(
     assert row.endswith("| -, - | 20.0, 30.0 | 20.0, 30.0 (25.0) | 55.6 ± 0.2 |")  # too few clips
     assert untested.endswith("| -, - | -, - | -, - | 66.9 ± 0.3 |")
     with pytest.raises(PaperError, match="trainings=0"):
-        train("table3", audio, tmp_path, TINY, trainings=0)
+        train("table3", audio, tmp_path, TINY, print, trainings=0)
 
 
 def test_no_finished_row_says_how_to_train_one(tmp_path: Path) -> None:
@@ -117,10 +117,10 @@ def test_all_rows_are_trained_on_the_same_pack(
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         shorten(patch, "table3", 1)
-        train("table3", audio, out, TINY)
+        train("table3", audio, out, TINY, print)
     shutil.copy(audio / "0.wav", audio / "new.wav")
     shorten(monkeypatch, "table3", 2)
-    runs = train("table3", audio, out, TINY)
+    runs = train("table3", audio, out, TINY, print)
     facts = [checkpoints.read(path)[1] for path in tables.finished("table3", runs).values()]
     assert [fact["clips"] for fact in facts] == [4, 4]
 
@@ -131,6 +131,6 @@ def test_rows_of_other_settings_are_not_mixed_in(
 ) -> None:
     shorten(monkeypatch, "table4", 1)
     out = tmp_path / "out"
-    train("table4", audio, out, TINY)
+    train("table4", audio, out, TINY, print)
     with pytest.raises(PaperError, match=r"other settings \(epochs\)"):
-        train("table4", audio, out, {**TINY, "epochs": 2.0})
+        train("table4", audio, out, {**TINY, "epochs": 2.0}, print)

@@ -23,7 +23,7 @@ def test_a_resumed_run_may_change_how_it_is_executed_and_nothing_else() -> None:
     learned = {f.name for f in fields(TrainConfig)}
     executed = {f.name for f in fields(PretrainConfig)} - learned
     assert executed > {f.name for f in fields(RunConfig)}
-    changes = {"device": "cpu", "micro_batch": 2, "log_every": 1, "eval_every": 9, "threads": 3}
+    changes = {"device": "cpu", "micro_batch": 2, "log_every": 1, "eval_epochs": 9, "threads": 3}
     assert replace(CONFIG, **changes).conflicts(CONFIG.to_dict()) == []
     changed = replace(CONFIG, seed=1, ema=0.9, optimizer="muon", mix=0.1)
     assert changed.conflicts(CONFIG.to_dict()) == ["optimizer", "ema", "mix", "seed"]
@@ -33,6 +33,9 @@ def test_settings_of_earlier_runs_are_read() -> None:
     earlier = CONFIG.to_dict()
     for name in ("schedule", "cooldown", "optimizer", "ema", "balance", "mix"):
         del earlier[name]
+    changed = replace(CONFIG, knn="clips.csv", eval_epochs=7)
+    del earlier["knn"], earlier["eval_epochs"]
+    assert PretrainConfig.from_dict({**earlier, "probe": "clips.csv", "eval_every": 7}) == changed
     assert PretrainConfig.from_dict(earlier) == CONFIG
     with pytest.raises(ValueError, match=r"look_every.*from another version"):
         PretrainConfig.from_dict({**earlier, "look_every": 5})

@@ -1,4 +1,4 @@
-"""Watching a run: probe, pictures, curves, TensorBoard and Weights & Biases."""
+"""Watching a run: kNN accuracy, pictures, curves, TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from hear_axlstm.training.step import TrainStep
 
 MODEL = ModelConfig(dim=32, depth=1)
 CONFIG = PretrainConfig(
-    model=MODEL, epochs=4, batch_size=8, lr=3e-3, device="cpu", precision="float32", eval_every=2
+    model=MODEL, epochs=4, batch_size=8, lr=3e-3, device="cpu", precision="float32", eval_epochs=2
 )
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -59,13 +59,13 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def watched_run(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "watched"
     pack(tones, run.parent / "pack", workers=1)
-    pretrain(replace(CONFIG, probe=str(tones)), run.parent / "pack", run)
+    pretrain(replace(CONFIG, knn=str(tones)), run.parent / "pack", run)
     return run
 
 
 def accuracies(run: Path) -> list[tuple[int, float]]:
     lines = read_log(run / "log.jsonl")
-    return [(x["step"], x["probe_accuracy"]) for x in lines if "probe_accuracy" in x]
+    return [(x["step"], x["knn_accuracy"]) for x in lines if "knn_accuracy" in x]
 
 
 def test_a_run_is_scored_and_drawn_every_few_epochs(watched_run: Path, tones: Path) -> None:
@@ -76,13 +76,13 @@ def test_a_run_is_scored_and_drawn_every_few_epochs(watched_run: Path, tones: Pa
     assert all(path.read_bytes().startswith(PNG) for path in drawn)
 
 
-def test_the_probe_scores_what_the_hear_api_gives(watched_run: Path, tones: Path) -> None:
+def test_the_accuracy_is_of_what_the_hear_api_gives(watched_run: Path, tones: Path) -> None:
     expected = find_labeled_clips(tones).score(load_model(str(watched_run)))
     assert accuracies(watched_run)[-1][1] == expected > 0.9
 
 
 def test_monitoring_changes_nothing(watched_run: Path, tones: Path, tmp_path: Path) -> None:
-    pretrain(replace(CONFIG, eval_every=100), watched_run.parent / "pack", tmp_path)
+    pretrain(replace(CONFIG, eval_epochs=100), watched_run.parent / "pack", tmp_path)
     losses = [
         [line["loss"] for line in read_log(run / "log.jsonl") if "loss" in line]
         for run in (watched_run, tmp_path)
@@ -93,7 +93,7 @@ def test_monitoring_changes_nothing(watched_run: Path, tones: Path, tmp_path: Pa
 def test_a_run_that_starts_over_is_scored_once_at_the_start(
     watched_run: Path, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, packed = replace(CONFIG, probe=str(tones)), watched_run.parent / "pack"
+    config, packed = replace(CONFIG, knn=str(tones)), watched_run.parent / "pack"
 
     def crash(*_: object) -> None:
         raise KeyError
@@ -109,16 +109,16 @@ def test_a_new_run_keeps_no_score_of_an_earlier_one(
     watched_run: Path, tones: Path, tmp_path: Path
 ) -> None:
     """An earlier run in the folder that was killed before its first checkpoint."""
-    scored = {"step": 0, "epoch": 0.0, "probe_accuracy": -1.0}
+    scored = {"step": 0, "epoch": 0.0, "knn_accuracy": -1.0}
     (tmp_path / "log.jsonl").write_text(json.dumps(scored) + "\n", "utf-8")
-    pretrain(replace(CONFIG, probe=str(tones)), watched_run.parent / "pack", tmp_path)
+    pretrain(replace(CONFIG, knn=str(tones)), watched_run.parent / "pack", tmp_path)
     assert accuracies(tmp_path) == accuracies(watched_run)
 
 
 def test_a_run_stopped_before_its_first_step_keeps_its_score(
     watched_run: Path, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, packed = replace(CONFIG, probe=str(tones)), watched_run.parent / "pack"
+    config, packed = replace(CONFIG, knn=str(tones)), watched_run.parent / "pack"
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after step 0"):
         patch.setattr(TrainStep, "step", lambda *_: signal.raise_signal(signal.SIGINT) or 0)
         pretrain(config, packed, tmp_path)
@@ -126,7 +126,7 @@ def test_a_run_stopped_before_its_first_step_keeps_its_score(
     assert accuracies(tmp_path) == accuracies(watched_run)
 
 
-def test_a_probe_that_is_added_later_is_not_scored_as_the_start() -> None:
+def test_a_labeled_set_that_is_added_later_is_not_scored_as_the_start() -> None:
     monitor = PretrainMonitor.__new__(PretrainMonitor)
     monitor.labeled = monitor.lines = monitor  # type: ignore[assignment]
     monitor.trainer = SimpleNamespace(step=5000)  # type: ignore[assignment]
@@ -139,7 +139,7 @@ def test_an_unreadable_clip_is_found_before_training(
     (tmp_path / "bad.wav").write_bytes(b"no audio")
     rows = f"path,label\n{tones}/low/0.wav,a\nbad.wav,b\n"
     (tmp_path / "clips.csv").write_text(rows, "utf-8")
-    config = replace(CONFIG, probe=str(tmp_path / "clips.csv"))
+    config = replace(CONFIG, knn=str(tmp_path / "clips.csv"))
     with pytest.raises(ValueError, match=r"bad\.wav: not decodable"):
         pretrain(config, watched_run.parent / "pack", tmp_path / "run")
     assert not read_log(tmp_path / "run" / "log.jsonl")
@@ -226,6 +226,8 @@ def test_curves_of_several_runs(watched_run: Path, tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").touch()
     with pytest.raises(ValueError, match="nothing is logged yet"):
         plot([tmp_path], tmp_path / "curves.png")
+    JsonLines(tmp_path / "log.jsonl", None).write(step=1, epoch=0.1, probe_accuracy=0.5)
+    assert plot([tmp_path], tmp_path / "curves.png"), "the key in logs of earlier runs"
 
 
 def events(folder: Path) -> list[Any]:
@@ -243,8 +245,8 @@ def events(folder: Path) -> list[Any]:
 
 def test_tensorboard_gets_every_number_and_picture(watched_run: Path) -> None:
     values = [(e.step, v) for e in events(watched_run / "tensorboard") for v in e.summary.value]
-    assert {v.tag for _, v in values} >= {"loss", "lr", "probe_accuracy", "reconstruction"}
-    shown = [(s, v.simple_value) for s, v in values if v.tag == "probe_accuracy"]
+    assert {v.tag for _, v in values} >= {"loss", "lr", "knn_accuracy", "reconstruction"}
+    shown = [(s, v.simple_value) for s, v in values if v.tag == "knn_accuracy"]
     assert shown == [(s, pytest.approx(a)) for s, a in accuracies(watched_run)]
     assert [s for s, v in values if v.image.encoded_image_string.startswith(PNG)] == [4, 8]
 

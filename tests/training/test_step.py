@@ -18,7 +18,7 @@ from hear_axlstm.pretrain.step import make_optimizers, make_train_step
 from hear_axlstm.training.checkpoints import collect
 from hear_axlstm.training.distributed import DistContext
 from hear_axlstm.training.optimizer import adamw, parameter_groups
-from hear_axlstm.training.step import TrainStep
+from hear_axlstm.training.step import CONSECUTIVE_BAD, TrainStep
 from tests.helpers.runs import CONFIG, MODEL
 
 CPU = torch.device("cpu")
@@ -68,10 +68,10 @@ def test_a_step_that_is_not_finite_changes_nothing() -> None:
     learn(train_step, mel * torch.inf, mask)
     assert all(map(torch.equal, state(train_step), before))
     sums = train_step.take_metrics()
-    assert (sums["skipped"], sums["in_a_row"]) == (2, 2) and np.isfinite(sums["loss"])
+    assert (sums["skipped"], sums[CONSECUTIVE_BAD]) == (2, 2) and np.isfinite(sums["loss"])
     learn(train_step, mel, mask)
     assert not all(map(torch.equal, state(train_step), before))
-    assert train_step.take_metrics()["in_a_row"] == 0
+    assert train_step.take_metrics()[CONSECUTIVE_BAD] == 0
 
 
 def test_a_smaller_micro_batch_is_tried_when_memory_runs_out() -> None:

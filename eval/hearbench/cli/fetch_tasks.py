@@ -11,9 +11,9 @@ import tyro
 from filelock import FileLock, Timeout
 
 from hearbench.cli.call import INTERRUPTED
+from hearbench.download import FetchError
 from hearbench.options import option
 from hearbench.tasks.fetch.archives import Archive, find_archives, needs, read_checksums
-from hearbench.tasks.fetch.download import FetchError
 from hearbench.tasks.fetch.fetch import fetch_task
 from hearbench.tasks.official import LICENSES, MIRRORS, OFFICIAL, Mirror, OfficialTask
 

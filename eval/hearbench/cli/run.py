@@ -21,8 +21,8 @@ def run(
     Args:
         options: how systems are evaluated.
         systems: NAME or NAME@CHECKPOINT (`hearbench systems` lists the names), weights such as
-            axlstm_base.audioset, or [LABEL=]MODULE[@MODEL] for any other HEAR module. (default:
-            naive, spectrum, logmel, random, ssast_tiny and axlstm_tiny)
+            axlstm_base.audioset, or [LABEL=]MODULE[@CHECKPOINT] for any other HEAR module.
+            (default: naive, spectrum, logmel, random, ssast_tiny and axlstm_tiny)
         out: output folder.
     """
     evaluation = evaluate_systems(systems, out, options, print)

@@ -83,8 +83,8 @@ def evaluation_scores(results: Results, scale: str | None) -> list[dict[str, Any
     for name in chosen:
         if scale is not None and not results.aggregates[name]:
             raise AggregateError("; ".join(dict.fromkeys(results.refused[name].values())))
-        for model in results.plan.models:
-            label = model.label
+        for system in results.plan.systems:
+            label = system.label
             row: dict[str, Any] = {"system": label, "scale": name, "s": None}
             if value := results.aggregates[name].get(label):
                 row |= {"s": value.mean, "half_width": value.half_width, "seeds": value.seeds}

@@ -36,7 +36,7 @@ def systems(name: Annotated[str | None, tyro.conf.Positional, option("[NAME]")] 
         print(
             "\nRun one as NAME@CHECKPOINT: hearbench run --systems beats@BEATs_iter3.pt naive\n"
             "Choices that a paper leaves open: hearbench systems NAME\n"
-            "Any other module with the HEAR API: MODULE@MODEL; short names: "
+            "Any other module with the HEAR API: MODULE@CHECKPOINT; short names: "
             f"{', '.join(DEFAULTS)}"
         )
         return 0

@@ -83,7 +83,7 @@ class HearEncoder(AbsEncoder):
 
 
 def load_encoder(spec: str, device: str | None = None) -> HearEncoder:
-    """An encoder for ``mteb.evaluate``: a name, NAME@CHECKPOINT or MODULE@MODEL."""
+    """An encoder for ``mteb.evaluate``: a name, NAME@CHECKPOINT or MODULE@CHECKPOINT."""
     return HearEncoder(spec, device=device)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, confusion_matrix
 
-from hearbench.run.plan import Model, Plan
+from hearbench.run.plan import EvaluatedSystem, Plan
 from hearbench.tasks.folders import Task
 
 SUFFIX = ".predictions.pkl"
@@ -49,14 +49,14 @@ class Mistakes:
     """The classes, worst first."""
 
 
-def mistakes(plan: Plan, model: Model, task: Task) -> Mistakes | None:
+def mistakes(plan: Plan, system: EvaluatedSystem, task: Task) -> Mistakes | None:
     """Read the test predictions of every finished seed.
 
     Returns:
         None for an event task, whose predictions are for frames, or if no seed is finished.
     """
-    finished = [seed for seed in range(plan.seeds) if plan.finished(model, task, seed)]
-    folders = [plan.predictions(model, task, seed) for seed in finished]
+    finished = [seed for seed in range(plan.seeds) if plan.finished(system, task, seed)]
+    folders = [plan.predictions(system, task, seed) for seed in finished]
     if not folders:
         return None
     metadata = json.loads((folders[0] / "task_metadata.json").read_text("utf-8"))
@@ -66,7 +66,7 @@ def mistakes(plan: Plan, model: Model, task: Task) -> Mistakes | None:
     seeds = [[_read(file) for file in sorted(f.glob(f"*{SUFFIX}"))] for f in folders]
     if not all(seeds):
         return None
-    name, system = task.path.name, model.label
+    name, label = task.path.name, system.label
     if metadata["prediction_type"] == "multiclass":
         pairs = zip(*(fold for of_seed in seeds for fold in of_seed), strict=True)
         truth, guess = (np.concatenate([part.argmax(1) for part in parts]) for parts in pairs)
@@ -74,8 +74,8 @@ def mistakes(plan: Plan, model: Model, task: Task) -> Mistakes | None:
         clips = counts.sum(1, keepdims=True)
         confusion = 100.0 * counts / np.maximum(clips, 1)
         per_class = _recalls(labels, confusion, clips[:, 0] // len(seeds))
-        return Mistakes(system, name, labels, confusion, per_class)
-    return Mistakes(system, name, labels, None, _precisions(labels, seeds))
+        return Mistakes(label, name, labels, confusion, per_class)
+    return Mistakes(label, name, labels, None, _precisions(labels, seeds))
 
 
 def _recalls(

@@ -31,12 +31,12 @@ class Content:
 def gather(results: Results) -> Content:
     """Compute the content of a report; shows progress, since there may be many predictions."""
     plan = results.plan
-    pairs = [(model, task) for task in plan.tasks for model in plan.models]
+    pairs = [(system, task) for task in plan.tasks for system in plan.systems]
     bar = Progress(pairs, desc="report", unit="table", leave=False)
-    found = [mistakes(plan, model, task) for model, task in bar]
+    found = [mistakes(plan, system, task) for system, task in bar]
     return Content(
         results,
-        f"{plural(len(plan.models), 'system')} on {plural(len(plan.tasks), 'task')}",
+        f"{plural(len(plan.systems), 'system')} on {plural(len(plan.tasks), 'task')}",
         _lead(results),
         measured(results),
         compared_with_printed(results),

@@ -40,7 +40,7 @@ def html(content: Content) -> str:
 
 def _values(content: Content) -> dict[str, Any]:
     results, plan = content.results, content.results.plan
-    systems = [model.label for model in plan.models]
+    systems = [system.label for system in plan.systems]
     placed = results.aggregates[THESE]
     return {
         "title": content.title,

@@ -20,7 +20,7 @@ class Comparison:
 
 def comparisons(results: Results) -> list[Comparison]:
     """Compare every system with every other."""
-    labels = [model.label for model in results.plan.models]
+    labels = [system.label for system in results.plan.systems]
     scores = {label: _per_seed(results, label) for label in labels}
     return [
         Comparison(

@@ -17,7 +17,7 @@ from hearbench.machine import hardware, processor, versions
 from hearbench.probes.runs import DONE
 from hearbench.report.score_tables import kind
 from hearbench.results import Results
-from hearbench.run.plan import Model, Plan
+from hearbench.run.plan import EvaluatedSystem, Plan
 from hearbench.systems.specs import DEFAULTS, System, parse_system
 
 
@@ -45,7 +45,7 @@ def provenance(results: Results) -> Provenance:
         "Report": f"written {_day(datetime.now(timezone.utc).timestamp())} on {_machine()}",
         "Versions at the report": ", ".join(f"{name} {v}" for name, v in versions().items()),
     }
-    systems = tuple(_system(plan, model, results) for model in plan.models)
+    systems = tuple(_system(plan, system, results) for system in plan.systems)
     tasks = tuple(
         (
             task.path.name,
@@ -70,7 +70,7 @@ def provenance(results: Results) -> Provenance:
 def command(plan: Plan) -> str:
     """The command that computes what `plan` holds."""
     folders = dict.fromkeys(str(task.path.parent) for task in plan.tasks)
-    systems = [_spec(model.system) for model in plan.models]
+    systems = [_spec(evaluated.system) for evaluated in plan.systems]
     words = ["hearbench", "run", "--tasks-dir", *folders]
     words += ["--tasks", *(task.path.name for task in plan.tasks), "--systems", *systems]
     words += ["--seeds", str(plan.seeds), "--engine", plan.engine, "--grid", plan.grid]
@@ -82,13 +82,15 @@ def _spec(system: System) -> str:
     """The spec of a system for `parse_system`: a short one if it is among the defaults."""
     if system.label in DEFAULTS and parse_system(system.label) == system:
         return system.label
-    return f"{system.label}={system.module}" + (f"@{system.model}" if system.model else "")
+    return f"{system.label}={system.module}" + (
+        f"@{system.checkpoint}" if system.checkpoint else ""
+    )
 
 
-def _system(plan: Plan, model: Model, results: Results) -> tuple[str, ...]:
-    system, found = model.system, model.fingerprint
+def _system(plan: Plan, evaluated: EvaluatedSystem, results: Results) -> tuple[str, ...]:
+    system, found = evaluated.system, evaluated.fingerprint
     loaded = f"{system.module} {found.version}".strip()
-    loaded += f" @ {system.model}" if system.model else ""
+    loaded += f" @ {system.checkpoint}" if system.checkpoint else ""
     return (
         system.label,
         loaded,
@@ -96,20 +98,20 @@ def _system(plan: Plan, model: Model, results: Results) -> tuple[str, ...]:
         f"{found.parameters:,}" if found.parameters else "-",
         f"{found.sample_rate:,}",
         _corpus(system),
-        _embedding_time(plan, model),
+        _embedding_time(plan, evaluated),
     )
 
 
 def _corpus(system: System) -> str:
     """The facts about training in the header of a .safetensors file, if there are any."""
-    if system.model.endswith(".random"):
+    if system.checkpoint.endswith(".random"):
         return "not pretrained"
-    if not system.model.endswith(".safetensors"):
+    if not system.checkpoint.endswith(".safetensors"):
         return "-"
-    if system.model.startswith("hf://"):  # a report does not use the network
+    if system.checkpoint.startswith("hf://"):  # a report does not use the network
         return "see its model card"
     try:
-        with safe_open(system.model, framework="pt") as file:
+        with safe_open(system.checkpoint, framework="pt") as file:
             metadata = [json.loads(text) for text in (file.metadata() or {}).values()]
         return next(_training(m["training"]) for m in metadata if "training" in m)
     except (OSError, ValueError, TypeError, StopIteration, SafetensorError):
@@ -127,10 +129,10 @@ def _training(facts: Mapping[str, Any]) -> str:
     return ", ".join(parts) or "not recorded in the file"
 
 
-def _embedding_time(plan: Plan, model: Model) -> str:
+def _embedding_time(plan: Plan, system: EvaluatedSystem) -> str:
     seconds = 0.0
     for task in plan.tasks:
-        folder = embedded(task, plan.embeddings(model, task))
+        folder = embedded(task, plan.embeddings(system, task))
         profile = folder / "profile.embeddings.json" if folder else None
         if profile and profile.is_file():
             seconds += float(json.loads(profile.read_text("utf-8")).get("time_elapsed", 0.0))
@@ -140,10 +142,10 @@ def _embedding_time(plan: Plan, model: Model) -> str:
 def _done_files(plan: Plan) -> list[Path]:
     return [
         file
-        for model in plan.models
+        for system in plan.systems
         for task in plan.tasks
         for seed in range(plan.seeds)
-        if (file := plan.predictions(model, task, seed) / DONE).is_file()
+        if (file := plan.predictions(system, task, seed) / DONE).is_file()
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hearbench import paper_tables
 from hearbench.results import PAPER, SCALES, THESE, Results
-from hearbench.run.plan import Model, Plan
+from hearbench.run.plan import EvaluatedSystem, Plan
 from hearbench.stats import FEW_SEEDS, LOWER_IS_BETTER, NO_FRACTION, Estimate
 from hearbench.tasks.folders import Task
 from hearbench.tasks.official import OFFICIAL
@@ -89,10 +89,10 @@ def measured(results: Results, scales: Sequence[str] = (THESE,)) -> ScoreTable:
     heads = [_head(task) for task in plan.tasks]
     heads += [Head(SCALES[scale], "All tasks", f"relative to {scale}") for scale in scales]
     rows = []
-    for model in plan.models:
-        label = model.label
+    for system in plan.systems:
+        label = system.label
         cells = [results.cells.get((label, task.path.name)) for task in plan.tasks]
-        rows.append(_row(model, cells + [results.aggregates[f].get(label) for f in scales]))
+        rows.append(_row(system, cells + [results.aggregates[f].get(label) for f in scales]))
     caption = (
         f"Test scores by {_probes(plan)}: {_metrics(plan)}. {spread(plan)} "
         "Best in bold. s(m) is relative to the worst and best single runs of the systems in this "
@@ -120,11 +120,11 @@ def compared_with_printed(results: Results) -> ScoreTable | None:
         cells = [row.scores[column.short] for column in columns] + [row.aggregate] * bool(placed)
         group = f"Printed: {row.group}"
         rows.append(Row(row.model, group, False, row.parameters, row.with_decoder, tuple(cells)))
-    for model in results.plan.models:
-        label = model.label
+    for system in results.plan.systems:
+        label = system.label
         tasks = [by_column[column.short].path.name for column in columns]
         cells_ = [results.cells.get((label, task)) for task in tasks]
-        rows.append(_row(model, cells_ + [placed.get(label)] * bool(placed)))
+        rows.append(_row(system, cells_ + [placed.get(label)] * bool(placed)))
     return ScoreTable("printed", "Compared with printed scores", tuple(heads), tuple(rows), (
         "Printed: Table 2 of the paper, ten seeds. Measured: this evaluation, "
         f"{plural(results.plan.seeds, 'seed')}. Only complete official tasks, by name and "
@@ -182,10 +182,10 @@ def _head(task: Task) -> Head:
     return Head(name, kind(task), detail, task.metric in LOWER_IS_BETTER)
 
 
-def _row(model: Model, cells: Sequence[Estimate | None]) -> Row:
-    count = model.fingerprint.parameters
+def _row(system: EvaluatedSystem, cells: Sequence[Estimate | None]) -> Row:
+    count = system.fingerprint.parameters
     parameters = count / 1e6 if count else None
-    return Row(model.label, "Measured", True, parameters, False, tuple(cells))
+    return Row(system.label, "Measured", True, parameters, False, tuple(cells))
 
 
 def plural(count: int, noun: str) -> str:

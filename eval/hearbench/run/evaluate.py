@@ -16,7 +16,7 @@ from hearbench.probes import fast
 from hearbench.probes.grid import Grid
 from hearbench.probes.official import check_installed
 from hearbench.results import Results, collect, write
-from hearbench.run.plan import Engine, Model, Plan, PlanError, earlier_precision, lock_dir
+from hearbench.run.plan import Engine, EvaluatedSystem, Plan, PlanError, earlier_precision, lock_dir
 from hearbench.run.sweep import sweep
 from hearbench.run.workers import Backend, Failure
 from hearbench.synthetic.writer import chosen_tasks, write_tasks
@@ -37,19 +37,19 @@ class Options:
     """Names of the tasks. (default: all in the folder, or all ten miniature tasks)"""
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 10
     """Number of seeds of the probes, starting at 0."""
-    jobs: Annotated[int | None, option("N")] = None
-    """Number of parallel steps, with one thread each. (default: one per CPU)"""
+    workers: Annotated[int | None, tyro.conf.arg(name="jobs"), option("N")] = None
+    """Number of parallel jobs, with one thread each. (default: one per CPU)"""
     grid: Grid = "paper"
     """Search space of the probes: the paper's 2 points or 8 of heareval's own 16."""
     engine: Engine = "heareval"
     """Trainer of the probes: the official heareval, or our own, which trains all seeds of a task
     at once. Event tasks always go to heareval."""
     backend: Backend = "loky"
-    """Backend that runs the steps: loky on this machine, dask and ray on clusters."""
+    """Backend that runs the jobs: loky on this machine, dask and ray on clusters."""
 
     def __post_init__(self) -> None:
-        if self.jobs is not None and self.jobs < 1:
-            raise PlanError(f"jobs={self.jobs}: use 1 or more")
+        if self.workers is not None and self.workers < 1:
+            raise PlanError(f"workers={self.workers} (--jobs): use 1 or more")
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class Evaluation:
     results: Results
     """The results of all finished runs."""
     failures: tuple[Failure, ...]
-    """The steps that failed; the same call computes them again."""
+    """The jobs that failed; the same call computes them again."""
 
     @property
     def outcome(self) -> str:
         """The failures, the location of the results and the next step, in words."""
-        lines = [f"Failed: {step.name}: {step.error}\n  log: {step.log}" for step in self.failures]
+        lines = [f"Failed: {job.name}: {job.error}\n  log: {job.log}" for job in self.failures]
         files = "table.md, results.csv and results.json"
         lines.append(f"Report: {self.out}/report/report.html; scores: {files}.")
         again = "fix the cause, then run the same command again."
@@ -100,7 +100,7 @@ def evaluate_systems(
     with lock_dir(out):
         plan = make_plan(systems, out, options, note)
         try:
-            failures = sweep(plan, options.jobs or joblib.cpu_count(), options.backend)
+            failures = sweep(plan, options.workers or joblib.cpu_count(), options.backend)
         finally:
             results = collect(plan)
             write(results)
@@ -135,14 +135,14 @@ def make_plan(
         tasks = find_tasks(options.tasks_dir, options.tasks)
         only_heareval = _only_heareval(tasks, options.engine, note)
         prints = fingerprints(chosen)
-    models = tuple(Model(system, found) for system, found in zip(chosen, prints, strict=True))
-    rates = {model.fingerprint.sample_rate for model in models}
+    evaluated = tuple(map(EvaluatedSystem, chosen, prints))
+    rates = {system.fingerprint.sample_rate for system in evaluated}
     for task in tasks:
         for sentence in provide_audio(task, rates):
             note(sentence)
     tasks = tuple(with_audio(task, rates) for task in tasks)
     plan = Plan(
-        out.resolve(), models, tasks, options.seeds, options.grid, options.engine, only_heareval
+        out.resolve(), evaluated, tasks, options.seeds, options.grid, options.engine, only_heareval
     )
     if options.engine == "fast":
         plan = replace(plan, precision=earlier_precision(out) or fast.fastest_precision())

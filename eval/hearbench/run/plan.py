@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -23,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from hearbench.errors import HearbenchError
 from hearbench.probes.grid import Grid
-from hearbench.probes.runs import DONE, ProductType, finished, test_score
+from hearbench.probes.runs import ProductType, finished, test_score
 from hearbench.stats import Run
 from hearbench.systems.fingerprint import Fingerprint
 from hearbench.systems.specs import System
@@ -38,8 +37,8 @@ class PlanError(HearbenchError, ValueError):
 
 
 @dataclass(frozen=True)
-class Model:
-    """A system as it was loaded."""
+class EvaluatedSystem:
+    """A system, and what was found when it was loaded."""
 
     system: System
     fingerprint: Fingerprint
@@ -61,7 +60,7 @@ class Plan:
 
     out: Path
     """Where everything is written."""
-    models: tuple[Model, ...]
+    systems: tuple[EvaluatedSystem, ...]
     """The systems, in the table's order."""
     tasks: tuple[Task, ...]
     """The tasks, in the table's order."""
@@ -90,31 +89,31 @@ class Plan:
         """The engine that trains the probes of `task`."""
         return "heareval" if task.path.name in self.only_heareval else self.engine
 
-    def embeddings(self, model: Model, task: Task) -> Path:
+    def embeddings(self, system: EvaluatedSystem, task: Task) -> Path:
         """The folder of one system's embeddings of one task."""
-        return self.out / "embeddings" / self._pair(model, task)
+        return self.out / "embeddings" / self._pair(system, task)
 
-    def predictions(self, model: Model, task: Task, seed: int) -> Path:
+    def predictions(self, system: EvaluatedSystem, task: Task, seed: int) -> Path:
         """The folder of one run: one system, task and seed."""
-        folder = self.out / "predictions" / self._pair(model, task)
+        folder = self.out / "predictions" / self._pair(system, task)
         return folder / f"{self.engine_of(task)}-{self.grid}" / f"seed{seed:02d}"
 
-    def finished(self, model: Model, task: Task, seed: int) -> bool:
+    def finished(self, system: EvaluatedSystem, task: Task, seed: int) -> bool:
         """Whether the run of one system, task and seed is complete."""
         is_fast = self.engine_of(task) == "fast"
-        return finished(self.predictions(model, task, seed), self.precision if is_fast else None)
+        return finished(self.predictions(system, task, seed), self.precision if is_fast else None)
 
-    def _pair(self, model: Model, task: Task) -> Path:
-        return Path(task.slug(model.fingerprint.sample_rate), model.slug)
+    def _pair(self, system: EvaluatedSystem, task: Task) -> Path:
+        return Path(task.slug(system.fingerprint.sample_rate), system.slug)
 
     def runs(self) -> Iterator[Run]:
         """Yield every finished run, by system, task and seed."""
-        for model in self.models:
+        for system in self.systems:
             for task in self.tasks:
                 for seed in range(self.seeds):
-                    if self.finished(model, task, seed):
-                        folder = self.predictions(model, task, seed)
-                        yield _read_run(model, task, seed, folder, self.engine_of(task))
+                    if self.finished(system, task, seed):
+                        folder = self.predictions(system, task, seed)
+                        yield _read_run(system, task, seed, folder, self.engine_of(task))
 
     def save(self) -> None:
         """Write the plan into its output folder."""
@@ -126,7 +125,7 @@ class Plan:
 
     def _record(self) -> dict[str, Any]:
         return {
-            "models": [model_record(model) for model in self.models],
+            "models": [system_record(system) for system in self.systems],
             "tasks": [task_record(task) for task in self.tasks],
             "seeds": self.seeds,
             "grid": self.grid,
@@ -145,20 +144,17 @@ class Plan:
         file = out / "plan.json"
         try:
             content = json.loads(file.read_text("utf-8"))
-            models = tuple(
-                Model(System(**e["system"]), Fingerprint(**e["fingerprint"]))
-                for e in content["models"]
-            )
+            systems = tuple(_system(entry) for entry in content["models"])
             tasks = tuple(_task(entry) for entry in content["tasks"])
             return cls(
                 out,
-                models,
+                systems,
                 tasks,
                 content["seeds"],
                 content["grid"],
                 content["engine"],
                 tuple(content["only_heareval"]),
-                content.get("precision") or _trained_precision(out) or "float32",
+                content.get("precision", cls.precision),
             )
         except FileNotFoundError:
             raise PlanError(f"{file} does not exist: evaluate first (hearbench run)") from None
@@ -174,15 +170,7 @@ def earlier_precision(out: Path) -> ProductType | None:
         earlier = Plan.load(out)
         if earlier.engine == "fast":
             return earlier.precision
-    return _trained_precision(out)
-
-
-def _trained_precision(out: Path) -> ProductType | None:
-    """The type of the products of most finished runs of `fast`; older plans don't record it."""
-    found: Counter[ProductType] = Counter()
-    for file in out.glob(f"predictions/*/*/fast-*/seed*/{DONE}"):
-        found.update(t for t in get_args(ProductType) if finished(file.parent, t))
-    return found.most_common(1)[0][0] if found else None
+    return None
 
 
 @contextmanager
@@ -205,11 +193,14 @@ def lock_dir(out: Path) -> Iterator[None]:
         yield
 
 
-def model_record(model: Model) -> dict[str, Any]:
-    """A model as JSON, without the names of its source files."""
-    record = asdict(model)
-    del record["fingerprint"]["sources"]
-    return record
+def system_record(evaluated: EvaluatedSystem) -> dict[str, Any]:
+    """A system as JSON, without the names of its source files."""
+    system, found = evaluated.system, asdict(evaluated.fingerprint)
+    del found["sources"]
+    return {
+        "system": {"label": system.label, "module": system.module, "model": system.checkpoint},
+        "fingerprint": found,
+    }
 
 
 def task_record(task: Task) -> dict[str, Any]:
@@ -219,12 +210,18 @@ def task_record(task: Task) -> dict[str, Any]:
     return {**{name: getattr(task, name) for name in names}, "path": str(task.path)}
 
 
+def _system(entry: dict[str, Any]) -> EvaluatedSystem:
+    named = entry["system"]
+    system = System(named["label"], named["module"], named["model"])
+    return EvaluatedSystem(system, Fingerprint(**entry["fingerprint"]))
+
+
 def _task(entry: dict[str, Any]) -> Task:
     digests = {int(rate): digest for rate, digest in entry["digests"].items()}
     kept = {"path": Path(entry["path"]), "splits": tuple(entry["splits"]), "digests": digests}
     return Task(**{**entry, **kept})
 
 
-def _read_run(model: Model, task: Task, seed: int, folder: Path, engine: Engine) -> Run:
+def _read_run(system: EvaluatedSystem, task: Task, seed: int, folder: Path, engine: Engine) -> Run:
     score, seconds = test_score(folder)
-    return Run(model.label, task.path.name, seed, task.metric, score, seconds, engine)
+    return Run(system.label, task.path.name, seed, task.metric, score, seconds, engine)

@@ -45,7 +45,7 @@ class Job:
     name: str
     folders: tuple[Path, ...]
     log: Path
-    step: Callable[..., Any]
+    function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
 
@@ -109,7 +109,7 @@ def attempt(job: Job) -> Failure | None:
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 # A cluster may still be busy with it for a sweep that was killed.
                 stack.enter_context(FileLock(folder.parent / f".{folder.name}.lock"))
-            job.step(*job.arguments)
+            job.function(*job.arguments)
     except (Exception, SystemExit) as error:  # whatever heareval or a HEAR module may raise
         with suppress(OSError):  # the disk may be full
             job.log.parent.mkdir(parents=True, exist_ok=True)

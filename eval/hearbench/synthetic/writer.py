@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from filelock import FileLock
 from joblib import Parallel, delayed
 
 from hearbench.progress import Progress
@@ -43,12 +44,10 @@ def write_tasks(out: Path, names: Collection[str] = ()) -> Path:
         TaskError: if a name is unknown, or `out` contains files that were not generated here.
     """
     chosen = chosen_tasks(names)
-    if out.is_file() or any(not path.is_dir() for path in _content(out)):
-        raise TaskError(f"{out} {NOT_OURS}")
-    missing = [task for task in chosen if not _is_complete(out / task.name)]
-    if not missing:
+    if not _missing_tasks(out, chosen):
         return out
     with _draft(out) as draft:
+        missing = _missing_tasks(out, chosen)  # another process may have made some
         for task in missing:
             _write_annotations(task, draft / task.name)
         _render(draft, [clip for task in missing for clip in _task_clips(task)], "tasks")
@@ -83,18 +82,31 @@ def write_corpus(out: Path, clips: int = 400) -> Path:
     """
     if clips < 1:
         raise ValueError(f"clips={clips}: at least 1 is needed")
-    stamp, stamp_file = f"corpus of {clips} clips, {VERSION}\n", out / STAMP
-    if stamp_file.is_file():
-        if stamp_file.read_text("utf-8") == stamp:
-            return out
-    elif out.is_file() or _content(out):
-        raise TaskError(f"{out} {NOT_OURS}")
+    stamp = f"corpus of {clips} clips, {VERSION}\n"
+    if _is_corpus(out, stamp):
+        return out
     with _draft(out) as draft:
+        if _is_corpus(out, stamp):  # made by another process
+            return out
         _render(draft, [(Path(f"clip-{i:05d}.wav"), corpus_clip) for i in range(clips)], "corpus")
         (draft / STAMP).write_text(stamp, "utf-8")
         shutil.rmtree(out, ignore_errors=True)
         draft.replace(out)
     return out
+
+
+def _missing_tasks(out: Path, chosen: Sequence[MiniatureTask]) -> list[MiniatureTask]:
+    if out.is_file() or any(not path.is_dir() for path in _content(out)):
+        raise TaskError(f"{out} {NOT_OURS}")
+    return [task for task in chosen if not _is_complete(out / task.name)]
+
+
+def _is_corpus(out: Path, stamp: str) -> bool:
+    if (out / STAMP).is_file():
+        return (out / STAMP).read_text("utf-8") == stamp
+    if out.is_file() or _content(out):
+        raise TaskError(f"{out} {NOT_OURS}")
+    return False
 
 
 def _content(folder: Path) -> list[Path]:
@@ -116,14 +128,16 @@ def _is_complete(folder: Path) -> bool:
 
 @contextmanager
 def _draft(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out`, removed at the end."""
+    """Yield an empty folder beside `out`, removed at the end; one process at a time gets it."""
     draft = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(out.with_name(f".{out.name}.lock")):
+        shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
+        draft.mkdir()
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _render(folder: Path, clips: Sequence[Clip], content: str) -> None:

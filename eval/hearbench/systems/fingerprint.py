@@ -20,7 +20,7 @@ import torch
 from hearbench.systems import catalog, specs
 from hearbench.systems.specs import DEFAULTS, System, SystemSpecError, load_system
 
-COMPUTE_NOTHING = (__name__, catalog.__name__, specs.__name__)
+COMPUTE_NOTHING = (str(__package__), __name__, catalog.__name__, specs.__name__)
 """Modules of hearbench.systems that only describe systems."""
 
 
@@ -102,8 +102,8 @@ def check_unchanged(system: System, module: ModuleType, model: Any, before: Fing
             return
     except FileNotFoundError:
         pass  # deleted since
-    is_folder = system.model and Path(system.model).is_dir()
-    instead = f", or name a file instead of the folder {system.model}" if is_folder else ""
+    is_folder = system.checkpoint and Path(system.checkpoint).is_dir()
+    instead = f", or name a file instead of the folder {system.checkpoint}" if is_folder else ""
     raise SystemSpecError(
         f"system {system.label!r}: its weights or code have changed since the evaluation began: "
         f"run the same command again{instead}"
@@ -111,14 +111,16 @@ def check_unchanged(system: System, module: ModuleType, model: Any, before: Fing
 
 
 def _digest(system: System, module: ModuleType, model: Any, sources: Sequence[Path]) -> str:
-    total = hashlib.sha256(json.dumps([system.module, system.model, _version(module)]).encode())
+    total = hashlib.sha256(
+        json.dumps([system.module, system.checkpoint, _version(module)]).encode()
+    )
     for file in sources:
         total.update(file.read_bytes())
     if isinstance(model, torch.nn.Module):
         total.update(_state_digest(model))
     if is_dataclass(config := getattr(model, "config", None)):
         total.update(repr(config).encode())
-    for file in _files(Path(system.model)) if system.model else []:
+    for file in _files(Path(system.checkpoint)) if system.checkpoint else []:
         total.update(hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()[:12]
 

@@ -28,7 +28,7 @@ class System:
     """Its row in the table."""
     module: str
     """Import name of the module."""
-    model: str = ""
+    checkpoint: str = ""
     """Path passed to `load_model`; empty for the module's default."""
 
 
@@ -43,7 +43,7 @@ def parse_systems(specs: Sequence[str]) -> tuple[System, ...]:
     """The systems that `specs` name: those of `DEFAULTS` if there are none.
 
     A spec is `random`, `[LABEL=]NAME[@CHECKPOINT]` with a name from the catalog, `[LABEL=]WEIGHTS`
-    such as `axlstm_base.audioset`, or `[LABEL=]MODULE[@MODEL]`.
+    such as `axlstm_base.audioset`, or `[LABEL=]MODULE[@CHECKPOINT]`.
 
     Raises:
         SystemSpecError: for a malformed spec, or a label used twice.
@@ -51,7 +51,7 @@ def parse_systems(specs: Sequence[str]) -> tuple[System, ...]:
     systems = tuple(parse_system(spec) for spec in specs or DEFAULTS)
     labels = [system.label for system in systems]
     if twice := [label for label in labels if labels.count(label) > 1]:
-        raise SystemSpecError(f"label {twice[0]!r} is used twice: write LABEL=MODULE[@MODEL]")
+        raise SystemSpecError(f"label {twice[0]!r} is used twice: write LABEL=MODULE[@CHECKPOINT]")
     return systems
 
 
@@ -62,21 +62,25 @@ def parse_system(spec: str) -> System:
     match = re.fullmatch(r"(?:([\w.+-]+)=)?([A-Za-z_][\w.]*)(?:@(.+))?", spec)
     if match is None:
         names = ", ".join(DEFAULTS)
-        raise SystemSpecError(f"system {spec!r}: use one of {names}, or [LABEL=]MODULE[@MODEL]")
-    label, name, model = match[1], match[2], match[3] or ""
-    if not model and WEIGHTS.fullmatch(name):
+        raise SystemSpecError(
+            f"system {spec!r}: use one of {names}, or [LABEL=]MODULE[@CHECKPOINT]"
+        )
+    label, name, checkpoint = match[1], match[2], match[3] or ""
+    if not checkpoint and WEIGHTS.fullmatch(name):
         return System(label or name, "hear_axlstm", name)
-    stem = re.sub(r"\.(safetensors|pth|pt|ckpt)$", "", Path(model).name)
+    stem = re.sub(r"\.(safetensors|pth|pt|ckpt)$", "", Path(checkpoint).name)
     said = not stem or stem.lower().startswith(name)
     default = (stem or name) if said else f"{name}-{stem}"
-    return System(label or re.sub(r"[^\w.+-]+", "-", default), _module(name, model), model)
+    return System(
+        label or re.sub(r"[^\w.+-]+", "-", default), _module(name, checkpoint), checkpoint
+    )
 
 
-def _module(name: str, model: str) -> str:
+def _module(name: str, checkpoint: str) -> str:
     """The import name of a system of the catalog, or of any other module."""
     if (card := CATALOG.get(name)) is None:
         return name
-    if card.checkpoint and not model:
+    if card.checkpoint and not checkpoint:
         raise SystemSpecError(
             f"system {name!r} needs weights: write {name}@{card.checkpoint} with their path "
             f"(`hearbench systems {name}` says where they are published)"
@@ -102,10 +106,10 @@ def load_system(system: System) -> tuple[ModuleType, Any]:
             f"{system.module} is not a HEAR module: it lacks {', '.join(missing)}"
         )
     try:
-        model = module.load_model(*([system.model] if system.model else []))
+        model = module.load_model(*([system.checkpoint] if system.checkpoint else []))
     except (Exception, SystemExit) as error:
         raise SystemSpecError(
-            f"system {system.label!r}: {system.module}.load_model({system.model!r}) failed: "
+            f"system {system.label!r}: {system.module}.load_model({system.checkpoint!r}) failed: "
             f"{type(error).__name__}: {error}"
         ) from error
     if not isinstance(getattr(model, "sample_rate", None), int):

@@ -12,7 +12,7 @@ from typing import Any
 import gdown
 import requests
 
-from hearbench.errors import HearbenchError
+from hearbench.download import FetchError, unreachable
 from hearbench.progress import Progress
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two blocks
@@ -20,19 +20,11 @@ RETRIES = 3
 HOST = "drive.google.com"
 
 
-class DownloadError(HearbenchError, RuntimeError):
-    """Raised if a server refuses or the transfer fails; the message is a reason, not a remedy."""
-
-
-class UnreachableError(DownloadError):
-    """Raised if the server can't be reached, so that other downloads from it would fail, too."""
-
-
 def list_folder(folder_id: str) -> dict[str, str]:
     """The ids of all files of a folder, by their paths in it.
 
     Raises:
-        DownloadError: if the folder can't be listed.
+        FetchError: if the folder can't be listed.
     """
     options: dict[str, Any] = {"skip_download": True, "use_cookies": False, "timeout": TIMEOUT}
     with _explaining():
@@ -51,7 +43,7 @@ def transfer(file_id: str, target: Path) -> None:
     """Download a file, or resume its download.
 
     Raises:
-        DownloadError: if the download fails.
+        FetchError: if the download fails.
         OSError: if it can't be written.
     """
     with Progress(desc=target.name, unit="B", unit_scale=True) as bar:
@@ -94,33 +86,25 @@ def _explaining() -> Iterator[None]:
     try:
         yield
     except requests.RequestException as error:
-        raise explained(error) from error
+        raise _explained(error) from error
     except OSError:
         raise
     except Exception as error:  # gdown reads pages that may look like anything
-        raise explained(error) from error
+        raise _explained(error) from error
 
 
-def explained(error: Exception, host: str = HOST) -> DownloadError:
+def _explained(error: Exception) -> FetchError:
     """The error to raise for a failed transfer, in one sentence."""
     cause = error if isinstance(error, OSError) else error.__cause__ or error
     text = " ".join(str(error).split())
-    if isinstance(cause, requests.exceptions.ProxyError):
-        return UnreachableError(f"the proxy refused the connection to {host} (check HTTPS_PROXY)")
-    if isinstance(cause, requests.exceptions.SSLError):
-        return UnreachableError(f"the secure connection to {host} failed ({text[:120]})")
     if "Download is incomplete" in text or isinstance(
         cause, requests.exceptions.ChunkedEncodingError
     ):
-        return DownloadError("the transfer was interrupted; run the same command again to resume")
-    if isinstance(cause, requests.Timeout):
-        return UnreachableError(
-            f"{host} did not answer in time; run the same command again to resume"
-        )
-    if isinstance(cause, requests.ConnectionError):
-        return UnreachableError(f"there is no connection to {host}")
+        return FetchError("the transfer was interrupted; run the same command again to resume")
+    if isinstance(cause, Exception) and (found := unreachable(cause, HOST)):
+        return found
     if "many" in text and ("users" in text or "accesses" in text) and "status code" not in text:
-        return DownloadError(
+        return FetchError(
             "Google Drive's daily quota of downloads for the file is used up, or it is not public"
         )
-    return DownloadError(f"the download failed ({type(error).__name__}: {text[:160]})")
+    return FetchError(f"the download failed ({type(error).__name__}: {text[:160]})")

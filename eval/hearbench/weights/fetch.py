@@ -20,10 +20,9 @@ from typing import Any
 
 import platformdirs
 from filelock import FileLock, Timeout
-from requests import RequestException
 
+from hearbench.download import UnreachableError, download
 from hearbench.errors import HearbenchError, WeightsError
-from hearbench.tasks.fetch.download import FetchError, download
 from hearbench.weights import drive
 from hearbench.weights.files import ARCHIVE, ZipError, files_in
 from hearbench.weights.runs import IN_RUN, choose, listing
@@ -35,6 +34,7 @@ CACHE_VARIABLE = "HEARBENCH_CACHE"
 OFFLINE_VARIABLE = "HEARBENCH_OFFLINE"
 OFF = ("", "0", "false", "no", "off")
 CHECKPOINTS = (".pth", ".pt")
+ATTEMPTS = 3  # without progress
 
 
 def default_folder() -> Path:
@@ -100,7 +100,7 @@ def get_all(
                 raise WeightsError(f"{weights.name}: skipped, as {weights.host} can't be reached")
             result: Path | WeightsError = get(weights, folder, source)
         except WeightsError as error:
-            if isinstance(error.__cause__, drive.UnreachableError):
+            if isinstance(error.__cause__, UnreachableError):
                 unreachable.add(weights.host)
             result = error
         yield weights, result
@@ -178,13 +178,8 @@ def _disk_reason(error: OSError, folder: Path) -> str:
 
 def _from_url(weights: Weights, draft: Path) -> tuple[Path, str]:
     path = draft / weights.file
-    try:
-        if not path.exists():
-            download(weights.url, path, attempts=drive.RETRIES)
-    except FetchError as error:
-        if not isinstance(error.__cause__, RequestException):
-            raise
-        raise drive.explained(error.__cause__, weights.host) from error
+    if not path.exists():
+        download(weights.url, path, attempts=ATTEMPTS)
     return path, weights.file
 
 

@@ -24,7 +24,7 @@ from hearbench import cli, report
 from hearbench.probes.runs import DONE, SCORES
 from hearbench.probes.runs import finished as is_finished
 from hearbench.results import collect, write
-from hearbench.run.plan import Model, Plan, PlanError
+from hearbench.run.plan import EvaluatedSystem, Plan, PlanError
 from hearbench.run.sweep import sweep
 from hearbench.systems.fingerprint import fingerprints
 from hearbench.systems.specs import System, parse_system
@@ -48,11 +48,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     (folder / "broken_hear_module.py").write_text(BROKEN, "utf-8")
     sys.path.insert(0, str(folder))
     systems = (parse_system("naive"), System("broken", "broken_hear_module"))
-    models = tuple(Model(s, f) for s, f in zip(systems, fingerprints(systems), strict=True))
+    evaluated = tuple(map(EvaluatedSystem, systems, fingerprints(systems)))
     tasks = tuple(with_audio(task, [16_000]) for task in find_tasks(folder / "tasks"))
-    plan = Plan(folder / "out", models, tasks, seeds=2)
+    plan = Plan(folder / "out", evaluated, tasks, seeds=2)
     plan.save()
-    failures = sweep(plan, jobs=2)
+    failures = sweep(plan, workers=2)
     sys.path.remove(str(folder))
     assert {failure.name for failure in failures} == {
         "broken on folded, embeddings",
@@ -69,7 +69,7 @@ def test_scores_are_heareval_s(finished: Plan) -> None:
     assert set(runs) == {("folded", 0), ("folded", 1), ("split", 0), ("split", 1)}
     for (name, seed), run in runs.items():
         task = next(task for task in finished.tasks if task.path.name == name)
-        folder = finished.predictions(finished.models[0], task, seed)
+        folder = finished.predictions(finished.systems[0], task, seed)
         accuracies = []
         for file in folder.glob("*.predictions.pkl"):
             stored = pickle.loads(file.read_bytes())
@@ -82,7 +82,7 @@ def test_scores_are_heareval_s(finished: Plan) -> None:
 
 def test_the_paper_s_grid_is_searched(finished: Plan) -> None:
     for task in finished.tasks:
-        folder = finished.predictions(finished.models[0], task, 1)
+        folder = finished.predictions(finished.systems[0], task, 1)
         chosen = json.loads((folder / SCORES).read_text("utf-8"))["hparams"]
         assert (chosen["hidden_layers"], chosen["hidden_dim"], chosen["lr"]) == (1, 1024, 1e-4)
         assert "xavier_normal_" in chosen["initialization"]
@@ -94,19 +94,19 @@ def test_the_paper_s_grid_is_searched(finished: Plan) -> None:
 
 
 def logits(plan: Plan, seed: int) -> torch.Tensor:
-    folder = plan.predictions(plan.models[0], plan.tasks[-1], seed)
+    folder = plan.predictions(plan.systems[0], plan.tasks[-1], seed)
     return pickle.loads((folder / "test.predictions.pkl").read_bytes())["prediction_logit"]
 
 
 def test_seeds_differ_and_a_half_finished_one_is_redone_alike(finished: Plan) -> None:
     before = logits(finished, 0)
     assert not torch.equal(before, logits(finished, 1))
-    again = Plan(finished.out, finished.models[:1], finished.tasks[-1:], seeds=1)
-    folder = again.predictions(again.models[0], again.tasks[0], 0)
+    again = Plan(finished.out, finished.systems[:1], finished.tasks[-1:], seeds=1)
+    folder = again.predictions(again.systems[0], again.tasks[0], 0)
     (folder / DONE).unlink()  # as if it had been killed before its end
     (folder / "half-finished").touch()
     assert not is_finished(folder)
-    assert sweep(again, jobs=2) == []  # in the same workers
+    assert sweep(again, workers=2) == []  # in the same workers
     assert is_finished(folder) and not (folder / "half-finished").exists()
     assert torch.equal(logits(again, 0), before)
 
@@ -115,7 +115,7 @@ def test_finished_runs_are_not_repeated(finished: Plan) -> None:
     files = list(finished.out.glob(f"predictions/**/{DONE}"))
     times = [file.stat().st_mtime_ns for file in files]
     assert len(files) == 4
-    assert sweep(Plan(finished.out, finished.models[:1], finished.tasks, 2), jobs=1) == []
+    assert sweep(Plan(finished.out, finished.systems[:1], finished.tasks, 2), workers=1) == []
     assert [file.stat().st_mtime_ns for file in files] == times
 
 
@@ -135,7 +135,7 @@ def test_table_and_records(finished: Plan) -> None:
 
 def test_bad_plans(finished: Plan, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="seeds=0"):
-        Plan(tmp_path, finished.models, finished.tasks, seeds=0)
+        Plan(tmp_path, finished.systems, finished.tasks, seeds=0)
     with pytest.raises(PlanError, match="evaluate first"):
         Plan.load(tmp_path)
 

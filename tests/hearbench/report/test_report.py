@@ -52,7 +52,7 @@ def folder(plan: Plan) -> Path:
 
 def stored(plan: Plan, system: int, task: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for seed in range(plan.seeds):
-        place = plan.predictions(plan.models[system], plan.tasks[task], seed)
+        place = plan.predictions(plan.systems[system], plan.tasks[task], seed)
         for file in place.glob("*.predictions.pkl"):
             predictions = pickle.loads(file.read_bytes())
             yield predictions["target"].numpy(), predictions["prediction"].numpy()
@@ -245,7 +245,7 @@ def test_nothing_finished_is_said(plan: Plan, tmp_path: Path) -> None:
 def test_the_command_repeats_the_plan(plan: Plan) -> None:
     mine = System("mine", "hear_axlstm", "runs/a b.safetensors")
     models = [
-        type(plan.models[0])(system, plan.models[0].fingerprint)
+        type(plan.systems[0])(system, plan.systems[0].fingerprint)
         for system in (parse_system("random"), mine)
     ]
     words = command(Plan(Path("out"), tuple(models), plan.tasks[:1], 3))

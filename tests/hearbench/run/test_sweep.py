@@ -18,7 +18,7 @@ from hearbench.embed.files import EMBEDDED, embedded
 from hearbench.probes import fast, official
 from hearbench.probes.runs import DONE, SCORES, finished
 from hearbench.run import evaluate, sweep, workers
-from hearbench.run.plan import Model, Plan, PlanError, earlier_precision, lock_dir
+from hearbench.run.plan import EvaluatedSystem, Plan, PlanError, earlier_precision, lock_dir
 from hearbench.run.workers import Failure, Job, SweepError, attempt
 from hearbench.systems import fingerprint
 from hearbench.systems.fingerprint import Fingerprint
@@ -38,10 +38,10 @@ def plan(tmp_path: Path) -> Plan:
     for name in ("events", "scenes[v1]"):
         write_task(tmp_path / "tasks" / name)
     tasks = tuple(with_audio(task, [16_000]) for task in find_tasks(tmp_path / "tasks"))
-    model = Model(parse_system("naive"), Fingerprint("0", 16_000, 0, ""))
-    plan = Plan(tmp_path / "out", (model,), tasks, 3, engine="fast", only_heareval=("events",))
+    system = EvaluatedSystem(parse_system("naive"), Fingerprint("0", 16_000, 0, ""))
+    plan = Plan(tmp_path / "out", (system,), tasks, 3, engine="fast", only_heareval=("events",))
     for task in tasks:
-        done = plan.embeddings(model, task) / "module" / task.path.name / EMBEDDED
+        done = plan.embeddings(system, task) / "module" / task.path.name / EMBEDDED
         done.parent.mkdir(parents=True)
         done.touch()
     return plan
@@ -55,32 +55,32 @@ def finish(folder: Path, precision: str = "float32") -> None:
 
 def jobs_of(plan: Plan, monkeypatch: pytest.MonkeyPatch, workers: int = 1) -> list[Job]:
     jobs: list[Job] = []
-    monkeypatch.setattr(sweep, "_compute", lambda todo, *_rest: jobs.extend(todo) or [])
-    assert sweep.sweep(plan, jobs=workers) == []
+    monkeypatch.setattr(sweep, "run", lambda todo, *_rest: jobs.extend(todo) or [])
+    assert sweep.sweep(plan, workers) == []
     return jobs
 
 
 def test_fast_takes_all_missing_seeds_of_a_task(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish(plan.predictions(plan.models[0], plan.tasks[1], 1))
+    finish(plan.predictions(plan.systems[0], plan.tasks[1], 1))
     ours, *theirs = jobs_of(plan, monkeypatch)
     embeddings, folders, grid, log, precision = ours.arguments
-    assert ours.step is fast.train_and_test and (grid, precision) == ("paper", "float32")
+    assert ours.function is fast.train_and_test and (grid, precision) == ("paper", "float32")
     assert embeddings == embedded(plan.tasks[1], plan.embeddings(*pair(plan, 1)))
     assert folders == {seed: plan.predictions(*pair(plan, 1), seed) for seed in (0, 2)}
     assert log.parent.name == "fast-paper" and ours.folders == tuple(folders.values())
-    assert [job.step for job in theirs] == [official.train_and_test] * 3
+    assert [job.function for job in theirs] == [official.train_and_test] * 3
     assert [list(job.arguments[1]) for job in theirs] == [[0], [1], [2]]
     assert [job.folders[0].name for job in theirs] == ["seed00", "seed01", "seed02"]
     assert {job.folders[0].parent.name for job in theirs} == {"heareval-paper"}
 
 
 def test_seeds_are_shared_among_idle_workers(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    two = [job for job in jobs_of(plan, monkeypatch, 2) if job.step is fast.train_and_test]
+    two = [job for job in jobs_of(plan, monkeypatch, 2) if job.function is fast.train_and_test]
     assert [list(job.arguments[1]) for job in two] == [[0, 2], [1]]
     assert len({job.log for job in two}) == 2
-    many = [job for job in jobs_of(plan, monkeypatch, 64) if job.step is fast.train_and_test]
+    many = [job for job in jobs_of(plan, monkeypatch, 64) if job.function is fast.train_and_test]
     assert [list(job.arguments[1]) for job in many] == [[0], [1], [2]]
 
 
@@ -97,8 +97,8 @@ def test_what_fast_is_asked(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None
     assert calls == [first.arguments] and first.arguments[-2] == first.log
 
 
-def pair(plan: Plan, task: int) -> tuple[Model, Any]:
-    return plan.models[0], plan.tasks[task]
+def pair(plan: Plan, task: int) -> tuple[EvaluatedSystem, Any]:
+    return plan.systems[0], plan.tasks[task]
 
 
 def test_engines_never_mix(plan: Plan) -> None:
@@ -111,8 +111,29 @@ def test_engines_never_mix(plan: Plan) -> None:
         ("events", "heareval"),
         ("scenes[v1]", "fast"),
     }
-    other = Plan(plan.out, plan.models, plan.tasks, 3, engine="heareval")
+    other = Plan(plan.out, plan.systems, plan.tasks, 3, engine="heareval")
     assert {(run.task, run.engine) for run in other.runs()} == {("events", "heareval")}
+
+
+def test_a_plan_s_file(plan: Plan) -> None:
+    """The keys stay, so that earlier evaluations can be read."""
+    system = replace(plan.systems[0].system, checkpoint="a.pt")
+    plan = replace(plan, systems=(replace(plan.systems[0], system=system),))
+    plan.save()
+    content = json.loads((plan.out / "plan.json").read_text("utf-8"))
+    assert list(content) == [
+        *("models", "tasks", "seeds", "grid", "engine", "only_heareval", "precision")
+    ]
+    assert content["models"] == [
+        {
+            "system": {"label": "naive", "module": "hearbench.systems.naive", "model": "a.pt"},
+            "fingerprint": {"digest": "0", "sample_rate": 16_000, "parameters": 0, "version": ""},
+        }
+    ]
+    assert Plan.load(plan.out) == plan
+    del content["precision"]  # the first evaluations knew float32 only
+    (plan.out / "plan.json").write_text(json.dumps(content), "utf-8")
+    assert Plan.load(plan.out) == plan
 
 
 def test_types_of_products_never_mix(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,10 +152,6 @@ def test_types_of_products_never_mix(plan: Plan, monkeypatch: pytest.MonkeyPatch
     first, *_ = jobs_of(rounded, monkeypatch)
     assert first.arguments[1] == {0: folders[0]} and first.arguments[-1] == "bfloat16"
     rounded.save()
-    file = plan.out / "plan.json"
-    content = json.loads(file.read_text("utf-8"))
-    del content["precision"]  # as in older versions: that of most runs counts
-    file.write_text(json.dumps(content), "utf-8")
     assert Plan.load(plan.out) == rounded and earlier_precision(plan.out) == "bfloat16"
 
 
@@ -143,7 +160,7 @@ def test_the_type_of_products_is_measured_once(
 ) -> None:
     measured = iter(("bfloat16", "float32"))
     monkeypatch.setattr(fast, "fastest_precision", lambda: next(measured))
-    monkeypatch.setattr(evaluate, "fingerprints", lambda _: [plan.models[0].fingerprint])
+    monkeypatch.setattr(evaluate, "fingerprints", lambda _: [plan.systems[0].fingerprint])
 
     def type_in(out: str) -> str:
         options = evaluate.Options(tmp_path / "tasks", engine="fast")
@@ -161,7 +178,7 @@ def test_plans_without_a_valid_engine_are_refused(plan: Plan) -> None:
     with pytest.raises(PlanError, match=r"can't be read \('engine'\): evaluate again"):
         Plan.load(plan.out)
     with pytest.raises(PlanError, match="engine='slow'"):
-        Plan(plan.out, plan.models, plan.tasks, 3, engine="slow")  # type: ignore[arg-type]
+        Plan(plan.out, plan.systems, plan.tasks, 3, engine="slow")  # type: ignore[arg-type]
 
 
 def test_bad_names_are_refused_before_any_work(

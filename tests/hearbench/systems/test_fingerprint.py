@@ -48,6 +48,18 @@ def test_fingerprint_follows_weights_and_code(module: str, tmp_path: Path) -> No
     assert len({first.digest, named.digest, edited.digest, reweighted.digest}) == 4
 
 
+def test_the_digest_of_what_has_not_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Embeddings of earlier evaluations are found by it."""
+    name = "hear_module_of_a_known_digest"
+    (tmp_path / f"{name}.py").write_bytes(MODULE.encode())
+    (tmp_path / "weights.pt").write_bytes(b"weights")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert fingerprint(System("x", name, "weights.pt")).digest == "cd8d694dc891"
+
+
 def test_fingerprint_leaves_out_what_computes_nothing() -> None:
     files = _sources(import_module("hearbench.systems.naive"))
     assert "naive.py" in {file.name for file in files}

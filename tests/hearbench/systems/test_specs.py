@@ -40,7 +40,7 @@ def test_bad_specs() -> None:
             parse_system(spec)
     with pytest.raises(SystemSpecError, match="'naive' is used twice"):
         parse_systems(["naive", "naive=other"])
-    assert parse_system("axlstm_base.audioset").model == "axlstm_base.audioset"
+    assert parse_system("axlstm_base.audioset").checkpoint == "axlstm_base.audioset"
     assert parse_system("B=ssast_base").module == "hear_axlstm"
     assert parse_systems([]) == parse_systems(DEFAULTS)
     assert tuple(system.label for system in parse_systems([])) == DEFAULTS

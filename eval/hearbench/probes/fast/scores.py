@@ -1,7 +1,7 @@
-"""heareval's scores of scene tasks (heareval.score), over all classes at once and on any device.
+"""heareval's scores of scene tasks (heareval.score), on any device.
 
-They agree to 1e-6 with its functions, which loop over clips or classes, including ties and
-undefined classes.
+They agree to 1e-6 with its functions, including ties and undefined classes, but accuracies and mAP
+are computed over all clips and classes at once.
 
 Shapes: N clips, C classes. predictions and targets are ``[N, C]``, targets 0 or 1.
 """
@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 CHROMA = 12  # pitch classes of an octave
@@ -29,10 +30,11 @@ def chroma_accuracy(predictions: Tensor, targets: Tensor) -> float:
 
 def mean_average_precision(predictions: Tensor, targets: Tensor) -> float:
     """Average precision, averaged over classes; 0 for classes without clips, as in scikit-learn."""
-    ranks = _Ranks(predictions, targets)
-    precision = ranks.positives_to_here / torch.arange(1, len(targets) + 1).to(targets)[:, None]
-    at_end = precision.gather(0, ranks.last_equal)
-    return float(((at_end * ranks.hits).sum(0) / ranks.positives.clamp(min=1)).mean())
+    ordered, order = predictions.sort(0, descending=True)
+    hits = targets.double().gather(0, order)
+    precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1).to(hits)[:, None]
+    at_end = precision.gather(0, _ends_of_ties(ordered))
+    return float(((at_end * hits).sum(0) / hits.sum(0).clamp(min=1)).mean())
 
 
 def aucroc(predictions: Tensor, targets: Tensor) -> float:
@@ -69,30 +71,15 @@ def _share(correct: Tensor) -> float:
 
 
 def _areas(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Areas under the ROC curves, ``[C]``; ties count half."""
-    ranks = _Ranks(predictions, targets)
-    negatives = len(targets) - ranks.positives
-    place = torch.arange(1, len(targets) + 1).to(targets)[:, None]
-    misses = 1 - ranks.hits
-    above = (place - ranks.positives_to_here).gather(0, ranks.first_equal)
-    above -= misses.gather(0, ranks.first_equal)
-    up_to_ties = (place - ranks.positives_to_here).gather(0, ranks.last_equal)
-    below = negatives - (above + up_to_ties) / 2
-    return (below * ranks.hits).sum(0) / (ranks.positives * negatives)
+    """Areas under the ROC curves, ``[C]``; NaN for a class with only one outcome."""
+    columns = zip(targets.cpu().numpy().T, predictions.cpu().numpy().T, strict=True)
+    areas = [roc_auc_score(t, p) if 0 < t.sum() < len(t) else math.nan for t, p in columns]
+    return torch.tensor(areas, dtype=torch.float64)
 
 
-class _Ranks:
-    """Clips of each class by decreasing prediction, with the bounds of each group of ties."""
-
-    def __init__(self, predictions: Tensor, targets: Tensor) -> None:
-        ordered, order = predictions.sort(0, descending=True)
-        self.hits = targets.double().gather(0, order)
-        self.positives = self.hits.sum(0)
-        self.positives_to_here = self.hits.cumsum(0)
-        places = torch.arange(len(ordered), device=ordered.device)[:, None].expand_as(ordered)
-        new = torch.ones_like(ordered, dtype=torch.bool)
-        new[1:] = ordered[1:] != ordered[:-1]
-        self.first_equal = places.where(new, 0).cummax(0).values
-        last = torch.ones_like(new)
-        last[:-1] = new[1:]
-        self.last_equal = places.where(last, len(ordered)).flip(0).cummin(0).values.flip(0)
+def _ends_of_ties(ordered: Tensor) -> Tensor:
+    """Place of the last of the equal values around each value of sorted columns."""
+    places = torch.arange(len(ordered), device=ordered.device)[:, None].expand_as(ordered)
+    last = torch.ones_like(ordered, dtype=torch.bool)
+    last[:-1] = ordered[1:] != ordered[:-1]
+    return places.where(last, len(ordered)).flip(0).cummin(0).values.flip(0)

@@ -1,5 +1,6 @@
 """Fetching of the official tasks from their public 48 kHz archives, at the rates of the models.
 
-`archives` finds them and estimates their size, `download` gets one, `unpack` reads it safely, and
-`convert` turns it into a task folder.
+archives      sources, sizes and checksums of the archives
+fetch         one task, from its archive's URL to its folder
+unpack        reads an untrusted archive; convert: turns it into a task folder
 """

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import requests
 
+from hearbench.download import TIMEOUT, FetchError, partial_size
 from hearbench.tasks.fetch.convert import archive_bytes, folder_bytes
-from hearbench.tasks.fetch.download import TIMEOUT, FetchError, partial_size
 from hearbench.tasks.official import Mirror, OfficialTask
 
 log = logging.getLogger(__name__)

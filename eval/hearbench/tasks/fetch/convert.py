@@ -9,9 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from hearbench.audio import AudioError, load_audio, wav
+from hearbench.download import FetchError
 from hearbench.progress import Progress
 from hearbench.tasks.check import check_task
-from hearbench.tasks.fetch.download import FetchError
 from hearbench.tasks.fetch.unpack import Member, members
 from hearbench.tasks.official import OfficialTask
 

@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from hearbench.download import NotThereError, download, verify
 from hearbench.tasks.fetch.archives import Archive
 from hearbench.tasks.fetch.convert import convert
-from hearbench.tasks.fetch.download import NotThereError, download, verify
 
 
 def fetch_task(

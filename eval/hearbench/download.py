@@ -1,4 +1,8 @@
-"""Download of a large file over HTTP: resumable, but never mixing two versions."""
+"""Downloads over HTTP: resumable, but never mixing two versions of a file; their errors.
+
+gdown, which `hearbench.weights.drive` uses for Google Drive, does not retry a busy server, and
+would join a file that has changed between two calls to the older part.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -34,6 +39,10 @@ class FetchError(HearbenchError, RuntimeError):
 
 class NotThereError(FetchError):
     """Raised if the server does not have the file, or refuses access."""
+
+
+class UnreachableError(FetchError):
+    """Raised if the server can't be reached, so that other downloads from it would fail, too."""
 
 
 class _TryAgainError(Exception):
@@ -68,6 +77,7 @@ def download(url: str, path: Path, size: int | None = None, *, attempts: int | N
 
     Raises:
         NotThereError: if the server refuses the file.
+        UnreachableError: if the server can't be reached.
         FetchError: if it keeps failing.
     """
     part = path.with_name(path.name + ".part")
@@ -86,7 +96,7 @@ def download(url: str, path: Path, size: int | None = None, *, attempts: int | N
             except (*DROPPED, _TryAgainError) as error:
                 failures = failures + 1 if _size(part) <= before else 1
                 if failures >= (attempts or ATTEMPTS):
-                    raise FetchError(
+                    raise unreachable(error, urlsplit(url).hostname or url) or FetchError(
                         f"{url} failed {failures} times without progress, last with {error}: "
                         "run again later; partial data are kept"
                     ) from error
@@ -96,6 +106,22 @@ def download(url: str, path: Path, size: int | None = None, *, attempts: int | N
                 raise NotThereError(f"{url}: {error}") from error
     part.replace(path)
     _note(part).unlink(missing_ok=True)
+
+
+def unreachable(error: Exception, host: str) -> UnreachableError | None:
+    """What to raise if `error` says that a server can't be reached; None for other errors."""
+    if isinstance(error, requests.exceptions.ProxyError):
+        reason = f"the proxy refused the connection to {host} (check HTTPS_PROXY)"
+    elif isinstance(error, requests.exceptions.SSLError):
+        text = " ".join(str(error).split())
+        reason = f"the secure connection to {host} failed ({text[:120]})"
+    elif isinstance(error, requests.Timeout):
+        reason = f"{host} did not answer in time; run the same command again to resume"
+    elif isinstance(error, requests.ConnectionError):
+        reason = f"there is no connection to {host}; run the same command again to resume"
+    else:
+        return None
+    return UnreachableError(reason)
 
 
 def verify(path: Path, checksum: str) -> None:

@@ -1,0 +1,155 @@
+"""Output of `axlstm embed`: a file or folder, and the files that accompany it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hear_axlstm.audio.skipped import REPORT_NAME
+from hear_axlstm.data.shards import Shard, Summary
+from hear_axlstm.embed.writers import FORMATS, Format, write_folder
+from hear_axlstm.files import naming_full_disk, replacing, write_text
+
+REQUEST = "request.json"
+SHOWN = 60  # characters of a value in a message
+
+
+class OutputError(ValueError):
+    """Raised for an unusable output; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """The output of a run and the files that accompany it.
+
+    Raises:
+        OutputError: if the format can't store these fields.
+        ModuleNotFoundError: if the format's library is not installed.
+    """
+
+    path: Path
+    fields: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.is_folder:
+            return
+        if self._suffix not in FORMATS:
+            raise OutputError(f"{self.path}: choose {', '.join(FORMATS)}, or a folder's name")
+        if not self._format.holds(self.fields):
+            others = ", ".join(suffix for suffix, f in FORMATS.items() if f.holds(self.fields))
+            held = " and ".join(self._format.fields)
+            raise OutputError(f"{self.path} can hold only {held}: choose {others} or a folder")
+        if self.path.is_dir():
+            raise OutputError(f"{self.path} is a folder: choose another name, or delete it")
+        self._format.check()
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether each clip has its own files."""
+        return not self.path.suffix
+
+    @property
+    def _suffix(self) -> str:
+        return self.path.suffix.lower()
+
+    @property
+    def _format(self) -> Format:
+        return FORMATS[self._suffix]
+
+    @property
+    def stamp(self) -> Path:
+        """File that records what the embeddings were made from, written last."""
+        return self._beside("embed.json")
+
+    @property
+    def report(self) -> Path:
+        """File that lists the clips that were left out, and why."""
+        return self._beside(REPORT_NAME)
+
+    @property
+    def parts(self) -> Path:
+        """Folder of the shards that have not been joined yet."""
+        return self._beside("parts")
+
+    def _beside(self, name: str) -> Path:
+        return self.path / name if self.is_folder else Path(f"{self.path}.{name}")
+
+    def read_stamp(self) -> dict[str, Any] | None:
+        """Read the stamp of an earlier run; None if there is none or its output is incomplete.
+
+        Raises:
+            OutputError: if there are other files in its place.
+        """
+        try:
+            return json.loads(self.stamp.read_text("utf-8")) if self.path.exists() else None
+        except ValueError:
+            return None
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        is_empty = self.path.is_dir() and set(os.listdir(self.path)) <= {REPORT_NAME}
+        if self.parts.exists() or is_empty:
+            return None
+        raise OutputError(
+            f"{self.path} exists and was not made by axlstm embed: choose another name, or delete "
+            "it"
+        )
+
+    def check_request(self, made: Mapping[str, Any] | None, request: Mapping[str, Any]) -> None:
+        """Raise if the output, described by its stamp, or its parts belong to another request.
+
+        Raises:
+            OutputError: naming what differs.
+        """
+        path, before = self.path, (made or {}).get("request")
+        if before is None and (self.parts / REQUEST).exists():
+            path, before = self.parts, json.loads((self.parts / REQUEST).read_text("utf-8"))
+        plain = json.loads(json.dumps(request, default=str))
+        if before is not None and before != plain:
+            names = [name for name, value in plain.items() if before.get(name) != value]
+            names = [name for name in names if name != "weights" or "model" not in names]
+            changes = ", ".join(_change(name, before.get(name), plain[name]) for name in names)
+            raise OutputError(
+                f"{path} was made with another {changes}: choose another output, or delete it"
+            )
+
+    def begin(self, request: Mapping[str, Any]) -> None:
+        """Record the request that the parts belong to."""
+        write_text(self.parts / REQUEST, json.dumps(request, default=str))
+
+    def keep_report(self, found: Summary) -> None:
+        """Copy the list of clips that were left out from the parts, if there are any."""
+        self.report.unlink(missing_ok=True)
+        if found.kinds:
+            shutil.copyfile(self.parts / REPORT_NAME, self.report)
+
+    def size(self) -> int:
+        """Total size of the embeddings in bytes, to detect a truncated or deleted output."""
+        if not self.is_folder:
+            paths = (self.path, *map(self._beside, self._format.companions))
+            return sum(path.stat().st_size for path in paths if path.exists())
+        found = (self.path / field for field in self.fields)
+        files = (Path(top, name) for field in found for top, _, names in os.walk(field)
+                 for name in names)  # fmt: skip
+        return sum(file.stat().st_size for file in files)
+
+    def write(self, shards: Sequence[Shard], size: int) -> None:
+        """Join the shards; `size` is D'. Files are replaced atomically."""
+        with naming_full_disk(self.path):
+            if self.is_folder:
+                write_folder(self.path, self.parts / "joined", shards, size)
+                return
+            with replacing(self.path) as partial:
+                self._format.write(partial, shards, size)
+            for name, write in self._format.companions.items():
+                with replacing(self._beside(name)) as partial:
+                    write(partial, shards)
+
+
+def _change(name: str, before: object, now: object) -> str:
+    values = f"{before!r}, now {now!r}"
+    return f"{name} ({values})" if len(values) <= 2 * SHOWN and name != "weights" else name
