@@ -39,6 +39,12 @@ INLINE void store(BFloat16* to, Vector from) {
 #endif
 }
 
+INLINE Vector read_floats(const float* from) { return read<Vector>(from); }
+
+INLINE Vector read_floats(const BFloat16* from) {
+    return Vector(__builtin_convertvector(read<Halves>(from), Words) << 16);
+}
+
 // Stores the first columns of a group.
 template <class T>
 INLINE void store(T* to, Vector from, Index columns) {

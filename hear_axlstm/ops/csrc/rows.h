@@ -14,15 +14,16 @@ INLINE void in_rows(Index rows, Work work) {
     for (Index row = 0; rows < MOST && row < rows; ++row) work(Rows<1>(), row);
 }
 
-// Stores numbers in the type of `to`; the last vector overlaps the one before it.
-template <class T>
-INLINE void copy_row(const float* from, Index count, T* to) {
-    if (count < GROUP) {
-        for (Index i = 0; i < count; ++i) put(to + i, from[i]);
-        return;
-    }
-    for (Index i = 0; i + GROUP < count; i += GROUP) store(to + i, read<Vector>(from + i));
-    store(to + count - GROUP, read<Vector>(from + count - GROUP));
+// Copies numbers; the last vector overlaps the one before it. Rows are too short for memcpy.
+template <class From, class To>
+INLINE void copy_row(const From* from, Index count, To* to) {
+    if (count < GROUP)
+        for (Index i = 0; i < count; ++i) put(to + i, get(from[i]));
+    else
+        for (Index i = 0; i < count; i += GROUP) {
+            const Index at = std::min(i, count - GROUP);
+            store(to + at, read_floats(from + at));
+        }
 }
 
 // Copies a row whose channels are ordered by place, [4, H, J], to or from H heads, each a row
@@ -38,12 +39,9 @@ INLINE void to_heads(const float* row, const Sizes& sizes, T* heads) {
 template <class T>
 INLINE void from_heads(const T* heads, const Sizes& sizes, float* row) {
     for (Index h = 0; h < sizes.H; ++h)
-        for (Index p = 0; p < PLACES; ++p) {
-            const T* from = heads + h * sizes.S * sizes.K() + p * sizes.J;
-            float* to = row + (p * sizes.H + h) * sizes.J;
-            VECTORIZED
-            for (Index j = 0; j < sizes.J; ++j) to[j] = get(from[j]);
-        }
+        for (Index p = 0; p < PLACES; ++p)
+            copy_row(heads + h * sizes.S * sizes.K() + p * sizes.J, sizes.J,
+                     row + (p * sizes.H + h) * sizes.J);
 }
 
 // The causal convolution of row s of x, before its SiLU; rows before the first one are zero.
