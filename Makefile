@@ -87,19 +87,31 @@ test-integrations: $(READY) ## Install mteb and X-ARES, and run the tests of the
 	@$(BIN)/python -m pytest -q tests/test_docs.py -k "integrations.md or systems.md"
 	@echo "The integrations work."
 
+KERNELS := $(wildcard hear_axlstm/ops/csrc/*.cpp)
+LANGUAGE := -std=c++17 -fPIC -fopenmp-simd -pthread
+# Copy the package and its tests to build/$(1), and compile its kernels with the options $(2)
+define build-copy
+@rm -rf build/$(1) && mkdir -p build/$(1)
+@cp -r hear_axlstm tests pyproject.toml build/$(1)
+@rm -f build/$(1)/hear_axlstm/ops/_cpu*
+@$(CXX) -w $(LANGUAGE) $(2) -shared $(KERNELS) -o build/$(1)/hear_axlstm/ops/_cpu.so
+endef
+
 NUMERIC := tests/audio/test_mel.py tests/models tests/ops tests/embed
+RUN_NUMERIC := "$(abspath $(BIN))/python" -m pytest -q -m "not slow" -p no:cacheprovider $(NUMERIC)
 # Settings that make PyTorch, oneDNN and MKL compute as on a processor without AVX-512 or vectors
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 
-test-portable: $(READY) ## Run the numeric tests as they are, with AVX2, without vectors, and on one thread
-	@for settings in "" "$(AVX2)" "$(PLAIN) HEAR_AXLSTM_BACKEND=torch" "OMP_NUM_THREADS=1"; do \
-	    echo "--- $${settings:-as they are}"; \
-	    env $$settings $(BIN)/python -m pytest -q -m "not slow" $(NUMERIC) || exit 1; done
+test-portable: $(READY) ## Run the numeric tests on one thread, with AVX2, without vectors, and without the kernels
+	OMP_NUM_THREADS=1 $(RUN_NUMERIC)
+	HEAR_AXLSTM_BACKEND=torch $(RUN_NUMERIC)
+	$(call build-copy,avx2,-O3 -DBEST_ISA=AVX2)
+	cd build/avx2 && $(AVX2) $(RUN_NUMERIC)
+	$(call build-copy,plain,-O3 -DBEST_ISA=PLAIN)
+	cd build/plain && $(PLAIN) $(RUN_NUMERIC)
 	@echo "The numeric tests pass in all four ways."
 
-KERNELS := $(wildcard hear_axlstm/ops/csrc/*.cpp)
-LANGUAGE := -std=c++17 -fPIC -fopenmp-simd -pthread
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
 ASAN := libasan.so
 ifneq ($(findstring clang,$(CXX)),)
@@ -112,11 +124,7 @@ compile-strict: ## Compile the C++ with all warnings as errors [CXX=clang++]
 	@echo "$(CXX) has no warnings."
 
 sanitize: $(READY) ## Run the C++ tests under AddressSanitizer and UBSan [CXX=clang++]
-	@rm -rf build/sanitized && mkdir -p build/sanitized
-	@cp -r hear_axlstm tests pyproject.toml build/sanitized # so that no other library is imported
-	@rm -f build/sanitized/hear_axlstm/ops/_cpu*
-	@$(CXX) -O1 -g -w $(LANGUAGE) $(SANITIZERS) -shared \
-	    $(KERNELS) -o build/sanitized/hear_axlstm/ops/_cpu.so
+	$(call build-copy,sanitized,-O1 -g $(SANITIZERS))
 	@cd build/sanitized && ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=$(ASAN))" \
 	    "$(abspath $(BIN))/python" -m pytest -q --capture=sys -p no:cacheprovider tests/ops/test_cpu_mixer.py tests/ops/test_cpu_block.py tests/ops/test_packed_linear.py
 	@echo "The sanitizers found nothing."
