@@ -3,7 +3,8 @@
     embedder      Embedder, the model with its calls
     inputs        arguments and answers of a call; clip_loader: its clips as samples, decoded ahead
     clip_encoder  samples to steps and scenes; windows: batches of windows, and the times of steps
-    fused         encoding on a CPU with fused weights; eager: what torch.compile leaves alone
+    fused         encoding on a CPU with fused weights; fused_block: one block of them
+    eager         what torch.compile leaves alone
     stream        live audio, one step at a time
     export        the model as one graph, for other runtimes
 
