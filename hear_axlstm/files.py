@@ -27,6 +27,7 @@ REMEDIES = {
     errno.EPERM: "change its permissions, or choose another folder",
 }
 LEFTOVER_SECONDS = 24 * 3600  # no process leaves a temporary file alone for that long
+LOCK_NAME = "lock"
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -124,7 +125,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def sole_writer(folder: Path, name: str = "lock") -> Iterator[None]:
+def sole_writer(folder: Path, name: str = LOCK_NAME) -> Iterator[None]:
     """Lock a folder so that no other process writes into it.
 
     Raises:
