@@ -102,6 +102,32 @@ def test_a_finished_run_is_left_alone(tones: Path, whole_run: Path) -> None:
     assert (whole_run / "log.jsonl").read_bytes() == log
 
 
+def test_a_finished_run_is_kept_without_its_checkpoints(
+    tones: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(whole_run, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints")
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    weights = run / checkpoints.FILE_NAME
+    assert pretrain(CONFIG, tones, run) == weights
+    assert pretrain(replace(CONFIG, batch_size=None), tones, run) == weights
+    for config, resume, message in (
+        (
+            CONFIG,
+            "never",
+            r"model\.safetensors contains the weights of a finished run: choose a new",
+        ),
+        (replace(CONFIG, seed=1), "auto", r"trained with other settings \(seed\).*choose a new"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pretrain(config, tones, run, resume)  # type: ignore[arg-type]
+    assert before == {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    weights.write_bytes(b"of the user")
+    with pytest.raises(ValueError, match="was not written by a pretraining run: choose a new"):
+        pretrain(CONFIG, tones, run)
+    assert weights.read_bytes() == b"of the user"
+
+
 def test_what_does_not_fit_together_is_refused(
     tones: Path, whole_run: Path, tmp_path: Path
 ) -> None:
