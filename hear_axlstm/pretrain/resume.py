@@ -16,7 +16,8 @@ from hear_axlstm.pretrain.config import CONFIG, PretrainConfig
 from hear_axlstm.pretrain.schedule import make_schedule
 from hear_axlstm.training.checkpoint_manager import list_checkpoints, load_latest
 from hear_axlstm.training.checkpoints import Checkpoint
-from hear_axlstm.training.resume import CHECKPOINTS, Resume, find_resume
+from hear_axlstm.training.logging import LOG_NAME
+from hear_axlstm.training.resume import CHECKPOINTS, Resume, check_folder, find_resume
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,16 @@ def with_batch_size(config: PretrainConfig, corpus: Corpus, run: Path) -> Pretra
         lr = before.lr if config.lr is None else config.lr
         return replace(config, batch_size=before.batch_size, lr=lr)
     return config.for_corpus(len(split_validation(corpus)[0]))
+
+
+def check_run_folder(run: Path) -> None:
+    """Raise if a run would replace files in its folder that no earlier run has written.
+
+    Raises:
+        ValueError: naming one of these files.
+    """
+    if not is_started(run):  # otherwise its settings are compared
+        check_folder(run, CONFIG, ("model", "epochs", "seed"), (LOG_NAME, CHECKPOINTS))
 
 
 def is_started(run: Path) -> bool:

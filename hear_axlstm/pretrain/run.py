@@ -18,7 +18,13 @@ from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
 from hear_axlstm.pretrain.batches import CropBatch, MaskedCrops
 from hear_axlstm.pretrain.config import CONFIG, PretrainConfig
 from hear_axlstm.pretrain.monitor import PretrainMonitor
-from hear_axlstm.pretrain.resume import find_start, is_finished, is_started, with_batch_size
+from hear_axlstm.pretrain.resume import (
+    check_run_folder,
+    find_start,
+    is_finished,
+    is_started,
+    with_batch_size,
+)
 from hear_axlstm.pretrain.schedule import make_schedule
 from hear_axlstm.pretrain.step import make_train_step
 from hear_axlstm.training.checkpoints import Checkpoint
@@ -164,7 +170,8 @@ def _validate(config: PretrainConfig, corpus: Corpus, run: Path, context: DistCo
     """Check that the run can start, before anything is written.
 
     Raises:
-        ValueError: if data and settings don't fit together, or ranks see different data.
+        ValueError: if data and settings don't fit together, ranks see different data, or the folder
+            has files of others that would be replaced.
         FileNotFoundError: if there are no weights to start from.
     """
     if corpus.mel != config.model.mel:
@@ -176,5 +183,6 @@ def _validate(config: PretrainConfig, corpus: Corpus, run: Path, context: DistCo
         raise ValueError(
             f"{corpus.folder} is not the same pack on every rank: use the same pack everywhere"
         )
+    check_run_folder(run)
     if config.init is not None and not is_started(run):
         checkpoints.locate(config.init)

@@ -147,6 +147,21 @@ def test_what_does_not_fit_together_is_refused(
     assert not (tmp_path / "run").exists(), "nothing is written for a run that can't start"
 
 
+@pytest.mark.parametrize("name", ["config.json", "log.jsonl", "checkpoints"])
+def test_files_of_others_in_the_folder_are_not_replaced(
+    name: str, tones: Path, tmp_path: Path
+) -> None:
+    if name == "checkpoints":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "download.partial").touch()
+    else:
+        (tmp_path / name).write_text('{"model": "of another program"}', "utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=rf"but contains {name}, which would.*: choose a new fold"):
+        pretrain(CONFIG, tones, tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     "settings",
     [
