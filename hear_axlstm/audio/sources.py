@@ -294,8 +294,8 @@ class TarSource:
         try:
             with open_tar(url) as stream:
                 for member, content in read_tar(stream, may_be_audio, is_gzip):
-                    if content is None:
-                        yield Skipped(f"{name}/{member}", "too large inside a tar: unpack the tar")
+                    if isinstance(content, str):
+                        yield Skipped(f"{name}/{member}", content)
                         continue
                     yield AudioClip(f"{name}/{member}", content)
                     clips += 1
