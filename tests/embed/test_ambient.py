@@ -68,6 +68,23 @@ def test_a_mode_changes_nothing(mode: str, fused: bool, expected: Tensor) -> Non
     torch.testing.assert_close(get_scene_embeddings(AUDIO, model), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["", "axlstm_tiny.random"])
+def test_loading_leaves_the_random_numbers_of_the_caller(name: str) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    load_model(name)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_model_loaded_in_inference_mode_can_be_trained() -> None:
+    with torch.inference_mode():
+        model = load_model()
+    model.train()
+    model(AUDIO)[0].sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.encoder.parameters())
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_mode_changes_no_stream(mode: str) -> None:
     model, statistics = load_model(), (-8.0, 4.0)
