@@ -8,7 +8,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from functools import partial
 from threading import Lock
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import hear_axlstm
-from hear_axlstm.ahead import MAX_INPUT_BYTES, groups, map_ahead
+from hear_axlstm.ahead import MAX_INPUT_BYTES, Threads, groups, map_ahead
 from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.decode_ahead import decoding_threads
 from hear_axlstm.audio.errors import AudioError
@@ -112,7 +111,7 @@ class Loader:
         threads, waiting = decoding_threads(), round(AHEAD_SECONDS * self.sample_rate)
         jobs = map(self._job, range(len(items)))
         with (
-            ThreadPoolExecutor(threads) as pool,
+            Threads(threads) as pool,
             closing(
                 map_ahead(self._item, jobs, pool, AHEAD * threads, _size, waiting, _content_bytes)
             ) as ahead,
