@@ -4,15 +4,65 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import closing
-from typing import TypeVar
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Batch = TypeVar("Batch")
 
 MAX_INPUT_BYTES = 1 << 28  # of file contents in items that are in flight
+
+
+class Threads(Executor):
+    """A pool of daemon threads that also works after the main thread has ended.
+
+    ThreadPoolExecutor refuses work then, although other threads may still be running.
+
+    Args:
+        most: maximum number of threads.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._threads: list[Thread] = []
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
+        """Start a call as soon as a thread is free."""
+        future: Future[Result] = Future()
+        self._work.put((future, partial(fn, *args, **kwargs)))
+        if len(self._threads) < self._most:
+            self._threads.append(Thread(target=self._serve, daemon=True))
+            self._threads[-1].start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the threads after the calls that were submitted."""
+        for _ in self._threads:
+            self._work.put(None)
+        for thread in self._threads if wait else ():
+            thread.join()
+
+    def _serve(self) -> None:
+        while (job := self._work.get()) is not None:
+            _complete(*job)
+            del job  # else an idle thread would keep its last result
+
+
+def _complete(future: Future[Result], work: Callable[[], Result]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = work()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 def map_ahead(
@@ -84,5 +134,5 @@ def prefetch(make: Callable[[int], Batch], first: int, end: int) -> Iterator[Bat
 
     An error in `make` is raised in place of its batch.
     """
-    with ThreadPoolExecutor(1) as pool, closing(map_ahead(make, range(first, end), pool, 1)) as got:
+    with Threads(1) as pool, closing(map_ahead(make, range(first, end), pool, 1)) as got:
         yield from got

@@ -27,15 +27,21 @@ REMEDIES = {
     errno.EPERM: "change its permissions, or choose another folder",
 }
 LEFTOVER_SECONDS = 24 * 3600  # no process leaves a temporary file alone for that long
+LOCK_NAME = "lock"
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, can_be_lost: bool = False) -> Iterator[Path]:
     """Yield a temporary file next to `path` that replaces it if nothing fails.
 
     Each call has its own, so of several processes that write `path` the last one replaces it. Those
     left by killed processes are removed by the next call for the same `path`.
+
+    Args:
+        path: file to replace.
+        can_be_lost: whether it is one of many files that can be computed again: it is not flushed
+            to the disk, and `remove_leftovers` removes what killed processes have left.
 
     Raises:
         IsADirectoryError: at once, if `path` is a folder.
@@ -43,14 +49,16 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    _remove_leftovers(path)
+    if not can_be_lost:
+        remove_leftovers(path.parent, path.name)
     owner = f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
     partial = path.with_name(f"{path.name}.{owner}.partial")
     try:
         with naming_full_disk(path):
             yield partial
-            with open(partial, "rb+") as file:
-                os.fsync(file.fileno())
+            if not can_be_lost:
+                with open(partial, "rb+") as file:
+                    os.fsync(file.fileno())
             partial.replace(path)
     except OSError as error:
         if error.filename == str(partial):
@@ -61,14 +69,20 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove temporary files of `path` whose process has ended or which are a day old."""
-    pattern = re.compile(rf"{re.escape(path.name)}\.(\w+)-(\d+)-\w+\.partial")
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove temporary files whose process has ended or which are a day old.
+
+    Args:
+        folder: folder of the files.
+        name: name of the file that they were to replace; None for any.
+    """
+    replaced = ".+" if name is None else re.escape(name)
+    pattern = re.compile(rf"{replaced}\.(\w+)-(\d+)-\w+\.partial")
     with suppress(OSError):
-        for name in os.listdir(path.parent):
-            if not (owner := pattern.fullmatch(name)):
+        for found in os.listdir(folder):
+            if not (owner := pattern.fullmatch(found)):
                 continue
-            partial = path.with_name(name)
+            partial = folder / found
             is_old = time.time() - partial.stat().st_mtime > LEFTOVER_SECONDS
             if is_old or (owner[1] == _machine() and not _is_running(int(owner[2]))):
                 partial.unlink()
@@ -124,7 +138,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def sole_writer(folder: Path, name: str = "lock") -> Iterator[None]:
+def sole_writer(folder: Path, name: str = LOCK_NAME) -> Iterator[None]:
     """Lock a folder so that no other process writes into it.
 
     Raises:

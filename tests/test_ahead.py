@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hear_axlstm.ahead import map_ahead, prefetch
+from hear_axlstm.ahead import Threads, map_ahead, prefetch
+
+AFTER_THE_MAIN_THREAD = """
+import threading
+from hear_axlstm.ahead import prefetch
+
+def run():
+    threading.main_thread().join()
+    print(list(prefetch(lambda step: step, 0, 3)))
+
+threading.Thread(target=run).start()
+"""
+
+
+def test_threads_work_after_the_main_thread_has_ended() -> None:
+    script = [sys.executable, "-c", AFTER_THE_MAIN_THREAD]
+    result = subprocess.run(script, capture_output=True, text=True)
+    assert result.stdout == "[0, 1, 2]\n", result.stderr
+
+
+def test_threads_are_as_many_as_needed_and_end() -> None:
+    before = threading.active_count()
+    with Threads(3) as pool:
+        both = threading.Barrier(2)
+        futures = [pool.submit(both.wait, timeout=10) for _ in range(2)]
+        assert sorted(future.result() for future in futures) == [0, 1]
+        assert threading.active_count() == before + 2
+        with pytest.raises(ZeroDivisionError):
+            pool.submit(divmod, 1, 0).result()
+    assert threading.active_count() == before
 
 
 def test_no_more_is_begun_while_enough_waits() -> None:

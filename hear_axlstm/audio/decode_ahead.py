@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
 
-from hear_axlstm.ahead import map_ahead
+from hear_axlstm.ahead import Threads, map_ahead
 from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.usable import Decoded, sample_count
@@ -44,7 +43,7 @@ def decode_ahead(
         return sample_count(result[1])
 
     threads = decoding_threads()
-    with ThreadPoolExecutor(threads) as pool:
+    with Threads(threads) as pool:
         yield from map_ahead(
             keyed, jobs, pool, AHEAD * threads, samples, held_samples, content_bytes
         )

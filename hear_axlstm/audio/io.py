@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,23 +57,50 @@ def load_audio(
         TypeError: if the source is not a path, bytes or a file.
     """
     name = printable(source_name(source))
-    try:
+    with _naming(name):
         _check_span(sample_rate, start, end)
         with open_file(source) as opened:
             file = RandomAccess(opened)
             blocks = _blocks(file, start, end, LONGEST_SECONDS if longest is None else longest)
             mono = np.concatenate([np.zeros(0, np.float32), *resampled(blocks, sample_rate)])
             file.check()
-    except Fault as fault:
-        raise AudioError(f"{name}: {fault}") from fault.__cause__
-    except OSError as error:
-        why = error.strerror or error
-        raise AudioError(f"{name}: not readable ({why}): check the disk or network") from error
     if not mono.size:
         raise AudioError(f"{name}: contains no samples (at {sample_rate:,} Hz): export it again")
     if not np.isfinite(mono).all():
         raise AudioError(f"{name}: contains NaN or infinite samples: export it again")
     return mono
+
+
+class Content(io.BytesIO):
+    """Content of an open file, as a file with the same name."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.size, self.name = len(content), name
+
+
+def read_whole(file: IO[bytes], most: int) -> Content | None:
+    """Read an open binary file from its beginning; None if it has more than `most` bytes.
+
+    Raises:
+        AudioError: if it is empty or not readable.
+    """
+    name = source_name(file)
+    with _naming(printable(name)), open_file(file) as opened:
+        access = RandomAccess(opened)
+        return None if access.size > most else Content(access.at(0, access.size), name)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Raise faults and errors of the system as AudioError, with the name of the source."""
+    try:
+        yield
+    except Fault as fault:
+        raise AudioError(f"{name}: {fault}") from fault.__cause__
+    except OSError as error:
+        why = error.strerror or error
+        raise AudioError(f"{name}: not readable ({why}): check the disk or network") from error
 
 
 def _check_span(sample_rate: int, start: float, end: float | None) -> None:

@@ -39,6 +39,15 @@ def write_report(path: Path, skipped: Iterable[Skipped]) -> None:
         writer.writerows((skip.id, skip.reason) for skip in skipped)
 
 
+def is_report(path: Path) -> bool:
+    """Whether a file is a report of inputs that were left out, and not another table."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            return file.readline().strip() == ",".join(HEADER)
+    except OSError:
+        return False
+
+
 def summary(clips: int, skipped: Mapping[str, int], details: str) -> str:
     """Summary of what was left out, for a command's last line; empty if nothing was.
 

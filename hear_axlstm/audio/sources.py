@@ -186,23 +186,27 @@ class FolderSource(SingleFiles):
 class TableSource(SingleFiles):
     """The rows of a CSV or TSV: a path, and optionally a span by `start` and `end` in seconds.
 
-    Paths are relative to the file. Bare names that don't exist there are searched for below its
-    folder and in sibling folders with "audio" in their name, also without their extension, which
-    finds the audio of ESC-50, FSD50K and UrbanSound8K. Columns `start_seconds` and `end_seconds`
+    Paths are relative to the file; if it is a symbolic link, as in the Hugging Face cache, to the
+    link, or else to its target. Bare names that don't exist there are searched for below its folder
+    and in sibling folders with "audio" in their name, also without their extension, which finds the
+    audio of ESC-50, FSD50K and UrbanSound8K. Columns `start_seconds` and `end_seconds`
     are synonyms of `start` and `end`; other columns are ignored.
     """
 
     def __init__(self, path: Path, path_column: str | None = None) -> None:
         self.table = Table(path, path_column)
         self.name = str(path.resolve())
-        self._folder = os.path.dirname(self.name)
+        self._folders = list(
+            dict.fromkeys((os.path.realpath(path.parent), os.path.dirname(self.name)))
+        )
         self._span = [self._span_column(name) for name in ("start", "end")]
         self._size = sum(1 for _ in self.table.rows())
         if not self._size:
             raise SourceError(f"{path} lists no clips: add rows below the header")
         first = islice(self.table.rows(), 100)
         names = [row.values.get(self.table.path_column, "") for row in first]
-        self._found = find_by_name(self._folder, names)
+        by_name = (find_by_name(folder, names) for folder in self._folders)
+        self._found = next(filter(None, by_name), {})
         if self._found:
             folders = sorted({os.path.dirname(self._found[n]) for n in names if n in self._found})
             log.info("%s: its files were found in %s", path, ", ".join(folders[:3]))
@@ -247,12 +251,13 @@ class TableSource(SingleFiles):
         return float(text) if text else None
 
     def _locate(self, path: str) -> str:
-        file = os.path.join(self._folder, path)
-        if self._found and path in self._found and not os.path.lexists(file):
-            return self._found[path]
-        if "\\" in path and os.sep == "/" and not os.path.lexists(file):
-            return os.path.join(self._folder, path.replace("\\", "/"))
-        return file
+        first, *others = (os.path.join(folder, path) for folder in self._folders)
+        is_windows = "\\" in path and os.sep == "/"
+        if not (others or self._found or is_windows) or os.path.lexists(first):
+            return first
+        if there := next(filter(os.path.lexists, others), self._found.get(path)):
+            return there
+        return self._locate(path.replace("\\", "/")) if is_windows else first
 
 
 class TarSource:
@@ -289,8 +294,8 @@ class TarSource:
         try:
             with open_tar(url) as stream:
                 for member, content in read_tar(stream, may_be_audio, is_gzip):
-                    if content is None:
-                        yield Skipped(f"{name}/{member}", "too large inside a tar: unpack the tar")
+                    if isinstance(content, str):
+                        yield Skipped(f"{name}/{member}", content)
                         continue
                     yield AudioClip(f"{name}/{member}", content)
                     clips += 1

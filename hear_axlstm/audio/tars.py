@@ -12,6 +12,8 @@ from typing import IO, Any
 from hear_axlstm.audio.listing import SourceError
 
 MEMBER_BYTES = 1 << 30  # largest file in a tar: bounds memory if a small tar expands a lot
+TOO_LARGE = "too large inside a tar: unpack the tar"
+LINK = "a link inside a tar: unpack the tar, or make it with tar --dereference --hard-dereference"
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -70,8 +72,8 @@ def open_tar(url: str) -> Any:
 
 def read_tar(
     stream: IO[bytes], is_wanted: Callable[[str], bool], is_gzip: bool = False
-) -> Iterator[tuple[str, bytes | None]]:
-    """Yield name and content of each wanted file of a tar; the content of too large ones is None.
+) -> Iterator[tuple[str, bytes | str]]:
+    """Yield name and content of each wanted file of a tar, or as text why it can't be read.
 
     Concatenated tars are read to the end.
 
@@ -83,10 +85,11 @@ def read_tar(
     mode: Any = "r|" if is_gzip else "r|*"
     with tarfile.open(fileobj=stream, mode=mode, tarinfo=_StrictTarInfo, ignore_zeros=True) as tar:
         for member in tar:
-            if not (member.isreg() and is_wanted(member.name)):
+            is_link = member.issym() or member.islnk()  # to a file that a stream can't go back to
+            if not ((member.isreg() or is_link) and is_wanted(member.name)):
                 continue
-            if member.size > MEMBER_BYTES:
-                yield member.name, None
+            if is_link or member.size > MEMBER_BYTES:
+                yield member.name, LINK if is_link else TOO_LARGE
                 continue
             file = tar.extractfile(member)
             assert file is not None

@@ -8,12 +8,13 @@
 """
 
 from hear_axlstm.checkpoints.format import FILE_NAME, HEADER_KEY, fill, read, save
-from hear_axlstm.checkpoints.loading import initialize, load_embedder
+from hear_axlstm.checkpoints.loading import building, initialize, load_embedder
 from hear_axlstm.checkpoints.resolve import locate, manifest
 
 __all__ = [
     "FILE_NAME",
     "HEADER_KEY",
+    "building",
     "fill",
     "initialize",
     "load_embedder",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,14 @@ from hear_axlstm.models.pretraining import MaskedPatchModel
 FREE = ("mask_ratio", "mask_keeps_position", "loss_on", "layout")
 
 
+@contextmanager
+def building() -> Iterator[None]:
+    """Build a model on the CPU, with normal tensors, and leave the random generator as it was."""
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        yield
+
+
+@building()
 def load_embedder(spec: str, *, seed: int, layout: Layout | None) -> Embedder:
     """Load an embedding model; arguments as for `hear_axlstm.load_model`."""
     name = spec or manifest()["default"]
@@ -26,15 +36,13 @@ def load_embedder(spec: str, *, seed: int, layout: Layout | None) -> Embedder:
 
 
 def _random_embedder(config: ModelConfig, seed: int, layout: Layout | None) -> Embedder:
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(seed)
-        return Embedder(replace(config, layout=layout or config.layout))
+    torch.default_generator.manual_seed(seed)  # of the CPU alone
+    return Embedder(replace(config, layout=layout or config.layout))
 
 
 def _embedder_from_file(path: Path, layout: Layout | None) -> Embedder:
     config, _, tensors = read(path)
-    with torch.device("cpu"):
-        embedder = Embedder(replace(config, layout=layout or config.layout))
+    embedder = Embedder(replace(config, layout=layout or config.layout))
     encoder = {k.removeprefix(ENCODER): t for k, t in tensors.items() if k.startswith(ENCODER)}
     fill(embedder.encoder, encoder, path)
     return embedder

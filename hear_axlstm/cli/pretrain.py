@@ -18,10 +18,10 @@ from hear_axlstm.options import option
 from hear_axlstm.pretrain.config import PretrainConfig, Variant
 from hear_axlstm.pretrain.estimate import estimate_run
 from hear_axlstm.pretrain.recipes import RECIPES, settings_of
+from hear_axlstm.pretrain.resume import check_run_folder, is_started
 from hear_axlstm.pretrain.run import pretrain as train
-from hear_axlstm.training.checkpoint_manager import list_checkpoints
 from hear_axlstm.training.distributed import is_first_process
-from hear_axlstm.training.resume import CHECKPOINTS, LOCK, Resume
+from hear_axlstm.training.resume import LOCK, Resume
 from hear_axlstm.training.signals import is_under_torchrun
 
 
@@ -87,13 +87,14 @@ def _pack(audio: Path, run: Path) -> Path:
 
     Raises:
         SourceError, TableError: if there is no audio.
+        ValueError: if the folder has files of others that would be replaced.
         BlockingIOError: if another process is packing or training there.
     """
     if str(audio) != "-":  # standard input can be read only once
         open_source(audio)  # raises before a folder is made
+    check_run_folder(run)
     run.mkdir(parents=True, exist_ok=True)
     with sole_writer(run, LOCK):
-        started = bool(list_checkpoints(run / CHECKPOINTS))
-        report = pack_audio(audio, run / "pack", update=not started)
+        report = pack_audio(audio, run / "pack", update=not is_started(run))
     print(report)
     return report.folder

@@ -153,7 +153,9 @@ class CropDataset:
         size = max(1, VALUES_PER_PASS // (width * bins))
         crops = np.empty((size, width, bins), FRAME_DTYPE)
         pin_memory = self.device.type == "cuda"
-        batch = torch.empty(len(clips), width, bins, pin_memory=pin_memory)
+        batch = torch.empty(
+            len(clips), width, bins, dtype=torch.float32, device="cpu", pin_memory=pin_memory
+        )
         stored = self._stored(clips, starts)
         for first in range(0, len(clips), size):
             part = slice(first, min(first + size, len(clips)))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from hear_axlstm.audio.clips import Source
-from hear_axlstm.audio.skipped import REPORT_NAME, Skipped, summary
+from hear_axlstm.audio.skipped import REPORT_NAME, Skipped, is_report, summary
 from hear_axlstm.audio.sources import open_source
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import (
@@ -30,7 +30,16 @@ from hear_axlstm.data.corpus import (
     read_info,
 )
 from hear_axlstm.data.extract import Features, extract_all
-from hear_axlstm.data.shards import Plan, Record, Shard, by_shard, jobs, plan, summarize
+from hear_axlstm.data.shards import (
+    Plan,
+    Record,
+    Shard,
+    by_shard,
+    is_shard_file,
+    jobs,
+    plan,
+    summarize,
+)
 from hear_axlstm.files import naming_full_disk, sole_writer, write_text
 from hear_axlstm.progress import Progress
 from hear_axlstm.wording import duration, plural
@@ -130,9 +139,11 @@ def _is_up_to_date(out: Path, source: Source, mel: MelConfig, fingerprint: str) 
 
 
 def _is_ours(path: Path) -> bool:
-    own = (INDEX_NAME, REPORT_NAME, INFO_NAME, LOCK_NAME)
+    if path.name == REPORT_NAME:
+        return is_report(path)
+    own = (INDEX_NAME, INFO_NAME, LOCK_NAME)
     unfinished = path.suffix == ".partial" and path.name.startswith(own)
-    return path.name.startswith("shard-") or path.name in own or unfinished
+    return is_shard_file(path.name, (FIELD,)) or path.name in own or unfinished
 
 
 def _opens(out: Path) -> bool:
@@ -204,8 +215,9 @@ def finish(folder: Path, source: str, mel: MelConfig, shards: Sequence[Shard]) -
     with naming_full_disk(folder / INDEX_NAME):
         np.savez(folder / INDEX_NAME, **vars(_index(shards)))
     keep = {path for shard in shards for path in shard.files}
-    for path in set(folder.glob("shard-*")) - keep:
-        path.unlink()
+    for path in folder.iterdir():
+        if is_shard_file(path.name, (FIELD,)) and path not in keep:
+            path.unlink()
     info = {
         "format": FORMAT,
         "mel": asdict(mel),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -113,6 +114,12 @@ class Shard:
             "skipped": [[skip.id, skip.reason] for skip in skipped],
         }
         write_text(self.sidecar, json.dumps(made))
+
+
+def is_shard_file(name: str, fields: Iterable[str]) -> bool:
+    """Whether a file name is that of a shard with these fields, or of an unfinished one."""
+    endings = "|".join(map(re.escape, ("json", *fields)))
+    return bool(re.fullmatch(rf"shard-\d{{5,}}\.({endings})(\.([\w-]+\.)?partial)?", name))
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import hear_axlstm
-from hear_axlstm.ahead import groups, map_ahead
+from hear_axlstm.ahead import MAX_INPUT_BYTES, Threads, groups, map_ahead
 from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.decode_ahead import decoding_threads
 from hear_axlstm.audio.errors import AudioError
-from hear_axlstm.audio.io import load_audio
+from hear_axlstm.audio.io import Content, load_audio, read_whole
 from hear_axlstm.audio.resample import RATES, resampled
 from hear_axlstm.audio.usable import SHORTEST_SECONDS, SILENCE
 from hear_axlstm.embed.inputs import (
@@ -78,6 +78,7 @@ class Loader:
         self.device, self.errors = device, errors
         self.failed: list[Failed] = []
         self._remarks: dict[str, str] = {}
+        self._one_at_a_time = {id(item): Lock() for item in request.items if _is_decoder(item)}
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         held = Budget.of(self.device).held_samples(self.sample_rate)
@@ -101,27 +102,55 @@ class Loader:
         warnings.warn(text, AudioWarning, stacklevel=_level_of_caller())
 
     def _items(self) -> Iterator[Loaded | Failed]:
-        items, indices = self.request.items, range(len(self.request.items))
+        items = self.request.items
         shown = {"unit": "clip", "delay": DELAY, "leave": False}
         bar = partial(Progress, desc="embedding", total=len(items), **shown)
         if all(isinstance(item, (np.ndarray, Tensor)) for item in items) or self.request.is_single:
-            yield from bar(map(self._item, indices))
+            yield from bar(map(self._item, enumerate(items)))
             return
         threads, waiting = decoding_threads(), round(AHEAD_SECONDS * self.sample_rate)
+        jobs = map(self._job, range(len(items)))
         with (
-            ThreadPoolExecutor(threads) as pool,
-            closing(map_ahead(self._item, indices, pool, AHEAD * threads, _size, waiting)) as ahead,
+            Threads(threads) as pool,
+            closing(
+                map_ahead(self._item, jobs, pool, AHEAD * threads, _size, waiting, _content_bytes)
+            ) as ahead,
         ):
             yield from bar(ahead)
 
-    def _item(self, index: int) -> Loaded | Failed:
+    def _job(self, index: int) -> tuple[int, Any]:
+        """Index and clip. Open files are read here, in order: several may share one position."""
+        item = self.request.items[index]
+        if _is_open_file(item):
+            try:
+                item = read_whole(item, MAX_INPUT_BYTES) or load_audio(item, self.sample_rate)
+            except (AudioError, TypeError) as error:
+                item = error
+        return index, item
+
+    def _item(self, job: tuple[int, Any]) -> Loaded | Failed:
+        index, item = job
         name = self.request.name(index)
         try:
-            return _load(self.request.items[index], name, self.sample_rate, self.device)
+            with self._one_at_a_time.get(id(item), nullcontext()):
+                return _load(item, name, self.sample_rate, self.device)
         except (ValueError, TypeError, OSError) as error:
             if self.errors == "raise":
                 raise
             return Failed(index, name, str(error).removeprefix(name).lstrip(": "))
+
+
+def _is_decoder(item: object) -> bool:
+    return hasattr(item, "get_all_samples")
+
+
+def _is_open_file(item: object) -> bool:
+    others = (io.TextIOBase, os.PathLike, Mapping)
+    return hasattr(item, "read") and not (isinstance(item, others) or _is_decoder(item))
+
+
+def _content_bytes(job: tuple[int, Any]) -> int:
+    return job[1].size if isinstance(job[1], Content) else 0
 
 
 def _size(item: Loaded | Failed) -> int:
@@ -137,7 +166,9 @@ def _level_of_caller() -> int:
 
 
 def _load(item: Any, name: str, sample_rate: int, device: torch.device) -> Loaded:
-    """Load one clip of any supported type."""
+    """Load one clip of any supported type; an error of reading it before is raised."""
+    if isinstance(item, Exception):
+        raise item
     if isinstance(item, Mapping):  # of Hugging Face datasets, decoded or not
         item = _of_mapping(item, name)
     if isinstance(item, (str, os.PathLike)):
@@ -146,7 +177,7 @@ def _load(item: Any, name: str, sample_rate: int, device: torch.device) -> Loade
         item = item.decode(sample_rate)
     elif isinstance(item, (bytes, bytearray, memoryview)):
         item = load_audio(bytes(item), sample_rate)
-    elif hasattr(item, "get_all_samples"):  # an AudioDecoder of datasets or torchcodec
+    elif _is_decoder(item):  # an AudioDecoder of datasets or torchcodec
         try:
             decoded = item.get_all_samples()
         except Exception as error:  # of any library

@@ -149,7 +149,7 @@ class Embedder(ClipEncoder):
         loaded = Loader(request, self.sample_rate, self.device, errors)
         scenes = [scene for clips in loaded for scene in self.encode_scenes(clips, fixed)]
         loaded.finish(warns=fixed is None)
-        answer = inputs.answer_scenes(request, scenes, self.scene_embedding_size)
+        answer = inputs.answer_scenes(request, scenes, self.scene_embedding_size, self.device)
         return (answer, loaded.failed) if errors == "skip" else answer
 
     @overload

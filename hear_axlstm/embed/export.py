@@ -90,7 +90,8 @@ class ExportableLogMel(nn.Module):
         super().__init__()
         self.config = mel.config
         size = mel.config.n_fft
-        turns = torch.outer(torch.arange(size // 2 + 1), torch.arange(size)) % size
+        index = torch.arange(size, device="cpu")
+        turns = torch.outer(index[: size // 2 + 1], index) % size
         angles = turns.double() * (2 * math.pi / size)
         waves = torch.cat([angles.cos(), angles.sin()]) * mel.window.double()
         self.register_buffer("waves", waves.float()[:, None])
@@ -177,7 +178,7 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, outputs: list
 
 @torch.no_grad()
 def _trace(model: nn.Module) -> torch.export.ExportedProgram:
-    example = torch.zeros(2, EXAMPLE_SAMPLES)
+    example = torch.zeros(2, EXAMPLE_SAMPLES, dtype=torch.float32, device="cpu")
     any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     # Otherwise a size that is not 1 in the example would be assumed never to be 1
     with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]

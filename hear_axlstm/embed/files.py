@@ -6,10 +6,9 @@ Shapes: J time steps, D' embedding size.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -143,7 +142,9 @@ def _embed_on_first_rank(
         output.keep_report(found)
         if found.clips:
             _finish(output, planned, found, embedder, request)
-    shutil.rmtree(output.parts)
+        output.remove_parts()
+    with suppress(OSError):  # another process has locked it, or there are files of others
+        output.parts.rmdir()
     if not found.clips:
         first = f"{found.first.id}: {found.first.reason}" if found.first else "no audio in the tars"
         raise OutputError(f"no clip could be embedded, e.g. {first}; all reasons: {output.report}")
@@ -188,11 +189,11 @@ def _is_up_to_date(output: Output, planned: Plan, request: Mapping[str, Any]) ->
     """
     made = output.read_stamp()
     output.check_request(made, request)
-    return (
-        made is not None
-        and made["fingerprint"] == planned.fingerprint
-        and made.get("bytes") == output.size()
-    )
+    is_same = made is not None and made["fingerprint"] == planned.fingerprint
+    if made is not None and is_same and made.get("bytes") == output.size():
+        return True
+    output.check_parts()
+    return False
 
 
 def _write_share(planned: Plan, embedder: Embedder, context: DistContext) -> None:

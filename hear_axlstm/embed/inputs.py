@@ -109,9 +109,10 @@ def parse(audio: Any, lengths: Iterable[int] | None, sample_rate: int, errors: s
     return Request(items, False, ndim == 2, isinstance(items[0], Tensor))
 
 
-def answer_scenes(request: Request, scenes: list[Tensor], size: int) -> Any:
-    """Combine scenes ``[D']`` into ``[B, D']``, or ``[D']`` for a single clip."""
-    scenes_BD = torch.stack(scenes) if scenes else torch.zeros(0, size)
+def answer_scenes(request: Request, scenes: list[Tensor], size: int, device: torch.device) -> Any:
+    """Combine scenes ``[D']`` into ``[B, D']``, or ``[D']`` for a single clip, on the device."""
+    none_BD = torch.zeros(0, size, dtype=torch.float32, device=device)
+    scenes_BD = torch.stack(scenes) if scenes else none_BD
     return _in_kind(scenes_BD[0] if request.is_single else scenes_BD, request.as_tensor)
 
 

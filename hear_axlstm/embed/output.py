@@ -6,16 +6,17 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hear_axlstm.audio.skipped import REPORT_NAME
-from hear_axlstm.data.shards import Shard, Summary
+from hear_axlstm.audio.skipped import REPORT_NAME, is_report
+from hear_axlstm.data.shards import Shard, Summary, is_shard_file
 from hear_axlstm.embed.writers import FORMATS, Format, write_folder
-from hear_axlstm.files import naming_full_disk, replacing, write_text
+from hear_axlstm.files import LOCK_NAME, naming_full_disk, replacing, write_text
 
-REQUEST = "request.json"
+REQUEST, JOINED = "request.json", "joined"
 SHOWN = 60  # characters of a value in a message
 
 
@@ -85,19 +86,52 @@ class Output:
         Raises:
             OutputError: if there are other files in its place.
         """
-        try:
-            return json.loads(self.stamp.read_text("utf-8")) if self.path.exists() else None
-        except ValueError:
+        if not self.path.exists():
             return None
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        is_empty = self.path.is_dir() and set(os.listdir(self.path)) <= {REPORT_NAME}
-        if self.parts.exists() or is_empty:
-            return None
+        made = _read_json(self.stamp, "fingerprint")
+        if made is not None or self.read_request() is not None or self._is_new_folder():
+            return made
         raise OutputError(
             f"{self.path} exists and was not made by axlstm embed: choose another name, or delete "
             "it"
         )
+
+    def read_request(self) -> dict[str, Any] | None:
+        """Read the request that the parts of an interrupted run belong to; None without them."""
+        return _read_json(self.parts / REQUEST, "weights")
+
+    def _is_new_folder(self) -> bool:
+        """Whether the output is a folder without embeddings or files of others."""
+        if not self.path.is_dir():
+            return False
+        names = set(os.listdir(self.path)) - {self.parts.name}
+        return names <= {REPORT_NAME} and (not names or is_report(self.report))
+
+    def check_parts(self) -> None:
+        """Raise if there are other files in place of the parts, which are removed at the end.
+
+        Raises:
+            OutputError: naming one of them.
+        """
+        if not os.path.lexists(self.parts) or self.read_request() is not None:
+            return
+        names = os.listdir(self.parts) if self.parts.is_dir() else [self.parts.name]
+        if others := [name for name in names if name != LOCK_NAME and not _is_unfinished(name)]:
+            raise OutputError(
+                f"{self.parts} was not made by axlstm embed and contains other files, e.g. "
+                f"{others[0]}: choose another output, or rename it"
+            )
+
+    def remove_parts(self) -> None:
+        """Remove the files of this run from the parts, while they are locked.
+
+        The request goes last but for the lock: without it, the others would seem to be the user's.
+        """
+        shutil.rmtree(self.parts / JOINED, ignore_errors=True)
+        own = [name for name in os.listdir(self.parts) if _is_part(name, self.fields)]
+        for name in (*sorted(own, key=lambda name: name.startswith(REQUEST)), LOCK_NAME):
+            with suppress(OSError):  # Windows removes the lock itself
+                (self.parts / name).unlink()
 
     def check_request(self, made: Mapping[str, Any] | None, request: Mapping[str, Any]) -> None:
         """Raise if the output, described by its stamp, or its parts belong to another request.
@@ -106,8 +140,8 @@ class Output:
             OutputError: naming what differs.
         """
         path, before = self.path, (made or {}).get("request")
-        if before is None and (self.parts / REQUEST).exists():
-            path, before = self.parts, json.loads((self.parts / REQUEST).read_text("utf-8"))
+        if before is None and (of_parts := self.read_request()) is not None:
+            path, before = self.parts, of_parts
         plain = json.loads(json.dumps(request, default=str))
         if before is not None and before != plain:
             names = [name for name, value in plain.items() if before.get(name) != value]
@@ -141,13 +175,33 @@ class Output:
         """Join the shards; `size` is D'. Files are replaced atomically."""
         with naming_full_disk(self.path):
             if self.is_folder:
-                write_folder(self.path, self.parts / "joined", shards, size)
+                write_folder(self.path, self.parts / JOINED, shards, size)
                 return
             with replacing(self.path) as partial:
                 self._format.write(partial, shards, size)
             for name, write in self._format.companions.items():
                 with replacing(self._beside(name)) as partial:
                     write(partial, shards)
+
+
+def _read_json(path: Path, key: str) -> dict[str, Any] | None:
+    """Read a JSON object with this key; None if the file is missing or holds something else."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return found if isinstance(found, dict) and key in found else None
+
+
+def _is_part(name: str, fields: Sequence[str]) -> bool:
+    """Whether a file in the parts was written by a run with these fields."""
+    is_known = name in (REQUEST, REPORT_NAME) or _is_unfinished(name)
+    return is_known or is_shard_file(name, fields)
+
+
+def _is_unfinished(name: str) -> bool:
+    """Whether a file is a request that a killed process has not written to its end."""
+    return name.startswith(f"{REQUEST}.") and name.endswith(".partial")
 
 
 def _change(name: str, before: object, now: object) -> str:

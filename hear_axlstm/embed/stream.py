@@ -133,9 +133,8 @@ class Stream:
             padding = -(len(self._frames_TF) + len(frames_TF)) % config.patch[0]
             frames_TF = nnf.pad(frames_TF, (0, 0, 0, padding))
             found.append(self._in_one_thread(lambda: self._advance(frames_TF)))
-        times = (
-            step_times(self._count, config)[first:] if self._count else torch.zeros(0, device="cpu")
-        )
+        none = torch.zeros(0, dtype=torch.float32, device="cpu")
+        times = step_times(self._count, config)[first:] if self._count else none
         answer = self._answer(found, times)
         self._begin()
         return answer

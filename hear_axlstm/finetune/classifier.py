@@ -148,6 +148,7 @@ class Classifier(Embedder):
         checkpoints.save(path, self, {**training, CLASSIFIER_KEY: facts}, torch.float32)
 
 
+@checkpoints.building()
 def load_classifier(path: str | Path) -> Classifier:
     """Load a classifier on the CPU, ready for inference.
 
@@ -167,8 +168,7 @@ def load_classifier(path: str | Path) -> Classifier:
         raise ValueError(f"{path} is an encoder without a head: {TRAIN}")
     facts = training[CLASSIFIER_KEY]
     labels = Labels(tuple(facts["classes"]), facts["multilabel"])
-    with torch.device("cpu"):  # whatever the default device is
-        classifier = Classifier(config, labels, facts["hidden"])
+    classifier = Classifier(config, labels, facts["hidden"])
     checkpoints.fill(classifier, tensors, path)
     return classifier.infer()
 

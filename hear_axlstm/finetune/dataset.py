@@ -63,8 +63,8 @@ class Dataset:
         number = {name: index for index, name in enumerate(self.labels.classes)}
         clips = self.splits[split]
         if not self.labels.multilabel:
-            return torch.tensor([number[clip.labels[0]] for clip in clips])
-        targets_nC = torch.zeros(len(clips), len(number))
+            return torch.tensor([number[clip.labels[0]] for clip in clips], device="cpu")
+        targets_nC = torch.zeros(len(clips), len(number), dtype=torch.float32, device="cpu")
         for row, clip in zip(targets_nC, clips, strict=True):
             row[[number[name] for name in clip.labels]] = 1.0
         return targets_nC

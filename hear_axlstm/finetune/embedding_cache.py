@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +21,7 @@ from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.checkpoints.cache import CACHE_VARIABLE, cache_dir
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.scenes import scenes_of
-from hear_axlstm.files import digest
+from hear_axlstm.files import digest, remove_leftovers, replacing
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +36,7 @@ def cached_scenes(embedder: Embedder, clips: Sequence[AudioClip]) -> list[Tensor
     files = [folder / f"{_key(clip)}.npy" for clip in clips]
     found: list[Tensor | Skipped | None] = [_read(file) for file in files]
     can_write = True
+    remove_leftovers(folder)
     missing = [index for index, scene in enumerate(found) if scene is None]
     scenes = scenes_of(embedder, [clips[index] for index in missing])
     for index, (_, scene) in zip(missing, scenes, strict=True):
@@ -57,10 +57,8 @@ def _write(file: Path, scene: Tensor) -> bool:
     """Write an embedding; False, with a warning, if the cache can't be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as stream:  # not synced: a damaged file is computed again
+        with replacing(file, can_be_lost=True) as partial, open(partial, "wb") as stream:
             np.save(stream, scene.numpy())
-        partial.replace(file)
         return True
     except OSError as error:
         log.warning(

@@ -51,7 +51,7 @@ def train_head(
     lines = JsonLines(log, step=None)
     bar = Progress(range(1, epochs + 1), "head", unit="epoch")
     for epoch in bar:
-        total = torch.zeros((), device=device)
+        total = torch.zeros((), dtype=torch.float32, device=device)
         head.train()
         for rows in torch.randperm(len(targets)).to(device).split(size):
             if len(rows) == 1 and classifier.hidden:

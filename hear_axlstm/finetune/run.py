@@ -24,10 +24,11 @@ from hear_axlstm.finetune.metrics import check_libraries, draw_confusion, scores
 from hear_axlstm.training.checkpoint_manager import list_checkpoints
 from hear_axlstm.training.distributed import init_distributed
 from hear_axlstm.training.logging import LOG_NAME
-from hear_axlstm.training.resume import CHECKPOINTS, lock_dir
+from hear_axlstm.training.resume import CHECKPOINTS, check_folder, lock_dir
 from hear_axlstm.wording import plural
 
 CONFUSION, SCORES, SETTINGS = "confusion.png", "scores.json", "config.json"
+HEAD_LOG = "head.jsonl"  # of the first stage of mode "full"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def finetune(train: Path, out: Path, config: FinetuneConfig) -> FinetuneReport:
             dataset, embeddings = _embed(classifier, dataset, train, config)
             if not list_checkpoints(out / CHECKPOINTS):
                 pairs = {split: (x, dataset.targets(split)) for split, x in embeddings.items()}
-                log = out / ("head.jsonl" if config.mode == "full" else LOG_NAME)
+                log = out / (HEAD_LOG if config.mode == "full" else LOG_NAME)
                 train_head(classifier, pairs["train"], pairs["valid"], config, log)
         if config.mode == "full":
             train_encoder(classifier, dataset, config, out, context)
@@ -154,9 +155,15 @@ def _embed(
 
 
 def _claim(out: Path, config: FinetuneConfig, dataset: Dataset) -> None:
-    """Check that an earlier run in the folder had the same settings and clips, and record them."""
+    """Check that an earlier run in the folder had the same settings and clips, and record them.
+
+    Raises:
+        ValueError: if it had others, or the folder has files of others that would be replaced.
+    """
     path = out / SETTINGS
     settings = {**config.to_dict(), "clips": dataset.fingerprint}
+    written = (CLASSIFIER_FILE, SCORES, CONFUSION, REPORT_NAME, LOG_NAME, HEAD_LOG, CHECKPOINTS)
+    check_folder(out, SETTINGS, ("mode", "clips"), written)
     trained = (out / CLASSIFIER_FILE).exists() or list_checkpoints(out / CHECKPOINTS)
     if path.exists() and trained:
         before = json.loads(path.read_text("utf-8"))

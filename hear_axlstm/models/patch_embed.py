@@ -73,8 +73,8 @@ def random_mask(
         bool ``[batch, patches]`` on the generator's device.
     """
     device = generator.device if generator is not None else None
-    ranks = torch.rand(batch, patches, generator=generator, device=device).argsort(dim=1)
-    return ranks < round(ratio * patches)
+    drawn = torch.rand(batch, patches, generator=generator, dtype=torch.float32, device=device)
+    return drawn.argsort(dim=1) < round(ratio * patches)
 
 
 def apply_mask(tokens_BND: Tensor, mask_BN: Tensor, mask_token: Tensor) -> Tensor:

@@ -113,12 +113,14 @@ def _choose(device_type: str) -> str:
 @torch.enable_grad()
 def triton_agrees(device_type: str) -> bool:
     """Whether the Triton kernels compile and agree with PyTorch on a small case."""
-    generator = torch.Generator().manual_seed(0)
+    generator, on_cpu = torch.Generator("cpu").manual_seed(0), torch.device("cpu")
     shape = 1, 70, 1, 48
-    q, k, v = (torch.rand(shape, generator=generator, dtype=torch.float32) for _ in "qkv")
-    a = torch.randn(shape[:3], generator=generator, dtype=torch.float64)
+    q, k, v = (
+        torch.rand(shape, generator=generator, dtype=torch.float32, device=on_cpu) for _ in "qkv"
+    )
+    a = torch.randn(shape[:3], generator=generator, dtype=torch.float64, device=on_cpu)
     running_max = a.cummax(1).values
-    floor = torch.full(shape[:3], 0.1, dtype=torch.float32)
+    floor = torch.full(shape[:3], 0.1, dtype=torch.float32, device=on_cpu)
     leaves = [x.to(device_type).requires_grad_() for x in (q, k, v, a, running_max, floor)]
     results = []
     try:

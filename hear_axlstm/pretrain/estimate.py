@@ -144,7 +144,9 @@ def _measure(train_step: TrainStep, model: ModelConfig, seconds: float) -> tuple
 
 def _step(train_step: TrainStep, model: ModelConfig, clips: int) -> float:
     """Seconds of an optimizer step on random clips."""
-    mel = torch.randn(clips, model.window_frames, model.mel.n_mels)
+    mel = torch.randn(
+        clips, model.window_frames, model.mel.n_mels, dtype=torch.float32, device="cpu"
+    )
     mask = random_mask(clips, model.grid[0] * model.grid[1], model.mask_ratio)
     start = time.monotonic()
     train_step.step((mel, mask), number=0, lr_of_peak=lambda peak: 0.0)

@@ -104,7 +104,8 @@ def _is_right(
     Embeddings share a large common part that would make all cosines close to 1, so the mean of the
     candidates is subtracted first. Each neighbor votes with weight 1 + its cosine.
     """
-    scored = torch.ones(len(scenes_nD), dtype=torch.bool) if test is None else torch.tensor(test)
+    tests = (True,) * len(scenes_nD) if test is None else test
+    scored = torch.tensor(tests, dtype=torch.bool, device=scenes_nD.device)
     known = scored if test is None else ~scored
     centered = scenes_nD - scenes_nD[known].mean(0)
     unit = torch.nn.functional.normalize(centered.double(), dim=1)
@@ -113,6 +114,6 @@ def _is_right(
         cosines.fill_diagonal_(-torch.inf)  # not its own neighbor
     others = int(known.sum()) - (test is None)
     top = cosines.topk(min(NEIGHBORS, others), dim=1)
-    votes = torch.zeros(len(cosines), classes, dtype=torch.float64)
+    votes = torch.zeros(len(cosines), classes, dtype=torch.float64, device=cosines.device)
     votes.scatter_add_(1, classes_n[known][top.indices], 1 + top.values)
     return votes.argmax(1) == classes_n[scored]

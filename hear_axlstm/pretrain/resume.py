@@ -3,27 +3,90 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hear_axlstm.checkpoints.format import FILE_NAME, read_settings
 from hear_axlstm.data.corpus import Corpus
 from hear_axlstm.data.dataset import split_validation
 from hear_axlstm.pretrain.config import CONFIG, PretrainConfig
 from hear_axlstm.pretrain.schedule import make_schedule
 from hear_axlstm.training.checkpoint_manager import list_checkpoints, load_latest
 from hear_axlstm.training.checkpoints import Checkpoint
-from hear_axlstm.training.resume import CHECKPOINTS, Resume, find_resume
+from hear_axlstm.training.logging import LOG_NAME
+from hear_axlstm.training.resume import CHECKPOINTS, Resume, check_folder, find_resume
+
+log = logging.getLogger(__name__)
 
 
 def with_batch_size(config: PretrainConfig, corpus: Corpus, run: Path) -> PretrainConfig:
     """The config with the batch size of the run to resume, or one that suits the corpus."""
-    if config.batch_size is None and list_checkpoints(run / CHECKPOINTS):
-        before = PretrainConfig.from_dict(json.loads((run / CONFIG).read_text("utf-8")))
+    if config.batch_size is None and is_started(run):
+        finished = _finished(run)
+        settings = finished["config"] if finished else json.loads((run / CONFIG).read_text("utf-8"))
+        before = PretrainConfig.from_dict(settings)
         lr = before.lr if config.lr is None else config.lr
         return replace(config, batch_size=before.batch_size, lr=lr)
     return config.for_corpus(len(split_validation(corpus)[0]))
+
+
+def check_run_folder(run: Path) -> None:
+    """Raise if a run would replace files in its folder that no earlier run has written.
+
+    Raises:
+        ValueError: naming one of these files.
+    """
+    if not is_started(run):  # otherwise its settings are compared
+        check_folder(run, CONFIG, ("model", "epochs", "seed"), (LOG_NAME, CHECKPOINTS))
+
+
+def is_started(run: Path) -> bool:
+    """Whether a folder has checkpoints, or the weights of a finished run without them."""
+    return bool(list_checkpoints(run / CHECKPOINTS)) or (run / FILE_NAME).exists()
+
+
+def is_finished(config: PretrainConfig, corpus: Corpus, run: Path, resume: Resume) -> bool:
+    """Whether this run has been finished, and its checkpoints deleted, e.g. to free space.
+
+    Raises:
+        ValueError: if the weights are those of another run, or `resume` is "never".
+    """
+    finished = _finished(run)
+    if finished is None:
+        return False
+    path = run / FILE_NAME
+    if resume == "never":
+        raise ValueError(f"{path} contains the weights of a finished run: choose a new folder")
+    if names := config.conflicts(finished["config"]):
+        raise ValueError(
+            f"{path} was trained with other settings ({', '.join(names)}), and there are no "
+            "checkpoints to resume: choose a new folder"
+        )
+    if finished["corpus"] != corpus.fingerprint:
+        raise ValueError(f"{path} was trained on other data: choose a new folder")
+    log.info("%s is finished", run)
+    return True
+
+
+def _finished(run: Path) -> dict[str, Any] | None:
+    """Facts about the training of the weights in a folder without checkpoints, if it has any.
+
+    Raises:
+        ValueError: if they are not those of a pretraining run.
+    """
+    path = run / FILE_NAME
+    if not path.exists() or list_checkpoints(run / CHECKPOINTS):
+        return None
+    try:
+        facts = read_settings(path)[1]
+    except (FileNotFoundError, ValueError):
+        facts = {}
+    if not {"config", "corpus"} <= facts.keys():
+        raise ValueError(f"{path} was not written by a pretraining run: choose a new folder")
+    return facts
 
 
 def find_start(

@@ -18,15 +18,20 @@ from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
 from hear_axlstm.pretrain.batches import CropBatch, MaskedCrops
 from hear_axlstm.pretrain.config import CONFIG, PretrainConfig
 from hear_axlstm.pretrain.monitor import PretrainMonitor
-from hear_axlstm.pretrain.resume import find_start, with_batch_size
+from hear_axlstm.pretrain.resume import (
+    check_run_folder,
+    find_start,
+    is_finished,
+    is_started,
+    with_batch_size,
+)
 from hear_axlstm.pretrain.schedule import make_schedule
 from hear_axlstm.pretrain.step import make_train_step
-from hear_axlstm.training.checkpoint_manager import list_checkpoints
 from hear_axlstm.training.checkpoints import Checkpoint
 from hear_axlstm.training.device import keep_freed_memory
 from hear_axlstm.training.distributed import DistContext, init_distributed
 from hear_axlstm.training.logging import LOG_NAME, read_log
-from hear_axlstm.training.resume import CHECKPOINTS, Resume, lock_dir
+from hear_axlstm.training.resume import Resume, lock_dir
 from hear_axlstm.training.signals import StopRequest
 from hear_axlstm.training.trainer import Trainer
 
@@ -61,11 +66,14 @@ def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "au
         corpus = Corpus(data)
         _validate(config, corpus, run, context)
         with lock_dir(run, context), StopRequest() as stop:
-            start = None
+            done, start = False, None
             if context.is_first:
                 config = with_batch_size(config, corpus, run)
-                start = find_start(config, corpus, run, resume)
-            config, start = context.broadcast((config, start))
+                done = is_finished(config, corpus, run, resume)
+                start = None if done else find_start(config, corpus, run, resume)
+            config, done, start = context.broadcast((config, done, start))
+            if done:
+                return run / checkpoints.FILE_NAME
             _check_ranks(config, context.size)
             if context.device.type == "cpu":
                 keep_freed_memory()
@@ -162,7 +170,8 @@ def _validate(config: PretrainConfig, corpus: Corpus, run: Path, context: DistCo
     """Check that the run can start, before anything is written.
 
     Raises:
-        ValueError: if data and settings don't fit together, or ranks see different data.
+        ValueError: if data and settings don't fit together, ranks see different data, or the folder
+            has files of others that would be replaced.
         FileNotFoundError: if there are no weights to start from.
     """
     if corpus.mel != config.model.mel:
@@ -174,5 +183,6 @@ def _validate(config: PretrainConfig, corpus: Corpus, run: Path, context: DistCo
         raise ValueError(
             f"{corpus.folder} is not the same pack on every rank: use the same pack everywhere"
         )
-    if config.init is not None and not list_checkpoints(run / CHECKPOINTS):
+    check_run_folder(run)
+    if config.init is not None and not is_started(run):
         checkpoints.locate(config.init)

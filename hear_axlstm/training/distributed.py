@@ -59,13 +59,15 @@ class DistContext:
 
     def agrees(self, value: object) -> bool:
         """Whether all ranks have rank 0's value; the answer is the same on every rank."""
-        differing = torch.tensor([float(self.broadcast(value) != value)])
+        differing = torch.tensor(
+            [float(self.broadcast(value) != value)], dtype=torch.float32, device="cpu"
+        )
         self.all_reduce([differing])
         return not differing.item()
 
     def barrier(self) -> None:
         """Wait until all ranks have reached this point."""
-        self.all_reduce([torch.zeros(1)])
+        self.all_reduce([torch.zeros(1, dtype=torch.float32, device="cpu")])
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors with their sums over all ranks, bit-identical on each."""
@@ -95,7 +97,7 @@ class StopSync:
         if self.context.size == 1:
             return list(flags)
         answer = self.finish() or [False] * len(flags)
-        raised = torch.tensor(flags, dtype=torch.uint8)
+        raised = torch.tensor(flags, dtype=torch.uint8, device="cpu")
         with _contact():
             work = dist.all_reduce(raised, dist.ReduceOp.MAX, async_op=True)
         self._under_way = (raised, work)

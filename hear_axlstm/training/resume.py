@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +33,31 @@ def lock_dir(run: Path, context: DistContext) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     with sole_writer(run, LOCK):
         yield
+
+
+def check_folder(run: Path, settings: str, keys: Collection[str], written: Sequence[str]) -> None:
+    """Raise if a run would replace files in its folder that no earlier run has written.
+
+    Args:
+        run: the run's folder.
+        settings: name of the JSON file that every run writes first.
+        keys: keys by which it is recognized.
+        written: names of files and folders that a run writes or removes.
+
+    Raises:
+        ValueError: naming one of these files.
+    """
+    try:
+        found = json.loads((run / settings).read_text("utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if isinstance(found, dict) and found.keys() >= set(keys):
+        return
+    if there := [name for name in (settings, *written) if os.path.lexists(run / name)]:
+        raise ValueError(
+            f"{run} has no {settings} of an earlier run, but contains {there[0]}, which would be "
+            "replaced: choose a new folder"
+        )
 
 
 def find_resume(

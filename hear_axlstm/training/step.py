@@ -114,7 +114,7 @@ class TrainStep:
     def evaluate(self, batch: Batch) -> float:
         """Mean loss over the rows of all ranks, with the averaged weights if there are any."""
         self.model.eval()
-        total, rows = torch.zeros(2, device=self.device)
+        total, rows = torch.zeros(2, dtype=torch.float32, device=self.device)
         with self.average.applied() if self.average is not None else nullcontext():
             for part in self._parts(batch):
                 fields = self._fields(batch, part)
@@ -170,7 +170,7 @@ class TrainStep:
         self, batch: Batch, parts: Sequence[slice], on_rows: OnRows
     ) -> tuple[Tensor, list[Tensor]] | None:
         """Summed loss and gradients of some micro-batches; None if the step is aborted."""
-        total = torch.zeros((), device=self.device)
+        total = torch.zeros((), dtype=torch.float32, device=self.device)
         gradients = [torch.zeros_like(p) for p in self.parameters]
         for part in parts:
             fields = self._fields(batch, part)
@@ -210,7 +210,8 @@ class TrainStep:
 
     def _no_metrics(self) -> dict[str, Tensor]:
         names = ("loss", "grad_norm", "skipped", CONSECUTIVE_BAD, "good")
-        return {name: torch.zeros((), device=self.device) for name in names}
+        zero = torch.zeros((), dtype=torch.float32, device=self.device)
+        return {name: zero.clone() for name in names}
 
     def _add_to_metrics(self, loss: Tensor, norm: Tensor, bad: Tensor) -> None:
         sums, is_bad = self.metrics, bad.bool()

@@ -15,10 +15,11 @@ import pytest
 import soundfile
 import torch
 
+from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.listing import SourceError
 from hear_axlstm.audio.mel import LogMel
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import FolderSource, open_source
+from hear_axlstm.audio.sources import FolderSource, TableSource, open_source
 from hear_axlstm.audio.tables import TableError
 from hear_axlstm.data.corpus import Corpus
 from hear_axlstm.data.estimate import estimate_pack
@@ -111,6 +112,23 @@ def test_a_tsv_with_bare_paths_equals_the_folder(audio: Path, tmp_path: Path) ->
     listed, whole = clips(tmp_path / "listed"), clips(tmp_path / "whole")
     assert list(listed) == list(whole) == rows
     assert all(np.array_equal(listed[name], whole[name]) for name in rows)
+
+
+@pytest.mark.parametrize("place", ["beside the link", "beside the target"])
+@pytest.mark.parametrize("name", ["audio/0.wav", "0.wav"])
+def test_a_linked_manifest_is_read_beside_the_link_or_its_target(
+    name: str, place: str, tmp_path: Path
+) -> None:
+    for folder in ("snapshots/1", "blobs"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "blobs" / "c0ffee").write_text(f"path\n{name}\ngone.wav\n", "utf-8")
+    link = tmp_path / "snapshots" / "1" / "list.csv"
+    link.symlink_to("../../blobs/c0ffee")
+    above = link.parent if place == "beside the link" else tmp_path / "blobs"
+    (above / "audio").mkdir()
+    (above / "audio" / "0.wav").touch()
+    found = [clip.source for clip in TableSource(link).clips() if isinstance(clip, AudioClip)]
+    assert found == [str(above / "audio" / "0.wav"), str(link.parent / "gone.wav")]
 
 
 def test_a_manifest_that_can_not_be_meant_is_one_error(tmp_path: Path) -> None:

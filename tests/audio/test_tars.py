@@ -74,6 +74,22 @@ def test_a_damaged_compression_is_said(tmp_path: Path) -> None:
     assert len(names) == 4 and "cut off after 4 clips (CRC" in reasons
 
 
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_links_are_left_out_with_the_reason(kind: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tar")
+    with tarfile.open(path, "a") as tar:
+        for name in ("again.wav", "notes.txt"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "0.wav"
+            tar.addfile(link)
+    names, reasons = read(path)
+    assert len(names) == 4 and reasons.startswith("a link inside a tar: unpack the tar, or")
+    skipped = [clip for clip in TarSource(str(path)).clips() if isinstance(clip, Skipped)]
+    assert [(clip.id, clip.kind) for clip in skipped] == [
+        ("a.tar/again.wav", "a link inside a tar")
+    ]
+
+
 def test_a_file_that_expands_beyond_bounds_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

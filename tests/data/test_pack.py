@@ -200,6 +200,27 @@ def test_what_a_killed_pack_leaves_is_no_other_file(audio: Path, tmp_path: Path)
     assert pack(audio, out).clips == 5
 
 
+@pytest.mark.parametrize(
+    "name", ["shard-000000.tar", "shard-000.json", "shard-list.txt", "report.csv"]
+)
+def test_files_of_others_are_neither_replaced_nor_removed(
+    name: str, audio: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "pack"
+    out.mkdir()
+    (out / name).write_text("precious", "utf-8")
+    with pytest.raises(PackError, match=rf"contains other files, e\.g\. {name}: choose a new"):
+        pack(audio, out)
+    (out / name).rename(tmp_path / name)
+    pack(audio, out)
+    if name == "report.csv":
+        return
+    (tmp_path / name).rename(out / name)
+    (audio / "part0" / "0.wav").unlink()
+    assert pack(audio, out).clips == 4
+    assert (out / name).read_text("utf-8") == "precious"
+
+
 @pytest.mark.slow
 def test_a_killed_pack_goes_on(tmp_path: Path) -> None:
     for seed in range(1500):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch._subclasses import FakeTensorMode
 
 from hear_axlstm import get_scene_embeddings, get_timestamp_embeddings, load_model
 from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.embed.inputs import Request, answer_scenes
 
 AUDIO = 0.5 * torch.randn(2, 20_000, generator=torch.Generator().manual_seed(0))
 
@@ -66,6 +68,23 @@ def test_a_mode_changes_nothing(mode: str, fused: bool, expected: Tensor) -> Non
     torch.testing.assert_close(get_scene_embeddings(AUDIO, model), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["", "axlstm_tiny.random"])
+def test_loading_leaves_the_random_numbers_of_the_caller(name: str) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    load_model(name)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_model_loaded_in_inference_mode_can_be_trained() -> None:
+    with torch.inference_mode():
+        model = load_model()
+    model.train()
+    model(AUDIO)[0].sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.encoder.parameters())
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_mode_changes_no_stream(mode: str) -> None:
     model, statistics = load_model(), (-8.0, 4.0)
@@ -73,6 +92,22 @@ def test_a_mode_changes_no_stream(mode: str) -> None:
     with MODES[mode]():
         found = model.stream(statistics).push(AUDIO[0])[0]
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_changes_no_empty_result(mode: str) -> None:
+    model = load_model()
+    with MODES[mode]():
+        found, failed = model.embed_scenes(["gone.wav"], errors="skip")
+        times = model.stream((-8.0, 4.0)).finish()[1]
+    assert found.shape == (0, model.scene_embedding_size) and found.dtype == np.float32
+    assert len(failed) == 1 and torch.as_tensor(times).dtype == torch.float32
+
+
+def test_nothing_embedded_is_on_the_device_of_the_model() -> None:
+    request = Request([AUDIO[0]], is_single=False, is_padded=False, as_tensor=True)
+    found = answer_scenes(request, [], 8, torch.device("meta"))
+    assert found.device.type == "meta" and found.dtype == torch.float32
 
 
 def test_gradients_within_autocast() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import tarfile
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -127,6 +129,50 @@ class FailingDecoder:
 
     def get_all_samples(self) -> None:
         raise RuntimeError("Invalid data")
+
+
+def members(path: Path, sounds: list[np.ndarray]) -> list[Any]:
+    """Files in a tar, which share the position of the tar."""
+    with tarfile.open(path, "w") as tar:
+        for number, sound in enumerate(sounds):
+            file = io.BytesIO()
+            soundfile.write(file, sound, RATE, format="WAV", subtype="FLOAT")
+            member = tarfile.TarInfo(f"{number}.wav")
+            member.size = len(file.getvalue())
+            tar.addfile(member, io.BytesIO(file.getvalue()))
+    tar = tarfile.open(path)  # noqa: SIM115
+    return [tar.extractfile(member) for member in tar]
+
+
+@pytest.mark.parametrize("most", [1 << 28, 1])
+def test_files_that_share_a_position_keep_their_content(
+    most: int, model: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hear_axlstm.embed.clip_loader.MAX_INPUT_BYTES", most)
+    sounds = [np.roll(SOUND, shift)[:6_400] for shift in range(64)]
+    files = members(tmp_path / "a.tar", sounds)
+    files[5] = io.BytesIO(b"junk")
+    for _ in range(5):
+        found, failed = model.embed_scenes(files, errors="skip")
+        assert [(clip.index, clip.name) for clip in failed] == [(5, "clip 5")]
+        wanted = model.embed_scenes(sounds[:5] + sounds[6:])
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+    steps, _ = model.embed_timestamps([files[1]] * 32)
+    assert all(np.array_equal(steps[0], other) for other in steps)
+
+
+def test_a_decoder_is_used_by_one_thread_at_a_time(model: Embedder) -> None:
+    class Decoder:
+        busy = 0
+
+        def get_all_samples(self) -> SimpleNamespace:
+            self.busy += 1
+            time.sleep(0.01)
+            assert self.busy == 1
+            self.busy -= 1
+            return SimpleNamespace(data=torch.from_numpy(SOUND[None]), sample_rate=RATE)
+
+    assert len(model.embed_scenes([Decoder()] * 8)) == 8  # type: ignore[call-overload]
 
 
 class FailingFile(io.BytesIO):

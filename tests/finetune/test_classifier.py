@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hear_axlstm.finetune.classifier import Classifier, Labels, load_classifier
 from tests.embed.test_ambient import MODES
@@ -18,6 +19,19 @@ def test_a_classifier_of_another_size_is_refused(tmp_path: Path) -> None:
     model.save(tmp_path / "classifier.safetensors", {})
     with pytest.raises(ValueError, match="do not fit its settings"):
         load_classifier(tmp_path)
+
+
+def test_loading_has_no_effect_on_the_caller_nor_the_mode_on_training(tmp_path: Path) -> None:
+    Classifier(SMALL, Labels(("a", "b"), False), 8).save(tmp_path / "classifier.safetensors", {})
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        classifier = load_classifier(tmp_path)
+    assert torch.equal(torch.rand(1), expected)
+    classifier.train()
+    classifier.head(classifier.scene(torch.zeros(2, 8_000))).sum().backward()
+    assert all(p.grad is not None for p in classifier.parameters())
 
 
 @pytest.mark.parametrize("mode", MODES)

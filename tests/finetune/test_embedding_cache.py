@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import pytest
 import torch
 
 from hear_axlstm import load_model
 from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.files import replacing
 from hear_axlstm.finetune.embedding_cache import cached_scenes
+from tests.helpers.platforms import die, posix_only
+from tests.helpers.runs import start_process
 
 
 def test_embeddings_are_computed_once(
@@ -28,6 +33,36 @@ def test_embeddings_are_computed_once(
         model.encoder.cls_token += 1.0
     model.fuse()
     assert not torch.equal(cached_scenes(model, clips)[0], first[0])  # type: ignore[arg-type]
+
+
+@posix_only
+def test_threads_do_not_share_a_file_and_those_of_killed_processes_are_removed(
+    tones: Path, encoder: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, clips = load_model(encoder), [AudioClip("0", str(tones.parent / "0.wav"))]
+    first, save, written = cached_scenes(model, clips), np.save, []
+    (file,) = cache.glob("scenes-*/*.npy")
+    process = start_process(write_half_and_die, file)
+    process.join()
+    assert len(list(file.parent.iterdir())) == 2
+    file.unlink()
+
+    def save_after_another(stream: BinaryIO, scene: np.ndarray) -> None:
+        written.append(stream.name)
+        if len(written) == 1:
+            cached_scenes(model, clips)  # as another thread would at this time
+        save(stream, scene)
+
+    monkeypatch.setattr(np, "save", save_after_another)
+    cached_scenes(model, clips)
+    assert len(set(written)) == 2 and list(file.parent.iterdir()) == [file]
+    assert torch.equal(cached_scenes(model, clips)[0], first[0])  # type: ignore[arg-type]
+
+
+def write_half_and_die(path: Path) -> None:
+    with replacing(path, can_be_lost=True) as partial:
+        partial.write_text("half", "utf-8")
+        die()
 
 
 def test_a_cache_that_can_not_be_used_costs_nothing_but_time(

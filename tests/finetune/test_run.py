@@ -98,6 +98,19 @@ def test_a_folder_holds_one_run(tones: Path, config: FinetuneConfig, tmp_path: P
         finetune(tones, tmp_path, replace(config, mode="mlp", dropout=0.1))
 
 
+@pytest.mark.parametrize("name", ["config.json", "report.csv", "log.jsonl", "scores.json"])
+def test_files_of_others_in_the_folder_are_not_replaced(
+    name: str, tones: Path, config: FinetuneConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").touch()  # no run writes a file of this name
+    (tmp_path / name).write_text('{"of": "another program"}', "utf-8")
+    with pytest.raises(ValueError, match=rf"but contains {name}, which would.*: choose a new fold"):
+        finetune(tones, tmp_path, config)
+    assert (tmp_path / name).read_text("utf-8") == '{"of": "another program"}'
+    (tmp_path / name).unlink()
+    finetune(tones, tmp_path, config)
+
+
 def test_files_that_are_missing_or_broken_are_listed_or_skipped(
     tones: Path, config: FinetuneConfig, tmp_path: Path
 ) -> None:

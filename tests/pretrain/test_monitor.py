@@ -109,6 +109,7 @@ def test_a_new_run_keeps_no_score_of_an_earlier_one(
     watched_run: Path, tones: Path, tmp_path: Path
 ) -> None:
     """An earlier run in the folder that was killed before its first checkpoint."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_dict()), "utf-8")
     scored = {"step": 0, "epoch": 0.0, "knn_accuracy": -1.0}
     (tmp_path / "log.jsonl").write_text(json.dumps(scored) + "\n", "utf-8")
     pretrain(replace(CONFIG, knn=str(tones)), watched_run.parent / "pack", tmp_path)

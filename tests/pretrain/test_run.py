@@ -102,6 +102,32 @@ def test_a_finished_run_is_left_alone(tones: Path, whole_run: Path) -> None:
     assert (whole_run / "log.jsonl").read_bytes() == log
 
 
+def test_a_finished_run_is_kept_without_its_checkpoints(
+    tones: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(whole_run, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints")
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    weights = run / checkpoints.FILE_NAME
+    assert pretrain(CONFIG, tones, run) == weights
+    assert pretrain(replace(CONFIG, batch_size=None), tones, run) == weights
+    for config, resume, message in (
+        (
+            CONFIG,
+            "never",
+            r"model\.safetensors contains the weights of a finished run: choose a new",
+        ),
+        (replace(CONFIG, seed=1), "auto", r"trained with other settings \(seed\).*choose a new"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pretrain(config, tones, run, resume)  # type: ignore[arg-type]
+    assert before == {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    weights.write_bytes(b"of the user")
+    with pytest.raises(ValueError, match="was not written by a pretraining run: choose a new"):
+        pretrain(CONFIG, tones, run)
+    assert weights.read_bytes() == b"of the user"
+
+
 def test_what_does_not_fit_together_is_refused(
     tones: Path, whole_run: Path, tmp_path: Path
 ) -> None:
@@ -119,6 +145,21 @@ def test_what_does_not_fit_together_is_refused(
     with pytest.raises(FileNotFoundError, match="no weights at 'nowhere'"):
         pretrain(replace(CONFIG, init="nowhere"), tones, tmp_path / "run")
     assert not (tmp_path / "run").exists(), "nothing is written for a run that can't start"
+
+
+@pytest.mark.parametrize("name", ["config.json", "log.jsonl", "checkpoints"])
+def test_files_of_others_in_the_folder_are_not_replaced(
+    name: str, tones: Path, tmp_path: Path
+) -> None:
+    if name == "checkpoints":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "download.partial").touch()
+    else:
+        (tmp_path / name).write_text('{"model": "of another program"}', "utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=rf"but contains {name}, which would.*: choose a new fold"):
+        pretrain(CONFIG, tones, tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,8 @@ def _translate(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, T
         if tensor.shape != wanted[our]:
             shapes = tuple(theirs[their].shape), wanted[our]
             raise ValueError("{} has shape {}, which does not convert to {}".format(their, *shapes))
-        tensors[our] = torch.empty(tensor.shape).copy_(tensor)  # from the file into memory
+        memory = torch.empty(tensor.shape, dtype=torch.float32, device="cpu")
+        tensors[our] = memory.copy_(tensor)  # from the file
     _check_positions(theirs["pos_embed"], config)
     return tensors
 
