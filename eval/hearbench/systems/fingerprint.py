@@ -102,6 +102,11 @@ def check_unchanged(system: System, module: ModuleType, model: Any, before: Fing
             return
     except FileNotFoundError:
         pass  # deleted since
+    if _state(model) != _state(load_system(system)[1]):
+        raise SystemSpecError(
+            f"system {system.label!r}: {system.module}.load_model returns other weights or "
+            "settings each time it is called: set a seed in it"
+        )
     is_folder = system.checkpoint and Path(system.checkpoint).is_dir()
     instead = f", or name a file instead of the folder {system.checkpoint}" if is_folder else ""
     raise SystemSpecError(
@@ -116,10 +121,7 @@ def _digest(system: System, module: ModuleType, model: Any, sources: Sequence[Pa
     )
     for file in sources:
         total.update(file.read_bytes())
-    if isinstance(model, torch.nn.Module):
-        total.update(_state_digest(model))
-    if is_dataclass(config := getattr(model, "config", None)):
-        total.update(repr(config).encode())
+    total.update(_state(model))
     for file in _files(Path(system.checkpoint)) if system.checkpoint else []:
         total.update(hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()[:12]
@@ -143,6 +145,13 @@ def _sources(module: ModuleType) -> tuple[Path, ...]:
 
 def _files(path: Path) -> list[Path]:
     return sorted(p for p in (path, *path.rglob("*")) if p.is_file())
+
+
+def _state(model: Any) -> bytes:
+    """Digest of the weights, if it is a torch module, and the settings of a model."""
+    weights = _state_digest(model) if isinstance(model, torch.nn.Module) else b""
+    config = getattr(model, "config", None)
+    return weights + (repr(config).encode() if is_dataclass(config) else b"")
 
 
 def _state_digest(model: torch.nn.Module) -> bytes:

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from hearbench.systems.fingerprint import COMPUTE_NOTHING, _sources, fingerprint, fingerprints
-from hearbench.systems.specs import System, SystemSpecError
+from hearbench.systems.fingerprint import (
+    COMPUTE_NOTHING,
+    _sources,
+    check_unchanged,
+    fingerprint,
+    fingerprints,
+)
+from hearbench.systems.specs import System, SystemSpecError, load_system
 
 MODULE = """
 import torch
@@ -58,6 +64,18 @@ def test_the_digest_of_what_has_not_changed(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert fingerprint(System("x", name, "weights.pt")).digest == "cd8d694dc891"
+
+
+def test_weights_that_differ_each_time_are_named(module: str, tmp_path: Path) -> None:
+    system, file = System("x", module), tmp_path / f"{module}.py"
+    file.write_text(MODULE.replace("torch.ones(3)", "torch.randn(3)"), "utf-8")
+    before = fingerprint(system)
+    with pytest.raises(SystemSpecError, match=r"returns other weights .* each time .* set a seed"):
+        check_unchanged(system, *load_system(system), before)
+    sys.modules.pop(module)
+    file.write_text(MODULE, "utf-8")
+    with pytest.raises(SystemSpecError, match=r"changed since .* run the same command again"):
+        check_unchanged(system, *load_system(system), before)
 
 
 def test_fingerprint_leaves_out_what_computes_nothing() -> None:
