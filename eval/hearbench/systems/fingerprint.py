@@ -81,7 +81,11 @@ def fingerprint(system: System) -> Fingerprint:
     Raises:
         SystemSpecError: as `load_system` does.
     """
-    module, model = load_system(system)
+    return fingerprint_of(system, *load_system(system))
+
+
+def fingerprint_of(system: System, module: ModuleType, model: Any) -> Fingerprint:
+    """The fingerprint of a system that was loaded before, see `fingerprint`."""
     sources = _sources(module)
     digest = _digest(system, module, model, sources)
     is_torch = isinstance(model, torch.nn.Module)
