@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +57,19 @@ def test_scores_that_are_no_numbers_cost_one_cell(
     assert f"b on tones-v1-full has no mean: seed 1 scored {score_}." in results.notes
     assert "No s(m) for b: no score on tones-v1-full." in results.notes
     assert score(tmp_path) == 0 and "| b |" in capsys.readouterr().out
+
+
+def test_a_fold_without_a_score_is_not_left_out_of_the_mean(tmp_path: Path) -> None:
+    folds = task("tones-v1-full", folds=3)
+    plan = write_evaluation(tmp_path, (folds,), {"a": 30.0, "b": 60.0})
+    scores: dict = {f"fold0{i}": {"test_score": s} for i, s in enumerate((0.5, math.nan, 0.9))}
+    scores["aggregated_scores"] = {"test_score_mean": 0.7}  # as pandas and so heareval compute it
+    (plan.predictions(plan.systems[1], folds, 1) / runs.SCORES).write_text(
+        json.dumps(scores), "utf-8"
+    )
+    results = collect(plan)
+    assert set(results.cells) == {("a", "tones-v1-full")}
+    assert "b on tones-v1-full has no mean: seed 1 scored nan." in results.notes
 
 
 def test_the_lowest_error_is_best(tmp_path: Path) -> None:

@@ -286,6 +286,21 @@ def test_runs_come_with_their_newest_checkpoint(tmp_path: Path, drive: Path) -> 
     assert {weights.name for weights in found} == {"ssam-tiny", "mwmae-base"}
 
 
+def test_only_a_folder_is_a_run_and_only_a_file_a_file(tmp_path: Path, drive: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / "ssam_tiny_200_16x4_r1-20260101T000000Z-001.zip").write_bytes(b"PK")
+    write.ssam(drive).rename(drive / "ssam_tiny_200_16x4_r1")
+    run = get(CHECKPOINTS["ssam-tiny"], folder)
+    assert run == folder / "ssam_tiny_200_16x4_r1" and run.is_dir()
+    file = write.beats(tmp_path)
+    (folder / file.name).mkdir()
+    (folder / file.name / "mine.txt").touch()
+    with pytest.raises(WeightsError, match=r"cache can't be used .* set HEARBENCH_CACHE or --to"):
+        get(CHECKPOINTS["beats"], folder, file)
+    assert (folder / file.name / "mine.txt").is_file()
+
+
 def test_the_first_of_several_runs() -> None:
     listed = {
         f"x/ssam_base_200_16x4_r{r}/checkpoints/checkpoint-{n}.pth": f"{r}-{n}"

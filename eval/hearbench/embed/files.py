@@ -32,6 +32,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from hearbench.embed.model import EmbeddingError
 from hearbench.tasks.audio import Clip, check_unchanged
 from hearbench.tasks.folders import Task
 
@@ -105,9 +106,18 @@ class EmbeddingFiles:
         return (clip.split, clip.name) in self.places
 
     def put(self, clips: Sequence[Clip], rows: Rows, times_BT: Rows | None) -> None:
-        """Write embeddings [B, D], or [B, T, D] with their times [B, T] in ms."""
-        if self.size != rows.shape[-1]:
+        """Write embeddings [B, D], or [B, T, D] with their times [B, T] in ms.
+
+        Raises:
+            EmbeddingError: if D differs from that of earlier clips.
+        """
+        if not self.size:
             self._start(rows.shape[-1])
+        if self.size != rows.shape[-1]:
+            raise EmbeddingError(
+                f"{clips[0].path} has an embedding of size {rows.shape[-1]}, and earlier clips of "
+                f"size {self.size}: the HEAR API requires one size for clips of any length"
+            )
         for number, clip in enumerate(clips):
             key = clip.split, clip.name
             if times_BT is None:
@@ -212,7 +222,7 @@ class EmbeddingFiles:
             self._open.popitem()[1].close()
 
     def _start(self, size: int) -> None:
-        """Start over, with embeddings of this size."""
+        """Start with embeddings of this size, without files of an unreadable journal."""
         self.size, self.places, self._pending = size, {}, {}
         self._ends = dict.fromkeys(self.order, 0)
         self._close()

@@ -18,6 +18,7 @@ from mteb.models.abs_encoder import AbsEncoder
 from numpy.typing import NDArray
 
 from hearbench.progress import Progress
+from hearbench.systems.fingerprint import Fingerprint, fingerprint_of
 from hearbench.systems.specs import load_system, parse_system
 
 
@@ -37,9 +38,10 @@ class HearEncoder(AbsEncoder):
     ) -> None:
         system = parse_system(model_name)
         self.module, model = load_system(system)
+        meta = model_meta(system.label, model, fingerprint_of(system, self.module, model))
+        self.mteb_model_meta = meta
         self.device = device or "cpu"
         self.model = model.to(self.device) if isinstance(model, torch.nn.Module) else model
-        self.mteb_model_meta = model_meta(system.label, self.model)
 
     def encode(self, inputs: Any, **options: Any) -> NDArray[np.float32]:
         """Embed the clips of a loader.
@@ -87,14 +89,13 @@ def load_encoder(spec: str, device: str | None = None) -> HearEncoder:
     return HearEncoder(spec, device=device)
 
 
-def model_meta(label: str, model: Any) -> ModelMeta:
-    """Metadata that mteb records about a system."""
-    is_module = isinstance(model, torch.nn.Module)
-    parameters = sum(p.numel() for p in model.parameters()) if is_module else None
+def model_meta(label: str, model: Any, found: Fingerprint) -> ModelMeta:
+    """Metadata that mteb records about a system; it keeps results by name and revision."""
+    parameters = found.parameters if isinstance(model, torch.nn.Module) else None
     return ModelMeta(
         loader=HearEncoder,
         name=f"hearbench/{re.sub(r'[^A-Za-z0-9_.-]+', '-', label)}",
-        revision="1",
+        revision=found.digest,
         release_date=None,
         languages=None,
         n_parameters=parameters,

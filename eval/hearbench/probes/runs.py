@@ -9,6 +9,7 @@ test.predicted-scores.json   the scores, of each fold and aggregated
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -43,11 +44,15 @@ def finished(folder: Path, precision: ProductType | None = None) -> bool:
 
 
 def test_score(folder: Path) -> tuple[float, float]:
-    """The primary metric's test score (the mean over folds, if any) and the seconds it took."""
+    """The primary metric's test score and the seconds it took.
+
+    Of several folds it is the mean, which is NaN if a fold's score is.
+    """
     scores = json.loads((folder / SCORES).read_text("utf-8"))
-    score = (
-        scores["aggregated_scores"]["test_score_mean"]
-        if "aggregated_scores" in scores
-        else scores["test"]["test_score"]
-    )
-    return score, json.loads((folder / DONE).read_text("utf-8"))["time"]
+    seconds = json.loads((folder / DONE).read_text("utf-8"))["time"]
+    if "aggregated_scores" not in scores:
+        return scores["test"]["test_score"], seconds
+    parts = [part for part in scores.values() if isinstance(part, dict) and "test_score" in part]
+    if any(math.isnan(part["test_score"]) for part in parts):  # heareval's mean leaves them out
+        return math.nan, seconds
+    return scores["aggregated_scores"]["test_score_mean"], seconds

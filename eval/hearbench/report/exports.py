@@ -51,8 +51,7 @@ def markdown_table(table: ScoreTable) -> str:
     for row in table.rows:
         cells = [str(cell or "-") for cell in row.cells]
         best = [f"**{c}**" if table.is_best(row, i) else c for i, c in enumerate(cells)]
-        name = f"{row.name} (printed)" if not row.measured else row.name
-        rows.append((name, _millions(row), *best))
+        rows.append((row.title, _millions(row), *best))
     return markdown_rows(heads, rows, numbers=True)
 
 
@@ -92,7 +91,7 @@ def _latex(table: ScoreTable) -> str:
             lines.append(r"\midrule")
             group = row.group
         cells = [_tex_cell(cell, table.is_best(row, i)) for i, cell in enumerate(row.cells)]
-        lines.append(" & ".join([_escaped(row.name), _millions(row), *cells]) + r" \\")
+        lines.append(" & ".join([_escaped(row.title), _millions(row), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}", ""])
 
 

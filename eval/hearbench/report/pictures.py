@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from io import StringIO
+from itertools import count
 from statistics import median
 from typing import Any
 
@@ -65,13 +66,16 @@ def bars(marks: Sequence[Mark], title: str) -> str:
     ordered = sorted(marks, key=lambda mark: mark.value.mean)
     figure, axes = _axes(0.26 * len(marks) + 0.5)
     axes.barh(
-        [_short(mark.name) for mark in ordered],
+        range(len(ordered)),
         [mark.value.mean for mark in ordered],
         xerr=whiskers(*(mark.value for mark in ordered)),
         color=[mark.color for mark in ordered],
         ecolor=TEXT,
         height=0.6,
     )
+    pairs = zip(shortened([mark.name for mark in ordered]), ordered, strict=True)
+    names = [name if mark.measured else f"{name} (printed)" for name, mark in pairs]
+    axes.set_yticks(range(len(ordered)), names)
     axes.set_xlim(right=max(100.0, *(mark.value.bounds[1] for mark in marks)))
     axes.grid(axis="x")
     right = axes.secondary_yaxis("right")
@@ -84,11 +88,11 @@ def bars(marks: Sequence[Mark], title: str) -> str:
 def scatter(marks: Sequence[Mark], title: str) -> str:
     """s(m) against parameters; systems without parameters are left out."""
     figure, axes = _axes(3.2)
-    for mark in marks:
+    for mark, name in zip(marks, shortened([mark.name for mark in marks]), strict=True):
         if mark.parameters:
             place = mark.parameters, mark.value.mean
             axes.errorbar(*place, yerr=whiskers(mark.value), fmt="o", color=mark.color, ecolor=TEXT)
-            axes.annotate(_short(mark.name), place, (6, 4), textcoords="offset points", fontsize=9)
+            axes.annotate(name, place, (6, 4), textcoords="offset points", fontsize=9)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set(xlabel="million parameters", ylabel="s(m)")
@@ -108,7 +112,7 @@ def dots(marks: Sequence[Mark], title: str) -> str:
         axes.plot(mark.seeds, [row] * len(mark.seeds), "o", color=OURS, alpha=0.5)
         lengths = whiskers(mark.value)
         axes.errorbar(mark.value.mean, row, xerr=lengths, fmt="|", color=TEXT, markersize=14)
-    axes.set_yticks(range(len(marks)), [_short(mark.name) for mark in reversed(marks)])
+    axes.set_yticks(range(len(marks)), shortened([mark.name for mark in reversed(marks)]))
     axes.set_ylim(-0.6, len(marks) - 0.4)
     axes.grid(axis="x")
     return _svg(figure, title)
@@ -135,7 +139,7 @@ def confusion(mistakes: Mistakes) -> str:
     axes.imshow(matrix, cmap="Blues", vmin=0, vmax=100)
     axes.spines[:].set_visible(True)
     if len(labels) <= LABELED:
-        names = [_short(label) for label in labels]
+        names = shortened(labels)
         axes.set_xticks(range(len(labels)), names, rotation=90)
         axes.set_yticks(range(len(labels)), names)
     axes.set(xlabel="predicted class", ylabel="true class")
@@ -165,8 +169,16 @@ def _svg(figure: Figure, title: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
 
 
-def _short(name: str) -> str:
-    """A name, shortened in its middle."""
-    if len(name) <= LONGEST_NAME:
-        return name
-    return f"{name[: LONGEST_NAME * 2 // 3]}…{name[-(LONGEST_NAME // 3) :]}"
+def shortened(names: Sequence[str]) -> list[str]:
+    """Names shortened in the middle, less so if different ones would become equal."""
+    cuts = (
+        (head, length - 1 - head)
+        for length in count(LONGEST_NAME)
+        for head in (length * 2 // 3, length // 3)
+    )
+    tries = ([_short(name, *cut) for name in names] for cut in cuts)
+    return next(short for short in tries if len(set(short)) == len(set(names)))
+
+
+def _short(name: str, head: int, tail: int) -> str:
+    return name if len(name) <= head + 1 + tail else f"{name[:head]}…{name[-tail:]}"

@@ -49,6 +49,11 @@ class Row:
     with_decoder: bool
     cells: tuple[Estimate | None, ...]
 
+    @property
+    def title(self) -> str:
+        """The name; a measured system may have that of a printed row."""
+        return self.name if self.measured else f"{self.name} (printed)"
+
 
 @dataclass(frozen=True)
 class ScoreTable:

@@ -22,6 +22,8 @@ from hearbench.systems.specs import DEFAULTS, System, SystemSpecError, load_syst
 
 COMPUTE_NOTHING = (str(__package__), __name__, catalog.__name__, specs.__name__)
 """Modules of hearbench.systems that only describe systems."""
+PROGRAMS = ("__main__", "__mp_main__")
+INSTALLED = {"site-packages", "dist-packages"}
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,19 @@ def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
 def fingerprint(system: System) -> Fingerprint:
     """Load `system` and compute its fingerprint.
 
-    The digest covers the module's name, version and source files as far as loading has
-    imported them, the model's state (a torch module's `state_dict`) and settings (its `config`, if
-    that is a dataclass), and the file that it was loaded from, or all files of the folder.
+    The digest covers the module's name and version, the source files of its package as far as
+    loading has imported them (of a module outside of packages, those beside it), the model's state
+    (a torch module's `state_dict`) and settings (its `config`, if that is a dataclass), and the
+    file that it was loaded from, or all files of the folder.
 
     Raises:
         SystemSpecError: as `load_system` does.
     """
-    module, model = load_system(system)
+    return fingerprint_of(system, *load_system(system))
+
+
+def fingerprint_of(system: System, module: ModuleType, model: Any) -> Fingerprint:
+    """The fingerprint of a system that was loaded before, see `fingerprint`."""
     sources = _sources(module)
     digest = _digest(system, module, model, sources)
     is_torch = isinstance(model, torch.nn.Module)
@@ -102,6 +109,11 @@ def check_unchanged(system: System, module: ModuleType, model: Any, before: Fing
             return
     except FileNotFoundError:
         pass  # deleted since
+    if _state(model) != _state(load_system(system)[1]):
+        raise SystemSpecError(
+            f"system {system.label!r}: {system.module}.load_model returns other weights or "
+            "settings each time it is called: set a seed in it"
+        )
     is_folder = system.checkpoint and Path(system.checkpoint).is_dir()
     instead = f", or name a file instead of the folder {system.checkpoint}" if is_folder else ""
     raise SystemSpecError(
@@ -116,10 +128,7 @@ def _digest(system: System, module: ModuleType, model: Any, sources: Sequence[Pa
     )
     for file in sources:
         total.update(file.read_bytes())
-    if isinstance(model, torch.nn.Module):
-        total.update(_state_digest(model))
-    if is_dataclass(config := getattr(model, "config", None)):
-        total.update(repr(config).encode())
+    total.update(_state(model))
     for file in _files(Path(system.checkpoint)) if system.checkpoint else []:
         total.update(hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()[:12]
@@ -130,19 +139,41 @@ def _version(module: ModuleType) -> str:
 
 
 def _sources(module: ModuleType) -> tuple[Path, ...]:
-    """The imported source files of a module's package, except those that compute nothing."""
-    package = module.__name__ if hasattr(module, "__path__") else module.__name__.rpartition(".")[0]
+    """The imported source files of a module's package, except those that compute nothing.
+
+    A module outside of packages may import any others beside it: those count as its package.
+    """
+    is_ours = module.__name__.startswith(f"{__package__}.")
+    package = str(__package__) if is_ours else module.__name__.partition(".")[0]
+    is_alone = module.__name__ == package and not hasattr(module, "__path__")
+    beside = Path(module.__file__).parent if is_alone and module.__file__ else None
     files = {module.__file__}
     for name, other in list(sys.modules.items()):
-        if name in COMPUTE_NOTHING:
+        if name in COMPUTE_NOTHING or not isinstance(other, ModuleType):
             continue
-        if package and (name == package or name.startswith(package + ".")):
-            files.add(getattr(other, "__file__", None))
+        file = vars(other).get("__file__")  # an attribute of a lazy module may import it
+        is_beside = file and beside in Path(file).parents and not _is_elsewhere(name, Path(file))
+        if name == package or name.startswith(package + ".") or is_beside:
+            files.add(file)
     return tuple(sorted(Path(file) for file in files if file and file.endswith(".py")))
+
+
+def _is_elsewhere(name: str, file: Path) -> bool:
+    """Whether a module is the program that runs, hearbench, installed, or Python's own."""
+    top = name.partition(".")[0]
+    is_installed = not INSTALLED.isdisjoint(file.parts)
+    return top in (*PROGRAMS, __name__.partition(".")[0], *sys.stdlib_module_names) or is_installed
 
 
 def _files(path: Path) -> list[Path]:
     return sorted(p for p in (path, *path.rglob("*")) if p.is_file())
+
+
+def _state(model: Any) -> bytes:
+    """Digest of the weights, if it is a torch module, and the settings of a model."""
+    weights = _state_digest(model) if isinstance(model, torch.nn.Module) else b""
+    config = getattr(model, "config", None)
+    return weights + (repr(config).encode() if is_dataclass(config) else b"")
 
 
 def _state_digest(model: torch.nn.Module) -> bytes:

@@ -100,6 +100,8 @@ def load_model(model_file_path: str = "") -> SpeechModel:
             f"{model_file_path} lacks {len(missing)} weights, e.g. {missing[0]}: they would be "
             "random; load a complete checkpoint"
         )
+    for name in loading["missing_keys"]:  # random in every process; a fingerprint covers them
+        nn.init.zeros_(encoder.get_parameter(name))
     return SpeechModel(encoder, features.sampling_rate, features.do_normalize).eval()
 
 

@@ -147,7 +147,7 @@ def _fetch(weights: Weights, folder: Path, source: Path | None) -> Path:
     if not any(map(weights.is_called, PurePosixPath(origin).parts)):
         log.warning("%s: using %s, which is not called %s", weights.name, origin, weights.file)
     target = folder / path.name
-    if target.is_dir():
+    if weights.is_run and target.is_dir():
         shutil.rmtree(target)
     path.replace(target)
     shutil.rmtree(draft)
@@ -155,8 +155,7 @@ def _fetch(weights: Weights, folder: Path, source: Path | None) -> Path:
 
 
 def _kept(weights: Weights, folder: Path) -> Path | None:
-    found = (path for path in folder.glob("*") if weights.is_called(path.name))
-    return min(found, default=None)
+    return min(filter(weights.is_at, folder.glob("*")), default=None)
 
 
 def _remedy(weights: Weights) -> str:

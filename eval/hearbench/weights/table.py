@@ -51,6 +51,14 @@ class Weights:
         name = name.lower()
         return name.startswith(self.file) or bool(self.also and name.startswith(self.also))
 
+    def is_at(self, path: Path) -> bool:
+        """Whether a path is these weights, by its official name and as a file or a folder."""
+        if self.is_run:
+            return self.is_called(path.name) and path.is_dir()
+        if self.hub:  # as `save_pretrained` or a clone of the hub's repository leaves it
+            return path.name == Path(self.hub).name and (path / "config.json").is_file()
+        return self.can_be_fetched and self.is_called(path.name) and path.is_file()
+
     @property
     def is_run(self) -> bool:
         """Whether it is a folder."""
@@ -91,15 +99,6 @@ def find(folder: Path, wanted: Iterable[Weights] = CHECKPOINTS.values()) -> dict
     paths = sorted(visible, key=lambda path: (len(path.parts), path.name))
     found: dict[Weights, Path] = {}
     for weights in wanted:
-        if path := next((path for path in paths if _is(weights, path)), None):
+        if path := next((path for path in paths if weights.is_at(path)), None):
             found[weights] = path
     return found
-
-
-def _is(weights: Weights, path: Path) -> bool:
-    """Whether a path has the official name of these weights."""
-    if weights.is_run:
-        return weights.is_called(path.name) and path.is_dir()
-    if weights.hub:  # as `save_pretrained` or a clone of the hub's repository leaves it
-        return path.name == Path(weights.hub).name and (path / "config.json").is_file()
-    return weights.can_be_fetched and weights.is_called(path.name) and path.is_file()

@@ -238,6 +238,13 @@ def test_errors_name_the_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(EmbeddingError, match=r"fails on .*-0.wav and 35 more .* 'nonsense'"):
         embed(fails, task, tmp_path / "fails")
     clip = task.path / str(SAMPLE_RATE) / "valid" / "valid-1.wav"
+    soundfile.write(clip, np.zeros(100), SAMPLE_RATE)
+    varies = module(tmp_path, monkeypatch, "varies", largest=99, then="[:, :audio.shape[1]]")
+    for _ in range(2):  # also when it resumes
+        with pytest.raises(
+            EmbeddingError, match=r"valid-1.wav has an embedding of size 100, .* size 4000:"
+        ):
+            embed(varies, task, tmp_path / "varies")
     soundfile.write(clip, np.zeros((100, 2)), SAMPLE_RATE)
     with pytest.raises(TaskError, match=r"valid-1.wav: 16000 Hz with 2 channel.* needs .* mono"):
         embed(NAIVE, task, tmp_path / "stereo")

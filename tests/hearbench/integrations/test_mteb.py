@@ -25,6 +25,17 @@ def test_mteb_evaluates_an_adapter(tmp_path: Path) -> None:
     assert encoder.mteb_model_meta.embed_dim == 591
 
 
+def test_results_of_another_checkpoint_of_that_name_are_not_reused(tmp_path: Path) -> None:
+    metas = []
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        path = write.beats(tmp_path / str(seed), seed=seed)
+        metas += [load_encoder(f"beats@{path}").mteb_model_meta for _ in range(2)]
+    assert len({meta.name for meta in metas}) == 1
+    revisions = [meta.revision for meta in metas]
+    assert revisions[0] == revisions[1] != revisions[2] == revisions[3]
+
+
 def test_neighbors_in_a_batch_change_nothing() -> None:
     encoder = load_encoder("logmel")
     rng = np.random.default_rng(0)

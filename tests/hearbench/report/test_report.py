@@ -14,14 +14,17 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.metrics import average_precision_score, confusion_matrix
 
 from hearbench import report
+from hearbench.report import pictures
 from hearbench.report.confusion import _read
 from hearbench.report.content import Content, gather
 from hearbench.report.exports import summary
 from hearbench.report.paired_differences import certain
+from hearbench.report.pictures import Mark
 from hearbench.report.provenance import command
 from hearbench.report.score_tables import measured
 from hearbench.results import collect
@@ -197,6 +200,36 @@ def test_page_is_self_contained_and_well_formed(folder: Path) -> None:
         assert word in page
 
 
+def test_every_bar_has_its_own_row_and_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"hear_axlstm-step-0000{n}000.milestone" for n in (1, 2, 3)] + ["naive", "naive"]
+    means, measured = (10.0, 50.0, 90.0, 30.0, 70.0), (True, True, True, True, False)
+    marks = [
+        Mark(name, Estimate(mean, None, 1), own)
+        for name, mean, own in zip(names, means, measured, strict=True)
+    ]
+    figures: list[Figure] = []
+    draw = pictures._svg
+    monkeypatch.setattr(pictures, "_svg", lambda f, title: figures.append(f) or draw(f, title))
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", pictures.bars(marks, "s(m)"))
+    lengths = [bar.get_width() for bar in figures[0].axes[0].patches]
+    rows = [bar.get_y() + bar.get_height() / 2 for bar in figures[0].axes[0].patches]
+    assert lengths == sorted(means) and rows == pytest.approx(range(5))
+    first, second, third = (f"hear_ax…{n}000.milestone" for n in (1, 2, 3))
+    assert [text for text in texts if not text.isdigit()] == [
+        *("10.0", "30.0", "50.0", "70.0", "90.0"),
+        *(first, "naive", second, "naive (printed)", third),
+    ]
+
+
+def test_different_names_stay_different_when_shortened() -> None:
+    assert pictures.shortened(["short", "x" * 30]) == ["short", "x" * 14 + "…" + "x" * 7]
+    for names in (
+        ["a" * 30 + end for end in ("1" + "b" * 9, "2" + "b" * 9)],
+        ["a" * 40 + middle + "b" * 40 for middle in "12"],
+    ):
+        assert len(set(pictures.shortened([*names, names[0]]))) == 2
+
+
 def test_csv_has_the_same_numbers(folder: Path, content: Content) -> None:
     with (folder / "report.csv").open(encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
@@ -215,6 +248,7 @@ def test_markdown_and_latex(folder: Path) -> None:
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
     assert r"mridangam\_stroke-v1.5-partial" in latex and r"$94.8 \pm" not in latex
     rows = [line.count(" & ") for line in latex.splitlines() if line.endswith(r" \\")]
+    assert r"AxLSTM-B (printed) & 65.6 & " in latex
     assert set(rows[:4]) == {6} and set(rows[4:]) == {3}
 
 

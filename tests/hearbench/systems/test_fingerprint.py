@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from hearbench.systems.fingerprint import COMPUTE_NOTHING, _sources, fingerprint, fingerprints
-from hearbench.systems.specs import System, SystemSpecError
+from hearbench.systems.fingerprint import (
+    COMPUTE_NOTHING,
+    _sources,
+    check_unchanged,
+    fingerprint,
+    fingerprints,
+)
+from hearbench.systems.specs import System, SystemSpecError, load_system
 
 MODULE = """
 import torch
@@ -58,6 +64,40 @@ def test_the_digest_of_what_has_not_changed(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert fingerprint(System("x", name, "weights.pt")).digest == "cd8d694dc891"
+
+
+@pytest.mark.parametrize("name", ["alone", "top.apis.hear"])
+def test_fingerprint_follows_what_the_module_imports(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / f"{name.replace('.', '/')}.py"
+    other = file.parents[1] / "net.py" if "." in name else tmp_path / "beside" / "net.py"
+    for path in (file, other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"import {'top' if '.' in name else 'beside'}.net\n{MODULE}", "utf-8")
+    installed = tmp_path / "site-packages" / "installed_module.py"
+    installed.parent.mkdir()
+    monkeypatch.syspath_prepend(str(installed.parent))
+    digests = []
+    for content, of_installed in (("A = 1", "B = 1"), ("A = 1", "B = 2"), ("A = 2", "B = 2")):
+        other.write_text(content, "utf-8")
+        installed.write_text(of_installed, "utf-8")
+        import_module("installed_module")
+        digests.append(fingerprint(System("x", name)).digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_weights_that_differ_each_time_are_named(module: str, tmp_path: Path) -> None:
+    system, file = System("x", module), tmp_path / f"{module}.py"
+    file.write_text(MODULE.replace("torch.ones(3)", "torch.randn(3)"), "utf-8")
+    before = fingerprint(system)
+    with pytest.raises(SystemSpecError, match=r"returns other weights .* each time .* set a seed"):
+        check_unchanged(system, *load_system(system), before)
+    sys.modules.pop(module)
+    file.write_text(MODULE, "utf-8")
+    with pytest.raises(SystemSpecError, match=r"changed since .* run the same command again"):
+        check_unchanged(system, *load_system(system), before)
 
 
 def test_fingerprint_leaves_out_what_computes_nothing() -> None:

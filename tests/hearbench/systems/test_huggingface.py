@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import pytest
 import torch
 
 from hearbench.systems import huggingface
-from hearbench.systems.fingerprint import fingerprint
+from hearbench.systems.fingerprint import check_unchanged, fingerprint
 from hearbench.systems.huggingface import FAMILIES, load_model
-from hearbench.systems.specs import parse_system
+from hearbench.systems.specs import load_system, parse_system
 
 transformers = pytest.importorskip("transformers")
 
@@ -96,6 +97,23 @@ def test_as_a_system(path: Path) -> None:
     assert system.label == f"hearbench.systems.huggingface-{path.name}"
     found = fingerprint(system)
     assert found.sample_rate == 16_000 and found.parameters > 1_000
+
+
+@pytest.mark.parametrize("path", FAMILIES[:1], indirect=True)
+def test_missing_weights_of_training_are_the_same_in_every_process(
+    path: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    incomplete = Path(shutil.copytree(path, tmp_path / "incomplete"))
+    weights = load_file(incomplete / "model.safetensors")
+    del weights["masked_spec_embed"]
+    save_file(weights, incomplete / "model.safetensors", metadata={"format": "pt"})
+    system = parse_system(f"huggingface@{incomplete}")
+    check_unchanged(system, *load_system(system), fingerprint(system))
+    audio = noise(1, 8_000)
+    expected = huggingface.get_scene_embeddings(audio, load_model(str(path)))
+    assert expected.equal(huggingface.get_scene_embeddings(audio, load_model(str(incomplete))))
 
 
 def test_what_cant_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
