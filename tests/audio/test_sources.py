@@ -24,6 +24,7 @@ from hear_axlstm.audio.tables import TableError
 from hear_axlstm.data.corpus import Corpus
 from hear_axlstm.data.estimate import estimate_pack
 from hear_axlstm.data.pack import pack
+from tests.helpers.platforms import posix_only
 
 
 @pytest.fixture
@@ -114,6 +115,7 @@ def test_a_tsv_with_bare_paths_equals_the_folder(audio: Path, tmp_path: Path) ->
     assert all(np.array_equal(listed[name], whole[name]) for name in rows)
 
 
+@posix_only
 @pytest.mark.parametrize("place", ["beside the link", "beside the target"])
 @pytest.mark.parametrize("name", ["audio/0.wav", "0.wav"])
 def test_a_linked_manifest_is_read_beside_the_link_or_its_target(

@@ -15,6 +15,7 @@ def test_full_mode_starts_from_the_probe_and_keeps_the_best(
     tones: Path, config: FinetuneConfig, tmp_path: Path
 ) -> None:
     config = replace(config, mode="full", epochs=2, encoder_lr=1e-3, log_every=1)
+    (tmp_path / "config.json").write_text('{"mode": "full", "clips": "tones"}', "utf-8")
     for name in ("log", "head"):  # of a run that was killed before its first checkpoint
         scored = '{"step": 0, "epoch": 0, "valid_accuracy": 2.0, "valid_loss": 0.0}\n'
         (tmp_path / f"{name}.jsonl").write_text(scored, "utf-8")
