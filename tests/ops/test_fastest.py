@@ -1,5 +1,7 @@
 """The choice between two ways to multiply."""
 
+import threading
+
 import pytest
 import torch
 
@@ -23,6 +25,18 @@ def test_only_a_clear_gain_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fastest.is_faster(work(1.0), work(2.0))
     assert not fastest.is_faster(work(2.0), work(1.0))
     assert not fastest.is_faster(work(1.0), work(1.2))
+
+
+def test_what_is_timed_may_choose_by_a_measurement_itself() -> None:
+    chosen: list[bool] = []
+
+    def measure() -> None:
+        fastest.is_faster(lambda: chosen.append(fastest.is_faster(lambda: 0, lambda: 0)), list)
+
+    thread = threading.Thread(target=measure, daemon=True)
+    thread.start()
+    thread.join(timeout=60)
+    assert len(chosen) == fastest.ROUNDS, "it waits for itself"
 
 
 def test_autocast_does_not_change_what_is_timed() -> None:
