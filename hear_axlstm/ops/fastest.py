@@ -6,7 +6,6 @@ processors, but slower than float32 on Intel processors without AMX.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
@@ -18,7 +17,6 @@ ROUNDS = 8
 GAIN = 1.25  # required speedup, so that noise does not decide between similar ones
 
 Work = Callable[[], object]
-_one_at_a_time = threading.RLock()  # threads that measure at once would slow each other down
 
 
 def square(dtype: torch.dtype) -> Tensor:
@@ -30,7 +28,7 @@ def square(dtype: torch.dtype) -> Tensor:
 def is_faster(other: Work, usual: Work) -> bool:
     """Whether `other` takes clearly less time than `usual`; both run in turn, without autocast."""
     fastest = {other: float("inf"), usual: float("inf")}
-    with _one_at_a_time, torch.autocast("cpu", enabled=False):
+    with torch.autocast("cpu", enabled=False):
         for _ in range(ROUNDS):
             for work in (other, usual):
                 start = time.thread_time()  # other threads and processes may take the cores

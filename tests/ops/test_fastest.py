@@ -1,7 +1,5 @@
 """The choice between two ways to multiply."""
 
-from threading import Thread
-
 import pytest
 import torch
 
@@ -66,16 +64,3 @@ def test_products_agree_either_way(is_fastest: bool, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(matmul, "onednn_is_fastest", lambda: is_fastest)
     x, weight = torch.randn(20, 30), torch.randn(40, 30)
     torch.testing.assert_close(matmul.linear(x, matmul.fixed_weight(weight)), x @ weight.mT)
-
-
-def test_a_measurement_may_need_another_one() -> None:
-    """The first product in bfloat16 measures which library multiplies float32 fastest."""
-    inner: list[bool] = []
-
-    def nested() -> None:
-        fastest.is_faster(lambda: inner.append(fastest.is_faster(int, int)), int)
-
-    thread = Thread(target=nested, daemon=True)
-    thread.start()
-    thread.join(timeout=60)
-    assert len(inner) == fastest.ROUNDS
