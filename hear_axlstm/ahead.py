@@ -50,11 +50,12 @@ class Threads(Executor):
 
     def _serve(self) -> None:
         while (job := self._work.get()) is not None:
-            _complete(*job)
+            complete(*job)
             del job  # else an idle thread would keep its last result
 
 
-def _complete(future: Future[Result], work: Callable[[], Result]) -> None:
+def complete(future: Future[Result], work: Callable[[], Result]) -> None:
+    """Set a future's result or exception by calling `work`, unless it was cancelled."""
     if not future.set_running_or_notify_cancel():
         return
     try:

@@ -34,7 +34,7 @@ DROPPED = (
 
 
 class FetchError(HearbenchError, RuntimeError):
-    """Raised for something that can't be fetched; the message names the remedy."""
+    """Raised for something that can't be fetched; the message says why."""
 
 
 class NotThereError(FetchError):

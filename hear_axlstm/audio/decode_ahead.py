@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from hear_axlstm.ahead import Threads, map_ahead
 from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.usable import Decoded, sample_count
+from hear_axlstm.audio.usable import LONGEST, Decoded, decode_usable, sample_count
 
 AHEAD = 8  # clips in flight per worker
 HELD_SAMPLES = 16_000 * 600  # decoded and waiting; no further clips are started above this
@@ -25,19 +25,21 @@ def decoding_threads() -> int:
 
 def decode_ahead(
     jobs: Iterable[tuple[Key, AudioClip | Skipped]],
-    work: Callable[[AudioClip | Skipped], Decoded | Skipped],
+    sample_rate: int,
+    longest: float | None = LONGEST,
     held_samples: int = HELD_SAMPLES,
 ) -> Generator[tuple[Key, Decoded | Skipped]]:
-    """Decode clips in threads, in order.
+    """Decode clips by `decode_usable` in threads, in order.
 
     Args:
         jobs: clips, each with a key that is returned with it.
-        work: function that decodes one clip, e.g. `decode`.
+        sample_rate: in Hz.
+        longest: seconds above which a clip is skipped; None for no limit.
         held_samples: number of decoded samples that wait above which no clip is started.
     """
 
     def keyed(job: tuple[Key, AudioClip | Skipped]) -> tuple[Key, Decoded | Skipped]:
-        return job[0], work(job[1])
+        return job[0], decode_usable(job[1], sample_rate, longest)
 
     def samples(result: tuple[Key, Decoded | Skipped]) -> int:
         return sample_count(result[1])

@@ -22,7 +22,7 @@ from hear_axlstm.ahead import groups
 from hear_axlstm.audio.decode_ahead import decode_ahead
 from hear_axlstm.audio.skipped import REPORT_NAME, Skipped, summary
 from hear_axlstm.audio.sources import open_source
-from hear_axlstm.audio.usable import Decoded, compute_decoded, decode_usable, sample_count
+from hear_axlstm.audio.usable import Decoded, compute_decoded, sample_count
 from hear_axlstm.data.shards import Plan, Record, Summary, by_shard, jobs, plan, summarize
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.output import Output, OutputError
@@ -202,8 +202,7 @@ def _write_share(planned: Plan, embedder: Embedder, context: DistContext) -> Non
     todo, total = planned.missing(own)
     fields = planned.shards[0].fields if planned.shards else ()
     held = Budget.of(embedder.device).held_samples(embedder.sample_rate)
-    work = partial(decode_usable, sample_rate=embedder.sample_rate)
-    found = decode_ahead(jobs(planned, todo), work, held)
+    found = decode_ahead(jobs(planned, todo), embedder.sample_rate, held_samples=held)
     bar = Progress(total=total, unit="clip", desc="embedding", disable=not context.is_first)
     with closing(found), bar:
         shown = _Shown(bar, embedder.sample_rate)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import closing
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from hear_axlstm.ahead import groups
 from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.decode_ahead import decode_ahead
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.usable import Decoded, compute_decoded, decode_usable, sample_count
+from hear_axlstm.audio.usable import Decoded, compute_decoded, sample_count
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.windows import Budget
 from hear_axlstm.progress import Progress
@@ -36,8 +35,7 @@ def scenes_of(
 
     total = len(clips) if isinstance(clips, Sized) else None
     held = Budget.of(embedder.device).held_samples(embedder.sample_rate)
-    work = partial(decode_usable, sample_rate=embedder.sample_rate, longest=None)
-    found = decode_ahead(((clip, clip) for clip in clips), work, held)
+    found = decode_ahead(((clip, clip) for clip in clips), embedder.sample_rate, None, held)
     with closing(found), Progress(total=total, desc="embedding", unit="clip") as bar:
         for group in groups(found, lambda pair: sample_count(pair[1]), held):
             scenes = compute_decoded([item for _, item in group], scenes_on_cpu)

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,7 +28,6 @@ from hear_axlstm.audio.labels import (
     warn_of_separator,
 )
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.usable import decode_usable
 from hear_axlstm.config import MelConfig
 from hear_axlstm.finetune.classifier import Labels
 from hear_axlstm.finetune.config import FinetuneConfig
@@ -171,8 +169,8 @@ def _with_files(rows: Sequence[LabeledRow]) -> tuple[list[LabeledRow], tuple[Ski
 
 def _unusable(rows: Sequence[LabeledRow]) -> list[Skipped]:
     """Clips that can't be decoded or are silent or too short, found without embedding them."""
-    work = partial(decode_usable, sample_rate=MelConfig().sample_rate, longest=None)
-    found = decode_ahead(((row.clip, row.clip) for row in rows), work)
+    rate = MelConfig().sample_rate
+    found = decode_ahead(((row.clip, row.clip) for row in rows), rate, longest=None)
     with closing(found), Progress(total=len(rows), desc="checking", unit="clip") as bar:
         unusable = []
         for clip, decoded in found:

@@ -2,8 +2,9 @@
 
 `backends.py` selects one; `contract.py` describes their interfaces. Which code computes a block:
 
-    training on a CPU       cpu_mixer.py; csrc/around_cell.cpp, around_cell_backward.cpp, and
-                            dispatch.cpp with weighted_sum.h and products.h; projections: matmul.py
+    training on a CPU       cpu_mixer.py; csrc/dispatch.cpp with around_cell.h,
+                            around_cell_backward.h, weighted_sum.h and products.h;
+                            projections: matmul.py
     embedding on a CPU      cpu_block.py; csrc/block.cpp, which calls the same functions
     - by MKL or oneDNN      where these are faster: packed_linear.py, and cpu_mixer.py between
     on an NVIDIA GPU        the cell: triton_impl.py, triton_operators.py, triton_kernels.py

@@ -57,7 +57,7 @@ def quadratic_cell(
 
 
 def mixer_for(x_BSD: Tensor, head_size: int) -> Mixer | None:
-    """Return the backend's function for the interior of a block, if it has one for such windows."""
+    """Return the backend's mixer, if it has one for such windows."""
     has_mixer = uses_library(x_BSD) and is_short(x_BSD.shape[1], head_size)
     return cpu_mixer.mixer if has_mixer else None
 

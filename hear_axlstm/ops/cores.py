@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
 from queue import SimpleQueue
-from threading import Barrier, Lock, Thread
+from threading import Barrier, BrokenBarrierError, Lock, Thread
 from typing import Any, TypeVar
 
 import torch
+
+from hear_axlstm.ahead import complete
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,9 +39,12 @@ class _Worker:
     def _serve(self, started: Barrier) -> None:
         torch.set_num_threads(1)
         torch.get_num_threads()  # the first query fixes the number for this thread
-        started.wait()
+        try:
+            started.wait()
+        except BrokenBarrierError:  # another worker could not start
+            return
         while True:
-            _complete(*self._work.get())
+            complete(*self._work.get())
 
 
 class _Sharing(threading.local):
@@ -120,13 +125,6 @@ def without_torch_threads(work: Callable[[], R], threads: int | None = None) -> 
         return _run([worker], run, stop)[0]
 
 
-def _complete(future: Future[R], work: Callable[[], R]) -> None:
-    try:
-        future.set_result(work())
-    except BaseException as error:
-        future.set_exception(error)
-
-
 def _run(workers: Sequence[_Worker], work: Callable[[], R], stop: threading.Event) -> list[R]:
     """Run `work` in each worker; after an error, or an interruption such as Ctrl-C, set `stop`."""
     futures: list[Future[R]] = []
@@ -156,17 +154,25 @@ def _borrowed(count: int) -> Iterator[list[_Worker]]:
 def _start(count: int) -> list[_Worker]:
     """Start workers, from a thread of their own."""
     workers: list[_Worker] = []
+    errors: list[BaseException] = []
 
     def start() -> None:
         # The number set in a thread applies to it, and to all threads that are new after that:
         # theirs is restored once all workers have started, and callers take turns until then.
         inherited, started = torch.get_num_threads(), Barrier(count + 1)
-        workers.extend(_Worker(started) for _ in range(count))
-        started.wait()
-        torch.set_num_threads(inherited)
+        try:
+            workers.extend([_Worker(started) for _ in range(count)])
+            started.wait()
+        except BaseException as error:
+            started.abort()  # otherwise waiting threads would wait forever
+            errors.append(error)
+        finally:
+            torch.set_num_threads(inherited)
 
     if count:
         starter = Thread(target=start, daemon=True)  # its own number may differ from the caller's
         starter.start()
         starter.join()
+    if errors:
+        raise errors[0]
     return workers

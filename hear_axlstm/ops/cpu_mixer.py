@@ -1,4 +1,4 @@
-"""The mixer for CPUs: the interior of an mLSTM block in compiled C++ (`csrc/`), with gradients.
+"""The mixer for CPUs, in compiled C++ (`csrc/`), with gradients.
 
 `pip install` compiles it if there is a C++ compiler. The projections around it are left to
 `matmul.py`. For the backward pass, the up-projection and the cell's inputs and sums are stored;
@@ -74,7 +74,7 @@ def mixer(
     gates: GateFunction,
     workspace: Workspace | None = None,
 ) -> Tensor:
-    """Compute the interior of a block; see `hear_axlstm.ops.contract.Mixer`."""
+    """Compute a block between its projections; see `hear_axlstm.ops.contract.Mixer`."""
     xz_BSE, tensors = xz_BSE.contiguous(), tuple(weight.float() for weight in weights)
     batch, tokens, double = map(int, xz_BSE.shape)
     sizes = Sizes(batch, tokens, heads, double // 2 // heads // MAP_WIDTH)

@@ -183,6 +183,7 @@ def _validate(config: PretrainConfig, corpus: Corpus, run: Path, context: DistCo
         raise ValueError(
             f"{corpus.folder} is not the same pack on every rank: use the same pack everywhere"
         )
-    check_run_folder(run)
+    if context.is_first:  # which writes the files there
+        check_run_folder(run)
     if config.init is not None and not is_started(run):
         checkpoints.locate(config.init)

@@ -8,7 +8,7 @@ from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.usable import Decoded, compute_decoded, unusable_reason
 
 
-def test_faults_of_samples() -> None:
+def test_reasons_why_samples_are_unusable() -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype("f4")
     assert unusable_reason(noise, 16_000) is None
     assert unusable_reason(noise[:399], 16_000) == "too short: 399 samples, but 400 are needed"

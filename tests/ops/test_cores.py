@@ -6,7 +6,8 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from threading import Event, Timer, current_thread
+from itertools import count
+from threading import Event, Thread, Timer, current_thread
 from threading import enumerate as enumerate_threads
 
 import pytest
@@ -120,6 +121,22 @@ def test_later_threads_have_their_number_after_nested_work() -> None:
     with ThreadPoolExecutor() as pool:
         assert pool.submit(torch.get_num_threads).result() == 3
         assert pool.submit(thread_count).result() == 3
+
+
+def test_a_thread_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refused(Thread):
+        def start(self) -> None:
+            if self._target.__name__ == "_serve" and next(started) == 1:
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    started = count()
+    monkeypatch.setattr(cores, "_idle", [])
+    monkeypatch.setattr(cores, "Thread", Refused)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        on_each_core(lambda item: item, range(9))
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3
 
 
 def test_it_may_be_limited_to_fewer() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,10 @@ class HearEncoder(AbsEncoder):
     ) -> None:
         system = parse_system(model_name)
         self.module, model = load_system(system)
-        meta = model_meta(system.label, model, fingerprint_of(system, self.module, model))
-        self.mteb_model_meta = meta
+        # of other files, it depends on the systems loaded before which of them are imported
+        sources = (Path(self.module.__file__),) if self.module.__file__ else ()
+        found = fingerprint_of(system, self.module, model, sources)
+        self.mteb_model_meta = model_meta(system.label, model, found)
         self.device = device or "cpu"
         self.model = model.to(self.device) if isinstance(model, torch.nn.Module) else model
 

@@ -84,12 +84,14 @@ def fingerprint(system: System) -> Fingerprint:
     Raises:
         SystemSpecError: as `load_system` does.
     """
-    return fingerprint_of(system, *load_system(system))
+    module, model = load_system(system)
+    return fingerprint_of(system, module, model, _sources(module))
 
 
-def fingerprint_of(system: System, module: ModuleType, model: Any) -> Fingerprint:
-    """The fingerprint of a system that was loaded before, see `fingerprint`."""
-    sources = _sources(module)
+def fingerprint_of(
+    system: System, module: ModuleType, model: Any, sources: tuple[Path, ...]
+) -> Fingerprint:
+    """The fingerprint of a loaded system with the given source files, see `fingerprint`."""
     digest = _digest(system, module, model, sources)
     is_torch = isinstance(model, torch.nn.Module)
     parameters = sum(p.numel() for p in model.parameters()) if is_torch else 0

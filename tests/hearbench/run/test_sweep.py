@@ -131,7 +131,7 @@ def test_a_plan_s_file(plan: Plan) -> None:
         }
     ]
     assert Plan.load(plan.out) == plan
-    del content["precision"]  # the first evaluations knew float32 only
+    del content["precision"]  # a plan without it is of float32
     (plan.out / "plan.json").write_text(json.dumps(content), "utf-8")
     assert Plan.load(plan.out) == plan
 
