@@ -20,7 +20,7 @@ LAYOUT = "2"  # version of all files with a fingerprint; changing it rebuilds th
 REMEDIES = {
     errno.EEXIST: "a file is in the way, choose another name",
     errno.ENOTDIR: "a parent folder is a file, choose another name",
-    errno.EISDIR: "choose another name, or delete the folder",
+    errno.EISDIR: "a folder is in the way, choose another name",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EROFS: "choose another folder",
     errno.EACCES: "change its permissions, or choose another folder",

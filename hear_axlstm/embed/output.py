@@ -46,7 +46,7 @@ class Output:
             held = " and ".join(self._format.fields)
             raise OutputError(f"{self.path} can hold only {held}: choose {others} or a folder")
         if self.path.is_dir():
-            raise OutputError(f"{self.path} is a folder: choose another name, or delete it")
+            raise OutputError(f"{self.path} is a folder: choose another name")
         self._format.check()
 
     @property
@@ -92,8 +92,7 @@ class Output:
         if made is not None or self.read_request() is not None or self._is_new_folder():
             return made
         raise OutputError(
-            f"{self.path} exists and was not made by axlstm embed: choose another name, or delete "
-            "it"
+            f"{self.path} exists and was not made by axlstm embed: choose another name"
         )
 
     def read_request(self) -> dict[str, Any] | None:
@@ -148,7 +147,8 @@ class Output:
             names = [name for name in names if name != "weights" or "model" not in names]
             changes = ", ".join(_change(name, before.get(name), plain[name]) for name in names)
             raise OutputError(
-                f"{path} was made with another {changes}: choose another output, or delete it"
+                f"{path} was made with other settings: {changes}. Choose another output, or "
+                "delete it"
             )
 
     def begin(self, request: Mapping[str, Any]) -> None:

@@ -235,7 +235,7 @@ def test_a_pipe_that_ends_early_is_no_error() -> None:
     [
         ("file/a.npy", "not a directory: a parent folder is a file, choose another name"),
         ("x" * 300 + ".npy", "file name too long: choose a shorter name"),
-        ("folder.npy", "folder.npy is a folder: choose another name, or delete it"),
+        ("folder.npy", "folder.npy is a folder: choose another name"),
     ],
 )
 def test_outputs_that_can_t_be_written(

@@ -219,14 +219,16 @@ def test_another_request_for_the_same_output_is_refused(
         word = {"model": "weights", "inputs": "source"}.get(
             next(iter(changed)), next(iter(changed))
         )
-        with pytest.raises(OutputError, match=rf"o was made with another {word}.*: choose another"):
+        with pytest.raises(OutputError, match=rf"o was made with other settings: {word}.*Choose"):
             embed(options.pop("inputs"), out, **options)
     assert before == {path: path.read_bytes() for path in out.rglob("*.*")}
     (tmp_path / "stop").mkdir()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(files, "_embed_batch", interrupt)
         embed(audio, tmp_path / "stop", model)
-    with pytest.raises(OutputError, match=r"stop/parts was made with another kind \('scene', now"):
+    with pytest.raises(
+        OutputError, match=r"stop/parts was made with other settings: kind \('scene'"
+    ):
         embed(audio, tmp_path / "stop", model, "timestamp")
 
 
