@@ -19,6 +19,7 @@ from hear_axlstm.pretrain.config import PretrainConfig, Variant
 from hear_axlstm.pretrain.estimate import estimate_run
 from hear_axlstm.pretrain.recipes import RECIPES, settings_of
 from hear_axlstm.pretrain.resume import check_run_folder, is_started
+from hear_axlstm.pretrain.run import check_files
 from hear_axlstm.pretrain.run import pretrain as train
 from hear_axlstm.training.distributed import is_first_process
 from hear_axlstm.training.resume import LOCK, Resume
@@ -76,6 +77,7 @@ def pretrain(
     elif is_under_torchrun():
         raise ValueError(f"{data} is not a pack: make one with `axlstm pack` before torchrun")
     else:
+        check_files(config, run)  # before hours of packing
         packed = _pack(data, run)
     weights = train(config, packed, run, resume)
     if is_first_process():

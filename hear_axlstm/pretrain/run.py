@@ -17,6 +17,7 @@ from hear_axlstm.files import write_text
 from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
 from hear_axlstm.pretrain.batches import CropBatch, MaskedCrops
 from hear_axlstm.pretrain.config import CONFIG, PretrainConfig
+from hear_axlstm.pretrain.knn import find_labeled_clips
 from hear_axlstm.pretrain.monitor import PretrainMonitor
 from hear_axlstm.pretrain.resume import (
     check_run_folder,
@@ -166,6 +167,18 @@ def _check_ranks(config: PretrainConfig, size: int) -> None:
         )
 
 
+def check_files(config: PretrainConfig, run: Path) -> None:
+    """Raise if files that a run needs besides its pack are missing.
+
+    Raises:
+        LabeledSetError, ValueError, FileNotFoundError: naming what is missing.
+    """
+    if config.knn is not None:
+        find_labeled_clips(config.knn)
+    if config.init is not None and not is_started(run):
+        checkpoints.locate(config.init)
+
+
 def _validate(config: PretrainConfig, corpus: Corpus, run: Path, context: DistContext) -> None:
     """Check that the run can start, before anything is written.
 
@@ -185,5 +198,4 @@ def _validate(config: PretrainConfig, corpus: Corpus, run: Path, context: DistCo
         )
     if context.is_first:  # which writes the files there
         check_run_folder(run)
-    if config.init is not None and not is_started(run):
-        checkpoints.locate(config.init)
+    check_files(config, run)

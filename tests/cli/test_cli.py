@@ -180,6 +180,15 @@ def test_mistakes_get_one_line(tmp_path: Path, typed: Callable[..., tuple[int, s
     assert result.returncode == 2 and result.stderr.startswith("axlstm: error: ")
 
 
+@pytest.mark.parametrize("option", ["--knn", "--init"])
+def test_missing_files_are_found_before_audio_is_packed(
+    option: str, typed: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    new, missing = tmp_path / "run", str(tmp_path / "missing.csv")
+    code, _, errors = typed("pretrain", str(tmp_path), "--run", str(new), option, missing)
+    assert code == 2 and missing in errors and not new.exists()
+
+
 def test_no_memory_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

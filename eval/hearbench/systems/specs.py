@@ -66,7 +66,12 @@ def parse_system(spec: str) -> System:
             f"system {spec!r}: use one of {names}, or [LABEL=]MODULE[@CHECKPOINT]"
         )
     label, name, checkpoint = match[1], match[2], match[3] or ""
-    if not checkpoint and WEIGHTS.fullmatch(name):
+    if WEIGHTS.fullmatch(name):
+        if checkpoint:
+            raise SystemSpecError(
+                f"system {spec!r}: {name} names weights itself: for a file, use "
+                f"hear_axlstm@{checkpoint}"
+            )
         return System(label or name, "hear_axlstm", name)
     stem = re.sub(r"\.(safetensors|pth|pt|ckpt)$", "", Path(checkpoint).name)
     said = not stem or stem.lower().startswith(name)

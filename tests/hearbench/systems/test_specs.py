@@ -38,6 +38,8 @@ def test_bad_specs() -> None:
     for spec in ("", "a/b=c", "=module", "no module", "x=@file"):
         with pytest.raises(SystemSpecError, match="LABEL="):
             parse_system(spec)
+    with pytest.raises(SystemSpecError, match=r"names weights itself.*hear_axlstm@a\.pth"):
+        parse_system("axlstm_tiny@a.pth")
     with pytest.raises(SystemSpecError, match="'naive' is used twice"):
         parse_systems(["naive", "naive=other"])
     assert parse_system("axlstm_base.audioset").checkpoint == "axlstm_base.audioset"
