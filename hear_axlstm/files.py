@@ -26,6 +26,7 @@ REMEDIES = {
     errno.EACCES: "change its permissions, or choose another folder",
     errno.EPERM: "change its permissions, or choose another folder",
 }
+TEMPORARY = re.compile(r"(?P<name>.+)\.(?P<machine>\w+)-(?P<process>\d+)-\w+\.partial")
 LEFTOVER_SECONDS = 24 * 3600  # no process leaves a temporary file alone for that long
 LOCK_NAME = "lock"
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -76,16 +77,22 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         folder: folder of the files.
         name: name of the file that they were to replace; None for any.
     """
-    replaced = ".+" if name is None else re.escape(name)
-    pattern = re.compile(rf"{replaced}\.(\w+)-(\d+)-\w+\.partial")
     with suppress(OSError):
         for found in os.listdir(folder):
-            if not (owner := pattern.fullmatch(found)):
+            owner = TEMPORARY.fullmatch(found)
+            if owner is None or name not in (None, owner["name"]):
                 continue
             partial = folder / found
             is_old = time.time() - partial.stat().st_mtime > LEFTOVER_SECONDS
-            if is_old or (owner[1] == _machine() and not _is_running(int(owner[2]))):
+            is_here = owner["machine"] == _machine()
+            if is_old or (is_here and not _is_running(int(owner["process"]))):
                 partial.unlink()
+
+
+def replaced_name(name: str) -> str:
+    """The name of the file that a temporary file was to replace; other names are returned as is."""
+    temporary = TEMPORARY.fullmatch(name)
+    return temporary["name"] if temporary else name
 
 
 def _machine() -> str:

@@ -8,7 +8,8 @@
 set -euo pipefail
 
 TORCH=torch==2.7.1 # the wheels of later versions for aarch64 need CUDA
-PACKAGES="av filelock gdown platformdirs pooch numpy soundfile soxr safetensors huggingface_hub
+# Installed without its requirements: pip would choose those of the x86 machine.
+PACKAGES="typing_extensions sympy networkx jinja2 fsspec av filelock gdown platformdirs pooch numpy soundfile soxr safetensors huggingface_hub
     tyro tqdm pytest hypothesis"
 DEBIAN="libc6 libgcc-s1 libstdc++6 libgomp1 python3.11-minimal libpython3.11-minimal
     libpython3.11-stdlib zlib1g libexpat1 libffi8 libbz2-1.0 liblzma5 libssl3 libsqlite3-0 libuuid1"
@@ -28,8 +29,10 @@ if [ ! -d "$root" ]; then
 fi
 if [ ! -d "$packages" ]; then
     rm -rf "$packages.part"
-    "${PYTHON:-python3}" -m pip install --quiet --target "$packages.part" --only-binary=:all: \
-        --python-version 3.11 $(printf -- '--platform %s_aarch64 ' $PLATFORMS) $TORCH $PACKAGES
+    download="${PYTHON:-python3} -m pip install --quiet --target $packages.part --only-binary=:all:
+        --python-version 3.11 $(printf -- '--platform %s_aarch64 ' $PLATFORMS)"
+    $download $PACKAGES
+    $download --no-deps $TORCH
     mkdir "$packages.part/hear_axlstm-0.dist-info" # the package asks for its version
     printf 'Metadata-Version: 2.1\nName: hear_axlstm\nVersion: 0\n' \
         >"$packages.part/hear_axlstm-0.dist-info/METADATA"

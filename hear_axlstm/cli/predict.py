@@ -19,7 +19,7 @@ from hear_axlstm.audio.skipped import Skipped, summary
 from hear_axlstm.audio.sources import open_source
 from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.cli import SOME_FAILED
-from hear_axlstm.embed.scenes import scenes_of
+from hear_axlstm.embed.scenes import iter_scenes
 from hear_axlstm.files import replacing
 from hear_axlstm.finetune.classifier import Classifier, load_classifier
 from hear_axlstm.options import option
@@ -74,7 +74,7 @@ def _write(
     ranks = range(1, top + 1)
     writer.writerow(["path", *(f"{name}_{n}" for n in ranks for name in ("label", "probability"))])
     broken, number = [], 0
-    for clip, scene in scenes_of(classifier, source.clips()):
+    for clip, scene in iter_scenes(classifier, source.clips()):
         number += 1
         if isinstance(scene, Tensor):
             writer.writerow([_name(clip), *_top(classifier, scene, top)])

@@ -40,7 +40,7 @@ from hear_axlstm.data.shards import (
     plan,
     summarize,
 )
-from hear_axlstm.files import naming_full_disk, sole_writer, write_text
+from hear_axlstm.files import naming_full_disk, replaced_name, sole_writer, write_text
 from hear_axlstm.progress import Progress
 from hear_axlstm.wording import duration, plural
 
@@ -141,9 +141,8 @@ def _is_up_to_date(out: Path, source: Source, mel: MelConfig, fingerprint: str) 
 def _is_ours(path: Path) -> bool:
     if path.name == REPORT_NAME:
         return is_report(path)
-    own = (INDEX_NAME, INFO_NAME, LOCK_NAME)
-    unfinished = path.suffix == ".partial" and path.name.startswith(own)
-    return is_shard_file(path.name, (FIELD,)) or path.name in own or unfinished
+    name = replaced_name(path.name)
+    return name in (INDEX_NAME, INFO_NAME, LOCK_NAME) or is_shard_file(name, (FIELD,))
 
 
 def _opens(out: Path) -> bool:
@@ -216,7 +215,7 @@ def finish(folder: Path, source: str, mel: MelConfig, shards: Sequence[Shard]) -
         np.savez(folder / INDEX_NAME, **vars(_index(shards)))
     keep = {path for shard in shards for path in shard.files}
     for path in folder.iterdir():
-        if is_shard_file(path.name, (FIELD,)) and path not in keep:
+        if is_shard_file(replaced_name(path.name), (FIELD,)) and path not in keep:
             path.unlink()
     info = {
         "format": FORMAT,

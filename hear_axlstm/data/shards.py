@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from hear_axlstm.audio.clips import AudioClip, ClipGroup, Source
 from hear_axlstm.audio.skipped import HEADER, Skipped
 from hear_axlstm.audio.tables import OPEN_CSV
-from hear_axlstm.files import digest, naming_full_disk, write_text
+from hear_axlstm.files import digest, naming_full_disk, replacing, write_text
 from hear_axlstm.progress import Progress
 
 T = TypeVar("T")
@@ -88,8 +87,8 @@ class Shard:
         clips: dict[str, list[Any]] = {"id": [], **{f"{field} rows": [] for field in self.fields}}
         skipped: list[Skipped] = []
         self.sidecar.unlink(missing_ok=True)
-        partial = {f: self.data(f).with_name(f"{self.data(f).name}.partial") for f in self.fields}
         with naming_full_disk(self.sidecar), ExitStack() as stack:
+            partial = {f: stack.enter_context(replacing(self.data(f))) for f in self.fields}
             files = {f: stack.enter_context(open(partial[f], "wb")) for f in self.fields}
             for item in found:
                 if isinstance(item, Skipped):
@@ -102,11 +101,6 @@ class Shard:
                 for name, value in item.facts.items():
                     clips.setdefault(name, []).append(value)
             sizes = [file.tell() for file in files.values()]
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
-        for field in self.fields:
-            partial[field].replace(self.data(field))
         made = {
             "fingerprint": "" if any(skip.transient for skip in skipped) else self.fingerprint,
             "bytes": sizes,
@@ -117,9 +111,9 @@ class Shard:
 
 
 def is_shard_file(name: str, fields: Iterable[str]) -> bool:
-    """Whether a file name is that of a shard with these fields, or of an unfinished one."""
+    """Whether a file name is that of a shard with these fields."""
     endings = "|".join(map(re.escape, ("json", *fields)))
-    return bool(re.fullmatch(rf"shard-\d{{5,}}\.({endings})(\.([\w-]+\.)?partial)?", name))
+    return bool(re.fullmatch(rf"shard-\d{{5,}}\.({endings})", name))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,13 @@ from typing import Any
 from hear_axlstm.audio.skipped import REPORT_NAME, is_report
 from hear_axlstm.data.shards import Shard, Summary, is_shard_file
 from hear_axlstm.embed.writers import FORMATS, Format, write_folder
-from hear_axlstm.files import LOCK_NAME, naming_full_disk, replacing, write_text
+from hear_axlstm.files import (
+    LOCK_NAME,
+    naming_full_disk,
+    replaced_name,
+    replacing,
+    write_text,
+)
 
 REQUEST, JOINED = "request.json", "joined"
 SHOWN = 60  # characters of a value in a message
@@ -115,7 +121,7 @@ class Output:
         if not os.path.lexists(self.parts) or self.read_request() is not None:
             return
         names = os.listdir(self.parts) if self.parts.is_dir() else [self.parts.name]
-        if others := [name for name in names if name != LOCK_NAME and not _is_unfinished(name)]:
+        if others := [name for name in names if replaced_name(name) not in (LOCK_NAME, REQUEST)]:
             raise OutputError(
                 f"{self.parts} was not made by axlstm embed and contains other files, e.g. "
                 f"{others[0]}: choose another output, or rename it"
@@ -195,13 +201,8 @@ def _read_json(path: Path, key: str) -> dict[str, Any] | None:
 
 def _is_part(name: str, fields: Sequence[str]) -> bool:
     """Whether a file in the parts was written by a run with these fields."""
-    is_known = name in (REQUEST, REPORT_NAME) or _is_unfinished(name)
-    return is_known or is_shard_file(name, fields)
-
-
-def _is_unfinished(name: str) -> bool:
-    """Whether a file is a request that a killed process has not written to its end."""
-    return name.startswith(f"{REQUEST}.") and name.endswith(".partial")
+    name = replaced_name(name)
+    return name in (REQUEST, REPORT_NAME) or is_shard_file(name, fields)
 
 
 def _change(name: str, before: object, now: object) -> str:

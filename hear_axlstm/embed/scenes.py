@@ -22,7 +22,7 @@ from hear_axlstm.progress import Progress
 
 
 @torch.no_grad()
-def scenes_of(
+def iter_scenes(
     embedder: Embedder, clips: Iterable[AudioClip | Skipped]
 ) -> Iterator[tuple[AudioClip | Skipped, Tensor | Skipped]]:
     """Yield each clip with its scene embedding ``[D']`` on the CPU, or the reason for having none.

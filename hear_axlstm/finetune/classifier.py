@@ -24,7 +24,7 @@ from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.config import PRESETS, ModelConfig
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.inputs import Audio
-from hear_axlstm.embed.scenes import scenes_of
+from hear_axlstm.embed.scenes import iter_scenes
 from hear_axlstm.ops.precision import autocast_to
 
 CLASSIFIER_FILE = "classifier.safetensors"
@@ -180,7 +180,7 @@ def logits_of(classifier: Classifier, clips: Sequence[AudioClip]) -> Tensor:
         AudioError: for a file without usable audio.
     """
     logits = []
-    for clip, scene in scenes_of(classifier, clips):
+    for clip, scene in iter_scenes(classifier, clips):
         if isinstance(scene, Skipped):
             raise AudioError(f"{clip.id}: {scene.reason}")
         with torch.no_grad():

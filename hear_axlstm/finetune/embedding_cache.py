@@ -20,7 +20,7 @@ from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.checkpoints.cache import CACHE_VARIABLE, cache_dir
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.embed.scenes import scenes_of
+from hear_axlstm.embed.scenes import iter_scenes
 from hear_axlstm.files import digest, remove_leftovers, replacing
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def cached_scenes(embedder: Embedder, clips: Sequence[AudioClip]) -> list[Tensor
     can_write = True
     remove_leftovers(folder)
     missing = [index for index, scene in enumerate(found) if scene is None]
-    scenes = scenes_of(embedder, [clips[index] for index in missing])
+    scenes = iter_scenes(embedder, [clips[index] for index in missing])
     for index, (_, scene) in zip(missing, scenes, strict=True):
         found[index] = scene
         if isinstance(scene, Tensor) and can_write:

@@ -39,7 +39,8 @@ class AxLSTMEncoder(AbsEncoder):
 
     Args:
         model_name: name, file, folder or hub address, as for `hear_axlstm.load_model`.
-        revision: ignored; `model_meta` has the package's version.
+        revision: ignored; the metadata has the package's version and a hash of the weights, so
+            that mteb never takes the results of one training for those of another.
         device: torch device, by default the CPU.
     """
 
@@ -47,7 +48,8 @@ class AxLSTMEncoder(AbsEncoder):
         self, model_name: str = "", revision: str | None = None, device: str | None = None
     ) -> None:
         self.model = load_model(model_name).to(device or "cpu")
-        self.mteb_model_meta = model_meta(model_name, self.model.config)
+        revision = f"{hear_axlstm.__version__}+{self.model.digest()[:16]}"
+        self.mteb_model_meta = model_meta(model_name, self.model.config, revision)
 
     def encode(self, inputs: Any, **options: Any) -> NDArray[np.float32]:
         """Embed the clips of a loader.
@@ -76,15 +78,17 @@ def load_encoder(model: str = "", device: str | None = None) -> AxLSTMEncoder:
 def model_metas() -> list[ModelMeta]:
     """The metadata of all named weights, shipped and downloadable; nothing is downloaded."""
     names = [*map(shipped_name, manifest()["weights"]), *PUBLISHED]
-    return [model_meta(name, PRESETS[name.partition(".")[0]]) for name in names]
+    version = hear_axlstm.__version__
+    return [model_meta(name, PRESETS[name.partition(".")[0]], version) for name in names]
 
 
-def model_meta(name: str, config: ModelConfig) -> ModelMeta:
+def model_meta(name: str, config: ModelConfig, revision: str) -> ModelMeta:
     """Metadata that mteb records about a model.
 
     Args:
         name: as for `hear_axlstm.load_model`.
         config: settings of the model.
+        revision: what tells its results from those of other weights of this name.
     """
     name = name or manifest()["default"]
     shipped = {*manifest()["weights"], *map(shipped_name, manifest()["weights"])}
@@ -94,7 +98,7 @@ def model_meta(name: str, config: ModelConfig) -> ModelMeta:
     return ModelMeta(
         loader=AxLSTMEncoder,
         name=f"hear_axlstm/{name.replace('/', '_')}",
-        revision=hear_axlstm.__version__,
+        revision=revision,
         release_date=None,
         languages=None,
         n_parameters=parameters,

@@ -18,7 +18,7 @@ from hear_axlstm.audio.errors import AudioError
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import FolderSource
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.embed.scenes import scenes_of
+from hear_axlstm.embed.scenes import iter_scenes
 from hear_axlstm.wording import plural
 
 NEIGHBORS = 5
@@ -45,7 +45,7 @@ class LabeledClips:
         Raises:
             AudioError: for a file without usable audio.
         """
-        found = [scene for _, scene in scenes_of(embedder, self.clips)]
+        found = [scene for _, scene in iter_scenes(embedder, self.clips)]
         if broken := [scene for scene in found if isinstance(scene, Skipped)]:
             more = f" (and {plural(len(broken) - 1, 'other file')})" if len(broken) > 1 else ""
             raise AudioError(f"{broken[0].id}: {broken[0].reason}{more}")
