@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from functools import partial
+from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -18,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import hear_axlstm
 from hear_axlstm.ahead import MAX_INPUT_BYTES, Threads, groups, map_ahead
 from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.decode_ahead import decoding_threads
@@ -45,7 +45,8 @@ SHOWN = 3  # clips named in a warning
 DELAY = 3.0  # seconds before a progress bar appears
 AHEAD = 4  # clips in flight per thread
 AHEAD_SECONDS = 60.0  # decoded and waiting; no further clips are started above this
-INSIDE = tuple(f"{module.__path__[0]}{os.sep}" for module in (hear_axlstm, torch))
+PACKAGES = (Path(__file__).parents[1], Path(torch.__file__).parent)
+INSIDE = tuple(f"{package}{os.sep}" for package in PACKAGES)
 
 
 class Loaded(NamedTuple):
