@@ -48,8 +48,9 @@ class Options:
     """Backend that runs the jobs: loky on this machine, dask and ray on clusters."""
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise PlanError(f"workers={self.workers} (--jobs): use 1 or more")
+        for flag, value in (("--seeds", self.seeds), ("--jobs", self.workers)):
+            if value is not None and value < 1:
+                raise PlanError(f"{flag} {value}: use 1 or more")
 
 
 @dataclass(frozen=True)

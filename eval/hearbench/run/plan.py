@@ -76,8 +76,6 @@ class Plan:
     """Type of the products of the engine `fast`; runs with another one count as missing."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise PlanError(f"seeds={self.seeds}: at least one is needed")
         if self.grid not in get_args(Grid):
             raise PlanError(f"grid={self.grid!r}: choose one of {get_args(Grid)}")
         if self.engine not in get_args(Engine):

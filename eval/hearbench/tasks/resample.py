@@ -2,11 +2,13 @@
 
 A task folder contains `<rate>/<split>/<clip>`. If a system needs another rate, the clips at the
 highest available rate are resampled by soxr and stored next to them, as 16-bit WAV like the
-official ones.
+official ones. A file beside them, `.resampled`, records the source, so that they are resampled
+again if it has changed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -20,12 +22,13 @@ from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, is_sample_rate
 
 PART = ".part"
+STAMP = ".resampled"
 
 
 def provide_audio(task: Task, sample_rates: Collection[int]) -> list[str]:
     """Make sure that `task` has its audio at these rates, in Hz.
 
-    An existing folder is kept as it is, even if clips are missing.
+    An existing folder that was not resampled here is kept as it is, even if clips are missing.
 
     Returns:
         One note for each rate that was created.
@@ -37,12 +40,12 @@ def provide_audio(task: Task, sample_rates: Collection[int]) -> list[str]:
     notes = []
     for rate in sorted(sample_rates):
         target = task.path / str(rate)
-        if target.is_dir():
+        if _is_current(task, target):
             continue
         source = _source(task, rate)
         try:
             with FileLock(task.path / f".{rate}.lock"):
-                if not target.is_dir():  # another evaluation may have made it in the meantime
+                if not _is_current(task, target):  # another evaluation may have made it meanwhile
                     _resample(task, source, rate)
         except OSError as error:
             raise TaskError(
@@ -57,14 +60,35 @@ def provide_audio(task: Task, sample_rates: Collection[int]) -> list[str]:
     return notes
 
 
+def _is_current(task: Task, folder: Path) -> bool:
+    """Whether a folder of audio exists and, if it was resampled here, its source is the same."""
+    if not folder.is_dir():
+        return False
+    stamp = folder / STAMP
+    if not stamp.is_file():
+        return True
+    rate, _, state = stamp.read_text("utf-8").partition(" ")
+    return not (task.path / rate).is_dir() or state == _state(task, int(rate))
+
+
+def _state(task: Task, rate: int) -> str:
+    """A fingerprint of the names, sizes and modification times of the task's clips at a rate."""
+    found = [
+        (path.name, stat.st_size, stat.st_mtime_ns)
+        for path in clip_paths(task, rate)
+        for stat in [path.stat()]
+    ]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
 def _source(task: Task, wanted: int) -> int:
-    """The highest rate of the folder."""
+    """The highest rate of the folder, of those that were not resampled here if there is one."""
     parts = [part for part in task.path.iterdir() if is_sample_rate(part.name) and part.is_dir()]
     if not parts:
         raise TaskError(
             f"{task.path} has no audio: a system needs {wanted} Hz; fetch the task again"
         )
-    return max(int(part.name) for part in parts)
+    return max((not (part / STAMP).exists(), int(part.name)) for part in parts)[1]
 
 
 def _resample(task: Task, source: int, rate: int) -> None:
@@ -81,6 +105,10 @@ def _resample(task: Task, source: int, rate: int) -> None:
             raise TaskError(str(error)) from error
         (draft / path.parent.name / path.name).write_bytes(wav(samples, rate))
 
+    state = _state(task, source)
     clips = clip_paths(task, source)
     in_threads(write, clips, desc=f"resampling {task.path.name}", unit="clip")
-    draft.rename(task.path / str(rate))
+    (draft / STAMP).write_text(f"{source} {state}", "utf-8")
+    target = task.path / str(rate)
+    shutil.rmtree(target, ignore_errors=True)  # resampled from other audio
+    draft.rename(target)

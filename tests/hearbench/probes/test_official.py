@@ -24,6 +24,7 @@ from hearbench import cli, report
 from hearbench.probes.runs import DONE, SCORES
 from hearbench.probes.runs import finished as is_finished
 from hearbench.results import collect, write
+from hearbench.run.evaluate import Options
 from hearbench.run.plan import EvaluatedSystem, Plan, PlanError
 from hearbench.run.sweep import sweep
 from hearbench.systems.fingerprint import fingerprints
@@ -134,8 +135,8 @@ def test_table_and_records(finished: Plan) -> None:
 
 
 def test_bad_plans(finished: Plan, tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="seeds=0"):
-        Plan(tmp_path, finished.systems, finished.tasks, seeds=0)
+    with pytest.raises(PlanError, match="--seeds 0: use 1 or more"):
+        Options(seeds=0)
     with pytest.raises(PlanError, match="evaluate first"):
         Plan.load(tmp_path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,22 @@ def test_the_highest_rate_is_resampled_once(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     assert provide_audio(task, [32_000]) == []
     assert not list(tmp_path.rglob(".32000.part"))
+
+
+def test_changed_audio_is_resampled_again(tmp_path: Path) -> None:
+    task = read_task(write_task(tmp_path / "tones", clips=2, rate=48_000))
+    provide_audio(task, [16_000, 96_000])
+    clip, made = (tmp_path / f"tones/{rate}/test/test-1.wav" for rate in (48_000, 16_000))
+    soundfile.write(clip, np.zeros(24_000), 48_000)
+    first, second = provide_audio(task, [16_000, 96_000])
+    assert "from 48000 Hz" in first and "from 48000 Hz" in second
+    assert not soundfile.read(made)[0].any() and soundfile.info(str(made)).frames == 8_000
+    (tmp_path / "tones/48000").rename(tmp_path / "elsewhere")
+    assert provide_audio(task, [16_000]) == [], "without its source it is kept"
+    shutil.rmtree(tmp_path / "tones/96000")
+    (tmp_path / "tones/16000/.resampled").unlink()
+    soundfile.write(tmp_path / "tones/16000/test/test-1.wav", np.ones(8_000), 16_000)
+    assert provide_audio(task, [16_000]) == [], "a folder of the user is kept"
 
 
 def test_audio_of_a_lower_rate_is_said_to_lack_its_highs(tmp_path: Path) -> None:
