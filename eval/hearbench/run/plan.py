@@ -152,7 +152,7 @@ class Plan:
                 content["grid"],
                 content["engine"],
                 tuple(content["only_heareval"]),
-                content.get("precision", cls.precision),
+                content["precision"],
             )
         except FileNotFoundError:
             raise PlanError(f"{file} does not exist: evaluate first (hearbench run)") from None
