@@ -56,7 +56,10 @@ def replacing(path: Path, can_be_lost: bool = False) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}.{owner}.partial")
     try:
         with naming_full_disk(path):
+            partial.touch()
+            mode = partial.stat().st_mode  # as the user's umask sets it; some libraries change it
             yield partial
+            partial.chmod(mode)
             if not can_be_lost:
                 with open(partial, "rb+") as file:
                     os.fsync(file.fileno())

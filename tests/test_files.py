@@ -32,6 +32,14 @@ def test_a_full_disk_is_named_with_the_remedy(tmp_path: Path) -> None:
     assert path.read_text("utf-8") == "before" and list(tmp_path.iterdir()) == [path]
 
 
+def test_others_may_read_what_is_written(tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    with replacing(tmp_path / "weights") as partial:
+        partial.write_text("of a library that hides its files", "utf-8")
+        partial.chmod(0o600)
+    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_of_two_writers_the_last_one_replaces_the_file(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     with replacing(path) as first, open(first, "w", encoding="utf-8") as file:

@@ -73,12 +73,8 @@ def save_tensors(
     header = {"format": FORMAT, "model": config.to_dict(), "training": dict(training)}
     _check_finite(tensors, path)
     try:
-        with replacing(path) as partial:
-            partial.touch()
-            mode = partial.stat().st_mode  # as the user's umask sets it; safetensors uses another
-            with _system_errors():
-                save_file(dict(tensors), partial, metadata={HEADER_KEY: json.dumps(header)})
-            partial.chmod(mode)
+        with replacing(path) as partial, _system_errors():
+            save_file(dict(tensors), partial, metadata={HEADER_KEY: json.dumps(header)})
     except (SafetensorError, OSError) as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
@@ -130,6 +126,12 @@ def read_settings(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
         return read_release(path)[:2]
     with _opened(path) as file:
         return _settings(file, path)[:2]
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a safetensors file is a training checkpoint, with the state of the optimizer."""
+    with _opened(path) as file:
+        return is_training_checkpoint(file.metadata() or {})
 
 
 def _existing(path: Path) -> Path:

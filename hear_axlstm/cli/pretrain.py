@@ -18,7 +18,7 @@ from hear_axlstm.options import option
 from hear_axlstm.pretrain.config import PretrainConfig, Variant
 from hear_axlstm.pretrain.estimate import estimate_run
 from hear_axlstm.pretrain.recipes import RECIPES, settings_of
-from hear_axlstm.pretrain.resume import check_run_folder, is_started
+from hear_axlstm.pretrain.resume import check_run_folder, has_weights
 from hear_axlstm.pretrain.run import check_files
 from hear_axlstm.pretrain.run import pretrain as train
 from hear_axlstm.training.distributed import is_first_process
@@ -97,6 +97,6 @@ def _pack(audio: Path, run: Path) -> Path:
     check_run_folder(run)
     run.mkdir(parents=True, exist_ok=True)
     with sole_writer(run, LOCK):
-        report = pack_audio(audio, run / "pack", update=not is_started(run))
+        report = pack_audio(audio, run / "pack", update=not has_weights(run))
     print(report)
     return report.folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import tyro
@@ -11,6 +12,7 @@ import tyro
 from hear_axlstm import checkpoints
 from hear_axlstm.checkpoints import hub
 from hear_axlstm.checkpoints.authors.reference_release import is_release
+from hear_axlstm.checkpoints.format import is_checkpoint, save_tensors
 from hear_axlstm.checkpoints.model_card import read_scores, write_card
 from hear_axlstm.options import option
 
@@ -52,9 +54,10 @@ def push(
     if dry_run:
         print(text)
         return
-    contents: dict[str, Path | bytes] = {
-        checkpoints.FILE_NAME: path,
-        "README.md": text.encode(),
-    }
-    page = hub.upload(repo, contents, f"Upload {config.architecture} weights", private)
+    with TemporaryDirectory() as folder:
+        if is_checkpoint(path):  # with the optimizer's state and the paths of this machine
+            path = Path(folder, checkpoints.FILE_NAME)
+            save_tensors(path, config, training, tensors)
+        contents = {checkpoints.FILE_NAME: path, "README.md": text.encode()}
+        page = hub.upload(repo, contents, f"Upload {config.architecture} weights", private)
     print(f"published: {page}\nnext: load_model('{hub.SCHEME}{repo}') in Python")

@@ -60,6 +60,10 @@ class Get:
         if not self.names:
             raise ValueError(f"name the weights to get: {', '.join(PUBLISHED)}")
         _check_names(self.names)
+        if self.source and (shipped := [name for name in self.names if name not in PUBLISHED]):
+            raise ValueError(
+                f"{shipped[0]} ships with this package: --from is for {', '.join(PUBLISHED)}"
+            )
         for name in self.names:
             path = (
                 fetch.get(PUBLISHED[name], self.source) if name in PUBLISHED else local_file(name)
@@ -115,14 +119,14 @@ def weights(
 
 
 def local_file(name: str) -> Path:
-    """The local file of named weights; nothing is downloaded.
+    """The local file of weights; published ones are not downloaded.
 
     Raises:
         FileNotFoundError: if it is not on this machine.
     """
-    if name in PUBLISHED and not PUBLISHED[name].path.is_file():
+    if name in PUBLISHED and not fetch.is_intact(PUBLISHED[name].path):
         raise FileNotFoundError(
-            f"{name} is not in the cache: run `axlstm weights get {name}`, or "
+            f"{name} is not in the cache, or damaged: run `axlstm weights get {name}`, or "
             f"{PUBLISHED[name].remedy}"
         )
     return checkpoints.locate(name)
@@ -153,7 +157,7 @@ def _shipped() -> Iterator[tuple[str, ...]]:
 
 
 def _published(row: Published) -> tuple[str, ...]:
-    here = row.path.is_file()
+    here = fetch.is_intact(row.path)
     config = read_settings(row.path)[0] if here else PRESETS[row.preset]
     return (
         row.name,
@@ -163,7 +167,7 @@ def _published(row: Published) -> tuple[str, ...]:
         DRIVE,
         row.license,
         _size(row.path) if here else f"about {parameters(config) * 4 / 1e6:.0f} MB",
-        "yes" if here else "no",
+        "yes" if here else "damaged" if row.path.is_file() else "no",
     )
 
 

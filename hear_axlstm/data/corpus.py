@@ -31,6 +31,7 @@ from hear_axlstm.config import MelConfig
 FORMAT = 2
 INFO_NAME = "pack.json"
 INDEX_NAME = "index.npz"
+LOCK_NAME = "pack.lock"
 FRAME_DTYPE = np.dtype("<f2")
 FIELD = "f16"  # extension of the files of frames
 OPEN_SHARDS = 512  # a mapped file holds a descriptor, and many systems grant only 1024
@@ -149,8 +150,8 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 
 def is_pack(folder: Path) -> bool:
-    """Whether the folder contains a finished pack."""
-    return (folder / INFO_NAME).exists()
+    """Whether the folder contains a pack, perhaps an unfinished one."""
+    return any((folder / name).exists() for name in (INFO_NAME, LOCK_NAME))
 
 
 def read_info(folder: Path) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from hear_axlstm.data.corpus import (
     FORMAT,
     INDEX_NAME,
     INFO_NAME,
+    LOCK_NAME,
     OPEN_SHARDS,
     ClipIndex,
     Corpus,
@@ -48,7 +49,6 @@ log = logging.getLogger(__name__)
 
 CLIPS_PER_SHARD = 256  # 10 s clips: 41 MB of log-mel; more where there would be too many shards
 CLIPS_PER_WORKER = 64  # with fewer, starting a process is not worth it
-LOCK_NAME = "pack.lock"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ class TrainConfig:
     """
 
     mode: Mode = "linear"
-    """What to train: a "linear" or "mlp" head, or "full", the encoder after a linear head."""
+    """What to train: a "linear" or "mlp" head, or "full", the encoder after a linear head, which is
+    trained with the defaults of a head."""
     model: Annotated[str, option("WEIGHTS")] = ""
     """Encoder: name of weights, file, folder or hf://org/repo (default: axlstm_tiny)."""
     labels: Annotated[str, option("COLUMN")] = "label"
@@ -73,6 +74,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         above_zero = ("epochs", "patience", "batch_size", "lr", "encoder_lr", "crop_seconds")
         check_positive(self, optional=above_zero)
+        if self.mode == "mlp" and self.batch_size == 1:
+            raise ValueError("batch_size=1: the batch norm of an MLP needs 2 or more")
         if not 0 < self.valid_fraction < 1:
             raise ValueError(f"valid_fraction={self.valid_fraction} must be between 0 and 1")
         if not 0 <= self.dropout < 1:

@@ -16,6 +16,7 @@ from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.dataset import Dataset
 from hear_axlstm.finetune.metrics import loss
 from hear_axlstm.finetune.monitor import FinetuneMonitor
+from hear_axlstm.training.device import used_generators
 from hear_axlstm.training.distributed import DistContext
 from hear_axlstm.training.optimizer import adamw, parameter_groups
 from hear_axlstm.training.resume import find_resume
@@ -48,7 +49,7 @@ def train_encoder(
     data = ClipBatches(dataset, config, classifier.sample_rate)
     steps = max(1, round((config.epochs or EPOCHS) * len(data.clips) / data.batch_size))
     start = find_resume(run, dataset.fingerprint, config.conflicts)
-    with StopRequest() as stop, torch.random.fork_rng():
+    with StopRequest() as stop, torch.random.fork_rng(used_generators(context.device)):
         trainer = Trainer(
             run,
             config,
@@ -90,7 +91,7 @@ def _train_step(
         [adamw(groups, BETAS)],
         context,
         batch_size=batch_size,
-        micro_batch=Budget.of(context.device).gradient_frames // width,
+        micro_batch=max(1, Budget.of(context.device).gradient_frames // width),
         cost=windows,
         clip_norm=CLIP_NORM,
     )

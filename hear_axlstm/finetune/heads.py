@@ -51,7 +51,7 @@ def train_head(
     lines = JsonLines(log, step=None)
     bar = Progress(range(1, epochs + 1), "head", unit="epoch")
     for epoch in bar:
-        total = torch.zeros((), dtype=torch.float32, device=device)
+        total, used = torch.zeros((), dtype=torch.float32, device=device), 0
         head.train()
         for rows in torch.randperm(len(targets)).to(device).split(size):
             if len(rows) == 1 and classifier.hidden:
@@ -61,10 +61,12 @@ def train_head(
             value.backward()
             optimizer.step()
             total += value.detach() * len(rows)
+            used += len(rows)
         head.eval()
         with torch.no_grad():
             found = scores(classifier.labels, head(valid[0].to(device)).cpu(), valid[1])
-        lines.write(step=epoch, loss=total.item() / len(targets), **named("valid", found))
+        mean = total.item() / max(1, used)
+        lines.write(step=epoch, epoch=epoch, loss=mean, **named("valid", found))
         if best.take(found):
             kept = copy.deepcopy(head.state_dict())
         bar.set_postfix_str(f"best {best.metric} {best.score:.3f}", refresh=False)

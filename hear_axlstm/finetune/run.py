@@ -22,6 +22,7 @@ from hear_axlstm.finetune.full import train_encoder
 from hear_axlstm.finetune.heads import train_head
 from hear_axlstm.finetune.metrics import check_libraries, draw_confusion, scores
 from hear_axlstm.training.checkpoint_manager import list_checkpoints
+from hear_axlstm.training.device import used_generators
 from hear_axlstm.training.distributed import init_distributed
 from hear_axlstm.training.logging import LOG_NAME
 from hear_axlstm.training.resume import CHECKPOINTS, check_folder, lock_dir
@@ -75,7 +76,7 @@ def finetune(train: Path, out: Path, config: FinetuneConfig) -> FinetuneReport:
             raise ValueError("fine-tuning runs in one process: start it without torchrun")
         _claim(out, config, dataset)
         embedder = load_model(config.model)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(used_generators(context.device)):
             torch.manual_seed(config.seed)
             hidden = MLP_WIDTH if config.mode == "mlp" else 0
             classifier = Classifier(embedder.config, dataset.labels, hidden, config.dropout)
@@ -85,12 +86,19 @@ def finetune(train: Path, out: Path, config: FinetuneConfig) -> FinetuneReport:
             if not list_checkpoints(out / CHECKPOINTS):
                 pairs = {split: (x, dataset.targets(split)) for split, x in embeddings.items()}
                 log = out / (HEAD_LOG if config.mode == "full" else LOG_NAME)
-                train_head(classifier, pairs["train"], pairs["valid"], config, log)
+                train_head(classifier, pairs["train"], pairs["valid"], _of_head(config), log)
         if config.mode == "full":
             train_encoder(classifier, dataset, config, out, context)
             classifier = load_classifier(out).to(context.device)
         logits = _logits(classifier, dataset, embeddings, config.mode)
         return _write(classifier, dataset, logits, config, out)
+
+
+def _of_head(config: FinetuneConfig) -> FinetuneConfig:
+    """The settings of a head: in mode "full", the lengths given are those of the second stage."""
+    if config.mode != "full":
+        return config
+    return replace(config, epochs=None, patience=None, batch_size=None)
 
 
 def _logits(

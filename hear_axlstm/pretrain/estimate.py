@@ -12,9 +12,9 @@ from hear_axlstm.config import MelConfig, ModelConfig
 from hear_axlstm.data.corpus import FRAME_DTYPE, Corpus
 from hear_axlstm.data.dataset import split_validation
 from hear_axlstm.models.patch_embed import random_mask
-from hear_axlstm.models.pretraining import MaskedPatchModel, training_flops
+from hear_axlstm.models.pretraining import training_flops
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.step import make_train_step
+from hear_axlstm.pretrain.step import make_model, make_train_step
 from hear_axlstm.progress import Progress
 from hear_axlstm.training.device import choose_device, keep_freed_memory
 from hear_axlstm.training.distributed import DistContext
@@ -105,8 +105,7 @@ def estimate_run(
     if device.type == "cpu":
         keep_freed_memory()
     with torch.random.fork_rng(devices=[]):
-        model = MaskedPatchModel(config.model).to(device)
-        train_step = make_train_step(model, config, DistContext(device))
+        train_step = make_train_step(make_model(config, device), config, DistContext(device))
         size, rate, peak = _measure(train_step, config.model, seconds)
     return RunEstimate(
         config=config,

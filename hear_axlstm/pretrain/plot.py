@@ -104,7 +104,9 @@ def _draw(axis: Any, panel: Panel, logs: dict[str, list[dict[str, Any]]]) -> Non
 
 def _points(lines: Sequence[dict[str, Any]], quantity: str | None) -> list[tuple[float, float]]:
     """Epochs and values of the lines with a finite value."""
-    found = [(line["epoch"], line[quantity]) for line in lines if quantity in line]
+    found = [
+        (line["epoch"], line[quantity]) for line in lines if {"epoch", quantity} <= line.keys()
+    ]
     return [(epoch, y) for epoch, y in found if math.isfinite(y)]
 
 

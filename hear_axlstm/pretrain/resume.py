@@ -1,4 +1,4 @@
-"""Where a pretraining run starts: the batch size it keeps, and the checkpoint to resume from."""
+"""Where a pretraining run starts: the settings it keeps, and the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -21,16 +21,27 @@ from hear_axlstm.training.resume import CHECKPOINTS, Resume, check_folder, find_
 
 log = logging.getLogger(__name__)
 
+OWN_KEYS = ("model", "base_lr", "seed")  # in the settings of pretraining runs alone
 
-def with_batch_size(config: PretrainConfig, corpus: Corpus, run: Path) -> PretrainConfig:
-    """The config with the batch size of the run to resume, or one that suits the corpus."""
-    if config.batch_size is None and is_started(run):
-        finished = _finished(run)
-        settings = finished["config"] if finished else json.loads((run / CONFIG).read_text("utf-8"))
-        before = PretrainConfig.from_dict(settings)
+
+def with_kept_settings(config: PretrainConfig, corpus: Corpus, run: Path) -> PretrainConfig:
+    """The config with batch size and warm-up, if not given, of the run to resume.
+
+    A new run gets a batch size that suits the corpus.
+    """
+    if not has_weights(run):
+        return config.for_corpus(len(split_validation(corpus)[0]))
+    finished = _finished(run)
+    settings = finished["config"] if finished else json.loads((run / CONFIG).read_text("utf-8"))
+    before = PretrainConfig.from_dict(settings)
+    if config.batch_size in (None, before.batch_size):
         lr = before.lr if config.lr is None else config.lr
-        return replace(config, batch_size=before.batch_size, lr=lr)
-    return config.for_corpus(len(split_validation(corpus)[0]))
+        config = replace(config, batch_size=before.batch_size, lr=lr)
+    if config.schedule == before.schedule == "wsd" and config.warmup_epochs is None:
+        is_as_long = config.epochs == before.epochs
+        warmup = before.warmup_epochs if is_as_long else before.warmup
+        config = replace(config, warmup_epochs=warmup)
+    return config
 
 
 def check_run_folder(run: Path) -> None:
@@ -39,12 +50,12 @@ def check_run_folder(run: Path) -> None:
     Raises:
         ValueError: naming one of these files.
     """
-    if not is_started(run):  # otherwise its settings are compared
-        check_folder(run, CONFIG, ("model", "epochs", "seed"), (LOG_NAME, CHECKPOINTS))
+    if _finished(run) is None:
+        check_folder(run, CONFIG, OWN_KEYS, (LOG_NAME, CHECKPOINTS))
 
 
-def is_started(run: Path) -> bool:
-    """Whether a folder has checkpoints, or the weights of a finished run without them."""
+def has_weights(run: Path) -> bool:
+    """Whether a folder has checkpoints, or the weights of a run that has been finished."""
     return bool(list_checkpoints(run / CHECKPOINTS)) or (run / FILE_NAME).exists()
 
 
@@ -124,6 +135,6 @@ def find_start(
 
 def _differs_in_length(config: PretrainConfig, settings: Mapping[str, Any]) -> bool:
     """Whether a wsd run with these settings differs in its length alone."""
-    before = PretrainConfig.from_dict(settings)
-    only_length = config.conflicts(settings) == ["epochs"] and config.warmup == before.warmup
-    return config.schedule == "wsd" and only_length
+    before, conflicts = PretrainConfig.from_dict(settings), set(config.conflicts(settings))
+    only_length = "epochs" in conflicts <= {"epochs", "warmup_epochs"}
+    return config.schedule == "wsd" and only_length and config.warmup == before.warmup

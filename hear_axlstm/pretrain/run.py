@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,12 +23,12 @@ from hear_axlstm.pretrain.monitor import PretrainMonitor
 from hear_axlstm.pretrain.resume import (
     check_run_folder,
     find_start,
+    has_weights,
     is_finished,
-    is_started,
-    with_batch_size,
+    with_kept_settings,
 )
 from hear_axlstm.pretrain.schedule import make_schedule
-from hear_axlstm.pretrain.step import make_train_step
+from hear_axlstm.pretrain.step import make_model, make_train_step
 from hear_axlstm.training.checkpoints import Checkpoint
 from hear_axlstm.training.device import keep_freed_memory
 from hear_axlstm.training.distributed import DistContext, init_distributed
@@ -69,7 +70,7 @@ def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "au
         with lock_dir(run, context), StopRequest() as stop:
             done, start = False, None
             if context.is_first:
-                config = with_batch_size(config, corpus, run)
+                config = with_kept_settings(config, corpus, run)
                 done = is_finished(config, corpus, run, resume)
                 start = None if done else find_start(config, corpus, run, resume)
             config, done, start = context.broadcast((config, done, start))
@@ -101,8 +102,7 @@ def _assemble(
     data, validation = _datasets(config, corpus, context)
     with torch.random.fork_rng(devices=[]):  # leaves the caller's generator unchanged
         torch.manual_seed(config.seed)
-        model = MaskedPatchModel(config.model).to(context.device)
-    model.encoder.checkpoint_blocks = config.checkpoint_blocks
+        model = make_model(config, context.device)
     if config.init is not None and start is None:
         checkpoints.initialize(model, config.init)
     trainer = Trainer(
@@ -175,7 +175,7 @@ def check_files(config: PretrainConfig, run: Path) -> None:
     """
     if config.knn is not None:
         find_labeled_clips(config.knn)
-    if config.init is not None and not is_started(run):
+    if config.init is not None and not has_weights(run):
         checkpoints.locate(config.init)
 
 
@@ -198,4 +198,5 @@ def _validate(config: PretrainConfig, corpus: Corpus, run: Path, context: DistCo
         )
     if context.is_first:  # which writes the files there
         check_run_folder(run)
-    check_files(config, run)
+    # The first rank alone scores the labeled clips
+    check_files(config if context.is_first else replace(config, knn=None), run)

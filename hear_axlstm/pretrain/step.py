@@ -1,4 +1,4 @@
-"""The optimizer step of pretraining: its loss, optimizers and micro-batches."""
+"""The model and the optimizer step of pretraining: loss, optimizers and micro-batches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import nn
 
 from hear_axlstm.data.dataset import share
 from hear_axlstm.models.encoder import block_type
+from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.ops.precision import product_dtype
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.training.average import WeightAverage
@@ -16,6 +17,13 @@ from hear_axlstm.training.step import TrainStep
 
 CPU_CHANNELS = 4608  # inner width times clips; more exceeds the cache, less costs more calls
 SMALLEST_MATRIX = 16  # minimum rows and columns for Muon; gates and convolutions have fewer
+
+
+def make_model(config: PretrainConfig, device: torch.device) -> MaskedPatchModel:
+    """Make the model of a pretraining run, with random weights."""
+    model = MaskedPatchModel(config.model).to(device)
+    model.encoder.checkpoint_blocks = config.checkpoint_blocks
+    return model
 
 
 def make_train_step(model: nn.Module, config: PretrainConfig, context: DistContext) -> TrainStep:
@@ -74,8 +82,8 @@ def _choose_micro_batch(clips: int, width: int, device: torch.device) -> int:
     """
     if device.type != "cpu":
         return clips
-    share = -(-clips // torch.get_num_threads())  # each thread processes its own micro-batches
-    return max(1, min(CPU_CHANNELS // width, share))
+    per_thread = -(-clips // torch.get_num_threads())  # each processes its own micro-batches
+    return max(1, min(CPU_CHANNELS // width, per_thread))
 
 
 def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
 MILESTONE = f".milestone{SUFFIX}"
+NAME = re.compile(rf"step-\d+({re.escape(MILESTONE)}|{re.escape(SUFFIX)})")
 
 
 class CheckpointManager:
@@ -114,8 +116,8 @@ def load_latest(
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """List checkpoint files in the order of their steps."""
-    return sorted(folder.glob(f"step-*{SUFFIX}"))
+    return sorted(path for path in folder.glob(f"step-*{SUFFIX}") if NAME.fullmatch(path.name))
 
 
 def _step(path: Path) -> int:
-    return int(path.name.removeprefix("step-").split(".")[0])
+    return int(path.name.split("-")[1].split(".")[0])

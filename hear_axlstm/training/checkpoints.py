@@ -124,6 +124,7 @@ def load(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: if it is damaged or has another format.
+        PermissionError: if it may not be read.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -135,6 +136,8 @@ def load(path: Path) -> Checkpoint:
             raise CheckpointError(f"{path} is damaged: its checksum does not match")
         settings, state = json.loads(header["config"]), json.loads(header.get("state", "{}"))
         return Checkpoint(int(header["step"]), settings, header["corpus"], tensors, state)
+    except PermissionError:
+        raise
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 

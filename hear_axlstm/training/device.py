@@ -21,6 +21,7 @@ PEAK_BFLOAT16 = (
     ("H100", 989e12),
     ("A100", 312e12),
     ("L40S", 362e12),
+    ("L40", 181e12),
     ("L4", 121e12),
     ("4090", 165e12),
     ("3090", 71e12),
@@ -69,6 +70,11 @@ def choose_threads(threads: int | None, device: torch.device, local_size: int) -
         torch.set_num_threads(threads)
     elif device.type == "cpu" and local_size > 1:
         torch.set_num_threads(max(1, _cores() // local_size))
+
+
+def used_generators(device: torch.device) -> list[torch.device]:
+    """GPUs whose random generators work on a device uses, for `torch.random.fork_rng`."""
+    return [device] if device.type == "cuda" else []
 
 
 def keep_freed_memory() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -38,6 +39,13 @@ class Meter:
         batch = next(batches)
         self._waited += time.monotonic() - before
         return batch
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time spent inside out, e.g. that of an evaluation."""
+        before = time.monotonic()
+        yield
+        self._began += time.monotonic() - before
 
     def take(self, clips: int) -> dict[str, float]:
         """Return speed and memory since the last call, in which all ranks processed `clips`.

@@ -80,7 +80,8 @@ class TrainStep:
     ) -> bool:
         """Train on this rank's rows of a batch.
 
-        A step whose loss or gradient is not finite leaves weights and moments unchanged.
+        A step whose loss or gradient is not finite leaves weights and moments unchanged; the
+        average of the weights is updated as usual.
 
         Args:
             batch: the rows of this rank.
@@ -141,14 +142,20 @@ class TrainStep:
                 return self._backward(batch, on_rows)
             except torch.OutOfMemoryError as error:
                 if not self.halve_on_oom or self.micro_batch == 1:
-                    raise MemoryError(
-                        f"a micro-batch of {self.micro_batch} does not fit in the memory of "
-                        f"{self.device}: lower micro_batch; the result stays the same"
-                    ) from error
+                    raise self._too_large() from error
             self._zero_grad()
             torch.cuda.empty_cache()
             self.micro_batch = (self.micro_batch + 1) // 2
             log.warning("out of memory: continuing with micro_batch=%d", self.micro_batch)
+
+    def _too_large(self) -> torch.OutOfMemoryError:
+        remedy = "lower micro_batch; the result stays the same"
+        if self.micro_batch == 1:
+            remedy = "use a smaller model or shorter crops, or checkpoint_blocks in pretraining"
+        return torch.OutOfMemoryError(
+            f"a micro-batch of {self.micro_batch} does not fit in the memory of {self.device}: "
+            f"{remedy}"
+        )
 
     def _backward(self, batch: Batch, on_rows: OnRows) -> Tensor | None:
         """Set the gradients of a batch; None if the step is aborted."""

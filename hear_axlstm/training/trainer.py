@@ -159,7 +159,8 @@ class Trainer:
                 logged_step = self.step
             last = self.step == self.schedule.steps
             if done and (last or self.ends_epochs(1)):
-                self.monitor.on_epoch_end(self.step, self.epoch, last)
+                with meter.paused():
+                    self.monitor.on_epoch_end(self.step, self.epoch, last)
             minutes = (time.monotonic() - saved_at) / 60
             late = self.context.is_first and minutes >= self.config.checkpoint_minutes
             if late:

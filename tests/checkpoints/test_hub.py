@@ -20,6 +20,8 @@ from hear_axlstm.checkpoints.hub import parse
 from hear_axlstm.cli.push import push
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.training.checkpoints import Checkpoint
+from hear_axlstm.training.checkpoints import save as save_checkpoint
 from tests.helpers.hub_server import Hub, serve
 
 CONFIG = ModelConfig(dim=32, depth=1)
@@ -252,6 +254,18 @@ def test_push_takes_a_card_and_an_existing_repository(hub: Hub, run: Path, tmp_p
     push(str(run), REPO, card=tmp_path / "card.md", private=True)
     files = hub.commits[REPO][hub.refs[REPO]["main"]]
     assert files["README.md"] == b"# Mine\n" and files["other.txt"] == b"stays"
+
+
+def test_of_an_unfinished_run_the_weights_alone_are_published(hub: Hub, tmp_path: Path) -> None:
+    model = MaskedPatchModel(CONFIG)
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    settings = {"model": CONFIG.to_dict(), "init": "/secret/path"}
+    state = Checkpoint(5, settings, "", {**tensors, "optimizer.exp_avg.x": torch.ones(9)})
+    save_checkpoint(tmp_path / "checkpoints" / "step-00000005.safetensors", state)
+    push(str(tmp_path), REPO)
+    published = hub.commits[REPO][hub.refs[REPO]["main"]][checkpoints.FILE_NAME]
+    assert b"secret" not in published and b"exp_avg" not in published
+    assert load_model(f"hf://{REPO}").config == CONFIG
 
 
 @pytest.mark.parametrize("repo", ["a", "a/b/c", "a/b@v2", "/a", ""])

@@ -20,6 +20,11 @@ def test_one_fold_can_not_be_two_splits() -> None:
         FinetuneConfig(valid_fold="1", test_fold="1")
 
 
+def test_a_single_clip_has_no_batch_norm() -> None:
+    with pytest.raises(ValueError, match="batch_size=1: the batch norm of an MLP needs 2"):
+        FinetuneConfig(mode="mlp", batch_size=1)
+
+
 def test_validation_clips_are_drawn_from_each_class(tones: Path, config: FinetuneConfig) -> None:
     splits = read_dataset(tones, config).splits
     assert {split: len(clips) for split, clips in splits.items()} == {

@@ -15,6 +15,7 @@ from hear_axlstm.models.pretraining import training_flops
 from hear_axlstm.pretrain.config import PretrainConfig, Variant
 from hear_axlstm.pretrain.estimate import audioset_bytes, estimate_run
 from hear_axlstm.pretrain.recipes import OPEN_RECIPE, RECIPES
+from hear_axlstm.pretrain.step import make_model
 
 
 def test_every_recipe_follows_the_papers_schedule() -> None:
@@ -78,6 +79,11 @@ def test_a_variant_is_what_was_said_of_it() -> None:
     assert Variant().build() == PRESETS["axlstm_tiny"]
     found = Variant("ssast_small", patch=(8, 16), loss_on="all").build()
     assert found == replace(PRESETS["ssast_small"], patch=(8, 16), loss_on="all")
+
+
+def test_the_run_and_its_estimate_have_the_same_model() -> None:
+    config = PretrainConfig(model=ModelConfig(dim=32, depth=1), checkpoint_blocks=True)
+    assert make_model(config, torch.device("cpu")).encoder.checkpoint_blocks
 
 
 def test_the_estimate_adds_up() -> None:

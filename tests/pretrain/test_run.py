@@ -128,6 +128,16 @@ def test_a_finished_run_is_kept_without_its_checkpoints(
     assert weights.read_bytes() == b"of the user"
 
 
+def test_the_batch_size_that_was_chosen_may_be_given(tones: Path, tmp_path: Path) -> None:
+    chosen = replace(CONFIG, batch_size=None, lr=None, epochs=1, warmup_epochs=None)
+    weights = pretrain(chosen, tones, tmp_path)
+    before = weights.read_bytes()
+    pretrain(replace(chosen, batch_size=16), tones, tmp_path)
+    assert weights.read_bytes() == before
+    with pytest.raises(ValueError, match=r"other settings \(batch_size, lr\)"):
+        pretrain(replace(chosen, batch_size=32), tones, tmp_path)
+
+
 def test_what_does_not_fit_together_is_refused(
     tones: Path, whole_run: Path, tmp_path: Path
 ) -> None:
@@ -153,9 +163,10 @@ def test_files_of_others_in_the_folder_are_not_replaced(
 ) -> None:
     if name == "checkpoints":
         (tmp_path / name).mkdir()
-        (tmp_path / name / "download.partial").touch()
+        (tmp_path / name / "step-500.safetensors").touch()
+        (tmp_path / name / "step-last.safetensors").touch()
     else:
-        (tmp_path / name).write_text('{"model": "of another program"}', "utf-8")
+        (tmp_path / name).write_text('{"model": "of fine-tuning", "epochs": 2, "seed": 0}', "utf-8")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=rf"but contains {name}, which would.*: choose a new fold"):
         pretrain(CONFIG, tones, tmp_path)
@@ -281,9 +292,9 @@ def test_a_prolonged_run_resumes_where_it_was_interrupted(
     short = replace(
         CONFIG,
         **{"epochs": 1.5, "schedule": "wsd", "cooldown": 0.5},
-        **{"warmup_epochs": 0.5, "milestone_epochs": 0.5},
+        **{"warmup_epochs": None, "milestone_epochs": 0.5},
     )  # 11 steps, the last 5 of them in the cooldown, and a milestone at the end
-    long = replace(short, epochs=2)
+    long = replace(short, epochs=2)  # keeps the warm-up
     pretrain(short, tones, tmp_path / "cut")
     with monkeypatch.context() as patch, pytest.raises(Interrupted) as stop:
         stop_at(patch, 9, signal.SIGTERM)
@@ -293,5 +304,9 @@ def test_a_prolonged_run_resumes_where_it_was_interrupted(
     with caplog.at_level("INFO"):
         pretrain(long, tones, tmp_path / "cut")
     assert f"at step {step[1]} of 14" in caplog.text
-    pretrain(long, tones, tmp_path / "long")
+    log = (tmp_path / "cut" / "log.jsonl").read_bytes()
+    for same in (long, replace(long, warmup_epochs=short.warmup)):
+        pretrain(same, tones, tmp_path / "cut")
+    assert (tmp_path / "cut" / "log.jsonl").read_bytes() == log, "it is finished"
+    pretrain(replace(long, warmup_epochs=short.warmup), tones, tmp_path / "long")
     assert same_weights(tmp_path / "cut", tmp_path / "long")

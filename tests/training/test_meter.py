@@ -21,6 +21,16 @@ def test_mfu_is_the_models_share_of_what_all_devices_could_do(
     )
 
 
+def test_pauses_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(meter.time, "monotonic", lambda: now[0])
+    speed = meter.Meter(None, DistContext(torch.device("cpu")))
+    now[0] = 2.0
+    with speed.paused():
+        now[0] = 60.0
+    assert speed.take(8)["samples_per_second"] == 4.0
+
+
 def test_memory_is_the_process_own() -> None:
     before = meter.peak_memory(torch.device("cpu"))
     held = torch.ones(200_000_000 // 4)

@@ -88,6 +88,13 @@ def test_a_smaller_micro_batch_is_tried_when_memory_runs_out() -> None:
     assert learn(train_step, torch.randn(8, 5, 4), torch.zeros(8, 5, dtype=torch.bool))
     assert train_step.micro_batch == 2
 
+    def no_memory(mel: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    train_step.model.forward = no_memory  # type: ignore[method-assign]
+    with pytest.raises(torch.OutOfMemoryError, match=r"micro-batch of 1 .*: use a smaller model"):
+        learn(train_step, torch.randn(8, 5, 4), torch.zeros(8, 5, dtype=torch.bool))
+
 
 def test_only_weights_decay() -> None:
     model = nn.ModuleDict({"linear": nn.Linear(3, 4), "norm": nn.LayerNorm(4)})

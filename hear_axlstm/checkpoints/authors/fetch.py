@@ -19,7 +19,7 @@ from hear_axlstm.checkpoints.authors.reference_release import is_release, read_r
 from hear_axlstm.checkpoints.authors.runs import choose, newest, not_found, run_in
 from hear_axlstm.checkpoints.cache import OFFLINE_VARIABLE, is_offline, weights_dir
 from hear_axlstm.checkpoints.checksum import sha256
-from hear_axlstm.checkpoints.format import Contents, save_tensors
+from hear_axlstm.checkpoints.format import Contents, read_settings, save_tensors
 from hear_axlstm.config import ModelConfig, preset
 from hear_axlstm.files import replacing
 
@@ -51,18 +51,27 @@ def get(weights: Published, source: str = "") -> Path:
     """
     is_local = bool(source) and not source.startswith(("https://", "http://"))
     try:
-        if weights.path.is_file() and not source:
+        if is_intact(weights.path) and not source:
             return weights.path
         if is_offline() and not is_local:
             raise FileNotFoundError(f"{OFFLINE_VARIABLE} is set; unset it to download them")
         with _lock(weights):
-            if source or not weights.path.is_file():  # another process may have fetched it
+            if source or not is_intact(weights.path):  # another process may have fetched it
                 _fetch(weights, source, is_local)
     except (ValueError, OSError) as error:
         kind, reason = _explain(error)
         remedy = "" if is_local else f"; you can also {weights.remedy}"
         raise kind(f"can't get {weights.name}: {reason}{remedy}") from None
     return weights.path
+
+
+def is_intact(path: Path) -> bool:
+    """Whether converted weights exist and their header fits their tensors."""
+    try:
+        read_settings(path)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def _explain(error: ValueError | OSError) -> tuple[type[Exception], str]:
@@ -108,21 +117,28 @@ class _Found:
 
 
 def _fetch(weights: Published, source: str, is_local: bool) -> None:
+    if is_local:
+        found = _from_disk(Path(source).expanduser().resolve())
+    elif source:
+        found = _from_url(source, weights)
+    else:
+        path, facts = drive.download(weights)
+        found = _Found(path, facts["file"], facts=facts)
     try:
-        if is_local:
-            found = _from_disk(Path(source).expanduser().resolve())
-        elif source:
-            found = _from_url(source, weights)
-        else:
-            path, facts = drive.download(weights)
-            found = _Found(path, facts["file"], facts=facts)
         while found.path.is_dir() or archives.is_archive(found.path):
             _enter(found, weights)
         _convert(found, weights)
     except (ValueError, FileNotFoundError):
-        shutil.rmtree(weights.downloads, ignore_errors=True)  # else it seems complete
+        # What was downloaded seems complete; an earlier download that is not can be resumed
+        wrong = _unpacked(weights) if is_local else weights.downloads
+        shutil.rmtree(wrong, ignore_errors=True)
         raise
     shutil.rmtree(weights.downloads, ignore_errors=True)
+
+
+def _unpacked(weights: Published) -> Path:
+    """Folder for files from zips."""
+    return weights.downloads / "unpacked"
 
 
 def _from_url(url: str, weights: Published) -> _Found:
@@ -156,7 +172,7 @@ def _enter(found: _Found, weights: Published) -> None:
         raise not_found(files, weights, str(found))
     member = files[full[chosen]]
     found.name = chosen.removeprefix(found.place)
-    found.path = archives.extract(member, weights.downloads) if member.name else member.path
+    found.path = archives.extract(member, _unpacked(weights)) if member.name else member.path
 
 
 def _is_in_run(path: str) -> bool:

@@ -266,6 +266,8 @@ def test_a_transfer_that_breaks_off_is_resumed_by_the_next_call(drive: Drive) ->
     with pytest.raises(ConnectionError, match="was interrupted; run the same command again"):
         fetch.get(WEIGHTS)
     assert not WEIGHTS.path.exists()
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        fetch.get(WEIGHTS, "/nowhere")
     drive.ranges.clear()
     assert fetch.get(WEIGHTS) == WEIGHTS.path
     assert drive.ranges == [f"bytes={BLOCK}-"]
@@ -463,11 +465,17 @@ def test_the_command_line(drive: Drive, cache: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.splitlines()[-1] == str(WEIGHTS.path)
     run_axlstm("weights", "list")
     assert re.search(rf"{re.escape(NAME)} .* yes\n", capsys.readouterr().out)
+    WEIGHTS.path.write_bytes(b"damaged")
+    run_axlstm("weights", "list")
+    assert re.search(rf"{re.escape(NAME)} .* damaged\n", capsys.readouterr().out)
+    run_axlstm("weights", "get", NAME)
+    assert load_model(NAME).config.dim == 32
     run_axlstm("weights", "remove", NAME)
     assert left(cache) == {f"{NAME}.sha256"}
     for arguments, reason in {
         ("remove", "axlstm_tiny"): "axlstm_tiny ships with this package",
         ("get", "axlstm_base"): r"weights 'axlstm_base': did you mean axlstm_base\.audioset\?",
+        ("get", "axlstm_tiny", "--from", "run"): "ships with this package: --from is for",
         ("get", NAME, "nope"): r"unknown weights 'nope': choose one of axlstm_tiny\.open36h",
         ("path", "AxLSTM_tiny.audioset"): rf"did you mean {NAME}\?",
     }.items():
