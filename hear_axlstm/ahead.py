@@ -37,8 +37,9 @@ class Threads(Executor):
         future: Future[Result] = Future()
         self._work.put((future, partial(fn, *args, **kwargs)))
         if len(self._threads) < self._most:
-            self._threads.append(Thread(target=self._serve, daemon=True))
-            self._threads[-1].start()
+            thread = Thread(target=self._serve, daemon=True)
+            thread.start()
+            self._threads.append(thread)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

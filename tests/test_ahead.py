@@ -41,6 +41,15 @@ def test_threads_are_as_many_as_needed_and_end() -> None:
     assert threading.active_count() == before
 
 
+def test_a_thread_that_cannot_start_is_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(RuntimeError, match="can't start new thread"), Threads(2) as pool:
+        pool.submit(divmod, 1, 0)
+
+
 def test_no_more_is_begun_while_enough_waits() -> None:
     begun: list[int] = []
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 LONGEST_NAME = 200
+LASTING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM}
+LASTING |= {errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class AudioError(ValueError):
@@ -11,6 +15,12 @@ class AudioError(ValueError):
 
 class Fault(Exception):
     """Reason and remedy of an `AudioError`; the caller adds the file's name."""
+
+
+def may_pass(cause: BaseException | None) -> bool:
+    """Whether an error of the system may not occur again, such as one of a network disk."""
+    is_of_system = isinstance(cause, OSError) and cause.errno is not None
+    return is_of_system and cause.errno not in LASTING and type(cause).__module__ == "builtins"
 
 
 def printable(name: str) -> str:

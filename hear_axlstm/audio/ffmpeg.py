@@ -29,6 +29,7 @@ from hear_axlstm.audio.random_access import RandomAccess
 
 PREROLL_FRAMES = 32  # MPEG frames decoded before the first, which may refer to them
 MUTE_SHARE = 0.01  # share of MPEG frames that may be undecodable and become silence, as in players
+PLANAR = {"u8p": "u1", "s16p": "i2", "s32p": "i4", "fltp": "f4", "dblp": "f8"}
 INTEGERS = {"u1": (128, 128.0), "i2": (0, 2.0**15), "i4": (0, 2.0**31)}
 DECLARING = {"mov", "ape", "wv", "tta"}
 """Demuxers whose duration comes from the header, not from a guess."""
@@ -41,7 +42,9 @@ class FfmpegDecoder:
         self.kind = part.kind
         self.frames = None
         self.position = 0
-        options = {"ignore_length": "1"} if part.decoder == "wav" and part.patches else {}
+        # Without a length, the last packet is shorter than FFmpeg expects
+        self._has_length = not (part.decoder == "wav" and part.patches)
+        options = {} if self._has_length else {"ignore_length": "1"}
         try:
             self._file = av.open(
                 file.window(part.start, part.stop, part.patches),
@@ -95,7 +98,7 @@ class FfmpegDecoder:
         for packet in file.demux(self._stream):
             is_cut = packet.is_corrupt if packet.size else is_cut  # empty ones end the stream
             yield from packet.decode()
-        if is_cut:
+        if is_cut and self._has_length:
             raise Fault(f"truncated within a packet of its {self.kind} stream: {COPY_AGAIN}")
 
 
@@ -110,16 +113,18 @@ def _detail(error: Exception) -> str:
 
 
 def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
-    if frame.format.name == "fltp":  # most codecs; several times as fast as to_ndarray
-        planes = [np.frombuffer(memoryview(plane), "f4", frame.samples) for plane in frame.planes]
-        return planes[0] if len(planes) == 1 else np.mean(planes, axis=0)
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(frame.samples, -1).T
-    if samples.dtype.kind == "f":
-        return samples.mean(axis=0).astype(np.float32)
-    zero, full = INTEGERS[samples.dtype.str[1:]]
-    return ((samples.mean(axis=0) - zero) / full).astype(np.float32)
+    if frame.format.is_planar:
+        # Of 8 channels, PyAV lists planes beyond the last one: to_ndarray would read them
+        kind, own = PLANAR[frame.format.name], frame.planes[: frame.layout.nb_channels]
+        channels = [np.frombuffer(memoryview(plane), kind, frame.samples) for plane in own]
+    else:
+        channels = list(frame.to_ndarray().reshape(frame.samples, -1).T)
+    dtype = channels[0].dtype
+    if dtype.kind == "f":
+        mono = channels[0] if len(channels) == 1 else np.mean(channels, axis=0)
+        return mono.astype(np.float32, copy=False)
+    zero, full = INTEGERS[dtype.str[1:]]
+    return ((np.mean(channels, axis=0) - zero) / full).astype(np.float32)
 
 
 class MpegDecoder:

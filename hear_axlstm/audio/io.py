@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
@@ -62,8 +62,8 @@ def load_audio(
         with open_file(source) as opened:
             file = RandomAccess(opened)
             blocks = _blocks(file, start, end, LONGEST_SECONDS if longest is None else longest)
-            mono = np.concatenate([np.zeros(0, np.float32), *resampled(blocks, sample_rate)])
-            file.check()
+            with _after(file.check):
+                mono = np.concatenate([np.zeros(0, np.float32), *resampled(blocks, sample_rate)])
     if not mono.size:
         raise AudioError(f"{name}: contains no samples (at {sample_rate:,} Hz): export it again")
     if not np.isfinite(mono).all():
@@ -101,6 +101,17 @@ def _naming(name: str) -> Iterator[None]:
     except OSError as error:
         why = error.strerror or error
         raise AudioError(f"{name}: not readable ({why}): check the disk or network") from error
+
+
+@contextmanager
+def _after(check: Callable[[], object]) -> Iterator[None]:
+    """Check at the end, also after a fault: its cause may be an error that `check` raises."""
+    try:
+        yield
+    except Fault:
+        check()
+        raise
+    check()
 
 
 def _check_span(sample_rate: int, start: float, end: float | None) -> None:

@@ -7,7 +7,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any, BinaryIO, TypeAlias
 
 from hear_axlstm.audio.errors import Fault, printable
@@ -98,6 +98,8 @@ def _seekable(file: Any) -> BinaryIO:
             file.seek(0)
             _check_content(file.read(0))
             return _not_empty(file)
+        with suppress(AttributeError, OSError):  # an mmap can seek, but has no `seekable` yet
+            file.seek(0)
         data = file.read()
     except Fault:
         raise

@@ -27,7 +27,7 @@ from hear_axlstm.audio.listing import (
     match_pattern,
     may_be_audio,
 )
-from hear_axlstm.audio.skipped import Skipped
+from hear_axlstm.audio.skipped import Skipped, is_report
 from hear_axlstm.audio.tables import Row, Table
 from hear_axlstm.audio.tars import expand_tars, is_remote, open_tar, read_tar
 from hear_axlstm.wording import plural
@@ -81,6 +81,8 @@ def _expand(text: str) -> Iterator[tuple[bool, str]]:
     is_tar = text.lower().endswith(TAR_SUFFIXES)
     if text == STDIN:
         yield from ((True, path) for path in _listed())
+    elif is_remote(text) and (may_be_audio(text) or text.lower().endswith(TABLE_SUFFIXES)):
+        raise SourceError(f"{text}: only tars are read from URLs: download the file first")
     elif is_remote(text) or (is_tar and "{" in text):
         yield False, text
     elif os.path.exists(text) or not glob.has_magic(text):
@@ -89,6 +91,7 @@ def _expand(text: str) -> Iterator[tuple[bool, str]]:
         yield not _has_clips(text), text
     else:
         matches = [path for path in match_pattern(text) if may_be_audio(path) or _has_clips(path)]
+        matches = [path for path in matches if not _is_output(path)]
         if not matches:
             raise SourceError(f"{text} matches no audio files: check the pattern")
         yield from ((not _has_clips(path), path) for path in matches)
@@ -97,6 +100,11 @@ def _expand(text: str) -> Iterator[tuple[bool, str]]:
 def _has_clips(path: str) -> bool:
     """Whether a path is a folder, a table or a tar, and not a single file."""
     return os.path.isdir(path) or path.lower().endswith(TABLE_SUFFIXES + TAR_SUFFIXES)
+
+
+def _is_output(path: str) -> bool:
+    """Whether a match is a report of an earlier command, or a folder without any audio."""
+    return not list_folder(path).files if os.path.isdir(path) else is_report(Path(path))
 
 
 def _listed() -> list[str]:

@@ -85,6 +85,7 @@ def read_tar(
     mode: Any = "r|" if is_gzip else "r|*"
     with tarfile.open(fileobj=stream, mode=mode, tarinfo=_StrictTarInfo, ignore_zeros=True) as tar:
         for member in tar:
+            tar.members = []  # type: ignore[attr-defined]  # else a tar of millions would keep them all
             is_link = member.issym() or member.islnk()  # to a file that a stream can't go back to
             if not ((member.isreg() or is_link) and is_wanted(member.name)):
                 continue
@@ -97,4 +98,3 @@ def read_tar(
             if len(content) < member.size:
                 raise tarfile.ReadError(f"cut off inside {os.path.basename(member.name)}")
             yield member.name, content
-            tar.members = []  # type: ignore[attr-defined]  # else a tar of millions would keep them all

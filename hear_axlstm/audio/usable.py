@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hear_axlstm.audio.clips import AudioClip
-from hear_axlstm.audio.errors import AudioError, printable
+from hear_axlstm.audio.errors import AudioError, may_pass, printable
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.wording import plural
 
@@ -41,9 +41,10 @@ def decode(
         return Decoded(clip.id, clip.decode(sample_rate, longest))
     except AudioError as error:
         name = printable(clip.source) if isinstance(clip.source, str) else "audio"
-        return Skipped(clip.id, str(error).removeprefix(f"{name}: "))
+        return Skipped(clip.id, str(error).removeprefix(f"{name}: "), may_pass(error.__cause__))
     except Exception as error:  # one odd file must not stop a run over millions
-        return Skipped(clip.id, f"failed with {type(error).__name__} ({error})")
+        reason = f"failed with {type(error).__name__} ({error})"
+        return Skipped(clip.id, reason, transient=isinstance(error, MemoryError))
 
 
 def unusable_reason(waveform: NDArray[np.float32], sample_rate: int) -> str | None:
@@ -51,9 +52,10 @@ def unusable_reason(waveform: NDArray[np.float32], sample_rate: int) -> str | No
     shortest = round(SHORTEST_SECONDS * sample_rate)
     if waveform.size < shortest:
         return f"too short: {plural(waveform.size, 'sample')}, but {shortest} are needed"
-    if np.abs(waveform - waveform.mean(dtype=np.float64)).max() < SILENCE:
+    low, high, mean = waveform.min(), waveform.max(), waveform.mean(dtype=np.float64)
+    if max(high - mean, mean - low) < SILENCE:
         return "silent: its peak is below -80 dB of full scale"
-    if np.abs(waveform).max() > MAX_AMPLITUDE:
+    if max(high, -low) > MAX_AMPLITUDE:
         return "too loud: its power is not a finite number; export it again"
     return None
 

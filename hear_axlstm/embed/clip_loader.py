@@ -242,4 +242,6 @@ def _resampled(samples: Any, rate: float, name: str, sample_rate: int) -> NDArra
 def _remark(samples: Tensor, sample_rate: int) -> str:
     if len(samples) < round(SHORTEST_SECONDS * sample_rate):
         return f"shorter than {1000 * SHORTEST_SECONDS:g} ms"
-    return "silent" if (samples - samples.mean()).abs().amax().item() < SILENCE else ""
+    low, high = samples.aminmax()
+    mean = samples.mean()
+    return "silent" if max(high - mean, mean - low).item() < SILENCE else ""

@@ -107,7 +107,10 @@ def embed_files(
             "changed, then run the same command again"
         )
     if context.broadcast(context.is_first and _is_up_to_date(output, planned, request)):
-        return read_report(output) if context.is_first else None
+        if not context.is_first:
+            return None
+        _remove_obsolete_parts(output)
+        return read_report(output)
     if not context.is_first:
         context.barrier()  # until the first rank has locked the folder
         _write_share(planned, embedder, context)
@@ -149,6 +152,16 @@ def _embed_on_first_rank(
         first = f"{found.first.id}: {found.first.reason}" if found.first else "no audio in the tars"
         raise OutputError(f"no clip could be embedded, e.g. {first}; all reasons: {output.report}")
     return read_report(output)
+
+
+def _remove_obsolete_parts(output: Output) -> None:
+    """Remove the parts of an output that was interrupted after it was complete."""
+    if output.read_request() is None:
+        return
+    with suppress(OSError):
+        with sole_writer(output.parts):
+            output.remove_parts()
+        output.parts.rmdir()
 
 
 def _weights(embedder: Embedder, context: DistContext) -> str:

@@ -46,7 +46,9 @@ class Output:
         if self.is_folder:
             return
         if self._suffix not in FORMATS:
-            raise OutputError(f"{self.path}: choose {', '.join(FORMATS)}, or a folder's name")
+            raise OutputError(
+                f"{self.path}: choose {', '.join(FORMATS)}, or a folder's name without a dot"
+            )
         if not self._format.holds(self.fields):
             others = ", ".join(suffix for suffix, f in FORMATS.items() if f.holds(self.fields))
             held = " and ".join(self._format.fields)
@@ -174,7 +176,7 @@ class Output:
             return sum(path.stat().st_size for path in paths if path.exists())
         found = (self.path / field for field in self.fields)
         files = (Path(top, name) for field in found for top, _, names in os.walk(field)
-                 for name in names)  # fmt: skip
+                 for name in names if name.endswith(".npy"))  # fmt: skip
         return sum(file.stat().st_size for file in files)
 
     def write(self, shards: Sequence[Shard], size: int) -> None:

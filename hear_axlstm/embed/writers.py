@@ -76,8 +76,19 @@ def write_folder(folder: Path, joined: Path, shards: Sequence[Shard], size: int)
             index.writerow((clip.id, _write_clip(joined, clip), clip.facts["samples"]))
     for path in joined.iterdir():
         if (folder / path.name).is_dir():
+            _move_others(folder / path.name, path)
             shutil.rmtree(folder / path.name)
         os.replace(path, folder / path.name)
+
+
+def _move_others(earlier: Path, folder: Path) -> None:
+    """Move what is not an embedding, such as notes, from the folder of an earlier run."""
+    for top, _, names in os.walk(earlier):
+        for name in names:
+            if not name.endswith(".npy"):
+                target = folder / Path(top).relative_to(earlier)
+                target.mkdir(parents=True, exist_ok=True)
+                os.replace(Path(top, name), target / name)
 
 
 def _write_clip(folder: Path, clip: Record) -> str:

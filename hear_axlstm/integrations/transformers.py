@@ -100,9 +100,18 @@ class AxLSTMModel(PreTrainedModel):
         self.embedder = Embedder(config.encoder_config)
         self.post_init()
 
-    def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:  # type: ignore[override]
+    def state_dict(  # type: ignore[override]
+        self,
+        *,
+        destination: dict[str, Tensor] | None = None,
+        prefix: str = "",
+        keep_vars: bool = False,
+    ) -> dict[str, Tensor]:
         """Parameters by the module names, by which transformers loads them."""
-        return {name: parameter.detach() for name, parameter in self.named_parameters()}
+        found = {} if destination is None else destination
+        for name, parameter in self.named_parameters():
+            found[f"{prefix}{name}"] = parameter if keep_vars else parameter.detach()
+        return found
 
     def _init_weights(self, module: nn.Module) -> None:
         # from_pretrained leaves buffers that are not saved empty: they are computed again. All
@@ -120,6 +129,7 @@ class AxLSTMModel(PreTrainedModel):
         embedder = load_model(name, **options)
         model = cls(AxLSTMConfig(embedder.config.to_dict()))
         model.embedder.load_state_dict(embedder.state_dict())
+        model.embedder.precision = embedder.precision
         return model.eval()
 
     def forward(

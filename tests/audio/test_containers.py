@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from hear_axlstm.audio.containers import riff
 from hear_axlstm.audio.containers.flac import CRC_8, _crc
 from hear_axlstm.audio.errors import AudioError
 from hear_axlstm.audio.io import load_audio
@@ -89,6 +90,36 @@ def test_unknown_length_is_read_to_the_end(container: str, size: int, codec: str
     # a chunk behind the sound may count as some samples of it
     assert 0 <= samples.size - expected.size < 50
     np.testing.assert_array_equal(samples[: expected.size], expected)
+
+
+@pytest.mark.parametrize("size", [80_000 % 0x10000, 0, 0xFFFF])
+def test_wav_that_is_longer_than_its_header_can_say(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(encode(noise(2.5), "WAV", "PCM_16"))
+    expected = load_audio(bytes(data))
+    monkeypatch.setattr(riff, "UNKNOWN_32", 0xFFFF)  # 64 KiB instead of 4 GiB
+    struct.pack_into("<I", data, data.index(b"data") + 4, size)
+    np.testing.assert_array_equal(load_audio(bytes(data)), expected)
+    np.testing.assert_array_equal(load_audio(bytes(data), start=2), expected[32_000:])
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
+def test_wav_of_unknown_length_with_a_codec_of_ffmpeg(size: int) -> None:
+    data = bytearray(encode_by_ffmpeg(noise(SECONDS), "wav", "g722"))
+    whole = load_audio(bytes(data))
+    struct.pack_into("<I", data, data.index(b"data") + 4, size)
+    assert 0 <= load_audio(bytes(data)).size - whole.size < 50
+
+
+def test_caf_with_a_chunk_of_some_program() -> None:
+    data = encode(noise(SECONDS), "CAF", "PCM_16")
+    at = data.index(b"data")
+    own = b"abcd" + struct.pack(">q", 6) + b"foobar"
+    np.testing.assert_array_equal(load_audio(data[:at] + own + data[at:]), load_audio(data))
+    corrupt = data[:at] + b"data" + struct.pack(">q", 2**63 - 1) + data[at + 12 :]
+    with pytest.raises(AudioError, match="truncated: its CAF header declares"):
+        load_audio(corrupt)
 
 
 def test_flac_of_unknown_length() -> None:

@@ -98,6 +98,20 @@ def test_sound_of_other_containers(container: str, codec: str) -> None:
     assert load_audio(data).size == pytest.approx(32_000, abs=2_000)
 
 
+@pytest.mark.parametrize(
+    ("container", "codec"), [("adts", "aac"), ("ipod", "aac"), ("wv", "wavpack")]
+)
+def test_all_channels_of_surround_sound_are_averaged(container: str, codec: str) -> None:
+    samples = noise(2, rate=48_000)
+    mono, surround = (
+        load_audio(encode_by_ffmpeg(samples, container, codec, 48_000, layout))
+        for layout in ("mono", "7.1")
+    )
+    assert mono.size == surround.size
+    assert np.corrcoef(mono, surround)[0, 1] > 0.5  # one of the channels is for low frequencies
+    assert np.std(surround) == pytest.approx(np.std(mono), rel=0.3)
+
+
 def test_older_formats_of_libsndfile() -> None:
     for container in ("VOC", "PAF", "IRCAM", "PVF", "AVR"):
         assert load_audio(encode(noise(), container, "PCM_16")).size == 16_000, container

@@ -1,6 +1,7 @@
 """Paths, bytes and file objects, and what stands in a file's place."""
 
 import io
+import mmap
 import os
 import re
 import socket
@@ -38,7 +39,11 @@ def test_every_kind_of_source_gives_the_same(tmp_path: Path) -> None:
     expected = load_audio(path)
     at_its_end = io.BytesIO(WAV)
     at_its_end.seek(0, io.SEEK_END)
-    with open(path, "rb") as file:
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as moved,
+    ):
+        moved.seek(100)
         for source in (
             str(path),
             WAV,
@@ -47,6 +52,7 @@ def test_every_kind_of_source_gives_the_same(tmp_path: Path) -> None:
             file,
             at_its_end,
             Pipe(WAV),
+            moved,
         ):
             np.testing.assert_array_equal(load_audio(source), expected)
         assert not file.closed
@@ -127,10 +133,13 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_audio(path)
 
 
-def test_a_disk_that_fails_while_it_is_read(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("position", [20_000, 1_000_000])
+def test_a_disk_that_fails_while_it_is_read(
+    position: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     class Failing(io.BytesIO):
         def read(self, count: int | None = -1) -> bytes:
-            if self.tell() > 20_000:
+            if self.tell() > position:
                 raise OSError(5, "Input/output error")
             return super().read(min(count or 0, 10_000))
 

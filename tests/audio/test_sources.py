@@ -49,6 +49,19 @@ def reasons(folder: Path) -> dict[str, str]:
         return {row["id"]: row["reason"] for row in csv.DictReader(file)}
 
 
+def test_a_pattern_leaves_out_what_commands_wrote(audio: Path) -> None:
+    (audio / "s.npy.report.csv").write_text("id,reason\n0.wav,silent\n", "utf-8")
+    (audio / "s.npy.parts").mkdir()
+    found = [clip.id for clip in open_source(f"{audio}/*").clips()]
+    assert [Path(name).name for name in found] == sorted(path.name for path in audio.glob("[0-9].*"))
+
+
+@pytest.mark.parametrize("name", ["a.wav", "list.csv"])
+def test_of_urls_only_tars_are_read(name: str) -> None:
+    with pytest.raises(SourceError, match=f"{name}: only tars are read from URLs: download"):
+        open_source(f"https://host.example/{name}")
+
+
 def write_tar(path: Path, members: list[Path]) -> None:
     with tarfile.open(path, "w") as tar:
         for member in members:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
+import av
 import numpy as np
 
+from hear_axlstm.audio.errors import may_pass
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.usable import Decoded, compute_decoded, unusable_reason
 
@@ -15,6 +19,18 @@ def test_reasons_why_samples_are_unusable() -> None:
     for samples, kind in ((noise * 1e-5, "silent"), (noise * 1e17, "too loud")):
         assert Skipped("a", str(unusable_reason(samples, 16_000))).kind == kind
     assert str(unusable_reason(np.full(16_000, 0.3, "f4"), 16_000)).startswith("silent")
+
+
+def test_errors_of_the_system_may_pass_but_not_those_of_a_file() -> None:
+    assert may_pass(OSError(errno.ESTALE, "Stale file handle"))
+    assert may_pass(OSError(errno.EIO, "Input/output error"))
+    for lasting in (
+        FileNotFoundError(errno.ENOENT, "No such file"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        av.error.InvalidDataError(errno.EINVAL, "Invalid data"),
+        None,
+    ):
+        assert not may_pass(lasting)
 
 
 def test_skipped_clips_stay_in_place() -> None:

@@ -287,7 +287,7 @@ def test_mistakes_get_one_clear_error(model: str, mixed: Path, tmp_path: Path) -
         ([f"{tmp_path}/no*.wav"], out, {}, "check the pattern"),
         ([f"{tmp_path}/no.wav"], out, {}, "no.wav does not exist: check the path"),
         ([str(tmp_path)], out, {}, "contains no audio files"),
-        (audio, tmp_path / "o.wav", {}, "choose .npy, .parquet"),
+        (audio, tmp_path / "o.wav", {}, "choose .npy, .parquet, or a folder's name without a dot"),
         (audio, out, {"kind": "both"}, "can hold only scene: choose .parquet or a folder"),
         ([str(mixed / "junk.wav")], out, {}, "no clip could be embedded"),
     ):

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from hear_axlstm.config import ModelConfig
+from hear_axlstm.embed import files
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.files import embed_files
 from hear_axlstm.embed.output import Output, OutputError
@@ -50,6 +51,33 @@ def test_a_folder_of_the_user_called_parts_is_never_removed(
         stamp.write_text(stamp.read_text("utf-8").replace('"bytes": ', '"bytes": 1'), "utf-8")
         embed_files([clip], out, embedder)
     assert (parts / "drums.wav").exists()
+
+
+def test_other_files_beside_embeddings_stay(
+    embedder: Embedder, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "rec"
+    embed_files([clip.parent], out, embedder)
+    (out / "scene" / ".DS_Store").write_text("of a file manager", "utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_write_share", lambda *_: 1 / 0)
+        embed_files([clip.parent], out, embedder)  # nothing to do
+    (tmp_path / "second.wav").write_bytes(clip.read_bytes())
+    embed_files([clip.parent], out, embedder)
+    names = {path.name for path in (out / "scene").iterdir()}
+    assert names == {".DS_Store", "clip.wav.npy", "second.wav.npy"}
+
+
+def test_parts_are_removed_also_after_the_stamp(
+    embedder: Embedder, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "rec.npy"
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Output, "remove_parts", lambda _: 1 / 0)
+        embed_files([clip], out, embedder)
+    assert (tmp_path / "rec.npy.parts").exists()
+    embed_files([clip], out, embedder)
+    assert not (tmp_path / "rec.npy.parts").exists()
 
 
 def test_a_report_or_stamp_of_another_program_is_not_replaced(

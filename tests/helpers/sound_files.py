@@ -28,13 +28,16 @@ def encode(
     return file.getvalue()
 
 
-def encode_by_ffmpeg(samples: np.ndarray, container: str, codec: str, rate: int = RATE) -> bytes:
-    """A file by FFmpeg."""
+def encode_by_ffmpeg(
+    samples: np.ndarray, container: str, codec: str, rate: int = RATE, layout: str = "mono"
+) -> bytes:
+    """A file by FFmpeg, with the same samples in all channels."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
-        stream = output.add_stream(codec, rate=rate, layout="mono")
-        stream.bit_rate = 64_000
-        frame = av.AudioFrame.from_ndarray(samples.astype("f4")[None], format="fltp", layout="mono")
+        stream = output.add_stream(codec, rate=rate, layout=layout)
+        stream.bit_rate = 64_000 * stream.layout.nb_channels
+        interleaved = np.repeat(samples.astype("f4"), stream.layout.nb_channels)[None]
+        frame = av.AudioFrame.from_ndarray(interleaved, format="flt", layout=layout)
         frame.sample_rate = rate
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             output.mux(packet)

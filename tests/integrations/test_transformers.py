@@ -35,6 +35,24 @@ def test_a_saved_model_gives_equal_embeddings(tmp_path: Path) -> None:
     assert (tmp_path / "transformers.py").is_file(), "the code goes with the weights"
 
 
+def test_a_model_around_it_keeps_its_weights() -> None:
+    def around(seed: int) -> torch.nn.ModuleDict:
+        encoder = AxLSTMModel.from_hear_axlstm("axlstm_tiny.random", seed=seed)
+        return torch.nn.ModuleDict({"encoder": encoder, "head": torch.nn.Linear(960, 2)})
+
+    one, other = around(0), around(1)
+    state = one.state_dict()
+    assert state.keys() == {name for name, _ in one.named_parameters()}
+    other.load_state_dict(state)
+    for name, parameter in other.named_parameters():
+        assert torch.equal(parameter, state[name])
+
+
+def test_options_of_load_model_hold() -> None:
+    model = AxLSTMModel.from_hear_axlstm("axlstm_tiny.random", precision="bfloat16")
+    assert model.embedder.precision == "bfloat16"
+
+
 def test_another_rate_is_refused() -> None:
     with pytest.raises(ValueError, match="resample the audio to 16000 Hz"):
         AxLSTMFeatureExtractor()(np.zeros(100, np.float32), sampling_rate=44_100)

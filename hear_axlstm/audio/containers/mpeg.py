@@ -225,7 +225,7 @@ def _part(stream: _Stream, offsets: array[int], skip: int, padding: int, end: in
     total = len(offsets) * frame.samples
     skip = min(skip, total)
     padding = min(padding, total - skip)
-    frames = MpegFrames(offsets, frame.samples, frame.rate, skip, padding)
+    frames = MpegFrames(offsets, frame.samples, frame.rate, skip)
     return Part(
         offsets[0], end, f"MP{frame.layer}", f"mp{frame.layer}float", total - skip - padding,
         mpeg=frames,

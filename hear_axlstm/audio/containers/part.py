@@ -30,8 +30,6 @@ class MpegFrames:
     rate: int
     skip: int = 0
     """Samples before the audio: the delay of encoder and decoder, if the header has it."""
-    padding: int = 0
-    """Samples after the audio."""
 
 
 @dataclass(frozen=True)

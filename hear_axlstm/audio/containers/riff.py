@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from hear_axlstm.audio.containers.magic import W64_RIFF, begins_file_or_tag
 from hear_axlstm.audio.containers.mpeg import mpeg_parts
-from hear_axlstm.audio.containers.part import COPY_AGAIN, Part, cut_off
+from hear_axlstm.audio.containers.part import COPY_AGAIN, SNDFILE, Part, cut_off
 from hear_axlstm.audio.errors import Fault
 from hear_axlstm.audio.random_access import Patch, RandomAccess
 
-UNKNOWN_32 = 0xFFFFFFFF
+UNKNOWN_32 = 0xFFFFFFFF  # also the largest size in a header without 64-bit sizes
 PIPE_SIZES = range(0x7FFF0000, 0x80000001)  # declared by programs that write into a pipe
 PCM_TAGS = {1, 3, 0xFFFE}
 MPEG_TAGS = {0x50, 0x55}  # MPEG audio in a WAV
@@ -70,7 +70,8 @@ def riff_parts(file: RandomAccess, start: int, stop: int) -> list[Part]:
         patches = ((start, b"RF64"), *patches)
     if tag in MPEG_TAGS:
         return mpeg_parts(file, data.start, data.start + size, whole=end)
-    return [Part(start, end, layout.kind, patches=patches)]
+    decoder = "wav" if size > UNKNOWN_32 and not layout.wide and ds64 is None else SNDFILE
+    return [Part(start, end, layout.kind, decoder, patches=patches)]
 
 
 def _layout(head: bytes) -> _Layout:
@@ -115,9 +116,11 @@ def _data_size(
     size, size_at, wide = data.size, data.size_at, layout.wide
     if ds64 is not None and size == UNKNOWN_32:
         size, size_at, wide = _number(file.at(ds64.start + 8, 8), layout), ds64.start + 8, True
+    if there > UNKNOWN_32 and not wide:
+        has_wrapped = there > size and (there - size) % (UNKNOWN_32 + 1) == 0
+        if has_wrapped or size in (0, UNKNOWN_32):  # FFmpeg reads it to its end
+            return there, ((size_at, layout.size_bytes(there)),)
     if size <= there and not (size == 0 and there):
-        if (there - size) and (there - size) % (1 << 32) == 0 and not wide:
-            return there, ()  # over 4 GiB: the size has wrapped around
         return size, ()
     if size == 0 and _is_chunk_chain(file, layout, data.start, stop):
         return 0, ()
