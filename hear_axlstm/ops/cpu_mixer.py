@@ -100,10 +100,9 @@ def _after_cell(xz_BSE: Tensor, args: Pass, given: CellInput) -> tuple[Tensor, T
     """Compute the result and the cell's sums."""
     u_NSK, n_NS = weighted_sum(args.sizes, given, args.workspace)
     batch, tokens, double = xz_BSE.shape
-    inner, heads = double // 2, len(n_NS)
-    out_BSE = args.workspace.empty("out", batch, tokens, inner, like=xz_BSE)
+    out_BSE = args.workspace.empty("out", batch, tokens, double // 2, like=xz_BSE)
     after = u_NSK, n_NS, given.floor, given.c, xz_BSE, *args.epsilons
-    call("after_cell", args.sizes, args.weights, *after, 0, heads, inner, out_BSE)
+    call("after_cell", args.sizes, args.weights, *after, out_BSE)
     return out_BSE, u_NSK, n_NS
 
 
@@ -155,7 +154,7 @@ def before_cell(xz_BSE: Tensor, args: Pass) -> tuple[CellInput, Tensor]:
     shape = batch * heads, tokens, args.sizes.head_size
     c, k, v = (empty(name, *shape) for name in "ckv")
     raw_BSG = empty("gates", batch, tokens, 2 * heads, dtype=torch.float32)
-    call("before_cell", args.sizes, args.weights, xz_BSE, 0, 0, batch * tokens, c, k, v, raw_BSG)
+    call("before_cell", args.sizes, args.weights, xz_BSE, c, k, v, raw_BSG)
     return CellInput(c, k, v, *_by_heads(args.gates(raw_BSG), args.sizes.head_size)), raw_BSG
 
 

@@ -17,7 +17,7 @@ from hear_axlstm.ops.tracing import check_storage
 
 log = logging.getLogger(__name__)
 
-INTERFACE = 8  # version of the functions below, incremented with every change
+INTERFACE = 9  # version of the functions below, incremented with every change
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -57,8 +57,8 @@ class _BlockWeights(ctypes.Structure):
 # float64; i and x are integers and floats; S is Sizes; W is Weights or their gradients; B is the
 # weights of a whole block, from `block_weights`.
 SIGNATURES = {
-    "before_cell": "SWTiiiTTTf",
-    "after_cell": "SWTffTTxxiiiT",
+    "before_cell": "SWTTTTf",
+    "after_cell": "SWTffTTxxT",
     "block_begin": "SBfiTTf",
     "block_end": "SBffdffiTf",
     "after_cell_backward": "SWTffTTxxTTfffTW",
@@ -97,6 +97,7 @@ def call(name: str, *arguments: Any) -> None:
 
     Raises:
         TypeError: for an argument of the wrong type.
+        MemoryError: if memory runs out.
     """
     kinds = SIGNATURES[name]
     dtype = arguments[kinds.index("T")].dtype
@@ -111,7 +112,8 @@ def call(name: str, *arguments: Any) -> None:
             converted.append(ctypes.byref(_Sizes(*argument)))
         else:
             converted.append(_weights(argument) if kind == "W" else argument)
-    _function(name, SUFFIXES[dtype])(*converted)
+    if _function(name, SUFFIXES[dtype])(*converted):
+        raise MemoryError(f"out of memory in {name}")
 
 
 def block_weights(
@@ -148,9 +150,9 @@ def _address(tensor: Any, dtype: torch.dtype, name: str) -> int:
 
 
 @cache
-def _function(name: str, suffix: str) -> Callable[..., None]:
+def _function(name: str, suffix: str) -> Callable[..., int]:
     function = getattr(_library(), f"{name}_{suffix}")
-    function.restype = None
+    function.restype = ctypes.c_int64
     function.argtypes = [
         _NUMBERS.get(kind)
         or (ctypes.POINTER(_STRUCTS[kind]) if kind in _STRUCTS else None)

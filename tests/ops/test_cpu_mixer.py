@@ -235,6 +235,15 @@ def test_wrong_arguments_never_reach_the_library() -> None:
         library.call("weighted_sum", *good[:-1])
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_memory_is_an_error(threads: int) -> None:
+    size, empty = 2**40, torch.zeros(1)
+    with pytest.raises(MemoryError, match="out of memory in weighted_sum"):
+        a = torch.zeros(1, dtype=torch.float64)
+        sizes = (threads, 1, 1, size)
+        library.call("weighted_sum", sizes, empty, empty, empty, a, a, threads, empty, empty)
+
+
 def test_gradients_in_bfloat16() -> None:
     block = lively_block()
     inputs = torch.randn(2, 251, block.proj_up.in_features)

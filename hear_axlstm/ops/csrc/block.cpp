@@ -111,15 +111,19 @@ void block_end(const Sizes& sizes, const BlockWeights& weights, const float* log
 }  // namespace
 
 #define BLOCK(T, NAME)                                                                             \
-    extern "C" void block_begin_##NAME(const Sizes* sizes, const BlockWeights* weights,            \
-                                       const float* tokens, Index threads, T* context, T* space,   \
-                                       float* gates) {                                             \
-        block_begin(*sizes, *weights, tokens, threads, context, space, gates);                     \
+    extern "C" Index block_begin_##NAME(const Sizes* sizes, const BlockWeights* weights,           \
+                                        const float* tokens, Index threads, T* context, T* space,  \
+                                        float* gates) {                                            \
+        return guarded(                                                                            \
+            [=] { block_begin(*sizes, *weights, tokens, threads, context, space, gates); });       \
     }                                                                                              \
-    extern "C" void block_end_##NAME(                                                              \
+    extern "C" Index block_end_##NAME(                                                             \
         const Sizes* sizes, const BlockWeights* weights, const float* log_i, const float* log_f,   \
         double* m, float* memory, float* normalizer, Index threads, T* space, float* tokens) {     \
-        block_end(*sizes, *weights, log_i, log_f, m, memory, normalizer, threads, space, tokens);  \
+        return guarded([=] {                                                                       \
+            block_end(*sizes, *weights, log_i, log_f, m, memory, normalizer, threads, space,       \
+                      tokens);                                                                     \
+        });                                                                                        \
     }
 
 BLOCK(float, float32)

@@ -125,7 +125,7 @@ Index group() {
 }  // namespace
 
 // Checked by library.py: the version of all exported functions, and the sizes in weights' shapes.
-extern "C" const Index constants[] = {8, WIDTH, PLACES};
+extern "C" const Index constants[] = {9, WIDTH, PLACES};
 
 // Columns of a packed group.
 extern "C" Index gemm_columns() { return group(); }
@@ -189,59 +189,69 @@ void cell_sums(const T* q, const T* k, const T* v, const double* a, const double
 }
 
 #define ENTRY_POINTS(T, NAME)                                                                      \
-    extern "C" void before_cell_##NAME(const Sizes* sizes, const Weights* weights, const T* xz,    \
-                                       Index earlier, Index first, Index end, T* c, T* k, T* v,    \
-                                       float* gates) {                                             \
-        before_cell(xz, *sizes, *weights, earlier, first, end, c, k, v, gates);                    \
+    extern "C" Index before_cell_##NAME(const Sizes* sizes, const Weights* weights, const T* xz,   \
+                                        T* c, T* k, T* v, float* gates) {                          \
+        const Index end = sizes->B * sizes->S;                                                     \
+        return guarded([=] { before_cell(xz, *sizes, *weights, 0, 0, end, c, k, v, gates); });     \
     }                                                                                              \
-    extern "C" void after_cell_##NAME(const Sizes* sizes, const Weights* weights, const T* u,      \
-                                      const float* sums, const float* floor, const T* c,           \
-                                      const T* xz, float cell_eps, float norm_eps, Index first,    \
-                                      Index end, Index out_row, T* out) {                          \
-        after_cell(u, sums, floor, c, xz, *sizes, *weights, cell_eps, norm_eps, first, end,        \
-                   out_row, out);                                                                  \
+    extern "C" Index after_cell_##NAME(const Sizes* sizes, const Weights* weights, const T* u,     \
+                                       const float* sums, const float* floor, const T* c,          \
+                                       const T* xz, float cell_eps, float norm_eps, T* out) {      \
+        const Index end = sizes->B * sizes->H, E = sizes->E();                                     \
+        return guarded([=] {                                                                       \
+            after_cell(u, sums, floor, c, xz, *sizes, *weights, cell_eps, norm_eps, 0, end, E,     \
+                       out);                                                                       \
+        });                                                                                        \
     }                                                                                              \
-    extern "C" void after_cell_backward_##NAME(                                                    \
+    extern "C" Index after_cell_backward_##NAME(                                                   \
         const Sizes* sizes, const Weights* weights, const T* u, const float* sums,                 \
         const float* floor, const T* c, const T* xz, float cell_eps, float norm_eps,               \
         const T* d_out, T* d_u, float* d_sums, float* d_floor, float* d_c, T* d_xz,                \
         const Gradients* d) {                                                                      \
-        BY_ISA(after_cell_backward(u, sums, floor, c, xz, *sizes, *weights, cell_eps, norm_eps,    \
-                                   d_out, d_u, d_sums, d_floor, d_c, d_xz, *d))                    \
-    }                                                                                              \
-    extern "C" void before_cell_backward_##NAME(                                                   \
-        const Sizes* sizes, const Weights* weights, const T* xz, const float* d_gates,             \
-        const float* d_c, const T* d_q, const T* d_k, const T* d_v, T* d_xz, const Gradients* d) { \
-        BY_ISA(before_cell_backward(xz, *sizes, *weights, d_gates, d_c, d_q, d_k, d_v, d_xz, *d))  \
-    }                                                                                              \
-    extern "C" void gemm_##NAME(const T* x, const Word* packed, Index rows, Index K,               \
-                                Index columns, Index threads, T* out) {                            \
-        const Index flops = 2 * rows * K * columns;                                                \
-        in_parts(columns / group(), flops, threads, [=](Index first, Index end) {                  \
-            BY_ISA(product<false>(x, K, packed, rows, K, columns, first, end, out))                \
+        return guarded([=] {                                                                       \
+            BY_ISA(after_cell_backward(u, sums, floor, c, xz, *sizes, *weights, cell_eps,          \
+                                       norm_eps, d_out, d_u, d_sums, d_floor, d_c, d_xz, *d))      \
         });                                                                                        \
     }                                                                                              \
-    extern "C" void weighted_sum_##NAME(const Sizes* sizes, const T* q, const T* k, const T* v,    \
-                                        const double* a, const double* running_max, Index threads, \
-                                        T* u, float* n) {                                          \
+    extern "C" Index before_cell_backward_##NAME(                                                  \
+        const Sizes* sizes, const Weights* weights, const T* xz, const float* d_gates,             \
+        const float* d_c, const T* d_q, const T* d_k, const T* d_v, T* d_xz, const Gradients* d) { \
+        return guarded([=] {                                                                       \
+            BY_ISA(                                                                                \
+                before_cell_backward(xz, *sizes, *weights, d_gates, d_c, d_q, d_k, d_v, d_xz, *d)) \
+        });                                                                                        \
+    }                                                                                              \
+    extern "C" Index gemm_##NAME(const T* x, const Word* packed, Index rows, Index K,              \
+                                 Index columns, Index threads, T* out) {                           \
+        const Index flops = 2 * rows * K * columns;                                                \
+        const auto part = [=](Index first, Index end) {                                            \
+            BY_ISA(product<false>(x, K, packed, rows, K, columns, first, end, out))                \
+        };                                                                                         \
+        return guarded([=] { in_parts(columns / group(), flops, threads, part); });                \
+    }                                                                                              \
+    extern "C" Index weighted_sum_##NAME(const Sizes* sizes, const T* q, const T* k, const T* v,   \
+                                         const double* a, const double* running_max,               \
+                                         Index threads, T* u, float* n) {                          \
         const Index S = sizes->S, K = sizes->K(), heads = sizes->B * sizes->H;                     \
-        in_parts(heads, 2 * heads * S * S * K, threads, [=](Index head, Index end) {               \
+        const auto part = [=](Index head, Index end) {                                             \
             const Index s = head * S, at = s * K;                                                  \
             BY_ISA(weighted_sum(q + at, k + at, v + at, end - head, S, K, a + s, running_max + s,  \
                                 u + at, n + s))                                                    \
-        });                                                                                        \
+        };                                                                                         \
+        return guarded([=] { in_parts(heads, 2 * heads * S * S * K, threads, part); });            \
     }                                                                                              \
-    extern "C" void weighted_sum_backward_##NAME(                                                  \
+    extern "C" Index weighted_sum_backward_##NAME(                                                 \
         const Sizes* sizes, const T* q, const T* k, const T* v, const double* a,                   \
         const double* running_max, const T* d_u, const float* d_n, Index threads, T* d_q, T* d_k,  \
         T* d_v, float* d_a, float* d_running_max) {                                                \
         const Index S = sizes->S, K = sizes->K(), heads = sizes->B * sizes->H;                     \
-        in_parts(heads, 5 * heads * S * S * K, threads, [=](Index head, Index end) {               \
+        const auto part = [=](Index head, Index end) {                                             \
             const Index s = head * S, at = s * K;                                                  \
             BY_ISA(weighted_sum_backward(q + at, k + at, v + at, end - head, S, K, a + s,          \
                                          running_max + s, d_u + at, d_n + s, d_q + at, d_k + at,   \
                                          d_v + at, d_a + s, d_running_max + s))                    \
-        });                                                                                        \
+        };                                                                                         \
+        return guarded([=] { in_parts(heads, 5 * heads * S * S * K, threads, part); });            \
     }
 
 ENTRY_POINTS(float, float32)

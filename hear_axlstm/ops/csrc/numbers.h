@@ -99,7 +99,9 @@ INLINE float exp_of(float given) {
     series = series * r + 0.5f;
     series = series * r + 1.0f;
     series = series * r + 1.0f;
-    const std::int32_t exponent = (std::int32_t(n) + 127) << 23;
+    std::uint32_t exponent;  // the last bits of `shifted` are those of n
+    std::memcpy(&exponent, &shifted, sizeof exponent);
+    exponent = (exponent + 127) << 23;
     float power;
     std::memcpy(&power, &exponent, sizeof power);
     return series * power;

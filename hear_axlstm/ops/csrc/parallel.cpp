@@ -8,9 +8,9 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <memory>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
@@ -73,9 +73,10 @@ public:
         const std::unique_lock<std::mutex> lock(busy_, std::try_to_lock);
         if (!lock) return false;
         try {
+            workers_.reserve(std::size_t(parts));
             while (Index(workers_.size()) < parts - 1)
                 workers_.push_back(std::make_unique<Worker>(Index(workers_.size()) + 1));
-        } catch (const std::system_error&) {  // the system can't start another thread
+        } catch (const std::exception&) {  // the system can't start another thread
         }
         const Index shared = std::min(parts, Index(workers_.size()) + 1);
         for (Index i = 1; i < shared; ++i) workers_[i - 1]->begin(part);
@@ -115,6 +116,11 @@ Team& team() {
 }  // namespace
 
 void share(Index parts, const Part& part) {
-    if (team().share(parts, part)) return;
-    for (Index i = 0; i < parts; ++i) part(i);
+    std::atomic<bool> failed{false};
+    const Part whole = [&](Index i) {
+        if (guarded([&] { part(i); })) failed = true;
+    };
+    if (!team().share(parts, whole))
+        for (Index i = 0; i < parts; ++i) whole(i);
+    if (failed) throw std::bad_alloc();
 }

@@ -8,7 +8,19 @@
 
 constexpr Index WORTH_A_THREAD = 1 << 22;  // FLOPs that outweigh the cost of handing work over
 
-// Calls part(i) for all i < parts, each on a thread of its own if there are enough.
+// Runs the work of a function that Python calls; 1 if memory ran out, else 0.
+template <class Work>
+Index guarded(Work work) noexcept {
+    try {
+        work();
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}
+
+// Calls part(i) for all i < parts, each on a thread of its own if there are enough. Throws
+// std::bad_alloc, once all have ended, if one of them did.
 void share(Index parts, const std::function<void(Index)>& part);
 
 // Calls work(first, end) for parts of the items, on at most `threads` threads including this one.
