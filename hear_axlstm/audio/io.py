@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hear_axlstm.audio.containers.part import Block
+from hear_axlstm.audio.containers.part import Block, Part
 from hear_axlstm.audio.decoders import open_part
 from hear_axlstm.audio.errors import AudioError, Fault, printable
 from hear_axlstm.audio.formats import (
@@ -23,6 +27,7 @@ from hear_axlstm.audio.random_access import RandomAccess
 from hear_axlstm.audio.resample import check_rate, resampled
 from hear_axlstm.wording import duration
 
+SETTLED = 2.0  # seconds; a later change has another modification time on every file system
 LONGEST_SECONDS = 24 * 3600.0  # a day at 16 kHz takes 5.5 GB
 
 
@@ -125,7 +130,7 @@ def _check_span(sample_rate: int, start: float, end: float | None) -> None:
 
 def _blocks(file: RandomAccess, start: float, end: float | None, longest: float) -> Iterator[Block]:
     """Yield the channel mean of all parts in order, from `start` to `end` seconds."""
-    parts = find_parts(file)
+    parts = _parts(file)
     if not parts:
         raise fault_of_unknown(file)
     before = taken = 0.0  # seconds
@@ -153,6 +158,33 @@ def _blocks(file: RandomAccess, start: float, end: float | None, longest: float)
             before += decoder.position / rate
     if start and not taken:
         raise Fault(f"too short: ends at {before:g} s, but the span begins at {start:g} s")
+
+
+@dataclass(frozen=True)
+class _Version:
+    """A file on disk, equal to itself until it changes."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int  # ns
+    file: RandomAccess = field(compare=False)
+
+
+@lru_cache(maxsize=8)
+def _parsed(version: _Version) -> list[Part]:
+    return find_parts(version.file)
+
+
+def _parts(file: RandomAccess) -> list[Part]:
+    """The recordings in a file; of spans in one file, only the first parses it."""
+    raw = getattr(file.file, "raw", None)
+    if isinstance(raw, io.FileIO):
+        stat = os.fstat(raw.fileno())
+        if time.time() - stat.st_mtime > SETTLED:
+            version = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+            return _parsed(_Version(*version, file))
+    return find_parts(file)
 
 
 def _check_length(seconds: float, longest: float) -> None:

@@ -1,6 +1,7 @@
 """Decoding: channels, rates and broken files."""
 
 import math
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from hear_axlstm.audio import io as module
 from hear_axlstm.audio.decoders import BLOCK_SAMPLES
 from hear_axlstm.audio.errors import AudioError
 from hear_axlstm.audio.io import load_audio
@@ -72,6 +74,19 @@ def test_a_span_is_that_part_of_the_whole(tmp_path: Path) -> None:
     for start, end in ((-1.0, None), (1.0, 1.0), (0.0, math.nan), (math.nan, None)):
         with pytest.raises(AudioError, match=r"start=|end="):
             load_audio(tmp_path / "tone.flac", start=start, end=end)
+
+
+def test_spans_parse_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, parsed = tmp_path / "a.wav", []
+    find = module.find_parts
+    monkeypatch.setattr(module, "find_parts", lambda file: parsed.append(1) or find(file))
+    for seconds in (3, 4):
+        soundfile.write(path, sine(16_000, seconds), 16_000)
+        load_audio(path)
+        os.utime(path, (seconds, seconds))  # long ago
+        for _ in range(2):
+            assert load_audio(path, start=2).size == (seconds - 2) * 16_000
+    assert len(parsed) == 4, "a file that has just changed may change again"
 
 
 def test_longest_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
