@@ -21,8 +21,8 @@ from tqdm import tqdm
 from benchmarks.tables import show
 from benchmarks.timing import Work, in_turns, machine
 from hearbench.probes import fast, official
-from hearbench.probes.fast.hardware import Precision, keep_freed_memory
-from hearbench.probes.runs import finished, make_fresh, test_score
+from hearbench.probes.fast.hardware import keep_freed_memory
+from hearbench.probes.runs import ProductType, finished, make_fresh, test_score
 from hearbench.stats import summarize
 
 
@@ -31,7 +31,7 @@ def main(
     seeds: int = 10,
     epochs: int = 60,
     rounds: int = 1,
-    precision: Precision = "auto",
+    precision: ProductType | None = None,
 ) -> None:
     """Measure and print a Markdown table.
 
@@ -40,8 +40,9 @@ def main(
         seeds: Seeds of full training; 0 measures the time only.
         epochs: Epochs of the timed runs.
         rounds: Repetitions of these; the table shows medians. 0 leaves them out.
-        precision: Precision of fast's products.
+        precision: Precision of fast's products, by default the fastest.
     """
+    precision = precision or fast.fastest_precision()
     torch.set_num_threads(1)
     keep_freed_memory()  # for both
     show(
@@ -61,7 +62,7 @@ def main(
     )
 
 
-def _row(folder: Path, seeds: int, epochs: int, rounds: int, precision: Precision) -> list[str]:
+def _row(folder: Path, seeds: int, epochs: int, rounds: int, precision: ProductType) -> list[str]:
     cells = [f"{folder.name}, {folder.parents[1].name.rpartition('-')[0]}"]
     with tempfile.TemporaryDirectory() as temporary:
         cut = _cut(folder, Path(temporary) / "embeddings", epochs)
@@ -80,7 +81,7 @@ def _cut(folder: Path, to: Path, epochs: int) -> Path:
     return to
 
 
-def _times(cut: Path, rounds: int, precision: Precision) -> list[str]:
+def _times(cut: Path, rounds: int, precision: ProductType) -> list[str]:
     results = (cut.parent / f"results{number}" for number in itertools.count())
     log = cut.parent / "log"
     works: dict[str, Work] = {
@@ -91,7 +92,7 @@ def _times(cut: Path, rounds: int, precision: Precision) -> list[str]:
     return [f"{theirs:.1f}", f"{ours:.1f}", f"{theirs / ours:.1f}x"]
 
 
-def _scores(folder: Path, temporary: Path, seeds: int, precision: Precision) -> list[str]:
+def _scores(folder: Path, temporary: Path, seeds: int, precision: ProductType) -> list[str]:
     folders = {seed: temporary / f"seed{seed}" for seed in range(seeds)}
     fast.train_and_test(folder, folders, "paper", temporary / "log", precision)
     task, system = folder.parents[2].name, folder.parents[1].name

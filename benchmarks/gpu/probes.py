@@ -38,8 +38,9 @@ def probes(sizes: Sizes, task: OfficialTask) -> dict[str, Any]:
             lr=[1e-4],
         )
         results = {seed: folder / f"seed{seed}" for seed in range(sizes.seeds)}
+        precision = fast.fastest_precision()
         start = time.perf_counter()
-        fast.train_and_test(embeddings, results, "paper", folder / "log")
+        fast.train_and_test(embeddings, results, "paper", folder / "log", precision)
         seconds = time.perf_counter() - start
         if not all(map(finished, results.values())):
             raise RuntimeError("the probes left a seed without its results")

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
+from hearbench.digests import update_from
 from hearbench.errors import HearbenchError
 from hearbench.progress import Progress
 
@@ -81,7 +82,7 @@ def download(url: str, path: Path, size: int | None = None, *, attempts: int | N
         FetchError: if it keeps failing.
     """
     part = path.with_name(path.name + ".part")
-    failures = 0
+    failures = most = 0
     with (
         requests.Session() as session,
         Progress(
@@ -89,12 +90,13 @@ def download(url: str, path: Path, size: int | None = None, *, attempts: int | N
         ) as progress,
     ):
         while True:
-            before = _size(part)
             try:
                 _attempt(session, url, part, progress)
                 break
             except (*DROPPED, _TryAgainError) as error:
-                failures = failures + 1 if _size(part) <= before else 1
+                # without a validator each attempt starts anew: only the largest size is progress
+                failures = failures + 1 if _size(part) <= most else 1
+                most = max(most, _size(part))
                 if failures >= (attempts or ATTEMPTS):
                     raise unreachable(error, urlsplit(url).hostname or url) or FetchError(
                         f"{url} failed {failures} times without progress, last with {error}: "
@@ -124,15 +126,15 @@ def unreachable(error: Exception, host: str) -> UnreachableError | None:
     return UnreachableError(reason)
 
 
-def verify(path: Path, checksum: str) -> None:
-    """Compare a file with its checksum; a wrong one is removed.
+def mismatch(path: Path, checksum: str) -> str:
+    """What a file has instead of its checksum, in words; empty if it has it.
 
     Args:
         path: the file.
         checksum: `<algorithm>:<hex digits>` or hex digits alone, of MD5, SHA-1, SHA-256 or SHA-512.
 
     Raises:
-        FetchError: if they differ.
+        FetchError: for anything else than a checksum.
     """
     algorithm, _, digits = checksum.rpartition(":")
     name = algorithm or {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}.get(len(digits), "")
@@ -141,14 +143,10 @@ def verify(path: Path, checksum: str) -> None:
     total = hashlib.new(name, usedforsecurity=False)
     bar = {"desc": f"checking {path.name}", "total": _size(path), "leave": False}
     with path.open("rb") as content, Progress.wrapattr(content, "read", **bar) as file:
-        while chunk := file.read(CHUNK):
-            total.update(chunk)
-    if total.hexdigest() != digits.lower():
-        path.unlink()
-        raise FetchError(
-            f"{path.name} is damaged: its {name} is {total.hexdigest()} instead of {digits}; "
-            "it was removed; run again to download it again"
-        )
+        update_from(total, file)
+    if total.hexdigest() == digits.lower():
+        return ""
+    return f"its {name} is {total.hexdigest()} instead of {digits}"
 
 
 def partial_size(path: Path) -> int:

@@ -91,7 +91,7 @@ def write(results: Results) -> None:
     out = results.plan.out
     with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["system", "task", "seed", "metric", "score", "seconds", "engine"])
+        writer.writerow(["system", "task", "seed", "metric", "percent", "seconds", "engine"])
         for run in results.runs:
             row = [run.system, run.task, run.seed, run.metric]
             writer.writerow([*row, f"{run.percent:.6f}", f"{run.seconds:.1f}", run.engine])

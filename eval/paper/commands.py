@@ -13,7 +13,7 @@ from hear_axlstm.training.signals import Interrupted
 from hearbench.cli.call import INTERRUPTED
 from hearbench.options import option
 from hearbench.paper_tables import PaperTable
-from hearbench.run.evaluate import Evaluation, Options, evaluate_systems
+from hearbench.run.evaluate import Evaluation, Options, check_options, evaluate_systems
 from paper.rerun import FILE, OWN, check_tasks, markdown, specs
 from paper.tables import finished, systems, write_table
 from paper.training import train
@@ -43,6 +43,7 @@ def ablations(
         trainings: number of training runs per row, with seeds from 0.
         out: output folder.
     """
+    check_options(options)  # training takes days
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     changes = {name: value for name, value in given.items() if value is not None}
     try:

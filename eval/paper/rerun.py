@@ -21,10 +21,10 @@ from hear_axlstm.checkpoints.authors.published import PUBLISHED as AUTHORS
 from hearbench import paper_tables
 from hearbench.errors import WeightsError
 from hearbench.report.exports import markdown_rows
+from hearbench.report.score_tables import seeds
 from hearbench.results import PAPER, SCALES, THESE, Results
-from hearbench.run.evaluate import Options
+from hearbench.run.evaluate import Options, check_options
 from hearbench.stats import Estimate
-from hearbench.tasks.folders import find_tasks
 from hearbench.weights.fetch import default_folder, get_all
 from hearbench.weights.table import CHECKPOINTS, find
 from paper.rows import PaperError
@@ -65,19 +65,18 @@ def specs(weights: str) -> dict[str, str]:
 
 
 def check_tasks(weights: str, options: Options) -> None:
-    """Check the folder of tasks, before anything is downloaded.
+    """Check the tasks and the engine, before anything is downloaded.
 
     Raises:
-        PaperError: if none is named although "published" weights are to be downloaded.
-        TaskError: if it is not a folder of tasks, or one is broken.
+        PaperError: if no folder is named although "published" weights are to be downloaded.
+        TaskError, HearevalError: as `check_options` does.
     """
-    if options.tasks_dir is not None:
-        find_tasks(options.tasks_dir, options.tasks)
-    elif weights == FETCH_ALL:
+    if options.tasks_dir is None and weights == FETCH_ALL:
         raise PaperError(
             "the printed scores are of the official tasks: name their folder with --tasks-dir "
             "(make: TASKS_DIR=FOLDER); `hearbench fetch-tasks FOLDER` downloads them"
         )
+    check_options(options)
 
 
 def _in_folder(folder: Path) -> dict[str, str]:
@@ -215,8 +214,8 @@ def _caption(results: Results, evaluated: Mapping[str, str]) -> str:
     missing = [r.model for r in paper_tables.rows("table2") if r.model not in evaluated]
     return "\n".join([
         "Printed: the paper's Table 2, ten seeds. Here: the published checkpoint, "
-        f"{results.plan.seeds} seed(s) of the probe; in brackets the difference from the printed "
-        "score in standard errors of that difference, on complete official tasks. "
+        f"{seeds(results.cells.values())} of the probe; in brackets the difference from the "
+        "printed score in standard errors of that difference, on complete official tasks. "
         f"{SCALES[THESE]} is relative to {THESE} and comparable with nothing else; {SCALES[PAPER]} "
         "is on the scale of the paper's Table 2.",
         f"\nRows without a checkpoint: {', '.join(missing) or 'none'}.",

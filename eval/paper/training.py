@@ -52,17 +52,21 @@ def train(
     """
     if trainings < 1:
         raise PaperError(f"trainings={trainings}: at least one is needed")
-    rows = [(recipe, seed) for seed in range(trainings) for recipe in TABLES[table].rows]
+    if data is None:
+        changes = {**TOY, **changes}
     try:
+        configs = {  # before the audio is packed, which takes hours
+            run_name(recipe, seed): replace(RECIPES[recipe], **changes, seed=seed)
+            for seed in range(trainings)
+            for recipe in TABLES[table].rows
+        }
         if data is None:
-            data, changes = write_corpus(out / "corpus"), {**TOY, **changes}
+            data = write_corpus(out / "corpus")
         if not is_pack(data):
             started = any((out / "runs").glob(f"*/{CONFIG}"))
             data = pack(data, out / "pack", update=not started).folder
-        for number, (recipe, seed) in enumerate(rows, start=1):
-            name = run_name(recipe, seed)
-            note(f"[{number}/{len(rows)}] {name}")
-            config = replace(RECIPES[recipe], **changes, seed=seed)
+        for number, (name, config) in enumerate(configs.items(), start=1):
+            note(f"[{number}/{len(configs)}] {name}")
             pretrain(config, data, out / "runs" / name)
     except Interrupted:
         raise

@@ -134,7 +134,7 @@ def read_scores(path: Path, system: str | None) -> list[EvalResult]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                runs[row["system"]][row["task"], row["metric"]].append(float(row["score"]))
+                runs[row["system"]][row["task"], row["metric"]].append(float(row["percent"]))
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(f"{path} is not a results.csv of hearbench ({error!r})") from None
     chosen = next(iter(runs), None) if system is None and len(runs) == 1 else system

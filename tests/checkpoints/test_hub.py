@@ -229,7 +229,7 @@ def test_scores_are_in_the_card_and_its_metadata(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "results.csv"
-    rows = ["system,task,seed,metric,score,seconds,engine"]
+    rows = ["system,task,seed,metric,percent,seconds,engine"]
     rows += [f"mine,esc50,{n},top1_acc,{score},1,fast" for n, score in enumerate((50, 53))]
     results.write_text("\n".join([*rows, "naive,esc50,0,top1_acc,5,1,fast"]), "utf-8")
     push(str(run), REPO, scores=results, system="mine", dry_run=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import runpy
+import signal
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -202,3 +205,48 @@ def test_a_users_folder_is_never_replaced(tmp_path: Path) -> None:
         "mine.wav",
         "notes.txt",
     ]
+
+
+def test_only_what_was_generated_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a corpus of another size, or by another version."""
+    few = tuple(replace(t, clips=(1, 1, 1), classes=t.classes[:2]) for t in TASKS)
+    monkeypatch.setattr(writer, "TASKS", few)
+    tonics = ["tonics-mini"]
+    corpus, tasks = write_corpus(tmp_path / "corpus", 2), write_tasks(tmp_path / "tasks", tonics)
+    (corpus / "mine.wav").touch()
+    (tmp_path / "corpus.partial").mkdir()
+    with pytest.raises(ValueError, match=r"corpus contains other .* or move mine\.wav away"):
+        write_corpus(corpus, 3)
+    (corpus / "mine.wav").unlink()
+    assert len(list(write_corpus(corpus, 3).glob("*.wav"))) == 3
+    assert (tmp_path / "corpus.partial").is_dir()
+
+    monkeypatch.setattr(writer, "VERSION", "next")
+    clip = tasks / "tonics-mini" / "16000" / "train" / "mine.wav"
+    clip.touch()
+    with pytest.raises(ValueError, match=r"tonics-mini contains other .* 16000/train/mine\.wav"):
+        write_tasks(tasks, tonics)
+    clip.unlink()
+    resampled = tasks / "tonics-mini" / "32000"
+    (resampled / "train").mkdir(parents=True)
+    for name in (".resampled", "train/train-0000.wav", "../.32000.lock"):
+        (resampled / name).touch()
+    write_tasks(tasks, tonics)
+    assert not resampled.exists()
+
+
+def test_errors_of_the_command_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (tmp_path / "file").touch()
+    for out, clips, message in ((tmp_path / "file" / "x", 1, "file"), (tmp_path, 0, "clips=0")):
+        arguments = ["", "corpus", "--out", str(out), "--clips", str(clips)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_module("hearbench.synthetic", run_name="__main__")
+        assert stop.value.code == 2
+        errors = capsys.readouterr().err
+        assert errors.startswith("error: ") and message in errors and errors.count("\n") == 1

@@ -15,10 +15,13 @@ from hear_axlstm import checkpoints
 from hear_axlstm.pretrain import recipes
 from hearbench.paper_tables import PaperTable
 from hearbench.results import PAPER, THESE, Results
+from hearbench.run.evaluate import Options
 from hearbench.run.plan import Plan
 from hearbench.stats import Estimate
 from hearbench.systems.specs import parse_systems
-from paper import tables
+from hearbench.tasks.description import TaskError
+from paper import commands, tables, training
+from paper.commands import ablations
 from paper.rows import TABLES, PaperError
 from paper.training import train
 from tests.helpers.evaluation import task
@@ -108,6 +111,19 @@ def test_rows_are_trained_with_several_seeds(
 def test_no_finished_row_says_how_to_train_one(tmp_path: Path) -> None:
     with pytest.raises(PaperError, match="axlstm pretrain DATA --recipe ssast_tiny_8x16"):
         tables.finished("table4", tmp_path)
+
+
+def test_settings_are_checked_before_anything_long(
+    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "train", None)
+    with pytest.raises(TaskError, match="nowhere is not a directory"):
+        ablations(Options(tasks_dir=tmp_path / "nowhere", engine="fast"), audio, out=tmp_path)
+    with pytest.raises(TaskError, match="unknown task 'esc'"):
+        ablations(Options(tasks=("esc",), engine="fast"), audio, out=tmp_path)
+    monkeypatch.setattr(training, "pack", None)
+    with pytest.raises(PaperError, match="epochs=-1"):
+        train("table3", audio, tmp_path / "out", {"epochs": -1.0}, print)
 
 
 @pytest.mark.usefixtures("small_rows")

@@ -44,17 +44,10 @@ def fetch_tasks(
         workers: number of clips resampled at the same time; by default one per CPU.
         dry_run: only report sizes and disk space.
     """
-    if not rates or min(rates) < 1:
-        raise FetchError(f"rates={rates}: give sample rates in Hz, e.g. 16000")
-    if workers is not None and workers < 1:
-        raise FetchError(f"workers={workers}: at least one is needed")
+    _check(rates, workers)
     wanted = [task for task in _choose(tasks) if not _is_there(folder / task.folder, rates)]
     mirrors = MIRRORS if url is None else (Mirror(url.rstrip("/")),)
-    known = read_checksums(checksums) if checksums is not None else {}
-    if known and wanted and known.keys().isdisjoint(task.archive for task in wanted):
-        raise FetchError(
-            f"{checksums} names none of the archives: {', '.join(task.archive for task in wanted)}"
-        )
+    known = _checksums_of(wanted, checksums) if checksums is not None else {}
     archives = find_archives(wanted, folder / WORK, mirrors, known)
     needed = needs(archives, folder, rates, keep_archives)
     print(f"{len(archives)} task(s) to fetch: {needed}")
@@ -75,6 +68,22 @@ def fetch_tasks(
         print(f"Failed: {failure}", file=sys.stderr)
     print(f"Licenses of the datasets: {LICENSES}. Next: hearbench run --tasks-dir {folder}")
     return 1 if failures else 0
+
+
+def _check(rates: tuple[int, ...], workers: int | None) -> None:
+    if not rates or min(rates) < 1:
+        raise FetchError(f"rates={rates}: give sample rates in Hz, e.g. 16000")
+    if workers is not None and workers < 1:
+        raise FetchError(f"workers={workers}: at least one is needed")
+
+
+def _checksums_of(wanted: list[OfficialTask], file: Path) -> dict[str, str]:
+    """Read a file of checksums; raises if it has none of an archive that is wanted."""
+    known = read_checksums(file)
+    if known and wanted and known.keys().isdisjoint(task.archive for task in wanted):
+        names = ", ".join(task.archive for task in wanted)
+        raise FetchError(f"{file} names none of the archives: {names}")
+    return known
 
 
 def _choose(names: tuple[str, ...]) -> list[OfficialTask]:

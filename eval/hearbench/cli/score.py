@@ -16,6 +16,9 @@ from hearbench.results import PAPER, THESE, Results, collect
 from hearbench.run.plan import Plan
 from hearbench.stats import AggregateError, Estimate, paper_score
 
+SPREAD = ("half_width", "seeds", "lowest", "highest")
+"""The fields of an `Estimate` besides its mean."""
+
 
 def score(
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[OUT]")] = Path("runs/eval"),
@@ -87,8 +90,7 @@ def evaluation_scores(results: Results, scale: str | None) -> list[dict[str, Any
             label = system.label
             row: dict[str, Any] = {"system": label, "scale": name, "s": None}
             if value := results.aggregates[name].get(label):
-                row |= {"s": value.mean, "half_width": value.half_width, "seeds": value.seeds}
-                row |= {"lowest": value.lowest, "highest": value.highest}
+                row |= {"s": value.mean, **{name: getattr(value, name) for name in SPREAD}}
             else:
                 row["refused"] = results.refused[name][label]
             rows.append(row)
@@ -101,8 +103,7 @@ def _line(row: dict[str, Any]) -> str:
     if row["s"] is None:
         text += f"no s(m): {row['refused']}"
     elif "seeds" in row:
-        spread = row["half_width"], row["seeds"], row["lowest"], row["highest"]
-        text += str(Estimate(row["s"], *spread))
+        text += str(Estimate(row["s"], *(row[name] for name in SPREAD)))
     else:
         text += f"{row['s']:.1f}"
     if "printed" in row:

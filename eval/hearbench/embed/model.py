@@ -27,23 +27,26 @@ class EmbeddingError(HearbenchError, ValueError):
 
 
 class HearModel:
-    """The model of a system, on the GPU if there is one.
+    """The model of a system.
 
     Args:
         system: the system.
         fingerprint: what it must still have; None for any.
+        device: device of a torch module; by default the GPU if there is one.
 
     Raises:
         SystemSpecError: if it can't be loaded, or has another fingerprint.
         EmbeddingError: if it is a model of neither torch nor TensorFlow.
     """
 
-    def __init__(self, system: System, fingerprint: Fingerprint | None = None) -> None:
+    def __init__(
+        self, system: System, fingerprint: Fingerprint | None = None, device: str | None = None
+    ) -> None:
         self.module: Any
         self.module, self.model = load_system(system)
         if fingerprint is not None:
             check_unchanged(system, self.module, self.model, fingerprint)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.tensorflow: Any = None
         if isinstance(self.model, torch.nn.Module):
             self.model.to(self.device)
@@ -85,7 +88,10 @@ class HearModel:
 
 
 def _numpy(tensor: Any) -> Rows:
-    return tensor.detach().cpu().numpy() if isinstance(tensor, torch.Tensor) else np.asarray(tensor)
+    if not isinstance(tensor, torch.Tensor):
+        return np.asarray(tensor)
+    # NumPy has no bfloat16
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy()
 
 
 def check_output(

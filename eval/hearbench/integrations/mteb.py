@@ -18,9 +18,10 @@ from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from numpy.typing import NDArray
 
+from hearbench.embed.model import HearModel
 from hearbench.progress import Progress
-from hearbench.systems.fingerprint import Fingerprint, fingerprint_of
-from hearbench.systems.specs import load_system, parse_system
+from hearbench.systems.fingerprint import Fingerprint, fingerprint_of, hear_modules
+from hearbench.systems.specs import parse_system
 
 
 class HearEncoder(AbsEncoder):
@@ -31,20 +32,24 @@ class HearEncoder(AbsEncoder):
     Args:
         model_name: as for `hearbench run --systems`.
         revision: ignored.
-        device: torch device, by default the CPU.
+        device: torch device, by default the CPU; TensorFlow chooses its own.
+
+    Raises:
+        SystemSpecError: if the system can't be loaded.
+        EmbeddingError: if it is a model of neither torch nor TensorFlow.
     """
 
     def __init__(
         self, model_name: str, revision: str | None = None, device: str | None = None
     ) -> None:
         system = parse_system(model_name)
-        self.module, model = load_system(system)
+        self.hear = HearModel(system, device=device or "cpu")
+        self.model = self.hear.model
         # of other files, it depends on the systems loaded before which of them are imported
-        sources = (Path(self.module.__file__),) if self.module.__file__ else ()
-        found = fingerprint_of(system, self.module, model, sources)
-        self.mteb_model_meta = model_meta(system.label, model, found)
-        self.device = device or "cpu"
-        self.model = model.to(self.device) if isinstance(model, torch.nn.Module) else model
+        files = [part.__file__ for part in hear_modules(self.hear.module, self.model)]
+        sources = tuple(Path(file) for file in files if file)
+        found = fingerprint_of(system, self.hear.module, self.model, sources)
+        self.mteb_model_meta = model_meta(system.label, self.model, found)
 
     def encode(self, inputs: Any, **options: Any) -> NDArray[np.float32]:
         """Embed the clips of a loader.
@@ -69,10 +74,8 @@ class HearEncoder(AbsEncoder):
             by_length.setdefault(len(wave), []).append(index)
         rows: list[Any] = [None] * len(waves)
         for indices in by_length.values():
-            audio = torch.from_numpy(np.stack([waves[index] for index in indices]))
-            with torch.no_grad():
-                scenes = self.module.get_scene_embeddings(audio.to(self.device), self.model)
-            for index, scene in zip(indices, scenes.float().cpu().numpy(), strict=True):
+            scenes = self.hear.scenes(np.stack([waves[index] for index in indices]))
+            for index, scene in zip(indices, scenes.astype(np.float32), strict=True):
                 rows[index] = scene
         return np.stack(rows)
 
@@ -110,7 +113,7 @@ def model_meta(label: str, model: Any, found: Fingerprint) -> ModelMeta:
         open_weights=True,
         public_training_code=None,
         public_training_data=None,
-        framework=["PyTorch"],
+        framework=["PyTorch" if isinstance(model, torch.nn.Module) else "TensorFlow"],
         similarity_fn_name="cosine",
         use_instructions=False,
         training_datasets=None,

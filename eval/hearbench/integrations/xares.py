@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems.specs import load_system, parse_system
+from hearbench.systems.specs import SystemSpecError, load_system, parse_system
 
 PROBE_SECONDS = 4  # length of the clip that the timestamp spacing is measured on
 
@@ -34,6 +34,12 @@ class HearSystem(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.module, self.model = load_system(parse_system(self.spec))
+        kind = type(self.model)
+        if not issubclass(kind, nn.Module):
+            raise SystemSpecError(
+                f"system {self.spec!r}: its model is a {kind.__name__}, and X-ARES needs a "
+                "torch.nn.Module: choose another system"
+            )
         self.sampling_rate: int = self.model.sample_rate
         self.output_dim: int = self.model.timestamp_embedding_size
         probe = torch.zeros(1, PROBE_SECONDS * self.sampling_rate)

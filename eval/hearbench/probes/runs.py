@@ -3,6 +3,7 @@
 prediction-done.json         written last, with the time
 test.predicted-scores.json   the scores, of each fold and aggregated
 <fold>.predictions.pkl       targets and predictions of the test clips
+task_metadata.json, labelvocabulary.csv    of the task; the report reads them
 (links to the embeddings that the probes were trained on)
 """
 
@@ -17,20 +18,27 @@ from typing import Literal
 
 SCORES = "test.predicted-scores.json"
 DONE = "prediction-done.json"
+COPIED = ("task_metadata.json", "labelvocabulary.csv")
 ProductType = Literal["float32", "bfloat16"]
 """Type of the matrix products in training by the engine `fast`."""
 
 
 def make_fresh(folder: Path, embeddings: Path) -> None:
-    """Empty `folder` and link the files of `embeddings` into it, or copy them."""
+    """Empty `folder` and link the files of `embeddings` into it, or copy them.
+
+    A run can be reported without its embeddings, so what the report reads is always copied.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for file in embeddings.iterdir():
         if file.is_file() and not file.name.startswith("."):
             try:
-                (folder / file.name).symlink_to(os.path.relpath(file, folder))
+                if file.name not in COPIED:
+                    (folder / file.name).symlink_to(os.path.relpath(file, folder))
+                    continue
             except OSError:  # Windows and some file systems don't allow it
-                shutil.copyfile(file, folder / file.name)
+                pass
+            shutil.copyfile(file, folder / file.name)
 
 
 def finished(folder: Path, precision: ProductType | None = None) -> bool:

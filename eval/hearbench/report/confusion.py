@@ -53,16 +53,20 @@ def mistakes(plan: Plan, system: EvaluatedSystem, task: Task) -> Mistakes | None
     """Read the test predictions of every finished seed.
 
     Returns:
-        None for an event task, whose predictions are for frames, or if no seed is finished.
+        None for an event task, whose predictions are for frames, if no seed is finished, or if the
+        task's description was a link into embeddings that have been deleted.
     """
     finished = [seed for seed in range(plan.seeds) if plan.finished(system, task, seed)]
     folders = [plan.predictions(system, task, seed) for seed in finished]
     if not folders:
         return None
-    metadata = json.loads((folders[0] / "task_metadata.json").read_text("utf-8"))
+    try:
+        metadata = json.loads((folders[0] / "task_metadata.json").read_text("utf-8"))
+        labels = _labels(folders[0])
+    except FileNotFoundError:
+        return None
     if metadata["embedding_type"] != "scene":
         return None
-    labels = _labels(folders[0])
     seeds = [[_read(file) for file in sorted(f.glob(f"*{SUFFIX}"))] for f in folders]
     if not all(seeds):
         return None

@@ -8,8 +8,15 @@ from hearbench.progress import Progress
 from hearbench.report.confusion import Mistakes, mistakes
 from hearbench.report.paired_differences import Comparison, comparisons
 from hearbench.report.provenance import Provenance, provenance
-from hearbench.report.score_tables import ScoreTable, compared_with_printed, measured, plural
+from hearbench.report.score_tables import (
+    ScoreTable,
+    compared_with_printed,
+    measured,
+    plural,
+    seeds,
+)
 from hearbench.results import THESE, Results
+from hearbench.stats import Estimate
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,11 @@ class Content:
     mistakes: tuple[Mistakes, ...]
     """Mistakes, ordered by task, then system."""
     provenance: Provenance
+
+    @property
+    def differences(self) -> list[Estimate | None]:
+        """All differences of the comparisons."""
+        return [value for pair in self.comparisons for value in pair.differences]
 
 
 def gather(results: Results) -> Content:
@@ -47,7 +59,7 @@ def gather(results: Results) -> Content:
 
 
 def _lead(results: Results) -> str:
-    text = f"Audio embeddings evaluated by probes, {plural(results.plan.seeds, 'seed')} each."
+    text = f"Audio embeddings evaluated by probes, {seeds(results.cells.values())} each."
     ranked = sorted(results.aggregates[THESE].items(), key=lambda item: -item[1].mean)
     if len(ranked) > 1:
         (first, best), (second, next_best) = ranked[:2]

@@ -31,7 +31,7 @@ def markdown(content: Content) -> str:
     if content.comparisons:
         parts += ["## Two systems, seed by seed", _differences(content)]
         parts.append(
-            f"Difference of the scores of the same seed. {spread(content.results.plan)} * marks "
+            f"Difference of the scores of the same seed. {spread(content.differences)} * marks "
             "paired 95 % intervals (Student t) that exclude zero. They reflect the probe's seeds "
             "only, and are not corrected for the number of comparisons."
         )
@@ -56,20 +56,20 @@ def markdown_table(table: ScoreTable) -> str:
 
 
 def table_csv(content: Content) -> str:
-    """One line per score: table, source, model, parameters, column, mean, half width, seeds."""
+    """One line per score: where it stands in which table, its mean, interval, range and seeds."""
     file = StringIO()
     writer = csv.writer(file, lineterminator="\n")
     heads = ["table", "source", "model", "million_parameters", "area", "column"]
-    writer.writerow([*heads, "mean", "half_width", "seeds", "best"])
+    numbers = ("mean", "half_width", "lowest", "highest")
+    writer.writerow([*heads, *numbers, "seeds", "best"])
     for table in _tables(content):
         for row in table.rows:
             source = "measured" if row.measured else "printed"
             size = "" if row.parameters is None else f"{row.parameters:.6g}"
             for index, (head, cell) in enumerate(zip(table.heads, row.cells, strict=True)):
-                values = ["", "", ""]
-                if cell is not None:
-                    width = "" if cell.half_width is None else f"{cell.half_width:.4f}"
-                    values = [f"{cell.mean:.4f}", width, str(cell.seeds)]
+                found = [getattr(cell, name, None) for name in numbers]
+                values = ["" if value is None else f"{value:.4f}" for value in found]
+                values.append("" if cell is None else str(cell.seeds))
                 place = [table.name, source, row.name, size, head.area, head.text]
                 writer.writerow([*place, *values, "yes" if table.is_best(row, index) else ""])
     return file.getvalue()

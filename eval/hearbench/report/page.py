@@ -60,8 +60,8 @@ def _values(content: Content) -> dict[str, Any]:
             for task, group in groupby(content.mistakes, key=lambda found: found.task)
         ],
         "pictures": _pictures(content),
-        "spread": spread(plan),
-        "whiskers": whiskers(plan),
+        "spread": spread(content.differences),
+        "whiskers": whiskers(content.measured.scores),
         "provenance": content.provenance,
     }
 

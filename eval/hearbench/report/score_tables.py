@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hearbench import paper_tables
@@ -65,6 +65,11 @@ class ScoreTable:
     rows: tuple[Row, ...]
     caption: str
 
+    @property
+    def scores(self) -> list[Estimate | None]:
+        """All scores of the table."""
+        return [cell for row in self.rows for cell in row.cells]
+
     def best(self, column: int) -> float | None:
         """The best mean of a column, as printed."""
         means = [round(e.mean, 1) for row in self.rows if (e := row.cells[column])]
@@ -98,8 +103,9 @@ def measured(results: Results, scales: Sequence[str] = (THESE,)) -> ScoreTable:
         label = system.label
         cells = [results.cells.get((label, task.path.name)) for task in plan.tasks]
         rows.append(_row(system, cells + [results.aggregates[f].get(label) for f in scales]))
+    scores = [cell for row in rows for cell in row.cells]
     caption = (
-        f"Test scores by {_probes(plan)}: {_metrics(plan)}. {spread(plan)} "
+        f"Test scores by {_probes(plan)}: {_metrics(plan)}. {spread(scores)} "
         "Best in bold. s(m) is relative to the worst and best single runs of the systems in this "
         f"table, over {plural(len(plan.tasks), 'task')}: it can't be compared with other tables. "
         "Parameters are those of the module as loaded."
@@ -130,9 +136,10 @@ def compared_with_printed(results: Results) -> ScoreTable | None:
         tasks = [by_column[column.short].path.name for column in columns]
         cells_ = [results.cells.get((label, task)) for task in tasks]
         rows.append(_row(system, cells_ + [placed.get(label)] * bool(placed)))
+    ours = [cell for row in rows if row.measured for cell in row.cells]
     return ScoreTable("printed", "Compared with printed scores", tuple(heads), tuple(rows), (
         "Printed: Table 2 of the paper, ten seeds. Measured: this evaluation, "
-        f"{plural(results.plan.seeds, 'seed')}. Only complete official tasks, by name and "
+        f"{seeds(ours)}. Only complete official tasks, by name and "
         "version, are listed. Best in bold; * includes the decoder. "
         + (
             "s(m) is on the scale of the paper's Table 2 for all rows."
@@ -151,20 +158,37 @@ def _probes(plan: Plan) -> str:
     return f"hearbench's training of heareval's probes (engine fast, grid {plan.grid}){also}"
 
 
-def spread(plan: Plan) -> str:
-    """Describe the mean and its interval or range."""
-    if plan.seeds == 1:
-        return "One seed of the probe."
-    if plan.seeds < FEW_SEEDS:
-        return f"Mean over {plan.seeds} seeds of the probe and, in brackets, their range."
-    return f"Mean over {plan.seeds} seeds of the probe ± half of the 95 % interval (Student t)."
+def seeds(scores: Iterable[Estimate | None]) -> str:
+    """The number of seeds that these scores are means of: those that are finished."""
+    counts = {score.seeds for score in scores if score} or {0}
+    low, high = min(counts), max(counts)
+    return plural(high, "seed") if low == high else f"{low} to {high} seeds"
 
 
-def whiskers(plan: Plan) -> str:
+def spread(scores: Sequence[Estimate | None]) -> str:
+    """Describe the means and their intervals or ranges."""
+    ranges, intervals = _spreads(scores)
+    if not ranges and not intervals:
+        return f"{seeds(scores)} of the probe."
+    interval = " ± half of the 95 % interval (Student t)" if intervals else ""
+    few = f"; in brackets, the range where fewer than {FEW_SEEDS} are finished" if ranges else ""
+    return f"Mean over {seeds(scores)} of the probe{interval}{few}."
+
+
+def whiskers(scores: Sequence[Estimate | None]) -> str:
     """Describe the whiskers in pictures; empty if there are none."""
-    if plan.seeds == 1:
-        return ""
-    return "range of the seeds" if plan.seeds < FEW_SEEDS else "95 % interval over the seeds"
+    ranges, intervals = _spreads(scores)
+    if not intervals:
+        return "range of the seeds" if ranges else ""
+    few = f", or their range where fewer than {FEW_SEEDS} are finished" if ranges else ""
+    return f"95 % interval over the seeds{few}"
+
+
+def _spreads(scores: Iterable[Estimate | None]) -> tuple[bool, bool]:
+    """Whether scores are shown with a range, and whether some are with an interval."""
+    found = [score for score in scores if score is not None and score.half_width is not None]
+    ranges = [score.range is not None for score in found]
+    return any(ranges), not all(ranges)
 
 
 def _metrics(plan: Plan) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -125,41 +125,50 @@ def make_plan(
         PlanError, TaskError, SystemSpecError, HearevalError: naming what is wrong and the remedy.
     """
     chosen = parse_systems(systems)
-    if options.engine == "heareval":
-        check_installed("--engine heareval (--engine fast is the other one)")
+    tasks = check_options(options)
+    if only_heareval := _only_heareval(tasks, options.engine):
+        listed = ", ".join(only_heareval)
+        note(f"Trained by heareval, because the fast engine does not support them: {listed}")
+    prints = fingerprints(chosen)
     if options.tasks_dir is None:
-        chosen_tasks(options.tasks)  # raises for an unknown name before any model is loaded
-        prints = fingerprints(chosen)
         tasks = find_tasks(write_tasks(out / "tasks", options.tasks), options.tasks)
-        only_heareval: tuple[str, ...] = ()
-    else:
-        tasks = find_tasks(options.tasks_dir, options.tasks)
-        only_heareval = _only_heareval(tasks, options.engine, note)
-        prints = fingerprints(chosen)
     evaluated = tuple(map(EvaluatedSystem, chosen, prints))
     rates = {system.fingerprint.sample_rate for system in evaluated}
     for task in tasks:
         for sentence in provide_audio(task, rates):
             note(sentence)
     tasks = tuple(with_audio(task, rates) for task in tasks)
-    plan = Plan(
-        out.resolve(), evaluated, tasks, options.seeds, options.grid, options.engine, only_heareval
-    )
-    if options.engine == "fast":
-        plan = replace(plan, precision=earlier_precision(out) or fast.fastest_precision())
+    # also for heareval, so that all evaluations by `fast` in this folder use the same
+    precision = earlier_precision(out) or fast.fastest_precision()
+    settings = options.seeds, options.grid, options.engine, only_heareval, precision
+    plan = Plan(out.resolve(), evaluated, tasks, *settings)
     plan.save()
     return plan
 
 
-def _only_heareval(
-    tasks: tuple[Task, ...], engine: Engine, note: Callable[[str], object]
-) -> tuple[str, ...]:
-    """The folders of the tasks that the engine leaves to heareval, which must be installed."""
+def check_options(options: Options) -> tuple[Task, ...]:
+    """Check the tasks and the engine before anything expensive, such as training, starts.
+
+    Returns:
+        The tasks of the folder; none if miniature tasks are to be generated.
+
+    Raises:
+        TaskError: if the folder is not one of tasks, one is broken, or a name is unknown.
+        HearevalError: if heareval is needed and not installed.
+    """
+    if options.engine == "heareval":
+        check_installed("--engine heareval (--engine fast is the other one)")
+    if options.tasks_dir is None:
+        chosen_tasks(options.tasks)
+        return ()
+    tasks = find_tasks(options.tasks_dir, options.tasks)
+    for name in _only_heareval(tasks, options.engine):
+        check_installed(f"the task {name}")
+    return tasks
+
+
+def _only_heareval(tasks: tuple[Task, ...], engine: Engine) -> tuple[str, ...]:
+    """The folders of the tasks that the engine leaves to heareval."""
     if engine == "heareval":
         return ()
-    names = tuple(task.path.name for task in tasks if not fast.supports(task.metadata))
-    if names:
-        listed = ", ".join(names)
-        note(f"Trained by heareval, because the fast engine does not support them: {listed}")
-        check_installed(f"the task {names[0]}")
-    return names
+    return tuple(task.path.name for task in tasks if not fast.supports(task.metadata))

@@ -30,6 +30,8 @@ from hearbench.tasks.folders import Task
 
 Engine = Literal["heareval", "fast"]
 LOCK = ".lock"
+SETTINGS = ("seeds", "grid", "engine", "only_heareval", "precision")
+"""The fields of a plan that are written as they are."""
 
 
 class PlanError(HearbenchError, ValueError):
@@ -73,7 +75,8 @@ class Plan:
     only_heareval: tuple[str, ...] = ()
     """Names of the task folders that always use heareval."""
     precision: ProductType = "float32"
-    """Type of the products of the engine `fast`; runs with another one count as missing."""
+    """Type of the products of the engine `fast`; runs with another one count as missing. An
+    evaluation by heareval keeps it for a later one by `fast`."""
 
     def __post_init__(self) -> None:
         if self.grid not in get_args(Grid):
@@ -125,11 +128,7 @@ class Plan:
         return {
             "models": [system_record(system) for system in self.systems],
             "tasks": [task_record(task) for task in self.tasks],
-            "seeds": self.seeds,
-            "grid": self.grid,
-            "engine": self.engine,
-            "only_heareval": self.only_heareval,
-            "precision": self.precision,
+            **{name: getattr(self, name) for name in SETTINGS},
         }
 
     @classmethod
@@ -144,16 +143,9 @@ class Plan:
             content = json.loads(file.read_text("utf-8"))
             systems = tuple(_system(entry) for entry in content["models"])
             tasks = tuple(_task(entry) for entry in content["tasks"])
-            return cls(
-                out,
-                systems,
-                tasks,
-                content["seeds"],
-                content["grid"],
-                content["engine"],
-                tuple(content["only_heareval"]),
-                content["precision"],
-            )
+            settings = {name: content[name] for name in SETTINGS}
+            settings["only_heareval"] = tuple(settings["only_heareval"])
+            return cls(out, systems, tasks, **settings)
         except FileNotFoundError:
             raise PlanError(f"{file} does not exist: evaluate first (hearbench run)") from None
         except PlanError:
@@ -163,11 +155,9 @@ class Plan:
 
 
 def earlier_precision(out: Path) -> ProductType | None:
-    """The type of the products of an earlier evaluation by `fast` in `out`; None without one."""
+    """The type of the products of earlier evaluations in `out`; None without one."""
     with suppress(PlanError):
-        earlier = Plan.load(out)
-        if earlier.engine == "fast":
-            return earlier.precision
+        return Plan.load(out).precision
     return None
 
 

@@ -48,7 +48,7 @@ def _embed(plan: Plan, workers: int, backend: Backend) -> list[Failure]:
     missing = [
         (system, task, plan.embeddings(system, task))
         for system, task in _pairs(plan)
-        if embedded(task, plan.embeddings(system, task)) is None
+        if _unfinished(plan, system, task) and embedded(task, plan.embeddings(system, task)) is None
     ]
     # With few jobs, each uses the cores of the idle workers.
     threads = max(1, workers // max(1, len(missing))) if backend == "loky" else 1
@@ -115,11 +115,16 @@ def _missing_runs(plan: Plan) -> list[Missing]:
     missing = []
     for system, task in _pairs(plan):
         embeddings = embedded(task, plan.embeddings(system, task))
-        seeds = [seed for seed in range(plan.seeds) if not plan.finished(system, task, seed)]
+        seeds = _unfinished(plan, system, task)
         todo = {seed: plan.predictions(system, task, seed) for seed in seeds}
         if embeddings is not None and todo:
             missing.append((system, task, embeddings, todo))
     return missing
+
+
+def _unfinished(plan: Plan, system: EvaluatedSystem, task: Task) -> list[int]:
+    """The seeds whose run is missing; without any, the embeddings are not needed."""
+    return [seed for seed in range(plan.seeds) if not plan.finished(system, task, seed)]
 
 
 def _pairs(plan: Plan) -> list[tuple[EvaluatedSystem, Task]]:

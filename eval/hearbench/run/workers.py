@@ -32,6 +32,9 @@ MODULES = {"loky": "joblib", "dask": "distributed", "ray": "ray"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 POLL_EVERY = 1.0  # seconds between checks of the progress and of the parent process
 IDLE_TIMEOUT = 300  # seconds after which an idle worker ends
+DEATHS = {"TerminatedWorkerError", "KilledWorker", "WorkerCrashedError", "RayActorError"}
+"""Errors of loky, Dask and Ray for a worker process that died."""
+ONE_JOB = threading.Lock()  # of a process: jobs redirect its output and patch heareval
 
 
 class SweepError(HearbenchError, RuntimeError):
@@ -72,8 +75,8 @@ def run(
         done: returns the finished part of the bar's total, based on the jobs' files.
 
     Raises:
-        SweepError: if the backend isn't installed, or a worker process was killed. Finished work is
-            kept.
+        SweepError: if the backend isn't installed or fails, or a worker process was killed.
+            Finished work is kept.
     """
     failures = []
     with bar, _followed(bar, done), _configured(backend, workers) as count:
@@ -88,10 +91,7 @@ def run(
                     bar.write(f"failed: {failure.name}: {failure.error}")
                     failures.append(failure)
         except Exception as error:  # from the backend: `attempt` raises none
-            raise SweepError(
-                f"a worker process died, perhaps out of memory ({type(error).__name__}): "
-                "run the same command with fewer --jobs; finished work is kept"
-            ) from error
+            raise SweepError(_reason(error, backend)) from error
         finally:
             if how != "list" and outcomes:
                 outcomes.close()  # kills the workers if they are still busy
@@ -104,7 +104,7 @@ def attempt(job: Job) -> Failure | None:
 
     torch.set_num_threads(1)  # more are slower for fits this small, and change the results
     try:
-        with ExitStack() as stack:
+        with ONE_JOB, ExitStack() as stack:
             for folder in job.folders:
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 # A cluster may still be busy with it for a sweep that was killed.
@@ -117,6 +117,20 @@ def attempt(job: Job) -> Failure | None:
                 file.write(traceback.format_exc())
         return Failure(job.name, f"{type(error).__name__}: {error}", job.log)
     return None
+
+
+def _reason(error: Exception, backend: Backend) -> str:
+    """Why the jobs could not be run, and what to do."""
+    name = type(error).__name__
+    if DEATHS & {kind.__name__ for kind in type(error).__mro__}:
+        return (
+            f"a worker process died, perhaps out of memory ({name}): "
+            "run the same command with fewer --jobs; finished work is kept"
+        )
+    return (
+        f"--backend {backend} failed ({name}: {error}): fix the cause, then run the same command "
+        "again; finished work is kept"
+    )
 
 
 @contextmanager
@@ -203,7 +217,12 @@ def _dask(workers: int) -> Iterator[None]:
     from distributed import Client
 
     elsewhere = dask.config.get("scheduler-address", None)
-    with Client(**({} if elsewhere else {"n_workers": workers, "threads_per_worker": 1})):
+    with Client(**({} if elsewhere else {"n_workers": workers, "threads_per_worker": 1})) as client:
+        if (most := max(client.nthreads().values(), default=1)) > 1:
+            raise SweepError(
+                f"a Dask worker at {elsewhere} has {most} threads, which would run jobs in one "
+                "process: start each worker with `dask worker --nthreads 1`"
+            )
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -24,6 +25,12 @@ from hearbench.tasks.description import TaskError
 VERSION = "v3"  # raise it when the audio changes: folders of other versions are replaced
 MODE = "miniature"
 STAMP = ".miniature-complete"
+CORPUS_FILE = re.compile(rf"{re.escape(STAMP)}|clip-\d+\.wav")
+TASK_FILE = re.compile(
+    r"task_metadata\.json|labelvocabulary\.csv|(train|valid|test)\.json"
+    # at the rate of the task, and resampled by hearbench.tasks.resample
+    r"|(\d+|\.\d+\.part)/((train|valid|test)/\4-\d+\.wav|\.resampled)|\.\d+\.lock"
+)
 NOT_OURS = "contains other files, not generated here: choose another folder"
 
 Clip = tuple[Path, Callable[[Rng], Wave]]
@@ -77,11 +84,11 @@ def write_corpus(out: Path, clips: int = 400) -> Path:
         `out`.
 
     Raises:
-        ValueError: if `clips` is not positive.
-        TaskError: if `out` contains other files.
+        TaskError: if `clips` is not positive, or `out` contains other files; a generated corpus of
+            another size or version is replaced.
     """
     if clips < 1:
-        raise ValueError(f"clips={clips}: at least 1 is needed")
+        raise TaskError(f"clips={clips}: at least 1 is needed")
     stamp = f"corpus of {clips} clips, {VERSION}\n"
     if _is_corpus(out, stamp):
         return out
@@ -103,7 +110,10 @@ def _missing_tasks(out: Path, chosen: Sequence[MiniatureTask]) -> list[Miniature
 
 def _is_corpus(out: Path, stamp: str) -> bool:
     if (out / STAMP).is_file():
-        return (out / STAMP).read_text("utf-8") == stamp
+        if (out / STAMP).read_text("utf-8") == stamp:
+            return True
+        _check_generated(out, CORPUS_FILE)
+        return False
     if out.is_file() or _content(out):
         raise TaskError(f"{out} {NOT_OURS}")
     return False
@@ -119,17 +129,30 @@ def _is_complete(folder: Path) -> bool:
         return False
     try:
         metadata = json.loads((folder / "task_metadata.json").read_text(encoding="utf-8"))
-        if metadata["mode"] == MODE:
-            return metadata["version"] == VERSION
+        is_ours, version = metadata["mode"] == MODE, metadata["version"]
     except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise TaskError(f"{folder} {NOT_OURS}")
+        is_ours, version = False, ""
+    if not is_ours:
+        raise TaskError(f"{folder} {NOT_OURS}")
+    if version != VERSION:
+        _check_generated(folder, TASK_FILE)
+    return version == VERSION
+
+
+def _check_generated(folder: Path, names: re.Pattern[str]) -> None:
+    """Raise unless all files of a folder that will be replaced have names that we give."""
+    for path in folder.rglob("*"):
+        is_folder = path.is_dir() and not path.is_symlink()
+        name = path.relative_to(folder).as_posix()
+        if not is_folder and not names.fullmatch(name):
+            raise TaskError(f"{folder} {NOT_OURS}, or move {name} away")
 
 
 @contextmanager
 def _draft(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside `out`, removed at the end; one process at a time gets it."""
-    draft = out.with_name(f"{out.name}.partial")
+    out = out.resolve()  # "." has no name
+    draft = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_name(f".{out.name}.lock")):
         shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed

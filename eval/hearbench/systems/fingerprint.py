@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from hearbench.digests import digest_of
 from hearbench.systems import catalog, specs
 from hearbench.systems.specs import DEFAULTS, System, SystemSpecError, load_system
 
@@ -77,15 +78,17 @@ def fingerprint(system: System) -> Fingerprint:
     """Load `system` and compute its fingerprint.
 
     The digest covers the module's name and version, the source files of its package as far as
-    loading has imported them (of a module outside of packages, those beside it), the model's state
-    (a torch module's `state_dict`) and settings (its `config`, if that is a dataclass), and the
-    file that it was loaded from, or all files of the folder.
+    loading has imported them (of a module outside of packages, those beside it), those of a HEAR
+    module that it wraps, the model's state (a torch module's `state_dict`) and settings (its
+    `config`, if that is a dataclass), and the file that it was loaded from, wherever that is, or
+    all files of the folder.
 
     Raises:
         SystemSpecError: as `load_system` does.
     """
     module, model = load_system(system)
-    return fingerprint_of(system, module, model, _sources(module))
+    sources = {file for part in hear_modules(module, model) for file in _sources(part)}
+    return fingerprint_of(system, module, model, tuple(sorted(sources)))
 
 
 def fingerprint_of(
@@ -96,6 +99,12 @@ def fingerprint_of(
     is_torch = isinstance(model, torch.nn.Module)
     parameters = sum(p.numel() for p in model.parameters()) if is_torch else 0
     return Fingerprint(digest, model.sample_rate, parameters, _version(module), sources)
+
+
+def hear_modules(module: ModuleType, model: Any) -> list[ModuleType]:
+    """A system's module, and the HEAR module that its model wraps (as in `msm_mae`), if any."""
+    inner = getattr(model, "module", None)
+    return [module, inner] if isinstance(inner, ModuleType) else [module]
 
 
 def check_unchanged(system: System, module: ModuleType, model: Any, before: Fingerprint) -> None:
@@ -125,14 +134,14 @@ def check_unchanged(system: System, module: ModuleType, model: Any, before: Fing
 
 
 def _digest(system: System, module: ModuleType, model: Any, sources: Sequence[Path]) -> str:
-    total = hashlib.sha256(
-        json.dumps([system.module, system.checkpoint, _version(module)]).encode()
-    )
+    is_file = system.checkpoint and Path(system.checkpoint).exists()
+    name = "" if is_file else system.checkpoint  # a path may be written in several ways
+    total = hashlib.sha256(json.dumps([system.module, name, _version(module)]).encode())
     for file in sources:
         total.update(file.read_bytes())
     total.update(_state(model))
     for file in _files(Path(system.checkpoint)) if system.checkpoint else []:
-        total.update(hashlib.sha256(file.read_bytes()).digest())
+        total.update(digest_of(file))
     return total.hexdigest()[:12]
 
 

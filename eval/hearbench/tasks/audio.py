@@ -10,6 +10,7 @@ from pathlib import Path
 
 import soundfile
 
+from hearbench.digests import digest_of
 from hearbench.in_threads import in_threads
 from hearbench.tasks.description import TaskError
 from hearbench.tasks.folders import Task, is_sample_rate
@@ -60,7 +61,7 @@ def with_audio(task: Task, sample_rates: Collection[int]) -> Task:
         check_audio(task, rate)
         files = sorted(descriptions) + clip_paths(task, rate)
         bar = {"desc": f"reading {task.path.name}", "unit": "file", "leave": False}
-        contents = in_threads(_file_digest, files, **bar)
+        contents = in_threads(digest_of, files, **bar)
         total = hashlib.sha256()
         for file, digest in zip(files, contents, strict=True):
             name = file.relative_to(task.path).as_posix()
@@ -77,7 +78,7 @@ def check_unchanged(task: Task, file: Path) -> None:
         TaskError: naming the file.
     """
     before = task.contents.get(file.relative_to(task.path).as_posix())
-    if before is not None and _file_digest(file) != before:
+    if before is not None and digest_of(file) != before:
         raise TaskError(
             f"{file} has changed since the evaluation began: run the same command again"
         )
@@ -112,7 +113,3 @@ def clip_paths(task: Task, sample_rate: int) -> list[Path]:
         for split in task.splits
         for clip in task.labels[split]
     ]
-
-
-def _file_digest(file: Path) -> bytes:
-    return hashlib.sha256(file.read_bytes()).digest()

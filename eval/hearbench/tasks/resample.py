@@ -2,8 +2,9 @@
 
 A task folder contains `<rate>/<split>/<clip>`. If a system needs another rate, the clips at the
 highest available rate are resampled by soxr and stored next to them, as 16-bit WAV like the
-official ones. A file beside them, `.resampled`, records the source, so that they are resampled
-again if it has changed.
+official ones. A file beside them, `.resampled`, records the source and two digests of it: one of
+sizes and times, and, since copying changes times, one of content. If both have changed, the clips
+are resampled again.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
 
 from hearbench.audio import load_audio, wav
+from hearbench.digests import digest_of
 from hearbench.in_threads import in_threads
 from hearbench.tasks.audio import check_audio, clip_paths
 from hearbench.tasks.description import TaskError
@@ -34,8 +37,8 @@ def provide_audio(task: Task, sample_rates: Collection[int]) -> list[str]:
         One note for each rate that was created.
 
     Raises:
-        TaskError: if there is no audio to start from, it can't be decoded, or the task's folder
-            can't be written.
+        TaskError: if there is no audio to start from, it is incomplete or can't be decoded, or the
+            task's folder can't be written.
     """
     notes = []
     for rate in sorted(sample_rates):
@@ -48,9 +51,10 @@ def provide_audio(task: Task, sample_rates: Collection[int]) -> list[str]:
                 if not _is_current(task, target):  # another evaluation may have made it meanwhile
                     _resample(task, source, rate)
         except OSError as error:
+            lacks = "has outdated audio" if target.is_dir() else "has no audio"
             raise TaskError(
-                f"{task.path.name} has no audio at {rate} Hz, and it can't be written to "
-                f"{target} ({error}): free some space, or resample the task elsewhere"
+                f"{task.path.name} {lacks} at {rate} Hz, and it can't be written to {target} "
+                f"({error}): free some space, or copy the task to a disk that can be written"
             ) from error
         lost = f", so there is nothing above {source / 2000:g} kHz" if source < rate else ""
         notes.append(
@@ -67,23 +71,49 @@ def _is_current(task: Task, folder: Path) -> bool:
     stamp = folder / STAMP
     if not stamp.is_file():
         return True
-    rate, _, state = stamp.read_text("utf-8").partition(" ")
-    return not (task.path / rate).is_dir() or state == _state(task, int(rate))
+    recorded = stamp.read_text("utf-8").split()
+    if len(recorded) != 3 or not is_sample_rate(recorded[0]):  # cut off, or by an older version
+        return _rates(task) == [folder]
+    source, state, content = recorded
+    if not (task.path / source).is_dir():
+        return True
+    check_audio(task, int(source))
+    if (found := _state(task, int(source))) == state:
+        return True
+    if _content(task, int(source)) != content:
+        return False
+    with suppress(OSError):  # on a read-only disk, the content is read each time
+        stamp.write_text(f"{source} {found} {content}", "utf-8")
+    return True
 
 
 def _state(task: Task, rate: int) -> str:
-    """A fingerprint of the names, sizes and modification times of the task's clips at a rate."""
+    """A digest of the names, sizes and modification times of the task's clips at a rate."""
     found = [
-        (path.name, stat.st_size, stat.st_mtime_ns)
+        (path.parent.name, path.name, stat.st_size, stat.st_mtime_ns)
         for path in clip_paths(task, rate)
         for stat in [path.stat()]
     ]
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
+def _content(task: Task, rate: int) -> str:
+    """A digest of the names and contents of the task's clips at a rate."""
+    clips = clip_paths(task, rate)
+    bar = {"desc": f"reading {task.path.name}", "unit": "clip", "leave": False}
+    digests = in_threads(digest_of, clips, **bar)
+    found = [(path.parent.name, path.name, d) for path, d in zip(clips, digests, strict=True)]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+def _rates(task: Task) -> list[Path]:
+    """The folders of the task's audio."""
+    return [part for part in task.path.iterdir() if is_sample_rate(part.name) and part.is_dir()]
+
+
 def _source(task: Task, wanted: int) -> int:
     """The highest rate of the folder, of those that were not resampled here if there is one."""
-    parts = [part for part in task.path.iterdir() if is_sample_rate(part.name) and part.is_dir()]
+    parts = [part for part in _rates(task) if part.name != str(wanted)]
     if not parts:
         raise TaskError(
             f"{task.path} has no audio: a system needs {wanted} Hz; fetch the task again"
@@ -105,10 +135,10 @@ def _resample(task: Task, source: int, rate: int) -> None:
             raise TaskError(str(error)) from error
         (draft / path.parent.name / path.name).write_bytes(wav(samples, rate))
 
-    state = _state(task, source)
+    stamp = f"{source} {_state(task, source)} {_content(task, source)}"
     clips = clip_paths(task, source)
     in_threads(write, clips, desc=f"resampling {task.path.name}", unit="clip")
-    (draft / STAMP).write_text(f"{source} {state}", "utf-8")
+    (draft / STAMP).write_text(stamp, "utf-8")
     target = task.path / str(rate)
     shutil.rmtree(target, ignore_errors=True)  # resampled from other audio
     draft.rename(target)

@@ -21,6 +21,7 @@ from typing import Any
 import platformdirs
 from filelock import FileLock, Timeout
 
+from hearbench.digests import update_from
 from hearbench.download import UnreachableError, download
 from hearbench.errors import HearbenchError, WeightsError
 from hearbench.weights import drive
@@ -259,6 +260,5 @@ def _digest(path: Path) -> str:
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
             with file.open("rb") as content:
-                while block := content.read(1 << 20):
-                    total.update(block)
+                update_from(total, content)
     return total.hexdigest()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from textwrap import dedent
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,6 +37,32 @@ def test_results_of_another_checkpoint_of_that_name_are_not_reused(tmp_path: Pat
     assert len({meta.name for meta in metas}) == 1
     revisions = [meta.revision for meta in metas]
     assert revisions[0] == revisions[1] != revisions[2] == revisions[3]
+
+
+def test_a_tensorflow_module_gets_its_own_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Module:
+        sample_rate, scene_embedding_size, timestamp_embedding_size = 16_000, 2, 2
+
+    convert = SimpleNamespace(Module=Module, convert_to_tensor=lambda audio: ("converted", audio))
+    monkeypatch.setitem(sys.modules, "tensorflow", convert)
+    code = """
+        import sys
+        def load_model(path=""):
+            return sys.modules["tensorflow"].Module()
+        def get_scene_embeddings(audio, model):
+            kind, clips = audio
+            assert kind == "converted"
+            return clips[:, :2].astype("float64")
+        get_timestamp_embeddings = None
+    """
+    (tmp_path / "module_of_tensorflow.py").write_text(dedent(code), "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    encoder = load_encoder("module_of_tensorflow")
+    rows = [{"audio": {"array": np.arange(8_000, dtype="f4"), "sampling_rate": 16_000}}]
+    found = encoder.encode(torch.utils.data.DataLoader(rows), show_progress_bar=False)
+    assert found.dtype == np.float32 and found.tolist() == [[0.0, 1.0]]
 
 
 def test_neighbors_in_a_batch_change_nothing() -> None:

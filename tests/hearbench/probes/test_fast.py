@@ -9,7 +9,7 @@ import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import numpy as np
@@ -30,7 +30,7 @@ from hearbench.probes.fast.randomness import Dropout, derived_seeds, initial
 from hearbench.probes.fast.train import Fit, ProbeState, Trainer
 from hearbench.probes.grid import GRID_POINTS, Grid, draw, paper_grid
 from hearbench.probes.official import HearevalError
-from hearbench.probes.runs import DONE, SCORES, finished
+from hearbench.probes.runs import DONE, SCORES, ProductType, finished
 
 Probe = Callable[..., torch.nn.Module]
 
@@ -89,7 +89,7 @@ def test_heareval_learns_the_same(
     with mock.patch.multiple(task_predictions, FullyConnectedPrediction=make):
         official.train_and_test(embeddings, {3: tmp_path / "theirs"}, "paper", tmp_path / "log")
     folders = {3: tmp_path / "ours", 4: tmp_path / "other"}
-    fast.train_and_test(embeddings, folders, "paper", tmp_path / "log", precision="float32")
+    fast.train_and_test(embeddings, folders, "paper", tmp_path / "log", "float32")
     (ours, our_tests), (theirs, their_tests) = read(tmp_path / "ours"), read(tmp_path / "theirs")
     assert list(ours) == list(theirs) and ours["score_mode"] == theirs["score_mode"]
     assert {**ours["hparams"], "initialization": ""} == {**theirs["hparams"], "initialization": ""}
@@ -190,27 +190,28 @@ def test_rounded_products_have_gradients() -> None:
 def test_finished_seeds_stay_and_others_are_redone_alike(tmp_path: Path) -> None:
     embeddings = write_embeddings(tmp_path / "task", folds=3, max_epochs=[6])
     folders = {seed: tmp_path / f"seed{seed}" for seed in range(3)}
-    fast.train_and_test(embeddings, folders, "paper", tmp_path / "log")
+    fast.train_and_test(embeddings, folders, "paper", tmp_path / "log", "float32")
     before = {seed: (folder / SCORES).read_bytes() for seed, folder in folders.items()}
     times = {seed: (folder / DONE).stat().st_mtime_ns for seed, folder in folders.items()}
     (folders[1] / DONE).unlink()  # as if killed before its end
     (folders[1] / "half-finished").touch()
-    fast.train_and_test(embeddings, folders, "paper", tmp_path / "log")
+    fast.train_and_test(embeddings, folders, "paper", tmp_path / "log", "float32")
     assert finished(folders[1]) and not (folders[1] / "half-finished").exists()
     again = (folders[1] / SCORES).read_bytes()
     assert read_scores(before[1]) == pytest.approx(read_scores(again), abs=1e-4)
     assert read_scores(before[1]) != pytest.approx(read_scores(before[0]), abs=1e-2)
     for seed in (0, 2):
         assert (folders[seed] / DONE).stat().st_mtime_ns == times[seed]
+    for name in ("task_metadata.json", "labelvocabulary.csv"):  # the report reads them
+        assert not (folders[0] / name).is_symlink()
 
 
 def test_seeds_with_products_of_another_type_are_redone(tmp_path: Path) -> None:
     embeddings = write_embeddings(tmp_path / "task", max_epochs=[6])
     folders = {0: tmp_path / "seed0"}
-    for precision in ("bfloat16", "float32", "auto"):
+    for precision in get_args(ProductType):
         fast.train_and_test(embeddings, folders, "paper", tmp_path / "log", precision)
-        kept = "float32" if precision == "auto" else precision
-        assert finished(folders[0], kept)
+        assert finished(folders[0], precision)
 
 
 def test_the_fastest_type_is_measured_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +233,9 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(
     embeddings = write_embeddings(tmp_path / "task", max_epochs=[6])
     monkeypatch.setattr(results, "_write_json", killed)
     with pytest.raises(KeyboardInterrupt):
-        fast.train_and_test(embeddings, {0: tmp_path / "seed"}, "paper", tmp_path / "log")
+        fast.train_and_test(
+            embeddings, {0: tmp_path / "seed"}, "paper", tmp_path / "log", "float32"
+        )
     assert not finished(tmp_path / "seed")
     assert "killed" in (tmp_path / "log").read_text("utf-8")
 
@@ -255,7 +258,9 @@ def test_tasks_for_heareval_are_refused(
     file.write_text(json.dumps(metadata | change), "utf-8")
     assert not fast.supports(metadata | change)
     with pytest.raises(fast.ProbeError, match=message):
-        fast.train_and_test(embeddings, {0: tmp_path / "seed"}, "paper", tmp_path / "log")
+        fast.train_and_test(
+            embeddings, {0: tmp_path / "seed"}, "paper", tmp_path / "log", "float32"
+        )
     assert not (tmp_path / "seed").exists()
 
 
@@ -264,7 +269,9 @@ def test_bad_embeddings_are_named(tmp_path: Path) -> None:
         folder = write_embeddings(tmp_path / message[:9], **options)
         damage.get(message, lambda _: None)(folder)
         with pytest.raises(fast.ProbeError, match=message):
-            fast.train_and_test(folder, {0: tmp_path / "seed"}, "paper", tmp_path / "log")
+            fast.train_and_test(
+                folder, {0: tmp_path / "seed"}, "paper", tmp_path / "log", "float32"
+            )
         return folder
 
     def replace(name: str, content: bytes) -> Callable[[Path], object]:
@@ -291,7 +298,7 @@ def test_bad_embeddings_are_named(tmp_path: Path) -> None:
     expect("leave a last batch of one", clips=1025)
     expect("ends before the first", max_epochs=[2])
     with pytest.raises(fast.ProbeError, match=r"task_metadata.json is missing"):
-        fast.train_and_test(tmp_path, {0: tmp_path / "seed"}, "paper", tmp_path / "log")
+        fast.train_and_test(tmp_path, {0: tmp_path / "seed"}, "paper", tmp_path / "log", "float32")
 
 
 def test_labels_are_never_unpickled(tmp_path: Path) -> None:
@@ -303,7 +310,7 @@ def test_labels_are_never_unpickled(tmp_path: Path) -> None:
 
     folder = write_embeddings(tmp_path / "task", max_epochs=[3])
     (folder / "train.target-labels.pkl").write_bytes(pickle.dumps([Hostile()]))
-    fast.train_and_test(folder, {0: tmp_path / "fast"}, "paper", tmp_path / "log")
+    fast.train_and_test(folder, {0: tmp_path / "fast"}, "paper", tmp_path / "log", "float32")
     assert finished(tmp_path / "fast")
     with pytest.raises(HearevalError, match=r"train.target-labels.pkl is not a list of labels"):
         official.train_and_test(folder, {0: tmp_path / "official"}, "paper", tmp_path / "log")

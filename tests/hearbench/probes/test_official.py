@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pickle
@@ -131,7 +132,10 @@ def test_table_and_records(finished: Plan) -> None:
     assert "broken on split: 0 of 2 seeds are finished." in text
     record = json.loads((finished.out / "results.json").read_text("utf-8"))
     assert len(record["runs"]) == 4 and record["versions"]["heareval"] == "2021.1.3"
-    assert len((finished.out / "results.csv").read_text("utf-8").splitlines()) == 5
+    with (finished.out / "results.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    percents = [f"{run['percent']:.6f}" for run in record["runs"]]
+    assert [row["percent"] for row in rows] == percents and "score" not in rows[0]
 
 
 def test_bad_plans(finished: Plan, tmp_path: Path) -> None:

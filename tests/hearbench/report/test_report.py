@@ -20,13 +20,13 @@ from sklearn.metrics import average_precision_score, confusion_matrix
 
 from hearbench import report
 from hearbench.report import pictures
-from hearbench.report.confusion import _read
+from hearbench.report.confusion import _read, mistakes
 from hearbench.report.content import Content, gather
 from hearbench.report.exports import summary
 from hearbench.report.paired_differences import certain
 from hearbench.report.pictures import Mark
 from hearbench.report.provenance import command
-from hearbench.report.score_tables import measured
+from hearbench.report.score_tables import measured, seeds, spread, whiskers
 from hearbench.results import collect
 from hearbench.run.plan import Engine, Plan
 from hearbench.stats import Estimate, by_seed
@@ -152,6 +152,12 @@ def test_tagging_has_average_precision_and_no_matrix(content: Content, plan: Pla
     assert [by_label[label] for label in found.labels] == pytest.approx(list(100 * expected))
 
 
+def test_runs_with_links_to_deleted_embeddings_have_no_mistakes(tmp_path: Path) -> None:
+    plan = write_evaluation(tmp_path, TASKS[:1], {"a": 30.0})
+    (plan.predictions(plan.systems[0], plan.tasks[0], 0) / "task_metadata.json").unlink()
+    assert mistakes(plan, plan.systems[0], plan.tasks[0]) is None
+
+
 def test_predictions_can_t_run_code(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:
@@ -238,7 +244,10 @@ def test_csv_has_the_same_numbers(folder: Path, content: Content) -> None:
     cell = content.results.cells["high", ESC]
     assert float(ours["high", "E50"]["mean"]) == pytest.approx(cell.mean, abs=1e-4)
     assert ours["high", "E50"]["best"] == "yes" and ours["low", "E50"]["best"] == ""
+    for name in ("lowest", "highest"):
+        assert float(ours["high", "E50"][name]) == pytest.approx(getattr(cell, name), abs=1e-4)
     assert {r["column"] for r in lines if r["source"] == "printed"} == {"E50", "F50K"}
+    assert {r["lowest"] for r in lines if r["source"] == "printed"} == {""}
 
 
 def test_markdown_and_latex(folder: Path) -> None:
@@ -269,6 +278,26 @@ def test_few_seeds_have_a_range_in_every_format(folder: Path, content: Content) 
         + texts["md"].partition("## Two systems")[2]
     )
     assert "±" not in ours and "Whiskers: range of the seeds" in texts["html"]
+
+
+def test_captions_follow_the_finished_seeds() -> None:
+    """The cells do, too: an unfinished evaluation of many seeds shows ranges."""
+    one, two = Estimate(1.0, None, 1, 1.0, 1.0), Estimate(66.7, 44.1, 2, 63.2, 70.2)
+    ten = Estimate(66.0, 4.0, 10, 50.0, 70.2)
+    interval, few = "± half of the 95 % interval (Student t)", "where fewer than 5 are finished"
+    for scores, text, drawn in (
+        ((None,), "0 seeds of the probe.", ""),
+        ((one, None), "1 seed of the probe.", ""),
+        ((one, ten), f"Mean over 1 to 10 seeds of the probe {interval}.", "95 % interval over"),
+        ((two,), f"Mean over 2 seeds of the probe; in brackets, the range {few}.", "range of the"),
+        (
+            (two, ten),
+            f"Mean over 2 to 10 seeds of the probe {interval}; in brackets, the range {few}.",
+            f"95 % interval over the seeds, or their range {few}",
+        ),
+    ):
+        assert spread(scores) == text and whiskers(scores).startswith(drawn)
+        assert seeds(scores) in text and bool(whiskers(scores)) == bool(drawn)
 
 
 def test_nothing_finished_is_said(plan: Plan, tmp_path: Path) -> None:

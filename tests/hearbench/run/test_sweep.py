@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +23,14 @@ from hearbench.embed.files import EMBEDDED, embedded
 from hearbench.probes import fast, official
 from hearbench.probes.runs import DONE, SCORES, finished
 from hearbench.run import evaluate, sweep, workers
-from hearbench.run.plan import EvaluatedSystem, Plan, PlanError, earlier_precision, lock_dir
+from hearbench.run.plan import (
+    Engine,
+    EvaluatedSystem,
+    Plan,
+    PlanError,
+    earlier_precision,
+    lock_dir,
+)
 from hearbench.run.workers import Failure, Job, SweepError, attempt
 from hearbench.systems import fingerprint
 from hearbench.systems.fingerprint import Fingerprint
@@ -76,6 +88,18 @@ def test_fast_takes_all_missing_seeds_of_a_task(
     assert {job.folders[0].parent.name for job in theirs} == {"heareval-paper"}
 
 
+def test_embeddings_are_made_only_for_missing_runs(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be deleted once all runs are finished."""
+    plan = replace(plan, seeds=2)
+    shutil.rmtree(plan.out / "embeddings")
+    for number, seeds in ((0, 2), (1, 1)):
+        for seed in range(seeds):
+            finish(plan.predictions(*pair(plan, number), seed))
+    assert [job.arguments[1] for job in jobs_of(plan, monkeypatch)] == [plan.tasks[1]]
+
+
 def test_seeds_are_shared_among_idle_workers(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     two = [job for job in jobs_of(plan, monkeypatch, 2) if job.function is fast.train_and_test]
     assert [list(job.arguments[1]) for job in two] == [[0, 2], [1]]
@@ -87,11 +111,8 @@ def test_seeds_are_shared_among_idle_workers(plan: Plan, monkeypatch: pytest.Mon
 def test_what_fast_is_asked(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
     monkeypatch.setattr(fast, "supports", lambda metadata: metadata["task_name"] != "events")
-    monkeypatch.setattr(evaluate, "check_installed", lambda why: None)
     monkeypatch.setattr(fast, "train_and_test", lambda *arguments: calls.append(arguments))
-    notes: list[object] = []
-    assert evaluate._only_heareval(plan.tasks, "fast", notes.append) == plan.only_heareval
-    assert len(notes) == 1 and str(notes[0]).endswith("does not support them: events")
+    assert evaluate._only_heareval(plan.tasks, "fast") == plan.only_heareval
     first, *_ = jobs_of(plan, monkeypatch)
     assert attempt(first) is None
     assert calls == [first.arguments] and first.arguments[-2] == first.log
@@ -131,9 +152,6 @@ def test_a_plan_s_file(plan: Plan) -> None:
         }
     ]
     assert Plan.load(plan.out) == plan
-    del content["precision"]  # a plan without it is of float32
-    (plan.out / "plan.json").write_text(json.dumps(content), "utf-8")
-    assert Plan.load(plan.out) == plan
 
 
 def test_types_of_products_never_mix(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,14 +179,16 @@ def test_the_type_of_products_is_measured_once(
     measured = iter(("bfloat16", "float32"))
     monkeypatch.setattr(fast, "fastest_precision", lambda: next(measured))
     monkeypatch.setattr(evaluate, "fingerprints", lambda _: [plan.systems[0].fingerprint])
+    monkeypatch.setattr(evaluate, "check_installed", lambda why: None)
 
-    def type_in(out: str) -> str:
-        options = evaluate.Options(tmp_path / "tasks", engine="fast")
+    def type_in(out: str, engine: Engine = "fast") -> str:
+        options = evaluate.Options(tmp_path / "tasks", engine=engine)
         made = evaluate.make_plan(("naive",), tmp_path / out, options, print)
         assert Plan.load(made.out) == made
         return made.precision
 
-    assert [type_in(out) for out in ("one", "one", "two")] == ["bfloat16", "bfloat16", "float32"]
+    assert [type_in("one"), type_in("one", "heareval"), type_in("one")] == ["bfloat16"] * 3
+    assert type_in("two") == "float32"
 
 
 def test_plans_without_a_valid_engine_are_refused(plan: Plan) -> None:
@@ -218,6 +238,29 @@ def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
         workers.run([], 1, "ray", tqdm(disable=True), lambda: 0.0)
 
 
+def test_a_dask_worker_has_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs in one process would share its random state and its output."""
+    address = SimpleNamespace(get=lambda *_: "tcp://head:8786")
+    client = nullcontext(SimpleNamespace(nthreads=lambda: {"a": 1, "b": 4}))
+    monkeypatch.setitem(sys.modules, "dask", SimpleNamespace(config=address))
+    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(Client=lambda: client))
+    with pytest.raises(SweepError, match=r"tcp://head:8786 has 4 threads.*--nthreads 1"):
+        workers.run([], 1, "dask", tqdm(disable=True), lambda: 0.0)
+
+
+def test_a_process_runs_one_job_at_a_time(tmp_path: Path) -> None:
+    busy = threading.Lock()
+
+    def work() -> None:
+        assert busy.acquire(blocking=False)
+        time.sleep(0.05)
+        busy.release()
+
+    jobs = [Job(str(n), (tmp_path / str(n),), tmp_path / "log", work, ()) for n in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(attempt, jobs)) == [None, None]
+
+
 def note(folder: Path) -> None:
     (folder.parent / f"{folder.name}-{os.getpid()}").touch()
 
@@ -234,6 +277,9 @@ def test_jobs_run_in_other_processes(tmp_path: Path) -> None:
     killed = [Job("killed", (tmp_path / "k",), tmp_path / "log", die, (tmp_path / "k",))]
     with pytest.raises(SweepError, match="a worker process died, perhaps out of memory"):
         workers.run(killed, 1, "loky", tqdm(disable=True), lambda: 0.0)
+    unsent = [Job("unsent", (tmp_path / "u",), tmp_path / "log", note, (threading.Lock(),))]
+    with pytest.raises(SweepError, match=r"--backend loky failed \(.*Error: .*pickle"):
+        workers.run(unsent, 1, "loky", tqdm(disable=True), lambda: 0.0)
 
 
 def test_a_job_that_fails_leaves_its_traceback(tmp_path: Path) -> None:

@@ -63,7 +63,19 @@ def test_the_digest_of_what_has_not_changed(
     (tmp_path / "weights.pt").write_bytes(b"weights")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert fingerprint(System("x", name, "weights.pt")).digest == "cd8d694dc891"
+    assert fingerprint(System("x", name)).digest == "70975984b123"
+    for path in ("weights.pt", "./weights.pt", str(tmp_path / "weights.pt")):
+        assert fingerprint(System("x", name, path)).digest == "a307dd5d409f"
+
+
+def test_fingerprint_follows_a_module_that_is_wrapped(module: str, tmp_path: Path) -> None:
+    sizes = "sample_rate = 16000\n    scene_embedding_size = timestamp_embedding_size = 3"
+    content = MODULE.replace("sample_rate = 16000", sizes)
+    digests = []
+    for changed in (content, content.replace(":3]", ":2]")):
+        (tmp_path / f"{module}.py").write_text(changed, "utf-8")
+        digests.append(fingerprint(System("x", "hearbench.systems.msm_mae", module)).digest)
+    assert digests[0] != digests[1]
 
 
 @pytest.mark.parametrize("name", ["alone", "top.apis.hear"])

@@ -73,6 +73,10 @@ def archive(server: FileServer, folder: Path) -> Archive:
     return find_archives([TASK], folder / ".fetch", [mirror], {})[0]
 
 
+def urls(archive: Archive) -> list[str]:
+    return [source.url for source in archive.sources]
+
+
 def write(folder: Path, content: bytes) -> Path:
     path = folder / "archive.tar.gz"
     path.write_bytes(content)
@@ -115,15 +119,17 @@ def test_an_interrupted_conversion_goes_on(
     monkeypatch.setattr(convert, "_replace", lambda t, c: (again.append(t.name), original(t, c)))
     fetch_task(archive(server, tmp_path), tmp_path, [16_000], 1)  # from what is here
     assert check_task(tmp_path / NAME).problems == ()
+    assert not list((tmp_path / ".fetch").iterdir())  # the archive was downloaded by us
     clips = [name for name in again if name.endswith(".wav")]
     assert clips and not set(clips) & set(written)
 
 
 def test_wrong_checksum(server: FileServer, tmp_path: Path) -> None:
     server.checksums[TASK.archive] = "md5:" + "0" * 32
-    with pytest.raises(FetchError, match="damaged: its md5 is"):
+    with pytest.raises(FetchError, match=r"damaged: its md5 is .* it was removed"):
         fetch_task(archive(server, tmp_path), tmp_path, [16_000], WORKERS)
     assert not (tmp_path / NAME).exists()
+    assert not (tmp_path / ".fetch" / TASK.archive).exists()
     known = {TASK.archive: hashlib.sha256(server.files[TASK.archive]).hexdigest()}
     mirror = Mirror(server.url, f"{server.url}/listing")
     [own] = find_archives([TASK], tmp_path / ".fetch", [mirror], known)
@@ -147,11 +153,31 @@ def test_mirrors_are_tried_in_order(server: FileServer, tmp_path: Path) -> None:
     empty = Mirror(f"{server.url}/none")
     mirrors = [empty, Mirror(server.url)]
     [found] = find_archives([TASK], tmp_path / ".fetch", mirrors, {})
-    assert found.urls == (f"{server.url}/none/{TASK.archive}", f"{server.url}/{TASK.archive}")
-    assert (found.size, found.checksum) == (None, "")
+    assert urls(found) == [f"{server.url}/none/{TASK.archive}", f"{server.url}/{TASK.archive}"]
+    assert (found.size, found.checksums) == (None, ())
     fetch_task(found, tmp_path, [16_000], WORKERS)
     with pytest.raises(FetchError, match=r"could not be downloaded .* returned 404 .* pass --url"):
-        fetch_task(replace(found, urls=found.urls[:1]), tmp_path, [16_000], WORKERS)
+        fetch_task(replace(found, sources=found.sources[:1]), tmp_path, [16_000], WORKERS)
+
+
+def test_each_mirror_has_its_own_checksum(server: FileServer, tmp_path: Path) -> None:
+    """The second record's archives are of another version than the first one's."""
+    with serving() as other:
+        other.files[TASK.archive] = b"of another version"
+        mirrors = [Mirror(f"{host.url}", f"{host.url}/listing") for host in (other, server)]
+        [found] = find_archives([TASK], tmp_path / ".fetch", mirrors, {})
+        del other.files[TASK.archive]
+        for folder in "abc":
+            (tmp_path / folder).mkdir()
+        fetch_task(found, tmp_path / "a", [16_000], WORKERS)
+        assert not found.path.exists()
+        found.path.write_bytes(server.files[TASK.archive])  # by hand
+        fetch_task(found, tmp_path / "b", [16_000], WORKERS)
+        assert found.path.is_file()
+        found.path.write_bytes(b"damaged")
+        with pytest.raises(FetchError, match=r"not the published .*its md5 is .*; its md5 is .*--"):
+            fetch_task(found, tmp_path / "c", [16_000], WORKERS)
+        assert found.path.is_file()
 
 
 def test_a_listing_is_taken_at_its_word(
@@ -160,12 +186,12 @@ def test_a_listing_is_taken_at_its_word(
     found = archive(server, tmp_path)
     content = server.files.pop(TASK.archive)
     assert found.size == len(content)
-    assert found.checksum == f"md5:{hashlib.md5(content).hexdigest()}"
+    assert found.checksums == (f"md5:{hashlib.md5(content).hexdigest()}",)
     server.files["hear2021-beijing_opera-v2-full-48000.tar.gz"] = content
-    assert archive(server, tmp_path).urls == ()
+    assert urls(archive(server, tmp_path)) == []
     assert "it has hear2021-beijing_opera-v2-full-48000.tar.gz" in caplog.text
     server.statuses = [500]
-    assert archive(server, tmp_path).urls == (f"{server.url}/{TASK.archive}",)
+    assert urls(archive(server, tmp_path)) == [f"{server.url}/{TASK.archive}"]
     assert "no sizes and checksums" in caplog.text
 
 
@@ -178,6 +204,9 @@ def test_needs(server: FileServer, tmp_path: Path) -> None:
     assert one.disk == pytest.approx(folders + 2.78 * 3600 * RATE * 2, rel=1e-3)
     assert one.download == pytest.approx(3 * folders, rel=1e-3)
     assert needs(found, tmp_path, [16_000], keep=True).disk > one.disk
+    found[0].partial.mkdir(parents=True)
+    (found[0].partial / "clip.wav").write_bytes(bytes(1000))
+    assert needs(found, tmp_path / "new", [16_000], keep=False).disk == one.disk - 1000
 
 
 def test_read_checksums(tmp_path: Path) -> None:
@@ -232,7 +261,7 @@ def test_hostile_members_are_refused(
     with pytest.raises(FetchError, match=message):
         fetch_task(archive(server, tasks_dir), tasks_dir, [16_000], WORKERS)
     left = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {Path("outer/tasks/.fetch") / TASK.archive}
+    assert left == {Path(f"outer/tasks/.fetch/{TASK.archive}{end}") for end in ("", ".downloaded")}
 
 
 def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

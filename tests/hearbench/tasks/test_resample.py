@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -45,6 +46,40 @@ def test_changed_audio_is_resampled_again(tmp_path: Path) -> None:
     (tmp_path / "tones/16000/.resampled").unlink()
     soundfile.write(tmp_path / "tones/16000/test/test-1.wav", np.ones(8_000), 16_000)
     assert provide_audio(task, [16_000]) == [], "a folder of the user is kept"
+
+
+def test_a_copied_task_is_not_resampled_again(tmp_path: Path) -> None:
+    task = read_task(write_task(tmp_path / "tones", clips=2, rate=48_000))
+    provide_audio(task, [16_000])
+    stamp = tmp_path / "tones/16000/.resampled"
+    before = stamp.read_text("utf-8")
+    os.utime(tmp_path / "tones/48000/test/test-1.wav", (0, 0))
+    assert provide_audio(task, [16_000]) == []
+    assert stamp.read_text("utf-8").split()[::2] == before.split()[::2]
+    assert stamp.read_text("utf-8") != before, "the next call need not read the clips"
+    stamp.write_text("", "utf-8")
+    assert len(provide_audio(task, [16_000])) == 1
+    (tmp_path / "tones/48000/test/test-1.wav").unlink()
+    with pytest.raises(TaskError, match=r"1 clip\(s\) are missing, the first is test-1\.wav"):
+        provide_audio(task, [16_000])
+    stamp.write_text("", "utf-8")
+    shutil.rmtree(tmp_path / "tones/48000")
+    assert provide_audio(task, [16_000]) == [], "there is no other audio"
+
+
+def test_outdated_audio_on_a_read_only_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = read_task(write_task(tmp_path / "tones", clips=2))
+    provide_audio(task, [8_000])
+    soundfile.write(tmp_path / "tones/16000/test/test-1.wav", np.zeros(4_000), 16_000)
+
+    def refuse(_: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("hearbench.tasks.resample.FileLock", refuse)
+    with pytest.raises(TaskError, match=r"has outdated audio at 8000 Hz, and .*Read-only"):
+        provide_audio(task, [8_000])
 
 
 def test_audio_of_a_lower_rate_is_said_to_lack_its_highs(tmp_path: Path) -> None:

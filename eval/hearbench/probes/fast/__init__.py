@@ -15,11 +15,11 @@ from typing import Any
 
 from hearbench.logs import output_to
 from hearbench.probes.fast.data import ProbeData, ProbeError, reason_against
-from hearbench.probes.fast.hardware import Precision, fastest_precision
+from hearbench.probes.fast.hardware import fastest_precision
 from hearbench.probes.fast.results import write
 from hearbench.probes.fast.train import Fit, Outcome, Trainer
 from hearbench.probes.grid import Grid, Point, draw
-from hearbench.probes.runs import finished, make_fresh
+from hearbench.probes.runs import ProductType, finished, make_fresh
 from hearbench.progress import Progress
 
 __all__ = ["ProbeError", "fastest_precision", "supports", "train_and_test"]
@@ -35,7 +35,7 @@ def train_and_test(
     folders: Mapping[int, Path],
     grid: Grid,
     log: Path,
-    precision: Precision = "auto",
+    precision: ProductType,
 ) -> None:
     """Train and test the probes of several seeds, and write the same files as heareval.
 
@@ -48,16 +48,14 @@ def train_and_test(
         folders: folder of the results by seed; created, or emptied if unfinished.
         grid: search space; its points are drawn as in heareval with the same seed.
         log: file that the output is appended to; it must be outside `folders`.
-        precision: type of the matrix products in training; "auto" uses bfloat16 if the hardware is
-            faster with it (benchmarks/RESULTS.md compares the scores), and keeps finished folders
-            of any type.
+        precision: type of the matrix products in training (`fastest_precision`;
+            benchmarks/RESULTS.md compares the scores).
 
     Raises:
         ProbeError: for a task that only heareval supports (see `supports`), and for embeddings or
             labels that no probe can be trained on.
     """
-    kept = None if precision == "auto" else precision
-    folders = {seed: folder for seed, folder in folders.items() if not finished(folder, kept)}
+    folders = {seed: folder for seed, folder in folders.items() if not finished(folder, precision)}
     if not folders:
         return
     data = ProbeData(embeddings)
@@ -76,7 +74,7 @@ def train_and_test(
                 done = {
                     "time": seconds,
                     "grid_points": len(points[seed]),
-                    "precision": str(trainer.product_dtype).removeprefix("torch."),
+                    "precision": precision,
                 }
                 write(data, folders[seed], outcomes[seed], done)
 

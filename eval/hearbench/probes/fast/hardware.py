@@ -8,22 +8,19 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
-from typing import Literal, get_args
 
 import torch
 
 from hearbench.probes.runs import ProductType
 
-Precision = Literal["auto", "float32", "bfloat16"]
-
-GAIN = 1.25  # minimum speedup at which "auto" chooses bfloat16
+GAIN = 1.25  # minimum speedup at which bfloat16 is chosen
 
 # glibc's mallopt: keep up to 2 GB of freed memory, take blocks of up to 1 GB from it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def fastest_precision() -> ProductType:
-    """The name of the type that "auto" chooses for training on this machine.
+    """The fastest type of products for training on this machine.
 
     A fresh process measures it with one thread, as probes are trained.
     """
@@ -33,26 +30,12 @@ def fastest_precision() -> ProductType:
 
 def _fastest_precision() -> ProductType:
     torch.set_num_threads(1)
-    is_rounded = product_dtype("auto", default_device()) == torch.bfloat16
-    return "bfloat16" if is_rounded else "float32"
+    return "bfloat16" if _has_fast_bfloat16(default_device()) else "float32"
 
 
 def default_device() -> torch.device:
     """A GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def product_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the dtype of a name; "auto" is bfloat16 where its matrix products are faster.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision={precision!r}: use one of {', '.join(get_args(Precision))}")
-    if precision == "auto":
-        return torch.bfloat16 if _has_fast_bfloat16(device) else torch.float32
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:

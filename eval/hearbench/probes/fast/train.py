@@ -18,17 +18,14 @@ import torch
 from torch import Tensor
 
 from hearbench.probes.fast.data import ProbeData, ProbeError
-from hearbench.probes.fast.hardware import (
-    Precision,
-    default_device,
-    keep_freed_memory,
-    product_dtype,
-)
+from hearbench.probes.fast.hardware import default_device, keep_freed_memory
 from hearbench.probes.fast.probes import BatchedProbes, losses
 from hearbench.probes.fast.scores import score
 from hearbench.probes.grid import Point, Shape
+from hearbench.probes.runs import ProductType
 
 BUDGET = {"cpu": 32 << 20, "cuda": 8 << 30}  # bytes of all probes: a cache, a share of a GPU
+PRODUCTS: dict[ProductType, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BUFFERS = 8  # approximate number of activations of one layer held at once
 
 
@@ -91,11 +88,11 @@ class Trainer:
     """
 
     def __init__(
-        self, data: ProbeData, precision: Precision, device: torch.device | None = None
+        self, data: ProbeData, precision: ProductType, device: torch.device | None = None
     ) -> None:
         self.data = data
         self.device = device or default_device()
-        self.product_dtype = product_dtype(precision, self.device)
+        self.product_dtype = PRODUCTS[precision]
         if self.device.type == "cpu":
             keep_freed_memory()
         self.by_loss = not data.metadata.get("use_scoring_for_early_stopping", True)

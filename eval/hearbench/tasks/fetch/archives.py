@@ -18,18 +18,37 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Source:
+    """One mirror's copy of an archive; copies may differ."""
+
+    url: str
+    size: int | None = None
+    """Size in bytes, if the mirror lists it."""
+    checksum: str = ""
+    """`<algorithm>:<hex digits>`; empty if unknown."""
+
+
+@dataclass(frozen=True)
 class Archive:
     """The archive of one task."""
 
     task: OfficialTask
     path: Path
     """Path of the download."""
-    urls: tuple[str, ...]
-    """Possible sources, in the order in which they are tried."""
-    size: int | None = None
-    """Size in bytes, if a mirror lists it."""
-    checksum: str = ""
-    """`<algorithm>:<hex digits>`; empty if unknown."""
+    sources: tuple[Source, ...]
+    """The sources, in the order in which they are tried."""
+    checksums: tuple[str, ...] = ()
+    """The checksums that a file from any source may have; empty if unknown."""
+
+    @property
+    def size(self) -> int | None:
+        """Size in bytes in the first listing that has it."""
+        return next((source.size for source in self.sources if source.size is not None), None)
+
+    @property
+    def partial(self) -> Path:
+        """The unfinished folder of the task, which keeps the work of an interrupted call."""
+        return self.path.with_name(f"{self.task.folder}.partial")
 
 
 @dataclass(frozen=True)
@@ -38,7 +57,8 @@ class Needs:
 
     download: int
     disk: int
-    """Peak disk space: all task folders, and the largest archive (or all, if they are kept)."""
+    """Peak disk space: the rest of all task folders and of the largest archive (or of all archives,
+    if they are kept)."""
     free: int
     at_most: bool
     """Whether an archive's size is unknown and was replaced with an upper bound."""
@@ -69,7 +89,7 @@ def find_archives(
     listings = {mirror: _listing(mirror) for mirror in mirrors}
     archives = []
     for task in tasks:
-        urls, size, checksum = [], None, checksums.get(task.archive, "")
+        sources, given = [], checksums.get(task.archive, "")
         for mirror, listing in listings.items():
             if listing is not None and task.archive not in listing:
                 first = task.archive.split("-")[:2]  # hear2021-<task name>
@@ -77,11 +97,10 @@ def find_archives(
                 has = ", ".join(similar) or "nothing like it"
                 log.warning("%s has no %s; it has %s", mirror.files, task.archive, has)
                 continue
-            urls.append(f"{mirror.files}/{task.archive}")
-            if listing is not None and size is None:
-                size, listed = listing[task.archive]
-                checksum = checksum or listed
-        archives.append(Archive(task, folder / task.archive, tuple(urls), size, checksum))
+            size, listed = listing[task.archive] if listing is not None else (None, "")
+            sources.append(Source(f"{mirror.files}/{task.archive}", size, given or listed))
+        accepted = dict.fromkeys(filter(None, (given, *(source.checksum for source in sources))))
+        archives.append(Archive(task, folder / task.archive, tuple(sources), tuple(accepted)))
     return archives
 
 
@@ -90,7 +109,10 @@ def needs(archives: Sequence[Archive], folder: Path, rates: Sequence[int], keep:
     sizes = [archive.size or archive_bytes(archive.task) for archive in archives]
     here = [partial_size(archive.path) for archive in archives]
     left = [max(0, size - part) for size, part in zip(sizes, here, strict=True)]
-    folders = sum(folder_bytes(archive.task, rates) for archive in archives)
+    folders = sum(
+        max(0, folder_bytes(archive.task, rates) - _bytes_in(archive.partial))
+        for archive in archives
+    )
     existing = next(path for path in [folder, *folder.resolve().parents] if path.exists())
     at_most = any(archive.size is None for archive in archives)
     peak = sum(left) if keep else max(left, default=0)
@@ -115,6 +137,10 @@ def read_checksums(file: Path) -> dict[str, str]:
             f"{file}: not a list of checksums ({error}): write lines like sha256sum's, "
             "<hex digits>  <file name>"
         ) from error
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _listing(mirror: Mirror) -> dict[str, tuple[int | None, str]] | None:

@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hearbench.download import NotThereError, download, verify
-from hearbench.tasks.fetch.archives import Archive
+from hearbench.download import FetchError, NotThereError, download, mismatch
+from hearbench.tasks.fetch.archives import Archive, Source
 from hearbench.tasks.fetch.convert import convert
 
 
@@ -21,32 +21,64 @@ def fetch_task(
         folder: folder of HEAR task folders; the task's own appears there when it is complete.
         rates: sample rates to provide, in Hz.
         workers: number of threads.
-        keep: whether to keep the archive.
+        keep: whether to keep the archive; one that was put there by hand is always kept.
 
     Raises:
         FetchError: if it can't be downloaded, or is invalid.
     """
     archive.path.parent.mkdir(parents=True, exist_ok=True)
-    partial = archive.path.with_name(archive.task.folder + ".partial")
-    if not archive.path.is_file():
+    downloaded = archive.path.with_name(f"{archive.path.name}.downloaded")  # also by earlier calls
+    if archive.path.is_file():
+        _check(archive)
+    else:
         _download(archive)
-        shutil.rmtree(partial, ignore_errors=True)  # left by another download
-    if archive.checksum:
-        verify(archive.path, archive.checksum)
-    convert(archive.path, archive.task, partial, rates, workers)
-    partial.rename(folder / archive.task.folder)
-    if not keep:
-        archive.path.unlink()
+        downloaded.write_text(_identity(archive.path), "utf-8")
+        shutil.rmtree(archive.partial, ignore_errors=True)  # left by another download
+    convert(archive.path, archive.task, archive.partial, rates, workers)
+    archive.partial.rename(folder / archive.task.folder)
+    if downloaded.is_file():
+        if not keep and downloaded.read_text("utf-8") == _identity(archive.path):
+            archive.path.unlink()
+        downloaded.unlink()
+
+
+def _identity(file: Path) -> str:
+    """What tells a file from another one that has taken its place."""
+    return f"{file.stat().st_size} {file.stat().st_mtime_ns}"
+
+
+def _check(archive: Archive) -> None:
+    """Raise if an archive that is already there has none of the known checksums."""
+    faults = []
+    for checksum in archive.checksums:
+        if not (fault := mismatch(archive.path, checksum)):
+            return
+        faults.append(fault)
+    if faults:
+        raise FetchError(
+            f"{archive.path} is not the published archive ({'; '.join(faults)}): delete it, or "
+            "name a file with its checksum by --checksums"
+        )
 
 
 def _download(archive: Archive) -> None:
     refusals = ["no mirror lists it"]
-    for url in archive.urls:
+    for source in archive.sources:
         try:
-            return download(url, archive.path, archive.size)
+            return _download_from(source, archive.path)
         except NotThereError as error:
             refusals.append(str(error))
     raise NotThereError(
         f"{archive.path.name} could not be downloaded ({refusals[-1]}): pass --url with a mirror "
         f"that has it, or put the file into {archive.path.parent}"
     )
+
+
+def _download_from(source: Source, path: Path) -> None:
+    download(source.url, path, source.size)
+    if source.checksum and (fault := mismatch(path, source.checksum)):
+        path.unlink()
+        raise FetchError(
+            f"{path.name} from {source.url} is damaged: {fault}; it was removed; run again to "
+            "download it again"
+        )
