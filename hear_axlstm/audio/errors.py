@@ -19,8 +19,9 @@ class Fault(Exception):
 
 def may_pass(cause: BaseException | None) -> bool:
     """Whether an error of the system may not occur again, such as one of a network disk."""
-    is_of_system = isinstance(cause, OSError) and cause.errno is not None
-    return is_of_system and cause.errno not in LASTING and type(cause).__module__ == "builtins"
+    if not isinstance(cause, OSError) or type(cause).__module__ != "builtins":  # as PyAV's own
+        return False
+    return cause.errno is not None and cause.errno not in LASTING
 
 
 def printable(name: str) -> str:

@@ -58,6 +58,7 @@ def push(
         if is_checkpoint(path):  # with the optimizer's state and the paths of this machine
             path = Path(folder, checkpoints.FILE_NAME)
             save_tensors(path, config, training, tensors)
-        contents = {checkpoints.FILE_NAME: path, "README.md": text.encode()}
+        readme = text.encode()
+        contents: dict[str, Path | bytes] = {checkpoints.FILE_NAME: path, "README.md": readme}
         page = hub.upload(repo, contents, f"Upload {config.architecture} weights", private)
     print(f"published: {page}\nnext: load_model('{hub.SCHEME}{repo}') in Python")

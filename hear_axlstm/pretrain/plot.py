@@ -104,10 +104,10 @@ def _draw(axis: Any, panel: Panel, logs: dict[str, list[dict[str, Any]]]) -> Non
 
 def _points(lines: Sequence[dict[str, Any]], quantity: str | None) -> list[tuple[float, float]]:
     """Epochs and values of the lines with a finite value."""
-    found = [
-        (line["epoch"], line[quantity]) for line in lines if {"epoch", quantity} <= line.keys()
-    ]
-    return [(epoch, y) for epoch, y in found if math.isfinite(y)]
+    if quantity is None:
+        return []
+    found = [line for line in lines if "epoch" in line and quantity in line]
+    return [(line["epoch"], line[quantity]) for line in found if math.isfinite(line[quantity])]
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
