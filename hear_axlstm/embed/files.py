@@ -145,7 +145,8 @@ def _embed_on_first_rank(
         output.keep_report(found)
         if found.clips:
             _finish(output, planned, found, embedder, request)
-        output.remove_parts()
+        if not found.clips or found.fingerprint == planned.fingerprint:
+            output.remove_parts()  # else the next call tries the clips again that may work then
     with suppress(OSError):  # another process has locked it, or there are files of others
         output.parts.rmdir()
     if not found.clips:

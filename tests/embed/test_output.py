@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from hear_axlstm.audio.clips import AudioClip
+from hear_axlstm.audio.errors import AudioError
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed import files
 from hear_axlstm.embed.embedder import Embedder
@@ -78,6 +81,30 @@ def test_parts_are_removed_also_after_the_stamp(
     assert (tmp_path / "rec.npy.parts").exists()
     embed_files([clip], out, embedder)
     assert not (tmp_path / "rec.npy.parts").exists()
+
+
+def test_after_an_error_of_the_system_only_what_failed_is_tried_again(
+    embedder: Embedder, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "second.wav").write_bytes(clip.read_bytes())
+    decode, decoded = AudioClip.decode, []
+
+    def fail(clip: AudioClip, *args: object) -> np.ndarray:
+        if clip.id == "second.wav":
+            raise AudioError("not readable") from OSError(errno.ESTALE, "Stale file handle")
+        return decode(clip, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(files, "CLIPS_PER_SHARD", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(AudioClip, "decode", fail)
+        assert embed_files([tmp_path], tmp_path / "rec.npy", embedder).skipped == {
+            "not readable": 1
+        }
+    monkeypatch.setattr(
+        AudioClip, "decode", lambda c, *args: decoded.append(c.id) or decode(c, *args)
+    )
+    assert embed_files([tmp_path], tmp_path / "rec.npy", embedder).clips == 2
+    assert decoded == ["second.wav"] and not (tmp_path / "rec.npy.parts").exists()
 
 
 def test_a_report_or_stamp_of_another_program_is_not_replaced(
