@@ -125,7 +125,7 @@ compile-strict: ## Compile the C++ with all warnings as errors [CXX=clang++]
 
 sanitize: $(READY) ## Run the C++ tests under AddressSanitizer and UBSan [CXX=clang++]
 	$(call build-copy,sanitized,-O1 -g $(SANITIZERS))
-	@cd build/sanitized && ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$$($(CXX) -print-file-name=$(ASAN))" \
+	@cd build/sanitized && ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=$(ASAN))" \
 	    "$(abspath $(BIN))/python" -m pytest -q --capture=sys -p no:cacheprovider tests/ops/test_cpu_mixer.py tests/ops/test_cpu_block.py tests/ops/test_packed_linear.py
 	@echo "The sanitizers found nothing."
 

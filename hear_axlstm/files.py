@@ -95,7 +95,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 def replaced_name(name: str) -> str:
     """The name of the file that a temporary file was to replace; other names are returned as is."""
     temporary = TEMPORARY.fullmatch(name)
-    return temporary["name"] if temporary else name
+    return temporary["name"] if temporary else name.removesuffix(".partial")
 
 
 def _machine() -> str:

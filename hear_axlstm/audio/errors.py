@@ -6,7 +6,7 @@ import errno
 
 LONGEST_NAME = 200
 LASTING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM}
-LASTING |= {errno.ENAMETOOLONG, errno.ELOOP}
+LASTING |= {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}  # EINVAL: a bad name on Windows
 
 
 class AudioError(ValueError):

@@ -13,6 +13,7 @@ from hear_axlstm.audio.formats import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
 from hear_axlstm.wording import plural
 
 SHOWN = 5  # file extensions that a message lists
+STAMP, REQUEST = "embed.json", "request.json"  # in folders of embeddings, and of their parts
 
 
 class SourceError(ValueError):

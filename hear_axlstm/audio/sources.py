@@ -19,8 +19,10 @@ from operator import itemgetter
 from pathlib import Path
 
 from hear_axlstm.audio.clips import AudioClip, ClipGroup, Source
-from hear_axlstm.audio.errors import printable
+from hear_axlstm.audio.errors import may_pass, printable
 from hear_axlstm.audio.listing import (
+    REQUEST,
+    STAMP,
     SourceError,
     find_by_name,
     list_folder,
@@ -103,8 +105,10 @@ def _has_clips(path: str) -> bool:
 
 
 def _is_output(path: str) -> bool:
-    """Whether a match is a report of an earlier command, or a folder without any audio."""
-    return not list_folder(path).files if os.path.isdir(path) else is_report(Path(path))
+    """Whether a match was written by `axlstm embed`: embeddings, their parts, or a report."""
+    if os.path.isdir(path):
+        return any(os.path.isfile(os.path.join(path, name)) for name in (STAMP, REQUEST))
+    return path.lower().endswith(TABLE_SUFFIXES) and is_report(Path(path))
 
 
 def _listed() -> list[str]:
@@ -309,8 +313,9 @@ class TarSource:
                     clips += 1
         except Exception as error:  # of the tar format, a compression, a file or a connection
             detail = (str(error) or type(error).__name__).split(" @ <")[0]
-            reason = f"cut off after {plural(clips, 'clip')} ({detail}): download it again"
-            yield Skipped(name, reason, transient=is_remote(url))
+            remedy = "check the disk or network" if may_pass(error) else "download it again"
+            reason = f"cut off after {plural(clips, 'clip')} ({detail}): {remedy}"
+            yield Skipped(name, reason, transient=is_remote(url) or may_pass(error))
 
 
 class SeveralSources:

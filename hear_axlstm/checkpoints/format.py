@@ -128,10 +128,21 @@ def read_settings(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
         return _settings(file, path)[:2]
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Whether a safetensors file is a training checkpoint, with the state of the optimizer."""
+def stored_dtype(path: Path) -> torch.dtype:
+    """Data type of the weights in a safetensors file."""
     with _opened(path) as file:
-        return is_training_checkpoint(file.metadata() or {})
+        return file.get_tensor(next(name for name in file.keys() if ENCODER in name)).dtype  # noqa: SIM118
+
+
+def check(path: Path) -> None:
+    """Check a safetensors file without reading its tensors.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read` does, except for damaged values.
+    """
+    with _opened(_existing(path)) as file:
+        config, _, prefix = _settings(file, path)
+        _check_header(file, prefix, config, path)
 
 
 def _existing(path: Path) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hear_axlstm.audio.listing import REQUEST, STAMP
 from hear_axlstm.audio.skipped import REPORT_NAME, is_report
 from hear_axlstm.data.shards import Shard, Summary, is_shard_file
 from hear_axlstm.embed.writers import FORMATS, Format, write_folder
@@ -22,7 +23,7 @@ from hear_axlstm.files import (
     write_text,
 )
 
-REQUEST, JOINED = "request.json", "joined"
+JOINED = "joined"
 SHOWN = 60  # characters of a value in a message
 
 
@@ -73,7 +74,7 @@ class Output:
     @property
     def stamp(self) -> Path:
         """File that records what the embeddings were made from, written last."""
-        return self._beside("embed.json")
+        return self._beside(STAMP)
 
     @property
     def report(self) -> Path:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,19 +76,24 @@ def write_folder(folder: Path, joined: Path, shards: Sequence[Shard], size: int)
             index.writerow((clip.id, _write_clip(joined, clip), clip.facts["samples"]))
     for path in joined.iterdir():
         if (folder / path.name).is_dir():
-            _move_others(folder / path.name, path)
-            shutil.rmtree(folder / path.name)
-        os.replace(path, folder / path.name)
+            _replace_embeddings(folder / path.name, path)
+        else:
+            os.replace(path, folder / path.name)
 
 
-def _move_others(earlier: Path, folder: Path) -> None:
-    """Move what is not an embedding, such as notes, from the folder of an earlier run."""
-    for top, _, names in os.walk(earlier):
+def _replace_embeddings(folder: Path, new: Path) -> None:
+    """Replace the embeddings in a folder of an earlier run; other files, such as notes, stay."""
+    for top, _, names in os.walk(folder, topdown=False):
         for name in names:
-            if not name.endswith(".npy"):
-                target = folder / Path(top).relative_to(earlier)
-                target.mkdir(parents=True, exist_ok=True)
-                os.replace(Path(top, name), target / name)
+            if name.endswith(".npy"):
+                os.unlink(os.path.join(top, name))
+        with suppress(OSError):  # it holds other files
+            os.rmdir(top)
+    for top, _, names in os.walk(new):
+        target = folder / Path(top).relative_to(new)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            os.replace(os.path.join(top, name), target / name)
 
 
 def _write_clip(folder: Path, clip: Record) -> str:

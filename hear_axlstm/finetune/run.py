@@ -95,7 +95,7 @@ def finetune(train: Path, out: Path, config: FinetuneConfig) -> FinetuneReport:
 
 
 def _of_head(config: FinetuneConfig) -> FinetuneConfig:
-    """The settings of a head: in mode "full", the lengths given are those of the second stage."""
+    """The settings of the head; in mode "full", some of them are those of the second stage."""
     if config.mode != "full":
         return config
     return replace(config, epochs=None, patience=None, batch_size=None)

@@ -201,8 +201,12 @@ class PretrainConfig(RunConfig, TrainConfig):
     def conflicts(self, settings: Mapping[str, Any]) -> list[str]:
         """Names of settings that conflict with those of a run to resume, given by `to_dict`."""
         other = PretrainConfig.from_dict(settings)
+        names = [f.name for f in fields(TrainConfig)]
+        resolved = {"warmup_epochs": "warmup"}  # None has a value, too
         return [
-            f.name for f in fields(TrainConfig) if getattr(self, f.name) != getattr(other, f.name)
+            name
+            for name in names
+            if getattr(self, resolved.get(name, name)) != getattr(other, resolved.get(name, name))
         ]
 
     def for_corpus(self, clips: int) -> PretrainConfig:

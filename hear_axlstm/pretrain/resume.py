@@ -38,9 +38,7 @@ def with_kept_settings(config: PretrainConfig, corpus: Corpus, run: Path) -> Pre
         lr = before.lr if config.lr is None else config.lr
         config = replace(config, batch_size=before.batch_size, lr=lr)
     if config.schedule == before.schedule == "wsd" and config.warmup_epochs is None:
-        is_as_long = config.epochs == before.epochs
-        warmup = before.warmup_epochs if is_as_long else before.warmup
-        config = replace(config, warmup_epochs=warmup)
+        config = replace(config, warmup_epochs=before.warmup)
     return config
 
 
@@ -135,6 +133,4 @@ def find_start(
 
 def _differs_in_length(config: PretrainConfig, settings: Mapping[str, Any]) -> bool:
     """Whether a wsd run with these settings differs in its length alone."""
-    before, conflicts = PretrainConfig.from_dict(settings), set(config.conflicts(settings))
-    only_length = "epochs" in conflicts <= {"epochs", "warmup_epochs"}
-    return config.schedule == "wsd" and only_length and config.warmup == before.warmup
+    return config.schedule == "wsd" and config.conflicts(settings) == ["epochs"]

@@ -43,6 +43,8 @@ class Meter:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave the time spent inside out, e.g. that of an evaluation."""
+        if self.device.type == "cuda":  # which has not finished the steps yet
+            torch.cuda.synchronize(self.device)
         before = time.monotonic()
         yield
         self._began += time.monotonic() - before

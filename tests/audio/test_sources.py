@@ -52,6 +52,7 @@ def reasons(folder: Path) -> dict[str, str]:
 def test_a_pattern_leaves_out_what_commands_wrote(audio: Path) -> None:
     (audio / "s.npy.report.csv").write_text("id,reason\n0.wav,silent\n", "utf-8")
     (audio / "s.npy.parts").mkdir()
+    (audio / "s.npy.parts" / "request.json").touch()
     found = [clip.id for clip in open_source(f"{audio}/*").clips()]
     assert [Path(name).name for name in found] == sorted(
         path.name for path in audio.glob("[0-9].*")

@@ -27,6 +27,7 @@ def test_errors_of_the_system_may_pass_but_not_those_of_a_file() -> None:
     for lasting in (
         FileNotFoundError(errno.ENOENT, "No such file"),
         PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.EINVAL, "Invalid argument"),
         av.error.InvalidDataError(errno.EINVAL, "Invalid data"),
         None,
     ):

@@ -62,13 +62,16 @@ def test_other_files_beside_embeddings_stay(
     out = tmp_path / "rec"
     embed_files([clip.parent], out, embedder)
     (out / "scene" / ".DS_Store").write_text("of a file manager", "utf-8")
+    (out / "scene" / "notes").mkdir()
+    (out / "scene" / "notes" / "mine.txt").touch()
     with monkeypatch.context() as patch:
         patch.setattr(files, "_write_share", lambda *_: 1 / 0)
         embed_files([clip.parent], out, embedder)  # nothing to do
     (tmp_path / "second.wav").write_bytes(clip.read_bytes())
     embed_files([clip.parent], out, embedder)
     names = {path.name for path in (out / "scene").iterdir()}
-    assert names == {".DS_Store", "clip.wav.npy", "second.wav.npy"}
+    assert names == {".DS_Store", "notes", "clip.wav.npy", "second.wav.npy"}
+    assert (out / "scene" / "notes" / "mine.txt").exists()
 
 
 def test_parts_are_removed_also_after_the_stamp(

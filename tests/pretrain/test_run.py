@@ -307,6 +307,7 @@ def test_a_prolonged_run_resumes_where_it_was_interrupted(
     log = (tmp_path / "cut" / "log.jsonl").read_bytes()
     for same in (long, replace(long, warmup_epochs=short.warmup)):
         pretrain(same, tones, tmp_path / "cut")
+    assert not replace(short, warmup_epochs=short.warmup).conflicts(short.to_dict())
     assert (tmp_path / "cut" / "log.jsonl").read_bytes() == log, "it is finished"
     pretrain(replace(long, warmup_epochs=short.warmup), tones, tmp_path / "long")
     assert same_weights(tmp_path / "cut", tmp_path / "long")

@@ -90,7 +90,7 @@ def evaluation_scores(results: Results, scale: str | None) -> list[dict[str, Any
             label = system.label
             row: dict[str, Any] = {"system": label, "scale": name, "s": None}
             if value := results.aggregates[name].get(label):
-                row |= {"s": value.mean, **{name: getattr(value, name) for name in SPREAD}}
+                row |= {"s": value.mean, **{field: getattr(value, field) for field in SPREAD}}
             else:
                 row["refused"] = results.refused[name][label]
             rows.append(row)

@@ -32,13 +32,18 @@ def make_fresh(folder: Path, embeddings: Path) -> None:
     folder.mkdir(parents=True)
     for file in embeddings.iterdir():
         if file.is_file() and not file.name.startswith("."):
-            try:
-                if file.name not in COPIED:
-                    (folder / file.name).symlink_to(os.path.relpath(file, folder))
-                    continue
-            except OSError:  # Windows and some file systems don't allow it
-                pass
-            shutil.copyfile(file, folder / file.name)
+            target = folder / file.name
+            if file.name in COPIED or not _link(file, target):
+                shutil.copyfile(file, target)
+
+
+def _link(file: Path, target: Path) -> bool:
+    """Make `target` a link to a file, unless the system does not allow it."""
+    try:
+        target.symlink_to(os.path.relpath(file, target.parent))
+    except OSError:  # on Windows and some file systems
+        return False
+    return True
 
 
 def finished(folder: Path, precision: ProductType | None = None) -> bool:

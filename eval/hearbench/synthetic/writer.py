@@ -89,6 +89,8 @@ def write_corpus(out: Path, clips: int = 400) -> Path:
     """
     if clips < 1:
         raise TaskError(f"clips={clips}: at least 1 is needed")
+    if out.resolve() == Path.cwd():
+        raise TaskError(f"{out} is the current folder, which would be replaced: choose another")
     stamp = f"corpus of {clips} clips, {VERSION}\n"
     if _is_corpus(out, stamp):
         return out
@@ -97,8 +99,8 @@ def write_corpus(out: Path, clips: int = 400) -> Path:
             return out
         _render(draft, [(Path(f"clip-{i:05d}.wav"), corpus_clip) for i in range(clips)], "corpus")
         (draft / STAMP).write_text(stamp, "utf-8")
-        shutil.rmtree(out, ignore_errors=True)
-        draft.replace(out)
+        shutil.rmtree(out.resolve(), ignore_errors=True)
+        draft.replace(out.resolve())
     return out
 
 

@@ -87,8 +87,8 @@ def fingerprint(system: System) -> Fingerprint:
         SystemSpecError: as `load_system` does.
     """
     module, model = load_system(system)
-    sources = {file for part in hear_modules(module, model) for file in _sources(part)}
-    return fingerprint_of(system, module, model, tuple(sorted(sources)))
+    sources = dict.fromkeys(f for part in hear_modules(module, model) for f in _sources(part))
+    return fingerprint_of(system, module, model, tuple(sources))
 
 
 def fingerprint_of(
@@ -134,13 +134,14 @@ def check_unchanged(system: System, module: ModuleType, model: Any, before: Fing
 
 
 def _digest(system: System, module: ModuleType, model: Any, sources: Sequence[Path]) -> str:
-    is_file = system.checkpoint and Path(system.checkpoint).exists()
-    name = "" if is_file else system.checkpoint  # a path may be written in several ways
+    outer, at, path = system.checkpoint.rpartition("@")  # of systems that wrap a module
+    is_file = path and Path(path).exists()
+    name = outer + at if is_file else system.checkpoint  # a path may be written in several ways
     total = hashlib.sha256(json.dumps([system.module, name, _version(module)]).encode())
     for file in sources:
         total.update(file.read_bytes())
     total.update(_state(model))
-    for file in _files(Path(system.checkpoint)) if system.checkpoint else []:
+    for file in _files(Path(path)) if path else []:
         total.update(digest_of(file))
     return total.hexdigest()[:12]
 

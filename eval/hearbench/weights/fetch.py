@@ -125,7 +125,9 @@ def _lock(weights: Weights, folder: Path) -> Iterator[None]:
 
 
 def _fetch(weights: Weights, folder: Path, source: Path | None) -> Path:
-    draft = folder / f".{weights.name}.part"
+    # A file that is given must not cost a download that can be resumed
+    resumable, unpacked = (folder / f".{weights.name}.{kind}" for kind in ("part", "unpacked"))
+    draft = unpacked if source else resumable
     if source:
         source = source.expanduser().resolve()
         if not source.exists():
@@ -151,7 +153,8 @@ def _fetch(weights: Weights, folder: Path, source: Path | None) -> Path:
     if weights.is_run and target.is_dir():
         shutil.rmtree(target)
     path.replace(target)
-    shutil.rmtree(draft)
+    for obsolete in (resumable, unpacked):
+        shutil.rmtree(obsolete, ignore_errors=True)
     return target
 
 

@@ -19,7 +19,7 @@ from hear_axlstm.checkpoints.authors.reference_release import is_release, read_r
 from hear_axlstm.checkpoints.authors.runs import choose, newest, not_found, run_in
 from hear_axlstm.checkpoints.cache import OFFLINE_VARIABLE, is_offline, weights_dir
 from hear_axlstm.checkpoints.checksum import sha256
-from hear_axlstm.checkpoints.format import Contents, read_settings, save_tensors
+from hear_axlstm.checkpoints.format import Contents, check, save_tensors
 from hear_axlstm.config import ModelConfig, preset
 from hear_axlstm.files import replacing
 
@@ -68,7 +68,7 @@ def get(weights: Published, source: str = "") -> Path:
 def is_intact(path: Path) -> bool:
     """Whether converted weights exist and their header fits their tensors."""
     try:
-        read_settings(path)
+        check(path)
     except (FileNotFoundError, ValueError):
         return False
     return True

@@ -31,8 +31,7 @@ def fetch_task(
     if archive.path.is_file():
         _check(archive)
     else:
-        _download(archive)
-        downloaded.write_text(_identity(archive.path), "utf-8")
+        _download(archive, downloaded)
         shutil.rmtree(archive.partial, ignore_errors=True)  # left by another download
     convert(archive.path, archive.task, archive.partial, rates, workers)
     archive.partial.rename(folder / archive.task.folder)
@@ -61,11 +60,12 @@ def _check(archive: Archive) -> None:
         )
 
 
-def _download(archive: Archive) -> None:
+def _download(archive: Archive, downloaded: Path) -> None:
+    """Download an archive from the first source that has it; `downloaded` marks it as our own."""
     refusals = ["no mirror lists it"]
     for source in archive.sources:
         try:
-            return _download_from(source, archive.path)
+            return _download_from(source, archive.path, downloaded)
         except NotThereError as error:
             refusals.append(str(error))
     raise NotThereError(
@@ -74,10 +74,12 @@ def _download(archive: Archive) -> None:
     )
 
 
-def _download_from(source: Source, path: Path) -> None:
+def _download_from(source: Source, path: Path, downloaded: Path) -> None:
     download(source.url, path, source.size)
+    downloaded.write_text(_identity(path), "utf-8")
     if source.checksum and (fault := mismatch(path, source.checksum)):
         path.unlink()
+        downloaded.unlink()
         raise FetchError(
             f"{path.name} from {source.url} is damaged: {fault}; it was removed; run again to "
             "download it again"
