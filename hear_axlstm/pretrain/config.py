@@ -202,12 +202,10 @@ class PretrainConfig(RunConfig, TrainConfig):
         """Names of settings that conflict with those of a run to resume, given by `to_dict`."""
         other = PretrainConfig.from_dict(settings)
         names = [f.name for f in fields(TrainConfig)]
-        resolved = {"warmup_epochs": "warmup"}  # None has a value, too
-        return [
-            name
-            for name in names
-            if getattr(self, resolved.get(name, name)) != getattr(other, resolved.get(name, name))
-        ]
+        differing = [name for name in names if getattr(self, name) != getattr(other, name)]
+        if "warmup_epochs" in differing and self.warmup == other.warmup:  # the default was given
+            differing.remove("warmup_epochs")
+        return differing
 
     def for_corpus(self, clips: int) -> PretrainConfig:
         """Return these settings with a batch size that suits the corpus, if none was given.

@@ -133,4 +133,6 @@ def find_start(
 
 def _differs_in_length(config: PretrainConfig, settings: Mapping[str, Any]) -> bool:
     """Whether a wsd run with these settings differs in its length alone."""
-    return config.schedule == "wsd" and config.conflicts(settings) == ["epochs"]
+    before = PretrainConfig.from_dict(settings)
+    only_length = config.conflicts(settings) == ["epochs"] and config.warmup == before.warmup
+    return config.schedule == "wsd" and only_length

@@ -1,5 +1,6 @@
 """Settings: which stay through a run, and a batch that suits the corpus."""
 
+import json
 import logging
 import shutil
 from dataclasses import fields, replace
@@ -106,6 +107,7 @@ def test_a_run_keeps_the_pack_it_was_trained_on(
     assert len(packed) == 2, "nothing has been trained on it"
     (run / CHECKPOINTS).mkdir()
     (run / CHECKPOINTS / "step-00000001.safetensors").touch()
+    (run / "config.json").write_text(json.dumps(CONFIG.to_dict()), "utf-8")
     add("2.wav")
     assert start().fingerprint == packed.fingerprint
     assert f"although {audio} has changed since" in caplog.text

@@ -58,17 +58,21 @@ def test_killed_in_the_middle_of_a_save(
     assert curve(tmp_path) == curve(whole_run) and same_weights(tmp_path, whole_run)
 
 
+def modified(file: Path) -> int:
+    """When a file was written, in ns; 0 if it does not exist."""
+    return file.stat().st_mtime_ns if file.exists() else 0
+
+
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(kills: int, tones: Path, whole_run: Path, tmp_path: Path) -> None:
     folder, started, step = tmp_path / "checkpoints", tmp_path / "config.json", 0
     draw = random.Random(kills)
     for _ in range(kills):
-        started.unlink(missing_ok=True)
-        before = list_checkpoints(folder)
+        before, seen = list_checkpoints(folder), modified(started)
         early = draw.random() < 0.3  # before the first step, else around a save
         process = start_process(pretrain, EAGER, tones, tmp_path)
         while process.is_alive() and not (
-            started.exists() and (early or list_checkpoints(folder) != before)
+            modified(started) != seen and (early or list_checkpoints(folder) != before)
         ):
             time.sleep(0.001)
         process.join(draw.uniform(0.0, 0.1))
