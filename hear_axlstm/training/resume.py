@@ -55,8 +55,8 @@ def check_folder(run: Path, settings: str, keys: Collection[str], written: Seque
         return
     if there := [name for name in (settings, *written) if os.path.lexists(run / name)]:
         raise ValueError(
-            f"{run} has no {settings} of an earlier run, but contains {there[0]}, which would be "
-            "replaced: choose a new folder"
+            f"{run} contains {there[0]}, which no earlier run of this command has written and "
+            "which would be replaced: choose a new folder"
         )
 
 

@@ -104,7 +104,7 @@ def test_files_of_others_in_the_folder_are_not_replaced(
 ) -> None:
     (tmp_path / "notes.txt").touch()  # no run writes a file of this name
     (tmp_path / name).write_text('{"of": "another program"}', "utf-8")
-    with pytest.raises(ValueError, match=rf"but contains {name}, which would.*: choose a new fold"):
+    with pytest.raises(ValueError, match=rf"contains {name}, which no earlier.*: choose a new f"):
         finetune(tones, tmp_path, config)
     assert (tmp_path / name).read_text("utf-8") == '{"of": "another program"}'
     (tmp_path / name).unlink()

@@ -168,7 +168,7 @@ def test_files_of_others_in_the_folder_are_not_replaced(
     else:
         (tmp_path / name).write_text('{"model": "of fine-tuning", "epochs": 2, "seed": 0}', "utf-8")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match=rf"but contains {name}, which would.*: choose a new fold"):
+    with pytest.raises(ValueError, match=rf"contains {name}, which no earlier.*: choose a new f"):
         pretrain(CONFIG, tones, tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
