@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hearbench import paper_tables
+from hearbench.files import write_text
 from hearbench.machine import hardware, versions
 from hearbench.run.plan import Plan, system_record, task_record
 from hearbench.stats import (
@@ -95,7 +96,7 @@ def write(results: Results) -> None:
         for run in results.runs:
             row = [run.system, run.task, run.seed, run.metric]
             writer.writerow([*row, f"{run.percent:.6f}", f"{run.seconds:.1f}", run.engine])
-    (out / "results.json").write_text(json.dumps(_record(results), indent=2) + "\n", "utf-8")
+    write_text(out / "results.json", json.dumps(_record(results), indent=2) + "\n")
 
 
 def _record(results: Results) -> dict[str, Any]:

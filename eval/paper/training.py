@@ -64,7 +64,7 @@ def train(
             data = write_corpus(out / "corpus")
         if not is_pack(data):
             started = any((out / "runs").glob(f"*/{CONFIG}"))
-            data = pack(data, out / "pack", update=not started).folder
+            data = pack(data, out / "pack", update=not started).output
         for number, (name, config) in enumerate(configs.items(), start=1):
             note(f"[{number}/{len(configs)}] {name}")
             pretrain(config, data, out / "runs" / name)

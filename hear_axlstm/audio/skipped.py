@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.files import replacing
+from hear_axlstm.wording import duration, plural
 
 REPORT_NAME = "report.csv"
 HEADER = ("id", "reason")
@@ -29,6 +30,25 @@ class Skipped:
     def kind(self) -> str:
         """The reason without details, for counting."""
         return re.split("[:,(]|after [0-9]", self.reason)[0].strip()
+
+
+@dataclass(frozen=True)
+class Report:
+    """Summary of the clips that were embedded or packed, and of those that were left out."""
+
+    output: Path
+    details: Path
+    """The CSV of all clips that were left out."""
+    clips: int
+    hours: float
+    skipped: Mapping[str, int]
+    """Number of clips that were left out, by kind of reason."""
+
+    def __str__(self) -> str:
+        text = f"{self.output}: {plural(self.clips, 'clip')}, {duration(3600 * self.hours)}"
+        if missing := summary(self.clips, self.skipped, f"see {self.details}"):
+            text += f"; {missing}. Fix them and run the same command again to include them"
+        return text
 
 
 def write_report(path: Path, skipped: Iterable[Skipped]) -> None:

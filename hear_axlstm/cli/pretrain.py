@@ -99,4 +99,4 @@ def _pack(audio: Path, run: Path) -> Path:
     with sole_writer(run, LOCK):
         report = pack_audio(audio, run / "pack", update=not has_weights(run))
     print(report)
-    return report.folder
+    return report.output

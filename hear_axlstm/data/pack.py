@@ -6,16 +6,16 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from hear_axlstm.audio.clips import Source
-from hear_axlstm.audio.skipped import REPORT_NAME, Skipped, is_report, summary
+from hear_axlstm.audio.skipped import REPORT_NAME, Report, Skipped, is_report
 from hear_axlstm.audio.sources import open_source
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import (
@@ -43,28 +43,12 @@ from hear_axlstm.data.shards import (
 )
 from hear_axlstm.files import naming_full_disk, replaced_name, sole_writer, write_text
 from hear_axlstm.progress import Progress
-from hear_axlstm.wording import duration, plural
+from hear_axlstm.wording import plural
 
 log = logging.getLogger(__name__)
 
 CLIPS_PER_SHARD = 256  # 10 s clips: 41 MB of log-mel; more where there would be too many shards
 CLIPS_PER_WORKER = 64  # with fewer, starting a process is not worth it
-
-
-@dataclass(frozen=True)
-class PackReport:
-    """Summary of a pack and of the clips that were left out."""
-
-    folder: Path
-    clips: int
-    hours: float
-    skipped: Mapping[str, int]
-    """Number of files that were left out, by kind of reason; report.csv in the pack lists them."""
-
-    def __str__(self) -> str:
-        text = f"{self.folder}: {plural(self.clips, 'clip')}, {duration(3600 * self.hours)}"
-        missing = summary(self.clips, self.skipped, f"see {self.folder / REPORT_NAME}")
-        return f"{text}; {missing}" if missing else text
 
 
 def pack(
@@ -74,7 +58,7 @@ def pack(
     workers: int | None = None,
     path_column: str | None = None,
     update: bool = True,
-) -> PackReport:
+) -> Report:
     """Pack audio into the folder `out`.
 
     Files that are broken, silent, empty, truncated, too short or longer than an hour (split these
@@ -247,7 +231,7 @@ def _index(shards: Sequence[Shard]) -> ClipIndex:
     return ClipIndex(**joined)
 
 
-def _report(out: Path) -> PackReport:
+def _report(out: Path) -> Report:
     corpus = Corpus(out)
     assert corpus.info is not None
-    return PackReport(out, len(corpus), corpus.hours, corpus.info["skipped"])
+    return Report(out, out / REPORT_NAME, len(corpus), corpus.hours, corpus.info["skipped"])

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hear_axlstm.ahead import groups
 from hear_axlstm.audio.decode_ahead import decode_ahead
-from hear_axlstm.audio.skipped import REPORT_NAME, Skipped, summary
+from hear_axlstm.audio.skipped import REPORT_NAME, Report, Skipped
 from hear_axlstm.audio.sources import open_source
 from hear_axlstm.audio.usable import Decoded, compute_decoded, sample_count
 from hear_axlstm.data.shards import Plan, Record, Summary, by_shard, jobs, plan, summarize
@@ -32,29 +32,11 @@ from hear_axlstm.files import naming_full_disk, sole_writer, write_text
 from hear_axlstm.ops.precision import product_dtype
 from hear_axlstm.progress import Progress
 from hear_axlstm.training.distributed import DistContext
-from hear_axlstm.wording import duration, plural
 
 Stored = Literal["scene", "timestamp", "both"]
 FIELDS: dict[str, tuple[str, ...]] = {"scene": ("scene",), "timestamp": ("steps", "times_ms")}
 FIELDS["both"] = FIELDS["scene"] + FIELDS["timestamp"]
 CLIPS_PER_SHARD = 128
-
-
-@dataclass(frozen=True)
-class EmbedReport:
-    """Summary of the clips that were embedded and left out."""
-
-    output: Output
-    clips: int
-    hours: float
-    skipped: Mapping[str, int]
-    """Number of clips that were left out, by kind of reason; the report names each."""
-
-    def __str__(self) -> str:
-        text = f"{self.output.path}: {plural(self.clips, 'clip')}, {duration(3600 * self.hours)}"
-        if missing := summary(self.clips, self.skipped, f"see {self.output.report}"):
-            text += f"; {missing}. Fix them and run the same command again to include them"
-        return text
 
 
 def embed_files(
@@ -65,7 +47,7 @@ def embed_files(
     *,
     path_column: str | None = None,
     context: DistContext | None = None,
-) -> EmbedReport | None:
+) -> Report | None:
     """Embed all clips of the inputs into `out`.
 
     An interrupted run resumes. If the output is complete and no file has changed, nothing is
@@ -124,7 +106,7 @@ def _embed_on_first_rank(
     embedder: Embedder,
     request: Mapping[str, Any],
     context: DistContext,
-) -> EmbedReport:
+) -> Report:
     """Write this rank's shards, and join those of all ranks.
 
     Raises:
@@ -303,7 +285,7 @@ def _finish(
     write_text(output.stamp, json.dumps(stamp, indent=2))
 
 
-def read_report(output: Output) -> EmbedReport:
+def read_report(output: Output) -> Report:
     """Read the summary of a finished run from its stamp."""
     made = json.loads(output.stamp.read_text(encoding="utf-8"))
-    return EmbedReport(output, made["clips"], made["hours"], made["skipped"])
+    return Report(output.path, output.report, made["clips"], made["hours"], made["skipped"])

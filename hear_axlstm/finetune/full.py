@@ -53,7 +53,6 @@ def train_encoder(
         trainer = Trainer(
             run,
             config,
-            settings=config.to_dict(),
             data_fingerprint=dataset.fingerprint,
             train_step=_train_step(classifier, config, data.batch_size, context),
             data=data,

@@ -129,7 +129,7 @@ class _Mixer(torch.autograd.Function):
         args = Pass(ctx.sizes, tuple(weights), ctx.gates, Workspace())
         with torch.enable_grad():
             raw_BSG = raw_BSG.detach().requires_grad_()
-            gates = _by_heads(args.gates(raw_BSG), args.sizes.head_size)
+            gates = _gates_by_head(args.gates(raw_BSG), args.sizes.head_size)
         given = CellInput(c, k, v, *(x.detach() for x in gates))
         d_weights = tuple(torch.zeros_like(weight) for weight in weights)
         d_xz_BSE, d_u_NSK, d_n_NS = (torch.empty_like(x) for x in (xz_BSE, u_NSK, n_NS))
@@ -155,10 +155,10 @@ def before_cell(xz_BSE: Tensor, args: Pass) -> tuple[CellInput, Tensor]:
     c, k, v = (empty(name, *shape) for name in "ckv")
     raw_BSG = empty("gates", batch, tokens, 2 * heads, dtype=torch.float32)
     call("before_cell", args.sizes, args.weights, xz_BSE, c, k, v, raw_BSG)
-    return CellInput(c, k, v, *_by_heads(args.gates(raw_BSG), args.sizes.head_size)), raw_BSG
+    return CellInput(c, k, v, *_gates_by_head(args.gates(raw_BSG), args.sizes.head_size)), raw_BSG
 
 
-def _by_heads(gates: CellGates, head_size: int) -> tuple[Tensor, Tensor, Tensor]:
+def _gates_by_head(gates: CellGates, head_size: int) -> tuple[Tensor, Tensor, Tensor]:
     """The cell's gates as ``[N, S]``, for scores without the keys' factor 1 / sqrt(K)."""
     a, running_max, floor = (x.transpose(1, 2).flatten(0, 1).contiguous() for x in gates)
     return a.double(), running_max.double(), floor.float() * math.sqrt(head_size)

@@ -40,13 +40,13 @@ class _Sizes(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in Sizes._fields]
 
 
-class _Weights(ctypes.Structure):
+class _MixerWeights(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in MixerWeights._fields]
 
 
 class _BlockWeights(ctypes.Structure):
     _fields_ = [
-        ("mixer", _Weights),
+        ("mixer", _MixerWeights),
         *((name, ctypes.c_void_p) for name in ("norm", "up", "down")),
         ("width", ctypes.c_int64),
         *((name, ctypes.c_float) for name in ("cell_eps", "norm_eps", "largest_exponent")),
@@ -67,7 +67,7 @@ SIGNATURES = {
     "weighted_sum": "STTTddiTf",
     "weighted_sum_backward": "STTTddTfiTTTff",
 }
-_STRUCTS: dict[str, type[ctypes.Structure]] = {"S": _Sizes, "W": _Weights, "B": _BlockWeights}
+_STRUCTS: dict[str, type[ctypes.Structure]] = {"S": _Sizes, "W": _MixerWeights, "B": _BlockWeights}
 _NUMBERS: dict[str, Any] = {"i": ctypes.c_int64, "x": ctypes.c_float}
 
 
@@ -134,7 +134,7 @@ def block_weights(
 
 
 def _weights(tensors: Sequence[Tensor]) -> ctypes.Structure:
-    return _Weights(*(_address(tensor, torch.float32, "weights") for tensor in tensors))
+    return _MixerWeights(*(_address(tensor, torch.float32, "weights") for tensor in tensors))
 
 
 def _address(tensor: Any, dtype: torch.dtype, name: str) -> int:

@@ -21,7 +21,7 @@ of widths HEAD and REST, without padding; for other head sizes the end of REST i
 in float32 is summed over smaller pieces of the head, since emulating a float32 product by three
 TF32 products needs too many registers otherwise.
 
-Gates. `gates` holds a and M as pairs of float32, high + low (`split_gates`). They may be in the
+Gates. `gates` holds a and M as pairs of float32, high + low (`gates_as_pairs`). They may be in the
 thousands; the error of the difference of the high parts is relative to the difference, and the low
 parts restore what rounding removed.
 
@@ -116,7 +116,7 @@ def _products(
 
 
 @triton.jit
-def split_gates(
+def gates_as_pairs(
     a, running_max, gates, a_strides, max_strides, shift, S, H, ROWS: tl.constexpr
 ):  # fmt: skip
     """Store a and M + log(sqrt(K)) times log2(e), for exp2, as pairs; `shift` is log2(sqrt(K))."""

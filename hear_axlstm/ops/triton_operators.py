@@ -64,7 +64,7 @@ def forward(
     n = torch.empty((batch, heads, tokens), dtype=torch.float32, device=q.device)
     gates = torch.empty((batch, heads, 4, tokens), dtype=torch.float32, device=q.device)
     with _on(q.device):
-        kernels.split_gates[_grid(q)](
+        kernels.gates_as_pairs[_grid(q)](
             a, running_max, gates, a.stride(), running_max.stride(), math.log2(size) / 2,
             tokens, heads, ROWS=VECTOR_ROWS,
         )  # fmt: skip

@@ -13,6 +13,7 @@ import tyro
 from hear_axlstm.config import InputGate, LossOn, ModelConfig, check_keys, preset
 from hear_axlstm.options import option
 from hear_axlstm.training.config import RunConfig, check_positive
+from hear_axlstm.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,6 @@ REFERENCE_BATCH = 256  # the batch size that `base_lr` refers to
 PAPER_BATCH = 1024
 STEPS_PER_EPOCH = 32  # of a small corpus, with the default batch
 FEW_STEPS = 500  # below this, a warning suggests a smaller batch
-RENAMED = {"probe": "knn", "eval_every": "eval_epochs"}  # settings in files of earlier runs
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,14 @@ class TrainConfig:
         """Number of optimizer steps in some epochs of a number of clips, by default in all."""
         return max(1, round((self.epochs if epochs is None else epochs) * clips / self.batch))
 
+    def learning_rate_schedule(self, clips: int) -> Schedule:
+        """The learning rate schedule of a run on a number of clips."""
+        steps = self.steps(clips)
+        warmup = min(self.steps(clips, self.warmup), steps - 1)
+        if self.schedule == "cosine":
+            return Schedule(steps, warmup)
+        return Schedule(steps, warmup, max(1, min(round(self.cooldown * steps), steps - warmup)))
+
 
 @dataclass(frozen=True)
 class PretrainConfig(RunConfig, TrainConfig):
@@ -182,18 +190,13 @@ class PretrainConfig(RunConfig, TrainConfig):
         RunConfig.__post_init__(self)
         check_positive(self, "eval_epochs", optional=("micro_batch", "milestone_epochs"))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Every setting as JSON-ready data; `from_dict` reads it back."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> PretrainConfig:
-        """Rebuild a config from the data of `to_dict`, perhaps of an earlier version.
+        """Rebuild a config from the data of `to_dict`, perhaps of another version.
 
         Raises:
             ValueError: for settings that this version does not know.
         """
-        settings = {RENAMED.get(name, name): value for name, value in settings.items()}
         check_keys(cls, settings)
         model, betas = ModelConfig.from_dict(settings["model"]), tuple(settings["betas"])
         return cls(**{**settings, "model": model, "betas": betas})

@@ -18,7 +18,8 @@ from hear_axlstm.pretrain import pictures
 from hear_axlstm.pretrain.batches import CropBatch
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.knn import find_labeled_clips
-from hear_axlstm.pretrain.plot import EARLIER_KNN, KNN
+from hear_axlstm.pretrain.plot import KNN
+from hear_axlstm.training.logging import LOG_NAME, read_log
 from hear_axlstm.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class PretrainMonitor:
         """
         if self.labeled is None or self.lines is None or self.trainer.step:
             return
-        if not any({KNN, EARLIER_KNN} & line.keys() for line in self.lines.read()):
+        if not any(KNN in line for line in read_log(self.run / LOG_NAME)):
             self._score(step=0, epoch=0.0)
 
     def on_epoch_end(self, step: int, epoch: float, last: bool) -> None:

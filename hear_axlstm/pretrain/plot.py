@@ -11,7 +11,6 @@ from typing import Any
 from hear_axlstm.training.logging import LOG_NAME, read_log
 
 KNN = "knn_accuracy"  # in the log
-EARLIER_KNN = "probe_accuracy"  # in logs of earlier runs
 WIDE_RANGE = 8.0  # ratio of largest to smallest value above which a logarithmic axis is used
 
 
@@ -118,8 +117,7 @@ def _read(run: Path) -> list[dict[str, Any]]:
     path = run / LOG_NAME
     if not path.is_file():
         raise ValueError(f"{run} is not a run's folder: it has no {LOG_NAME}")
-    lines = read_log(path)
-    return [{KNN if key == EARLIER_KNN else key: line[key] for key in line} for line in lines]
+    return read_log(path)
 
 
 def _labels(runs: Sequence[Path]) -> list[str]:

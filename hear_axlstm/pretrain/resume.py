@@ -13,7 +13,6 @@ from hear_axlstm.checkpoints.format import FILE_NAME, read_settings
 from hear_axlstm.data.corpus import Corpus
 from hear_axlstm.data.dataset import split_validation
 from hear_axlstm.pretrain.config import CONFIG, PretrainConfig
-from hear_axlstm.pretrain.schedule import make_schedule
 from hear_axlstm.training.checkpoint_manager import list_checkpoints, load_latest
 from hear_axlstm.training.checkpoints import Checkpoint
 from hear_axlstm.training.logging import LOG_NAME
@@ -118,7 +117,7 @@ def find_start(
         return start
     clips, folder = len(split_validation(corpus)[0]), run / CHECKPOINTS
     lengths = config, PretrainConfig.from_dict(start.settings)
-    limit = min(make_schedule(length, clips).stable_steps for length in lengths)
+    limit = min(length.learning_rate_schedule(clips).stable_steps for length in lengths)
     own = load_latest(folder, accepts=lambda settings: not config.conflicts(settings))
     if own is not None and own.step > limit:
         return own  # resumed before with this length

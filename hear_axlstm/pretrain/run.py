@@ -27,7 +27,6 @@ from hear_axlstm.pretrain.resume import (
     is_finished,
     with_kept_settings,
 )
-from hear_axlstm.pretrain.schedule import make_schedule
 from hear_axlstm.pretrain.step import make_model, make_train_step
 from hear_axlstm.training.checkpoints import Checkpoint
 from hear_axlstm.training.device import keep_freed_memory
@@ -108,11 +107,10 @@ def _assemble(
     trainer = Trainer(
         run,
         config,
-        settings=config.to_dict(),
         data_fingerprint=corpus.fingerprint,
         train_step=make_train_step(model, config, context),
         data=data,
-        schedule=make_schedule(config, len(data.dataset)),
+        schedule=config.learning_rate_schedule(len(data.dataset)),
         context=context,
         stop=stop,
         start=start,

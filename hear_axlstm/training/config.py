@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
 from hear_axlstm.ops.precision import Precision
 from hear_axlstm.options import option
@@ -49,6 +49,10 @@ class RunConfig:
             "stop_after_bad_steps",
             optional=("threads",),
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting as JSON-ready data."""
+        return asdict(self)
 
 
 def check_positive(config: object, *required: str, optional: Iterable[str] = ()) -> None:

@@ -36,10 +36,6 @@ class JsonLines:
         kept = [line for line in before if line["step"] <= step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def read(self) -> list[dict[str, Any]]:
-        """All lines so far."""
-        return read_log(self.path)
-
     def write(self, **values: Any) -> None:
         """Append one line."""
         with open(self.path, "a", encoding="utf-8") as file:
@@ -89,10 +85,6 @@ class RunLog:
     def __exit__(self, *error: object) -> None:
         for sink in self.__dict__.pop("sinks", []):
             sink.close()
-
-    def read(self) -> list[dict[str, Any]]:
-        """All lines so far."""
-        return self.lines.read()
 
     def write(self, step: int, **values: Any) -> None:
         """Append one line, and write its scalars to the sinks."""

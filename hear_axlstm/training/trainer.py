@@ -71,8 +71,7 @@ class Trainer:
 
     Args:
         run: the run's folder.
-        config: execution settings.
-        settings: all settings of the run, JSON-ready, for checkpoints and logs.
+        config: settings of the run.
         data_fingerprint: fingerprint of the data.
         train_step: the model and its optimizer step.
         data: the batches.
@@ -92,7 +91,6 @@ class Trainer:
         run: Path,
         config: RunConfig,
         *,
-        settings: Mapping[str, Any],
         data_fingerprint: str,
         train_step: TrainStep,
         data: Data,
@@ -103,7 +101,7 @@ class Trainer:
         milestone_epochs: float | None = None,
         flops: int | None = None,
     ) -> None:
-        self.run, self.config, self.settings = run, config, settings
+        self.run, self.config, self.settings = run, config, config.to_dict()
         self.data_fingerprint, self.train_step, self.data = data_fingerprint, train_step, data
         self.schedule, self.context, self.stop = schedule, context, stop
         self.milestone_epochs, self.flops = milestone_epochs, flops
@@ -113,7 +111,7 @@ class Trainer:
             self._restore(start)
             log.info("resuming %s at step %d of %d", run, self.step, schedule.steps)
         resumed = None if start is None else start.step
-        self.log = RunLog(run, resumed, dict(settings)) if context.is_first else None
+        self.log = RunLog(run, resumed, self.settings) if context.is_first else None
         self.bar: Any = None
         self.manager: CheckpointManager | None = None
 

@@ -19,12 +19,13 @@ import soundfile
 
 from hear_axlstm import checkpoints, load_model
 from hear_axlstm.audio.io import load_audio
+from hear_axlstm.audio.skipped import Report
 from hear_axlstm.audio.sources import FolderSource, open_source
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.data.shards import Shard
 from hear_axlstm.embed import files, writers
-from hear_axlstm.embed.files import EmbedReport, embed_files
-from hear_axlstm.embed.output import OutputError
+from hear_axlstm.embed.files import embed_files
+from hear_axlstm.embed.output import Output, OutputError
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.ops import precision
 from hear_axlstm.ops.precision import Precision
@@ -89,7 +90,7 @@ def embed(
     kind: files.Stored = "scene",
     precision: Precision = "float32",
     **options: float,
-) -> EmbedReport:
+) -> Report:
     report = embed_files(inputs, out, load_model(model, precision=precision), kind, **options)  # type: ignore[arg-type]
     assert report is not None
     return report
@@ -131,7 +132,7 @@ def test_parquet_and_folder_hold_the_same(model: str, mixed: Path, tmp_path: Pat
     for name in ("o.parquet", "o"):
         report = embed([str(tmp_path / "list.csv")], tmp_path / name, model, "both")
         assert report.clips == 2 and not report.skipped
-        assert not report.output.parts.exists()
+        assert not Output(report.output, ("scene",)).parts.exists()
     table = parquet.read_table(tmp_path / "o.parquet").to_pydict()
     assert [i.split("@")[-1] for i in table["id"]] == ["0.5-1.25", str(mixed / "d.mp3")]
     span = load_audio(mixed / "a.wav", start=0.5, end=1.25)

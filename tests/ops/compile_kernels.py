@@ -21,7 +21,7 @@ def main(size: int, cache: str) -> None:
     from hear_axlstm.ops import triton_kernels as kernels
     from hear_axlstm.ops import triton_operators as operators
 
-    compile_for_hopper(kernels.split_gates, "fp32", {"ROWS": operators.VECTOR_ROWS})
+    compile_for_hopper(kernels.gates_as_pairs, "fp32", {"ROWS": operators.VECTOR_ROWS})
     head, rest = operators.head_tiles(size)
     tiles = {"K": size, "HEAD": head, "REST": rest}
     for dtype, precision in ("bf16", "tf32"), ("fp32", "tf32x3"):

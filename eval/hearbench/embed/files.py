@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hearbench.embed.model import EmbeddingError
+from hearbench.files import write_text
 from hearbench.tasks.audio import Clip, check_unchanged
 from hearbench.tasks.folders import Task
 
@@ -232,10 +233,8 @@ class EmbeddingFiles:
         self._write_journal()
 
     def _write_journal(self) -> None:
-        draft = self.folder / f"{JOURNAL}.tmp"
         lines = [str(self.size), *(json.dumps([*key, *at]) for key, at in self.places.items())]
-        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        draft.replace(self.folder / JOURNAL)
+        write_text(self.folder / JOURNAL, "\n".join(lines) + "\n")
 
     def _read_journal(self) -> None:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hearbench.files import write_text
 from hearbench.report import exports
 from hearbench.report.content import gather
 from hearbench.report.page import html
@@ -17,7 +18,7 @@ from hearbench.results import Results
 def write_table(results: Results) -> str:
     """Write the table of scores into the plan's folder and return it, as Markdown."""
     text = exports.summary(results)
-    (results.plan.out / "table.md").write_text(text, encoding="utf-8")
+    write_text(results.plan.out / "table.md", text)
     return text
 
 
@@ -32,5 +33,5 @@ def write(results: Results) -> Path:
         "report.tex": exports.latex(content),
         "report.html": html(content),
     }.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     return folder / "report.html"

@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from hearbench.errors import HearbenchError
+from hearbench.files import write_text
 from hearbench.probes.grid import Grid
 from hearbench.probes.runs import ProductType, finished, test_score
 from hearbench.stats import Run
@@ -119,10 +120,8 @@ class Plan:
     def save(self) -> None:
         """Write the plan into its output folder."""
         self.out.mkdir(parents=True, exist_ok=True)
-        file = self.out / "plan.json"
-        draft = file.with_suffix(".tmp")
-        draft.write_text(json.dumps(self._record(), indent=2, default=str) + "\n", "utf-8")
-        draft.replace(file)
+        text = json.dumps(self._record(), indent=2, default=str) + "\n"
+        write_text(self.out / "plan.json", text)
 
     def _record(self) -> dict[str, Any]:
         return {

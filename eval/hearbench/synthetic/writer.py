@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import shutil
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -22,16 +21,10 @@ from hearbench.synthetic.sounds import SAMPLE_RATE, Rng, Wave
 from hearbench.synthetic.tasks import SPLITS, TASKS, MiniatureTask, Split, corpus_clip
 from hearbench.tasks.description import TaskError
 
-VERSION = "v3"  # raise it when the audio changes: folders of other versions are replaced
-MODE = "miniature"
+VERSION = "v3"  # raise it when the audio changes
+METADATA = "task_metadata.json"
 STAMP = ".miniature-complete"
-CORPUS_FILE = re.compile(rf"{re.escape(STAMP)}|clip-\d+\.wav")
-TASK_FILE = re.compile(
-    r"task_metadata\.json|labelvocabulary\.csv|(train|valid|test)\.json"
-    # at the rate of the task, and resampled by hearbench.tasks.resample
-    r"|(\d+|\.\d+\.part)/((train|valid|test)/\4-\d+\.wav|\.resampled)|\.\d+\.lock"
-)
-NOT_OURS = "contains other files, not generated here: choose another folder"
+NOT_OURS = "contains files that this version did not generate: choose another folder, or remove it"
 
 Clip = tuple[Path, Callable[[Rng], Wave]]
 """A file's path below the folder, and what renders it."""
@@ -48,7 +41,7 @@ def write_tasks(out: Path, names: Collection[str] = ()) -> Path:
         `out`.
 
     Raises:
-        TaskError: if a name is unknown, or `out` contains files that were not generated here.
+        TaskError: if a name is unknown, or a folder contains files that this version did not write.
     """
     chosen = chosen_tasks(names)
     if not _missing_tasks(out, chosen):
@@ -58,10 +51,8 @@ def write_tasks(out: Path, names: Collection[str] = ()) -> Path:
         for task in missing:
             _write_annotations(task, draft / task.name)
         _render(draft, [clip for task in missing for clip in _task_clips(task)], "tasks")
-        out.mkdir(parents=True, exist_ok=True)
         for task in missing:
-            shutil.rmtree(out / task.name, ignore_errors=True)
-            (draft / task.name).replace(out / task.name)
+            _publish(draft / task.name, out / task.name)
     return out
 
 
@@ -84,70 +75,54 @@ def write_corpus(out: Path, clips: int = 400) -> Path:
         `out`.
 
     Raises:
-        TaskError: if `clips` is not positive, or `out` contains other files; a generated corpus of
-            another size or version is replaced.
+        TaskError: if `clips` is not positive, or `out` contains other files, such as a corpus of
+            another size.
     """
     if clips < 1:
         raise TaskError(f"clips={clips}: at least 1 is needed")
     if out.resolve() == Path.cwd():
         raise TaskError(f"{out} is the current folder, which would be replaced: choose another")
     stamp = f"corpus of {clips} clips, {VERSION}\n"
-    if _is_corpus(out, stamp):
+    if _is_complete(out, STAMP, stamp):
         return out
     with _draft(out) as draft:
-        if _is_corpus(out, stamp):  # made by another process
+        if _is_complete(out, STAMP, stamp):  # made by another process
             return out
         _render(draft, [(Path(f"clip-{i:05d}.wav"), corpus_clip) for i in range(clips)], "corpus")
         (draft / STAMP).write_text(stamp, "utf-8")
-        shutil.rmtree(out.resolve(), ignore_errors=True)
-        draft.replace(out.resolve())
+        _publish(draft, out)
     return out
 
 
 def _missing_tasks(out: Path, chosen: Sequence[MiniatureTask]) -> list[MiniatureTask]:
-    if out.is_file() or any(not path.is_dir() for path in _content(out)):
+    if any(not path.is_dir() for path in _content(out)):
         raise TaskError(f"{out} {NOT_OURS}")
-    return [task for task in chosen if not _is_complete(out / task.name)]
+    return [task for task in chosen if not _is_complete(out / task.name, METADATA, _metadata(task))]
 
 
-def _is_corpus(out: Path, stamp: str) -> bool:
-    if (out / STAMP).is_file():
-        if (out / STAMP).read_text("utf-8") == stamp:
-            return True
-        _check_generated(out, CORPUS_FILE)
+def _is_complete(folder: Path, file: str, content: str) -> bool:
+    """Whether this version wrote the folder, which appears only when it is complete."""
+    if not _content(folder):
         return False
-    if out.is_file() or _content(out):
-        raise TaskError(f"{out} {NOT_OURS}")
-    return False
+    path = folder / file
+    if not path.is_file() or path.read_text("utf-8", errors="replace") != content:
+        raise TaskError(f"{folder} {NOT_OURS}")
+    return True
 
 
 def _content(folder: Path) -> list[Path]:
+    if folder.is_file():
+        raise TaskError(f"{folder} is a file: choose a folder")
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def _is_complete(folder: Path) -> bool:
-    """Whether a task of this version exists: a task's folder appears only when it is complete."""
-    if not _content(folder):
-        return False
-    try:
-        metadata = json.loads((folder / "task_metadata.json").read_text(encoding="utf-8"))
-        is_ours, version = metadata["mode"] == MODE, metadata["version"]
-    except (OSError, ValueError, KeyError, TypeError):
-        is_ours, version = False, ""
-    if not is_ours:
-        raise TaskError(f"{folder} {NOT_OURS}")
-    if version != VERSION:
-        _check_generated(folder, TASK_FILE)
-    return version == VERSION
-
-
-def _check_generated(folder: Path, names: re.Pattern[str]) -> None:
-    """Raise unless all files of a folder that will be replaced have names that we give."""
-    for path in folder.rglob("*"):
-        is_folder = path.is_dir() and not path.is_symlink()
-        name = path.relative_to(folder).as_posix()
-        if not is_folder and not names.fullmatch(name):
-            raise TaskError(f"{folder} {NOT_OURS}, or move {name} away")
+def _publish(draft: Path, out: Path) -> None:
+    """Move a complete folder to its place, which is empty or does not exist."""
+    out = out.resolve()  # a link stays
+    if out.is_dir():
+        out.rmdir()  # Windows does not replace empty folders
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft.replace(out)
 
 
 @contextmanager
@@ -196,6 +171,16 @@ def _write_clip(folder: Path, path: Path, render: Callable[[Rng], Wave]) -> None
 def _write_annotations(task: MiniatureTask, folder: Path) -> None:
     """Write the files that heareval reads besides audio: metadata, vocabulary, labels."""
     folder.mkdir(parents=True)
+    (folder / METADATA).write_text(_metadata(task), "utf-8")
+    with (folder / "labelvocabulary.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["idx", "label"])
+        rows.writerows(enumerate(task.classes))
+    for split in SPLITS:
+        (folder / f"{split}.json").write_text(json.dumps(_split(task, split), indent=1), "utf-8")
+
+
+def _metadata(task: MiniatureTask) -> str:
     metadata = {
         "task_name": task.name,
         "version": VERSION,
@@ -205,15 +190,9 @@ def _write_annotations(task: MiniatureTask, folder: Path) -> None:
         "split_mode": "trainvaltest",
         "sample_duration": task.seconds,
         "evaluation": task.metrics,
-        "default_mode": MODE,
-        "mode": MODE,
+        "default_mode": "miniature",
+        "mode": "miniature",
         "splits": SPLITS,
         "max_task_duration_by_split": dict.fromkeys(SPLITS),
     }
-    (folder / "task_metadata.json").write_text(json.dumps(metadata, indent=1), "utf-8")
-    with (folder / "labelvocabulary.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["idx", "label"])
-        rows.writerows(enumerate(task.classes))
-    for split in SPLITS:
-        (folder / f"{split}.json").write_text(json.dumps(_split(task, split), indent=1), "utf-8")
+    return json.dumps(metadata, indent=1)

@@ -231,7 +231,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(
         raise KeyboardInterrupt
 
     embeddings = write_embeddings(tmp_path / "task", max_epochs=[6])
-    monkeypatch.setattr(results, "_write_json", killed)
+    monkeypatch.setattr(results, "write_text", killed)
     with pytest.raises(KeyboardInterrupt):
         fast.train_and_test(
             embeddings, {0: tmp_path / "seed"}, "paper", tmp_path / "log", "float32"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from hearbench.files import write_text
 from hearbench.probes.fast.data import ProbeData
 from hearbench.probes.fast.probes import losses
 from hearbench.probes.fast.scores import score
@@ -39,9 +40,10 @@ def write(data: ProbeData, folder: Path, outcomes: Sequence[Outcome], done: dict
         "score_mode": "max" if data.metadata.get("use_scoring_for_early_stopping", True) else "min",
         "embedding_path": str(folder.resolve()),
     }
-    _write_json(folder / SCORES, results)
+    write_text(folder / SCORES, json.dumps(results, indent=4))
     about = {"embedding_path": str(folder.resolve()), "embedding_size": data.features}
-    _write_json(folder / DONE, {**done, **about, "engine": "fast"})
+    done = {**done, **about, "engine": "fast"}
+    write_text(folder / DONE, json.dumps(done, indent=4))
 
 
 def _tested(data: ProbeData, part: str, outcome: Outcome) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -75,9 +77,3 @@ def _aggregated(results: dict[str, Any]) -> dict[str, float]:
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, str | float | int) else str(value)
-
-
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    draft = file.with_name(f".{file.name}.tmp")
-    draft.write_text(json.dumps(content, indent=4), "utf-8")
-    draft.replace(file)
