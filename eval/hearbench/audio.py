@@ -82,7 +82,7 @@ def _fault(content: BinaryIO, file: soundfile.SoundFile, longest: float | None) 
         if file.frames > UNKNOWN_FRAMES:
             return "does not declare its length: convert it to WAV"
         if longest is not None and file.frames > longest * file.samplerate:
-            return f"too long, more than {longest:g} s: cut it"
+            return f"too long, more than {longest:g} s: shorten it"
         return None
     finally:
         content.seek(position)
@@ -126,7 +126,7 @@ def _fault_of_wav(content: BinaryIO) -> str | None:
         there = end - content.tell()
         if chunk[:4] == b"data":
             if size == 0 and there > 8:
-                return "its header declares 0 bytes of audio, but there are more: rewrite it"
+                return "its header declares 0 bytes of audio, but it contains more: export it again"
             is_cut = there < size < UNKNOWN_SIZE
             return "truncated, its header declares more data: copy it again" if is_cut else None
         content.seek(size + size % 2, os.SEEK_CUR)

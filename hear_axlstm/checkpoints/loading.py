@@ -64,6 +64,7 @@ def initialize(model: MaskedPatchModel, spec: str) -> None:
     ]
     if differing:
         raise ValueError(
-            f"the weights in {path} belong to another encoder: use its {', '.join(differing)}"
+            f"the weights in {path} belong to another encoder: train with its settings "
+            f"({', '.join(differing)}), or choose other weights"
         )
     fill(model, tensors, path)

@@ -53,8 +53,8 @@ def embed(
             axlstm_tiny).
         kind: One embedding per clip, one every 40 ms, or both.
         path_column: Column of paths in a CSV (default: a usual name such as path or filename).
-        precision: Precision of large matrix products; "auto" uses bfloat16 where it is faster.
-        device: "auto", or a torch device.
+        precision: Data type of the large matrix products; "auto" uses bfloat16 where it is faster.
+        device: "auto" (CUDA if available, then Apple's MPS, then the CPU), or e.g. "cuda:1".
     """
     with init_distributed(device, patience=PATIENCE) as context:
         embedder = load_model(model, precision=precision)

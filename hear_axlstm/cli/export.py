@@ -5,26 +5,28 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from hear_axlstm import load_model
 from hear_axlstm.embed.export import export as write_graph
 from hear_axlstm.embed.inputs import Kind
+from hear_axlstm.options import option
 
 
 def export(
     out: tyro.conf.Positional[Path],
     *,
-    model: str = "",
+    model: Annotated[str, option("WEIGHTS")] = "",
     kind: Kind = "scene",
 ) -> None:
     """Write an embedding model as ONNX or as a torch.export program.
 
     Args:
         out: File to write: OUT.onnx, or OUT.pt2 for torch.export.load.
-        model: Name of weights such as axlstm_base.audioset, file, folder or hf://org/repo; by
-            default the shipped weights.
+        model: Name of weights such as axlstm_base.audioset, file, folder or hf://org/repo (default:
+            axlstm_tiny).
         kind: "scene" for one embedding per clip, "timestamp" for one every 40 ms with its time.
     """
     for library in ("torch.onnx", "onnxscript"):  # their warnings do not concern this model

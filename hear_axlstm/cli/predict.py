@@ -51,7 +51,7 @@ def predict(
         out: Output CSV (default: standard output).
         top: Number of classes to list for each file.
         path_column: Column of paths in a CSV (default: a usual name such as path or filename).
-        device: "auto" uses CUDA if available, then Apple's MPS, then the CPU.
+        device: "auto" (CUDA if available, then Apple's MPS, then the CPU), or e.g. "cuda:1".
     """
     if top < 1:
         raise ValueError(f"top={top} must be at least 1")

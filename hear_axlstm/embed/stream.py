@@ -57,7 +57,7 @@ class Stream:
             what = "a model with flip=True" if config.flip else config.architecture
             raise ValueError(
                 f"{what} can't embed a stream, because its steps depend on later ones: use an "
-                "axlstm preset without flip, or embed(...) once the clip is complete"
+                "axlstm preset without flip, or embed_timestamps(...) once the clip is complete"
             )
         if config.layout != "time":
             raise ValueError(
@@ -72,7 +72,7 @@ class Stream:
         if len(self._blocks) < len(encoder.blocks):
             raise ValueError(
                 f"{config.architecture!r} can't embed a stream, because its blocks have no state "
-                "to continue from: use embed(...) once the clip is complete"
+                "to continue from: use embed_timestamps(...) once the clip is complete"
             )
         self._workspace = Workspace()
         self._numpy = True

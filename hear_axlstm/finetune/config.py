@@ -26,8 +26,8 @@ class TrainConfig:
     """
 
     mode: Mode = "linear"
-    """What to train: a "linear" or "mlp" head, or "full", the encoder after a linear head, whose
-    epochs, patience and batch size are then the defaults of a head."""
+    """What to train: a "linear" or "mlp" head, or "full": first a linear head, with the default
+    epochs, patience and batch size of a head, then encoder and head together."""
     model: Annotated[str, option("WEIGHTS")] = ""
     """Encoder: name of weights, file, folder or hf://org/repo (default: axlstm_tiny)."""
     labels: Annotated[str, option("COLUMN")] = "label"

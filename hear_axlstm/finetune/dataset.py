@@ -111,7 +111,10 @@ def check(dataset: Dataset, source: Path) -> Dataset:
     if not splits["train"]:
         raise LabelsError(f"{source} has no training clips: check its columns split and fold")
     if len(classes) < (1 if dataset.labels.multilabel else 2):
-        raise LabelsError(f"{source} has {plural(len(classes), 'class')} to train on: use two")
+        needed = "one is" if dataset.labels.multilabel else "two are"
+        raise LabelsError(
+            f"{source} has {plural(len(classes), 'class')} to train on: at least {needed} needed"
+        )
     for split, members in splits.items():
         if not members:
             raise LabelsError(

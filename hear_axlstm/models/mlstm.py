@@ -1,10 +1,11 @@
 """The mLSTM cell (the paper's equations 1-3) as pure functions, and its block (Figure 1).
 
 The recurrence  C_t = f_t C_{t-1} + i_t v_t k_t^T,  n_t = f_t n_{t-1} + i_t k_t,
-h_t = C_t q_t / max(|n_t^T q_t|, 1)  unrolls to a causally weighted sum over the past,
+h_t = C_t q_t / max(|n_t^T q_t|, 1),  with keys already divided by sqrt(K), unrolls to a causally
+weighted sum over the past,
 
     h_t = sum_s S_ts v_s / (max(|sum_s S_ts|, exp(-m_t)) + eps),
-    S_ts = (q_t . k_s / sqrt(K)) exp(D_ts - m_t),   D_ts = F_t - F_s + log i_s   for s <= t,
+    S_ts = (q_t . k_s) exp(D_ts - m_t),   D_ts = F_t - F_s + log i_s   for s <= t,
 
 with F the running sum of log f and m_t = max_s D_ts, which keeps every exponent at or below zero
 (the stabilized form of xLSTM). With a_s = log i_s - F_s and M_t its running maximum, D_ts - m_t is
@@ -12,7 +13,8 @@ just a_s - M_t: the weights need one subtraction and one exponential, and the st
 m_t = F_t + M_t.
 
 Two forms give the same h: the quadratic one (`hear_axlstm.ops`), fastest for short windows, and
-`chunkwise`, linear in S, with a state passed from chunk to chunk. `cell` chooses.
+`chunkwise`, linear in S, with a state passed from chunk to chunk. `cell` chooses. All of them take
+keys that are not yet divided by sqrt(K), and C and n of a `State` are sums of such keys.
 
 Shapes: B windows, S tokens, D model width, E inner width, H heads, K = E / H head size.
 """

@@ -29,8 +29,7 @@ class TransformerBlock(nn.Module):
         dim, hidden = config.dim, config.dim * config.mlp_ratio
         if dim % (4 * config.heads):
             raise ValueError(
-                f"inner width {dim} must be a multiple of 4 x {config.heads} heads: "
-                "change dim or heads"
+                f"dim={dim} must be a multiple of 4 x {config.heads} heads: change dim or heads"
             )
         self.heads = config.heads
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, dtype=torch.float32)

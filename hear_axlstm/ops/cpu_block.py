@@ -47,7 +47,10 @@ class CompiledBlock:
         check_shapes(up.shape[0], weights, heads)
         width, inner = down.shape
         if up.shape != (2 * inner, width) or norm.shape != (width,) or width > inner:
-            raise ValueError(f"projections {up.shape}, {down.shape} and norm {norm.shape}")
+            raise ValueError(
+                f"shapes do not match: up {tuple(up.shape)}, down {tuple(down.shape)}, "
+                f"norm {tuple(norm.shape)}"
+            )
         self.heads, self.width, self.inner, self.dtype = heads, width, inner, up.dtype
         self._tensors = norm, up.weight, weights, down.weight  # used through their addresses
         numbers = width, EPS * math.sqrt(inner // heads), NORM_EPS, LARGEST_EXPONENT
@@ -73,7 +76,10 @@ class CompiledBlock:
         batch, tokens, width = map(int, tokens_BSD.shape)
         sizes = Sizes(batch, tokens, self.heads, self.inner // self.heads // MAP_WIDTH)
         if width != self.width or (state and batch != 1):
-            raise ValueError(f"tokens have shape {tuple(tokens_BSD.shape)}, not [B, S, {width}]")
+            windows = 1 if state else "B"
+            raise ValueError(
+                f"tokens have shape {tuple(tokens_BSD.shape)}, not [{windows}, S, {self.width}]"
+            )
         empty, threads = partial(workspace.empty, like=tokens_BSD), thread_count()
         scratch = empty("block", (batch * tokens + 1) * 6 * self.inner, dtype=self.dtype)
         raw_BSG = empty("gates", batch, tokens, 2 * self.heads)

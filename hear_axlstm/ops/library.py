@@ -103,7 +103,11 @@ def call(name: str, *arguments: Any) -> None:
     dtype = arguments[kinds.index("T")].dtype
     dtypes = {"T": dtype, "f": torch.float32, "d": torch.float64}
     if dtype not in SUFFIXES or len(arguments) != len(kinds):
-        raise TypeError(f"{name} takes {len(kinds)} arguments in one of {list(SUFFIXES)}: {dtype}")
+        supported = " or ".join(map(str, SUFFIXES))
+        raise TypeError(
+            f"{name} takes {len(kinds)} arguments of dtype {supported}, got {len(arguments)} of "
+            f"{dtype}"
+        )
     converted: list[Any] = []
     for kind, argument in zip(kinds, arguments, strict=True):
         if kind in dtypes:

@@ -90,8 +90,8 @@ def find_labeled_clips(source: str | Path) -> LabeledClips:
     missing = [clip.source for clip in clips.clips if not Path(str(clip.source)).is_file()]
     if missing:
         raise LabeledSetError(
-            f"knn={source} names {plural(len(missing), 'missing file')}, the first is "
-            f"{missing[0]!s}"
+            f"knn={source} lists {plural(len(missing), 'missing file')}, e.g. {missing[0]!s}: "
+            "check the paths"
         )
     return clips
 

@@ -98,7 +98,7 @@ def test_rows_that_nothing_can_be_learned_from(
         return str(caught.value)
 
     rows = rows_of(tones)
-    assert "1 class to train on" in message(rows_of(tones, label="low"))
+    assert "1 class to train on: at least two are" in message(rows_of(tones, label="low"))
     found = message([{**rows[0], "label": "NaN"}, {**rows[1], "label": ""}, *rows[2:]])
     assert "2 unusable rows:\n  line 2: no 'label'" in found and "\n  line 3: no" in found
     odd = [{**row, "label": "odd"} if row == rows[5] else row for row in rows]

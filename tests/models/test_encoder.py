@@ -246,7 +246,7 @@ def test_config_survives_json_and_refuses_nonsense() -> None:
     for wrong, named in (
         ({"architecture": "mamba"}, "architecture='mamba': choose one of axlstm, ssast"),
         ({"dim": 52, "expansion": 1, "heads": 3}, "inner width 52"),
-        ({"architecture": "ssast", "dim": 52, "heads": 3}, "inner width 52"),
+        ({"architecture": "ssast", "dim": 52, "heads": 3}, "dim=52 must be a multiple of 4 x 3"),
     ):
         with pytest.raises(ValueError, match=named):
             Encoder(ModelConfig(**wrong))  # type: ignore[arg-type]

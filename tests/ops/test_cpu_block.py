@@ -48,6 +48,22 @@ def test_a_whole_block(tokens: int, threads: int, dtype: torch.dtype) -> None:
 
 
 @torch.no_grad()
+def test_wrong_shapes_are_named() -> None:
+    block = lively_block()
+    whole = whole_block(block, torch.float32)
+    log_gates = partial(split_gates, input_gate=block.input_gate)
+    with pytest.raises(ValueError, match=r"shape \(2, 5, 64\), not \[B, S, 192\]"):
+        whole(torch.zeros(2, 5, 64), log_gates, Workspace())
+    state = [torch.zeros(0)] * 4
+    with pytest.raises(ValueError, match=r"shape \(2, 5, 192\), not \[1, S, 192\]"):
+        whole(torch.zeros(2, 5, 192), log_gates, Workspace(), state)
+    up, weights, down = fuse_weights(block.tensors(), block.heads)
+    packed = [PackedLinear(weight, library.gemm_columns()) for weight in (up, down)]
+    with pytest.raises(ValueError, match=r"shapes do not match: up \(.*\), norm \(64,\)"):
+        CompiledBlock(torch.ones(64), packed[0], weights, packed[1], block.heads)
+
+
+@torch.no_grad()
 @posix_only
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_has_threads_of_its_own() -> None:

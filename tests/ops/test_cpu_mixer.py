@@ -232,7 +232,7 @@ def test_wrong_arguments_never_reach_the_library() -> None:
     for place, wrong in ((1, q.mT), (4, a.float()), (6, 1.0), (8, a)):
         with pytest.raises((TypeError, ctypes.ArgumentError)):
             library.call("weighted_sum", *good[:place], wrong, *good[place + 1 :])
-    with pytest.raises(TypeError, match="weighted_sum takes 9 arguments"):
+    with pytest.raises(TypeError, match=r"weighted_sum takes 9 arguments .* got 8 of"):
         library.call("weighted_sum", *good[:-1])
 
 

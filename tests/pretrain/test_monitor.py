@@ -186,7 +186,7 @@ def test_labels_come_from_folders_or_a_csv(tones: Path, tmp_path: Path) -> None:
         ("sound,label\na.wav,a\n", "no column 'path'"),
         ("path,label\n", "lists no clips"),
         ("path,label\na.wav,a\na.wav,a\n", "1 class"),
-        ("path,label\na.wav,a\nb.wav,b\n", "1 missing file"),
+        ("path,label\na.wav,a\nb.wav,b\n", "lists 1 missing file, e.g. "),
         ("path,label,split\na.wav,a,train\na.wav,b,dev\n", "'dev'"),
         ("path,label,split\na.wav,a,train\nb.wav,b,train\n", "both splits"),
     ],

@@ -35,14 +35,14 @@ def fetch_tasks(
     Run the same command again to resume. Existing tasks are kept.
 
     Args:
-        folder: folder of task folders; archives and unfinished tasks are in its .fetch.
-        tasks: names of the tasks (see `hearbench tasks`), or prefixes such as esc50; default: all.
-        rates: sample rates to provide, in Hz; the archives have 48000.
-        url: source of the archives instead of Zenodo: URL/<archive>.
-        checksums: file in the format of `sha256sum` or `md5sum`, instead of Zenodo's MD5 sums.
-        keep_archives: keep the archives in .fetch.
-        workers: number of clips resampled at the same time; by default one per CPU.
-        dry_run: only report sizes and disk space.
+        folder: Folder of task folders; archives and unfinished tasks are in its .fetch.
+        tasks: Names of the tasks (see `hearbench tasks`), or prefixes such as esc50; default: all.
+        rates: Sample rates to provide, in Hz; the archives have 48000.
+        url: Source of the archives instead of Zenodo: URL/<archive>.
+        checksums: File in the format of `sha256sum` or `md5sum`, instead of Zenodo's MD5 sums.
+        keep_archives: Keep the archives in .fetch.
+        workers: Number of clips resampled at the same time; by default one per CPU.
+        dry_run: Only report sizes and disk space.
     """
     _check(rates, workers)
     wanted = [task for task in _choose(tasks) if not _is_there(folder / task.folder, rates)]

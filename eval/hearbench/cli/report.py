@@ -18,7 +18,7 @@ def report(
     """Write the report of the last evaluation: HTML, Markdown, CSV and LaTeX in OUT/report.
 
     Args:
-        out: the evaluation's folder.
+        out: The evaluation's folder.
     """
     page = reports.write(collect(Plan.load(out.resolve())))
     print(f"Report: {page}, and report.md, .csv and .tex in the same folder.")

@@ -19,11 +19,11 @@ def run(
     """Evaluate systems on tasks with several seeds; finished runs are never repeated.
 
     Args:
-        options: how systems are evaluated.
+        options: How systems are evaluated.
         systems: NAME or NAME@CHECKPOINT (`hearbench systems` lists the names), weights such as
             axlstm_base.audioset, or [LABEL=]MODULE[@CHECKPOINT] for any other HEAR module.
             (default: naive, spectrum, logmel, random, ssast_tiny and axlstm_tiny)
-        out: output folder.
+        out: Output folder.
     """
     evaluation = evaluate_systems(systems, out, options, print)
     print(evaluation.outcome)

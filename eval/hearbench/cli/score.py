@@ -30,11 +30,11 @@ def score(
     """Print aggregated scores s(m), and the table of an evaluation.
 
     Args:
-        out: the evaluation's folder.
-        scale: s(m) relative to the runs of "these" systems, or on the scale of the "paper"'s
-            Table 2; both if not given.
-        printed: score the printed rows of this table of the paper instead of an evaluation.
-        json: print JSON.
+        out: The evaluation's folder.
+        scale: Scale of s(m): "these" is relative to the evaluated systems, "paper" is that of the
+            paper's Table 2 (default: both).
+        printed: Score the printed rows of this table of the paper instead of an evaluation.
+        json: Print JSON.
     """
     if printed is not None:
         rows = printed_scores(printed, scale)

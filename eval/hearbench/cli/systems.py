@@ -23,7 +23,7 @@ def systems(name: Annotated[str | None, tyro.conf.Positional, option("[NAME]")] 
     are published, and what each system was verified against.
 
     Args:
-        name: name of a system.
+        name: Name of a system.
     """
     if name is None:
         print(LINE.format(*HEADS).rstrip())

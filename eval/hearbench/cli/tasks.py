@@ -25,7 +25,7 @@ def tasks(
     A task "differs" if it is valid but its clip or class counts are not the published ones.
 
     Args:
-        folder: folder of HEAR task folders; without it the ten tasks are only listed.
+        folder: Folder of HEAR task folders; without it the ten tasks are only listed.
     """
     paths = task_folders(folder) if folder is not None else []
     found = {path.name: check_task(path) for path in paths}

@@ -28,11 +28,11 @@ def weights(
     """List the published checkpoints of other systems, or download some.
 
     Args:
-        action: list, or get NAME...
-        names: names of the weights to get.
-        source: files that you downloaded with a browser, to use instead: a file, a run's folder, a
+        action: "list" prints all, "get" downloads those named.
+        names: Names of the weights to get.
+        source: Files that you downloaded with a browser, to use instead: a file, a run's folder, a
             zip, or a folder that contains them. It replaces what is in the destination.
-        to: destination folder; by default HEARBENCH_CACHE or the platform's cache folder.
+        to: Destination folder; by default HEARBENCH_CACHE or the platform's cache folder.
     """
     folder = to or default_folder()
     if action == "list":

@@ -133,7 +133,10 @@ def _compute(
         found = model.timestamps(audio_Bn) if is_event else (model.scenes(audio_Bn), None)
     except torch.OutOfMemoryError as error:
         if len(batch) == 1:
-            raise EmbeddingError(f"{batch[0].path} is too long to fit in memory") from error
+            raise EmbeddingError(
+                f"{batch[0].path} is too long to fit in memory: use a machine with more memory, or "
+                "leave out this task"
+            ) from error
         found = None
     except Exception as error:  # any module may fail in its own way
         more = f" and {len(batch) - 1} more of that length" if len(batch) > 1 else ""

@@ -51,7 +51,10 @@ def parse_systems(specs: Sequence[str]) -> tuple[System, ...]:
     systems = tuple(parse_system(spec) for spec in specs or DEFAULTS)
     labels = [system.label for system in systems]
     if twice := [label for label in labels if labels.count(label) > 1]:
-        raise SystemSpecError(f"label {twice[0]!r} is used twice: write LABEL=MODULE[@CHECKPOINT]")
+        raise SystemSpecError(
+            f"label {twice[0]!r} is used twice: give one of them another label, "
+            "LABEL=MODULE[@CHECKPOINT]"
+        )
     return systems
 
 

@@ -43,7 +43,8 @@ def find_clips(task: Task, sample_rate: int) -> list[Clip]:
             if (header.samplerate, header.channels) != (sample_rate, 1):
                 raise TaskError(
                     f"{path}: {header.samplerate} Hz with {header.channels} channel(s), but the "
-                    f"model needs {sample_rate} Hz mono: resample the task"
+                    f"model needs {sample_rate} Hz mono: fetch an official task again (hearbench "
+                    f"fetch-tasks FOLDER --rates {sample_rate}), or convert the clips of your task"
                 )
             clips.append(Clip(split, name, path, header.frames))
     return clips
@@ -96,7 +97,9 @@ def check_audio(task: Task, sample_rate: int) -> None:
             rates = sorted(p.name for p in task.path.iterdir() if is_sample_rate(p.name))
             raise TaskError(
                 f"{folder} is missing: the model needs {sample_rate} Hz and the task has "
-                f"{', '.join(rates) or 'no audio'}; resample the task or pick another model"
+                f"{', '.join(rates) or 'no audio'}; fetch an official task again (hearbench "
+                f"fetch-tasks FOLDER --rates {sample_rate}), add the clips to your task, or pick "
+                "another model"
             )
         with os.scandir(folder) as entries:
             present = {entry.name for entry in entries if entry.is_file()}

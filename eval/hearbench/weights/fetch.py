@@ -75,7 +75,7 @@ def get(weights: Weights, folder: Path, source: Path | None = None) -> Path:
         if not source and (found := _kept(weights, folder)):
             return found
         if not source and os.environ.get(OFFLINE_VARIABLE, "").strip().lower() not in OFF:
-            raise WeightsError(f"{OFFLINE_VARIABLE} is set; unset it to download them")
+            raise WeightsError(f"{OFFLINE_VARIABLE} is set; unset it to allow downloads")
         with _lock(weights, folder):
             if not source and (found := _kept(weights, folder)):  # by another process
                 return found

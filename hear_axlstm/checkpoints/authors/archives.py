@@ -65,8 +65,12 @@ def extract(member: Member, folder: Path) -> Path:
     target = folder / PurePosixPath(member.name).name
     try:
         with zipfile.ZipFile(member.path) as archive:
-            if archive.getinfo(member.name).file_size > LARGEST_CHECKPOINT:
-                raise ValueError(f"{member.name} is larger than any checkpoint")
+            size = archive.getinfo(member.name).file_size
+            if size > LARGEST_CHECKPOINT:
+                raise ValueError(
+                    f"{member.name} has {size:,} bytes, more than any published checkpoint: "
+                    "download the file again"
+                )
             with archive.open(member.name) as packed, target.open("wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked)
     except DAMAGED as error:

@@ -54,7 +54,7 @@ def get(weights: Published, source: str = "") -> Path:
         if is_intact(weights.path) and not source:
             return weights.path
         if is_offline() and not is_local:
-            raise FileNotFoundError(f"{OFFLINE_VARIABLE} is set; unset it to download them")
+            raise FileNotFoundError(f"{OFFLINE_VARIABLE} is set; unset it to allow downloads")
         with _lock(weights):
             if source or not is_intact(weights.path):  # another process may have fetched it
                 _fetch(weights, source, is_local)

@@ -193,7 +193,7 @@ def test_a_last_batch_of_one_is_refused(tmp_path: Path) -> None:
 @posix_only  # for the dangling link
 def test_missing_audio(tmp_path: Path) -> None:
     task = read_task(write_task(tmp_path / "tones"))
-    with pytest.raises(TaskError, match="needs 48000 Hz and the task has 16000"):
+    with pytest.raises(TaskError, match=r"48000 Hz and the task has 16000; .*--rates 48000\)"):
         check_audio(task, 48_000)
     clip = task.path / str(SAMPLE_RATE) / "test" / "test-3.wav"
     clip.unlink()
