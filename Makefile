@@ -16,10 +16,12 @@ PROCESSES ?= 2
 BIN   := .venv/bin
 READY := .venv/.ready
 
-# A single process packs the audio itself; several need it packed beforehand.
+# A single process packs the audio itself; several need it packed beforehand. A run that has been
+# started keeps its pack.
 ifdef NPROC
-PRETRAIN = data="$1"; if [ ! -e "$$data/pack.json" ]; then \
-    $(BIN)/axlstm pack "$$data" "$(RUN)/pack" && data="$(RUN)/pack" || exit; fi; \
+PRETRAIN = data="$1"; if [ ! -e "$$data/pack.json" ]; then data="$(RUN)/pack"; \
+    { [ -e "$(RUN)/config.json" ] && [ -e "$$data/pack.json" ]; } || \
+    $(BIN)/axlstm pack "$1" "$$data" || exit; fi; \
     $(BIN)/torchrun --standalone --nproc-per-node $(NPROC) -m -- hear_axlstm \
     pretrain "$$data" --model $(CONFIG) --run "$(RUN)"
 else

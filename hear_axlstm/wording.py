@@ -30,3 +30,8 @@ def duration(seconds: float) -> str:
     if round(seconds / 60, 1) < 60:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:,.1f} h"
+
+
+def unformatted(text: str) -> str:
+    """Text for matplotlib, which would typeset what is between two dollar signs as a formula."""
+    return text.replace("$", r"\$")

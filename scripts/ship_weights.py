@@ -17,6 +17,7 @@ import tyro
 from hear_axlstm import checkpoints
 from hear_axlstm.checkpoints.authors.published import TAG
 from hear_axlstm.checkpoints.checksum import sha256
+from hear_axlstm.checkpoints.model_card import without_paths
 from hear_axlstm.checkpoints.resolve import RANDOM
 from hear_axlstm.config import preset
 from hear_axlstm.files import write_text
@@ -50,7 +51,7 @@ def main(
     model = MaskedPatchModel(config)
     checkpoints.fill(model, tensors, file)
     shipped = FOLDER / f"{name}.safetensors"
-    checkpoints.save(shipped, model, training, torch.float16)
+    checkpoints.save(shipped, model, without_paths(training), torch.float16)
     manifest = json.loads((FOLDER / "manifest.json").read_text(encoding="utf-8"))
     manifest["weights"][name] = {
         "tag": tag,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,6 +27,12 @@ class AudioClip:
     """End in seconds; None means the end of the file."""
     labels: tuple[str, ...] = ()
     """Classes, if known."""
+
+    @property
+    def span(self) -> tuple[object, ...]:
+        """The file, however its path is written, and the part of it; equal for equal clips."""
+        is_path = isinstance(self.source, str)
+        return os.path.realpath(self.source) if is_path else self.source, self.start, self.end
 
     def decode(self, sample_rate: int, longest: float | None = None) -> NDArray[float32]:
         """Decode the clip to mono samples ``[n]`` at `sample_rate`.

@@ -131,7 +131,7 @@ def _distinct(rows: Sequence[LabeledRow], file: Path, joins: bool) -> list[Label
     repeated = 0
     for row in rows:
         clip = row.clip
-        key = (clip.source, clip.start, clip.end, row.split, row.fold)
+        key = (*clip.span, row.split, row.fold)
         if key not in first:
             first[key] = len(kept)
             kept.append(row)

@@ -338,9 +338,14 @@ class SeveralSources:
                 yield ClipGroup(_below(name, group.clips), group.size, inputs)
 
     def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
-        """Clips of each source, and the total number of clips."""
-        parts = [s.sample(-(-size // len(self._sources))) for _, s in self._sources]
-        return list(chain.from_iterable(clips for clips, _ in parts)), sum(n for _, n in parts)
+        """Clips of each source, in proportion to its size, and the total number of clips."""
+        parts = [source.sample(size) for _, source in self._sources]
+        total = sum(number for _, number in parts)
+        found: list[AudioClip | Skipped] = []
+        for clips, number in parts:
+            share = min(len(clips), max(1, round(size * number / total)))
+            found += [clips[place * len(clips) // share] for place in range(share)]
+        return found, total
 
 
 def _below(name: str, clips: Iterable[AudioClip | Skipped]) -> Iterator[AudioClip | Skipped]:

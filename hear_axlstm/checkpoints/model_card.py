@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from torch import Tensor
 
+from hear_axlstm.checkpoints import hub
 from hear_axlstm.config import ModelConfig
 
 TEMPLATE = """---
@@ -183,6 +184,21 @@ def _score_table(results: list[EvalResult]) -> str:
     return "\n".join(("| data | split | metric | score |", "|---|---|---|---:|", *rows))
 
 
+def without_paths(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts about a training without local paths, such as those of its labeled clips."""
+    return {
+        name: without_paths(value) if isinstance(value, Mapping) else value
+        for name, value in facts.items()
+        if not _is_path(value)
+    }
+
+
+def _is_path(value: object) -> bool:
+    if not isinstance(value, str) or hub.is_address(value):
+        return False
+    return "/" in value or "\\" in value
+
+
 def _for_the_card(training: Mapping[str, Any]) -> dict[str, Any]:
     recipe = training.get("config", {})
     facts = {name: value for name, value in training.items() if name not in ("config", SCORES)}
@@ -200,6 +216,13 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         if isinstance(value, Mapping):
             pairs += _flat(value, f"{prefix}{name}.")
         else:
-            shown = "x".join(map(str, value)) if isinstance(value, (tuple, list)) else value
-            pairs.append((f"{prefix}{name}", shown))
+            pairs.append((f"{prefix}{name}", _joined(value)))
     return pairs
+
+
+def _joined(value: object) -> object:
+    """A patch as 4x16, and names separated by commas."""
+    if not isinstance(value, (tuple, list)):
+        return value
+    sizes = all(isinstance(item, int) for item in value)
+    return ("x" if sizes else ", ").join(map(str, value))

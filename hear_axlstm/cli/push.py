@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -14,7 +13,7 @@ from hear_axlstm import checkpoints
 from hear_axlstm.checkpoints import hub
 from hear_axlstm.checkpoints.authors.reference_release import is_release
 from hear_axlstm.checkpoints.format import save_tensors, stored_dtype
-from hear_axlstm.checkpoints.model_card import read_scores, write_card
+from hear_axlstm.checkpoints.model_card import read_scores, without_paths, write_card
 from hear_axlstm.options import option
 
 
@@ -47,6 +46,7 @@ def push(
     if is_release(path):
         raise ValueError(f"{path} is not in this package's format: use `axlstm convert` first")
     config, training, tensors = checkpoints.read(path)
+    training = without_paths(training)
     if card:
         text = card.read_text(encoding="utf-8")
     else:
@@ -59,23 +59,8 @@ def push(
         # A copy without the state of an optimizer and the paths of this machine
         public, dtype = Path(folder, checkpoints.FILE_NAME), stored_dtype(path)
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-        save_tensors(public, config, _without_paths(training), tensors)
+        save_tensors(public, config, training, tensors)
         readme = text.encode()
         contents: dict[str, Path | bytes] = {checkpoints.FILE_NAME: public, "README.md": readme}
         page = hub.upload(repo, contents, f"Upload {config.architecture} weights", private)
     print(f"published: {page}\nnext: load_model('{hub.SCHEME}{repo}') in Python")
-
-
-def _without_paths(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts about a training without local paths, such as those of its labeled clips."""
-    settings = training.get("config")
-    if not isinstance(settings, Mapping):
-        return dict(training)
-    public = {name: value for name, value in settings.items() if not _is_path(value)}
-    return {**training, "config": public}
-
-
-def _is_path(value: object) -> bool:
-    if not isinstance(value, str) or hub.is_address(value):
-        return False
-    return "/" in value or "\\" in value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,9 +15,9 @@ def balanced_draws(
 ) -> NDArray[np.float64] | None:
     """Expected number of draws of each clip in an epoch with one draw per clip on average.
 
-    Clips belong to the top-level folder of their path. A folder of n clips gets a share of the
-    draws that is proportional to n ** (1 - balance), as Conneau et al. (2020) sample languages;
-    clips of one folder are drawn equally often.
+    Clips belong to the top-level folder of their path, below the part that all paths share. A
+    folder of n clips gets a share of the draws that is proportional to n ** (1 - balance), as
+    Conneau et al. (2020) sample languages; clips of one folder are drawn equally often.
 
     Args:
         corpus: the packed clips.
@@ -31,10 +33,13 @@ def balanced_draws(
     if not balance:
         return None
     ids = list(corpus.index.ids())
-    folders = [ids[clip].rpartition(b"/")[0].partition(b"/")[0] for clip in clips.tolist()]
+    parents = [ids[clip].split(b"/")[:-1] for clip in clips.tolist()]
+    ends = zip(min(parents), max(parents), strict=False)  # all others are between these
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+    folders = [b"".join(parent[shared : shared + 1]) for parent in parents]
     names, folder, size = np.unique(folders, return_inverse=True, return_counts=True)
     if len(names) < 2:
-        only = names[0].decode("utf-8", "replace") or "the corpus folder itself"
+        only = b"/".join(parents[0]).decode("utf-8", "replace") or "the corpus folder itself"
         raise ValueError(
             f"balance={balance:g} needs a corpus of several top-level folders, but all clips are "
             f"in {only!r}: pack such a corpus, or leave balance out"

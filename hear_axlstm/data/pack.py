@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hear_axlstm.audio.clips import Source
+from hear_axlstm.audio.clips import AudioClip, Source
 from hear_axlstm.audio.skipped import REPORT_NAME, Report, Skipped, is_report
 from hear_axlstm.audio.sources import open_source
 from hear_axlstm.config import MelConfig
@@ -90,6 +90,11 @@ def pack(
     if not update and info is not None and info["fingerprint"] != planned.fingerprint:
         log.warning("using %s as it is, although %s has changed since", out, source.name)
         return _report(out)
+    if info is not None and not any(map(_is_readable, source.clips())):
+        raise PackError(
+            f"no file of {source.name} can be read: check that its disk is mounted; {out} stays as "
+            "it is"
+        )
     with naming_full_disk(out):
         out.mkdir(parents=True, exist_ok=True)
     with sole_writer(out, LOCK_NAME):
@@ -120,6 +125,12 @@ def _is_up_to_date(out: Path, source: Source, mel: MelConfig, fingerprint: str) 
             f"{out} is a pack of {info['source']}: choose another folder, or delete it first"
         )
     return False
+
+
+def _is_readable(clip: AudioClip | Skipped) -> bool:
+    if isinstance(clip, Skipped):
+        return False
+    return isinstance(clip.source, bytes) or os.access(clip.source, os.R_OK)
 
 
 def _is_ours(path: Path) -> bool:

@@ -49,7 +49,8 @@ class ClipBatches:
         Seeds PyTorch's generators for each step, so that dropout does not depend on earlier steps.
         """
         for step, batch in enumerate(prefetch(self.batch, first, end), start=first):
-            torch.manual_seed(self.seed * 1_000_003 + step)
+            (seed,) = np.random.SeedSequence([self.seed, 2, step]).generate_state(1)
+            torch.manual_seed(int(seed))
             yield batch
 
     def batch(self, step: int) -> Batch:

@@ -21,6 +21,7 @@ from hear_axlstm import checkpoints
 from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.errors import AudioError
 from hear_axlstm.audio.skipped import Skipped
+from hear_axlstm.checkpoints.checksum import verify
 from hear_axlstm.config import PRESETS, ModelConfig
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.inputs import Audio
@@ -157,12 +158,14 @@ def load_classifier(path: str | Path) -> Classifier:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if it is damaged, or has no head.
+        ValueError: if it is damaged, does not match its checksum, or has no head.
     """
     path = Path(path).expanduser()
     path = path / CLASSIFIER_FILE if path.is_dir() else path
     if str(path).partition(".")[0] in PRESETS and not path.exists():
         raise ValueError(f"{path} names an encoder without a head: {TRAIN}")
+    if path.is_file():
+        verify(path)
     config, training, tensors = checkpoints.read(path)
     if CLASSIFIER_KEY not in training:
         raise ValueError(f"{path} is an encoder without a head: {TRAIN}")

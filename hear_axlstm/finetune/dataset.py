@@ -97,7 +97,7 @@ def read_dataset(train: Path, config: FinetuneConfig) -> Dataset:
     splits = {split: tuple(row.clip for row in rows if row.split == split) for split in SPLITS}
     if not splits["test"]:
         del splits["test"]
-    labels = Labels(_classes(splits["train"]), config.multilabel)
+    labels = Labels(class_names(splits["train"]), config.multilabel)
     return check(Dataset(labels, splits, missing), train)
 
 
@@ -120,7 +120,7 @@ def check(dataset: Dataset, source: Path) -> Dataset:
             raise LabelsError(
                 f"too few clips in {source} for a {split} set: add clips, or pass --{split} FILE"
             )
-        if unseen := sorted(set(_classes(members)) - set(classes)):
+        if unseen := sorted(set(class_names(members)) - set(classes)):
             raise LabelsError(
                 f"{plural(len(unseen), 'class')} of the {split} clips have no training clips: "
                 f"{listed(unseen)}: add some, or leave those clips out"
@@ -128,7 +128,7 @@ def check(dataset: Dataset, source: Path) -> Dataset:
     seen: dict[tuple[object, ...], str] = {}
     for split, members in splits.items():
         for clip in members:
-            before = seen.setdefault((clip.source, clip.start, clip.end), split)
+            before = seen.setdefault(clip.span, split)
             if before != split:
                 raise LabelsError(
                     f"{clip.id} is both a {before} and a {split} clip: "
@@ -213,5 +213,6 @@ def _draw_valid(rows: Sequence[LabeledRow], config: FinetuneConfig) -> list[Labe
     return drawn
 
 
-def _classes(clips: Sequence[AudioClip]) -> tuple[str, ...]:
+def class_names(clips: Sequence[AudioClip]) -> tuple[str, ...]:
+    """The classes of clips, in alphabetical order."""
     return tuple(sorted({name for clip in clips for name in clip.labels}))

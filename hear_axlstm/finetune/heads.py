@@ -17,6 +17,7 @@ from hear_axlstm.finetune.early_stopping import Best
 from hear_axlstm.finetune.metrics import loss, named, scores
 from hear_axlstm.progress import Progress
 from hear_axlstm.training.logging import JsonLines
+from hear_axlstm.training.trainer import DivergedError
 
 EPOCHS, PATIENCE, BATCH_SIZE = 200, 20, 64
 SMALLEST_STD = 1e-3  # relative to the mean; keeps constant channels from being amplified
@@ -37,6 +38,9 @@ def train_head(
         valid: embeddings and targets for early stopping.
         config: settings.
         log: JSONL file to write, with one line per epoch.
+
+    Raises:
+        DivergedError: if the logits are no longer finite.
     """
     device = classifier.head.mean.device
     scenes_nD, targets = (t.to(device) for t in train)
@@ -64,7 +68,12 @@ def train_head(
             used += len(rows)
         head.eval()
         with torch.no_grad():
-            found = scores(classifier.labels, head(valid[0].to(device)).cpu(), valid[1])
+            logits = head(valid[0].to(device)).cpu()
+        if not logits.isfinite().all():
+            raise DivergedError(
+                f"the logits are not finite after epoch {epoch}: lower lr, now {config.head_lr:g}"
+            )
+        found = scores(classifier.labels, logits, valid[1])
         mean = total.item() / max(1, used)
         lines.write(step=epoch, epoch=epoch, loss=mean, **named("valid", found))
         if best.take(found):

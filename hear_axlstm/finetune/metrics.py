@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from hear_axlstm.finetune.classifier import Labels
+from hear_axlstm.wording import unformatted
 
 MISSING = (
     "fine-tuning needs scikit-learn and matplotlib: run pip install '.[finetune]' in the clone"
@@ -96,7 +97,7 @@ def draw_confusion(labels: Labels, logits: Tensor, targets: Tensor, title: str, 
     classes = len(labels.classes)
     counts = confusion_matrix(targets, logits.argmax(1), labels=range(classes))
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
-    names = labels.classes if classes <= NAMES_UP_TO else None
+    names = [unformatted(name) for name in labels.classes] if classes <= NAMES_UP_TO else None
     side = min(4.0 + CELL_INCHES * classes, LARGEST_SIDE)
     figure = Figure(figsize=(side, side), layout="constrained")
     FigureCanvasAgg(figure)
@@ -111,7 +112,7 @@ def draw_confusion(labels: Labels, logits: Tensor, targets: Tensor, title: str, 
             axis.text(column, row, counts[row, column], ha="center", va="center", color=shade)
     if classes > NAMES_UP_TO:
         axis.set(xticks=[], yticks=[])
-    axis.set(xlabel="predicted class", ylabel="class", title=title)
+    axis.set(xlabel="predicted class", ylabel="class", title=unformatted(title))
     figure.savefig(path, dpi=110)
 
 

@@ -67,12 +67,12 @@ class FinetuneMonitor:
         self.classifier.precision = "float32"
         self.classifier.infer()
         logits = logits_of(self.classifier, self.dataset.splits["valid"])
-        found = scores(self.classifier.labels, logits, self.dataset.targets("valid"))
-        if not math.isfinite(found["loss"]):
+        if not logits.isfinite().all():
             raise DivergedError(
-                f"the validation loss is not finite after step {step}: lower lr and encoder_lr, "
+                f"the logits are not finite after step {step}: lower lr and encoder_lr, "
                 f"now {self.config.head_lr:g} and {self.config.encoder_lr:g}, in a new folder"
             )
+        found = scores(self.classifier.labels, logits, self.dataset.targets("valid"))
         lines.write(step=step, epoch=epoch, **named("valid", found))
         if self.best.take(found):
             self.classifier.save(self.trainer.run / CLASSIFIER_FILE, {"epoch": epoch})

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from hear_axlstm import load_model
 from hear_axlstm.audio.skipped import REPORT_NAME, Skipped, summary, write_report
+from hear_axlstm.checkpoints.format import read_settings
+from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.files import write_text
 from hear_axlstm.finetune.classifier import CLASSIFIER_FILE, Classifier, load_classifier, logits_of
 from hear_axlstm.finetune.config import MLP_WIDTH, FinetuneConfig, Mode
-from hear_axlstm.finetune.dataset import Dataset, check, read_dataset, report_broken
+from hear_axlstm.finetune.dataset import Dataset, check, class_names, read_dataset, report_broken
 from hear_axlstm.finetune.embedding_cache import cached_scenes
 from hear_axlstm.finetune.full import train_encoder
 from hear_axlstm.finetune.heads import train_head
@@ -29,6 +31,7 @@ from hear_axlstm.training.resume import CHECKPOINTS, check_folder, lock_dir
 from hear_axlstm.wording import plural
 
 CONFUSION, SCORES, SETTINGS = "confusion.png", "scores.json", "config.json"
+SCORED = "scores"  # among the facts in the header of a finished classifier
 HEAD_LOG = "head.jsonl"  # of the first stage of mode "full"
 
 
@@ -75,23 +78,45 @@ def finetune(train: Path, out: Path, config: FinetuneConfig) -> FinetuneReport:
         if context.size > 1:
             raise ValueError("fine-tuning runs in one process: start it without torchrun")
         _claim(out, config, dataset)
-        embedder = load_model(config.model)
-        with torch.random.fork_rng(used_generators(context.device)):
-            torch.manual_seed(config.seed)
-            hidden = MLP_WIDTH if config.mode == "mlp" else 0
-            classifier = Classifier(embedder.config, dataset.labels, hidden, config.dropout)
-            classifier.encoder = embedder.encoder
-            classifier.eval().to(context.device)
-            dataset, embeddings = _embed(classifier, dataset, train, config)
-            if not list_checkpoints(out / CHECKPOINTS):
-                pairs = {split: (x, dataset.targets(split)) for split, x in embeddings.items()}
-                log = out / (HEAD_LOG if config.mode == "full" else LOG_NAME)
-                train_head(classifier, pairs["train"], pairs["valid"], _of_head(config), log)
+        embedder = load_model(config.model).to(context.device)
+        dataset, embeddings = _embed(embedder, dataset, train, config)
+        if not (config.mode == "full" and _is_finished(out)):
+            classifier = _with_head(embedder, dataset, embeddings, config, out)
+            if config.mode == "full":
+                train_encoder(classifier, dataset, config, out, context)
         if config.mode == "full":
-            train_encoder(classifier, dataset, config, out, context)
             classifier = load_classifier(out).to(context.device)
         logits = _logits(classifier, dataset, embeddings, config.mode)
         return _write(classifier, dataset, logits, config, out)
+
+
+def _is_finished(out: Path) -> bool:
+    """Whether a classifier has been trained and scored, and its checkpoints deleted."""
+    path = out / CLASSIFIER_FILE
+    if not path.is_file() or list_checkpoints(out / CHECKPOINTS):
+        return False
+    return SCORED in read_settings(path)[1]
+
+
+def _with_head(
+    embedder: Embedder,
+    dataset: Dataset,
+    embeddings: Mapping[str, Tensor],
+    config: FinetuneConfig,
+    out: Path,
+) -> Classifier:
+    """Make a classifier from an embedder, and train its head, unless a checkpoint contains it."""
+    with torch.random.fork_rng(used_generators(embedder.device)):
+        torch.manual_seed(config.seed)
+        hidden = MLP_WIDTH if config.mode == "mlp" else 0
+        classifier = Classifier(embedder.config, dataset.labels, hidden, config.dropout)
+        classifier.encoder = embedder.encoder
+        classifier.eval().to(embedder.device)
+        if not list_checkpoints(out / CHECKPOINTS):
+            pairs = {split: (x, dataset.targets(split)) for split, x in embeddings.items()}
+            log = out / (HEAD_LOG if config.mode == "full" else LOG_NAME)
+            train_head(classifier, pairs["train"], pairs["valid"], _of_head(config), log)
+    return classifier
 
 
 def _of_head(config: FinetuneConfig) -> FinetuneConfig:
@@ -122,7 +147,7 @@ def _write(
     """Write the classifier, the scores of the splits, and the last split's confusion matrix."""
     targets = {split: dataset.targets(split) for split in logits}
     found = {s: scores(dataset.labels, logits[s], targets[s]) for s in logits}
-    classifier.save(out / CLASSIFIER_FILE, {"scores": found, "settings": config.to_dict()})
+    classifier.save(out / CLASSIFIER_FILE, {SCORED: found, "settings": config.to_dict()})
     write_text(out / SCORES, json.dumps(found, indent=2) + "\n")
     (out / REPORT_NAME).unlink(missing_ok=True)
     if dataset.left_out:
@@ -138,11 +163,11 @@ def _write(
 
 
 def _embed(
-    classifier: Classifier, dataset: Dataset, train: Path, config: FinetuneConfig
+    embedder: Embedder, dataset: Dataset, train: Path, config: FinetuneConfig
 ) -> tuple[Dataset, dict[str, Tensor]]:
     """Embed all splits; returns the decodable clips and their embeddings ``[n, D']``."""
     clips = [clip for members in dataset.splits.values() for clip in members]
-    embedded = dict(zip(clips, cached_scenes(classifier, clips), strict=True))
+    embedded = dict(zip(clips, cached_scenes(embedder, clips), strict=True))
     broken = [
         Skipped(str(clip.source), scene.reason)
         for clip, scene in embedded.items()
@@ -154,7 +179,8 @@ def _embed(
         split: tuple(clip for clip in members if isinstance(embedded[clip], Tensor))
         for split, members in dataset.splits.items()
     }
-    dataset = check(replace(dataset, splits=left, left_out=skipped), train)
+    labels = replace(dataset.labels, classes=class_names(left["train"]))
+    dataset = check(Dataset(labels, left, skipped), train)
     scenes = {s: [embedded[clip] for clip in members] for s, members in left.items()}
     return dataset, {
         split: torch.stack([scene for scene in of_split if isinstance(scene, Tensor)])

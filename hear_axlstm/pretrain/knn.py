@@ -87,6 +87,14 @@ def find_labeled_clips(source: str | Path) -> LabeledClips:
         )
     if clips.test is not None and (all(clips.test) or not any(clips.test)):
         raise LabeledSetError(f"knn={source} needs clips of both splits, train and test")
+    if clips.test is not None:
+        spans: tuple[set[object], ...] = set(), set()
+        for clip, is_test in zip(clips.clips, clips.test, strict=True):
+            spans[is_test].add(clip.span)
+            if clip.span in spans[not is_test]:
+                raise LabeledSetError(
+                    f"knn={source}: {clip.id} is both a train and a test clip: remove one of them"
+                )
     missing = [clip.source for clip in clips.clips if not Path(str(clip.source)).is_file()]
     if missing:
         raise LabeledSetError(

@@ -15,6 +15,7 @@ from torch import Tensor
 from hear_axlstm.files import replacing
 from hear_axlstm.models.patch_embed import patchify, unpatchify
 from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.wording import unformatted
 
 TITLES = ("masked input", "reconstruction", "target")
 HIDDEN_COLOR = "0.6"  # gray, which the color map does not have
@@ -86,7 +87,7 @@ def draw(shown: Tensor, seconds: float, title: str, path: Path) -> NDArray[np.ui
         axis.set_title(name)
     for axis in axes[-1]:
         axis.set_xlabel("seconds")
-    figure.suptitle(title)
+    figure.suptitle(unformatted(title))
     canvas.draw()
     picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     path.parent.mkdir(parents=True, exist_ok=True)

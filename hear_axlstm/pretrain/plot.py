@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hear_axlstm.training.logging import LOG_NAME, read_log
+from hear_axlstm.wording import unformatted
 
 KNN = "knn_accuracy"  # in the log
 WIDE_RANGE = 8.0  # ratio of largest to smallest value above which a logarithmic axis is used
@@ -90,7 +91,7 @@ def _draw(axis: Any, panel: Panel, logs: dict[str, list[dict[str, Any]]]) -> Non
         dots = marker if panel.quantity in FEW_POINTS else None
         axis.plot(*_columns(points), color=color, linestyle=dashes, marker=dots, **thin)
         style = {"color": color, "linestyle": dashes, "marker": marker, "markersize": 5}
-        axis.plot(*_columns(marks), label=label, **style)
+        axis.plot(*_columns(marks), label=_in_legend(label), **style)
         values += [y for _, y in points + marks]
     if panel.may_be_log and min(values) > 0 and max(values) / min(values) > WIDE_RANGE:
         axis.set_yscale("log")
@@ -99,6 +100,11 @@ def _draw(axis: Any, panel: Panel, logs: dict[str, list[dict[str, Any]]]) -> Non
     axis.set_title(panel.title)
     axis.set_xlabel("epoch")
     axis.grid(True, which="both", alpha=0.25)
+
+
+def _in_legend(label: str) -> str:
+    """A label, after a blank if it begins with _, since matplotlib leaves out such labels."""
+    return unformatted(f" {label}" if label.startswith("_") else label)
 
 
 def _points(lines: Sequence[dict[str, Any]], quantity: str | None) -> list[tuple[float, float]]:

@@ -130,6 +130,24 @@ def find_start(
     return start
 
 
+def set_aside_weights(config: PretrainConfig, run: Path) -> None:
+    """Rename the final weights of a run that continues with another number of epochs.
+
+    Until it ends, the folder then has no final weights, and its name means the newest checkpoint.
+    """
+    path = run / FILE_NAME
+    facts = read_settings(path)[1] if path.is_file() else {}
+    if "config" not in facts or not config.conflicts(facts["config"]):
+        return
+    epochs = facts["config"]["epochs"]
+    kept = path.with_name(f"model.{epochs:g}-epochs.safetensors")
+    log.warning(
+        "the run continues with %g epochs: the weights after %g are kept as %s",
+        *(config.epochs, epochs, kept),
+    )
+    path.replace(kept)
+
+
 def _differs_in_length(config: PretrainConfig, settings: Mapping[str, Any]) -> bool:
     """Whether a wsd run with these settings differs in its length alone."""
     before = PretrainConfig.from_dict(settings)

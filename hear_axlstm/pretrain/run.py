@@ -25,6 +25,7 @@ from hear_axlstm.pretrain.resume import (
     find_start,
     has_weights,
     is_finished,
+    set_aside_weights,
     with_kept_settings,
 )
 from hear_axlstm.pretrain.step import make_model, make_train_step
@@ -79,6 +80,7 @@ def pretrain(config: PretrainConfig, data: Path, run: Path, resume: Resume = "au
             if context.device.type == "cpu":
                 keep_freed_memory()
             if context.is_first:
+                set_aside_weights(config, run)
                 settings = json.dumps(config.to_dict(), indent=2)
                 write_text(run / CONFIG, settings + "\n")
             trainer, monitor = _assemble(config, corpus, run, context, stop, start)
@@ -103,7 +105,9 @@ def _assemble(
         torch.manual_seed(config.seed)
         model = make_model(config, context.device)
     if config.init is not None and start is None:
-        checkpoints.initialize(model, config.init)
+        if context.is_first:  # other machines may have other files under this name
+            checkpoints.initialize(model, config.init)
+        model.load_state_dict(context.broadcast(model.state_dict()))
     trainer = Trainer(
         run,
         config,

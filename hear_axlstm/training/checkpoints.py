@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hear_axlstm.audio.errors import may_pass
 from hear_axlstm.files import replacing
 from hear_axlstm.models.tensor_names import file_parameters
 
@@ -124,7 +125,7 @@ def load(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: if it is damaged or has another format.
-        PermissionError: if it may not be read.
+        OSError: if it may not be read, or not at present, for example because of a network disk.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -136,9 +137,9 @@ def load(path: Path) -> Checkpoint:
             raise CheckpointError(f"{path} is damaged: its checksum does not match")
         settings, state = json.loads(header["config"]), json.loads(header.get("state", "{}"))
         return Checkpoint(int(header["step"]), settings, header["corpus"], tensors, state)
-    except PermissionError:
-        raise
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, PermissionError) or may_pass(error):
+            raise
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 

@@ -34,7 +34,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     facts = {
         "hours": 5.3,
         "validation_loss": 0.5,
-        "config": {"epochs": 6.0, "probe": "/secret/path"},
+        "config": {"epochs": 6.0, "init": "/secret/init", "knn": "/secret/path"},
+        "settings": {"valid": "/secret/valid.csv"},
+        "classifier": {"classes": ["dog", "cat"]},
     }
     checkpoints.save(folder / checkpoints.FILE_NAME, MaskedPatchModel(CONFIG), facts, torch.float32)
     return folder
@@ -214,7 +216,13 @@ def test_push_publishes_what_load_model_takes(
     assert load_model(f"hf://{REPO}").config == CONFIG
     card = ModelCard(shown)
     assert card.data.license == "cc-by-4.0" and card.data.library_name == "hear_axlstm"
-    for fact in ("| hours | 5.3 |", "| epochs | 6.0 |", "| mel.n_mels | 80 |", "pip install"):
+    for fact in (
+        "| hours | 5.3 |",
+        "| classifier.classes | dog, cat |",
+        "| epochs | 6.0 |",
+        "| mel.n_mels | 80 |",
+        "pip install",
+    ):
         assert fact in card.text
     assert "secret" not in shown and "mlp_ratio" not in shown
     (example,) = re.findall(r"```python\n(.*?)```", card.text, re.S)

@@ -107,8 +107,17 @@ def test_an_epoch_draws_every_folder_equally_often(corpus: Corpus) -> None:
         assert all(abs(count[name] - CLIPS / 3) <= 1 for name in set(names))
 
 
+def test_folders_are_told_apart_below_what_their_paths_share(tmp_path: Path) -> None:
+    make(tmp_path, SIZES)
+    pack([tmp_path / "audio" / top for top in ("music", "speech")], tmp_path / "both", workers=1)
+    both = Corpus(tmp_path / "both")
+    expected = balanced_draws(both, np.arange(len(both)), 1.0)
+    assert expected is not None and expected.sum() == pytest.approx(80)
+    assert set(expected.round(6)) == {40 / 64, 40 / 16}
+
+
 def test_one_folder_cannot_be_balanced(tmp_path: Path) -> None:
-    for name, sizes in (("flat", {"": 5}), ("nested", {"all/a": 3, "all/b": 2})):
+    for name, sizes in (("flat", {"": 5}), ("nested", {"all/a": 5})):
         with pytest.raises(ValueError, match=r"balance=0\.5 needs a corpus of several"):
             balanced_draws(make(tmp_path / name, sizes), np.arange(5), 0.5)
 

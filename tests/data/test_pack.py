@@ -238,3 +238,32 @@ def test_a_killed_pack_goes_on(tmp_path: Path) -> None:
         assert len(list(out.glob("shard-*.json"))) >= shards
     pack(tmp_path / "audio", out, workers=1)
     assert files(out) == files(tmp_path / "whole")
+
+
+def test_a_pack_stays_while_the_disk_of_its_audio_is_missing(audio: Path, tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("path\n" + "".join(f"{p}\n" for p in sorted(audio.rglob("*.wav"))), "utf-8")
+    pack(table, tmp_path / "pack", workers=1)
+    before = files(tmp_path / "pack")
+    audio.rename(tmp_path / "elsewhere")
+    with pytest.raises(PackError, match="check that its disk is mounted"):
+        pack(table, tmp_path / "pack", workers=1)
+    assert files(tmp_path / "pack") == before
+
+
+def test_a_pack_that_changes_while_it_is_read_is_an_error(audio: Path, tmp_path: Path) -> None:
+    pack(audio, tmp_path / "pack", workers=1)
+    corpus = Corpus(tmp_path / "pack")
+    write_noise(audio / "0.wav", 3.0)
+    pack(audio, tmp_path / "pack", workers=1)
+    with pytest.raises(PackError, match="was packed again"):
+        corpus.clip(0)
+
+
+def test_an_estimate_weighs_sources_by_their_size(tmp_path: Path) -> None:
+    for folder, clips, seconds in (("many", 96, 0.5), ("few", 2, 10.0)):
+        (tmp_path / folder).mkdir()
+        for number in range(clips):
+            write_noise(tmp_path / folder / f"{number}.wav", seconds)
+    found = estimate_pack([tmp_path / "many", tmp_path / "few"], tmp_path / "pack", workers=1)
+    assert found.sampled == 64 and found.hours * 3600 == pytest.approx(68, rel=0.2)

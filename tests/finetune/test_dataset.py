@@ -11,7 +11,7 @@ import pytest
 from hear_axlstm.audio.labels import LabelsError
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.dataset import read_dataset
-from hear_axlstm.pretrain.knn import find_labeled_clips
+from hear_axlstm.pretrain.knn import LabeledSetError, find_labeled_clips
 from tests.helpers.labeled import PITCHES, Row, rows_of, write
 
 
@@ -120,3 +120,20 @@ def test_a_split_whose_files_are_all_missing_is_refused(
     settings = replace(settings, **{split: other})  # type: ignore[arg-type]
     with pytest.raises(LabelsError, match=rf"no file of the {split} clips exists, e\.g\. .*gone"):
         read_dataset(tones, settings)
+
+
+def test_a_clip_of_two_splits_is_refused_however_its_path_is_written(
+    tones: Path, config: FinetuneConfig, tmp_path: Path
+) -> None:
+    config = replace(config, test_fold=None, test=tmp_path / "test" / "list.csv")
+    config.test.parent.mkdir()  # type: ignore[union-attr]
+    rows = rows_of(tones)
+    (tmp_path / "link").symlink_to(tones.parent)
+    (row,) = [row for row in rows if str(row["path"]).endswith("/4.wav")]
+    for path in (f"{tones.parent}/./4.wav", tmp_path / "link" / "4.wav"):
+        write(config.test, [{**row, "path": path}])  # type: ignore[arg-type]
+        with pytest.raises(LabelsError, match="both a train and a test clip"):
+            read_dataset(write(tmp_path / "train.csv", rows), config)
+    split = [{**row, "split": "train"} for row in rows] + [{**row, "path": path, "split": "test"}]
+    with pytest.raises(LabeledSetError, match="both a train and a test clip"):
+        find_labeled_clips(write(tmp_path / "knn.csv", split))

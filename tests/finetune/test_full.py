@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -39,3 +40,15 @@ def test_an_interrupted_run_goes_on_exactly(
         checkpoints.read(tmp_path / n / "classifier.safetensors")[2] for n in ("whole", "cut")
     )
     assert all(torch.equal(one[name], other[name]) for name in one | other)
+
+
+def test_a_finished_run_is_kept_without_its_checkpoints(
+    tones: Path, config: FinetuneConfig, tmp_path: Path
+) -> None:
+    config = replace(config, mode="full", epochs=1, batch_size=4, seed=20_241_130_123_456)
+    scores = finetune(tones, tmp_path, config).scores
+    shutil.rmtree(tmp_path / "checkpoints")
+    trained = checkpoints.read(tmp_path / "classifier.safetensors")[2]
+    assert finetune(tones, tmp_path, config).scores == scores
+    kept = checkpoints.read(tmp_path / "classifier.safetensors")[2]
+    assert all(torch.equal(kept[name], trained[name]) for name in trained)

@@ -31,3 +31,8 @@ def test_the_confusion_of_many_classes_is_a_small_picture(tmp_path: Path) -> Non
     draw_confusion(labels, torch.eye(400), torch.arange(400), "all right", picture)
     with Image.open(picture) as image:
         assert max(image.size) <= 3_500
+
+
+def test_names_are_not_formulas(tmp_path: Path) -> None:
+    labels = Labels(("$_$", "cash $5-$10", r"\$"), False)
+    draw_confusion(labels, torch.eye(3), torch.arange(3), "$a^$", tmp_path / "confusion.png")

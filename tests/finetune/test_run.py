@@ -15,9 +15,11 @@ import torch
 from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.audio.io import load_audio
 from hear_axlstm.audio.labels import LabelsError
+from hear_axlstm.checkpoints.checksum import ChecksumError
 from hear_axlstm.finetune.classifier import Labels, load_classifier
-from hear_axlstm.finetune.config import FinetuneConfig
+from hear_axlstm.finetune.config import FinetuneConfig, Mode
 from hear_axlstm.finetune.run import finetune
+from hear_axlstm.training.trainer import DivergedError
 from tests.helpers.labeled import PITCHES, RATE, Row, rows_of, write
 
 
@@ -148,3 +150,36 @@ def test_what_was_left_out_is_counted(tones: Path, config: FinetuneConfig, tmp_p
     assert str(report).splitlines()[-1].startswith("2 of 32 left out (no such file: 1, ")
     with open(tmp_path / "run" / "report.csv", encoding="utf-8", newline="") as report:
         assert {row["id"] for row in csv.DictReader(report)} == set(map(str, names))
+
+
+def test_a_class_without_usable_training_clips_is_no_class(
+    tones: Path, config: FinetuneConfig, tmp_path: Path
+) -> None:
+    rows = [row for row in rows_of(tones) if row["label"] != "middle"]
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+    silent = {"path": tmp_path / "silent.wav", "label": "silence", "fold": 0}
+    config = replace(config, skip_broken=True)
+    finetune(write(tmp_path / "some.csv", [*rows, silent]), tmp_path / "run", config)
+    assert load_classifier(tmp_path / "run").labels.classes == ("high", "low")
+    low = [row for row in rows if row["label"] == "low"]
+    file = write(tmp_path / "one.csv", [*low, silent])
+    with pytest.raises(LabelsError, match="has 1 class to train on"):
+        finetune(file, tmp_path / "other", config)
+
+
+@pytest.mark.parametrize("mode", ["linear", "full"])
+def test_a_diverged_run_names_the_learning_rate(
+    mode: Mode, tones: Path, config: FinetuneConfig, tmp_path: Path
+) -> None:
+    config = replace(config, mode=mode, **{"encoder_lr" if mode == "full" else "lr": 1e30})
+    with pytest.raises(DivergedError, match=r"not finite .*lower lr"):
+        finetune(tones, tmp_path, config)
+
+
+def test_a_damaged_classifier_is_not_loaded(
+    tones: Path, config: FinetuneConfig, tmp_path: Path
+) -> None:
+    finetune(tones, tmp_path, config)
+    (tmp_path / "classifier.safetensors.sha256").write_text("0" * 64, "utf-8")
+    with pytest.raises(ChecksumError):
+        load_classifier(tmp_path)

@@ -300,6 +300,9 @@ def test_a_prolonged_run_resumes_where_it_was_interrupted(
         stop_at(patch, 9, signal.SIGTERM)
         pretrain(long, tones, tmp_path / "cut")
     step = re.search(r"after step (\d+) of 14", str(stop.value))
+    assert checkpoints.locate(str(tmp_path / "cut")).parent.name == "checkpoints"
+    first = checkpoints.read(tmp_path / "cut" / "model.1.5-epochs.safetensors")[0]
+    assert first == CONFIG.model
     assert step and 6 < int(step[1]) < 11
     with caplog.at_level("INFO"):
         pretrain(long, tones, tmp_path / "cut")

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from threading import Lock
 from typing import IO, Any
 
 import torch
@@ -29,6 +30,7 @@ from torch.serialization import (
 from hear_axlstm.checkpoints.authors import pickles
 
 ZIP_START = b"PK\x03\x04"
+_NAMES_LOCK = Lock()  # the allowed names belong to the process
 MOST_PICKLE_BYTES = 1 << 20  # names, shapes and optimizer state of twelve blocks take 63 KB
 
 
@@ -56,7 +58,7 @@ def load(path: Path) -> Any:
     try:
         program = _read_program(path)
         names, harmless = pickles.check(program)
-        with _without_allowed_names():
+        with _NAMES_LOCK, _without_allowed_names():
             inert = set(get_unsafe_globals_in_checkpoint(path))
             if refused := sorted(
                 n for n in names if n not in inert and not pickles.NEEDED.fullmatch(n)
