@@ -227,8 +227,8 @@ def test_curves_of_several_runs(watched_run: Path, tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").touch()
     with pytest.raises(ValueError, match="nothing is logged yet"):
         plot([tmp_path], tmp_path / "curves.png")
-    JsonLines(tmp_path / "log.jsonl", None).write(step=1, epoch=0.1, probe_accuracy=0.5)
-    assert plot([tmp_path], tmp_path / "curves.png"), "the key in logs of earlier runs"
+    JsonLines(tmp_path / "log.jsonl", None).write(step=1, epoch=0.1, knn_accuracy=0.5)
+    assert plot([tmp_path], tmp_path / "curves.png")
     (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 0.5}\n', "utf-8")
     with pytest.raises(ValueError, match="nothing is logged yet"):
         plot([tmp_path], tmp_path / "curves.png")

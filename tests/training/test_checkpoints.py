@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, never lost, and never trusted when damaged."""
 
+import errno
 import os
 import random
 import signal
@@ -107,6 +108,20 @@ def test_a_damaged_checkpoint_is_passed_over(
     pretrain(CONFIG, tones, tmp_path)
     assert f"{last} is damaged" in caplog.text
     assert same_weights(tmp_path, whole_run)
+
+
+def test_an_error_of_the_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2):
+        checkpoints.save(tmp_path / f"step-{step:08d}.safetensors", replace(SMALL, step=step))
+
+    def failing(path: Path, **_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(checkpoints, "safe_open", failing)
+        load_latest(tmp_path)
+    latest = load_latest(tmp_path)
+    assert latest is not None and latest.step == 2
 
 
 def test_any_flipped_bit_and_any_cut_is_found(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import pickle
 import zipfile
 from collections import Counter, OrderedDict, defaultdict, deque
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from enum import Enum
 from pathlib import Path
@@ -340,6 +341,15 @@ def test_forged_checkpoints_get_one_line(
         copyreg.remove_extension("os", "system", 0xF0)
     assert "\n" not in str(caught.value)
     load_model(str(checkpoint))  # nothing has changed for others
+
+
+def test_threads_may_read_at_the_same_time(state: State, tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "a.pth", state, 1, more=PLAIN["objects"])
+    with ThreadPoolExecutor(4) as pool:
+        for config, _, _ in pool.map(lambda _: read_release(path, flip=True), range(40)):
+            assert config.dim == 32
+    names = [item[1] for item in torch.serialization.get_safe_globals() if isinstance(item, tuple)]
+    assert "argparse.Namespace" not in names
 
 
 def test_values_that_are_shared_take_no_memory(state: State, tmp_path: Path) -> None:
