@@ -121,7 +121,7 @@ SANITIZERS += -shared-libasan
 ASAN := libclang_rt.asan-$(shell uname -m).so
 endif
 
-compile-strict: ## Compile the C++ with all warnings as errors [CXX=clang++]
+compile-strict: ## Compile the C++ with warnings treated as errors [CXX=clang++]
 	@for file in $(KERNELS); do $(CXX) -O3 $(LANGUAGE) -Wall -Wextra -Werror -c $$file -o /dev/null || exit 1; done
 	@echo "$(CXX) has no warnings."
 
