@@ -72,6 +72,11 @@ def manifest() -> dict[str, Any]:
     return json.loads(_shipped().joinpath(MANIFEST).read_text("utf-8"))
 
 
+def known_names() -> tuple[str, ...]:
+    """Full names of all weights, shipped and published."""
+    return (*map(shipped_name, manifest()["weights"]), *PUBLISHED)
+
+
 def shipped_name(preset: str) -> str:
     """Full name, with its tag, of the shipped weights of a preset."""
     return f"{preset}.{manifest()['weights'][preset]['tag']}"
@@ -87,10 +92,10 @@ def _from_disk(spec: str) -> Path:
         ours = path / FILE_NAME
         path = ours if ours.is_file() else newest_in_folder(path) or newest_of_run(path) or ours
     if not path.is_file():
-        names = ", ".join((*map(shipped_name, manifest()["weights"]), *PUBLISHED))
         raise FileNotFoundError(
-            f"no weights at {spec!r}: pass a name ({names}), a .safetensors or .pth file, a folder "
-            f"with {FILE_NAME}, a run of pretraining or of the reference release, or hf://org/repo[@revision]"
+            f"no weights at {spec!r}: pass a name ({', '.join(known_names())}), a .safetensors or "
+            f".pth file, a folder with {FILE_NAME}, a run of pretraining or of the reference "
+            "release, or hf://org/repo[@revision]"
         )
     verify(path)
     return path

@@ -14,7 +14,7 @@ from hear_axlstm.checkpoints.authors import fetch, published
 from hear_axlstm.checkpoints.authors.published import PUBLISHED, Published
 from hear_axlstm.checkpoints.cache import weights_dir
 from hear_axlstm.checkpoints.format import read_settings
-from hear_axlstm.checkpoints.resolve import shipped_name
+from hear_axlstm.checkpoints.resolve import known_names, shipped_name
 from hear_axlstm.checkpoints.shapes import parameters
 from hear_axlstm.cli import unknown
 from hear_axlstm.config import PRESETS
@@ -133,11 +133,9 @@ def local_file(name: str) -> Path:
 
 
 def _check_names(names: Iterable[str]) -> None:
-    shipped = checkpoints.manifest()["weights"]
-    known = [*map(shipped_name, shipped), *PUBLISHED]
     for name in names:
-        if name not in known and name not in shipped:
-            raise ValueError(unknown("weights", name, known))
+        if name not in (*known_names(), *checkpoints.manifest()["weights"]):
+            raise ValueError(unknown("weights", name, known_names()))
 
 
 def _shipped() -> Iterator[tuple[str, ...]]:

@@ -107,7 +107,8 @@ def _assemble(
     if config.init is not None and start is None:
         if context.is_first:  # other machines may have other files under this name
             checkpoints.initialize(model, config.init)
-        model.load_state_dict(context.broadcast(model.state_dict()))
+        weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+        model.load_state_dict(context.broadcast(weights))
     trainer = Trainer(
         run,
         config,
