@@ -69,8 +69,8 @@ def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
                 found.append(process.submit(fingerprint, system).result())
             except BrokenProcessPool as error:
                 raise SystemSpecError(
-                    f"system {system.label!r}: the process that loaded it died, perhaps out "
-                    "of memory: load it in Python to see why"
+                    f"system {system.label!r}: the process that loaded it died: its own error is "
+                    "above; if there is none, perhaps out of memory: load it in Python to see why"
                 ) from error
     return found
 
