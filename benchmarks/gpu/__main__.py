@@ -2,7 +2,7 @@
 
 Every part runs in a process that is stopped after its time; an error becomes a line of the report,
 and the other parts run. The folder holds one file per part, results.json and results.md. Running
-the command again completes the parts without a result.
+the command again completes the parts without a result, and repeats failed checks.
 """
 
 from __future__ import annotations
@@ -121,13 +121,13 @@ def _speeds(sizes: Sizes, form: str, seconds: float) -> Iterator[Part]:
 
 
 def _run(parts: list[Part], out: Path, end: float, bar: tqdm) -> None:
-    """Run the parts that have no result yet, until the time ends."""
+    """Run the parts that are not done yet, until the time ends."""
     worker: Worker | None = None
     backend = ""
     try:
         for part in parts:
             left = end - time.monotonic()
-            if "result" not in _record(out, part.name) and left > LEAST_SECONDS:
+            if not _is_done(_record(out, part.name)) and left > LEAST_SECONDS:
                 if worker is not None and backend != part.backend:
                     worker.close()
                     worker = None
@@ -157,15 +157,19 @@ def _do(part: Part, worker: Worker, end: float, out: Path) -> Worker | None:
 
 
 def _about(out: Path, sizes: Sizes) -> dict[str, Any]:
-    """Describe the machine and the sizes; reject a folder with others' results."""
-    about = {"machine": machine(torch.device(sizes.device)), "sizes": repr(sizes)}
+    """Describe what is measured; reject a folder with results of another machine or revision."""
+    device = machine(torch.device(sizes.device))
+    about = {"machine": device, "sizes": repr(sizes), "revision": _revision()}
     file = out / "about.json"
     if file.exists():
         known = json.loads(file.read_text("utf-8"))
         if any(known[key] != value for key, value in about.items()):
-            raise SystemExit(f"{out} has results of {known['machine']}: choose another --out")
+            raise SystemExit(
+                f"{out} has results of {known['machine']} at revision {known['revision']}, or of "
+                "other sizes: choose another --out"
+            )
         return known
-    about |= {"date": time.strftime("%Y-%m-%d"), "revision": _revision()}
+    about["date"] = time.strftime("%Y-%m-%d")
     (out / "parts").mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(about, indent=1))
     return about
@@ -188,6 +192,11 @@ def _record(out: Path, name: str) -> dict[str, Any]:
         return json.loads(_file(out, name).read_text("utf-8"))
     except FileNotFoundError:
         return {}
+
+
+def _is_done(record: dict[str, Any]) -> bool:
+    """Whether a part has a result and, if it is a check, has passed."""
+    return "result" in record and record["result"].get("passed", True)
 
 
 def _report(about: dict[str, Any], names: list[str], out: Path) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
+from benchmarks.gpu import __main__ as program
 from benchmarks.gpu.report import markdown
+from benchmarks.gpu.sizes import REHEARSAL
 
 pytest.importorskip("triton", reason="the parts need Triton: extra `kernels`")
 
@@ -35,6 +39,36 @@ def test_rehearsal_does_every_part_and_resumes(tmp_path: Path) -> None:
             expected = "triton" if "Triton" in record["name"] else "torch"
             assert record["result"]["backend"] == expected
     assert rehearse(tmp_path) == records  # times included: nothing ran again
+
+
+def test_results_of_another_revision_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "_revision", lambda: "1234567")
+    about = program._about(tmp_path, REHEARSAL)
+    assert program._about(tmp_path, REHEARSAL) == about
+    monkeypatch.setattr(program, "_revision", lambda: "7654321")
+    with pytest.raises(SystemExit, match=r"at revision 1234567, .*: choose another --out"):
+        program._about(tmp_path, REHEARSAL)
+
+
+def test_failed_checks_and_errors_are_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = {
+        "kernel/16 float32": {"result": {"passed": False}},
+        "self-check": {"result": {"passed": True}},
+        "curve/torch float32": {"result": {"losses": [1.0]}},
+        "curve/triton float32": {"error": "stopped"},
+    }
+    (tmp_path / "parts").mkdir()
+    for name, record in records.items():
+        program._file(tmp_path, name).write_text(json.dumps(record), "utf-8")
+    repeated: list[str] = []
+    monkeypatch.setattr(program, "_do", lambda part, *_: repeated.append(part.name))
+    parts = [program.Part(name, lambda: None, 1.0, "auto") for name in [*records, "probes/new"]]
+    program._run(parts, tmp_path, time.monotonic() + 600, tqdm(disable=True))
+    assert repeated == ["kernel/16 float32", "curve/triton float32", "probes/new"]
 
 
 def test_errors_and_parts_without_time_are_lines_of_the_report() -> None:

@@ -23,6 +23,7 @@ from hear_axlstm.audio.mel import LogMel, standardize
 from hear_axlstm.config import MelConfig
 from hearbench.synthetic import TASKS, MiniatureTask, write_corpus, write_tasks, writer
 from hearbench.synthetic.tasks import SPLITS, Split
+from hearbench.tasks.folders import find_tasks
 
 FORMATS = [pytest.param(task, id=task.name) for task in TASKS]
 MULTICLASS = [pytest.param(task, id=task.name) for task in TASKS if task.most_labels == 1]
@@ -185,6 +186,28 @@ def test_only_the_tasks_that_were_asked_for_are_generated(
     assert digest(tmp_path / "tonics-mini") == first
     with pytest.raises(ValueError, match="unknown task 'esc': choose from percussion-mini, "):
         write_tasks(tmp_path, ["tonics-mini", "esc"])
+
+
+def test_hidden_files_do_not_matter_and_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = tuple(replace(t, clips=(1, 1, 1), classes=t.classes[:2]) for t in TASKS)
+    monkeypatch.setattr(writer, "TASKS", few)
+    corpus, tasks = tmp_path / "corpus", tmp_path / "tasks"
+    hidden = [folder / ".DS_Store" for folder in (corpus, tasks, tasks / "tonics-mini")]
+    for file in hidden:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"icons")
+    for _ in range(2):
+        write_corpus(corpus, 2)
+        write_tasks(tasks, ["tonics-mini"])
+    assert [task.path.name for task in find_tasks(tasks)] == ["tonics-mini"]
+    assert len(list(corpus.glob("*.wav"))) == 2
+    assert [file.read_bytes() for file in hidden] == [b"icons"] * 3
+    for clip in corpus.glob("*.wav"):
+        clip.unlink()
+    with pytest.raises(ValueError, match=r"corpus contains files that"):
+        write_corpus(corpus, 3)  # its stamp is of another size
 
 
 def test_other_files_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,21 +70,26 @@ class HearModel:
         """Sample rate of the model's input."""
         return self.model.sample_rate
 
-    def scenes(self, audio_Bn: NDArray[np.float32]) -> Rows:
+    def scenes(self, audio_Bn: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compute one embedding per clip, [B, D]."""
         with torch.no_grad():
-            return _numpy(self.module.get_scene_embeddings(self._tensor(audio_Bn), self.model))
+            return _float32(self.module.get_scene_embeddings(self._tensor(audio_Bn), self.model))
 
-    def timestamps(self, audio_Bn: NDArray[np.float32]) -> tuple[Rows, Rows]:
+    def timestamps(self, audio_Bn: NDArray[np.float32]) -> tuple[NDArray[np.float32], Rows]:
         """Compute embeddings [B, T, D] and their times [B, T] in ms."""
         with torch.no_grad():
             rows, times = self.module.get_timestamp_embeddings(self._tensor(audio_Bn), self.model)
-        return _numpy(rows), _numpy(times)
+        return _float32(rows), _numpy(times)
 
     def _tensor(self, audio_Bn: NDArray[np.float32]) -> Any:
         if self.tensorflow is not None:
             return self.tensorflow.convert_to_tensor(audio_Bn)
         return torch.from_numpy(audio_Bn).to(self.device)
+
+
+def _float32(tensor: Any) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # `check_output` reports infinity
+        return _numpy(tensor).astype(np.float32, copy=False)
 
 
 def _numpy(tensor: Any) -> Rows:
@@ -123,8 +128,8 @@ def check_output(
     if not finite.all():
         clip = clips[int(finite.argmin())]
         raise EmbeddingError(
-            f"{name} returns NaN or infinity for {clip.path}: check that file, or leave the system "
-            "out"
+            f"{name} returns NaN, infinity or values beyond float32 for {clip.path}: check that "
+            "file, or leave the system out"
         )
     for clip, times_T in zip(clips, times_BT if times_BT is not None else (), strict=False):
         milliseconds = 1000 * clip.samples / sample_rate
@@ -134,6 +139,11 @@ def check_output(
                 f"{name}: its timestamps for {clip.path}, which lasts {milliseconds:g} ms, "
                 f"{reason} ({found}): the HEAR API requires the center of each embedding in "
                 "milliseconds, ascending"
+            )
+        if len(times_T) < 2 and clip.split != "train":
+            raise EmbeddingError(
+                f"{name} returns a single time step for {clip.path}, which lasts {milliseconds:g} "
+                "ms: heareval needs two or more to find events; leave out the system or the task"
             )
 
 

@@ -14,6 +14,8 @@ import torch
 from sklearn.model_selection import ParameterGrid
 from torch import Tensor, nn
 
+from hearbench.tasks.description import own_grid
+
 Grid = Literal["paper", "heareval"]
 GRID_POINTS: dict[Grid, int] = {"paper": 2, "heareval": 8}
 HEAREVAL_GRID: dict[str, list[Any]] = {
@@ -75,11 +77,6 @@ def draw(grid: Grid, metadata: Mapping[str, Any], seed: int) -> list[Point]:
     confs = list(ParameterGrid(space))
     random.Random(seed).shuffle(confs)
     return [_point(conf) for conf in confs[: GRID_POINTS[grid]]]
-
-
-def own_grid(metadata: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The part of the grid that a task's metadata overrides."""
-    return metadata.get("evaluation_params", {}).get("task_specific_param_grid", {})
 
 
 def _point(conf: dict[str, Any]) -> Point:

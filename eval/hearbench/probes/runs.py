@@ -40,8 +40,10 @@ def make_fresh(folder: Path, embeddings: Path) -> None:
 def _link(file: Path, target: Path) -> bool:
     """Make `target` a link to a file, unless the system does not allow it."""
     try:
-        target.symlink_to(os.path.relpath(file, target.parent))
-    except OSError:  # on Windows and some file systems
+        # without links in either path: of a linked folder, ".." is not where it seems to be
+        where = os.path.relpath(os.path.realpath(file), os.path.realpath(target.parent))
+        target.symlink_to(where)
+    except (OSError, ValueError):  # on some file systems; on Windows, also from drive to drive
         return False
     return True
 

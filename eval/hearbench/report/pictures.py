@@ -41,7 +41,10 @@ STYLE: Any = {
     "xtick.color": TEXT,
     "ytick.color": TEXT,
     "grid.color": RULE,
+    "text.parse_math": False,  # names may contain $
 }
+styled = matplotlib.rc_context(STYLE)
+"""Decorator of functions that draw: texts and lines take the style when they are made."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Mark:
         return OURS if self.measured else THEIRS
 
 
+@styled
 def bars(marks: Sequence[Mark], title: str) -> str:
     """s(m) of each system with its interval, best first."""
     ordered = sorted(marks, key=lambda mark: mark.value.mean)
@@ -85,6 +89,7 @@ def bars(marks: Sequence[Mark], title: str) -> str:
     return _svg(figure, title)
 
 
+@styled
 def scatter(marks: Sequence[Mark], title: str) -> str:
     """s(m) against parameters; systems without parameters are left out."""
     figure, axes = _axes(3.2)
@@ -101,6 +106,7 @@ def scatter(marks: Sequence[Mark], title: str) -> str:
     return _svg(figure, title)
 
 
+@styled
 def dots(marks: Sequence[Mark], title: str) -> str:
     """Every seed's score on one task, with the mean and its interval."""
     figure, axes = _axes(0.28 * len(marks) + 0.5)
@@ -131,6 +137,7 @@ def _near(marks: Sequence[Mark]) -> list[Mark]:
     return [m for m in marks if abs(m.value.mean - middle) <= max(4 * spread, 5.0)]
 
 
+@styled
 def confusion(mistakes: Mistakes) -> str:
     """Rows are true classes, columns predicted ones; darker is more frequent."""
     matrix, labels = mistakes.confusion, mistakes.labels
@@ -152,16 +159,14 @@ def confusion(mistakes: Mistakes) -> str:
 
 
 def _axes(height: float) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure((WIDTH, height), layout="constrained")
-        return figure, figure.subplots()
+    figure = Figure((WIDTH, height), layout="constrained")
+    return figure, figure.subplots()
 
 
 def _svg(figure: Figure, title: str) -> str:
     """The picture as an element of the page, with the page's colors."""
     file = StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     svg = re.sub(r"(?s)^.*?(?=<svg)|<metadata>.*?</metadata>", "", file.getvalue())
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
     for color, variable in VARIABLES.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,8 @@ def evaluate_systems(
 ) -> Evaluation:
     """Evaluate systems on tasks, and write the scores and the report.
 
-    Finished work is never repeated: the same call resumes after an error or Ctrl-C.
+    Finished work is never repeated: the same call resumes after an error or Ctrl-C. A script calls
+    it under `if __name__ == "__main__":`, since its processes import the script again.
 
     Args:
         systems: specs as `hearbench.systems.specs.parse_systems` takes them.
@@ -98,6 +100,7 @@ def evaluate_systems(
         PlanError, TaskError, SystemSpecError, HearevalError: naming what is wrong and the remedy.
         SweepError: if the workers broke down.
     """
+    _check_guard()
     with lock_dir(out):
         plan = make_plan(systems, out, options, note)
         try:
@@ -108,6 +111,15 @@ def evaluate_systems(
             note("\n" + report.write_table(results))
         report.write(results)
     return Evaluation(out, results, tuple(failures))
+
+
+def _check_guard() -> None:
+    """Raise in a process that is still importing the script that called `evaluate_systems`."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise PlanError(
+            "evaluate_systems starts processes, and each imports your script again: call it under "
+            'if __name__ == "__main__":'
+        )
 
 
 def make_plan(

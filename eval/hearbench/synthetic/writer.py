@@ -111,15 +111,19 @@ def _is_complete(folder: Path, file: str, content: str) -> bool:
 
 
 def _content(folder: Path) -> list[Path]:
+    """What is in a folder, without hidden files, such as those that macOS leaves anywhere."""
     if folder.is_file():
         raise TaskError(f"{folder} is a file: choose a folder")
-    return list(folder.iterdir()) if folder.is_dir() else []
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in paths if path.name == STAMP or not path.name.startswith(".")]
 
 
 def _publish(draft: Path, out: Path) -> None:
-    """Move a complete folder to its place, which is empty or does not exist."""
+    """Move a complete folder to its place, where hidden files stay; no others are there."""
     out = out.resolve()  # a link stays
     if out.is_dir():
+        for hidden in out.iterdir():
+            hidden.replace(draft / hidden.name)
         out.rmdir()  # Windows does not replace empty folders
     out.parent.mkdir(parents=True, exist_ok=True)
     draft.replace(out)

@@ -17,14 +17,15 @@ from typing import Any
 
 import torch
 
-from hearbench.digests import digest_of
+from hearbench.digests import digest_of, update_from
 from hearbench.systems import catalog, specs
-from hearbench.systems.specs import DEFAULTS, System, SystemSpecError, load_system
+from hearbench.systems.specs import DEFAULTS, WEIGHTS, System, SystemSpecError, load_system
 
 COMPUTE_NOTHING = (str(__package__), __name__, catalog.__name__, specs.__name__)
 """Modules of hearbench.systems that only describe systems."""
 PROGRAMS = ("__main__", "__mp_main__")
 INSTALLED = {"site-packages", "dist-packages"}
+COMPILED = {".so", ".pyd", ".dll", ".dylib"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Fingerprint:
     version: str
     """The module's `__version__`, or empty."""
     sources: tuple[Path, ...] = field(default=(), compare=False, repr=False)
-    """The source files that the digest covers; empty for a system read from a plan."""
+    """The files of code that the digest covers; empty for a system read from a plan."""
 
 
 def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
@@ -68,8 +69,8 @@ def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
                 found.append(process.submit(fingerprint, system).result())
             except BrokenProcessPool as error:
                 raise SystemSpecError(
-                    f"system {system.label!r}: the process that loaded it died, perhaps out "
-                    "of memory: load it in Python to see why"
+                    f"system {system.label!r}: the process that loaded it died: its own error is "
+                    "above; if there is none, perhaps out of memory: load it in Python to see why"
                 ) from error
     return found
 
@@ -77,11 +78,11 @@ def fingerprints(systems: Sequence[System]) -> list[Fingerprint]:
 def fingerprint(system: System) -> Fingerprint:
     """Load `system` and compute its fingerprint.
 
-    The digest covers the module's name and version, the source files of its package as far as
-    loading has imported them (of a module outside of packages, those beside it), those of a HEAR
-    module that it wraps, the model's state (a torch module's `state_dict`) and settings (its
-    `config`, if that is a dataclass), and the file that it was loaded from, wherever that is, or
-    all files of the folder.
+    The digest covers the module's name and version, the source files and compiled modules of its
+    package as far as loading has imported them (of a module outside of packages, those beside it),
+    the package's shared libraries, all these of a HEAR module that it wraps, the model's state (a
+    torch module's `state_dict`) and settings (its `config`, if that is a dataclass), and the file
+    that it was loaded from, wherever that is, or all files of the folder.
 
     Raises:
         SystemSpecError: as `load_system` does.
@@ -94,7 +95,7 @@ def fingerprint(system: System) -> Fingerprint:
 def fingerprint_of(
     system: System, module: ModuleType, model: Any, sources: tuple[Path, ...]
 ) -> Fingerprint:
-    """The fingerprint of a loaded system with the given source files, see `fingerprint`."""
+    """The fingerprint of a loaded system with the given files of code, see `fingerprint`."""
     digest = _digest(system, module, model, sources)
     is_torch = isinstance(model, torch.nn.Module)
     parameters = sum(p.numel() for p in model.parameters()) if is_torch else 0
@@ -110,10 +111,10 @@ def hear_modules(module: ModuleType, model: Any) -> list[ModuleType]:
 def check_unchanged(system: System, module: ModuleType, model: Any, before: Fingerprint) -> None:
     """Check that a system that was loaded again is the one with the fingerprint `before`.
 
-    The source files compared are those of `before`: this process may have imported more of them.
+    The files of code compared are those of `before`: this process may have imported more of them.
 
     Raises:
-        SystemSpecError: if its weights, settings, source files or files of weights differ.
+        SystemSpecError: if its weights, settings, code or files of weights differ.
     """
     try:
         if _digest(system, module, model, before.sources) == before.digest:
@@ -125,8 +126,8 @@ def check_unchanged(system: System, module: ModuleType, model: Any, before: Fing
             f"system {system.label!r}: {system.module}.load_model returns other weights or "
             "settings each time it is called: set a seed in it"
         )
-    is_folder = system.checkpoint and Path(system.checkpoint).is_dir()
-    instead = f", or name a file instead of the folder {system.checkpoint}" if is_folder else ""
+    _, path = _split(system, module, model)
+    instead = f", or name a file instead of the folder {path}" if path and path.is_dir() else ""
     raise SystemSpecError(
         f"system {system.label!r}: its weights or code have changed since the evaluation began: "
         f"run the same command again{instead}"
@@ -134,16 +135,32 @@ def check_unchanged(system: System, module: ModuleType, model: Any, before: Fing
 
 
 def _digest(system: System, module: ModuleType, model: Any, sources: Sequence[Path]) -> str:
-    outer, at, path = system.checkpoint.rpartition("@")  # of systems that wrap a module
-    is_file = path and Path(path).exists()
-    name = outer + at if is_file else system.checkpoint  # a path may be written in several ways
+    name, path = _split(system, module, model)
     total = hashlib.sha256(json.dumps([system.module, name, _version(module)]).encode())
     for file in sources:
-        total.update(file.read_bytes())
+        with file.open("rb") as content:
+            update_from(total, content)
     total.update(_state(model))
-    for file in _files(Path(path)) if path else []:
+    for file in _files(path) if path else []:
         total.update(digest_of(file))
     return total.hexdigest()[:12]
+
+
+def _split(system: System, module: ModuleType, model: Any) -> tuple[str, Path | None]:
+    """The name in a system's checkpoint, of weights or of a module that it wraps, and the path.
+
+    A path may be written in several ways, so it is no part of the name.
+    """
+    inner = hear_modules(module, model)[-1]
+    wrapped, at, checkpoint = system.checkpoint.partition("@")
+    if sys.modules.get(wrapped) is not inner:
+        wrapped, at, checkpoint = "", "", system.checkpoint
+    path = Path(checkpoint)
+    # hear_axlstm prefers its own weights to a folder of that name
+    is_name = inner.__name__ == "hear_axlstm" and WEIGHTS.fullmatch(checkpoint) and path.is_dir()
+    if not checkpoint or is_name or not path.exists():
+        return system.checkpoint, None
+    return wrapped + at, path
 
 
 def _version(module: ModuleType) -> str:
@@ -151,9 +168,11 @@ def _version(module: ModuleType) -> str:
 
 
 def _sources(module: ModuleType) -> tuple[Path, ...]:
-    """The imported source files of a module's package, except those that compute nothing.
+    """The files of code of a module's package: sources, compiled modules and shared libraries.
 
-    A module outside of packages may import any others beside it: those count as its package.
+    Sources are those imported, except those that compute nothing; a shared library may be loaded
+    without an import. A module outside of packages may import any others beside it: those count as
+    its package.
     """
     is_ours = module.__name__.startswith(f"{__package__}.")
     package = str(__package__) if is_ours else module.__name__.partition(".")[0]
@@ -167,7 +186,11 @@ def _sources(module: ModuleType) -> tuple[Path, ...]:
         is_beside = file and beside in Path(file).parents and not _is_elsewhere(name, Path(file))
         if name == package or name.startswith(package + ".") or is_beside:
             files.add(file)
-    return tuple(sorted(Path(file) for file in files if file and file.endswith(".py")))
+    imported = {Path(file) for file in files if file}
+    folders = getattr(sys.modules.get(package), "__path__", ())
+    of_package = {file for folder in folders for file in _files(Path(folder))}
+    compiled = {file for file in imported | of_package if file.suffix in COMPILED}
+    return tuple(sorted(compiled | {file for file in imported if file.suffix == ".py"}))
 
 
 def _is_elsewhere(name: str, file: Path) -> bool:

@@ -88,7 +88,9 @@ class PasstTransformer(nn.Module):
     def forward(self, mel_B1FT: Tensor) -> Tensor:
         """Log-mel [B, 1, 128, T] -> [B, classes + D]."""
         patches = self.patch_embed(mel_B1FT)  # [B, D, frequency, time]
-        patches = patches + self.time_new_pos_embed[..., : patches.shape[-1]]
+        positions = self.time_new_pos_embed[..., : patches.shape[-1]]
+        # at stride 12 a full window has one patch more than positions, which the authors cut, too
+        patches = patches[..., : positions.shape[-1]] + positions
         patches = patches + self.freq_new_pos_embed
         tokens = patches.flatten(2).transpose(1, 2)
         first = torch.cat([self.cls_token, self.dist_token], dim=1) + self.new_pos_embed

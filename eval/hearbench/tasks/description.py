@@ -19,7 +19,7 @@ from typing import Any
 
 from hearbench.errors import HearbenchError
 
-BATCH_SIZE = 1024  # heareval's, for every task
+BATCH_SIZE = 1024  # heareval's, of tasks without their own
 SCORES = (
     *("top1_acc", "pitch_acc", "chroma_acc", "mAP", "d_prime", "aucroc"),
     *("event_onset_200ms_fms", "event_onset_50ms_fms", "event_onset_offset_50ms_20perc_fms"),
@@ -65,7 +65,7 @@ def describe(folder: Path) -> Description:
         _check_labels(folder / f"{split}.json", clips, metadata, set(vocabulary))
     if metadata["embedding_type"] == "scene":
         sizes = {split: len(clips) for split, clips in labels.items()}
-        _check_last_batch(folder, metadata["split_mode"], sizes)
+        _check_last_batch(folder, metadata, sizes)
     return Description(metadata, vocabulary, labels)
 
 
@@ -114,8 +114,18 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     grid = metadata.get("evaluation_params", {})
     if not isinstance(grid, dict) or not isinstance(grid.get("task_specific_param_grid", {}), dict):
         raise TaskError(f"{file}: evaluation_params must be an object, not {shown(grid)}")
+    batch_sizes = own_grid(metadata).get("batch_size", [BATCH_SIZE])
+    if not _is_batch_sizes(batch_sizes):
+        raise TaskError(
+            f"{file}: batch_size {shown(batch_sizes)} must be a list of integers of 2 or more"
+        )
     _check_splits(file, metadata)
     return metadata
+
+
+def own_grid(metadata: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The part of heareval's search space that a task's metadata overrides."""
+    return metadata.get("evaluation_params", {}).get("task_specific_param_grid", {})
 
 
 def cross_validation_folds(folds: Collection[str]) -> list[tuple[tuple[str, ...], str, str]]:
@@ -149,6 +159,10 @@ def _check_splits(file: Path, metadata: Mapping[str, Any]) -> None:
 
 def _is_names(value: Any) -> bool:
     return bool(value) and isinstance(value, list) and all(isinstance(x, str) for x in value)
+
+
+def _is_batch_sizes(value: Any) -> bool:
+    return bool(value) and isinstance(value, list) and all(type(n) is int and n > 1 for n in value)
 
 
 def _read_vocabulary(file: Path) -> tuple[str, ...]:
@@ -243,16 +257,17 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _check_last_batch(folder: Path, split_mode: str, sizes: Mapping[str, int]) -> None:
+def _check_last_batch(folder: Path, metadata: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
     """Raise if the last training batch is one row, on which heareval's BatchNorm fails."""
     parts = (
         [("train",)]
-        if split_mode == "trainvaltest"
+        if metadata["split_mode"] == "trainvaltest"
         else [r[0] for r in cross_validation_folds(sizes)]
     )
     rows = [sum(sizes[part] for part in train) for train in parts]
-    if bad := [n for n in rows if n % BATCH_SIZE == 1]:
-        raise TaskError(
-            f"{folder}: {bad[0]} training clips leave a last batch of one, which heareval's "
-            f"BatchNorm can't handle: add or remove a clip"
-        )
+    for batch_size in own_grid(metadata).get("batch_size", [BATCH_SIZE]):
+        if bad := [n for n in rows if n % batch_size == 1]:
+            raise TaskError(
+                f"{folder}: {bad[0]} training clips in batches of {batch_size} leave a last batch "
+                "of one, which heareval's BatchNorm can't handle: add or remove a clip"
+            )

@@ -198,6 +198,14 @@ def test_padded_and_single_times_pass() -> None:
         check_output("module", 16_000, [clip], rows, times[None])
 
 
+@pytest.mark.parametrize("split", ["valid", "test", "fold00"])
+def test_clips_that_are_scored_need_two_time_steps(split: str) -> None:
+    clip = Clip(split, "x.wav", Path("x.wav"), 32_000)
+    rows, times = np.zeros((1, 1, 8), np.float32), np.array([[1000.0]])
+    with pytest.raises(EmbeddingError, match=r"a single time step for x.wav, .* two or more"):
+        check_output("module", 16_000, [clip], rows, times)
+
+
 def module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, **code: object) -> System:
     (folder / f"{name}.py").write_text(FAILING.format(**code), "utf-8")
     monkeypatch.syspath_prepend(folder)
@@ -227,8 +235,11 @@ def test_a_batch_too_large_for_memory_is_halved(
 def test_errors_name_the_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = read_task(write_task(tmp_path / "tones"))
     bad = module(tmp_path, monkeypatch, "not_finite", largest=99, then="/ 0.0")
-    with pytest.raises(EmbeddingError, match=r"not_finite returns NaN or infinity for .*\.wav"):
+    with pytest.raises(EmbeddingError, match=r"not_finite returns NaN, infinity .* for .*\.wav"):
         embed(bad, task, tmp_path / "bad")
+    huge = module(tmp_path, monkeypatch, "huge", largest=99, then=".double() * 1e300")
+    with pytest.raises(EmbeddingError, match=r"huge returns .* values beyond float32 for .*\.wav"):
+        embed(huge, task, tmp_path / "huge")
     twice = module(tmp_path, monkeypatch, "twice", largest=99, then=".repeat(2, 1)")
     with pytest.raises(
         EmbeddingError, match=r"twice returns \[72, 4096\] for 36 clips, not \[36, D"

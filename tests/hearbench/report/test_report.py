@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score, confusion_matrix
 
 from hearbench import report
 from hearbench.report import pictures
-from hearbench.report.confusion import _read, mistakes
+from hearbench.report.confusion import Mistakes, _read, mistakes
 from hearbench.report.content import Content, gather
 from hearbench.report.exports import summary
 from hearbench.report.paired_differences import certain
@@ -225,6 +225,21 @@ def test_every_bar_has_its_own_row_and_value(monkeypatch: pytest.MonkeyPatch) ->
         *("10.0", "30.0", "50.0", "70.0", "90.0"),
         *(first, "naive", second, "naive (printed)", third),
     ]
+
+
+def test_names_with_dollars_are_no_formulas() -> None:
+    marks = [
+        Mark(name, Estimate(mean, 1.0, 3), True, 4.0, (mean,))
+        for name, mean in (("$a^$", 10.0), ("$b_$", 90.0), ("c", 91.0), ("d", 92.0))
+    ]
+    classes = Mistakes("$a^$", "x-mini", ("$low^$", "high"), np.eye(2) * 100, ())
+    for picture in (
+        pictures.bars(marks, "$s^$"),
+        pictures.scatter(marks, "$s^$"),
+        pictures.dots(marks, "$s^$"),
+    ):
+        assert ">$a^$</text>" in picture and ">$b_$</text>" in picture
+    assert pictures.confusion(classes).count(">$low^$</text>") == 2
 
 
 def test_different_names_stay_different_when_shortened() -> None:

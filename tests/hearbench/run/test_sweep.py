@@ -218,6 +218,20 @@ def test_bad_names_are_refused_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from hearbench.run.evaluate import Options, evaluate_systems\n"
+        'options = Options(engine="fast")\n'
+        'evaluate_systems(("naive",), Path("out"), options, print)\n',
+        "utf-8",
+    )
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode
+    assert 'call it under if __name__ == "__main__":' in done.stderr
+
+
 def test_one_evaluation_a_folder(tmp_path: Path) -> None:
     with lock_dir(tmp_path / "out"):
         message = r"another evaluation is running in .*/out"

@@ -234,9 +234,19 @@ def test_passt_windows_one_by_one(tmp_path: Path) -> None:
     assert times[1].tolist() == [50.0 * i for i in range(len(windows))]
     logits = model.transformer.head(embeddings[..., 20:])
     torch.testing.assert_close(embeddings[..., :20], logits, rtol=1e-4, atol=1e-4)
-    longer = torch.randn(1, 330_000, generator=torch.Generator().manual_seed(0))
-    windows = reflected_windows(longer, 320_000, 80_000)
-    expected = torch.stack([model(window) for window in windows]).mean(dim=0)
+
+
+@pytest.mark.parametrize("known", passt.WINDOWS)
+def test_passt_is_the_mean_over_windows_of_a_longer_clip(
+    tmp_path: Path, known: tuple[int, int]
+) -> None:
+    rows = next(rows for rows, stride in passt.STRIDES.items() if stride == known[0])
+    path = write.passt(tmp_path, depth=1, classes=20, grid=(rows, known[1]))
+    model = passt.load_model(str(path))
+    window, hop = (int(32_000 * seconds) for seconds in passt.WINDOWS[known])
+    longer = torch.randn(1, window + 10_000, generator=torch.Generator().manual_seed(0))
+    windows = reflected_windows(longer, window, hop)
+    expected = torch.stack([model(part) for part in windows]).mean(dim=0)
     scene = passt.get_scene_embeddings(longer, model)
     torch.testing.assert_close(scene, expected, rtol=1e-4, atol=1e-4)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -98,6 +99,48 @@ def test_fingerprint_follows_what_the_module_imports(
         import_module("installed_module")
         digests.append(fingerprint(System("x", name)).digest)
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_fingerprint_follows_compiled_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a package, all of it, which ctypes may load; beside a module, what it imports."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    library = tmp_path / "with_kernels" / "ops" / "_cpu.so"
+    library.parent.mkdir(parents=True)
+    (tmp_path / "with_kernels" / "__init__.py").write_text(MODULE, "utf-8")
+    extension = tmp_path / "fast_part.abi3.so"
+    (tmp_path / "without_package.py").write_text(MODULE, "utf-8")
+    imported = ModuleType("fast_part")
+    imported.__file__ = str(extension)
+    monkeypatch.setitem(sys.modules, "fast_part", imported)
+    for name, file in (("with_kernels", library), ("without_package", extension)):
+        file.write_bytes(b"first")
+        system = System("x", name)
+        before = fingerprint(system)
+        check_unchanged(system, *load_system(system), before)
+        file.write_bytes(b"fixed")
+        assert fingerprint(system) != before
+        with pytest.raises(SystemSpecError, match=r"weights or code have changed since"):
+            check_unchanged(system, *load_system(system), before)
+
+
+@pytest.mark.parametrize(
+    ("module", "checkpoint"),
+    [
+        ("hear_axlstm", "axlstm_tiny"),
+        ("hearbench.systems.msm_mae", "hearbench.systems.naive"),
+        ("hearbench.systems.msm_mae", "hear_axlstm@axlstm_tiny"),
+    ],
+)
+def test_folders_with_the_name_of_weights_or_a_module_do_not_count(
+    module: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    system = System("x", module, checkpoint)
+    before = fingerprint(system)
+    folder = tmp_path / checkpoint.rpartition("@")[2]
+    folder.mkdir()
+    (folder / "log.jsonl").touch()
+    assert fingerprint(system) == before
 
 
 def test_weights_that_differ_each_time_are_named(module: str, tmp_path: Path) -> None:

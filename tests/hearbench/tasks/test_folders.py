@@ -99,6 +99,10 @@ def metadata(**changes: object) -> Callable[[Path], None]:
     return edit("task_metadata.json", **changes)
 
 
+def grid(**settings: object) -> dict[str, object]:
+    return {"task_specific_param_grid": settings}
+
+
 def deep(levels: int) -> object:
     value: object = "low"
     for _ in range(levels):
@@ -124,6 +128,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "metric alone": (metadata(evaluation="top1_acc"), "evaluation names no metric"),
     "duration": (metadata(sample_duration="0.3"), "sample_duration '0.3' must be null or seconds"),
     "parameters": (metadata(evaluation_params=None), "evaluation_params must be an object"),
+    "batch size": (metadata(evaluation_params=grid(batch_size=512)), "batch_size 512 must be a"),
+    "batches of 1": (metadata(evaluation_params=grid(batch_size=[1])), "integers of 2 or more"),
     "strange label": (edit("train.json", **{"x.wav": ["middle"]}), "'middle' of x.wav"),
     "two labels": (edit("train.json", **{"x.wav": ["low", "high"]}), "x.wav has 2 labels"),
     "split mode": (edit("task_metadata.json", split_mode="random"), "split_mode 'random'"),
@@ -186,8 +192,13 @@ def test_a_last_batch_of_one_is_refused(tmp_path: Path) -> None:
     path = write_task(tmp_path / "tones")
     clips = {f"{i}.wav": ["low"] for i in range(1025)}
     (path / "train.json").write_text(json.dumps(clips), "utf-8")
-    with pytest.raises(TaskError, match="1025 training clips leave a last batch of one"):
+    with pytest.raises(TaskError, match="1025 training clips in batches of 1024 leave a last"):
         read_task(path)
+    metadata(evaluation_params=grid(batch_size=[512, 1000]))(path)
+    with pytest.raises(TaskError, match="1025 training clips in batches of 512 leave a last"):
+        read_task(path)
+    (path / "train.json").write_text(json.dumps(clips | {"x.wav": ["low"]}), "utf-8")
+    read_task(path)
 
 
 @posix_only  # for the dangling link

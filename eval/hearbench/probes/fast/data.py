@@ -18,12 +18,13 @@ from torch import Tensor
 from hearbench.embed.files import row_order
 from hearbench.errors import HearbenchError
 from hearbench.probes.fast.scores import METRICS
-from hearbench.probes.grid import FIXED, own_grid
+from hearbench.probes.grid import FIXED
 from hearbench.tasks.description import (
     Description,
     TaskError,
     cross_validation_folds,
     describe,
+    own_grid,
     read_metadata,
 )
 
