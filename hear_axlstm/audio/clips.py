@@ -55,7 +55,7 @@ class Source(Protocol):
     """A source of clips in a fixed order."""
 
     name: str
-    """Absolute name, to distinguish sources."""
+    """The inputs as given to `open_source`, with absolute paths, to distinguish sources."""
 
     def clips(self) -> Iterator[AudioClip | Skipped]:
         """All clips."""
