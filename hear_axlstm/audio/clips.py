@@ -37,7 +37,7 @@ class AudioClip:
         Raises:
             AudioError: if the file has no usable audio.
         """
-        return load_audio(self.source, sample_rate, self.start, self.end, longest)
+        return load_audio(self.source, sample_rate, self.start, self.end, longest, self.id)
 
 
 @dataclass(frozen=True)
