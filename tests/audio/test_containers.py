@@ -247,7 +247,10 @@ def test_lost_and_damaged_pages_of_ogg(codec: str) -> None:
 
 
 def test_opus_copied_from_webm_starts_at_its_first_sample() -> None:
-    webm, ogg = encode_by_ffmpeg(noise(2, rate=48_000), "webm", "libopus", rate=48_000), io.BytesIO()
+    webm, ogg = (
+        encode_by_ffmpeg(noise(2, rate=48_000), "webm", "libopus", rate=48_000),
+        io.BytesIO(),
+    )
     with av.open(io.BytesIO(webm)) as file, av.open(ogg, "w", format="ogg") as copy:
         stream = copy.add_stream_from_template(file.streams.audio[0])
         for packet in file.demux(file.streams.audio[0]):
