@@ -14,10 +14,14 @@ LINE = "{desc}: {n_fmt}/{total_fmt} {unit}s [{elapsed}<{remaining}{postfix}]"
 
 
 class Progress(tqdm):
-    """A tqdm that writes lines instead of redrawing a bar where stderr is not a terminal."""
+    """A tqdm that writes lines instead of redrawing a bar where stderr is not a terminal.
+
+    Nothing is written if there is no stderr, as in pythonw.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self.writes_lines = not sys.stderr.isatty()
+        self.writes_lines = not _is_terminal(sys.stderr)
+        options["disable"] = sys.stderr is None or options.get("disable", False)
         if self.writes_lines:
             # miniters keeps tqdm's monitor from writing more often; delay leaves out the first line
             options |= {"mininterval": SECONDS_A_LINE, "miniters": 1, "delay": 1e-9}
@@ -27,12 +31,12 @@ class Progress(tqdm):
     @staticmethod
     def status_printer(file: TextIO) -> Callable[[str], None]:
         """Return the function that prints the state of a bar."""
-        if file.isatty():
+        if _is_terminal(file):
             return tqdm.status_printer(file)
 
         def write(text: str) -> None:
             if text:
-                print(text, file=file, flush=True)
+                print(text, file=file, flush=hasattr(file, "flush"))
 
         return write
 
@@ -48,3 +52,9 @@ class Progress(tqdm):
                 self.display()
             self.delay = math.inf  # nothing to clear
         super().close()
+
+
+def _is_terminal(file: object) -> bool:
+    """Whether a file is a terminal; loggers that replace stderr may lack `isatty`."""
+    isatty = getattr(file, "isatty", None)
+    return isatty is not None and isatty()

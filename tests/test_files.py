@@ -6,6 +6,7 @@ import errno
 import inspect
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,24 @@ def test_lines_instead_of_a_bar(
     assert len(lines) == 2
     for line in lines:
         assert re.fullmatch(r"embedding: 13/1000 clips \[00:00<\d\d:\d\d, 3.0 x real time\]", line)
+
+
+class Logger:
+    """What some servers put in place of stderr."""
+
+    written = ""
+
+    def write(self, text: str) -> None:
+        self.written += text
+
+
+@pytest.mark.parametrize("stderr", [None, Logger()])
+def test_progress_needs_no_usual_stderr(
+    stderr: Logger | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stderr)
+    assert list(Progress([1, 2], "listing")) == [1, 2]
+    assert stderr is None or stderr.written.startswith("listing: 2/2")
 
 
 def test_both_distributions_show_progress_alike() -> None:

@@ -44,7 +44,7 @@ class AudioClip:
         Raises:
             AudioError: if the file has no usable audio.
         """
-        return load_audio(self.source, sample_rate, self.start, self.end, longest)
+        return load_audio(self.source, sample_rate, self.start, self.end, longest, self.id)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Source(Protocol):
     """A source of clips in a fixed order."""
 
     name: str
-    """Absolute name, to distinguish sources."""
+    """The inputs as given to `open_source`, with absolute paths, to distinguish sources."""
 
     def clips(self) -> Iterator[AudioClip | Skipped]:
         """All clips."""

@@ -89,8 +89,8 @@ class SndfileDecoder:
         try:
             with self._file as file:
                 self.position = first
-                if first:
-                    file.seek(first)
+                if first or file.subtype == "OPUS":
+                    file.seek(first)  # also to 0: it drops what the encoder put before the start
                 step = max(1, BLOCK_SAMPLES // file.channels)
                 while self.position < last:
                     count = min(step, last - self.position)

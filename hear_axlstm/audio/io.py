@@ -37,6 +37,7 @@ def load_audio(
     start: float = 0.0,
     end: float | None = None,
     longest: float | None = None,
+    name: str = "audio",
 ) -> NDArray[np.float32]:
     """Decode a file, or a span of it, to one channel at `sample_rate`.
 
@@ -52,6 +53,7 @@ def load_audio(
         start: start of the span in seconds.
         end: end of the span in seconds, by default the end of the file; clipped to it.
         longest: maximum duration in seconds, by default a day; checked before memory is allocated.
+        name: name in messages of a source without a path.
 
     Returns:
         Samples [n], n >= 1, all finite; full scale is 1.
@@ -61,7 +63,7 @@ def load_audio(
             infinite samples.
         TypeError: if the source is not a path, bytes or a file.
     """
-    name = printable(source_name(source))
+    name = printable(source_name(source, name))
     with _naming(name):
         _check_span(sample_rate, start, end)
         with open_file(source) as opened:
@@ -84,13 +86,18 @@ class Content(io.BytesIO):
         self.size, self.name = len(content), name
 
 
-def read_whole(file: IO[bytes], most: int) -> Content | None:
+def read_whole(file: IO[bytes], most: int, name: str = "audio") -> Content | None:
     """Read an open binary file from its beginning; None if it has more than `most` bytes.
+
+    Args:
+        file: the file.
+        most: maximum number of bytes.
+        name: name in messages of a file without a path.
 
     Raises:
         AudioError: if it is empty or not readable.
     """
-    name = source_name(file)
+    name = source_name(file, name)
     with _naming(printable(name)), open_file(file) as opened:
         access = RandomAccess(opened)
         return None if access.size > most else Content(access.at(0, access.size), name)

@@ -23,12 +23,12 @@ NOT_REGULAR = {
 }
 
 
-def source_name(source: object) -> str:
-    """Name of the source in messages: its path if it has one, else ``audio``."""
+def source_name(source: object, nameless: str) -> str:
+    """Name of the source in messages: its path if it has one, else `nameless`."""
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
     name = getattr(source, "name", None)
-    return name if isinstance(name, str) and name else "audio"
+    return name if isinstance(name, str) and name else nameless
 
 
 @contextmanager

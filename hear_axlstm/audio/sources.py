@@ -59,7 +59,8 @@ def open_source(
     texts = [str(inputs)] if isinstance(inputs, (str, Path)) else [str(text) for text in inputs]
     if not texts:
         raise SourceError("no input: pass files, folders, a CSV, tars, or - for a list")
-    found = [pair for text in texts for pair in _expand(text)]
+    expanded = [(text, list(_expand(text))) for text in texts]
+    found = [pair for _, pairs in expanded for pair in pairs]
     sources: list[tuple[str, Source]] = []
     for is_file, pairs in groupby(found, key=itemgetter(0)):
         paths = [path for _, path in pairs]
@@ -67,7 +68,28 @@ def open_source(
             sources.append(("", FileSource(paths)))
         else:
             sources += [(p if len(found) > 1 else "", _open(p, path_column)) for p in paths]
-    return sources[0][1] if len(sources) == 1 and not sources[0][0] else SeveralSources(sources)
+    is_one = len(sources) == 1 and not sources[0][0]
+    source = sources[0][1] if is_one else SeveralSources(sources)
+    source.name = _name(expanded)
+    return source
+
+
+def _name(expanded: Sequence[tuple[str, list[tuple[bool, str]]]]) -> str:
+    """Name the inputs as given, so that another file that a pattern matches changes nothing."""
+    files = [os.path.abspath(text) for text, found in expanded if found == [(True, text)]]
+    names = [_absolute(text) for text, found in expanded if found != [(True, text)]]
+    if len(files) > 1:  # perhaps a pattern that the shell has expanded
+        above = os.path.dirname(os.path.commonprefix(files))  # noqa: RUF071 (drives may differ)
+        files = [f"files in {above}"]
+    return ", ".join([*names, *files])
+
+
+def _absolute(text: str) -> str:
+    if text == STDIN:
+        return "standard input"
+    if os.path.isdir(text):
+        return os.path.realpath(text)
+    return text if is_remote(text) else os.path.abspath(text)
 
 
 def _open(text: str, path_column: str | None) -> Source:
@@ -126,6 +148,8 @@ def _listed() -> list[str]:
 class SingleFiles:
     """Base class of sources of single files; subclasses define `clips` and `__len__`."""
 
+    name = ""
+
     def clips(self) -> Iterator[AudioClip | Skipped]:
         """All clips, in a fixed order."""
         raise NotImplementedError
@@ -151,8 +175,6 @@ class FileSource(SingleFiles):
     """A list of audio files; a clip's id is its path."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        first = os.path.abspath(paths[0])
-        self.name = first if len(paths) == 1 else f"files in {os.path.dirname(first)}"
         self._paths = paths
 
     def __len__(self) -> int:
@@ -172,7 +194,7 @@ class FolderSource(SingleFiles):
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise SourceError(f"{folder} is not a directory: check the path")
-        self.name, self._folder = str(folder.resolve()), str(folder)
+        self._folder = str(folder)
         listing = list_folder(self._folder)
         self._entries = sorted([*listing.files, *listing.unreadable])
         self._unreadable = listing.unreadable
@@ -207,10 +229,8 @@ class TableSource(SingleFiles):
 
     def __init__(self, path: Path, path_column: str | None = None) -> None:
         self.table = Table(path, path_column)
-        self.name = str(path.resolve())
-        self._folders = list(
-            dict.fromkeys((os.path.realpath(path.parent), os.path.dirname(self.name)))
-        )
+        target = os.path.dirname(os.path.realpath(path))
+        self._folders = list(dict.fromkeys((os.path.realpath(path.parent), target)))
         self._span = [self._span_column(name) for name in ("start", "end")]
         self._size = sum(1 for _ in self.table.rows())
         if not self._size:
@@ -279,9 +299,10 @@ class TarSource:
         pattern: paths or URLs with braces to expand, e.g. ``train-{000..127}.tar``.
     """
 
+    name = ""
+
     def __init__(self, pattern: str) -> None:
         self.urls = expand_tars(pattern)
-        self.name = pattern if is_remote(pattern) else os.path.abspath(pattern)
         self._above = os.path.commonprefix(self.urls).rfind("/") + 1  # noqa: RUF071 (URLs, too)
 
     def clips(self) -> Iterator[AudioClip | Skipped]:
@@ -319,11 +340,12 @@ class TarSource:
 
 
 class SeveralSources:
-    """Concatenation of sources; each source's name is a prefix of its ids."""
+    """Concatenation of sources with the prefixes of their ids."""
+
+    name = ""
 
     def __init__(self, sources: Sequence[tuple[str, Source]]) -> None:
         self._sources = sources
-        self.name = ", ".join(source.name for _, source in sources)
 
     def clips(self) -> Iterator[AudioClip | Skipped]:
         """All clips, source by source."""

@@ -2,7 +2,8 @@
 
 Accepts commas, tabs, semicolons or vertical bars; UTF-8 or UTF-16, with or without a byte order
 mark; capitals, and spaces around names and values; blank lines, and comments above the header.
-Rejects, with the line number: an unclosed quote, a duplicate column, an overlong field.
+Rejects, with the line number: an unclosed quote, a duplicate column, an overlong field. Between
+tabs, as in Common Voice, values may also be unquoted and contain any quotes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,12 +124,16 @@ class Table:
                 lines.taken.clear()
                 try:
                     values = next(reader)
+                    damage = "unexpected end" if self._swallows(lines.taken) else ""
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    raise self._damaged(first, str(error)) from error
-                if len(lines.taken) > 1 and self._swallows(lines.taken):
-                    raise self._damaged(first, "unexpected end")
+                    damage = str(error)
+                if damage:
+                    if self.delimiter != "\t" or not self._is_whole(lines.taken[0]):
+                        raise self._damaged(first, damage)
+                    values = lines.taken[0].split("\t")
+                    lines.return_all_but_first()
                 if any(value.strip() for value in values):
                     yield self._row(first, values)
 
@@ -154,9 +159,15 @@ class Table:
         return TableError(f"{self.path}, line {line}: {reason}: correct or remove the line")
 
     def _swallows(self, lines: list[str]) -> bool:
-        """Whether the lines within a quoted value look like rows."""
-        width = len(self._names)
-        return width == 1 or any(line.count(self.delimiter) == width - 1 for line in lines[1:-1])
+        """Whether the lines of one record look like several rows."""
+        if len(lines) == 1:
+            return False
+        first, *within, last = map(self._is_whole, lines)
+        return len(self._names) == 1 or any(within) or (first and last)
+
+    def _is_whole(self, line: str) -> bool:
+        """Whether a line has as many delimiters as a row."""
+        return line.count(self.delimiter) == len(self._names) - 1
 
     def _read_header(self) -> tuple[str, int]:
         with self._open() as file:
@@ -176,17 +187,26 @@ class _Lines:
     def __init__(self, file: IO[str], number: int) -> None:
         self._file, self.number = file, number
         self.taken: list[str] = []
+        self._returned: deque[str] = deque()
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
-        line = BLANKS_AFTER_QUOTE.sub('"', next(self._file))
-        line = line.replace("\0", NUL_MARK).replace(BYTE_ORDER_MARK, "")
+        if self._returned:
+            line = self._returned.popleft()
+        else:
+            line = BLANKS_AFTER_QUOTE.sub('"', next(self._file))
+            line = line.replace("\0", NUL_MARK).replace(BYTE_ORDER_MARK, "")
         self.number += 1
-        if len(self.taken) < 100:
-            self.taken.append(line)
+        self.taken.append(line)
         return line
+
+    def return_all_but_first(self) -> None:
+        """Yield the lines of the current record again, except for its first."""
+        rest = self.taken[1:]
+        self._returned.extendleft(reversed(rest))
+        self.number -= len(rest)
 
 
 def _encoding(path: Path) -> str:

@@ -40,7 +40,7 @@ def decode(
     try:
         return Decoded(clip.id, clip.decode(sample_rate, longest))
     except AudioError as error:
-        name = printable(clip.source) if isinstance(clip.source, str) else "audio"
+        name = printable(clip.source if isinstance(clip.source, str) else clip.id)
         return Skipped(clip.id, str(error).removeprefix(f"{name}: "), may_pass(error.__cause__))
     except Exception as error:  # one odd file must not stop a run over millions
         reason = f"failed with {type(error).__name__} ({error})"

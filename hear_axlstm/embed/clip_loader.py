@@ -22,7 +22,7 @@ from torch import Tensor
 from hear_axlstm.ahead import MAX_INPUT_BYTES, Threads, groups, map_ahead
 from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.decode_ahead import decoding_threads
-from hear_axlstm.audio.errors import AudioError
+from hear_axlstm.audio.errors import AudioError, printable
 from hear_axlstm.audio.io import Content, load_audio, read_whole
 from hear_axlstm.audio.resample import RATES, resampled
 from hear_axlstm.audio.usable import SHORTEST_SECONDS, SILENCE
@@ -121,10 +121,12 @@ class Loader:
 
     def _job(self, index: int) -> tuple[int, Any]:
         """Index and clip. Open files are read here, in order: several may share one position."""
-        item = self.request.items[index]
+        item, name = self.request.items[index], self.request.name(index)
         if _is_open_file(item):
             try:
-                item = read_whole(item, MAX_INPUT_BYTES) or load_audio(item, self.sample_rate)
+                item = read_whole(item, MAX_INPUT_BYTES, name) or load_audio(
+                    item, self.sample_rate, name=name
+                )
             except (AudioError, TypeError) as error:
                 item = error
         return index, item
@@ -138,7 +140,7 @@ class Loader:
         except (ValueError, TypeError, OSError) as error:
             if self.errors == "raise":
                 raise
-            return Failed(index, name, str(error).removeprefix(name).lstrip(": "))
+            return Failed(index, name, str(error).removeprefix(printable(name)).lstrip(": "))
 
 
 def _is_decoder(item: object) -> bool:
@@ -177,7 +179,7 @@ def _load(item: Any, name: str, sample_rate: int, device: torch.device) -> Loade
     elif isinstance(item, AudioClip):
         item = item.decode(sample_rate)
     elif isinstance(item, (bytes, bytearray, memoryview)):
-        item = load_audio(bytes(item), sample_rate)
+        item = load_audio(bytes(item), sample_rate, name=name)
     elif _is_decoder(item):  # an AudioDecoder of datasets or torchcodec
         try:
             decoded = item.get_all_samples()
@@ -187,7 +189,7 @@ def _load(item: Any, name: str, sample_rate: int, device: torch.device) -> Loade
     elif hasattr(item, "read"):
         if isinstance(item, io.TextIOBase):
             raise TypeError(f"{name} is a file in text mode: open it with mode 'rb'")
-        item = load_audio(item, sample_rate)
+        item = load_audio(item, sample_rate, name=name)
     elif (pair := as_pair(item)) is not None:
         item = _resampled(*pair, name, sample_rate)
     samples = check_clip(item, name, device)
@@ -231,9 +233,11 @@ def _resampled(samples: Any, rate: float, name: str, sample_rate: int) -> NDArra
             f"{name} is {array.dtype}: pass real floating-point samples in -1..1 "
             "(16-bit integers: audio / 32768)"
         )
+    if not array.size:
+        raise ValueError(f"{name} has no samples: pass at least one")
     if array.ndim == 2 and min(array.shape) <= MOST_CHANNELS:
         array = array.mean(axis=int(np.argmin(array.shape)))
-    if array.ndim != 1 or not array.size:
+    if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}: pass mono samples [n]")
     mono = np.ascontiguousarray(array, np.float32)
     return np.concatenate(list(resampled([(round(rate), mono)], sample_rate)))

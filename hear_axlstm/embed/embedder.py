@@ -206,7 +206,7 @@ class Embedder(ClipEncoder):
                 times_J = step_times(len(clip), self.config).to(self.device)
                 pairs.append((steps_JD[: len(times_J)], times_J))
         loaded.finish(warns=fixed is None)
-        answer = inputs.answer_timestamps(request, pairs)
+        answer = inputs.answer_timestamps(request, pairs, self.scene_embedding_size, self.device)
         return (*answer, loaded.failed) if errors == "skip" else answer
 
     def embed(

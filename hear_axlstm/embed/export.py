@@ -10,11 +10,13 @@ size.
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import math
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +35,7 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".onnx", ".pt2")
 OPSET = 20
 EXAMPLE_SAMPLES = 40_000  # length of the traced clips
-SHORTEST = 400  # samples; a shorter clip can't be reflected at its edges
+DEFER, OBLIVIOUS = "prefer_deferred_runtime_asserts_over_guards", "backed_size_oblivious"
 MISSING = "ONNX needs onnx and onnxscript: run pip install '.[export]' in the clone"
 
 
@@ -49,14 +51,14 @@ class ExportableEmbedder(nn.Module):
     def __init__(self, embedder: Embedder, kind: Kind) -> None:
         super().__init__()
         self.config, self.kind = embedder.config, kind
-        self.mel = ExportableLogMel(embedder.mel)
+        self.mel = ExportableLogMel(copy.deepcopy(embedder.mel).cpu())
         self.encoder = copy.deepcopy(embedder.encoder).cpu().eval()
         for block in self.encoder.modules():
             if isinstance(block, MLSTMBlock):
                 block.cell = exportable_cell
 
     def forward(self, audio: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Embed float32 ``[B, n]`` in -1..1 at the model's sample rate, n at least SHORTEST."""
+        """Embed float32 ``[B, n]`` in -1..1 at the model's sample rate, n at least n_fft."""
         width, patch = self.config.window_frames, self.config.patch[0]
         log_mel_BTF = standardize(self.mel(audio))
         frames = log_mel_BTF.shape[1]
@@ -73,10 +75,12 @@ class ExportableEmbedder(nn.Module):
         if self.kind == "scene":
             return steps_BJD[:, : (frames + patch - 1) // patch].mean(1)
         # as in Embedder.forward: up to the last step whose center is within the clip
-        hop, middle = self.config.mel.hop_length, (patch - 1) / 2
-        count = (audio.shape[1] - int(middle * hop)) // (patch * hop) + 1
+        samples, hop, middle = audio.shape[1], self.config.mel.hop_length, (patch - 1) / 2
+        count = torch.sym_max(1, (samples - math.ceil(middle * hop)) // (patch * hop) + 1)
         index = torch.arange(count, device=audio.device, dtype=torch.float32)
-        ms = (index * patch + middle) * (1000.0 * hop / self.config.mel.sample_rate)
+        centers = (index * patch + middle) * hop
+        only = torch.full_like(centers, 1) * samples / 2  # the middle of a clip with one step
+        ms = torch.where(centers > samples, only, centers) * (1000.0 / self.config.mel.sample_rate)
         return steps_BJD[:, :count], ms.expand(audio.shape[0], -1)
 
 
@@ -180,11 +184,12 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, outputs: list
 def _trace(model: nn.Module) -> torch.export.ExportedProgram:
     example = torch.zeros(2, EXAMPLE_SAMPLES, dtype=torch.float32, device="cpu")
     any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    # Older versions of PyTorch have neither of the two settings
+    accepted = inspect.signature(torch.export.export).parameters
+    options: dict[str, Any] = {DEFER: True} if DEFER in accepted else {}
     # Otherwise a size that is not 1 in the example would be assumed never to be 1
-    with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+    oblivious = _config.patch(OBLIVIOUS, True) if hasattr(_config, OBLIVIOUS) else nullcontext()  # type: ignore[attr-defined]
+    with oblivious:
         return torch.export.export(
-            model,
-            (example,),
-            dynamic_shapes={"audio": any_size},
-            prefer_deferred_runtime_asserts_over_guards=True,
+            model, (example,), dynamic_shapes={"audio": any_size}, strict=False, **options
         )

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hear_axlstm.audio.clips import AudioClip
+from hear_axlstm.audio.opening import source_name
 from hear_axlstm.audio.usable import MAX_AMPLITUDE, SHORTEST_SECONDS
 
 Samples: TypeAlias = NDArray[np.floating]
@@ -69,9 +70,11 @@ class Request:
     def name(self, index: int) -> str:
         """Name of a clip in messages."""
         item = self.items[index]
-        if isinstance(item, (str, os.PathLike)):
-            return os.fsdecode(item)
-        return "audio" if self.is_single else f"clip {index}"
+        if isinstance(item, Mapping):  # of Hugging Face datasets
+            item = item.get("path")
+        if isinstance(item, AudioClip):
+            item = item.source if isinstance(item.source, str) else item.id
+        return source_name(item, "audio" if self.is_single else f"clip {index}")
 
 
 def parse(audio: Any, lengths: Iterable[int] | None, sample_rate: int, errors: str) -> Request:
@@ -116,12 +119,17 @@ def answer_scenes(request: Request, scenes: list[Tensor], size: int, device: tor
     return _in_kind(scenes_BD[0] if request.is_single else scenes_BD, request.as_tensor)
 
 
-def answer_timestamps(request: Request, pairs: list[tuple[Tensor, Tensor]]) -> tuple[Any, Any]:
+def answer_timestamps(
+    request: Request, pairs: list[tuple[Tensor, Tensor]], size: int, device: torch.device
+) -> tuple[Any, Any]:
     """Return steps ``[J, D']`` and times ``[J]`` padded, as lists, or of a single clip."""
-    if request.is_padded and pairs:
-        steps_BJD = pad_sequence([steps for steps, _ in pairs], batch_first=True)
-        times = [times for _, times in pairs]
-        times_BJ = pad_sequence(times, batch_first=True, padding_value=torch.nan)
+    if request.is_padded:
+        steps_BJD = torch.zeros(0, 0, size, dtype=torch.float32, device=device)
+        times_BJ = steps_BJD[..., 0]
+        if pairs:
+            steps, times = zip(*pairs, strict=True)
+            steps_BJD = pad_sequence(list(steps), batch_first=True)
+            times_BJ = pad_sequence(list(times), batch_first=True, padding_value=torch.nan)
         return _in_kind(steps_BJD, request.as_tensor), _in_kind(times_BJ, request.as_tensor)
     answers = [[_in_kind(pair[at], request.as_tensor) for pair in pairs] for at in (0, 1)]
     return (answers[0][0], answers[1][0]) if request.is_single else (answers[0], answers[1])

@@ -14,7 +14,7 @@ from typing import Any
 from hear_axlstm.audio.listing import REQUEST, STAMP
 from hear_axlstm.audio.skipped import REPORT_NAME, is_report
 from hear_axlstm.data.shards import Shard, Summary, is_shard_file
-from hear_axlstm.embed.writers import FORMATS, Format, write_folder
+from hear_axlstm.embed.writers import FORMATS, Format, read_index, write_folder
 from hear_axlstm.files import (
     LOCK_NAME,
     naming_full_disk,
@@ -173,12 +173,11 @@ class Output:
     def size(self) -> int:
         """Total size of the embeddings in bytes, to detect a truncated or deleted output."""
         if not self.is_folder:
-            paths = (self.path, *map(self._beside, self._format.companions))
-            return sum(path.stat().st_size for path in paths if path.exists())
-        found = (self.path / field for field in self.fields)
-        files = (Path(top, name) for field in found for top, _, names in os.walk(field)
-                 for name in names if name.endswith(".npy"))  # fmt: skip
-        return sum(file.stat().st_size for file in files)
+            paths = [self.path, *map(self._beside, self._format.companions)]
+        else:
+            names = read_index(self.path)
+            paths = [self.path / field / name for field in self.fields for name in names]
+        return sum(path.stat().st_size for path in paths if path.exists())
 
     def write(self, shards: Sequence[Shard], size: int) -> None:
         """Join the shards; `size` is D'. Files are replaced atomically."""

@@ -45,7 +45,8 @@ class Stream:
         precision: as in `Embedder`.
 
     Raises:
-        ValueError: for an encoder whose steps depend on later ones, or with modified blocks.
+        ValueError: for an encoder whose steps depend on later ones, with modified blocks, or
+            whose mel frames overlap by half or less.
     """
 
     @torch.no_grad()
@@ -63,6 +64,12 @@ class Stream:
             raise ValueError(
                 f"layout={config.layout!r} can't embed a stream, because its rows mix early and "
                 "late steps: load the model with layout='time'"
+            )
+        if 2 * config.mel.hop_length >= config.mel.n_fft:
+            raise ValueError(
+                f"hop_length={config.mel.hop_length} can't embed a stream, because it is not less "
+                f"than half of n_fft={config.mel.n_fft}: use embed_timestamps(...) once the clip "
+                "is complete"
             )
         self._mel, self._statistics = copy.deepcopy(mel), statistics
         self._config = config

@@ -21,6 +21,7 @@ from hear_axlstm.ahead import groups
 from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.data.shards import Record, Shard
 
+INDEX = "index.csv"
 GROUP_BYTES = 1 << 26  # embeddings in a row group of a Parquet file
 NAME_BYTES = 240  # longest file name; file systems allow 255, including the suffix
 PATH_BYTES = 2_000  # longest relative path
@@ -69,24 +70,38 @@ def write_folder(folder: Path, joined: Path, shards: Sequence[Shard], size: int)
     """Write FIELD/ID.npy for each clip, and index.csv; replaces files of an earlier run."""
     shutil.rmtree(joined, ignore_errors=True)
     joined.mkdir()
-    with open(joined / "index.csv", "w", **OPEN_CSV) as file:
+    with open(joined / INDEX, "w", **OPEN_CSV) as file:
         index = csv.writer(file)
         index.writerow(("id", "file", "samples"))
         for clip in read_embedded(shards, size):
             index.writerow((clip.id, _write_clip(joined, clip), clip.facts["samples"]))
-    for path in joined.iterdir():
+    before = read_index(folder)
+    for path in sorted(joined.iterdir(), key=lambda path: path.name == INDEX):  # the index last
         if (folder / path.name).is_dir():
-            _replace_embeddings(folder / path.name, path)
+            _replace_embeddings(folder / path.name, path, before)
         else:
             os.replace(path, folder / path.name)
 
 
-def _replace_embeddings(folder: Path, new: Path) -> None:
+def read_index(folder: Path) -> list[str]:
+    """Read the files that index.csv lists, relative to the folder of each field."""
+    try:
+        with open(folder / INDEX, **OPEN_CSV) as file:
+            names = [row.get("file") or "" for row in csv.DictReader(file)]
+    except (FileNotFoundError, csv.Error):
+        return []
+    return [name for name in names if name.endswith(".npy") and _is_inside(name)]
+
+
+def _is_inside(name: str) -> bool:
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _replace_embeddings(folder: Path, new: Path, before: Sequence[str]) -> None:
     """Replace the embeddings in a folder of an earlier run; other files, such as notes, stay."""
-    for top, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            if name.endswith(".npy"):
-                os.unlink(os.path.join(top, name))
+    for name in before:
+        (folder / name).unlink(missing_ok=True)
+    for top, _, _ in os.walk(folder, topdown=False):
         with suppress(OSError):  # it holds other files
             os.rmdir(top)
     for top, _, names in os.walk(new):

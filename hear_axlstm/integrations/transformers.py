@@ -147,11 +147,10 @@ class AxLSTMModel(PreTrainedModel):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_values)
-        lengths = attention_mask.sum(1).long().tolist()
-        clips = [row[:length] for row, length in zip(input_values, lengths, strict=True)]
+        clips = [row[mask] for row, mask in zip(input_values, attention_mask.bool(), strict=True)]
         steps = self.embedder.encode_steps(clips)
         pooled = torch.stack([step.mean(0) for step in steps])
-        times = [step_times(length, self.embedder.config) for length in lengths]
+        times = [step_times(len(clip), self.embedder.config) for clip in clips]
         inside = [step[: len(time)] for step, time in zip(steps, times, strict=True)]
         padded = nn.utils.rnn.pad_sequence(inside, batch_first=True)
         return BaseModelOutputWithPooling(last_hidden_state=padded, pooler_output=pooled)

@@ -124,9 +124,10 @@ def triton_agrees(device_type: str) -> bool:
     leaves = [x.to(device_type).requires_grad_() for x in (q, k, v, a, running_max, floor)]
     results = []
     try:
-        for form in (torch_impl.quadratic_cell, triton_impl.quadratic_cell):
-            h = form(*leaves)
-            results.append((h, *torch.autograd.grad(h.square().sum(), leaves)))
+        with torch.autocast(device_type, enabled=False):  # the caller's would round the reference
+            for form in (torch_impl.quadratic_cell, triton_impl.quadratic_cell):
+                h = form(*leaves)
+                results.append((h, *torch.autograd.grad(h.square().sum(), leaves)))
     except Exception as error:  # a compiler's errors have any type
         log.warning("the Triton kernels can't be used, falling back to PyTorch: %s", error)
         return False

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from hear_axlstm.data.dataset import share
 from hear_axlstm.models.encoder import block_type
 from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.ops.backends import backend
 from hear_axlstm.ops.precision import product_dtype
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.training.average import WeightAverage
@@ -45,7 +48,7 @@ def make_train_step(model: nn.Module, config: PretrainConfig, context: DistConte
         micro_batch = min(config.micro_batch, own)
     return TrainStep(
         model,
-        torch.compile(model) if config.compile else model,
+        _compiled(model, device) if config.compile else model,
         make_optimizers(model, config),
         context,
         batch_size=config.batch,
@@ -56,6 +59,11 @@ def make_train_step(model: nn.Module, config: PretrainConfig, context: DistConte
         average=None if config.ema is None else WeightAverage(model, config.ema),
         halve_on_oom=config.micro_batch is None,
     )
+
+
+def _compiled(model: nn.Module, device: torch.device) -> Callable[..., torch.Tensor]:
+    backend(device.type)  # chosen now: there is no choice while a graph is traced
+    return torch.compile(model)
 
 
 def make_optimizers(model: nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:

@@ -1,8 +1,10 @@
 """Declared length against the data: truncated, of unknown length, concatenated."""
 
+import io
 import struct
 from collections.abc import Callable
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -242,6 +244,23 @@ def test_lost_and_damaged_pages_of_ogg(codec: str) -> None:
         flipped[at] ^= 1
         with pytest.raises(AudioError, match=r"damaged|truncated|lost"):
             load_audio(bytes(flipped))
+
+
+def test_opus_copied_from_webm_starts_at_its_first_sample() -> None:
+    webm, ogg = (
+        encode_by_ffmpeg(noise(2, rate=48_000), "webm", "libopus", rate=48_000),
+        io.BytesIO(),
+    )
+    with av.open(io.BytesIO(webm)) as file, av.open(ogg, "w", format="ogg") as copy:
+        stream = copy.add_stream_from_template(file.streams.audio[0])
+        for packet in file.demux(file.streams.audio[0]):
+            if packet.size:
+                packet.stream = stream
+                copy.mux(packet)
+    with av.open(io.BytesIO(ogg.getvalue())) as file:
+        expected = np.concatenate([frame.to_ndarray()[0] for frame in file.decode(audio=0)])
+    found = load_audio(ogg.getvalue(), 48_000)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("container", "codec"), BY_FFMPEG[:-1])

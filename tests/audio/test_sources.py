@@ -5,6 +5,7 @@ import functools
 import http.server
 import io
 import os
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -254,6 +255,37 @@ def test_many_files_make_larger_groups_not_more(audio: Path) -> None:
     source = FolderSource(audio)
     assert [group.size for group in source.groups(1)] == 6 * [1]
     assert [group.size for group in source.groups(1, most=3)] == 3 * [2]
+
+
+def test_a_name_stays_when_files_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def names() -> list[str]:
+        monkeypatch.setattr(
+            sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n".join(map(os.fsencode, files))))
+        )
+        inputs = ("*/*.wav", "[a-c]", ["-", "*/*.wav"], files, [*files, "b"])
+        return [open_source(given).name for given in inputs]
+
+    def add(*paths: str) -> list[str]:
+        for path in map(Path, paths):
+            path.parent.mkdir()
+            path.touch()
+        return sorted(str(path) for path in Path().glob("*/*.wav"))
+
+    files = add("b/0.wav", "c/0.wav")
+    before = names()
+    files = add("a/0.wav")
+    assert names() == before
+    here = Path.cwd()
+    assert before == [
+        f"{here}/*/*.wav",
+        f"{here}/[a-c]",
+        f"standard input, {here}/*/*.wav",
+        f"files in {here}",
+        f"{here}/b, files in {here}",
+    ]
+    assert open_source("b/0.wav").name == f"{here}/b/0.wav" != open_source("b").name
 
 
 def test_groups_hold_the_clips_in_order(audio: Path, tars: Path) -> None:

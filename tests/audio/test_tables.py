@@ -62,6 +62,9 @@ def test_encodings_are_recognized(encoding: str, tmp_path: Path) -> None:
         (PLAIN.replace("1.wav,b", '1.wav,"b'), "line 3: a quote opened here"),
         (PLAIN.replace("1.wav,b", '1.wav,"b').replace("3.wav,b", '3.wav,b"'), "line 3: a quote"),
         (PLAIN.replace("1.wav,b", '1.wav,"b') + PLAIN * 9_000, "line 3: a quote opened here"),
+        ('path,label\n1.wav,"dog\n2.wav,cat"', "line 2: a quote opened here"),
+        ('path,text,label\n1.wav,"Ah,dog\n2.wav,oh",cat\n', "line 2: a quote opened here"),
+        ('path\ttext\n1.wav\t"a\tb\n2.wav\tb', "line 2: a quote opened here"),
         (PLAIN.replace("path,label", "path,label,Label"), "line 1: the column 'label' occurs tw"),
         (PLAIN.replace("path", "sound"), "no column 'path': its header has sound, label"),
         ("", "is empty: write a header"),
@@ -73,6 +76,36 @@ def test_encodings_are_recognized(encoding: str, tmp_path: Path) -> None:
 def test_damage_is_refused_with_the_line(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=message):
         list(Table(write(tmp_path, text)).rows())
+
+
+TABS = """\
+id\tpath\tsentence\tvotes
+a\t1.wav\t"Ja", sagte er.\t2
+b\t2.wav\t"Nein, sagte sie.\t2
+c\t3.wav\t"Nun ja."\t2
+d\t"4.wav"\t"Sie ""ruft\tlaut""
+und lange."\t2
+e\t5.wav\tUnd "dann"?\t2
+f\t6.wav\t"Ende\t2
+"""
+
+
+def test_values_between_tabs_need_no_quotes(tmp_path: Path) -> None:
+    rows = list(Table(write(tmp_path, TABS)).rows())
+    assert [(row.line, row.values["path"], row.values["sentence"]) for row in rows] == [
+        (2, "1.wav", '"Ja", sagte er.'),
+        (3, "2.wav", '"Nein, sagte sie.'),
+        (4, "3.wav", "Nun ja."),
+        (5, "4.wav", 'Sie "ruft\tlaut"\nund lange.'),
+        (7, "5.wav", 'Und "dann"?'),
+        (8, "6.wav", '"Ende'),
+    ]
+    assert {row.values["votes"] for row in rows} == {"2"}
+
+
+def test_a_quoted_value_may_have_several_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, 'path,text,label\n1.wav,"Rain,\nwind",a\n2.wav,"Rain\n\nwind",b\n')
+    assert [row.values["label"] for row in Table(path).rows()] == ["a", "b"]
 
 
 def test_one_row_never_costs_the_others(tmp_path: Path) -> None:

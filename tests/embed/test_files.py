@@ -200,6 +200,14 @@ def test_nothing_is_computed_again_until_a_file_changes(
     assert names == {"audio", "o.npy", "o.npy.ids.txt", "o.npy.embed.json"}
 
 
+def test_files_that_a_pattern_matches_later_are_added(model: str, tmp_path: Path) -> None:
+    pattern, out = str(tmp_path / "*" / "*.wav"), tmp_path / "o.npy"
+    for clips, name in enumerate("ba", start=1):
+        (tmp_path / name).mkdir()
+        write_noise(tmp_path / name, 1)
+        assert embed([pattern], out, model).clips == clips
+
+
 def test_another_request_for_the_same_output_is_refused(
     model: str, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ import soxr
 import torch
 
 from hear_axlstm.audio import AudioError
+from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.inputs import AudioWarning, Failed
@@ -122,6 +123,42 @@ def test_one_clip_never_costs_the_list(model: Embedder, tmp_path: Path) -> None:
     assert scenes.shape == (0, model.scene_embedding_size) and isinstance(failed[0], Failed)
     with pytest.raises(ValueError, match="for lists of clips"):
         model.embed_scenes("gone.wav", errors="skip")  # type: ignore[call-overload]
+
+
+def test_clips_in_memory_are_named(model: Embedder) -> None:
+    named = io.BytesIO(b"junk")
+    named.name = "named.wav"
+    clips: list[Any] = [
+        b"junk",
+        io.BytesIO(b"junk"),
+        {"bytes": b"junk", "path": None},
+        {"bytes": b"junk", "path": "dog.wav"},
+        {"array": SOUND * np.nan, "sampling_rate": RATE, "path": "cat.wav"},
+        AudioClip("a.tar/0.wav", b"junk"),
+        named,
+    ]
+    names = ["clip 0", "clip 1", "clip 2", "dog.wav", "cat.wav", "a.tar/0.wav", "named.wav"]
+    _, failed = model.embed_scenes(clips, errors="skip")
+    assert [clip.name for clip in failed] == names
+    for clip, failure in zip(clips, failed, strict=True):
+        assert failure.reason.startswith(("not decodable", "has a sample")), failure.reason
+        name = failure.name if " " not in failure.name else "clip 1"
+        with pytest.raises(ValueError, match=rf"^{name}:? {failure.reason[:9]}"):
+            model.embed_scenes([SOUND, clip])
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (2, 0), (0,)])
+@pytest.mark.filterwarnings("error")
+def test_an_empty_recording_has_no_samples(shape: tuple[int, ...], model: Embedder) -> None:
+    with pytest.raises(ValueError, match=r"^clip 1 has no samples: pass at least one"):
+        model.embed_scenes([SOUND, (np.zeros(shape, "f4"), RATE)])
+
+
+@pytest.mark.parametrize("batch", [np.full((2, 800), np.nan, "f4"), torch.full((2, 800), np.nan)])
+def test_a_batch_without_a_good_row_keeps_its_type(batch: Any, model: Embedder) -> None:
+    steps, times, failed = model.embed_timestamps(batch, errors="skip")
+    assert type(steps) is type(times) is type(batch) and len(failed) == 2
+    assert steps.shape == (0, 0, model.timestamp_embedding_size) and times.shape == (0, 0)
 
 
 class FailingDecoder:

@@ -64,14 +64,32 @@ def test_other_files_beside_embeddings_stay(
     (out / "scene" / ".DS_Store").write_text("of a file manager", "utf-8")
     (out / "scene" / "notes").mkdir()
     (out / "scene" / "notes" / "mine.txt").touch()
+    np.save(out / "scene" / "mean.npy", np.zeros(3))
     with monkeypatch.context() as patch:
         patch.setattr(files, "_write_share", lambda *_: 1 / 0)
         embed_files([clip.parent], out, embedder)  # nothing to do
     (tmp_path / "second.wav").write_bytes(clip.read_bytes())
     embed_files([clip.parent], out, embedder)
     names = {path.name for path in (out / "scene").iterdir()}
-    assert names == {".DS_Store", "notes", "clip.wav.npy", "second.wav.npy"}
+    assert names == {".DS_Store", "notes", "mean.npy", "clip.wav.npy", "second.wav.npy"}
     assert (out / "scene" / "notes" / "mine.txt").exists()
+    (tmp_path / "second.wav").unlink()
+    embed_files([clip.parent], out, embedder)
+    names = {path.name for path in (out / "scene").iterdir()}
+    assert names == {".DS_Store", "notes", "mean.npy", "clip.wav.npy"}
+
+
+def test_an_edited_index_removes_nothing_outside(
+    embedder: Embedder, clip: Path, tmp_path: Path
+) -> None:
+    out, others = tmp_path / "rec", [tmp_path / "a.npy", tmp_path / "b.npy"]
+    embed_files([clip], out, embedder)
+    with open(out / "index.csv", "a", encoding="utf-8") as file:
+        file.write(f"a,../../a.npy,1\nb,{others[1]},1\nc\n")
+    for path in (*others, clip):
+        path.write_bytes(clip.read_bytes())
+    embed_files([clip], out, embedder)
+    assert all(path.exists() for path in others)
 
 
 def test_parts_are_removed_also_after_the_stamp(

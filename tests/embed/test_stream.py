@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hear_axlstm import load_model
-from hear_axlstm.config import ModelConfig, preset
+from hear_axlstm.config import MelConfig, ModelConfig, preset
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.stream import Stream
 from tests.helpers.threads import torch_threads
@@ -149,6 +149,19 @@ def test_models_that_look_ahead_are_refused() -> None:
         small(layout="release").stream(STATISTICS)
     with pytest.raises(ValueError, match="ssast can't embed a stream"):
         Embedder(preset("ssast_tiny")).stream(STATISTICS)
+
+
+def test_mel_frames_that_overlap_too_little_are_refused() -> None:
+    for hop, n_fft in ((199, 400), (200, 401)):
+        model = small(mel=MelConfig(hop_length=hop, n_fft=n_fft))
+        for samples in range(3_000, 3_200, 7):
+            audio = NOISE[:samples]
+            expected, _ = model.embed(audio, kind="timestamp", statistics=STATISTICS)
+            steps, _ = run(model.stream(STATISTICS), audio, [1_000])
+            np.testing.assert_allclose(steps, expected, rtol=0, atol=1e-5)
+    for hop in (200, 500):
+        with pytest.raises(ValueError, match=f"hop_length={hop} can't embed .* n_fft=400: use"):
+            small(mel=MelConfig(hop_length=hop)).stream(STATISTICS)
 
 
 def test_bad_samples_are_refused_and_change_nothing() -> None:

@@ -35,6 +35,17 @@ def test_a_saved_model_gives_equal_embeddings(tmp_path: Path) -> None:
     assert (tmp_path / "transformers.py").is_file(), "the code goes with the weights"
 
 
+def test_clips_may_be_padded_on_the_left() -> None:
+    model = AxLSTMModel.from_hear_axlstm("axlstm_tiny.random")
+    rng = np.random.default_rng(0)
+    clips = [0.1 * rng.standard_normal(n).astype(np.float32) for n in (4_000, 8_000)]
+    with torch.no_grad():
+        right = model(**AxLSTMFeatureExtractor()(clips))
+        left = model(**AxLSTMFeatureExtractor(padding_side="left")(clips))
+    assert torch.equal(left.pooler_output, right.pooler_output)
+    assert torch.equal(left.last_hidden_state, right.last_hidden_state)
+
+
 def test_a_model_around_it_keeps_its_weights() -> None:
     def around(seed: int) -> torch.nn.ModuleDict:
         encoder = AxLSTMModel.from_hear_axlstm("axlstm_tiny.random", seed=seed)

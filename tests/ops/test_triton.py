@@ -185,6 +185,11 @@ def test_auto_takes_triton_after_a_check(
     assert ["disagree" in caplog.messages[0], "no such instruction" in caplog.messages[1]] == [1, 1]
 
 
+def test_the_check_ignores_the_callers_autocast() -> None:
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        assert backends.triton_agrees(DEVICE.type)
+
+
 def test_constants_agree_with_the_cell() -> None:
     assert triton_kernels.EPS.value == EPS
     for size in HEAD_SIZES:

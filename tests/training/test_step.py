@@ -13,6 +13,7 @@ from hear_axlstm.config import ModelConfig
 from hear_axlstm.models import encoder
 from hear_axlstm.models.patch_embed import random_mask
 from hear_axlstm.models.pretraining import MaskedPatchModel
+from hear_axlstm.ops import backends
 from hear_axlstm.pretrain.config import PretrainConfig
 from hear_axlstm.pretrain.step import make_optimizers, make_train_step
 from hear_axlstm.training.checkpoints import collect
@@ -133,6 +134,16 @@ def test_a_compiled_model_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch, "compile", traced)
     torch.testing.assert_close(learned(MODEL, compile=True), learned(MODEL))
     traced.assert_called_once()
+
+
+def test_the_backend_is_chosen_before_the_model_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen: dict[str, str] = {}
+    monkeypatch.setattr(backends, "_chosen", chosen)
+    monkeypatch.setattr(torch, "compile", lambda model: dict(chosen))
+    config = replace(CONFIG, compile=True)
+    assert "cpu" in make_train_step(MaskedPatchModel(MODEL), config, DistContext(CPU)).loss
 
 
 def test_the_average_is_the_exponential_one() -> None:
