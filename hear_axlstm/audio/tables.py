@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hear_axlstm.audio.errors import printable
-from hear_axlstm.audio.listing import SourceError
+from hear_axlstm.audio.listing import SourceError, may_be_audio
 
 OPEN_CSV: Mapping[str, Any] = {
     "newline": "",
@@ -162,8 +162,14 @@ class Table:
         """Whether the lines of one record look like several rows."""
         if len(lines) == 1:
             return False
-        first, *within, last = map(self._is_whole, lines)
-        return len(self._names) == 1 or any(within) or (first and last)
+        first, *within, last = lines
+        if len(self._names) == 1 or any(map(self._is_whole, within)):
+            return True
+        return self._is_whole(first) and self._is_whole(last) and may_be_audio(self._path(last))
+
+    def _path(self, line: str) -> str:
+        """What stands in the column of paths of a line."""
+        return line.split(self.delimiter)[self._names.index(self.path_column)].strip(' "\r\n')
 
     def _is_whole(self, line: str) -> bool:
         """Whether a line has as many delimiters as a row."""

@@ -106,6 +106,8 @@ def test_values_between_tabs_need_no_quotes(tmp_path: Path) -> None:
 def test_a_quoted_value_may_have_several_lines(tmp_path: Path) -> None:
     path = write(tmp_path, 'path,text,label\n1.wav,"Rain,\nwind",a\n2.wav,"Rain\n\nwind",b\n')
     assert [row.values["label"] for row in Table(path).rows()] == ["a", "b"]
+    path = write(tmp_path, 'path,text\n1.wav,"Rain.\nThen, wind"\n')
+    assert [row.values["text"] for row in Table(path).rows()] == ["Rain.\nThen, wind"]
 
 
 def test_one_row_never_costs_the_others(tmp_path: Path) -> None:
