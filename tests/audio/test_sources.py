@@ -261,9 +261,8 @@ def test_a_name_stays_when_files_are_added(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
 
     def names() -> list[str]:
-        monkeypatch.setattr(
-            sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n".join(map(os.fsencode, files))))
-        )
+        listed = io.BytesIO(b"\n".join(map(os.fsencode, files)))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(listed, encoding="utf-8"))
         inputs = ("*/*.wav", "[a-c]", ["-", "*/*.wav"], files, [*files, "b"])
         return [open_source(given).name for given in inputs]
 

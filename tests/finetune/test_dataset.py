@@ -128,9 +128,8 @@ def test_a_clip_of_two_splits_is_refused_however_its_path_is_written(
     config = replace(config, test_fold=None, test=tmp_path / "test" / "list.csv")
     config.test.parent.mkdir()  # type: ignore[union-attr]
     rows = rows_of(tones)
-    (tmp_path / "link").symlink_to(tones.parent)
     (row,) = [row for row in rows if str(row["path"]).endswith("/4.wav")]
-    for path in (f"{tones.parent}/./4.wav", tmp_path / "link" / "4.wav"):
+    for path in (f"{tones.parent}/./4.wav", tones.parent / ".." / tones.parent.name / "4.wav"):
         write(config.test, [{**row, "path": path}])  # type: ignore[arg-type]
         with pytest.raises(LabelsError, match="both a train and a test clip"):
             read_dataset(write(tmp_path / "train.csv", rows), config)

@@ -171,13 +171,15 @@ def test_labels_come_from_folders_or_a_csv(tones: Path, tmp_path: Path) -> None:
     clips = find_labeled_clips(tones)
     labels = {clip.labels for clip in clips.clips}
     assert (len(clips.clips), labels, clips.test) == (16, {("low",), ("high",)}, None)
-    (tmp_path / "a.wav").touch()
+    files = [tmp_path / name for name in ("a.wav", "b.wav")]
+    for path in files:
+        path.touch()
     with open(tmp_path / "clips.csv", "w", encoding="utf-8", newline="") as file:
-        rows = [["path", "label", "split"], ["a.wav", "a", "train"], ["a.wav", "b", "test"]]
+        rows = [["path", "label", "split"], ["a.wav", "a", "train"], ["b.wav", "b", "test"]]
         csv.writer(file).writerows(rows)
     clips = find_labeled_clips(tmp_path / "clips.csv")
     paths = [clip.source for clip in clips.clips]
-    assert (paths, clips.test) == ([str(tmp_path / "a.wav")] * 2, (False, True))
+    assert (paths, clips.test) == (list(map(str, files)), (False, True))
 
 
 @pytest.mark.parametrize(
