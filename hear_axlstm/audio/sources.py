@@ -76,17 +76,20 @@ def open_source(
 
 def _name(expanded: Sequence[tuple[str, list[tuple[bool, str]]]]) -> str:
     """Name the inputs as given, so that another file that a pattern matches changes nothing."""
-    files = [os.path.abspath(text) for text, found in expanded if found == [(True, text)]]
-    names = [_absolute(text) for text, found in expanded if found != [(True, text)]]
-    if len(files) > 1:  # perhaps a pattern that the shell has expanded
+    files: list[str] = []
+    names: list[str] = []
+    for text, found in expanded:
+        if text == STDIN or found == [(True, text)]:
+            files += [os.path.abspath(path) for _, path in found]
+        else:
+            names.append(_absolute(text))
+    if len(files) > 1:  # listed, or a pattern that the shell has expanded
         above = os.path.dirname(os.path.commonprefix(files))  # noqa: RUF071 (drives may differ)
         files = [f"files in {above}"]
     return ", ".join([*names, *files])
 
 
 def _absolute(text: str) -> str:
-    if text == STDIN:
-        return "standard input"
     if os.path.isdir(text):
         return os.path.realpath(text)
     return text if is_remote(text) else os.path.abspath(text)
@@ -361,13 +364,20 @@ class SeveralSources:
 
     def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
         """Clips of each source, in proportion to its size, and the total number of clips."""
-        parts = [source.sample(size) for _, source in self._sources]
-        total = sum(number for _, number in parts)
-        found: list[AudioClip | Skipped] = []
-        for clips, number in parts:
-            share = min(len(clips), max(1, round(size * number / total)))
-            found += [clips[place * len(clips) // share] for place in range(share)]
-        return found, total
+        parts: list[tuple[list[AudioClip | Skipped], int]] = []
+        total = 0
+        for _, source in self._sources:
+            parts.append(source.sample(size))
+            total += parts[-1][1]
+            # at once, since clips of tars hold their files' contents
+            parts = [(_thinned(clips, round(size * n / max(1, total))), n) for clips, n in parts]
+        return list(chain.from_iterable(clips for clips, _ in parts)), total
+
+
+def _thinned(clips: list[AudioClip | Skipped], number: int) -> list[AudioClip | Skipped]:
+    """Evenly spaced clips: at most `number`, at least one if there are any."""
+    number = min(len(clips), max(1, number))
+    return [clips[place * len(clips) // number] for place in range(number)]
 
 
 def _below(name: str, clips: Iterable[AudioClip | Skipped]) -> Iterator[AudioClip | Skipped]:

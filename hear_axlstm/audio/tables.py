@@ -38,6 +38,7 @@ SNIFFED_BYTES = 4096
 ZIP = b"PK\3\4"
 DECLARED = re.compile(r'"?sep=.?"?\s*$', re.IGNORECASE)  # the first line of files for Excel
 CONTROL = re.compile(r"[\0-\x08\x0e-\x1f]")  # characters that text doesn't have
+QUOTED = re.compile(r'\s*"((?:[^"]|"")*)"\s*')
 BLANKS_AFTER_QUOTE = re.compile(r'" +(?=[,\t;|\r\n])')
 
 
@@ -132,7 +133,7 @@ class Table:
                 if damage:
                     if self.delimiter != "\t" or not self._is_whole(lines.taken[0]):
                         raise self._damaged(first, damage)
-                    values = lines.taken[0].split("\t")
+                    values = [_unquoted(value) for value in lines.taken[0].split("\t")]
                     lines.return_all_but_first()
                 if any(value.strip() for value in values):
                     yield self._row(first, values)
@@ -165,7 +166,9 @@ class Table:
         first, *within, last = lines
         if len(self._names) == 1 or any(map(self._is_whole, within)):
             return True
-        return self._is_whole(first) and self._is_whole(last) and may_be_audio(self._path(last))
+        return all(
+            self._is_whole(line) and may_be_audio(self._path(line)) for line in (first, last)
+        )
 
     def _path(self, line: str) -> str:
         """What stands in the column of paths of a line."""
@@ -185,6 +188,12 @@ class Table:
     def _open(self) -> IO[str]:
         errors = "surrogateescape" if self._encoding == "utf-8-sig" else "replace"
         return open(self.path, newline="", encoding=self._encoding, errors=errors)
+
+
+def _unquoted(value: str) -> str:
+    """A value without quotes around all of it."""
+    quoted = QUOTED.fullmatch(value)
+    return quoted[1].replace('""', '"') if quoted else value
 
 
 class _Lines:

@@ -87,8 +87,6 @@ class Corpus:
         self.mel = MelConfig(**self.info["mel"])
         self.fingerprint: str = self.info["fingerprint"]
         self.index = _read_index(self.folder)
-        width = self.mel.n_mels * FRAME_DTYPE.itemsize
-        self._shard_bytes: list[int] = (width * self.shard_sizes()).tolist()
         self._check_shards()
         self._mapped = lru_cache(maxsize=OPEN_SHARDS)(self._map_shard)
 
@@ -126,20 +124,20 @@ class Corpus:
         return sizes
 
     def _map_shard(self, shard: int) -> mmap.mmap:
-        path = shard_path(self.folder, shard)
-        if path.stat().st_size != self._shard_bytes[shard]:
-            raise PackError(f"{path} was packed again since {self.folder} was opened: start again")
-        with open(path, "rb") as file:
+        if read_info(self.folder) != self.info:
+            raise PackError(f"{self.folder} was packed again while it was in use: start again")
+        with open(shard_path(self.folder, shard), "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(mmap, "MADV_RANDOM"):  # otherwise each crop reads megabytes ahead
             mapped.madvise(mmap.MADV_RANDOM)
         return mapped
 
     def _check_shards(self) -> None:
-        for shard, expected in enumerate(self._shard_bytes):
-            if not expected:
+        for shard, frames in enumerate(self.shard_sizes().tolist()):
+            if not frames:
                 continue
             path = shard_path(self.folder, shard)
+            expected = frames * self.mel.n_mels * FRAME_DTYPE.itemsize
             size = path.stat().st_size if path.exists() else 0
             if size != expected:
                 raise PackError(

@@ -27,7 +27,7 @@ from hear_axlstm.audio.usable import Decoded, compute_decoded, decode_usable, sa
 from hear_axlstm.config import MelConfig
 from hear_axlstm.data.corpus import FRAME_DTYPE, PackError
 
-MOST_WORKERS = 61  # which is the limit on Windows
+MOST_WORKERS = 61  # on Windows
 DEVICE_SAMPLES = 10_000_000  # of waveforms sent to an accelerator at once: 62 clips of 10 s
 
 Job = tuple[int, AudioClip | Skipped]  # the number of a shard, and a clip for it
@@ -80,7 +80,9 @@ def _map(work: Callable[[Job], T], jobs: Iterable[Job], workers: int) -> Iterato
             torch.set_num_threads(threads)
         return
     # spawned, since a forked child of a process that has used torch's threads can hang
-    pool = ProcessPoolExecutor(min(workers, MOST_WORKERS), get_context("spawn"), _start_worker)
+    if os.name == "nt":
+        workers = min(workers, MOST_WORKERS)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
     try:
         yield from map_ahead(work, jobs, pool, AHEAD * workers, input_bytes=content_bytes)
     except BrokenProcessPool as error:

@@ -10,7 +10,7 @@ import csv
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ import numpy as np
 from hear_axlstm.ahead import groups
 from hear_axlstm.audio.tables import OPEN_CSV
 from hear_axlstm.data.shards import Record, Shard
+from hear_axlstm.files import replacing
 
 INDEX = "index.csv"
 GROUP_BYTES = 1 << 26  # embeddings in a row group of a Parquet file
@@ -70,17 +71,23 @@ def write_folder(folder: Path, joined: Path, shards: Sequence[Shard], size: int)
     """Write FIELD/ID.npy for each clip, and index.csv; replaces files of an earlier run."""
     shutil.rmtree(joined, ignore_errors=True)
     joined.mkdir()
-    with open(joined / INDEX, "w", **OPEN_CSV) as file:
-        index = csv.writer(file)
-        index.writerow(("id", "file", "samples"))
-        for clip in read_embedded(shards, size):
-            index.writerow((clip.id, _write_clip(joined, clip), clip.facts["samples"]))
+    clips = read_embedded(shards, size)
+    _write_index(joined, ((c.id, _write_clip(joined, c), c.facts["samples"]) for c in clips))
     before = read_index(folder)
+    names = dict.fromkeys([*before, *read_index(joined)])
+    _write_index(folder, (("", name, "") for name in names))  # in case of an interruption
     for path in sorted(joined.iterdir(), key=lambda path: path.name == INDEX):  # the index last
         if (folder / path.name).is_dir():
             _replace_embeddings(folder / path.name, path, before)
         else:
             os.replace(path, folder / path.name)
+
+
+def _write_index(folder: Path, rows: Iterable[tuple[str, str, object]]) -> None:
+    with replacing(folder / INDEX) as partial, open(partial, "w", **OPEN_CSV) as file:
+        index = csv.writer(file)
+        index.writerow(("id", "file", "samples"))
+        index.writerows(rows)
 
 
 def read_index(folder: Path) -> list[str]:

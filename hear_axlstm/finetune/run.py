@@ -86,6 +86,8 @@ def finetune(train: Path, out: Path, config: FinetuneConfig) -> FinetuneReport:
                 train_encoder(classifier, dataset, config, out, context)
         if config.mode == "full":
             classifier = load_classifier(out).to(context.device)
+        if classifier.labels != dataset.labels:  # files have been repaired or damaged since
+            raise ValueError(f"{out} has a classifier of other classes: choose a new folder")
         logits = _logits(classifier, dataset, embeddings, config.mode)
         return _write(classifier, dataset, logits, config, out)
 

@@ -8,6 +8,7 @@ import os
 import sys
 import tarfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -280,11 +281,27 @@ def test_a_name_stays_when_files_are_added(tmp_path: Path, monkeypatch: pytest.M
     assert before == [
         f"{here}/*/*.wav",
         f"{here}/[a-c]",
-        f"standard input, {here}/*/*.wav",
+        f"{here}/*/*.wav, files in {here}",
         f"files in {here}",
         f"{here}/b, files in {here}",
     ]
+    files = ["b/0.wav"]
+    assert names()[2] == f"{here}/*/*.wav, {here}/b/0.wav"
     assert open_source("b/0.wav").name == f"{here}/b/0.wav" != open_source("b").name
+
+
+def test_several_sources_are_sampled_by_their_size(tmp_path: Path) -> None:
+    for name, clips in (("a", 0), ("b", 30), ("c", 10)):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            for number in range(clips):
+                member = tarfile.TarInfo(f"{number}.wav")
+                member.size = 4
+                tar.addfile(member, io.BytesIO(b"RIFF"))
+    tars = sorted(tmp_path.glob("*.tar"))
+    clips, total = open_source(tars).sample(8)
+    assert total == 40
+    assert Counter(clip.id.split("/")[0] for clip in clips) == {"b.tar": 6, "c.tar": 2}
+    assert open_source([tars[0], tars[0]]).sample(8) == ([], 0)
 
 
 def test_groups_hold_the_clips_in_order(audio: Path, tars: Path) -> None:

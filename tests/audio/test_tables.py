@@ -86,7 +86,7 @@ c\t3.wav\t"Nun ja."\t2
 d\t"4.wav"\t"Sie ""ruft\tlaut""
 und lange."\t2
 e\t5.wav\tUnd "dann"?\t2
-f\t6.wav\t"Ende\t2
+f\t"6.wav"\t"Ende\t2
 """
 
 
@@ -108,6 +108,8 @@ def test_a_quoted_value_may_have_several_lines(tmp_path: Path) -> None:
     assert [row.values["label"] for row in Table(path).rows()] == ["a", "b"]
     path = write(tmp_path, 'path,text\n1.wav,"Rain.\nThen, wind"\n')
     assert [row.values["text"] for row in Table(path).rows()] == ["Rain.\nThen, wind"]
+    path = write(tmp_path, 'text,path\n"a dog, barks\nloudly",a.wav\n"x",b.wav\n')
+    assert [row.values["path"] for row in Table(path).rows()] == ["a.wav", "b.wav"]
 
 
 def test_one_row_never_costs_the_others(tmp_path: Path) -> None:

@@ -254,7 +254,8 @@ def test_a_pack_stays_while_the_disk_of_its_audio_is_missing(audio: Path, tmp_pa
 def test_a_pack_that_changes_while_it_is_read_is_an_error(audio: Path, tmp_path: Path) -> None:
     pack(audio, tmp_path / "pack", workers=1)
     corpus = Corpus(tmp_path / "pack")
-    write_noise(audio / "0.wav", 3.0)
+    for path in sorted(audio.rglob("*.wav")):
+        write_noise(path, soundfile.info(path).duration, seed=1)
     pack(audio, tmp_path / "pack", workers=1)
     with pytest.raises(PackError, match="was packed again"):
         corpus.clip(0)

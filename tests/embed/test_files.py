@@ -278,6 +278,30 @@ def test_an_interrupted_run_goes_on(
     np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=1e-5)
 
 
+def test_an_interrupted_replacement_leaves_no_orphans(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio, out = tmp_path / "audio", tmp_path / "out"
+    audio.mkdir()
+    write_noise(audio, 1)
+    embed([str(audio)], out, model)
+    write_noise(audio, 3)
+    replace_file = os.replace
+
+    def stops_at_the_index(source: Path, target: Path) -> None:
+        if Path(source).name == "index.csv":  # from beside, after all other files
+            raise KeyboardInterrupt
+        replace_file(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(writers.os, "replace", stops_at_the_index)
+        embed([str(audio)], out, model)
+    last = sorted(audio.iterdir())[-1]
+    last.unlink()
+    assert embed([str(audio)], out, model).clips == 2
+    assert len(list(out.rglob("*.npy"))) == 2
+
+
 def test_what_is_not_ours_is_never_replaced(model: str, mixed: Path, tmp_path: Path) -> None:
     (tmp_path / "o.npy").write_text("precious", "utf-8")
     (tmp_path / "folder").mkdir()

@@ -16,6 +16,7 @@ from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.run import finetune
 from hear_axlstm.training.signals import Interrupted
 from hear_axlstm.training.step import Batch
+from tests.helpers.labeled import rows_of
 from tests.helpers.runs import curve
 
 
@@ -52,3 +53,20 @@ def test_a_finished_run_is_kept_without_its_checkpoints(
     assert finetune(tones, tmp_path, config).scores == scores
     kept = checkpoints.read(tmp_path / "classifier.safetensors")[2]
     assert all(torch.equal(kept[name], trained[name]) for name in trained)
+
+
+def test_a_finished_run_has_the_classes_of_its_clips(
+    tones: Path, config: FinetuneConfig, tmp_path: Path
+) -> None:
+    audio = shutil.copytree(tones.parent, tmp_path / "audio")
+    broken = [row for row in rows_of(audio / tones.name) if row["label"] == "low"]
+    contents = {row["path"]: row["path"].read_bytes() for row in broken}  # type: ignore[attr-defined]
+    config = replace(config, mode="full", epochs=1, batch_size=4, skip_broken=True)
+    for path in contents:
+        path.write_bytes(b"no audio")  # type: ignore[attr-defined]
+    finetune(audio / tones.name, tmp_path / "run", config)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    for path, content in contents.items():
+        path.write_bytes(content)  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="a classifier of other classes"):
+        finetune(audio / tones.name, tmp_path / "run", config)

@@ -121,12 +121,13 @@ def _content(folder: Path) -> list[Path]:
 def _publish(draft: Path, out: Path) -> None:
     """Move a complete folder to its place, where hidden files stay; no others are there."""
     out = out.resolve()  # a link stays
-    if out.is_dir():
-        for hidden in out.iterdir():
-            hidden.replace(draft / hidden.name)
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        for path in sorted(draft.iterdir(), key=lambda path: path.name in (METADATA, STAMP)):
+            path.replace(out / path.name)  # last, the file by which a complete folder is known
+    else:
         out.rmdir()  # Windows does not replace empty folders
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft.replace(out)
+        draft.replace(out)
 
 
 @contextmanager
