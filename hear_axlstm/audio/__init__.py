@@ -7,7 +7,7 @@
     errors        AudioError, and the faults behind it
 
     sources       every input of a command as clips; clips: a clip, and the interface of sources
-    listing       folders and patterns; tables: CSVs; tars: tars; labels: the labels in a CSV
+    listing       folders and patterns; tables: CSVs; tars: tars; labels: labels in a CSV
     usable        decoded clips, and which of them count; decode_ahead: decoding in threads
     skipped       clips that were left out, and why
 

@@ -75,3 +75,13 @@ class Source(Protocol):
 
     def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
         """About `size` representative clips, and the total number of clips."""
+
+
+def file_stamp(path: str) -> str:
+    """Size, modification time and readability of a file."""
+    try:
+        stat = os.stat(path)
+    except (OSError, ValueError):
+        return "missing"
+    readable = "" if os.access(path, os.R_OK) else ":unreadable"
+    return f"{stat.st_size}:{stat.st_mtime_ns}{readable}"

@@ -18,8 +18,8 @@ from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
 
-from hear_axlstm.audio.clips import AudioClip, ClipGroup, Source
-from hear_axlstm.audio.errors import may_pass, printable
+from hear_axlstm.audio.clips import AudioClip, ClipGroup, Source, file_stamp
+from hear_axlstm.audio.errors import printable
 from hear_axlstm.audio.listing import (
     REQUEST,
     STAMP,
@@ -31,8 +31,7 @@ from hear_axlstm.audio.listing import (
 )
 from hear_axlstm.audio.skipped import Skipped, is_report
 from hear_axlstm.audio.tables import Row, Table
-from hear_axlstm.audio.tars import expand_tars, is_remote, open_tar, read_tar
-from hear_axlstm.wording import plural
+from hear_axlstm.audio.tars import TarSource, is_remote
 
 log = logging.getLogger(__name__)
 
@@ -295,53 +294,6 @@ class TableSource(SingleFiles):
         return self._locate(path.replace("\\", "/")) if is_windows else first
 
 
-class TarSource:
-    """The audio files in tars, one group per tar; the webdataset library opens URLs.
-
-    Args:
-        pattern: paths or URLs with braces to expand, e.g. ``train-{000..127}.tar``.
-    """
-
-    name = ""
-
-    def __init__(self, pattern: str) -> None:
-        self.urls = expand_tars(pattern)
-        self._above = os.path.commonprefix(self.urls).rfind("/") + 1  # noqa: RUF071 (URLs, too)
-
-    def clips(self) -> Iterator[AudioClip | Skipped]:
-        """All clips, tar by tar."""
-        return chain.from_iterable(map(self._read, self.urls))
-
-    def groups(self, size: int, most: int | None = None) -> Iterator[ClipGroup]:
-        """The clips of each tar, of any number."""
-        for url in self.urls:
-            stamp = url if is_remote(url) else f"{url[self._above :]}:{_stamp(url)}"
-            yield ClipGroup(self._read(url), None, partial(iter, [stamp]))
-
-    def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
-        """Clips of the first tar; the others are assumed to contain as many."""
-        clips = self._read(self.urls[0])
-        found = list(islice(clips, size))
-        return found, (len(found) + sum(1 for _ in clips)) * len(self.urls)
-
-    def _read(self, url: str) -> Iterator[AudioClip | Skipped]:
-        name, clips = url[self._above :], 0
-        is_gzip = url.lower().endswith((".gz", ".tgz"))
-        try:
-            with open_tar(url) as stream:
-                for member, content in read_tar(stream, may_be_audio, is_gzip):
-                    if isinstance(content, str):
-                        yield Skipped(f"{name}/{member}", content)
-                        continue
-                    yield AudioClip(f"{name}/{member}", content)
-                    clips += 1
-        except Exception as error:  # of the tar format, a compression, a file or a connection
-            detail = (str(error) or type(error).__name__).split(" @ <")[0]
-            remedy = "check the disk or network" if may_pass(error) else "download it again"
-            reason = f"cut off after {plural(clips, 'clip')} ({detail}): {remedy}"
-            yield Skipped(name, reason, transient=is_remote(url) or may_pass(error))
-
-
 class SeveralSources:
     """Concatenation of sources with the prefixes of their ids."""
 
@@ -392,14 +344,4 @@ def _inputs_below(name: str, group: ClipGroup) -> list[str]:
 def _stamps(clips: Iterable[AudioClip | Skipped]) -> Iterator[str]:
     for clip in clips:
         path = clip.source if isinstance(clip, AudioClip) and isinstance(clip.source, str) else ""
-        yield f"{clip.id}:{_stamp(path)}"
-
-
-def _stamp(path: str) -> str:
-    """Size, modification time and readability of a file."""
-    try:
-        stat = os.stat(path)
-    except (OSError, ValueError):
-        return "missing"
-    readable = "" if os.access(path, os.R_OK) else ":unreadable"
-    return f"{stat.st_size}:{stat.st_mtime_ns}{readable}"
+        yield f"{clip.id}:{file_stamp(path)}"

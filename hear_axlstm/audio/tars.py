@@ -1,4 +1,4 @@
-"""Audio files in tars, read as a stream; damage raises an error."""
+"""Tars as a source of clips: their audio files, read as a stream; damage raises an error."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, islice
 from typing import IO, Any
 
-from hear_axlstm.audio.listing import SourceError
+from hear_axlstm.audio.clips import AudioClip, ClipGroup, file_stamp
+from hear_axlstm.audio.errors import may_pass
+from hear_axlstm.audio.listing import SourceError, may_be_audio
+from hear_axlstm.audio.skipped import Skipped
+from hear_axlstm.wording import plural
 
 MEMBER_BYTES = 1 << 30  # largest file in a tar: bounds memory if a small tar expands a lot
 TOO_LARGE = "too large inside a tar: unpack the tar"
@@ -34,6 +40,53 @@ class _StrictTarInfo(tarfile.TarInfo):
             raise tarfile.ReadError(f"damaged header ({error})") from error
         tar.is_complete = False
         return member
+
+
+class TarSource:
+    """The audio files in tars, one group per tar; the webdataset library opens URLs.
+
+    Args:
+        pattern: paths or URLs with braces to expand, e.g. ``train-{000..127}.tar``.
+    """
+
+    name = ""
+
+    def __init__(self, pattern: str) -> None:
+        self.urls = expand_tars(pattern)
+        self._above = os.path.commonprefix(self.urls).rfind("/") + 1  # noqa: RUF071 (URLs, too)
+
+    def clips(self) -> Iterator[AudioClip | Skipped]:
+        """All clips, tar by tar."""
+        return chain.from_iterable(map(self._read, self.urls))
+
+    def groups(self, size: int, most: int | None = None) -> Iterator[ClipGroup]:
+        """The clips of each tar, of any number."""
+        for url in self.urls:
+            stamp = url if is_remote(url) else f"{url[self._above :]}:{file_stamp(url)}"
+            yield ClipGroup(self._read(url), None, partial(iter, [stamp]))
+
+    def sample(self, size: int) -> tuple[list[AudioClip | Skipped], int]:
+        """Clips of the first tar; the others are assumed to contain as many."""
+        clips = self._read(self.urls[0])
+        found = list(islice(clips, size))
+        return found, (len(found) + sum(1 for _ in clips)) * len(self.urls)
+
+    def _read(self, url: str) -> Iterator[AudioClip | Skipped]:
+        name, clips = url[self._above :], 0
+        is_gzip = url.lower().endswith((".gz", ".tgz"))
+        try:
+            with open_tar(url) as stream:
+                for member, content in read_tar(stream, may_be_audio, is_gzip):
+                    if isinstance(content, str):
+                        yield Skipped(f"{name}/{member}", content)
+                        continue
+                    yield AudioClip(f"{name}/{member}", content)
+                    clips += 1
+        except Exception as error:  # of the tar format, a compression, a file or a connection
+            detail = (str(error) or type(error).__name__).split(" @ <")[0]
+            remedy = "check the disk or network" if may_pass(error) else "download it again"
+            reason = f"cut off after {plural(clips, 'clip')} ({detail}): {remedy}"
+            yield Skipped(name, reason, transient=is_remote(url) or may_pass(error))
 
 
 def is_remote(url: str) -> bool:

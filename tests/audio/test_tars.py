@@ -11,7 +11,7 @@ import pytest
 from hear_axlstm.audio import tars
 from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.skipped import Skipped
-from hear_axlstm.audio.sources import TarSource
+from hear_axlstm.audio.tars import TarSource
 from hear_axlstm.wording import plural
 
 BLOCK = 512
