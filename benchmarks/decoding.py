@@ -8,6 +8,7 @@ import tyro
 
 from benchmarks.tables import show
 from hear_axlstm.audio.decode_ahead import decode_ahead, decoding_threads
+from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import open_source
 from hear_axlstm.audio.usable import Decoded
 from hear_axlstm.config import MelConfig
@@ -20,18 +21,25 @@ def main(sources: tyro.conf.Positional[tuple[str, ...]]) -> None:
     Args:
         sources: Files, folders, patterns or lists, as in `axlstm embed`.
     """
-    rate, samples, skipped = MelConfig().sample_rate, 0, 0
-    jobs = ((clip, clip) for clip in open_source(sources).clips())
+    rate, samples = MelConfig().sample_rate, 0
+    skipped: list[Skipped] = []
+    try:
+        jobs = ((clip, clip) for clip in open_source(sources).clips())
+    except ValueError as error:  # SourceError, TableError
+        raise SystemExit(f"error: {error}") from None
     start = time.perf_counter()
     for _, decoded in Progress(decode_ahead(jobs, rate), desc="decoding", unit="clip"):
         if isinstance(decoded, Decoded):
             samples += decoded.waveform.size
         else:
-            skipped += 1
+            skipped.append(decoded)
     seconds = time.perf_counter() - start
+    if not samples:
+        first = skipped[0] if skipped else Skipped("tars", "without audio files")
+        raise SystemExit(f"error: no clip could be decoded, e.g. {first.id}: {first.reason}")
     columns = ("hours", "clips skipped", "seconds", "x real time", "GB/s of float32 samples")
     speeds = f"{samples / rate / seconds:,.0f}", f"{4 * samples / seconds / 1e9:.2f}"
-    row = (f"{samples / rate / 3600:.1f}", str(skipped), f"{seconds:.0f}", *speeds)
+    row = (f"{samples / rate / 3600:.1f}", str(len(skipped)), f"{seconds:.0f}", *speeds)
     show(f"Decoded by {decoding_threads()} threads:", columns, [row])
 
 

@@ -80,10 +80,10 @@ class TrainConfig:
             raise ValueError(f"valid_fraction={self.valid_fraction} must be between 0 and 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1")
-        if self.seed < 0 or not 0 <= self.weight_decay < math.inf:
-            raise ValueError(
-                f"seed={self.seed} and weight_decay={self.weight_decay} must be at least 0"
-            )
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay={self.weight_decay} must be at least 0")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must not be negative")
         if not self.separator:
             raise ValueError("separator is empty: give the separator between the classes of a clip")
         if self.multilabel and self.metric in ("accuracy", "balanced_accuracy"):
