@@ -42,6 +42,7 @@ setup: $(READY) ## Make .venv and install everything [PYTHON=python3.11]
 
 validate: $(READY) ## Check all six presets with the official hear-validator
 	@$(BIN)/hear-validator hear_axlstm
+	@$(BIN)/hear-validator hear_axlstm.mean_std
 	@for preset in $$($(BIN)/python -c "from hear_axlstm.config import PRESETS; print(*PRESETS)"); do \
 	    echo "--- $$preset"; $(BIN)/hear-validator hear_axlstm -m $$preset.random || exit 1; done
 	@echo "The shipped weights and every preset (with random weights) follow the HEAR API. Next: make eval-all"

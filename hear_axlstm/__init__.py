@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hear_axlstm.config import Layout
+    from hear_axlstm.config import Layout, Pooling
     from hear_axlstm.embed.embedder import Embedder
     from hear_axlstm.ops.precision import Precision
 
@@ -61,6 +61,7 @@ def load_model(
     seed: int = 0,
     precision: Precision = "float32",
     layout: Layout | None = None,
+    pooling: Pooling | None = None,
 ) -> Embedder:
     """Load an embedding model on the CPU, ready for inference.
 
@@ -78,6 +79,9 @@ def load_model(
         layout: layout of an embedding's rows: "time", the patches of one moment; "release", rows
             that mix moments, as in the reference release. The default is recorded in the file:
             "release" if it was converted from that release, else "time".
+        pooling: scene embedding: "mean" over the time steps, as in the paper; "mean_std", mean and
+            standard deviation side by side, twice as wide and better on most tasks
+            (docs/results.md). The default is recorded in the file: "mean", except for classifiers.
 
     Returns:
         A module in eval mode with fused weights (`Embedder.fuse`); move it with ``.to(device)``,
@@ -97,7 +101,9 @@ def load_model(
     from hear_axlstm.ops.precision import product_dtype
 
     product_dtype(precision, torch.device("cpu"))  # raises if unknown
-    model = checkpoints.load_embedder(os.fspath(model_file_path), seed=seed, layout=layout)
+    model = checkpoints.load_embedder(
+        os.fspath(model_file_path), seed=seed, layout=layout, pooling=pooling
+    )
     model.precision = precision
     return model.infer()
 
@@ -125,7 +131,7 @@ def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Te
 
 
 def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
-    """One embedding per clip: the mean over its time steps.
+    """One embedding per clip: the mean over its time steps, or as `load_model` was asked to pool.
 
     Args:
         audio: float ``[clips, samples]`` in -1..1 at ``model.sample_rate``, on the model's device.

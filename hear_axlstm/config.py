@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 InputGate = Literal["exponential", "sigmoid"]
 LossOn = Literal["masked", "all"]
 Layout = Literal["time", "release"]
+Pooling = Literal["mean", "mean_std"]
 
 PATCHES = ((4, 8), (4, 16), (8, 16))  # the paper's Table 4
 LARGEST = {  # far above what anyone trains, so that a damaged header can't ask for terabytes
@@ -101,6 +102,9 @@ class ModelConfig:
     layout: Layout = "time"
     """Row t of an embedding: the patches of time step t (``time``), or tokens t, t + J, t + 2J, ...
     of a window of J steps, which mix moments, as in the reference release (``release``)."""
+    pooling: Pooling = "mean"
+    """Scene embedding: mean over the time steps (``mean``, the paper's), or mean and standard
+    deviation side by side (``mean_std``)."""
     mel: MelConfig = field(default_factory=MelConfig)
     """The front end."""
 
@@ -108,6 +112,7 @@ class ModelConfig:
         self._check_choice("input_gate", get_args(InputGate))
         self._check_choice("loss_on", get_args(LossOn))
         self._check_choice("layout", get_args(Layout))
+        self._check_choice("pooling", get_args(Pooling))
         self._check_choice("patch", PATCHES)
         _check_sizes(self, ("dim", "depth", "heads", "expansion", "mlp_ratio", "window_frames"))
         for name in ("flip", "mask_keeps_position"):
@@ -144,8 +149,13 @@ class ModelConfig:
 
     @property
     def embedding_size(self) -> int:
-        """Width of a scene or timestamp embedding: the tokens of a time step side by side."""
+        """Width of a timestamp embedding: the tokens of a time step side by side."""
         return self.grid[1] * self.dim
+
+    @property
+    def scene_embedding_size(self) -> int:
+        """Width of a scene embedding."""
+        return self.embedding_size * (2 if self.pooling == "mean_std" else 1)
 
     @property
     def step_seconds(self) -> float:

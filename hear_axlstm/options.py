@@ -6,6 +6,8 @@ from typing import Any
 
 import tyro
 
+POOLINGS = "{mean,mean_std}"
+
 
 def option(metavar: str) -> Any:
     """Annotation of an option with default None whose help text describes the default.

@@ -69,7 +69,7 @@ def main(
     """
     if (example is None) != (recording is None):
         raise ValueError("a timeline needs both: give --example and --recording")
-    embedder = load_model(model)
+    embedder = load_model(model, pooling="mean")
     sounds = generated_clips() if folder is None else read_folder(folder, embedder.sample_rate)
     if folder is None:
         queries = queries or tuple(f"{label} 1" for label in QUERIES)

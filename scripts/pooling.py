@@ -65,7 +65,7 @@ def main(
         kind = task.metadata["embedding_type"], task.metadata["prediction_type"]
         if kind != ("scene", "multiclass"):
             raise SystemExit(f"error: {task.path.name} is not a task of one label per clip")
-    embedder = load_model(model)
+    embedder = load_model(model, pooling="mean")
     columns = [*POOLINGS, *(f"mean of layer {n}" for n in LAYERS), "log-mel", "mean, log-mel"]
     rows = []
     for task in tqdm(found_tasks):

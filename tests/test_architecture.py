@@ -20,7 +20,7 @@ ROOMS = (  # a room may import itself and those before it
     ("embed",),
     ("checkpoints",),
     ("",),  # hear_axlstm/__init__.py
-    ("pretrain", "finetune"),
+    ("mean_std", "pretrain", "finetune"),
     ("integrations", "cli"),
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

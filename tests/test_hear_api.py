@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hear_axlstm
-from hear_axlstm import get_scene_embeddings, get_timestamp_embeddings, load_model
+from hear_axlstm import get_scene_embeddings, get_timestamp_embeddings, load_model, mean_std
 from hear_axlstm.config import PRESETS
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.windows import Budget
@@ -67,6 +67,16 @@ def test_scene_is_the_mean_over_steps(model: Embedder) -> None:
     assert steps.shape[1] == 75
     scene = get_scene_embeddings(noise(1, 48_000), model)
     torch.testing.assert_close(scene, steps.mean(1), rtol=0, atol=0.1)
+
+
+def test_a_module_for_evaluation_kits_adds_the_deviation() -> None:
+    model = mean_std.load_model("axlstm_tiny")
+    assert model.scene_embedding_size == 1920 and model.timestamp_embedding_size == 960
+    audio = noise(1, 47_840)  # all of its 75 steps are centered within it
+    scene = mean_std.get_scene_embeddings(audio, model)
+    steps, _ = mean_std.get_timestamp_embeddings(audio, model)
+    expected = torch.cat([steps.mean(1), steps.std(1, correction=0)], 1)
+    torch.testing.assert_close(scene, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_window_is_encoded_alone(model: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:

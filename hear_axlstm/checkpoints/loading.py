@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hear_axlstm.checkpoints.format import ENCODER, fill, read
 from hear_axlstm.checkpoints.resolve import locate, manifest, random_preset
-from hear_axlstm.config import Layout, ModelConfig, preset
+from hear_axlstm.config import ModelConfig, preset
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.models.pretraining import MaskedPatchModel
 
 # Settings on which the tensors do not depend.
-FREE = ("mask_ratio", "mask_keeps_position", "loss_on", "layout")
+FREE = ("mask_ratio", "mask_keeps_position", "loss_on", "layout", "pooling")
 
 
 @contextmanager
@@ -27,22 +28,23 @@ def building() -> Iterator[None]:
 
 
 @building()
-def load_embedder(spec: str, *, seed: int, layout: Layout | None) -> Embedder:
+def load_embedder(spec: str, *, seed: int, **settings: Any) -> Embedder:
     """Load an embedding model; arguments as for `hear_axlstm.load_model`."""
     name = spec or manifest()["default"]
+    changes = {setting: value for setting, value in settings.items() if value is not None}
     if drawn := random_preset(name):
-        return _random_embedder(preset(drawn), seed, layout)
-    return _embedder_from_file(locate(name), layout)
+        return _random_embedder(replace(preset(drawn), **changes), seed)
+    return _embedder_from_file(locate(name), changes)
 
 
-def _random_embedder(config: ModelConfig, seed: int, layout: Layout | None) -> Embedder:
+def _random_embedder(config: ModelConfig, seed: int) -> Embedder:
     torch.default_generator.manual_seed(seed)  # of the CPU alone
-    return Embedder(replace(config, layout=layout or config.layout))
+    return Embedder(config)
 
 
-def _embedder_from_file(path: Path, layout: Layout | None) -> Embedder:
+def _embedder_from_file(path: Path, changes: Mapping[str, Any]) -> Embedder:
     config, _, tensors = read(path)
-    embedder = Embedder(replace(config, layout=layout or config.layout))
+    embedder = Embedder(replace(config, **changes))
     encoder = {k.removeprefix(ENCODER): t for k, t in tensors.items() if k.startswith(ENCODER)}
     fill(embedder.encoder, encoder, path)
     return embedder

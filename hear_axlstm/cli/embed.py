@@ -11,9 +11,10 @@ import tyro
 
 from hear_axlstm import load_model
 from hear_axlstm.cli import SOME_FAILED
+from hear_axlstm.config import Pooling
 from hear_axlstm.embed.files import Stored, embed_files
 from hear_axlstm.ops.precision import Precision
-from hear_axlstm.options import option
+from hear_axlstm.options import POOLINGS, option
 from hear_axlstm.training.distributed import init_distributed
 from hear_axlstm.training.signals import is_under_torchrun
 
@@ -32,6 +33,7 @@ def embed(
     kind: Stored = "scene",
     path_column: Annotated[str | None, option("COLUMN")] = None,
     precision: Precision = "float32",
+    pooling: Annotated[Pooling | None, option(POOLINGS)] = None,
     device: str = "auto",
 ) -> None:
     """Embed audio of any sample rate and number of channels.
@@ -54,10 +56,12 @@ def embed(
         kind: One embedding per clip, one every 40 ms, or both.
         path_column: Column of paths in a CSV (default: a usual name such as path or filename).
         precision: Data type of the large matrix products; "auto" uses bfloat16 where it is faster.
+        pooling: One embedding per clip: "mean" over its time steps, or "mean_std", mean and
+            standard deviation, twice as wide (default: as recorded in the weights, usually mean).
         device: "auto" (CUDA if available, then Apple's MPS, then the CPU), or e.g. "cuda:1".
     """
     with init_distributed(device, patience=PATIENCE) as context:
-        embedder = load_model(model, precision=precision)
+        embedder = load_model(model, precision=precision, pooling=pooling)
         report = embed_files(
             inputs,
             out,

@@ -10,9 +10,10 @@ from typing import Annotated
 import tyro
 
 from hear_axlstm import load_model
+from hear_axlstm.config import Pooling
 from hear_axlstm.embed.export import export as write_graph
 from hear_axlstm.embed.inputs import Kind
-from hear_axlstm.options import option
+from hear_axlstm.options import POOLINGS, option
 
 
 def export(
@@ -20,6 +21,7 @@ def export(
     *,
     model: Annotated[str, option("WEIGHTS")] = "",
     kind: Kind = "scene",
+    pooling: Annotated[Pooling | None, option(POOLINGS)] = None,
 ) -> None:
     """Write an embedding model as ONNX or as a torch.export program.
 
@@ -28,9 +30,10 @@ def export(
         model: Name of weights such as axlstm_base.audioset, file, folder or hf://org/repo (default:
             axlstm_tiny).
         kind: "scene" for one embedding per clip, "timestamp" for one every 40 ms with its time.
+        pooling: As for `axlstm embed`.
     """
     for library in ("torch.onnx", "onnxscript"):  # their warnings do not concern this model
         logging.getLogger(library).setLevel(logging.ERROR)
     warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, about its own exporter
-    embedder = load_model(model)
+    embedder = load_model(model, pooling=pooling)
     print(f"exported: {write_graph(embedder, out, kind)}")

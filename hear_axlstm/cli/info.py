@@ -84,7 +84,7 @@ def _describe(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "parameters": parameters(config),
-        "scene_embedding_size": config.embedding_size,
+        "scene_embedding_size": config.scene_embedding_size,
         "timestamp_embedding_size": config.embedding_size,
         "sample_rate": config.mel.sample_rate,
         "step_ms": 1000 * config.step_seconds,

@@ -18,6 +18,7 @@ from typing_extensions import Self
 from hear_axlstm.audio.mel import LogMel, Statistics, standardize
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.fused import FusedEncoder
+from hear_axlstm.embed.pooling import WindowPooling
 from hear_axlstm.embed.windows import Budget, Window, batches, cut
 from hear_axlstm.models.encoder import Encoder
 from hear_axlstm.ops.cores import on_each_core, thread_count, without_torch_threads
@@ -139,17 +140,11 @@ class ClipEncoder(nn.Module):
         return without_torch_threads(lambda: encode(clips, statistics))
 
     def _scenes(self, clips: list[Tensor], statistics: Statistics | None) -> Tensor:
-        sums: dict[int, list[Tensor]] = defaultdict(list)
-        counts: dict[int, int] = defaultdict(int)
+        pooling = WindowPooling(self.config.pooling)
         for batch, steps_WJD in self._encoded_batches(clips, statistics):
-            own = [window.steps(self.config.patch[0]) for window in batch]
-            index_J = torch.arange(steps_WJD.shape[1], device=steps_WJD.device)
-            inside_WJ = index_J < torch.tensor(own, device=steps_WJD.device)[:, None]
-            sums_WD = (steps_WJD * inside_WJ[..., None]).sum(1)
-            for window, steps, sum_D in zip(batch, own, sums_WD, strict=True):
-                sums[window.clip].append(sum_D)
-                counts[window.clip] += steps
-        return torch.stack([torch.stack(sums[c]).sum(0) / counts[c] for c in range(len(sums))])
+            counts = [window.steps(self.config.patch[0]) for window in batch]
+            pooling.add([window.clip for window in batch], counts, steps_WJD)
+        return pooling.scenes()
 
     def _steps(self, clips: list[Tensor], statistics: Statistics | None) -> list[Tensor]:
         parts: dict[int, list[Tensor]] = defaultdict(list)

@@ -1,7 +1,7 @@
 """The HEAR model: embeds waveforms of any length as timestamps and scenes.
 
 Shapes: B clips, n samples, J time steps of 40 ms (for patches of 4 frames), D model width,
-D' = D x frequency patches, the embedding size.
+D' = D x frequency patches, the embedding size (a scene's is twice that with pooling "mean_std").
 """
 
 from __future__ import annotations
@@ -51,13 +51,14 @@ class Embedder(ClipEncoder):
             bfloat16 where it is faster. Embeddings are always float32. Fused weights are updated
             when it changes.
         sample_rate: sample rate of the input in Hz.
-        scene_embedding_size, timestamp_embedding_size: width of an embedding, D'.
+        scene_embedding_size, timestamp_embedding_size: width of an embedding, D' (2 D' for a scene
+            with pooling "mean_std").
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.sample_rate = config.mel.sample_rate
-        self.scene_embedding_size = config.embedding_size
+        self.scene_embedding_size = config.scene_embedding_size
         self.timestamp_embedding_size = config.embedding_size
 
     @eager
@@ -77,7 +78,7 @@ class Embedder(ClipEncoder):
 
     @eager
     def scene(self, audio: Tensor) -> Tensor:
-        """Compute scene embeddings, the mean over all time steps (paper section 3.2).
+        """Compute scene embeddings: the time steps pooled, by default their mean (section 3.2).
 
         Args:
             audio: float ``[B, n]`` in -1..1 at ``sample_rate``, on the model's device.
@@ -206,7 +207,9 @@ class Embedder(ClipEncoder):
                 times_J = step_times(len(clip), self.config).to(self.device)
                 pairs.append((steps_JD[: len(times_J)], times_J))
         loaded.finish(warns=fixed is None)
-        answer = inputs.answer_timestamps(request, pairs, self.scene_embedding_size, self.device)
+        answer = inputs.answer_timestamps(
+            request, pairs, self.timestamp_embedding_size, self.device
+        )
         return (*answer, loaded.failed) if errors == "skip" else answer
 
     def embed(

@@ -25,6 +25,7 @@ from torch.fx.experimental import _config
 from hear_axlstm.audio.mel import LOG_FLOOR, LogMel, standardize
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.inputs import Kind
+from hear_axlstm.embed.pooling import pool
 from hear_axlstm.files import replacing
 from hear_axlstm.models import mlstm
 from hear_axlstm.models.mlstm import MLSTMBlock
@@ -73,7 +74,7 @@ class ExportableEmbedder(nn.Module):
             audio.shape[0], windows * self.config.grid[0], self.config.embedding_size
         )
         if self.kind == "scene":
-            return steps_BJD[:, : (frames + patch - 1) // patch].mean(1)
+            return pool(steps_BJD[:, : (frames + patch - 1) // patch], self.config.pooling)
         # as in Embedder.forward: up to the last step whose center is within the clip
         samples, hop, middle = audio.shape[1], self.config.mel.hop_length, (patch - 1) / 2
         count = torch.sym_max(1, (samples - math.ceil(middle * hop)) // (patch * hop) + 1)

@@ -26,6 +26,7 @@ from hear_axlstm.audio.usable import Decoded, compute_decoded, sample_count
 from hear_axlstm.data.shards import Plan, Record, Summary, by_shard, jobs, plan, summarize
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.output import Output, OutputError
+from hear_axlstm.embed.pooling import pool
 from hear_axlstm.embed.scenes import to_tensors
 from hear_axlstm.embed.windows import Budget, step_times
 from hear_axlstm.files import naming_full_disk, sole_writer, write_text
@@ -259,7 +260,7 @@ def _embed_batch(
 def _fields(steps_JD: Tensor, samples: int, embedder: Embedder) -> dict[str, Tensor]:
     times_J = step_times(samples, embedder.config)
     return {
-        "scene": steps_JD.mean(0, keepdim=True),
+        "scene": pool(steps_JD, embedder.config.pooling)[None],
         "steps": steps_JD[: len(times_J)],
         "times_ms": times_J,
     }
@@ -270,7 +271,8 @@ def _finish(
 ) -> None:
     """Join the shards, and write the stamp."""
     output.stamp.unlink(missing_ok=True)
-    output.write(planned.shards, embedder.scene_embedding_size)
+    sizes = embedder.scene_embedding_size, embedder.timestamp_embedding_size
+    output.write(planned.shards, dict(zip(("scene", "steps"), sizes, strict=True)))
     samples = sum(sum(s.read()["clips"].get("samples", ())) for s in planned.shards)
     stamp = {
         "fingerprint": found.fingerprint,
@@ -278,7 +280,6 @@ def _finish(
         "hours": samples / embedder.sample_rate / 3600,
         "skipped": dict(found.kinds.most_common()),
         "fields": output.fields,
-        "size": embedder.scene_embedding_size,
         "bytes": output.size(),
         "request": request,
     }

@@ -14,7 +14,7 @@ from typing import Any
 from hear_axlstm.audio.listing import REQUEST, STAMP
 from hear_axlstm.audio.skipped import REPORT_NAME, is_report
 from hear_axlstm.data.shards import Shard, Summary, is_shard_file
-from hear_axlstm.embed.writers import FORMATS, Format, read_index, write_folder
+from hear_axlstm.embed.writers import FORMATS, Format, Widths, read_index, write_folder
 from hear_axlstm.files import (
     LOCK_NAME,
     naming_full_disk,
@@ -179,14 +179,14 @@ class Output:
             paths = [self.path / field / name for field in self.fields for name in names]
         return sum(path.stat().st_size for path in paths if path.exists())
 
-    def write(self, shards: Sequence[Shard], size: int) -> None:
-        """Join the shards; `size` is D'. Files are replaced atomically."""
+    def write(self, shards: Sequence[Shard], widths: Widths) -> None:
+        """Join the shards. Files are replaced atomically."""
         with naming_full_disk(self.path):
             if self.is_folder:
-                write_folder(self.path, self.parts / JOINED, shards, size)
+                write_folder(self.path, self.parts / JOINED, shards, widths)
                 return
             with replacing(self.path) as partial:
-                self._format.write(partial, shards, size)
+                self._format.write(partial, shards, widths)
             for name, write in self._format.companions.items():
                 with replacing(self._beside(name)) as partial:
                     write(partial, shards)

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -28,11 +28,14 @@ NAME_BYTES = 240  # longest file name; file systems allow 255, including the suf
 PATH_BYTES = 2_000  # longest relative path
 WINDOWS = os.name == "nt"
 
+Widths: TypeAlias = Mapping[str, int]
+"""Width D' of the rows of "scene" and of "steps"."""
 
-def read_embedded(shards: Sequence[Shard], size: int) -> Iterator[Record]:
+
+def read_embedded(shards: Sequence[Shard], widths: Widths) -> Iterator[Record]:
     """Yield the clips of finished shards, one at a time.
 
-    Their arrays are scene ``[1, D']``, steps ``[J, D']`` and times_ms ``[J]``; `size` is D'.
+    Their arrays are scene ``[1, D']``, steps ``[J, D']`` and times_ms ``[J]``.
     """
     for shard in shards:
         clips = shard.read()["clips"]
@@ -42,16 +45,16 @@ def read_embedded(shards: Sequence[Shard], size: int) -> Iterator[Record]:
                 arrays = {}
                 for field, file in files.items():
                     rows = clips[f"{field} rows"][index]
-                    shape = (rows,) if field == "times_ms" else (rows, size)
+                    shape = (rows, widths[field]) if field in widths else (rows,)
                     content = file.read(4 * int(np.prod(shape)))
                     arrays[field] = np.frombuffer(content, "<f4").reshape(shape)
                 yield Record(clip_id, arrays, {"samples": clips["samples"][index]})
 
 
-def _write_npy(path: Path, shards: Sequence[Shard], size: int) -> None:
+def _write_npy(path: Path, shards: Sequence[Shard], widths: Widths) -> None:
     """Write all clips' scenes as one array ``[N, D']``."""
     clips = sum(len(shard.read()["clips"]["id"]) for shard in shards)
-    header = {"descr": "<f4", "fortran_order": False, "shape": (clips, size)}
+    header = {"descr": "<f4", "fortran_order": False, "shape": (clips, widths["scene"])}
     with open(path, "wb") as file:
         np.lib.format.write_array_header_2_0(file, header)
         for shard in shards:
@@ -67,11 +70,11 @@ def _write_ids(path: Path, shards: Sequence[Shard]) -> None:
             file.writelines(f"{' '.join(clip_id.splitlines())}\n" for clip_id in ids)
 
 
-def write_folder(folder: Path, joined: Path, shards: Sequence[Shard], size: int) -> None:
+def write_folder(folder: Path, joined: Path, shards: Sequence[Shard], widths: Widths) -> None:
     """Write FIELD/ID.npy for each clip, and index.csv; replaces files of an earlier run."""
     shutil.rmtree(joined, ignore_errors=True)
     joined.mkdir()
-    clips = read_embedded(shards, size)
+    clips = read_embedded(shards, widths)
     _write_index(joined, ((c.id, _write_clip(joined, c), c.facts["samples"]) for c in clips))
     before = read_index(folder)
     names = dict.fromkeys([*before, *read_index(joined)])
@@ -178,27 +181,27 @@ def parquet_library() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def _write_parquet(path: Path, shards: Sequence[Shard], size: int) -> None:
+def _write_parquet(path: Path, shards: Sequence[Shard], widths: Widths) -> None:
     """Write one row per clip: id, scene as a list, times_ms and steps as lists over steps."""
     pyarrow, parquet = parquet_library()
     fields = shards[0].fields
-    vector = pyarrow.list_(pyarrow.float32(), size)
-    times = pyarrow.list_(pyarrow.float32())
-    types = {"scene": vector, "steps": pyarrow.list_(vector), "times_ms": times}
+    vectors = {name: pyarrow.list_(pyarrow.float32(), width) for name, width in widths.items()}
+    lists = {"steps": pyarrow.list_(vectors["steps"]), "times_ms": pyarrow.list_(pyarrow.float32())}
+    types = {**vectors, **lists}
     schema = pyarrow.schema([("id", pyarrow.string()), *((f, types[f]) for f in fields)])
     with parquet.ParquetWriter(path, schema) as writer:
-        for clips in groups(read_embedded(shards, size), _nbytes, GROUP_BYTES):
+        for clips in groups(read_embedded(shards, widths), _nbytes, GROUP_BYTES):
             columns = [pyarrow.array([_utf8(clip.id) for clip in clips])]
-            columns += [_column(clips, field, size) for field in fields]
+            columns += [_column(clips, field, widths) for field in fields]
             writer.write_table(pyarrow.table(columns, schema=schema))
 
 
-def _column(clips: Sequence[Record], field: str, size: int) -> Any:
+def _column(clips: Sequence[Record], field: str, widths: Widths) -> Any:
     """Convert the values of several clips to one Arrow array, without a Python object for each."""
     pyarrow, _ = parquet_library()
     numbers = pyarrow.array(np.concatenate([clip.arrays[field].ravel() for clip in clips]))
-    if field != "times_ms":
-        numbers = pyarrow.FixedSizeListArray.from_arrays(numbers, size)
+    if field in widths:
+        numbers = pyarrow.FixedSizeListArray.from_arrays(numbers, widths[field])
     if field == "scene":
         return numbers
     ends = np.cumsum([0, *(len(clip.arrays[field]) for clip in clips)])
@@ -217,8 +220,8 @@ def _utf8(clip_id: str) -> str:
 class Format(NamedTuple):
     """A file that holds the embeddings of all clips."""
 
-    write: Callable[[Path, Sequence[Shard], int], None]
-    """Joins shards; the last argument is D'."""
+    write: Callable[[Path, Sequence[Shard], Widths], None]
+    """Joins shards."""
     fields: tuple[str, ...]
     """Fields that it can hold."""
     companions: Mapping[str, Callable[[Path, Sequence[Shard]], None]] = {}

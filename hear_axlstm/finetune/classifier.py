@@ -88,7 +88,7 @@ class Classifier(Embedder):
     ) -> None:
         super().__init__(config)
         self.labels, self.hidden = labels, hidden
-        head = Head(config.embedding_size, len(labels.classes), hidden, dropout)
+        head = Head(config.scene_embedding_size, len(labels.classes), hidden, dropout)
         self.head = head.float()  # whatever the default dtype is
 
     @property

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from hear_axlstm.options import option
+from hear_axlstm.config import Pooling
+from hear_axlstm.options import POOLINGS, option
 from hear_axlstm.training.config import RunConfig, check_positive
 
 Mode = Literal["linear", "mlp", "full"]
@@ -30,6 +31,9 @@ class TrainConfig:
     epochs, patience and batch size of a head, then encoder and head together."""
     model: Annotated[str, option("WEIGHTS")] = ""
     """Encoder: name of weights, file, folder or hf://org/repo (default: axlstm_tiny)."""
+    pooling: Annotated[Pooling | None, option(POOLINGS)] = None
+    """Embedding of a clip: "mean" over its time steps, or "mean_std", mean and standard deviation
+    (default: as recorded in the weights, usually mean)."""
     labels: Annotated[str, option("COLUMN")] = "label"
     """Column of the class labels (default: label, labels, category or class)."""
     path_column: Annotated[str | None, option("COLUMN")] = None
@@ -127,4 +131,6 @@ class FinetuneConfig(RunConfig, TrainConfig):
     def conflicts(self, settings: Mapping[str, Any]) -> list[str]:
         """Names of settings that conflict with those of a run to resume, given by `to_dict`."""
         own = self.to_dict()
-        return [f.name for f in fields(TrainConfig) if own[f.name] != settings.get(f.name)]
+        return [
+            f.name for f in fields(TrainConfig) if own[f.name] != settings.get(f.name, f.default)
+        ]

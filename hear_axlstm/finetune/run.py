@@ -78,7 +78,7 @@ def finetune(train: Path, out: Path, config: FinetuneConfig) -> FinetuneReport:
         if context.size > 1:
             raise ValueError("fine-tuning runs in one process: start it without torchrun")
         _claim(out, config, dataset)
-        embedder = load_model(config.model).to(context.device)
+        embedder = load_model(config.model, pooling=config.pooling).to(context.device)
         dataset, embeddings = _embed(embedder, dataset, train, config)
         if not (config.mode == "full" and _is_finished(out)):
             classifier = _with_head(embedder, dataset, embeddings, config, out)

@@ -25,15 +25,23 @@ class AudioEmbedding(TransformerMixin, BaseEstimator):
         model: name, file, folder or hub address, as for `hear_axlstm.load_model`; "" selects the
             default weights.
         precision: "float32", "bfloat16" or "auto", as for `hear_axlstm.load_model`.
+        pooling: "mean" or "mean_std", as for `hear_axlstm.load_model`.
         device: torch device of the model.
 
     Attributes:
         n_features_out_: width of the embedding.
     """
 
-    def __init__(self, model: str = "", precision: str = "float32", device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: str = "",
+        precision: str = "float32",
+        pooling: str | None = None,
+        device: str = "cpu",
+    ) -> None:
         self.model = model
         self.precision = precision
+        self.pooling = pooling
         self.device = device
 
     def fit(self, X: Sequence[Any], y: Any = None) -> AudioEmbedding:
@@ -79,7 +87,8 @@ class AudioEmbedding(TransformerMixin, BaseEstimator):
         return np.array(names, dtype=object)
 
     def _load(self) -> Embedder:
-        return load_model(self.model, precision=self.precision).to(self.device)  # type: ignore[arg-type]
+        options: Any = {"precision": self.precision, "pooling": self.pooling}
+        return load_model(self.model, **options).to(self.device)
 
     def __getstate__(self) -> dict[str, Any]:
         # The weights are loaded again where the estimator is unpickled.

@@ -26,6 +26,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from hear_axlstm import Embedder, load_model
 from hear_axlstm.audio.mel import LogMel
 from hear_axlstm.config import ModelConfig
+from hear_axlstm.embed.pooling import pool
 from hear_axlstm.embed.windows import step_times
 from hear_axlstm.models.patch_embed import PatchEmbedding, sincos_positions
 
@@ -143,13 +144,13 @@ class AxLSTMModel(PreTrainedModel):
 
         Returns:
             ``last_hidden_state`` ``[batch, steps, width]``, 0 in padding, and ``pooler_output``
-            ``[batch, width]``, the mean over the steps of each clip.
+            ``[batch, width]``, the steps of each clip pooled: their mean, or as ``pooling`` says.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_values)
         clips = [row[mask] for row, mask in zip(input_values, attention_mask.bool(), strict=True)]
         steps = self.embedder.encode_steps(clips)
-        pooled = torch.stack([step.mean(0) for step in steps])
+        pooled = torch.stack([pool(step, self.embedder.config.pooling) for step in steps])
         times = [step_times(len(clip), self.embedder.config) for clip in clips]
         inside = [step[: len(time)] for step, time in zip(steps, times, strict=True)]
         padded = nn.utils.rnn.pad_sequence(inside, batch_first=True)

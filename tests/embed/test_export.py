@@ -55,10 +55,11 @@ VARIANTS = [
     replace(SMALL, flip=True),
     replace(SMALL, architecture="ssast"),
     replace(SMALL, layout="release"),
+    replace(SMALL, pooling="mean_std"),
     replace(SMALL, patch=(8, 16)),
     replace(SMALL, mel=MelConfig(hop_length=161)),
 ]
-NAMES = ["axlstm", "flip", "ssast", "release", "wide", "odd-hop"]
+NAMES = ["axlstm", "flip", "ssast", "release", "deviation", "wide", "odd-hop"]
 
 
 @pytest.mark.parametrize("kind", ["scene", "timestamp"])

@@ -61,6 +61,22 @@ def test_the_file_is_an_encoder_too(tones: Path, config: FinetuneConfig, tmp_pat
         load_classifier(config.model)
 
 
+def test_a_classifier_of_mean_and_deviation_pools_as_it_was_trained(
+    tones: Path, config: FinetuneConfig, tmp_path: Path
+) -> None:
+    config = replace(config, pooling="mean_std")
+    assert finetune(tones, tmp_path / "run", config).scores["test"]["accuracy"] > 0.9
+    classifier = load_classifier(tmp_path / "run")
+    assert classifier.scene_embedding_size == 2 * classifier.timestamp_embedding_size
+    clips = [load_audio(tones.parent / f"{number}.wav") for number in range(2)]
+    assert classifier.predict(clips).tolist() == ["low", "middle"]
+    full = replace(config, mode="full", epochs=1, patience=1)
+    found = finetune(tones, tmp_path / "full", full).scores["test"]
+    assert np.isfinite(found["loss"])
+    with pytest.raises(ValueError, match=r"other settings \(pooling\)"):
+        finetune(tones, tmp_path / "run", replace(config, pooling=None))
+
+
 def test_several_labels_a_clip(config: FinetuneConfig, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     rows: list[Row] = []

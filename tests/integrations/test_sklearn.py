@@ -41,6 +41,8 @@ def test_a_pipeline_classifies_files(clips: list[str]) -> None:
     pipeline = make_pipeline(AudioEmbedding(), StandardScaler(), LogisticRegression())
     assert (pipeline.fit(clips, labels).predict(clips) == labels).all()
     assert len(pipeline[:2].get_feature_names_out()) == 960
+    pipeline.set_params(audioembedding__pooling="mean_std").fit(clips, labels)
+    assert len(pipeline[:2].get_feature_names_out()) == 1920
 
 
 def test_embeddings_are_those_of_the_model(clips: list[str]) -> None:

@@ -35,6 +35,15 @@ def test_a_saved_model_gives_equal_embeddings(tmp_path: Path) -> None:
     assert (tmp_path / "transformers.py").is_file(), "the code goes with the weights"
 
 
+def test_the_pooling_is_saved(tmp_path: Path) -> None:
+    AxLSTMModel.from_hear_axlstm("axlstm_tiny", pooling="mean_std").save_pretrained(tmp_path)
+    audio = 0.1 * torch.randn(1, 16_000)
+    with torch.no_grad():
+        found = transformers.AutoModel.from_pretrained(tmp_path)(audio)
+    expected = load_model(pooling="mean_std").embed(audio)
+    torch.testing.assert_close(found.pooler_output, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_clips_may_be_padded_on_the_left() -> None:
     model = AxLSTMModel.from_hear_axlstm("axlstm_tiny.random")
     rng = np.random.default_rng(0)
