@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -81,6 +81,23 @@ def read_labeled(
     if faults:
         raise LabelsError(f"{file}: {plural(len(faults), 'unusable row')}:{indented(faults)}")
     return _distinct(rows, file, separator is not None), table.columns
+
+
+def refuse_overlap(splits: Mapping[str, Iterable[AudioClip]]) -> None:
+    """Check that no clip is in two splits.
+
+    Raises:
+        LabelsError: naming the first one that is.
+    """
+    seen: dict[tuple[object, ...], str] = {}
+    for split, clips in splits.items():
+        for clip in clips:
+            before = seen.setdefault(clip.span, split)
+            if before != split:
+                raise LabelsError(
+                    f"{clip.id} is both a {before} and a {split} clip: "
+                    "scores would be meaningless; remove one of them"
+                )
 
 
 def warn_of_separator(rows: Sequence[LabeledRow], separator: str) -> None:

@@ -25,6 +25,7 @@ from hear_axlstm.audio.labels import (
     LabeledRow,
     LabelsError,
     read_labeled,
+    refuse_overlap,
     warn_of_separator,
 )
 from hear_axlstm.audio.skipped import Skipped
@@ -125,15 +126,7 @@ def check(dataset: Dataset, source: Path) -> Dataset:
                 f"{plural(len(unseen), 'class')} of the {split} clips have no training clips: "
                 f"{listed(unseen)}: add some, or leave those clips out"
             )
-    seen: dict[tuple[object, ...], str] = {}
-    for split, members in splits.items():
-        for clip in members:
-            before = seen.setdefault(clip.span, split)
-            if before != split:
-                raise LabelsError(
-                    f"{clip.id} is both a {before} and a {split} clip: "
-                    "scores would be meaningless; remove one of them"
-                )
+    refuse_overlap(splits)
     return dataset
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hear_axlstm.audio import labels
 from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.audio.errors import AudioError
+from hear_axlstm.audio.labels import LabelsError, read_labeled, refuse_overlap
 from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.audio.sources import FolderSource
 from hear_axlstm.embed.embedder import Embedder
@@ -23,10 +23,6 @@ from hear_axlstm.wording import plural
 
 NEIGHBORS = 5
 SPLITS = ("train", "test")
-
-
-class LabeledSetError(ValueError):
-    """Raised for an unusable labeled set; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -64,40 +60,33 @@ def find_labeled_clips(source: str | Path) -> LabeledClips:
             or test); or a folder with one subfolder of audio per class.
 
     Raises:
-        LabeledSetError: if there is nothing to score, or a file is missing.
-        TableError, SourceError, LabelsError: for a CSV or folder that can't be used.
+        LabelsError: if there is nothing to score, or a file is missing.
+        TableError, SourceError: for a CSV or folder that can't be used.
     """
     source = Path(source)
     if source.is_dir():
         found = [clip for clip in FolderSource(source).clips() if isinstance(clip, AudioClip)]
         clips = LabeledClips(tuple(clip for clip in found if clip.labels), None)
     elif source.is_file():
-        rows, _ = labels.read_labeled(source)
+        rows, _ = read_labeled(source)
         splits = {row.split for row in rows}
         if splits - {"", *SPLITS}:
-            raise LabeledSetError(f"knn={source}: each split must be one of {', '.join(SPLITS)}")
+            raise LabelsError(f"knn={source}: each split must be one of {', '.join(SPLITS)}")
         test = tuple(row.split == "test" for row in rows) if splits != {""} else None
+        tested = [row.clip for row in rows if row.split == "test"]
+        known = [row.clip for row in rows if row.split != "test"]
+        refuse_overlap({"train": known, "test": tested})
         clips = LabeledClips(tuple(row.clip for row in rows), test)
     else:
-        raise LabeledSetError(f"knn={source} does not exist: give a CSV, or a folder of classes")
+        raise LabelsError(f"knn={source} does not exist: give a CSV, or a folder of classes")
     classes = len({clip.labels[0] for clip in clips.clips})
     if classes < 2:
-        raise LabeledSetError(
-            f"knn={source} has {plural(classes, 'class')}: two or more are needed"
-        )
+        raise LabelsError(f"knn={source} has {plural(classes, 'class')}: two or more are needed")
     if clips.test is not None and (all(clips.test) or not any(clips.test)):
-        raise LabeledSetError(f"knn={source} needs clips of both splits, train and test")
-    if clips.test is not None:
-        spans: tuple[set[object], ...] = set(), set()
-        for clip, is_test in zip(clips.clips, clips.test, strict=True):
-            spans[is_test].add(clip.span)
-            if clip.span in spans[not is_test]:
-                raise LabeledSetError(
-                    f"knn={source}: {clip.id} is both a train and a test clip: remove one of them"
-                )
+        raise LabelsError(f"knn={source} needs clips of both splits, train and test")
     missing = [clip.source for clip in clips.clips if not Path(str(clip.source)).is_file()]
     if missing:
-        raise LabeledSetError(
+        raise LabelsError(
             f"knn={source} lists {plural(len(missing), 'missing file')}, e.g. {missing[0]!s}: "
             "check the paths"
         )

@@ -42,7 +42,7 @@ class PretrainMonitor:
         batch: returns the batch of a step, whose first clips are shown if there is no validation.
 
     Raises:
-        LabeledSetError: if the labeled clips can't be used.
+        LabelsError: if the labeled clips can't be used.
     """
 
     is_over = False

@@ -174,7 +174,7 @@ def check_files(config: PretrainConfig, run: Path) -> None:
     """Raise if files that a run needs besides its pack are missing.
 
     Raises:
-        LabeledSetError, ValueError, FileNotFoundError: naming what is missing.
+        LabelsError, ValueError, FileNotFoundError: naming what is missing.
     """
     if config.knn is not None:
         find_labeled_clips(config.knn)

@@ -11,7 +11,7 @@ import pytest
 from hear_axlstm.audio.labels import LabelsError
 from hear_axlstm.finetune.config import FinetuneConfig
 from hear_axlstm.finetune.dataset import read_dataset
-from hear_axlstm.pretrain.knn import LabeledSetError, find_labeled_clips
+from hear_axlstm.pretrain.knn import find_labeled_clips
 from tests.helpers.labeled import PITCHES, Row, rows_of, write
 
 
@@ -134,5 +134,5 @@ def test_a_clip_of_two_splits_is_refused_however_its_path_is_written(
         with pytest.raises(LabelsError, match="both a train and a test clip"):
             read_dataset(write(tmp_path / "train.csv", rows), config)
     split = [{**row, "split": "train"} for row in rows] + [{**row, "path": path, "split": "test"}]
-    with pytest.raises(LabeledSetError, match="both a train and a test clip"):
+    with pytest.raises(LabelsError, match="both a train and a test clip"):
         find_labeled_clips(write(tmp_path / "knn.csv", split))

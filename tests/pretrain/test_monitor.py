@@ -20,13 +20,14 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from hear_axlstm import load_model
+from hear_axlstm.audio.labels import LabelsError
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.data.pack import pack
 from hear_axlstm.models.patch_embed import patchify
 from hear_axlstm.models.pretraining import MaskedPatchModel
 from hear_axlstm.pretrain import knn, pictures
 from hear_axlstm.pretrain.config import PretrainConfig
-from hear_axlstm.pretrain.knn import LabeledSetError, find_labeled_clips
+from hear_axlstm.pretrain.knn import find_labeled_clips
 from hear_axlstm.pretrain.monitor import PretrainMonitor
 from hear_axlstm.pretrain.plot import plot
 from hear_axlstm.pretrain.run import pretrain
@@ -198,7 +199,7 @@ def test_unusable_labels_are_named(rows: str, message: str, tmp_path: Path) -> N
     (tmp_path / "clips.csv").write_text(rows, "utf-8")
     with pytest.raises(ValueError, match=message):
         find_labeled_clips(tmp_path / "clips.csv")
-    with pytest.raises(LabeledSetError, match="does not exist"):
+    with pytest.raises(LabelsError, match="does not exist"):
         find_labeled_clips(tmp_path / "nowhere")
 
 
