@@ -76,8 +76,8 @@ def load_model(
         precision: data type of the large matrix products: "float32"; "bfloat16", faster on some
             hardware, with small differences (benchmarks/RESULTS.md); "auto": bfloat16 where it is
             faster (measured on CPUs), else float32. Embeddings are always float32.
-        layout: layout of an embedding's rows: "time", the patches of one moment; "release", rows
-            that mix moments, as in the reference release. The default is recorded in the file:
+        layout: layout of an embedding's rows: "time", the patches of one time step; "release", rows
+            that mix time steps, as in the reference release. The default is recorded in the file:
             "release" if it was converted from that release, else "time".
         pooling: scene embedding: "mean" over the time steps, as in the paper; "mean_std", mean and
             standard deviation side by side, twice as wide and better on most tasks

@@ -101,7 +101,7 @@ class ModelConfig:
     """Patches that the reconstruction loss averages over."""
     layout: Layout = "time"
     """Row t of an embedding: the patches of time step t (``time``), or tokens t, t + J, t + 2J, ...
-    of a window of J steps, which mix moments, as in the reference release (``release``)."""
+    of a window of J steps, which mix time steps, as in the reference release (``release``)."""
     pooling: Pooling = "mean"
     """Scene embedding: mean over the time steps (``mean``, the paper's), or mean and standard
     deviation side by side (``mean_std``)."""

@@ -67,9 +67,9 @@ FOREIGN = {"axlstm": ("mlp_ratio",), "ssast": ("expansion", "flip", "input_gate"
 """Settings that an architecture does not have."""
 RECIPE = ("init", "epochs", "warmup_epochs", "batch_size", "base_lr", "lr", "weight_decay", "seed")
 LAYOUTS = {
-    "time": "It holds the patches of its moment side by side.",
-    "release": "It mixes moments of its window, as in the reference release;\n"
-    '`load_model(..., layout="time")` gives rows of one moment each.',
+    "time": "It holds the patches of its time step side by side.",
+    "release": "It mixes time steps of its window, as in the reference release;\n"
+    '`load_model(..., layout="time")` gives rows of one time step each.',
 }
 SCORES = "scores"  # key of a classifier's scores among the facts about its training
 

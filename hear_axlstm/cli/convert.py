@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -14,8 +15,8 @@ from hear_axlstm.config import Layout
 
 
 def convert(
-    checkpoint: tyro.conf.Positional[Path],
-    out: tyro.conf.Positional[Path],
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     *,
     flip: bool = True,
     layout: Layout = "release",

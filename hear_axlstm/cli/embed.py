@@ -34,15 +34,15 @@ def embed(
     path_column: Annotated[str | None, option("COLUMN")] = None,
     precision: Precision = "float32",
     pooling: Annotated[Pooling | None, option(POOLINGS)] = None,
-    device: str = "auto",
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto",
 ) -> None:
     """Embed audio of any sample rate and number of channels.
 
     Run the same command again to resume an interrupted run, or to include files that were added or
-    fixed; other options need another output. Files that are broken, silent, shorter than 25 ms, or
-    longer than an hour (split these with start/end columns in a CSV) are listed in report.csv, and
-    the exit code is 3 (0 under torchrun, which would otherwise restart). To run one process per
-    GPU:
+    fixed; a run with different options needs a different output. Files that are broken, silent,
+    shorter than 25 ms, or longer than an hour (split these with start/end columns in a CSV) are
+    listed in OUT.report.csv (report.csv in an output folder), and the exit code is 3 (0 under
+    torchrun, which would otherwise restart). To run one process per GPU:
     `torchrun --nproc-per-node 8 -m -- hear_axlstm embed ...`.
 
     Args:

@@ -17,7 +17,7 @@ from hear_axlstm.options import POOLINGS, option
 
 
 def export(
-    out: tyro.conf.Positional[Path],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     *,
     model: Annotated[str, option("WEIGHTS")] = "",
     kind: Kind = "scene",

@@ -35,9 +35,9 @@ def predict(
     ],
     *,
     out: Annotated[Path | None, option("CSV")] = None,
-    top: int = 3,
+    top: Annotated[int, tyro.conf.arg(metavar="N")] = 3,
     path_column: Annotated[str | None, option("COLUMN")] = None,
-    device: str = "auto",
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto",
 ) -> None:
     """Write the most probable classes of audio files as CSV.
 

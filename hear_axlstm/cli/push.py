@@ -18,8 +18,8 @@ from hear_axlstm.options import option
 
 
 def push(
-    weights: tyro.conf.Positional[str],
-    repo: tyro.conf.Positional[str],
+    weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")],
+    repo: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ORG/REPO")],
     *,
     license: Annotated[str | None, option("LICENSE")] = None,
     scores: Annotated[Path | None, option("CSV")] = None,

@@ -122,7 +122,7 @@ def _is_up_to_date(out: Path, source: Source, mel: MelConfig, fingerprint: str) 
         return _opens(out)
     if info["source"] != source.name:
         raise PackError(
-            f"{out} is a pack of {info['source']}: choose another folder, or delete it first"
+            f"{out} is a pack of {info['source']}: choose another folder, or delete {out} first"
         )
     return False
 

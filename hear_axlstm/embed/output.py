@@ -127,7 +127,7 @@ class Output:
         if others := [name for name in names if replaced_name(name) not in (LOCK_NAME, REQUEST)]:
             raise OutputError(
                 f"{self.parts} was not made by axlstm embed and contains other files, e.g. "
-                f"{others[0]}: choose another output, or rename it"
+                f"{others[0]}: choose another output, or rename that folder"
             )
 
     def remove_parts(self) -> None:
@@ -157,7 +157,7 @@ class Output:
             changes = ", ".join(_change(name, before.get(name), plain[name]) for name in names)
             raise OutputError(
                 f"{path} was made with other settings: {changes}. Choose another output, or "
-                "delete it"
+                f"delete {path}"
             )
 
     def begin(self, request: Mapping[str, Any]) -> None:

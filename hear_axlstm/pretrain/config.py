@@ -82,7 +82,7 @@ class TrainConfig:
     init: Annotated[str | None, option("WEIGHTS")] = None
     """Weights to start from: a name, file, folder or hf://org/repo (default: random)."""
     epochs: float = 100.0
-    """Passes over the clips; each takes one random crop of a clip."""
+    """Passes over the clips; each takes one random crop of every clip."""
     batch_size: Annotated[int | None, option("N")] = None
     """Clips per optimizer step (default: the paper's 1024, fewer for a small corpus)."""
     base_lr: float = 1.5e-4
@@ -111,7 +111,7 @@ class TrainConfig:
     """0 draws every clip once per epoch; 1 draws every top-level folder of the corpus equally
     often; values between draw folders in proportion to (their clips) ** (1 - balance)."""
     mix: float = 0.0
-    """Maximum share of a second, random clip mixed into each crop (default: none)."""
+    """Maximum share of a second, random clip mixed into each crop."""
     seed: int = 0
     """Seed of initial weights, order, crops and masks."""
 

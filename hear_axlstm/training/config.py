@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
+import tyro
+
 from hear_axlstm.ops.precision import Precision
 from hear_axlstm.options import option
 
@@ -21,7 +23,7 @@ class RunConfig:
         ValueError: for an invalid value.
     """
 
-    device: str = "auto"
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """Device: "auto" (CUDA if available, then Apple's MPS, then the CPU), or e.g. "cuda:1"."""
     precision: Precision = "auto"
     """Precision of the encoder in training; "auto" uses bfloat16 if it is faster."""
@@ -36,8 +38,8 @@ class RunConfig:
     keep_checkpoints: int = 2
     """Number of recent checkpoints to keep."""
     stop_after_bad_steps: int = 10
-    """Stop after this many steps in a row without a finite loss and gradient; checked with each
-    line of the log."""
+    """Stop after this many steps in a row without a finite loss and gradient; checked whenever a
+    line is logged."""
 
     def __post_init__(self) -> None:
         check_positive(
