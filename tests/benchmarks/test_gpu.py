@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.gpu import __main__ as program
+from benchmarks.gpu import checks
 from benchmarks.gpu.report import markdown
 from benchmarks.gpu.sizes import REHEARSAL
+from hear_axlstm.ops import torch_impl, triton_impl
 
 pytest.importorskip("triton", reason="the parts need Triton: extra `kernels`")
 
@@ -69,6 +73,26 @@ def test_failed_checks_and_errors_are_repeated(
     parts = [program.Part(name, lambda: None, 1.0, "auto") for name in [*records, "probes/new"]]
     program._run(parts, tmp_path, time.monotonic() + 600, tqdm(disable=True))
     assert repeated == ["kernel/16 float32", "curve/triton float32", "probes/new"]
+
+
+def test_a_kernel_that_gives_nan_fails_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nan_gradient(q: Tensor, k: Tensor, *rest: Tensor) -> Tensor:
+        zero = (k - k).sqrt()  # its derivative is infinite, once more and once less
+        return torch_impl.quadratic_cell(q, k + zero, *rest)
+
+    monkeypatch.setattr(triton_impl, "quadratic_cell", torch_impl.quadratic_cell)
+    assert checks.kernel_errors(REHEARSAL, 16, "float32")["passed"]
+    monkeypatch.setattr(triton_impl, "quadratic_cell", nan_gradient)
+    result = checks.kernel_errors(REHEARSAL, 16, "float32")
+    assert math.isnan(result["errors"]["k"]) and result["errors"]["h"] < result["bound"]
+    assert math.isnan(result["largest"]) and not result["passed"]
+
+
+def test_a_curve_with_nan_is_not_close_to_another() -> None:
+    losses = {"torch float32": [1.0, 0.9, 0.8], "triton float32": [1.0, math.nan, 0.8]}
+    records = {f"curve/{name}": {"result": {"losses": x}} for name, x in losses.items()}
+    text = markdown(ABOUT, list(records), records)
+    assert "| triton float32 | 1: 1.0000, 2: nan, 3: 0.8000 | nan |" in text
 
 
 def test_errors_and_parts_without_time_are_lines_of_the_report() -> None:
