@@ -24,7 +24,7 @@ class FetchError(RuntimeError):
 
 
 def folder_of(repository: str, revision: str, parent: Path) -> Path:
-    """Path of a repository below the folder of all repositories; each version of a package has one."""
+    """Path of a repository, or of one version of a package, below the folder of all of them."""
     version = f"={revision}" if repository.startswith(DEBIAN) else ""
     return parent / (repository.replace("/", "+") + version)
 

@@ -218,9 +218,9 @@ def test_another_version_of_a_package_is_not_used(
         with open_tree("debian/sounds", version, tmp_path) as tree:
             (item,) = tree.blobs().items()
             assert tree.read(*item) == f"sounds={version}.deb".encode()
-    with pytest.raises(FileNotFoundError, match=r"does not have revision 1\.2-1: fetch it first"):
-        with open_tree("debian/sounds", "1.2-1", tmp_path):
-            pass
+    absent = open_tree("debian/sounds", "1.2-1", tmp_path)
+    with pytest.raises(FileNotFoundError, match="fetch it first"), absent:
+        pass
 
 
 def test_the_shipped_lists_are_whole(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class NaiveModel(nn.Module):
 
 
 def slaney_mel_filters(bins: int, n_fft: int, rate: int) -> Tensor:
-    """Triangles of area 1 from 0 Hz to rate / 2, edges equal in Slaney mels, [n_fft // 2 + 1, bins].
+    """Triangles of area 1 up to rate / 2, edges equal in Slaney mels, [n_fft // 2 + 1, bins].
 
     The scale is linear up to 1 kHz, 15 mels, and logarithmic above: 27 mels multiply by 6.4.
     """

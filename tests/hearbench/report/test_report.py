@@ -19,6 +19,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, confusion_matrix
 
 from hearbench import report
+from hearbench.probes.grid import Grid
 from hearbench.report import pictures
 from hearbench.report.confusion import Mistakes, _read, mistakes
 from hearbench.report.content import Content, gather
@@ -26,7 +27,13 @@ from hearbench.report.exports import summary
 from hearbench.report.paired_differences import certain
 from hearbench.report.pictures import Mark
 from hearbench.report.provenance import command
-from hearbench.report.score_tables import measured, seeds, spread, whiskers
+from hearbench.report.score_tables import (
+    compared_with_printed,
+    measured,
+    seeds,
+    spread,
+    whiskers,
+)
 from hearbench.results import collect
 from hearbench.run.plan import Engine, Plan
 from hearbench.stats import Estimate, by_seed
@@ -88,15 +95,25 @@ def test_all_ten_official_tasks_get_the_paper_s_scale(tmp_path: Path) -> None:
     assert first.endswith(f"| {table.rows[-3].cells[-1]} |")
 
 
-def test_the_caption_names_engine_and_grid_once(plan: Plan) -> None:
-    def caption(engine: Engine, *only_heareval: str) -> str:
-        changed = replace(plan, engine=engine, only_heareval=only_heareval)
-        return measured(collect(changed)).caption.partition(":")[0]
+def test_captions_name_engine_and_grid_once(plan: Plan) -> None:
+    def captions(
+        engine: Engine, grid: Grid = "paper", only_heareval: tuple[str, ...] = ()
+    ) -> tuple[str, str]:
+        changed = replace(plan, engine=engine, grid=grid, only_heareval=only_heareval)
+        alone, compared = measured(results := collect(changed)), compared_with_printed(results)
+        assert compared is not None
+        beside = compared.caption.split("Measured: this evaluation, by ")[1].split(";")[0]
+        return alone.caption.removeprefix("Test scores by ").partition(":")[0], beside
 
-    assert caption("heareval") == "Test scores by the official heareval (grid paper)"
-    ours = "Test scores by hearbench's training of heareval's probes (engine fast, grid paper)"
-    assert caption("fast") == ours
-    assert caption("fast", "x-mini") == f"{ours}, on x-mini by the official heareval"
+    official = "the official heareval (grid paper)"
+    assert captions("heareval") == (official, official)
+    coarse = official.replace("paper", "heareval")
+    assert captions("heareval", "heareval") == (coarse, coarse)
+    ours = "hearbench's training of heareval's probes (engine fast, grid paper)"
+    assert captions("fast") == (ours, ours)
+    also = " by the official heareval"  # in the second table only tasks that it has
+    assert captions("fast", "paper", ("x-mini",)) == (f"{ours}, on x-mini{also}", ours)
+    assert captions("fast", "paper", (ESC,)) == (f"{ours}, on {ESC}{also}",) * 2
 
 
 def test_best_of_each_column(content: Content) -> None:
