@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from torch import Tensor
@@ -54,6 +55,25 @@ def test_results_of_another_revision_are_refused(
     monkeypatch.setattr(program, "_revision", lambda: "7654321")
     with pytest.raises(SystemExit, match=r"at revision 1234567, .*: choose another --out"):
         program._about(tmp_path, REHEARSAL)
+
+
+def test_results_of_an_uncommitted_change_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "_revision", lambda: "1234567-dirty")
+    package = tmp_path / "package"
+    for name, text in (("__init__.py", ""), ("inner/kernel.py", "TILE = 16\n")):
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).write_text(text, "utf-8")
+    module = ModuleType("package")
+    module.__file__ = str(package / "__init__.py")
+    monkeypatch.setattr(program, "MEASURED", (module,))
+    about = program._about(tmp_path / "out", REHEARSAL)
+    (package / "notes.txt").write_text("measured nothing", "utf-8")
+    assert program._about(tmp_path / "out", REHEARSAL) == about
+    (package / "inner" / "kernel.py").write_text("TILE = 32\n", "utf-8")
+    with pytest.raises(SystemExit, match=r"or of other code or sizes: choose another --out"):
+        program._about(tmp_path / "out", REHEARSAL)
 
 
 def test_failed_checks_and_errors_are_repeated(
