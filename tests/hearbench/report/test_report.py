@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import pickle
 import re
@@ -14,7 +15,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
+from safetensors.torch import save_file
 from scipy import stats
 from sklearn.metrics import average_precision_score, confusion_matrix
 
@@ -26,7 +29,7 @@ from hearbench.report.content import Content, gather
 from hearbench.report.exports import summary
 from hearbench.report.paired_differences import certain
 from hearbench.report.pictures import Mark
-from hearbench.report.provenance import command
+from hearbench.report.provenance import command, provenance
 from hearbench.report.score_tables import (
     compared_with_printed,
     measured,
@@ -335,6 +338,35 @@ def test_captions_follow_the_finished_seeds() -> None:
 def test_nothing_finished_is_said(plan: Plan, tmp_path: Path) -> None:
     page = report.write(collect(replace(plan, out=tmp_path))).read_text("utf-8")
     assert "No system has an s(m): no run is finished." in page and "none is finished" in page
+
+
+def test_pretraining_data_is_that_of_a_file_or_of_a_run(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "axlstm_tiny" / "model.safetensors"
+    file.parent.mkdir()
+    training = {"hours": 36.5, "clips": 17_811, "corpus": "open36h", "steps": 900}
+    save_file({"x": torch.zeros(1)}, file, {"module": json.dumps({"training": training})})
+    checkpoints = {
+        str(file): "36.5 h, 17,811 clips, corpus open36h, 900 steps",
+        str(file.parent): "36.5 h, 17,811 clips, corpus open36h, 900 steps",
+        str(tmp_path): "-",
+        "axlstm_tiny": "-",  # weights with a name, although there is such a folder
+        "": "-",
+        "axlstm_tiny.random": "not pretrained",
+        "hf://org/repo": "see its model card",
+    }
+    systems = [
+        replace(plan.systems[0], system=System(f"x{n}", "hear_axlstm", checkpoint))
+        for n, checkpoint in enumerate(checkpoints)
+    ]
+    monkeypatch.chdir(tmp_path)
+    by_name = provenance(collect(replace(plan, systems=tuple(systems))))
+    monkeypatch.chdir(file.parent)  # with the file that an empty path would lead to
+    found = provenance(collect(replace(plan, systems=tuple(systems))))
+    assert found.systems == by_name.systems
+    column = found.system_heads.index("pretrained on")
+    assert [row[column] for row in found.systems] == list(checkpoints.values())
 
 
 def test_the_command_repeats_the_plan(plan: Plan) -> None:
