@@ -2,11 +2,13 @@
 
 Every part runs in a process that is stopped after its time; an error becomes a line of the report,
 and the other parts run. The folder holds one file per part, results.json and results.md. Running
-the command again completes the parts without a result, and repeats failed checks.
+the command again completes the parts without a result, and repeats failed checks; after a change of
+the code it needs another folder.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -22,15 +24,21 @@ import torch
 import tyro
 from tqdm import tqdm
 
+import benchmarks
+import hear_axlstm
+import hearbench
 from benchmarks.gpu import checks, probes, speed
 from benchmarks.gpu.bounded import Worker, WorkError
 from benchmarks.gpu.report import markdown
 from benchmarks.gpu.sizes import GPU, REHEARSAL, Sizes
 from benchmarks.timing import machine
 from hear_axlstm.files import write_text
+from hearbench.digests import digest_of
 from hearbench.tasks.official import OFFICIAL
+from tests import reference
 
 LEAST_SECONDS = 5.0  # a part is not begun with less time left
+MEASURED = (benchmarks, hear_axlstm, hearbench, reference)
 START_SECONDS = 60.0  # for a new process to import everything
 BACKENDS = {
     "eager": "torch",
@@ -157,16 +165,16 @@ def _do(part: Part, worker: Worker, end: float, out: Path) -> Worker | None:
 
 
 def _about(out: Path, sizes: Sizes) -> dict[str, Any]:
-    """Describe what is measured; reject a folder with results of another machine or revision."""
+    """Describe what is measured; reject a folder with results of another machine or other code."""
     device = machine(torch.device(sizes.device))
-    about = {"machine": device, "sizes": repr(sizes), "revision": _revision()}
+    about = {"machine": device, "sizes": repr(sizes), "revision": _revision(), "code": _code()}
     file = out / "about.json"
     if file.exists():
         known = json.loads(file.read_text("utf-8"))
-        if any(known[key] != value for key, value in about.items()):
+        if any(known.get(key) != value for key, value in about.items()):
             raise SystemExit(
                 f"{out} has results of {known['machine']} at revision {known['revision']}, or of "
-                "other sizes: choose another --out"
+                "other code or sizes: choose another --out"
             )
         return known
     about["date"] = time.strftime("%Y-%m-%d")
@@ -181,6 +189,16 @@ def _revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _code() -> str:
+    """Digest of the files of `MEASURED`: changes that are not committed differ in it."""
+    total = hashlib.sha256()
+    for folder in (Path(str(package.__file__)).parent for package in MEASURED):
+        for file in sorted(folder.rglob("*")):
+            if file.suffix in (".py", ".so"):
+                total.update(file.relative_to(folder).as_posix().encode() + digest_of(file))
+    return total.hexdigest()[:12]
 
 
 def _file(out: Path, name: str) -> Path:

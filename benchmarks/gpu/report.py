@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import tables
+from tests.reference.cell import largest
 
 Results = Mapping[str, Mapping[str, Any]]
 """Part -> its record, with "result" or "error"; parts that did not run are missing."""
@@ -56,7 +56,7 @@ def _curves(good: Results) -> str:
     for name, losses in curves.items():
         marks = {0, len(losses) // 2, len(losses) - 1}
         points = ", ".join(f"{step + 1}: {losses[step]:.4f}" for step in sorted(marks))
-        apart = max((abs(a / b - 1) for a, b in zip(losses, base, strict=False)), default=math.nan)
+        apart = largest(abs(a / b - 1) for a, b in zip(losses, base, strict=False))
         rows.append([name, points, f"{apart:.1e}"])
     header = ("products", "loss at step", "furthest from torch float32")
     return _table("Learning curves of axlstm_tiny", header, rows)

@@ -80,7 +80,7 @@ def rerun(
     weights: str,
     out: Path = Path("runs/tables"),
 ) -> int:
-    """Evaluate published checkpoints, and print each row of Table 2 with the measured scores.
+    """Evaluate published checkpoints, and compare their scores with the paper's Table 2.
 
     Args:
         options: how the systems are evaluated.

@@ -7,6 +7,7 @@ OUT/table2-rerun.md  the table
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,9 +21,9 @@ from hear_axlstm.checkpoints.authors.drive import UnreachableError
 from hear_axlstm.checkpoints.authors.published import PUBLISHED as AUTHORS
 from hearbench import paper_tables
 from hearbench.errors import WeightsError
-from hearbench.report.exports import markdown_rows
-from hearbench.report.score_tables import seeds
-from hearbench.results import PAPER, SCALES, THESE, Results
+from hearbench.report.exports import markdown_rows, markdown_table, summary
+from hearbench.report.score_tables import ScoreTable, compared_with_printed
+from hearbench.results import Results
 from hearbench.run.evaluate import Options, check_options
 from hearbench.stats import Estimate
 from hearbench.weights.fetch import default_folder, get_all
@@ -161,63 +162,41 @@ def _rows_by_recipe() -> dict[str, str]:
 
 
 def markdown(results: Results, evaluated: Mapping[str, str]) -> str:
-    """The table: each printed row, and below it what was measured here.
+    """The paper's table with the measured scores, their differences, and all measured scores.
 
     Args:
         results: of an evaluation whose labels are the rows' names.
-        evaluated: as `specs` gives it; the other rows are printed alone.
+        evaluated: as `specs` gives it; the other rows are listed as missing.
     """
-    tasks = results.plan.tasks
-    columns = {task.path.name: paper_tables.column(task) for task in tasks}
-    heads = ["system", "source"]
-    heads += [column.short if column else name for name, column in columns.items()]
-    heads += [SCALES[THESE], SCALES[PAPER]]
-    lines = []
-    for row in paper_tables.rows("table2"):
-        printed = {name: row.scores[c.short] if c else None for name, c in columns.items()}
-        cells = [str(score or "-") for score in printed.values()]
-        lines.append([row.model, "printed", *cells, "-", str(row.aggregate)])
-        if row.model in evaluated:
-            lines.append(["", "here", *_measured(results, row.model, printed, row.aggregate)])
-    for label in OWN:
-        if any(system.label == label for system in results.plan.systems):
-            lines.append([label, "here", *_measured(results, label, dict.fromkeys(columns), None)])
-    return f"{markdown_rows(heads, lines)}\n\n{_caption(results, evaluated)}\n"
-
-
-def _measured(
-    results: Results, label: str, printed: Mapping[str, Estimate | None], aggregate: Estimate | None
-) -> list[str]:
-    cells = [_beside(results.cells.get((label, name)), score) for name, score in printed.items()]
-    these, paper = (results.aggregates[scale].get(label) for scale in (THESE, PAPER))
-    return [*cells, str(these or "-"), _beside(paper, aggregate)]
-
-
-def _beside(ours: Estimate | None, theirs: Estimate | None) -> str:
-    """Our score, and its distance from the printed one in standard errors of the difference."""
-    if ours is None:
-        return "-"
-    errors = [_standard_error(score) for score in (ours, theirs) if score]
-    if theirs is None or None in errors:
-        return str(ours)
-    error = sum(e * e for e in errors if e is not None) ** 0.5
-    return f"{ours} ({(ours.mean - theirs.mean) / error:+.1f})" if error else str(ours)
-
-
-def _standard_error(score: Estimate) -> float | None:
-    if score.half_width is None or score.seeds < 2:
-        return None
-    return score.half_width / float(stats.t.ppf(0.975, score.seeds - 1))
-
-
-def _caption(results: Results, evaluated: Mapping[str, str]) -> str:
+    parts = []
+    if table := compared_with_printed(results):
+        parts += [markdown_table(table), table.caption, _differences(table)]
+        parts += ["Measured minus printed scores, in standard errors of that difference."]
     missing = [r.model for r in paper_tables.rows("table2") if r.model not in evaluated]
-    return "\n".join([
-        "Printed: the paper's Table 2, ten seeds. Here: the published checkpoint, "
-        f"{seeds(results.cells.values())} of the probe; in brackets the difference from the "
-        "printed score in standard errors of that difference, on complete official tasks. "
-        f"{SCALES[THESE]} is relative to {THESE} and comparable with nothing else; {SCALES[PAPER]} "
-        "is on the scale of the paper's Table 2.",
-        f"\nRows without a checkpoint: {', '.join(missing) or 'none'}.",
-        *(f"\n- {note}" for note in results.notes),
-    ])  # fmt: skip
+    parts += [f"Rows without a checkpoint: {', '.join(missing) or 'none'}.", summary(results)]
+    return "\n\n".join(parts)
+
+
+def _differences(table: ScoreTable) -> str:
+    """A line for each measured system that has the name of a printed row."""
+    printed = {row.name: row.cells for row in table.rows if not row.measured}
+    lines = [
+        [row.name, *map(_difference, row.cells, printed[row.name])]
+        for row in table.rows
+        if row.measured and row.name in printed
+    ]
+    return markdown_rows(["Model", *(head.text for head in table.heads)], lines, numbers=True)
+
+
+def _difference(ours: Estimate | None, theirs: Estimate | None) -> str:
+    if ours is None or theirs is None:
+        return "-"
+    error = math.hypot(_standard_error(ours), _standard_error(theirs))
+    return f"{(ours.mean - theirs.mean) / error:+.1f}" if error > 0 else "-"
+
+
+def _standard_error(score: Estimate) -> float:
+    """Standard error of the mean; NaN for a single seed."""
+    if score.half_width is None or score.seeds < 2:
+        return math.nan
+    return score.half_width / float(stats.t.ppf(0.975, score.seeds - 1))

@@ -18,7 +18,7 @@ from hear_axlstm.config import ModelConfig
 from hearbench import paper_tables
 from hearbench.paper_tables import PaperTable
 from hearbench.report.exports import markdown_rows, markdown_table
-from hearbench.report.score_tables import compared_with_printed, seeds
+from hearbench.report.score_tables import compared_with_printed, probes, seeds
 from hearbench.results import PAPER, SCALES, THESE, Results
 from paper.rows import TABLES, PaperError, Table, run_name
 
@@ -93,10 +93,10 @@ def _caption(table: Table, scale: str, results: Results) -> str:
         "task(s): compare the order, not the numbers."
     )
     return (
-        f"{table.title}. The printed s(m) are the paper's. {scale} "
-        f"{seeds(results.cells.values())} of the probes. Several values in a cell come from "
-        "several training runs, with their mean in brackets. Losses of different patch sizes are "
-        "not comparable."
+        f"{table.title}. Scores by {probes(results.plan, results.plan.tasks)}; "
+        f"{seeds(results.cells.values())} of the probes. The printed s(m) are the paper's. {scale} "
+        "Several values in a cell come from several training runs, with their mean in brackets. "
+        "Losses of different patch sizes are not comparable."
     )
 
 

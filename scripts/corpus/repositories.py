@@ -23,9 +23,10 @@ class FetchError(RuntimeError):
     """Raised if a repository or package can't be downloaded; the message names the remedy."""
 
 
-def folder_of(repository: str, parent: Path) -> Path:
-    """Path of a repository below the folder of all repositories."""
-    return parent / repository.replace("/", "+")
+def folder_of(repository: str, revision: str, parent: Path) -> Path:
+    """Path of a repository, or of one version of a package, below the folder of all of them."""
+    version = f"={revision}" if repository.startswith(DEBIAN) else ""
+    return parent / (repository.replace("/", "+") + version)
 
 
 def fetch(repository: str, revision: str, parent: Path, server: str = SERVER) -> Path:
@@ -43,7 +44,7 @@ def fetch(repository: str, revision: str, parent: Path, server: str = SERVER) ->
     Raises:
         FetchError: if the download fails.
     """
-    folder = folder_of(repository, parent)
+    folder = folder_of(repository, revision, parent)
     if repository.startswith(DEBIAN):
         if not folder.is_dir():
             _fetch_package(repository.removeprefix(DEBIAN), revision, folder)
@@ -98,7 +99,7 @@ def open_tree(repository: str, revision: str, parent: Path) -> Iterator[Tree]:
     Raises:
         FileNotFoundError: if it is not there, or not at this revision.
     """
-    folder = folder_of(repository, parent)
+    folder = folder_of(repository, revision, parent)
     if repository.startswith(DEBIAN) and folder.is_dir():
         yield FolderTree(folder)
         return

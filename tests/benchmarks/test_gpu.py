@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.gpu import __main__ as program
+from benchmarks.gpu import checks
 from benchmarks.gpu.report import markdown
 from benchmarks.gpu.sizes import REHEARSAL
+from hear_axlstm.ops import torch_impl, triton_impl
 
 pytest.importorskip("triton", reason="the parts need Triton: extra `kernels`")
 
@@ -52,6 +57,25 @@ def test_results_of_another_revision_are_refused(
         program._about(tmp_path, REHEARSAL)
 
 
+def test_results_of_an_uncommitted_change_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "_revision", lambda: "1234567-dirty")
+    package = tmp_path / "package"
+    for name, text in (("__init__.py", ""), ("inner/kernel.py", "TILE = 16\n")):
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).write_text(text, "utf-8")
+    module = ModuleType("package")
+    module.__file__ = str(package / "__init__.py")
+    monkeypatch.setattr(program, "MEASURED", (module,))
+    about = program._about(tmp_path / "out", REHEARSAL)
+    (package / "notes.txt").write_text("measured nothing", "utf-8")
+    assert program._about(tmp_path / "out", REHEARSAL) == about
+    (package / "inner" / "kernel.py").write_text("TILE = 32\n", "utf-8")
+    with pytest.raises(SystemExit, match=r"or of other code or sizes: choose another --out"):
+        program._about(tmp_path / "out", REHEARSAL)
+
+
 def test_failed_checks_and_errors_are_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +93,26 @@ def test_failed_checks_and_errors_are_repeated(
     parts = [program.Part(name, lambda: None, 1.0, "auto") for name in [*records, "probes/new"]]
     program._run(parts, tmp_path, time.monotonic() + 600, tqdm(disable=True))
     assert repeated == ["kernel/16 float32", "curve/triton float32", "probes/new"]
+
+
+def test_a_kernel_that_gives_nan_fails_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nan_gradient(q: Tensor, k: Tensor, *rest: Tensor) -> Tensor:
+        zero = (k - k).sqrt()  # its derivative is infinite, once more and once less
+        return torch_impl.quadratic_cell(q, k + zero, *rest)
+
+    monkeypatch.setattr(triton_impl, "quadratic_cell", torch_impl.quadratic_cell)
+    assert checks.kernel_errors(REHEARSAL, 16, "float32")["passed"]
+    monkeypatch.setattr(triton_impl, "quadratic_cell", nan_gradient)
+    result = checks.kernel_errors(REHEARSAL, 16, "float32")
+    assert math.isnan(result["errors"]["k"]) and result["errors"]["h"] < result["bound"]
+    assert math.isnan(result["largest"]) and not result["passed"]
+
+
+def test_a_curve_with_nan_is_not_close_to_another() -> None:
+    losses = {"torch float32": [1.0, 0.9, 0.8], "triton float32": [1.0, math.nan, 0.8]}
+    records = {f"curve/{name}": {"result": {"losses": x}} for name, x in losses.items()}
+    text = markdown(ABOUT, list(records), records)
+    assert "| triton float32 | 1: 1.0000, 2: nan, 3: 0.8000 | nan |" in text
 
 
 def test_errors_and_parts_without_time_are_lines_of_the_report() -> None:

@@ -17,7 +17,7 @@ from hear_axlstm.ops import backends, torch_impl, triton_impl
 from hear_axlstm.ops.contract import EPS
 from tests.helpers.rounding import rounded_anew
 from tests.reference import cell
-from tests.reference.cell import definition
+from tests.reference.cell import definition, largest
 
 pytest.importorskip("triton", reason="the fused cell needs Triton: extra `kernels`")
 from hear_axlstm.ops import triton_kernels, triton_operators
@@ -49,7 +49,7 @@ def assert_accurate(leaves: list[Tensor]) -> None:
         leaves,
         lambda *x: definition(*(t if t.dtype == torch.float64 else rounded_anew(t) for t in x)),
     )
-    assert max(errors(leaves).values()) < max(moved.values())
+    assert largest(errors(leaves).values()) < largest(moved.values())
 
 
 def test_supported_head_sizes_have_a_tiling() -> None:
@@ -84,7 +84,7 @@ def test_any_head_size_equals_the_definition(size: int) -> None:
 def test_half_precision_stays_close(dtype: torch.dtype) -> None:
     # Weighted scores are rounded once before they multiply v, and h once: 2^-9 or 2^-12 each.
     bound = 2e-2 if dtype == torch.bfloat16 else 2e-3
-    assert max(errors(inputs((1, 70, 1, 144), dtype=dtype)).values()) < bound
+    assert largest(errors(inputs((1, 70, 1, 144), dtype=dtype)).values()) < bound
 
 
 @pytest.mark.parametrize("gate", [10.0, 30.0])

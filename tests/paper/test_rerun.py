@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from hearbench.probes.grid import Grid
 from hearbench.results import PAPER, THESE, Results
 from hearbench.run.evaluate import Options
-from hearbench.run.plan import EvaluatedSystem, Plan
+from hearbench.run.plan import Engine, EvaluatedSystem, Plan
 from hearbench.stats import Estimate
 from hearbench.systems.fingerprint import Fingerprint
 from hearbench.systems.specs import parse_systems
@@ -86,21 +87,33 @@ def test_tasks_are_checked_before_a_download(tmp_path: Path) -> None:
         rerun(Options(tasks_dir=tmp_path / "nowhere"), weights="published", out=tmp_path)
 
 
-def test_our_scores_stand_below_the_printed_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("engine", "grid", "trained"),
+    [
+        ("fast", "paper", "hearbench's training of heareval's probes (engine fast, grid paper)"),
+        ("heareval", "heareval", "the official heareval (grid heareval)"),
+    ],
+)
+def test_scores_stand_in_one_table_with_the_printed_ones(
+    tmp_path: Path, engine: Engine, grid: Grid, trained: str
+) -> None:
     tasks = (task("esc50-v2.0.0-full"), task("esc50-part"))
     labels = ("BEATs-iter3=beats@x.pt", "spectrum")
     evaluated = tuple(
         EvaluatedSystem(s, Fingerprint("feed", 16_000, 0, "")) for s in parse_systems(labels)
     )
-    plan = Plan(tmp_path, evaluated, tasks, 10)
+    plan = Plan(tmp_path, evaluated, tasks, 10, engine=engine, grid=grid)
     ours = {"BEATs-iter3": Estimate(84.7, 0.3, 10), "spectrum": Estimate(30.0, None, 1)}
     cells = {(name, t.path.name): score for name, score in ours.items() for t in tasks}
     results = Results(plan, (), cells, {THESE: ours, PAPER: {}}, {THESE: {}, PAPER: {}}, ())
-    lines = markdown(results, {"BEATs-iter3": ""}).splitlines()
-    assert lines[0] == "| system | source | E50 | esc50-part | s(m) | s(m), paper |"
-    at = next(i for i, line in enumerate(lines) if line.startswith("| BEATs-iter3"))
-    assert lines[at] == "| BEATs-iter3 | printed | 83.7 ± 0.3 | - | - | 86.7 ± 0.3 |"
+    text = markdown(results, {"BEATs-iter3": ""})
+    lines = text.splitlines()
+    assert lines[0] == "| Model | #M Params | E50 |"
+    assert "| BEATs-iter3 (printed) | 90.0 | 83.7 ± 0.3 |" in lines
+    assert "| BEATs-iter3 | - | 84.7 ± 0.3 |" in lines and "| spectrum | - | 30.0 |" in lines
     # half widths of 0.3 over ten seeds are standard errors of 0.1326
-    assert lines[at + 1] == "|  | here | 84.7 ± 0.3 (+5.3) | 84.7 ± 0.3 | 84.7 ± 0.3 | - |"
-    assert "| spectrum | here | 30.0 | 30.0 | 30.0 | - |" in lines
-    assert "Rows without a checkpoint: HEAR-Naive, PaSST-Base" in "\n".join(lines)
+    differences = lines[lines.index("| Model | E50 |") :]
+    assert differences[2:4] == ["| BEATs-iter3 | +5.3 |", ""]
+    assert "| BEATs-iter3 | - | **84.7 ± 0.3** | **84.7 ± 0.3** | **84.7 ± 0.3** |" in lines
+    assert f"Measured: this evaluation, by {trained}; 1 to 10 seeds." in text
+    assert "Rows without a checkpoint: HEAR-Naive, PaSST-Base" in text

@@ -85,6 +85,7 @@ def test_rows_are_trained_once_and_tabled(audio: Path, tmp_path: Path) -> None:
     )
     assert rows[5] == "| axlstm_tiny_e4_flip | - | - | - | - | 63.4 ± 0.2 |"
     assert "compare the order, not the numbers" in rows[7]
+    assert "Scores by the official heareval (grid paper)" in rows[7]
     assert rows[9] == "Not trained: axlstm_tiny_e4_flip."
 
 
@@ -99,8 +100,10 @@ def test_rows_are_trained_with_several_seeds(
     assert (first, second, len(trained)) == ("ssast_tiny", "ssast_tiny-seed1", 4)
     heads = [checkpoints.read(trained[name])[2]["head.0.weight"] for name in (first, second)]
     assert not torch.equal(*heads)
-    results = scored(Plan(tmp_path, (), (task("x-mini"),), 1), {first: 20.0, second: 30.0})
-    heads_, _, row, untested, *_ = tables.markdown("table3", trained, results).splitlines()
+    plan = Plan(tmp_path, (), (task("x-mini"),), 1, engine="fast", grid="heareval")
+    results = scored(plan, {first: 20.0, second: 30.0})
+    heads_, _, row, untested, _, caption = tables.markdown("table3", trained, results).splitlines()
+    assert "heareval's probes (engine fast, grid heareval); 1 seed of the probes." in caption
     assert heads_.endswith("| validation loss | x-mini | s(m) | printed s(m) |")
     assert row.endswith("| -, - | 20.0, 30.0 | 20.0, 30.0 (25.0) | 55.6 ± 0.2 |")  # too few clips
     assert untested.endswith("| -, - | -, - | -, - | 66.9 ± 0.3 |")

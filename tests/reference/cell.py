@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -54,6 +55,11 @@ def errors(leaves: list[Tensor], form: Callable[..., Tensor]) -> dict[str, float
         results.append((h, *gradients))
     pairs = zip(("h", *NAMES), *results, strict=True)
     return {name: _relative(found, expected) for name, found, expected in pairs}
+
+
+def largest(values: Iterable[float]) -> float:
+    """The largest value; NaN if one is NaN, which `max` would skip, or if there are none."""
+    return max(values, key=lambda value: (math.isnan(value), value), default=math.nan)
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:

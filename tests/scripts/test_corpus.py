@@ -14,7 +14,7 @@ import soundfile
 from scripts.corpus.clips import RATE, decode
 from scripts.corpus.collect import Collector, collect
 from scripts.corpus.overlaps import Index, correlation
-from scripts.corpus.repositories import FetchError, fetch
+from scripts.corpus.repositories import FetchError, fetch, open_tree
 from scripts.corpus.reserved import has_reserved_name, read_reserved
 from scripts.corpus.sources import ACCEPTED, Source, read_sources
 
@@ -199,6 +199,28 @@ def test_repositories_that_are_not_fetched_are_named(revision: str, tmp_path: Pa
         collect([], tmp_path, Collector(tmp_path / "out"))
     with pytest.raises(FetchError, match="someone/else"):
         fetch("someone/else", revision, tmp_path, server=tmp_path.as_uri())
+
+
+def test_another_version_of_a_package_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*command: str, cwd: str | None = None) -> None:
+        """Stand in for apt-get and dpkg-deb: the audio file is the name of the package's file."""
+        if command[0] == "apt-get":
+            (Path(str(cwd)) / f"{command[-1]}.deb").touch()
+        else:
+            Path(command[-1]).mkdir()
+            (Path(command[-1]) / "a.wav").write_text(Path(command[-2]).name, "utf-8")
+
+    monkeypatch.setattr("scripts.corpus.repositories._run", run)
+    for version in ("1.0-1", "1.1-1", "1.0-1"):
+        fetch("debian/sounds", version, tmp_path)
+        with open_tree("debian/sounds", version, tmp_path) as tree:
+            (item,) = tree.blobs().items()
+            assert tree.read(*item) == f"sounds={version}.deb".encode()
+    absent = open_tree("debian/sounds", "1.2-1", tmp_path)
+    with pytest.raises(FileNotFoundError, match="fetch it first"), absent:
+        pass
 
 
 def test_the_shipped_lists_are_whole(tmp_path: Path) -> None:

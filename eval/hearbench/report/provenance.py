@@ -18,7 +18,7 @@ from hearbench.probes.runs import DONE
 from hearbench.report.score_tables import kind
 from hearbench.results import Results
 from hearbench.run.plan import EvaluatedSystem, Plan
-from hearbench.systems.specs import DEFAULTS, System, parse_system
+from hearbench.systems.specs import DEFAULTS, WEIGHTS, System, parse_system
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,19 @@ def _system(plan: Plan, evaluated: EvaluatedSystem, results: Results) -> tuple[s
 
 
 def _corpus(system: System) -> str:
-    """The facts about training in the header of a .safetensors file, if there are any."""
+    """The facts about training in the header of a .safetensors file, or of a run's, if any."""
     if system.checkpoint.endswith(".random"):
         return "not pretrained"
-    if not system.checkpoint.endswith(".safetensors"):
-        return "-"
     if system.checkpoint.startswith("hf://"):  # a report does not use the network
         return "see its model card"
+    if not system.checkpoint or WEIGHTS.fullmatch(system.checkpoint):
+        return "-"  # a folder of that name would not be what was loaded
+    path = Path(system.checkpoint)
+    path = path / "model.safetensors" if path.is_dir() else path
+    if path.suffix != ".safetensors":
+        return "-"
     try:
-        with safe_open(system.checkpoint, framework="pt") as file:
+        with safe_open(path, framework="pt") as file:
             metadata = [json.loads(text) for text in (file.metadata() or {}).values()]
         return next(_training(m["training"]) for m in metadata if "training" in m)
     except (OSError, ValueError, TypeError, StopIteration, SafetensorError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from hearbench import paper_tables
@@ -105,7 +105,7 @@ def measured(results: Results, scales: Sequence[str] = (THESE,)) -> ScoreTable:
         rows.append(_row(system, cells + [results.aggregates[f].get(label) for f in scales]))
     scores = [cell for row in rows for cell in row.cells]
     caption = (
-        f"Test scores by {_probes(plan)}: {_metrics(plan)}. {spread(scores)} "
+        f"Test scores by {probes(plan, plan.tasks)}: {_metrics(plan)}. {spread(scores)} "
         "Best in bold. s(m) is relative to the worst and best single runs of the systems in this "
         f"table, over {plural(len(plan.tasks), 'task')}: it can't be compared with other tables. "
         "Parameters are those of the module as loaded."
@@ -138,9 +138,9 @@ def compared_with_printed(results: Results) -> ScoreTable | None:
         rows.append(_row(system, cells_ + [placed.get(label)] * bool(placed)))
     ours = [cell for row in rows if row.measured for cell in row.cells]
     return ScoreTable("printed", "Compared with printed scores", tuple(heads), tuple(rows), (
-        "Printed: Table 2 of the paper, ten seeds. Measured: this evaluation, "
-        f"{seeds(ours)}. Only complete official tasks, by name and "
-        "version, are listed. Best in bold; * includes the decoder. "
+        "Printed: Table 2 of the paper, ten seeds. Measured: this evaluation, by "
+        f"{probes(results.plan, by_column.values())}; {seeds(ours)}. Only complete official "
+        "tasks, by name and version, are listed. Best in bold; * includes the decoder. "
         + (
             "s(m) is on the scale of the paper's Table 2 for all rows."
             if placed
@@ -149,10 +149,10 @@ def compared_with_printed(results: Results) -> ScoreTable | None:
     ))  # fmt: skip
 
 
-def _probes(plan: Plan) -> str:
-    """Name what trained the probes, and in which search space."""
-    official = [task.path.name for task in plan.tasks if plan.engine_of(task) == "heareval"]
-    if len(official) == len(plan.tasks):
+def probes(plan: Plan, tasks: Collection[Task]) -> str:
+    """Name what trained the probes of these tasks, and in which search space."""
+    official = [task.path.name for task in tasks if plan.engine_of(task) == "heareval"]
+    if len(official) == len(tasks):
         return f"the official heareval (grid {plan.grid})"
     also = f", on {', '.join(official)} by the official heareval" if official else ""
     return f"hearbench's training of heareval's probes (engine fast, grid {plan.grid}){also}"

@@ -1,21 +1,23 @@
 """HEAR-naive, the lower bound of every comparison: a fixed random projection of log-mel frames.
 
-Follows the naive baseline of the HEAR 2021 paper (Turian et al.): 256 mel bins, a projection drawn
-once from the uniform distribution on [0, 1) over sqrt(256) to 4096 dimensions, nothing learned; one
-timestamp embedding every 50 ms, and the mean over frames 250 ms apart for a scene. It differs in
-the sampling rate (16 kHz, the tasks', instead of 44.1 kHz, with a window of 128 ms instead of
-93 ms so that no mel filter is empty), in the mel scale (HTK's instead of Slaney's), and in the
-numbers drawn.
+Follows the naive baseline of the HEAR 2021 paper (Turian et al.) as hearbaseline 2021.1.1 computes
+it: the power spectrum in 256 bins of the Slaney mel scale, whose filters have equal areas, its
+logarithm, and a projection to 4096 dimensions, drawn once from the uniform distribution on [0, 1)
+over sqrt(256). Nothing is learned. There is one timestamp embedding every 50 ms, and a scene is the
+mean over frames 250 ms apart. It differs in the sampling rate (16 kHz, the tasks', instead of
+44.1 kHz), in the window (2,048 samples, 128 ms, instead of 4,096, 93 ms), and in the numbers drawn.
 
 Shapes: B clips, n samples, T frames, F mel bins, D embedding size.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems.parts.htk_mel import htk_mel_filters
+from hearbench.systems.parts.htk_mel import triangles
 
 SAMPLE_RATE = 16_000  # Hz
 N_FFT = 2_048  # samples: 128 ms
@@ -40,8 +42,7 @@ class NaiveModel(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("window", torch.hann_window(N_FFT))
-        filters = htk_mel_filters(N_MELS, N_FFT, SAMPLE_RATE, low=0.0, high=SAMPLE_RATE / 2)
-        self.register_buffer("mel_filters", filters)
+        self.register_buffer("mel_filters", slaney_mel_filters(N_MELS, N_FFT, SAMPLE_RATE))
         projection = torch.rand(N_MELS, EMBEDDING_SIZE, generator=generator) / N_MELS**0.5
         self.register_buffer("projection", projection)
 
@@ -50,8 +51,20 @@ class NaiveModel(nn.Module):
         hop = hop_ms * SAMPLE_RATE // 1000
         padded = nn.functional.pad(audio, (N_FFT // 2, N_FFT // 2))
         frames = padded.unfold(-1, N_FFT, hop) * self.window  # [B, T, N_FFT]
-        spectrum = torch.fft.rfft(frames).abs()
-        return torch.log(spectrum @ self.mel_filters + LOG_OFFSET)
+        power = torch.fft.rfft(frames).abs().square()
+        return torch.log(power @ self.mel_filters + LOG_OFFSET)
+
+
+def slaney_mel_filters(bins: int, n_fft: int, rate: int) -> Tensor:
+    """Triangles of area 1 up to rate / 2, edges equal in Slaney mels, [n_fft // 2 + 1, bins].
+
+    The scale is linear up to 1 kHz, 15 mels, and logarithmic above: 27 mels multiply by 6.4.
+    """
+    log_step = math.log(6.4) / 27
+    highest = 15 + math.log(rate / 2 / 1000) / log_step
+    mels = torch.linspace(0, highest, bins + 2, dtype=torch.float64)
+    edges = torch.where(mels < 15, mels * 200 / 3, 1000 * torch.exp((mels - 15) * log_step))
+    return (triangles(edges, n_fft, rate) * 2 / (edges[2:] - edges[:-2])).float()
 
 
 def load_model(model_file_path: str = "", *, seed: int = 0) -> NaiveModel:

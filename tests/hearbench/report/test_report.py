@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import pickle
 import re
@@ -14,19 +15,28 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
+from safetensors.torch import save_file
 from scipy import stats
 from sklearn.metrics import average_precision_score, confusion_matrix
 
 from hearbench import report
+from hearbench.probes.grid import Grid
 from hearbench.report import pictures
 from hearbench.report.confusion import Mistakes, _read, mistakes
 from hearbench.report.content import Content, gather
 from hearbench.report.exports import summary
 from hearbench.report.paired_differences import certain
 from hearbench.report.pictures import Mark
-from hearbench.report.provenance import command
-from hearbench.report.score_tables import measured, seeds, spread, whiskers
+from hearbench.report.provenance import command, provenance
+from hearbench.report.score_tables import (
+    compared_with_printed,
+    measured,
+    seeds,
+    spread,
+    whiskers,
+)
 from hearbench.results import collect
 from hearbench.run.plan import Engine, Plan
 from hearbench.stats import Estimate, by_seed
@@ -88,15 +98,25 @@ def test_all_ten_official_tasks_get_the_paper_s_scale(tmp_path: Path) -> None:
     assert first.endswith(f"| {table.rows[-3].cells[-1]} |")
 
 
-def test_the_caption_names_engine_and_grid_once(plan: Plan) -> None:
-    def caption(engine: Engine, *only_heareval: str) -> str:
-        changed = replace(plan, engine=engine, only_heareval=only_heareval)
-        return measured(collect(changed)).caption.partition(":")[0]
+def test_captions_name_engine_and_grid_once(plan: Plan) -> None:
+    def captions(
+        engine: Engine, grid: Grid = "paper", only_heareval: tuple[str, ...] = ()
+    ) -> tuple[str, str]:
+        changed = replace(plan, engine=engine, grid=grid, only_heareval=only_heareval)
+        alone, compared = measured(results := collect(changed)), compared_with_printed(results)
+        assert compared is not None
+        beside = compared.caption.split("Measured: this evaluation, by ")[1].split(";")[0]
+        return alone.caption.removeprefix("Test scores by ").partition(":")[0], beside
 
-    assert caption("heareval") == "Test scores by the official heareval (grid paper)"
-    ours = "Test scores by hearbench's training of heareval's probes (engine fast, grid paper)"
-    assert caption("fast") == ours
-    assert caption("fast", "x-mini") == f"{ours}, on x-mini by the official heareval"
+    official = "the official heareval (grid paper)"
+    assert captions("heareval") == (official, official)
+    coarse = official.replace("paper", "heareval")
+    assert captions("heareval", "heareval") == (coarse, coarse)
+    ours = "hearbench's training of heareval's probes (engine fast, grid paper)"
+    assert captions("fast") == (ours, ours)
+    also = " by the official heareval"  # in the second table only tasks that it has
+    assert captions("fast", "paper", ("x-mini",)) == (f"{ours}, on x-mini{also}", ours)
+    assert captions("fast", "paper", (ESC,)) == (f"{ours}, on {ESC}{also}",) * 2
 
 
 def test_best_of_each_column(content: Content) -> None:
@@ -318,6 +338,35 @@ def test_captions_follow_the_finished_seeds() -> None:
 def test_nothing_finished_is_said(plan: Plan, tmp_path: Path) -> None:
     page = report.write(collect(replace(plan, out=tmp_path))).read_text("utf-8")
     assert "No system has an s(m): no run is finished." in page and "none is finished" in page
+
+
+def test_pretraining_data_is_that_of_a_file_or_of_a_run(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "axlstm_tiny" / "model.safetensors"
+    file.parent.mkdir()
+    training = {"hours": 36.5, "clips": 17_811, "corpus": "open36h", "steps": 900}
+    save_file({"x": torch.zeros(1)}, file, {"module": json.dumps({"training": training})})
+    checkpoints = {
+        str(file): "36.5 h, 17,811 clips, corpus open36h, 900 steps",
+        str(file.parent): "36.5 h, 17,811 clips, corpus open36h, 900 steps",
+        str(tmp_path): "-",
+        "axlstm_tiny": "-",  # weights with a name, although there is such a folder
+        "": "-",
+        "axlstm_tiny.random": "not pretrained",
+        "hf://org/repo": "see its model card",
+    }
+    systems = [
+        replace(plan.systems[0], system=System(f"x{n}", "hear_axlstm", checkpoint))
+        for n, checkpoint in enumerate(checkpoints)
+    ]
+    monkeypatch.chdir(tmp_path)
+    by_name = provenance(collect(replace(plan, systems=tuple(systems))))
+    monkeypatch.chdir(file.parent)  # with the file that an empty path would lead to
+    found = provenance(collect(replace(plan, systems=tuple(systems))))
+    assert found.systems == by_name.systems
+    column = found.system_heads.index("pretrained on")
+    assert [row[column] for row in found.systems] == list(checkpoints.values())
 
 
 def test_the_command_repeats_the_plan(plan: Plan) -> None:

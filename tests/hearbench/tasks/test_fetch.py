@@ -77,6 +77,10 @@ def urls(archive: Archive) -> list[str]:
     return [source.url for source in archive.sources]
 
 
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def write(folder: Path, content: bytes) -> Path:
     path = folder / "archive.tar.gz"
     path.write_bytes(content)
@@ -122,6 +126,36 @@ def test_an_interrupted_conversion_goes_on(
     assert not list((tmp_path / ".fetch").iterdir())  # the archive was downloaded by us
     clips = [name for name in again if name.endswith(".wav")]
     assert clips and not set(clips) & set(written)
+
+
+def test_an_archive_that_was_replaced_is_converted_from_the_start(
+    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def clips() -> dict[str, str]:
+        found = (tmp_path / NAME / "16000").rglob("*.wav")
+        return {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in found}
+
+    [found] = find_archives([TASK], tmp_path / ".fetch", [Mirror("http://unused")], {})
+    found.path.parent.mkdir()
+    found.path.write_bytes(tar(files))
+    fetch_task(found, tmp_path, [16_000], WORKERS)
+    first = clips()
+    with monkeypatch.context() as patch:  # all clips are converted, but the folder stays unfinished
+        patch.setattr(Path, "rename", interrupt)
+        (tmp_path / NAME).replace(tmp_path / "elsewhere")
+        with pytest.raises(KeyboardInterrupt):
+            fetch_task(found, tmp_path, [16_000], WORKERS)
+    softer = {}
+    for name, content in files.items():
+        if name.endswith(".wav"):
+            samples, rate = soundfile.read(io.BytesIO(content))
+            soundfile.write(buffer := io.BytesIO(), samples / 2, rate, format="WAV")
+            content = buffer.getvalue()
+        softer[name] = content
+    found.path.write_bytes(tar(softer))
+    fetch_task(found, tmp_path, [16_000], WORKERS)
+    assert clips().keys() == first.keys() and not set(clips().values()) & set(first.values())
+    assert [path.name for path in (tmp_path / ".fetch").iterdir()] == [TASK.archive]
 
 
 def test_wrong_checksum(server: FileServer, tmp_path: Path) -> None:
@@ -261,7 +295,8 @@ def test_hostile_members_are_refused(
     with pytest.raises(FetchError, match=message):
         fetch_task(archive(server, tasks_dir), tasks_dir, [16_000], WORKERS)
     left = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {Path(f"outer/tasks/.fetch/{TASK.archive}{end}") for end in ("", ".downloaded")}
+    names = (TASK.archive, f"{TASK.archive}.downloaded", f"{NAME}.partial.source")
+    assert left == {Path("outer/tasks/.fetch", name) for name in names}
 
 
 def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,9 +382,6 @@ def test_command(
 
 
 def test_ctrl_c(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(fetch, "convert", interrupt)
     assert fetch_tasks(tmp_path, (NAME,), url=server.url) == 130
 

@@ -66,9 +66,13 @@ def htk_mel_filters(bins: int, n_fft: int, rate: int, low: float, high: float) -
         high: upper edge of the highest one.
     """
     # In float32 like torchaudio: the filters' edges then agree to the last digit but one.
-    hz = torch.linspace(0, rate / 2, n_fft // 2 + 1)[:, None]
     edges_mel = torch.linspace(_mel(low), _mel(high), bins + 2)
-    edges = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
+    return triangles(700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0), n_fft, rate)
+
+
+def triangles(edges: Tensor, n_fft: int, rate: int) -> Tensor:
+    """Triangular filters with peak 1 [n_fft // 2 + 1, bins] between edges [bins + 2] in Hz."""
+    hz = torch.linspace(0, rate / 2, n_fft // 2 + 1, dtype=edges.dtype)[:, None]
     left, center, right = edges[:-2], edges[1:-1], edges[2:]
     rising, falling = (hz - left) / (center - left), (right - hz) / (right - center)
     return torch.minimum(rising, falling).clamp(min=0)

@@ -32,9 +32,13 @@ def fetch_task(
         _check(archive)
     else:
         _download(archive, downloaded)
-        shutil.rmtree(archive.partial, ignore_errors=True)  # left by another download
+    source = archive.partial.with_name(f"{archive.partial.name}.source")  # what it is made from
+    if not source.is_file() or source.read_text("utf-8") != _identity(archive.path):
+        shutil.rmtree(archive.partial, ignore_errors=True)
+        source.write_text(_identity(archive.path), "utf-8")
     convert(archive.path, archive.task, archive.partial, rates, workers)
     archive.partial.rename(folder / archive.task.folder)
+    source.unlink()
     if downloaded.is_file():
         if not keep and downloaded.read_text("utf-8") == _identity(archive.path):
             archive.path.unlink()
