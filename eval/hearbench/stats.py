@@ -189,7 +189,7 @@ def aggregate_paper(runs: Sequence[Run], system: str, columns: Mapping[str, str]
     """
     if lacking := [column for column in PAPER_RANGES if column not in columns.values()]:
         raise AggregateError(
-            f"the paper's scale needs its ten official tasks in full; {', '.join(lacking)} missing"
+            f"the paper's scale needs its ten official tasks in full; missing: {', '.join(lacking)}"
         )
     seeds = _complete_seeds(runs, system, list(columns)).values()
     return summarize([paper_score({columns[t]: seed[t] for t in columns}) for seed in seeds])

@@ -21,7 +21,7 @@ WORK = ".fetch"  # archives and unfinished tasks, in the folder of tasks
 
 
 def fetch_tasks(
-    folder: Annotated[Path, tyro.conf.Positional],
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")],
     tasks: Annotated[tuple[str, ...], option("NAME ...")] = (),
     rates: tuple[int, ...] = (16_000,),
     url: Annotated[str | None, option("URL")] = None,

@@ -34,7 +34,7 @@ def systems(name: Annotated[str | None, tyro.conf.Positional, option("[NAME]")] 
             for system, card in CATALOG.items():
                 print(f"{system:12} {getattr(card, field)}")
         print(
-            "\nRun one as NAME@CHECKPOINT: hearbench run --systems beats@BEATs_iter3.pt naive\n"
+            "\nRun one as NAME@CHECKPOINT: hearbench run --systems beats@PATH naive\n"
             "Choices that a paper leaves open: hearbench systems NAME\n"
             "Any other module with the HEAR API: MODULE@CHECKPOINT; short names: "
             f"{', '.join(DEFAULTS)}"

@@ -31,25 +31,27 @@ def tasks(
     found = {path.name: check_task(path) for path in paths}
     print(LINE.format(*HEADS))
     for name in dict.fromkeys([*OFFICIAL, *found]):
-        print(_row(name, found.get(name)))
+        print(_row(name, found.get(name), "missing" if folder else "-"))
     print(f"\nThe licenses are those of the original datasets: {LICENSES}")
     broken = {name: findings.problems for name, findings in found.items() if findings.problems}
     for name, problems in broken.items():
         print(f"\n{name} is broken:", *problems[:SHOWN], sep="\n  ")
         if len(problems) > SHOWN:
             print(f"  and {len(problems) - SHOWN:,} more")
-    if missing := [name for name in OFFICIAL if name not in found]:
+    if folder is None:
+        print("Next: hearbench fetch-tasks --help")
+    elif missing := [name for name in OFFICIAL if name not in found]:
         print(f"{len(missing)} of the ten are missing. Next: hearbench fetch-tasks --help")
-    elif folder is not None and not broken:
+    elif not broken:
         print(f"Next: hearbench run --tasks-dir {folder}")
     return 1 if broken else 0
 
 
-def _row(name: str, found: ValidationReport | None) -> str:
-    """A task's own numbers if it exists and is valid, else the published ones."""
+def _row(name: str, found: ValidationReport | None, state: str) -> str:
+    """A task's own numbers if it exists and is valid, else the published ones, with a state."""
     official = OFFICIAL.get(name)
     published = official and (official.metric, official.folds, official.classes, official.clips)
-    state, numbers = "missing", published or ("-",) * 4
+    numbers = published or ("-",) * 4
     if found is not None and found.problems:
         state = "broken"
     elif found is not None and found.task is not None:

@@ -91,7 +91,7 @@ def _module(name: str, checkpoint: str) -> str:
     if card.checkpoint and not checkpoint:
         raise SystemSpecError(
             f"system {name!r} needs weights: write {name}@{card.checkpoint} with their path "
-            f"(`hearbench systems {name}` says where they are published)"
+            f"(`hearbench weights list` shows what can be downloaded)"
         )
     return f"hearbench.systems.{name}"
 
