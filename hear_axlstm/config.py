@@ -125,13 +125,19 @@ class ModelConfig:
                 f"patch {self.patch} does not tile a window of {self.window_frames} frames x "
                 f"{self.mel.n_mels} mel bins: choose sizes that divide both"
             )
-        if math.prod(self.grid) > MOST_PATCHES:
+        patches = math.prod(self.grid)
+        if patches > MOST_PATCHES:
             raise ValueError(
                 f"window_frames={self.window_frames} and n_mels={self.mel.n_mels} make "
-                f"{math.prod(self.grid):,} patches, more than {MOST_PATCHES:,}: reduce either"
+                f"{patches:,} patches, more than {MOST_PATCHES:,}: reduce either"
             )
         if type(self.mask_ratio) is not float or not 0.0 < self.mask_ratio < 1.0:
             raise ValueError(f"mask_ratio={self.mask_ratio!r} must be between 0 and 1")
+        if not 0 < (masked := round(self.mask_ratio * patches)) < patches:
+            raise ValueError(
+                f"mask_ratio={self.mask_ratio} masks {masked} of the {patches} patches of a "
+                "window: choose one that masks at least one, but not all"
+            )
 
     def _check_choice(self, name: str, choices: tuple) -> None:
         if getattr(self, name) not in choices:

@@ -72,8 +72,7 @@ def _machine() -> dict[str, str]:
 
 def _devices() -> list[str]:
     names = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
-    kernels = f"(backend {backend('cuda')})" if names else ""
-    cuda = [f"cuda:{n} {name} {kernels}" for n, name in enumerate(names)]
+    cuda = [f"cuda:{n} {name} (backend {backend(f'cuda:{n}')})" for n, name in enumerate(names)]
     mps = ["mps"] if torch.backends.mps.is_available() else []
     return [f"cpu (backend {backend('cpu')})", *cuda, *mps]
 

@@ -64,8 +64,8 @@ class ClipEncoder(nn.Module):
         weights.
 
         Raises:
-            ValueError: if the model is not on a CPU or not float32, or has blocks with hooks or
-                replaced submodules.
+            ValueError: if the model is not on a CPU or not float32, or has hooks, or blocks with
+                replaced parts.
         """
         self.check_dtype()
         if self.device.type != "cpu":
@@ -90,7 +90,7 @@ class ClipEncoder(nn.Module):
         is_fused = state.pop("is_fused")
         super().__setstate__(state)
         if is_fused:
-            self.fuse()
+            self.infer()  # perhaps on another device
 
     @property
     def device(self) -> torch.device:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hear_axlstm.embed.fused_block import FusedMLSTM, Pack
 from hear_axlstm.models import layers
 from hear_axlstm.models.encoder import Encoder
-from hear_axlstm.models.mlstm import MLSTMBlock
+from hear_axlstm.models.mlstm import MLSTMBlock, cell
 from hear_axlstm.ops.backends import packed
 from hear_axlstm.ops.cores import on_each_core, thread_count, without_torch_threads
 from hear_axlstm.ops.tracing import check_storage
@@ -33,24 +33,34 @@ class FusedEncoder:
         pack: packs the weights of the projections.
 
     Raises:
-        ValueError: for an encoder with hooks, or mLSTM blocks with replaced submodules.
+        ValueError: for an encoder with hooks, or with a replaced forward, cell or submodule of an
+            mLSTM block.
     """
 
     @torch.no_grad()
     def __init__(self, encoder: Encoder, dtype: torch.dtype, pack: Pack = packed) -> None:
-        self._modules = tuple(encoder.named_modules())
-        self.check_hooks()
+        self._encoder, self._modules = encoder, dict(encoder.named_modules())
+        self.check_modules()
         self.patches, self.norm = copy.deepcopy((encoder.patches, encoder.norm))
         self.cls_token = encoder.cls_token.detach().clone()
         self.blocks = [_fuse_block(block, n, dtype, pack) for n, block in enumerate(encoder.blocks)]
         self.dtype = dtype
         self.is_compiled = all(getattr(block, "compiled", None) for block in self.blocks)
 
-    def check_hooks(self) -> None:
-        """Raise ValueError if a module of the encoder has hooks: they would not be called."""
-        for name, module in self._modules:
+    def check_modules(self) -> None:
+        """Raise ValueError if a module was replaced, or has code that would not be called."""
+        modules = dict(self._encoder.named_modules())
+        if modules != self._modules:
+            both = self._modules | modules
+            name = next(n for n in both if self._modules.get(n) is not modules.get(n))
+            raise _replaced(name, modules.get(name))
+        for name, module in modules.items():
             if module._forward_hooks or module._forward_pre_hooks:
                 raise _bypassed(f"{name or 'the encoder'} has hooks")
+            if "forward" in module.__dict__:
+                raise _bypassed(f"the forward of {name or 'the encoder'} was replaced")
+            if type(module) is MLSTMBlock and module.cell is not cell:
+                raise _bypassed(f"the cell of {name} was replaced")
 
     @torch.no_grad()
     def __call__(self, mel_WTF: Tensor) -> Tensor:
@@ -60,10 +70,10 @@ class FusedEncoder:
         number of windows; the remaining windows are encoded by all cores together.
 
         Raises:
-            ValueError: if hooks were added to the encoder.
+            ValueError: if hooks were added to the encoder, or its modules replaced.
             TypeError: for a tensor of `torch.func`, whose transforms are local to a thread.
         """
-        self.check_hooks()
+        self.check_modules()
         check_storage(mel_WTF, "log-mel")
         patches_WND, cores = self.patches(mel_WTF), thread_count()
         shared = len(patches_WND) % cores if self.is_compiled else 0
@@ -90,10 +100,15 @@ def _fuse_block(block: nn.Module, index: int, dtype: torch.dtype, pack: Pack) ->
     if type(block) is MLSTMBlock:
         for name, part in block.named_children():
             if type(part).__module__ != layers.__name__:
-                raise _bypassed(f"blocks.{index}.{name} was replaced ({type(part).__name__})")
+                raise _replaced(f"blocks.{index}.{name}", part)
         return FusedMLSTM(block, dtype, pack)
     lower = copy.deepcopy(block).to(dtype)
     return lambda tokens_BSD, _: lower(tokens_BSD.to(dtype)).float()
+
+
+def _replaced(name: str, module: nn.Module | None) -> ValueError:
+    new = "removed" if module is None else f"replaced ({type(module).__name__})"
+    return _bypassed(f"{name} was {new}")
 
 
 def _bypassed(what: str) -> ValueError:

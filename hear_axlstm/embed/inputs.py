@@ -162,12 +162,13 @@ def check_clip(samples: Any, name: str, device: torch.device) -> Tensor:
         TypeError, ValueError: for another type or shape, or non-finite samples.
     """
     check_type(samples, name)
-    if isinstance(samples, np.ndarray):
+    is_array = isinstance(samples, np.ndarray)
+    if is_array:
         if samples.dtype.kind not in "fiub":
             raise TypeError(f"{name} is {describe(samples)}: pass real samples in -1..1")
         native = samples.dtype.newbyteorder("=")
         dtype = np.float64 if native.itemsize > 8 else native  # torch has no wider floats
-        samples = torch.from_numpy(np.array(samples, dtype)).to(device)
+        samples = torch.from_numpy(np.array(samples, dtype))
     if not isinstance(samples, Tensor):
         raise TypeError(f"{name} is {describe(samples)}: pass a NumPy array or a torch.Tensor")
     if samples.ndim != 1:
@@ -175,8 +176,8 @@ def check_clip(samples: Any, name: str, device: torch.device) -> Tensor:
             f"{name} has shape {tuple(samples.shape)}: pass mono samples [n]; average channels "
             "first"
         )
-    _check_values(samples, name, device)
-    return samples.float()
+    _check_values(samples, name, samples.device if is_array else device)
+    return samples.float().to(device)  # in this order: some devices have no float64
 
 
 def check_type(audio: object, name: str) -> None:

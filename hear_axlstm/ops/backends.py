@@ -1,4 +1,4 @@
-"""Selection of the backend, once for each type of device.
+"""Selection of the backend, once for each device.
 
 The environment variable HEAR_AXLSTM_BACKEND, read at first use, selects one:
 
@@ -31,27 +31,31 @@ BACKENDS = ("auto", "torch", "cpu", "triton")
 WIDE = 1 << 20  # weights with more values are 5 to 20 % faster with MKL than with `gemm`
 TOLERANCE = 1e-3  # of the self-check, relative to the largest value
 
-_chosen: dict[str, str] = {}  # by kind of device
+_chosen: dict[str, str] = {}  # by device
 
 
-def backend(device_type: str) -> str:
-    """Return the backend for a type of device: "torch", "cpu" or "triton".
+def backend(device: torch.device | str) -> str:
+    """Return the backend for a device: "torch", "cpu" or "triton".
+
+    Args:
+        device: a device or its name; "cuda" is the current GPU.
 
     Raises:
         ValueError: if HEAR_AXLSTM_BACKEND names an unknown backend or one unavailable here.
     """
-    if device_type not in _chosen:
+    name = f"cuda:{torch.cuda.current_device()}" if str(device) == "cuda" else str(device)
+    if name not in _chosen:
         if torch.compiler.is_compiling():
             return "torch"  # the only choice while a graph is being traced
-        _chosen[device_type] = _choose(device_type)
-    return _chosen[device_type]
+        _chosen[name] = _choose(torch.device(name))
+    return _chosen[name]
 
 
 def quadratic_cell(
     q: Tensor, k: Tensor, v: Tensor, a: Tensor, running_max: Tensor, floor: Tensor
 ) -> Tensor:
     """Hidden states of the cell by the backend; see `hear_axlstm.ops.contract.QuadraticCell`."""
-    by_triton = backend(q.device.type) == "triton" and triton_impl.supports(q)
+    by_triton = backend(q.device) == "triton" and triton_impl.supports(q)
     form: QuadraticCell = triton_impl.quadratic_cell if by_triton else torch_impl.quadratic_cell
     return form(q, k, v, a, running_max, floor)
 
@@ -88,30 +92,30 @@ def packed_for_few(weight: Tensor) -> PackedLinear:
     return PackedLinear(weight, library.gemm_columns() if by_gemm else 0)
 
 
-def _choose(device_type: str) -> str:
+def _choose(device: torch.device) -> str:
     asked = os.environ.get(SWITCH, "auto")
     if asked not in BACKENDS:
         raise ValueError(f"{SWITCH}={asked!r}: use one of {', '.join(BACKENDS)}")
     if asked == "torch":
         return "torch"
-    if device_type == "cpu" and asked in ("auto", "cpu"):
+    if device.type == "cpu" and asked in ("auto", "cpu"):
         if asked == "cpu" and not library.is_available():
             raise ValueError(
                 f"{SWITCH}=cpu, but there is no compiled library: install a C++ compiler and "
                 "reinstall the package, or use auto"
             )
         return "cpu" if library.is_available() else "torch"
-    if asked == "triton" and triton_impl.is_available(torch.device(device_type)):
+    if asked == "triton" and triton_impl.is_available(device):
         return "triton"
-    if device_type == "cuda" and asked == "triton":
+    if device.type == "cuda" and asked == "triton":
         raise ValueError(f"{SWITCH}=triton needs Triton and a GPU of capability 8.0: use auto")
-    is_cuda = device_type == "cuda" and triton_impl.is_available(torch.device("cuda"))
-    return "triton" if asked == "auto" and is_cuda and triton_agrees("cuda") else "torch"
+    is_cuda = device.type == "cuda" and triton_impl.is_available(device)
+    return "triton" if asked == "auto" and is_cuda and triton_agrees(device) else "torch"
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def triton_agrees(device_type: str) -> bool:
+def triton_agrees(device: torch.device | str) -> bool:
     """Whether the Triton kernels compile and agree with PyTorch on a small case."""
     generator, on_cpu = torch.Generator("cpu").manual_seed(0), torch.device("cpu")
     shape = 1, 70, 1, 48
@@ -121,10 +125,11 @@ def triton_agrees(device_type: str) -> bool:
     a = torch.randn(shape[:3], generator=generator, dtype=torch.float64, device=on_cpu)
     running_max = a.cummax(1).values
     floor = torch.full(shape[:3], 0.1, dtype=torch.float32, device=on_cpu)
-    leaves = [x.to(device_type).requires_grad_() for x in (q, k, v, a, running_max, floor)]
+    leaves = [x.to(device).requires_grad_() for x in (q, k, v, a, running_max, floor)]
     results = []
     try:
-        with torch.autocast(device_type, enabled=False):  # the caller's would round the reference
+        # The caller's autocast would round the reference.
+        with torch.autocast(torch.device(device).type, enabled=False):
             for form in (torch_impl.quadratic_cell, triton_impl.quadratic_cell):
                 h = form(*leaves)
                 results.append((h, *torch.autograd.grad(h.square().sum(), leaves)))

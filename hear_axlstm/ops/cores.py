@@ -12,39 +12,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
-from queue import SimpleQueue
-from threading import Barrier, BrokenBarrierError, Lock, Thread
-from typing import Any, TypeVar
+from threading import Barrier, Lock, Thread
+from typing import TypeVar
 
 import torch
 
-from hear_axlstm.ahead import complete
+from hear_axlstm.ahead import Threads
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class _Worker:
-    """A daemon thread that runs submitted work with single-threaded torch."""
-
-    def __init__(self, started: Barrier) -> None:
-        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
-        Thread(target=self._serve, args=(started,), daemon=True).start()
-
-    def submit(self, work: Callable[[], R]) -> Future[R]:
-        future: Future[R] = Future()
-        self._work.put((future, work))
-        return future
-
-    def _serve(self, started: Barrier) -> None:
-        torch.set_num_threads(1)
-        torch.get_num_threads()  # the first query fixes the number for this thread
-        try:
-            started.wait()
-        except BrokenBarrierError:  # another worker could not start
-            return
-        while True:
-            complete(*self._work.get())
 
 
 class _Sharing(threading.local):
@@ -57,14 +33,19 @@ class _Sharing(threading.local):
 
 
 _sharing = _Sharing()
-_starting, _idle = Lock(), list[_Worker]()
+_starting, _idle = Lock(), list[Threads]()  # pools of one thread each
 
 
 def _after_fork() -> None:
-    """Forget the parent's threads, and a lock that one of them may have held."""
+    """Forget the parent's threads, and a lock that one of them may have held.
+
+    The threads that the parent's torch operations shared do not exist in the child, which would
+    wait for them forever: torch is single-threaded in it.
+    """
     global _starting
     _starting = Lock()
     _idle.clear()
+    torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
@@ -125,7 +106,7 @@ def without_torch_threads(work: Callable[[], R], threads: int | None = None) -> 
         return _run([worker], run, stop)[0]
 
 
-def _run(workers: Sequence[_Worker], work: Callable[[], R], stop: threading.Event) -> list[R]:
+def _run(workers: Sequence[Threads], work: Callable[[], R], stop: threading.Event) -> list[R]:
     """Run `work` in each worker; after an error, or an interruption such as Ctrl-C, set `stop`."""
     futures: list[Future[R]] = []
     try:
@@ -139,7 +120,7 @@ def _run(workers: Sequence[_Worker], work: Callable[[], R], stop: threading.Even
 
 
 @contextmanager
-def _borrowed(count: int) -> Iterator[list[_Worker]]:
+def _borrowed(count: int) -> Iterator[list[Threads]]:
     """Idle workers, or new ones, for one caller."""
     with _starting:
         workers = [_idle.pop() for _ in range(min(count, len(_idle)))]
@@ -151,9 +132,9 @@ def _borrowed(count: int) -> Iterator[list[_Worker]]:
             _idle.extend(workers)
 
 
-def _start(count: int) -> list[_Worker]:
+def _start(count: int) -> list[Threads]:
     """Start workers, from a thread of their own."""
-    workers: list[_Worker] = []
+    workers = [Threads(1) for _ in range(count)]
     errors: list[BaseException] = []
 
     def start() -> None:
@@ -161,10 +142,13 @@ def _start(count: int) -> list[_Worker]:
         # theirs is restored once all workers have started, and callers take turns until then.
         inherited, started = torch.get_num_threads(), Barrier(count + 1)
         try:
-            workers.extend([_Worker(started) for _ in range(count)])
+            for worker in workers:
+                worker.submit(_begin, started)
             started.wait()
         except BaseException as error:
             started.abort()  # otherwise waiting threads would wait forever
+            for worker in workers:
+                worker.shutdown()
             errors.append(error)
         finally:
             torch.set_num_threads(inherited)
@@ -176,3 +160,10 @@ def _start(count: int) -> list[_Worker]:
     if errors:
         raise errors[0]
     return workers
+
+
+def _begin(started: Barrier) -> None:
+    """Make torch single-threaded in this thread, and wait for the others."""
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # the first query fixes the number for this thread
+    started.wait()

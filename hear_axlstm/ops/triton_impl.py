@@ -43,8 +43,9 @@ def quadratic_cell(
     """Hidden states of the cell on a GPU; see `hear_axlstm.ops.contract.QuadraticCell`.
 
     Differentiable once in all arguments. Products of bfloat16 and float16 are accumulated in
-    float32. Those of float32 follow `torch.set_float32_matmul_precision`: with "highest", the
-    default, three TF32 products replace one, which is close to float32; otherwise a single one.
+    float32. Those of float32 follow `torch.backends.cuda.matmul.fp32_precision`, which
+    `torch.set_float32_matmul_precision` also sets: a single TF32 product if it is "tf32";
+    otherwise, as by default, three of them, which is close to float32.
 
     The first call for a head size and a dtype compiles and times several tilings.
 

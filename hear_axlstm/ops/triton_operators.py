@@ -157,8 +157,14 @@ def _constants(q: Tensor) -> dict[str, int]:
 
 def _precision(dtype: torch.dtype) -> str:
     """How Triton uses TF32 for products in float32; ignored for half-precision types."""
-    exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    return "tf32x3" if exact else "tf32"
+    return "tf32x3" if dtype == torch.float32 and not _allows_tf32() else "tf32"
+
+
+def _allows_tf32() -> bool:
+    settings = torch.backends.cuda.matmul
+    if hasattr(settings, "fp32_precision"):  # the older getter raises if the newer one was used
+        return settings.fp32_precision == "tf32"
+    return torch.get_float32_matmul_precision() != "highest"
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:

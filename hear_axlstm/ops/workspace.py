@@ -22,5 +22,6 @@ class Workspace:
         dtype = dtype or like.dtype
         tensor = self._tensors.get(name)
         if tensor is None or (tensor.shape, tensor.dtype) != (shape, dtype):
-            tensor = self._tensors[name] = like.new_empty(shape, dtype=dtype)
+            with torch.inference_mode(False):  # usable in any mode later
+                tensor = self._tensors[name] = like.new_empty(shape, dtype=dtype)
         return tensor

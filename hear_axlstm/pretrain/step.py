@@ -62,7 +62,7 @@ def make_train_step(model: nn.Module, config: PretrainConfig, context: DistConte
 
 
 def _compiled(model: nn.Module, device: torch.device) -> Callable[..., torch.Tensor]:
-    backend(device.type)  # chosen now: there is no choice while a graph is traced
+    backend(device)  # chosen now: there is no choice while a graph is traced
     return torch.compile(model)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +16,7 @@ from torch._subclasses import FakeTensorMode
 from hear_axlstm import get_scene_embeddings, get_timestamp_embeddings, load_model
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.inputs import Request, answer_scenes
+from tests.helpers.platforms import posix_only
 
 AUDIO = 0.5 * torch.randn(2, 20_000, generator=torch.Generator().manual_seed(0))
 
@@ -92,6 +95,34 @@ def test_a_mode_changes_no_stream(mode: str) -> None:
     with MODES[mode]():
         found = model.stream(statistics).push(AUDIO[0])[0]
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-5)
+
+
+FORK = """
+import faulthandler, os, sys, torch
+from hear_axlstm import load_model
+torch.set_num_threads(2)
+model, clip = load_model("axlstm_tiny.random"), torch.randn(160_000) / 10
+if sys.argv[1] == "unfused":
+    model.unfuse()
+expected = model.embed_scenes(clip)
+child = os.fork()
+if child == 0:
+    faulthandler.dump_traceback_later(60, exit=True)
+    several = model.embed_scenes([(clip, 16_000), (clip, 16_000)])
+    close = [torch.allclose(found, expected, atol=1e-5) for found in
+             (model.embed_scenes(clip), *torch.as_tensor(several))]
+    os._exit(0 if all(close) else 1)
+sys.exit(os.waitpid(child, 0)[1] != 0)
+"""
+
+
+@posix_only
+@pytest.mark.parametrize("weights", ["fused", "unfused"])
+def test_a_forked_process_embeds(weights: str) -> None:
+    """Clips that are long enough for operations that torch's threads share."""
+    command = [sys.executable, "-W", "ignore", "-c", FORK, weights]
+    result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=180)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,6 +1,7 @@
 """Fused weights on a CPU against the modules that they were made of."""
 
 import copy
+import io
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -138,9 +139,19 @@ def test_fusing_again_counts_what_a_sum_does_not_show() -> None:
         lambda model: model.load_state_dict(tiny(seed=1).state_dict()),
         lambda model: model.encoder.load_state_dict(tiny(seed=1).encoder.state_dict()),
         lambda model: model.double().float(),
+        lambda model: model.encoder.double().float(),
         lambda model: setattr(model, "encoder", tiny(seed=1).encoder),
     ],
-    ids=["unfuse", "train", "encoder.train", "load", "encoder.load", "dtype", "replaced"],
+    ids=[
+        "unfuse",
+        "train",
+        "encoder.train",
+        "load",
+        "encoder.load",
+        "dtype",
+        "encoder.dtype",
+        "replaced",
+    ],
 )
 def test_what_drops_fused_weights(drop: Callable[[Embedder], object]) -> None:
     model = tiny().fuse()
@@ -174,6 +185,16 @@ def test_a_pickled_model_is_fused_for_the_processor_that_loads_it(
         patch.setattr(library, "gemm_columns", lambda: 2)
         pickled = pickle.dumps(model.fuse())
     torch.testing.assert_close(embedded(pickle.loads(pickled)), expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_saved_fused_model_can_be_loaded_on_another_device(device: str) -> None:
+    file = io.BytesIO()
+    torch.save(tiny().fuse(), file)
+    file.seek(0)
+    loaded = torch.load(file, map_location=device, weights_only=False)
+    assert loaded.device.type == device and not loaded.training
+    assert (loaded.encoder.fused is not None) == (device == "cpu")
 
 
 @pytest.mark.parametrize("use", [Embedder.scene, Embedder.forward])
@@ -239,6 +260,43 @@ def test_replaced_parts_of_an_unfused_model_are_called(name: str) -> None:
     setattr(block, name, Doubled(getattr(block, name)))
     assert (embedded(model) - before).norm() > 1e-4 * before.norm()
     with pytest.raises(ValueError, match=rf"blocks\.1\.{name} was replaced \(Doubled\)"):
+        model.fuse()
+
+
+CHANGES: dict[str, Callable[[Encoder], object]] = {
+    r"blocks\.1\.proj_down was replaced \(Doubled\)": lambda encoder: setattr(
+        encoder.blocks[1], "proj_down", Doubled(encoder.blocks[1].proj_down)
+    ),
+    r"blocks\.0 was replaced \(Doubled\)": lambda encoder: encoder.blocks.__setitem__(
+        0, Doubled(encoder.blocks[0])
+    ),
+    r"norm was replaced \(Identity\)": lambda encoder: setattr(encoder, "norm", nn.Identity()),
+    r"blocks\.1 was removed": lambda encoder: encoder.blocks.__delitem__(1),
+    r"the forward of blocks\.1 was replaced": lambda encoder: setattr(
+        encoder.blocks[1], "forward", lambda tokens: tokens
+    ),
+    r"the forward of the encoder was replaced": lambda encoder: setattr(
+        encoder, "forward", lambda mel: mel
+    ),
+    r"the cell of blocks\.1 was replaced": lambda encoder: setattr(
+        encoder.blocks[1], "cell", lambda q, k, v, log_i, log_f: v
+    ),
+}
+
+
+@pytest.mark.parametrize("message", CHANGES)
+def test_changes_of_a_fused_model_are_not_passed_over(message: str) -> None:
+    model = tiny().fuse()
+    CHANGES[message](model.encoder)
+    with pytest.raises(ValueError, match=f"{message}, which.*use the model unfused"):
+        embedded(model)
+
+
+@pytest.mark.parametrize("message", [message for message in CHANGES if "the " in message])
+def test_what_fusing_would_drop_is_refused(message: str) -> None:
+    model = tiny()
+    CHANGES[message](model.encoder)
+    with pytest.raises(ValueError, match=message):
         model.fuse()
 
 

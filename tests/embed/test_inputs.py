@@ -22,7 +22,7 @@ from hear_axlstm.audio import AudioError
 from hear_axlstm.audio.clips import AudioClip
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.embed.inputs import AudioWarning, Failed
+from hear_axlstm.embed.inputs import AudioWarning, Failed, check_clip
 
 RATE = 16_000
 SOUND = 0.1 * np.random.default_rng(0).standard_normal(9_000).astype("f4")
@@ -253,6 +253,19 @@ def test_bfloat16_with_a_rate_and_lengths_that_are_shares(model: Embedder) -> No
     for lengths in ([1.0, 0.5], torch.tensor([1.0, 0.5]), 800):
         with pytest.raises(TypeError, match="one whole number of samples for each clip"):
             model.embed_scenes(np.stack([SOUND, SOUND]), lengths)  # type: ignore[arg-type]
+
+
+def test_arrays_of_float64_reach_the_device_as_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apple GPUs have no float64. The values are checked before."""
+    moved, to = [], torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *a: (moved.append(x.dtype), to(x, *a))[1])
+    meta = torch.device("meta")
+    found = check_clip(SOUND.astype("f8"), "clip", meta)
+    assert found.device == meta and moved == [found.dtype] == [torch.float32]
+    with pytest.raises(ValueError, match="clip has a sample of magnitude nan"):
+        check_clip(np.array([np.nan]), "clip", meta)
+    with pytest.raises(ValueError, match="clip is on cpu, the model on meta"):
+        check_clip(torch.from_numpy(SOUND), "clip", meta)
 
 
 def test_silence_and_short_clips_are_warned_of(model: Embedder) -> None:

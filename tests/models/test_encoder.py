@@ -238,6 +238,8 @@ def test_config_survives_json_and_refuses_nonsense() -> None:
         ({"patch": (5, 16)}, "patch"),
         ({"input_gate": "relu"}, "input_gate"),
         ({"mask_ratio": 1.0}, "mask_ratio"),
+        ({"mask_ratio": 0.002}, "mask_ratio=0.002 masks 0 of the 250 patches"),
+        ({"mask_ratio": 0.999}, "mask_ratio=0.999 masks 250 of the 250 patches"),
         ({"window_frames": 202}, "window of 202"),
         ({"dim": 30}, "dim=30 must be a multiple of 4"),
     ):

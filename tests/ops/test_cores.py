@@ -13,6 +13,7 @@ from threading import enumerate as enumerate_threads
 import pytest
 import torch
 
+from hear_axlstm import ahead
 from hear_axlstm.ops import cores
 from hear_axlstm.ops.cores import on_each_core, thread_count, without_torch_threads
 from tests.helpers.platforms import posix_only
@@ -77,7 +78,9 @@ def test_a_fork_starts_its_own_threads() -> None:
     child = os.fork()
     if child == 0:
         faulthandler.dump_traceback_later(30, exit=True)
-        os._exit(0 if work() == list(range(5)) else 1)
+        alone = torch.get_num_threads() == 1 and work() == list(range(5))
+        torch.set_num_threads(3)
+        os._exit(0 if alone and work() == list(range(5)) else 1)
     assert os.waitpid(child, 0)[1] == 0
 
 
@@ -130,11 +133,12 @@ def test_a_thread_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch)
                 raise RuntimeError("can't start new thread")
             super().start()
 
-    started = count()
+    started, before = count(), set(enumerate_threads())
     monkeypatch.setattr(cores, "_idle", [])
-    monkeypatch.setattr(cores, "Thread", Refused)
+    monkeypatch.setattr(ahead, "Thread", Refused)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         on_each_core(lambda item: item, range(9))
+    assert set(enumerate_threads()) <= before  # those that had started have ended
     with ThreadPoolExecutor() as pool:
         assert pool.submit(torch.get_num_threads).result() == 3
 

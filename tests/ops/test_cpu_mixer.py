@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hear_axlstm import get_scene_embeddings, load_model
 from hear_axlstm.config import InputGate
 from hear_axlstm.models.mlstm import MLSTMBlock
-from hear_axlstm.ops import backends, cpu_mixer, library, torch_impl
+from hear_axlstm.ops import backends, cpu_mixer, library, torch_impl, triton_impl
 from hear_axlstm.ops.fuse import fuse_weights
 from tests.helpers.mlstm_blocks import gates_of, lively_block, outputs_of
 from tests.helpers.rounding import assert_accurate
@@ -214,6 +214,18 @@ def test_a_backend_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch)
         backends.backend("cpu")
     monkeypatch.setenv("HEAR_AXLSTM_BACKEND", "auto")
     assert backends.backend("cpu") == "torch"
+
+
+def test_each_gpu_has_its_own_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one is too old, and the current one."""
+    monkeypatch.setattr(backends, "_chosen", {})
+    monkeypatch.setenv("HEAR_AXLSTM_BACKEND", "auto")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(triton_impl, "is_available", lambda device: device.index in (0, 2))
+    monkeypatch.setattr(backends, "triton_agrees", lambda device: device.index == 0)
+    found = [backends.backend(torch.device("cuda", index)) for index in range(3)]
+    assert found == ["triton", "torch", "torch"]
+    assert backends.backend("cuda") == "torch"
 
 
 def test_wrong_arguments_never_reach_the_library() -> None:

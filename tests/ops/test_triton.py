@@ -147,6 +147,24 @@ def test_gates_that_are_nearly_shut_have_finite_gradients(backend: ModuleType) -
         assert gradient.isfinite().all()
 
 
+def test_products_follow_either_setting_of_tf32() -> None:
+    leaves, settings = inputs((1, 5, 2, 24)), torch.backends.cuda.matmul
+    before, has_newer = torch.get_float32_matmul_precision(), hasattr(settings, "fp32_precision")
+    newer_before = settings.fp32_precision if has_newer else None
+    try:
+        for precision, expected in (("high", "tf32"), ("highest", "tf32x3")):
+            torch.set_float32_matmul_precision(precision)
+            assert triton_operators._precision(torch.float32) == expected
+        if has_newer:
+            settings.fp32_precision = "tf32"
+            triton_impl.quadratic_cell(*leaves).sum().backward()
+            assert triton_operators._precision(torch.float32) == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)
+        if has_newer:
+            settings.fp32_precision = newer_before
+
+
 def test_another_default_dtype() -> None:
     leaves = inputs((1, 20, 2, 24))
     expected = torch.autograd.grad(triton_impl.quadratic_cell(*leaves).sum(), leaves)
