@@ -108,7 +108,10 @@ def _choose(device: torch.device) -> str:
     if asked == "triton" and triton_impl.is_available(device):
         return "triton"
     if device.type == "cuda" and asked == "triton":
-        raise ValueError(f"{SWITCH}=triton needs Triton and a GPU of capability 8.0: use auto")
+        raise ValueError(
+            f"{SWITCH}=triton needs Triton and an NVIDIA GPU of compute capability 8.0 or newer: "
+            "use auto"
+        )
     is_cuda = device.type == "cuda" and triton_impl.is_available(device)
     return "triton" if asked == "auto" and is_cuda and triton_agrees(device) else "torch"
 
