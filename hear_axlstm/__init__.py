@@ -80,8 +80,8 @@ def load_model(
             that mix time steps, as in the reference release. The default is recorded in the file:
             "release" if it was converted from that release, else "time".
         pooling: scene embedding: "mean" over the time steps, as in the paper; "mean_std", mean and
-            standard deviation side by side, twice as wide and better on most tasks
-            (docs/results.md). The default is recorded in the file: "mean", except for classifiers.
+            standard deviation side by side, twice as wide and better on many tasks
+            (docs/results.md). The default is recorded in the file, usually "mean".
 
     Returns:
         A module in eval mode with fused weights (`Embedder.fuse`); move it with ``.to(device)``,

@@ -40,7 +40,7 @@ LAYERS = (3, 6, 9)
 Embeddings = dict[str, NDArray[np.float32]]
 POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {  # of time steps [J, D']
     "mean": lambda steps: steps.mean(0),
-    "mean, deviation": lambda steps: torch.cat([steps.mean(0), steps.std(0, correction=0)]),
+    "mean, std": lambda steps: torch.cat([steps.mean(0), steps.std(0, correction=0)]),
     "mean, maximum": lambda steps: torch.cat([steps.mean(0), steps.amax(0)]),
 }
 
@@ -66,7 +66,7 @@ def main(
         if kind != ("scene", "multiclass"):
             raise SystemExit(f"error: {task.path.name} is not a task of one label per clip")
     embedder = load_model(model, pooling="mean")
-    columns = [*POOLINGS, *(f"mean of layer {n}" for n in LAYERS), "log-mel", "mean, log-mel"]
+    columns = [*POOLINGS, *(f"layer {n}" for n in LAYERS), "log-mel", "mean, log-mel"]
     rows = []
     for task in tqdm(found_tasks):
         found = {split: _embed(task, split, embedder) for split in task.splits}
@@ -84,7 +84,7 @@ def _embed(task: Task, split: str, embedder: Embedder) -> Embeddings:
     rate = embedder.sample_rate
     folder = task.path / str(rate) / split
     clips = [torch.from_numpy(load_audio(folder / clip, rate)) for clip in task.labels[split]]
-    shallow = {f"mean of layer {n}": _first_layers(embedder, n) for n in LAYERS}
+    shallow = {f"layer {n}": _first_layers(embedder, n) for n in LAYERS}
     baseline, rows = logmel.load_model(), []
     for start in range(0, len(clips), AT_ONCE):
         some = clips[start : start + AT_ONCE]

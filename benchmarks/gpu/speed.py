@@ -76,7 +76,7 @@ def _measured(work: Work, amount: float, flops: float, sizes: Sizes) -> dict[str
     seconds = in_turns({"": work}, sizes.rounds, device)[""]
     peak = _peak(device)
     return {
-        "backend": backend(device.type),
+        "backend": backend(device),
         "rate": amount / seconds,
         "mfu": flops / seconds / peak,
         "peak_flops": peak,

@@ -83,7 +83,7 @@ def read_labeled(
     return _distinct(rows, file, separator is not None), table.columns
 
 
-def refuse_overlap(splits: Mapping[str, Iterable[AudioClip]]) -> None:
+def refuse_overlap(source: object, splits: Mapping[str, Iterable[AudioClip]]) -> None:
     """Check that no clip is in two splits.
 
     Raises:
@@ -95,7 +95,7 @@ def refuse_overlap(splits: Mapping[str, Iterable[AudioClip]]) -> None:
             before = seen.setdefault(clip.span, split)
             if before != split:
                 raise LabelsError(
-                    f"{clip.id} is both a {before} and a {split} clip: "
+                    f"{source}: {clip.id} is both a {before} and a {split} clip: "
                     "scores would be meaningless; remove one of them"
                 )
 

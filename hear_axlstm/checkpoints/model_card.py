@@ -38,7 +38,7 @@ from hear_axlstm import get_scene_embeddings, get_timestamp_embeddings, load_mod
 
 model = load_model("hf://{repo}")
 audio = 0.1 * torch.randn(1, 2 * {rate})  # use yours: [clips, samples] at {rate} Hz, in -1..1
-scene = get_scene_embeddings(audio, model)  # [1, {size}]
+scene = get_scene_embeddings(audio, model)  # [1, {scene}]
 steps, times = get_timestamp_embeddings(audio, model)  # [1, steps, {size}], [1, steps] in ms
 ```
 
@@ -111,6 +111,7 @@ def write_card(
         kind=kind,
         parameters=sum(tensor.numel() for tensor in tensors.values()),
         size=config.embedding_size,
+        scene=config.scene_embedding_size,
         rate=config.mel.sample_rate,
         step=1000 * config.step_seconds,
         layout=LAYOUTS[config.layout],

@@ -53,7 +53,7 @@ class FusedEncoder:
         if modules != self._modules:
             both = self._modules | modules
             name = next(n for n in both if self._modules.get(n) is not modules.get(n))
-            raise _replaced(name, modules.get(name))
+            raise _bypassed(f"{name} was {_change(self._modules.get(name), modules.get(name))}")
         for name, module in modules.items():
             if module._forward_hooks or module._forward_pre_hooks:
                 raise _bypassed(f"{name or 'the encoder'} has hooks")
@@ -100,15 +100,16 @@ def _fuse_block(block: nn.Module, index: int, dtype: torch.dtype, pack: Pack) ->
     if type(block) is MLSTMBlock:
         for name, part in block.named_children():
             if type(part).__module__ != layers.__name__:
-                raise _replaced(f"blocks.{index}.{name}", part)
+                raise _bypassed(f"blocks.{index}.{name} was replaced ({type(part).__name__})")
         return FusedMLSTM(block, dtype, pack)
     lower = copy.deepcopy(block).to(dtype)
     return lambda tokens_BSD, _: lower(tokens_BSD.to(dtype)).float()
 
 
-def _replaced(name: str, module: nn.Module | None) -> ValueError:
-    new = "removed" if module is None else f"replaced ({type(module).__name__})"
-    return _bypassed(f"{name} was {new}")
+def _change(before: nn.Module | None, now: nn.Module | None) -> str:
+    if now is None:
+        return "removed"
+    return f"{'added' if before is None else 'replaced'} ({type(now).__name__})"
 
 
 def _bypassed(what: str) -> ValueError:

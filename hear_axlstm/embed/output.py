@@ -152,9 +152,11 @@ class Output:
             path, before = self.parts, of_parts
         plain = json.loads(json.dumps(request, default=str))
         if before is not None and before != plain:
-            names = [name for name, value in plain.items() if before.get(name) != value]
-            names = [name for name in names if name != "weights" or "model" not in names]
-            changes = ", ".join(_change(name, before.get(name), plain[name]) for name in names)
+            then, now = ({**r, **r.get("model", {}), "model": None} for r in (before, plain))
+            names = [name for name, value in now.items() if then.get(name) != value]
+            if any(name in plain["model"] for name in names):
+                names = [name for name in names if name != "weights"]
+            changes = ", ".join(_change(name, then.get(name), now[name]) for name in names)
             raise OutputError(
                 f"{path} was made with other settings: {changes}. Choose another output, or "
                 f"delete {path}"

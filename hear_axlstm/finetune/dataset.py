@@ -126,7 +126,7 @@ def check(dataset: Dataset, source: Path) -> Dataset:
                 f"{plural(len(unseen), 'class')} of the {split} clips have no training clips: "
                 f"{listed(unseen)}: add some, or leave those clips out"
             )
-    refuse_overlap(splits)
+    refuse_overlap(source, splits)
     return dataset
 
 

@@ -6,6 +6,7 @@ mteb.evaluate(model, tasks=mteb.get_benchmark("MAEB(v1, audio-only)"))
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from hear_axlstm.checkpoints.authors.published import PUBLISHED
 from hear_axlstm.checkpoints.resolve import shipped_name
 from hear_axlstm.config import PRESETS, ModelConfig
 from hear_axlstm.embed.embedder import Embedder
+from hear_axlstm.files import digest
 from hear_axlstm.progress import Progress
 
 AUDIOSET = {"AudioSet", "AudioSetMini"}  # mteb's names
@@ -39,8 +41,8 @@ class AxLSTMEncoder(AbsEncoder):
 
     Args:
         model_name: name, file, folder or hub address, as for `hear_axlstm.load_model`.
-        revision: ignored; the metadata has the package's version and a hash of the weights, so
-            that mteb never takes the results of one training for those of another.
+        revision: ignored; the metadata has the package's version and a hash of weights and
+            settings, so that mteb never takes the results of one training for those of another.
         device: torch device, by default the CPU.
     """
 
@@ -48,7 +50,8 @@ class AxLSTMEncoder(AbsEncoder):
         self, model_name: str = "", revision: str | None = None, device: str | None = None
     ) -> None:
         self.model = load_model(model_name).to(device or "cpu")
-        revision = f"{hear_axlstm.__version__}+{self.model.digest()[:16]}"
+        settings = json.dumps(self.model.config.to_dict(), sort_keys=True)
+        revision = f"{hear_axlstm.__version__}+{digest([settings, self.model.digest()])[:16]}"
         self.mteb_model_meta = model_meta(model_name, self.model.config, revision)
 
     def encode(self, inputs: Any, **options: Any) -> NDArray[np.float32]:

@@ -25,8 +25,8 @@ class AudioEmbedding(TransformerMixin, BaseEstimator):
         model: name, file, folder or hub address, as for `hear_axlstm.load_model`; "" selects the
             default weights.
         precision: "float32", "bfloat16" or "auto", as for `hear_axlstm.load_model`.
-        pooling: "mean" or "mean_std", as for `hear_axlstm.load_model`.
         device: torch device of the model.
+        pooling: "mean" or "mean_std", as for `hear_axlstm.load_model`.
 
     Attributes:
         n_features_out_: width of the embedding.
@@ -36,13 +36,13 @@ class AudioEmbedding(TransformerMixin, BaseEstimator):
         self,
         model: str = "",
         precision: str = "float32",
-        pooling: str | None = None,
         device: str = "cpu",
+        pooling: str | None = None,
     ) -> None:
         self.model = model
         self.precision = precision
-        self.pooling = pooling
         self.device = device
+        self.pooling = pooling
 
     def fit(self, X: Sequence[Any], y: Any = None) -> AudioEmbedding:
         """Load the model.

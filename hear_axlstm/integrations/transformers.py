@@ -144,7 +144,8 @@ class AxLSTMModel(PreTrainedModel):
 
         Returns:
             ``last_hidden_state`` ``[batch, steps, width]``, 0 in padding, and ``pooler_output``
-            ``[batch, width]``, the steps of each clip pooled: their mean, or as ``pooling`` says.
+            ``[batch, width]``, the mean over the steps of each clip; with ``pooling="mean_std"``,
+            mean and standard deviation ``[batch, 2 width]``.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_values)

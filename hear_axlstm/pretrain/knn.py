@@ -75,7 +75,7 @@ def find_labeled_clips(source: str | Path) -> LabeledClips:
         test = tuple(row.split == "test" for row in rows) if splits != {""} else None
         tested = [row.clip for row in rows if row.split == "test"]
         known = [row.clip for row in rows if row.split != "test"]
-        refuse_overlap({"train": known, "test": tested})
+        refuse_overlap(f"knn={source}", {"train": known, "test": tested})
         clips = LabeledClips(tuple(row.clip for row in rows), test)
     else:
         raise LabelsError(f"knn={source} does not exist: give a CSV, or a folder of classes")

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from hear_axlstm import Embedder, checkpoints, get_scene_embeddings, load_model
+from hear_axlstm.checkpoints.model_card import write_card
 from hear_axlstm.config import ModelConfig
 from hear_axlstm.embed.files import Stored, embed_files
+from hear_axlstm.embed.output import OutputError
 from hear_axlstm.embed.pooling import WindowPooling, pool
 from hear_axlstm.models.pretraining import MaskedPatchModel
 
@@ -108,8 +110,16 @@ def test_files_hold_both_widths(kind: Stored, weights: str, tmp_path: Path) -> N
         embed_files([str(tmp_path / "a.wav")], tmp_path / "out.npy", model, kind)
         np.testing.assert_array_equal(np.load(tmp_path / "out.npy")[0], scene)
         return
+    with pytest.raises(OutputError, match=r"settings: pooling \('mean_std', now 'mean'\)\. Choose"):
+        embed_files([str(tmp_path / "a.wav")], tmp_path / "out", load_model(weights), kind)
     parquet = pytest.importorskip("pyarrow.parquet")
     embed_files([str(tmp_path / "a.wav")], tmp_path / "out.parquet", model, kind)
     table = parquet.read_table(tmp_path / "out.parquet").to_pydict()
     assert len(table["scene"][0]) == 2 * WIDTH and len(table["steps"][0][0]) == WIDTH
     np.testing.assert_array_equal(np.array(table["scene"][0], "f4"), scene)
+
+
+def test_a_model_card_has_both_widths(model: Embedder) -> None:
+    card = write_card("org/it", model.config, {}, {}, None)
+    assert f"scene = get_scene_embeddings(audio, model)  # [1, {2 * WIDTH}]" in card
+    assert f"# [1, steps, {WIDTH}]" in card

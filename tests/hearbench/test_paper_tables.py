@@ -104,6 +104,6 @@ def test_an_evaluation_s_missing_tasks_are_named(
     rows = json.loads(capsys.readouterr().out)
     assert [row["s"] is None for row in rows] == [False, False, True, True]
     assert rows[0]["seeds"] == 3 and rows[0]["half_width"] > 0
-    assert "Mri-S, Mri-T, NS-5h, CD, LC, SC-5h, VL, E50, F50K missing" in rows[2]["refused"]
+    assert "missing: Mri-S, Mri-T, NS-5h, CD, LC, SC-5h, VL, E50, F50K" in rows[2]["refused"]
     with pytest.raises(AggregateError, match="ten official tasks in full"):
         score(tmp_path, scale="paper")

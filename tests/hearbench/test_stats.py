@@ -96,7 +96,7 @@ def test_paper_frame_is_for_the_official_tasks_only() -> None:
     with pytest.raises(AggregateError, match="no score on VL-folder"):
         aggregate_paper([run for run in runs if run.task != "VL-folder"], "x", columns)
     del columns["Mri-T-folder"]
-    with pytest.raises(AggregateError, match="in full; Mri-T missing"):
+    with pytest.raises(AggregateError, match="in full; missing: Mri-T"):
         aggregate_paper(runs, "x", columns)
 
 

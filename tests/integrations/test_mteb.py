@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,9 @@ def test_other_weights_have_another_revision(tmp_path: Path) -> None:
         found = load_encoder(str(file)).mteb_model_meta.revision
         assert found != revision
         revision = found
+    encoder.model.config = replace(encoder.model.config, pooling="mean_std")
+    save(file, encoder.model, {}, torch.float32)
+    assert load_encoder(str(file)).mteb_model_meta.revision != revision
 
 
 def test_all_named_weights_have_metadata() -> None:

@@ -157,7 +157,8 @@ def _split(system: System, module: ModuleType, model: Any) -> tuple[str, Path | 
         wrapped, at, checkpoint = "", "", system.checkpoint
     path = Path(checkpoint)
     # hear_axlstm prefers its own weights to a folder of that name
-    is_name = inner.__name__ == "hear_axlstm" and WEIGHTS.fullmatch(checkpoint) and path.is_dir()
+    is_own = inner.__name__.partition(".")[0] == "hear_axlstm"
+    is_name = is_own and WEIGHTS.fullmatch(checkpoint) and path.is_dir()
     if not checkpoint or is_name or not path.exists():
         return system.checkpoint, None
     return wrapped + at, path

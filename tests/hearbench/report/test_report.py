@@ -84,7 +84,7 @@ def test_printed_scores_stand_beside_official_tasks_only(content: Content) -> No
     assert content.printed is not None
     assert [head.text for head in content.printed.heads] == ["E50", "F50K"]  # and no s(m)
     assert [row.measured for row in content.printed.rows] == [False] * 20 + [True] * 3
-    assert "BO, Mri-S, Mri-T, NS-5h, CD, LC, SC-5h, VL missing" in content.printed.caption
+    assert "missing: BO, Mri-S, Mri-T, NS-5h, CD, LC, SC-5h, VL" in content.printed.caption
 
 
 def test_all_ten_official_tasks_get_the_paper_s_scale(tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def test_fingerprint_follows_compiled_code(tmp_path: Path, monkeypatch: pytest.M
     ("module", "checkpoint"),
     [
         ("hear_axlstm", "axlstm_tiny"),
+        ("hear_axlstm.mean_std", "axlstm_tiny"),
         ("hearbench.systems.msm_mae", "hearbench.systems.naive"),
         ("hearbench.systems.msm_mae", "hear_axlstm@axlstm_tiny"),
     ],
