@@ -6,7 +6,9 @@ D' = D x frequency patches, the embedding size (a scene's is twice that with poo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
@@ -31,6 +33,7 @@ from hear_axlstm.embed.inputs import (
 )
 from hear_axlstm.embed.stream import Stream
 from hear_axlstm.embed.windows import step_times
+from hear_axlstm.files import digest
 
 StatisticsLike: TypeAlias = Statistics | tuple[float, float]
 SMALLEST_STD = 1e-3  # of calibration audio's log-mel; constant audio has 1e-5, by rounding
@@ -88,6 +91,11 @@ class Embedder(ClipEncoder):
         """
         inputs.check_batch(audio, self.device)
         return self.encode_scenes(audio)
+
+    def fingerprint(self) -> str:
+        """Digest of what an embedding depends on besides the audio: package, settings, weights."""
+        settings = json.dumps(self.config.to_dict(), sort_keys=True)
+        return digest([version("hear_axlstm"), settings, self.digest()])
 
     @overload
     def embed_scenes(  # type: ignore[overload-overlap]

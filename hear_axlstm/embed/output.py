@@ -152,10 +152,10 @@ class Output:
             path, before = self.parts, of_parts
         plain = json.loads(json.dumps(request, default=str))
         if before is not None and before != plain:
-            then, now = ({**r, **r.get("model", {}), "model": None} for r in (before, plain))
+            then, now = _settings(before), _settings(plain)
             names = [name for name, value in now.items() if then.get(name) != value]
             if any(name in plain["model"] for name in names):
-                names = [name for name in names if name != "weights"]
+                names = [name for name in names if name != "weights"]  # those of another model
             changes = ", ".join(_change(name, then.get(name), now[name]) for name in names)
             raise OutputError(
                 f"{path} was made with other settings: {changes}. Choose another output, or "
@@ -207,6 +207,12 @@ def _is_part(name: str, fields: Sequence[str]) -> bool:
     """Whether a file in the parts was written by a run with these fields."""
     name = replaced_name(name)
     return name in (REQUEST, REPORT_NAME) or is_shard_file(name, fields)
+
+
+def _settings(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a request, with those of its model among them."""
+    settings = dict(request)
+    return settings | settings.pop("model", {})
 
 
 def _change(name: str, before: object, now: object) -> str:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from hear_axlstm.audio.skipped import Skipped
 from hear_axlstm.checkpoints.cache import CACHE_VARIABLE, cache_dir
 from hear_axlstm.embed.embedder import Embedder
 from hear_axlstm.embed.scenes import iter_scenes
-from hear_axlstm.files import digest, remove_leftovers, replacing
+from hear_axlstm.files import remove_leftovers, replacing
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ def cached_scenes(embedder: Embedder, clips: Sequence[AudioClip]) -> list[Tensor
     A cached embedding is used if the weights, the file's path, size and date, and the span are
     unchanged. If the cache can't be written, embeddings are computed each time, with a warning.
     """
-    folder = cache_dir() / f"scenes-{_digest(embedder)}"
+    folder = cache_dir() / f"scenes-{embedder.fingerprint()}"
     files = [folder / f"{_key(clip)}.npy" for clip in clips]
     found: list[Tensor | Skipped | None] = [_read(file) for file in files]
     can_write = True
@@ -72,9 +71,3 @@ def _key(clip: AudioClip) -> str:
     file = path.stat()
     stamp = [str(path.resolve()), file.st_size, file.st_mtime_ns, clip.start, clip.end]
     return hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:32]
-
-
-def _digest(embedder: Embedder) -> str:
-    """Digest of everything that an embedding depends on besides the clip."""
-    settings = json.dumps(embedder.config.to_dict(), sort_keys=True)
-    return digest([version("hear_axlstm"), settings, embedder.digest()])

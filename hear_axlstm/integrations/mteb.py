@@ -6,7 +6,6 @@ mteb.evaluate(model, tasks=mteb.get_benchmark("MAEB(v1, audio-only)"))
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from hear_axlstm.checkpoints.authors.published import PUBLISHED
 from hear_axlstm.checkpoints.resolve import shipped_name
 from hear_axlstm.config import PRESETS, ModelConfig
 from hear_axlstm.embed.embedder import Embedder
-from hear_axlstm.files import digest
 from hear_axlstm.progress import Progress
 
 AUDIOSET = {"AudioSet", "AudioSetMini"}  # mteb's names
@@ -50,8 +48,7 @@ class AxLSTMEncoder(AbsEncoder):
         self, model_name: str = "", revision: str | None = None, device: str | None = None
     ) -> None:
         self.model = load_model(model_name).to(device or "cpu")
-        settings = json.dumps(self.model.config.to_dict(), sort_keys=True)
-        revision = f"{hear_axlstm.__version__}+{digest([settings, self.model.digest()])[:16]}"
+        revision = f"{hear_axlstm.__version__}+{self.model.fingerprint()[:16]}"
         self.mteb_model_meta = model_meta(model_name, self.model.config, revision)
 
     def encode(self, inputs: Any, **options: Any) -> NDArray[np.float32]:

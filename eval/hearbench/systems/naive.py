@@ -12,12 +12,10 @@ Shapes: B clips, n samples, T frames, F mel bins, D embedding size.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from hearbench.systems.parts.htk_mel import triangles
+from hearbench.systems.parts.mel_filters import slaney_mel_filters
 
 SAMPLE_RATE = 16_000  # Hz
 N_FFT = 2_048  # samples: 128 ms
@@ -53,18 +51,6 @@ class NaiveModel(nn.Module):
         frames = padded.unfold(-1, N_FFT, hop) * self.window  # [B, T, N_FFT]
         power = torch.fft.rfft(frames).abs().square()
         return torch.log(power @ self.mel_filters + LOG_OFFSET)
-
-
-def slaney_mel_filters(bins: int, n_fft: int, rate: int) -> Tensor:
-    """Triangles of area 1 up to rate / 2, edges equal in Slaney mels, [n_fft // 2 + 1, bins].
-
-    The scale is linear up to 1 kHz, 15 mels, and logarithmic above: 27 mels multiply by 6.4.
-    """
-    log_step = math.log(6.4) / 27
-    highest = 15 + math.log(rate / 2 / 1000) / log_step
-    mels = torch.linspace(0, highest, bins + 2, dtype=torch.float64)
-    edges = torch.where(mels < 15, mels * 200 / 3, 1000 * torch.exp((mels - 15) * log_step))
-    return (triangles(edges, n_fft, rate) * 2 / (edges[2:] - edges[:-2])).float()
 
 
 def load_model(model_file_path: str = "", *, seed: int = 0) -> NaiveModel:

@@ -6,11 +6,11 @@ Equals `torchaudio.transforms.MelSpectrogram` with 25 ms windows every 10 ms at 
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hearbench.systems.parts.mel_filters import htk_mel_filters
 
 SAMPLE_RATE = 16_000  # Hz
 N_FFT = 400  # samples
@@ -53,30 +53,3 @@ def standardize(log_mel_BTF: Tensor) -> Tensor:
     """Zero mean and unit (unbiased) standard deviation of each clip, over all frames and bins."""
     std, mean = torch.std_mean(log_mel_BTF, dim=(1, 2), keepdim=True)
     return (log_mel_BTF - mean) / (std + STD_FLOOR)
-
-
-def htk_mel_filters(bins: int, n_fft: int, rate: int, low: float, high: float) -> Tensor:
-    """Triangles linear in Hz with peak 1, edges equal in HTK mels, float32 [n_fft // 2 + 1, bins].
-
-    Args:
-        bins: number of filters.
-        n_fft: length of the transform.
-        rate: samples per second.
-        low: lower edge of the lowest filter in Hz.
-        high: upper edge of the highest one.
-    """
-    # In float32 like torchaudio: the filters' edges then agree to the last digit but one.
-    edges_mel = torch.linspace(_mel(low), _mel(high), bins + 2)
-    return triangles(700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0), n_fft, rate)
-
-
-def triangles(edges: Tensor, n_fft: int, rate: int) -> Tensor:
-    """Triangular filters with peak 1 [n_fft // 2 + 1, bins] between edges [bins + 2] in Hz."""
-    hz = torch.linspace(0, rate / 2, n_fft // 2 + 1, dtype=edges.dtype)[:, None]
-    left, center, right = edges[:-2], edges[1:-1], edges[2:]
-    rising, falling = (hz - left) / (center - left), (right - hz) / (right - center)
-    return torch.minimum(rising, falling).clamp(min=0)
-
-
-def _mel(hz: float) -> float:
-    return 2595.0 * math.log10(1.0 + hz / 700.0)
