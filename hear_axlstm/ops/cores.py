@@ -164,6 +164,6 @@ def _start(count: int) -> list[Threads]:
 
 def _begin(started: Barrier) -> None:
     """Make torch single-threaded in this thread, and wait for the others."""
+    torch.get_num_threads()  # the first query sets this thread's number to the last one anywhere
     torch.set_num_threads(1)
-    torch.get_num_threads()  # the first query fixes the number for this thread
     started.wait()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Thread
 
+import pytest
 import torch
 
 
@@ -17,3 +19,17 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def another_thread_sets(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let another thread set the number to `count` as soon as a thread has set its own to 1."""
+
+    def set_number(own: int) -> None:
+        set_one(own)
+        if own == 1:
+            other = Thread(target=set_one, args=(count,))
+            other.start()
+            other.join()
+
+    set_one = torch.set_num_threads
+    monkeypatch.setattr(torch, "set_num_threads", set_number)

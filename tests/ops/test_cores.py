@@ -17,7 +17,7 @@ from hear_axlstm import ahead
 from hear_axlstm.ops import cores
 from hear_axlstm.ops.cores import on_each_core, thread_count, without_torch_threads
 from tests.helpers.platforms import posix_only
-from tests.helpers.threads import torch_threads
+from tests.helpers.threads import another_thread_sets, torch_threads
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +53,14 @@ def test_a_new_thread_waits_for_the_number_while_workers_start() -> None:
             time.sleep(0.1)
             torch.set_num_threads(3)
         assert seen.result() == 3
+
+
+def test_workers_are_single_threaded_although_another_thread_sets_the_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cores, "_idle", [])
+    another_thread_sets(2, monkeypatch)
+    assert on_each_core(lambda _: torch.get_num_threads(), range(5)) == [1] * 5
 
 
 def test_threads_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

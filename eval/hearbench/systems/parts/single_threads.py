@@ -28,8 +28,8 @@ def single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
     started = Barrier(count + 1)
 
     def compute_alone() -> None:
+        torch.get_num_threads()  # the first query sets the number to the last one anywhere
         torch.set_num_threads(1)
-        torch.get_num_threads()  # the first query fixes the number for this thread
         started.wait()
 
     with ThreadPoolExecutor(count, initializer=compute_alone) as pool:
