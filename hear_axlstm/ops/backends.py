@@ -21,14 +21,12 @@ from torch import Tensor
 from hear_axlstm.ops import cpu_mixer, library, torch_impl, triton_impl
 from hear_axlstm.ops.contract import Mixer, MixerWeights, QuadraticCell, is_short
 from hear_axlstm.ops.cpu_block import CompiledBlock
-from hear_axlstm.ops.matmul import is_for_mkl
 from hear_axlstm.ops.packed_linear import PackedLinear
 
 log = logging.getLogger(__name__)
 
 SWITCH = "HEAR_AXLSTM_BACKEND"
 BACKENDS = ("auto", "torch", "cpu", "triton")
-WIDE = 1 << 20  # weights with more values are 5 to 20 % faster with MKL than with `gemm`
 TOLERANCE = 1e-3  # of the self-check, relative to the largest value
 
 _chosen: dict[str, str] = {}  # by device
@@ -81,8 +79,7 @@ def compiled_block(
 
 def packed(weight: Tensor) -> PackedLinear:
     """Pack a linear layer's fixed weight ``[out, in]`` in the backend's layout for many tokens."""
-    by_mkl = weight.numel() > WIDE and is_for_mkl(weight)
-    by_gemm = library.gemm_is_fastest() and not by_mkl
+    by_gemm = library.gemm_is_fastest(weight.dtype)
     return packed_for_few(weight) if by_gemm else PackedLinear(weight, 0)
 
 

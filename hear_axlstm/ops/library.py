@@ -17,7 +17,7 @@ from hear_axlstm.ops.tracing import check_storage
 
 log = logging.getLogger(__name__)
 
-INTERFACE = 9  # version of the functions below, incremented with every change
+INTERFACE = 10  # version of the functions below, incremented with every change
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -82,10 +82,10 @@ def gemm_columns() -> int:
     return 0 if library is None else library.gemm_columns()
 
 
-def gemm_is_fastest() -> bool:
-    """Whether the library's `gemm` is faster than torch's products on this processor."""
+def gemm_is_fastest(dtype: torch.dtype) -> bool:
+    """Whether the library's `gemm` is at least as fast as torch's products on this processor."""
     library = _library()
-    return library is not None and bool(library.gemm_is_fastest())
+    return library is not None and bool(library.gemm_is_fastest(dtype.itemsize))
 
 
 def call(name: str, *arguments: Any) -> None:
@@ -181,4 +181,5 @@ def _library() -> ctypes.CDLL | None:
         log.warning("%s is from another version and is not used: reinstall", spec.origin)
         return None
     library.gemm_columns.restype = library.gemm_is_fastest.restype = ctypes.c_int64
+    library.gemm_is_fastest.argtypes = [ctypes.c_int64]
     return library

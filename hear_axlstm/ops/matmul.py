@@ -64,12 +64,8 @@ def fixed_weight(weight: Tensor) -> Tensor:
 
     MKL repacks a weight stored by rows on every call, which costs most with few tokens.
     """
-    return weight.mT.contiguous().mT if is_for_mkl(weight) else weight.contiguous()
-
-
-def is_for_mkl(weight: Tensor) -> bool:
-    """Whether torch multiplies by a weight with MKL, and oneDNN would not be faster."""
-    return weight.dtype == torch.float32 and not onednn_is_fastest()
+    by_mkl = weight.dtype == torch.float32 and not onednn_is_fastest()
+    return weight.mT.contiguous().mT if by_mkl else weight.contiguous()
 
 
 class _Matmul(torch.autograd.Function):

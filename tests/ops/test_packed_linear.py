@@ -36,7 +36,9 @@ def error(found: Tensor, exact: Tensor) -> float:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 251])
-@pytest.mark.parametrize(("inputs", "outputs"), [(2, 16), (34, 80), (192, 1152), (576, 192)])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [(2, 16), (34, 80), (192, 1152), (576, 192), (1000, 208)]
+)
 def test_projection(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(rows, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype)

@@ -125,21 +125,21 @@ Index group() {
 }  // namespace
 
 // Checked by library.py: the version of all exported functions, and the sizes in weights' shapes.
-extern "C" const Index constants[] = {9, WIDTH, PLACES};
+extern "C" const Index constants[] = {10, WIDTH, PLACES};
 
 // Columns of a packed group.
 extern "C" Index gemm_columns() { return group(); }
 
-// Whether these products are faster than torch's: with AVX-512 but without bfloat16 instructions
-// its oneDNN is as fast, and with AMX it has larger tiles.
-extern "C" Index gemm_is_fastest() {
+// Whether products of numbers of this many bytes are at least as fast as torch's: those of bfloat16
+// are not with AMX, which has larger tiles.
+extern "C" Index gemm_is_fastest(Index bytes) {
 #ifdef HAS_X86
     unsigned a, b, c, d = 0;
     __get_cpuid_count(7, 0, &a, &b, &c, &d);
     const bool has_amx = d & (1u << 24);  // clang 14 does not know the feature's name
-    return (isa == Isa::AVX512_BF16 || isa == Isa::AVX2) && !has_amx;
+    return isa != Isa::PLAIN && !(bytes == sizeof(BFloat16) && has_amx);
 #else
-    return false;
+    return bytes == 0;  // elsewhere, these products have not been measured
 #endif
 }
 

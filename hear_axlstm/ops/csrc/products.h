@@ -106,6 +106,9 @@ struct Right {
 template <Index R, Index G, bool ADDED, class T, class Out>
 __attribute__((noinline)) void multiply_tile(Left<T> a, Right b, Index steps, Index columns,
                                              Out* out, Index out_row) {
+    UNROLLED
+    for (Index r = 0; r < R; ++r) UNROLLED
+    for (Index g = 0; g < G; ++g) __builtin_prefetch(out + r * out_row + g * GROUP, 1);
     Vector sums[R][G] = {};
     for (Index step = 0; step < steps; ++step) {
         Words words[G];
@@ -139,6 +142,18 @@ INLINE void multiply_rows(Index rows, Left<T> a, Right b, Index steps, Index col
         multiply_rows<(R > 5 ? 5 : R / 2), G, ADDED>(rows, a, b, steps, columns, out, out_row);
 }
 
+// Any number of rows, and the columns of one tile, or fewer.
+template <bool ADDED, class T, class Out>
+INLINE void multiply_columns(Index rows, Left<T> a, Right b, Index steps, Index columns, Out* out,
+                             Index out_row) {
+    if (AT_ONCE >= 3 && columns > 2 * GROUP)
+        multiply_rows<ROWS, AT_ONCE, ADDED>(rows, a, b, steps, columns, out, out_row);
+    else if (columns > GROUP)
+        multiply_rows<ROWS, 2, ADDED>(rows, a, b, steps, columns, out, out_row);
+    else
+        multiply_rows<ROWS, 1, ADDED>(rows, a, b, steps, columns, out, out_row);
+}
+
 // Steps [first, end) and columns of a product.
 struct Part {
     Index first, end, columns;
@@ -162,18 +177,11 @@ void multiply(Shape shape, Index position, Index rows, Index steps, Index column
     for (Index column = 0; column < columns; column += AT_ONCE * GROUP)
         for (Index row = 0; row < rows; row += ROWS) {
             const Part part = part_of(row);
-            const Index left = part.columns - column, tall = std::min(ROWS, rows - row);
-            if (left <= 0) continue;
-            const Index some = part.end - part.first;
-            const Left<T> from_a = a.from(row, part.first);
-            const Right from_b = b.from(part.first, column / GROUP);
-            Out* to = out + row * out_row + column;
-            if (AT_ONCE >= 3 && left > 2 * GROUP)
-                multiply_rows<ROWS, AT_ONCE, ADDED>(tall, from_a, from_b, some, left, to, out_row);
-            else if (left > GROUP)
-                multiply_rows<ROWS, 2, ADDED>(tall, from_a, from_b, some, left, to, out_row);
-            else
-                multiply_rows<ROWS, 1, ADDED>(tall, from_a, from_b, some, left, to, out_row);
+            if (part.columns > column)
+                multiply_columns<ADDED>(std::min(ROWS, rows - row), a.from(row, part.first),
+                                        b.from(part.first, column / GROUP), part.end - part.first,
+                                        part.columns - column, out + row * out_row + column,
+                                        out_row);
         }
 }
 
@@ -248,14 +256,28 @@ INLINE Right pack(const BFloat16* matrix, Index rows, Index K, Word* packed) {
 
 // out [rows, columns] = x [rows, K] times a packed matrix, for the groups of columns [group, end);
 // added to the output if ADDED. Rows of x are x_row numbers apart.
+//
+// The right factor of a tile, a piece of the steps, stays in the first cache; the left factor of
+// `most` rows and the output of `most` rows of a tile stay in the second.
 template <bool ADDED, class T, class Out>
 void product(const T* x, Index x_row, const Word* packed, Index rows, Index K, Index columns,
              Index group, Index end, Out* out) {
-    const Index steps = K / IN_WORD<T>;
-    const Right b{packed + group * steps * GROUP, GROUP, steps * GROUP};
-    const Index most = std::max(ROWS, CACHED / Index(K * sizeof(T)) / ROWS * ROWS);
-    for (Index row = 0; row < rows; row += most)
-        multiply<ADDED>(Shape::WHOLE, 0, std::min(most, rows - row), steps, (end - group) * GROUP,
-                        Left<T>{x + row * x_row, x_row, IN_WORD<T>}, b,
-                        out + row * columns + group * GROUP, columns);
+    const Index steps = K / IN_WORD<T>, slab = std::min(steps, SLAB<T>);
+    const Index most = std::max(ROWS, CACHED / (slab * Index(sizeof(Word))) / ROWS * ROWS);
+    const Left<T> a{x, x_row, IN_WORD<T>};
+    const Right b{packed, GROUP, steps * GROUP};
+    const auto multiply_piece = [&](auto added, Index row, Index to, Index step) ALWAYS {
+        const Index some = std::min(PIECE<T>, steps - step);
+        multiply_columns<added>(std::min(most, rows - row), a.from(row, step), b.from(step, to),
+                                some, (end - to) * GROUP, out + row * columns + to * GROUP,
+                                columns);
+    };
+    for (Index first = 0; first < steps; first += slab)
+        for (Index row = 0; row < rows; row += most)
+            for (Index to = group; to < end; to += AT_ONCE)
+                for (Index step = first; step < std::min(first + slab, steps); step += PIECE<T>)
+                    if (step == 0)
+                        multiply_piece(std::bool_constant<ADDED>(), row, to, step);
+                    else if constexpr (IN_WORD<T> == 1)
+                        multiply_piece(std::true_type(), row, to, step);
 }
