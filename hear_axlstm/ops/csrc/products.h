@@ -266,18 +266,17 @@ void product(const T* x, Index x_row, const Word* packed, Index rows, Index K, I
     const Index most = std::max(ROWS, CACHED / (slab * Index(sizeof(Word))) / ROWS * ROWS);
     const Left<T> a{x, x_row, IN_WORD<T>};
     const Right b{packed, GROUP, steps * GROUP};
-    const auto multiply_piece = [&](auto added, Index row, Index to, Index step) ALWAYS {
+    const auto multiply_piece = [&](auto added, Index row, Index g, Index step) ALWAYS {
         const Index some = std::min(PIECE<T>, steps - step);
-        multiply_columns<added>(std::min(most, rows - row), a.from(row, step), b.from(step, to),
-                                some, (end - to) * GROUP, out + row * columns + to * GROUP,
-                                columns);
+        multiply_columns<added>(std::min(most, rows - row), a.from(row, step), b.from(step, g),
+                                some, (end - g) * GROUP, out + row * columns + g * GROUP, columns);
     };
     for (Index first = 0; first < steps; first += slab)
         for (Index row = 0; row < rows; row += most)
-            for (Index to = group; to < end; to += AT_ONCE)
+            for (Index g = group; g < end; g += AT_ONCE)
                 for (Index step = first; step < std::min(first + slab, steps); step += PIECE<T>)
                     if (step == 0)
-                        multiply_piece(std::bool_constant<ADDED>(), row, to, step);
+                        multiply_piece(std::bool_constant<ADDED>(), row, g, step);
                     else if constexpr (IN_WORD<T> == 1)
-                        multiply_piece(std::true_type(), row, to, step);
+                        multiply_piece(std::true_type(), row, g, step);
 }
